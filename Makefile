@@ -1,0 +1,51 @@
+# Verbs: demo test test-slow check train evaluate bench clean
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
+RECIPE ?= recipes/faceptor_tiny.py
+RUN ?= runs/$(basename $(notdir $(RECIPE)))
+
+.PHONY: demo test test-slow check train evaluate bench clean
+
+# read the example photos with the base install and the embedded weights: no torch, no data
+demo: $(VENV)/.base
+	$(BIN)/mien analyze examples --out out/faces.jsonl --draw out
+
+test: $(VENV)/.dev
+	$(BIN)/python -m pytest -m "not slow"
+
+test-slow: $(VENV)/.dev
+	$(BIN)/python -m pytest -m slow
+
+check: $(VENV)/.dev
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
+	$(BIN)/python -m pytest tests/test_docs.py
+
+train: $(VENV)/.dev
+	$(BIN)/mien train $(RECIPE) --out $(RUN)
+
+evaluate: $(VENV)/.dev
+	$(BIN)/mien evaluate
+
+bench: $(VENV)/.base
+	$(BIN)/python bench/speed.py
+
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.base: $(VENV)/bin/python pyproject.toml
+	$(PIP) --editable .
+	touch $@
+
+# a torch that is there already stays; else the version that this project is tested with
+$(VENV)/.dev: $(VENV)/bin/python pyproject.toml
+	$(BIN)/python -c "import torch" 2>/dev/null || $(PIP) torch==2.13.0
+	$(PIP) --editable ".[train,dev]"
+	touch $@ $(VENV)/.base
+
+clean:
+	rm -rf $(VENV) out .cache build dist *.egg-info

@@ -1,0 +1,168 @@
+"""The pipeline: photo -> detect -> align -> one forward for all faces of all photos -> read."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import islice
+from typing import Any, overload
+
+import numpy as np
+
+from mien import geometry
+from mien.detect import Detector
+from mien.errors import PhotoError, UnknownTask, UsageError
+from mien.photo import MAX_PIXELS, Photo, Source, load_photo
+from mien.runtime import WEIGHTS, OnnxModel
+from mien.tasks import ANSWER_ORDER, DERIVED, ON_REQUEST, answerable
+from mien.types import Answerer, Crop, Detection, Face
+
+SCHEMA = 1
+_log = logging.getLogger(__name__)
+
+
+class Reading(list[Face]):
+    """The faces of one photo, largest first: a list, with what else is known of the photo.
+
+    Attributes:
+        path: as the caller wrote it, or None. photo: the upright pixels, or None when they could not be read.
+        error: why the photo was not read, or None. timing_ms: stage -> milliseconds. model: name and sha256.
+    """
+
+    def __init__(self, path: str | None, photo: Photo | None = None, error: PhotoError | None = None, model: dict[str, str] | None = None):
+        super().__init__()
+        self.path, self.photo, self.error, self.model = path, photo, error, model or {}
+        self.timing_ms: dict[str, float] = {}
+
+    def to_dict(self) -> dict[str, Any]:
+        """The photo as plain JSON values (docs/schema.md), or its error record."""
+        head: dict[str, Any] = {"schema": SCHEMA, "path": self.path}
+        if self.error is not None or self.photo is None:
+            code, message = (self.error.code, str(self.error)) if self.error else ("photo", "not read")
+            return head | {"error": {"code": code, "message": message}}
+        timing = {k: round(v, 2) for k, v in self.timing_ms.items()}
+        size = {"width": self.photo.width, "height": self.photo.height}
+        return head | size | {"model": self.model, "timing_ms": timing, "faces": [f.to_dict() for f in self]}
+
+
+class Reader:
+    """Reads faces. Build one with `mien.load()` and keep it; it holds no state between calls and may serve threads.
+
+    Args:
+        detector: photo pixels -> faces, largest first. model: the network (ONNX or torch behind `Answerer`).
+        tasks: names to answer; None for all but identity, which is biometric data and comes only when asked for.
+        batch: most faces a forward. max_pixels: larger photos are refused before they are decoded.
+
+    Raises:
+        UnknownTask: a name that this model does not answer.
+    """
+
+    def __init__(
+        self, detector: Callable[[Any], list[Detection]], model: Answerer, *, tasks: Sequence[str] | None = None, batch: int = 16,
+        max_pixels: int = MAX_PIXELS,
+    ):  # fmt: skip
+        if batch < 1:
+            raise UsageError(f"batch must be 1 or more faces, not {batch}")
+        can = answerable(t.name for t in model.tasks)
+        wrong = [n for n in tasks or () if n not in can]
+        if wrong:
+            raise UnknownTask(f"this model does not answer {wrong[0]!r}; it answers: {', '.join(can)}")
+        self.detector, self.model, self.batch, self.max_pixels = detector, model, batch, max_pixels
+        self.asked = tuple(n for n in can if (n in tasks if tasks is not None else n not in ON_REQUEST))
+        sources = {DERIVED[n].source if n in DERIVED else n for n in self.asked}
+        self._read = [t for t in model.tasks if t.name in sources]
+        self._model = {"name": getattr(model, "name", type(model).__name__), "sha256": getattr(model, "sha256", "")}
+
+    @overload
+    def __call__(self, photos: Source) -> Reading: ...
+    @overload
+    def __call__(self, photos: list[Source] | tuple[Source, ...]) -> list[Reading]: ...
+    def __call__(self, photos: Any) -> Any:
+        """Read one photo, or a list of photos with forwards shared by all their faces.
+
+        A single photo that cannot be read raises its `PhotoError`. In a list, the others go on: the bad one's reading
+        is empty, has `.error`, and is logged as a warning.
+        """
+        if isinstance(photos, (list, tuple)):
+            return list(self.stream(photos))
+        reading = next(self.stream([photos]))
+        if reading.error is not None:
+            raise reading.error
+        return reading
+
+    def stream(self, photos: Iterable[Source], *, photos_a_time: int = 8) -> Iterator[Reading]:
+        """Read photos of any number in order, a few at a time; memory does not grow with their number."""
+        rest = iter(photos)
+        while group := list(islice(rest, photos_a_time)):
+            yield from self._group(group)
+
+    def _group(self, photos: Sequence[Source]) -> list[Reading]:
+        readings, crops, owners = [], [], []
+        for source in photos:
+            reading = self._open(source)
+            readings.append(reading)
+            if reading.photo is None:
+                continue
+            t0 = time.perf_counter()
+            found = self.detector(reading.photo.pixels)
+            t1 = time.perf_counter()
+            for face in sorted(found, key=lambda d: -d.area):
+                crops.append(geometry.align(reading.photo.pixels, face.points, self.model.view))
+                owners.append((reading, face))
+            reading.timing_ms |= {"detect": 1e3 * (t1 - t0), "align": 1e3 * (time.perf_counter() - t1)}
+        t0 = time.perf_counter()
+        answers = self.read_crops(crops)
+        each = 1e3 * (time.perf_counter() - t0) / max(len(crops), 1)
+        for (reading, face), crop, answer in zip(owners, crops, answers, strict=True):
+            reading.append(Face(face.box, face.score, face.points, answer, crop))
+        for reading in readings:
+            if reading.photo is not None:
+                reading.timing_ms["read"] = each * len(reading)
+        return readings
+
+    def _open(self, source: Source) -> Reading:
+        path = os.fspath(source) if isinstance(source, (str, os.PathLike)) else None
+        t0 = time.perf_counter()
+        try:
+            photo = load_photo(source, max_pixels=self.max_pixels)
+        except PhotoError as e:
+            _log.warning("%s", e)
+            return Reading(path, error=e)
+        reading = Reading(path, photo, model=self._model)
+        reading.timing_ms["decode"] = 1e3 * (time.perf_counter() - t0)
+        return reading
+
+    def read_crops(self, crops: Sequence[Crop]) -> list[dict[str, Any]]:
+        """Faces already aligned to the model's view -> answers by task name, in photo coordinates."""
+        out: list[dict[str, Any]] = []
+        for start in range(0, len(crops), self.batch):
+            part = crops[start : start + self.batch]
+            raw = self.model(self.model.view.tensor(np.stack([c.pixels for c in part])))
+            out += [self._answers({n: v[i] for n, v in raw.items()}, crop) for i, crop in enumerate(part)]
+        return out
+
+    def _answers(self, raw: dict[str, Any], crop: Crop) -> dict[str, Any]:
+        own = {t.name: t.read(raw[t.name], crop) for t in self._read}
+        return {n: DERIVED[n].derive(own[DERIVED[n].source]) if n in DERIVED else own[n] for n in ANSWER_ORDER if n in self.asked}
+
+
+def load(
+    weights: str | os.PathLike[str] | Answerer | None = None, *, detector: str | os.PathLike[str] | None = None,
+    tasks: Sequence[str] | None = None, threads: int | None = None, batch: int = 16, max_pixels: int = MAX_PIXELS, score: float | None = None,
+) -> Reader:  # fmt: skip
+    """A reader with the embedded weights, or with others.
+
+    Args:
+        weights: an .onnx that mien exported, or a model at work; None for the embedded default.
+        detector: an .onnx of a detector; None for the embedded one. threads: a forward; None for all cores.
+        tasks, batch, max_pixels: see `Reader`. score: least score of a face, 0..1; None for the detector's own.
+
+    Raises:
+        BadWeights: a file is missing, truncated or altered. UnknownTask: see `Reader`. No socket is ever opened.
+    """
+    path = WEIGHTS / "mien.onnx" if weights is None else weights
+    model = OnnxModel(path, threads=threads) if isinstance(path, (str, os.PathLike)) else path
+    find = Detector(OnnxModel(detector or WEIGHTS / "detector.onnx", threads=threads), **({} if score is None else {"threshold": score}))
+    return Reader(find, model, tasks=tasks, batch=batch, max_pixels=max_pixels)

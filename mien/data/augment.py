@@ -1,0 +1,103 @@
+"""Moves of the picture. Each task is asked to move its label along."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from mien import geometry
+from mien.tasks import TASKS
+from mien.types import Example, Pixels, Sample, View
+
+
+@dataclass(frozen=True, slots=True)
+class Augment:
+    """How far a training picture may be moved from its aligned crop; all ranges are two-sided and uniform.
+
+    Attributes:
+        degrees, scale, shift: turn, relative size, and shift as a fraction of the crop's side.
+        mirror, light, gray, blur, erase, noise: chances, 0..1, of each change.
+        surround: chance that what lies outside the stored picture is filled in instead of black. Tight sets have
+            nothing there and photos do; a network that only ever saw black around faces with an age would be lost.
+    """
+
+    degrees: float = 15.0
+    scale: float = 0.12
+    shift: float = 0.035
+    mirror: float = 0.5
+    light: float = 0.8
+    gray: float = 0.12
+    blur: float = 0.2
+    erase: float = 0.15
+    noise: float = 0.1
+    surround: float = 0.55
+
+
+NONE = Augment(0, 0, 0, 0, 0, 0, 0, 0, 0, 0)
+
+
+def crop_example(sample: Sample, view: View, augment: Augment, rng: np.random.Generator) -> Example:
+    """Bring a sample to a view by its five points, moved at random; labels follow through their tasks."""
+    base = geometry.fit_similarity(sample.points, geometry.template_points(view))
+    w, h = view.size
+    mirrored = bool(rng.random() < augment.mirror)
+    move = geometry.about(
+        ((w - 1) / 2, (h - 1) / 2),
+        degrees=rng.uniform(-1, 1) * augment.degrees,
+        scale=float(np.exp(rng.uniform(-1, 1) * np.log1p(augment.scale))),
+        shift=rng.uniform(-1, 1, 2) * augment.shift * np.array([w, h]),
+        mirror=mirrored,
+    )
+    affine = geometry.compose(move, base)
+    pixels = geometry.warp(sample.image, affine, view.size)
+    if rng.random() < augment.surround:
+        pixels = surround(pixels, sample.image, affine, rng)
+    pixels = light(pixels, augment, rng)
+    labels = {name: TASKS[name].move(label, affine, mirrored, view.size) for name, label in sample.labels.items()}
+    return Example(pixels, labels)
+
+
+def surround(pixels: Pixels, image: Pixels, affine: npt.ArrayLike, rng: np.random.Generator) -> Pixels:
+    """Fill what lies outside the stored picture: with its mirror image, its border's colours, or one colour."""
+    size = (pixels.shape[1], pixels.shape[0])
+    how = rng.random()
+    if how < 0.6:
+        border = cv2.BORDER_REFLECT_101 if how < 0.4 else cv2.BORDER_REPLICATE
+        around = cv2.warpAffine(image, np.asarray(affine, np.float64), size, flags=cv2.INTER_LINEAR, borderMode=border)
+    else:
+        around = np.broadcast_to(rng.integers(0, 256, 3).astype(np.uint8), pixels.shape)
+    inside = geometry.warp_mask(np.full(image.shape[:2], 1, np.uint8), affine, size, outside=0)
+    return np.where(inside[..., None] > 0, pixels, around)
+
+
+def light(pixels: Pixels, augment: Augment, rng: np.random.Generator) -> Pixels:
+    """Change light, colour and sharpness, not geometry: (H, W, 3) uint8 -> the same."""
+    if rng.random() < augment.light:
+        levels = np.arange(256, dtype=np.float32) / 255
+        gain, lift, gamma = rng.uniform(0.7, 1.3), rng.uniform(-0.12, 0.12), np.exp(rng.uniform(-0.4, 0.4))
+        tint = 1 + rng.uniform(-0.08, 0.08, 3)
+        curves = (((levels**gamma - 0.5) * gain + 0.5 + lift)[:, None] * tint * 255).clip(0, 255).astype(np.uint8)
+        pixels = cv2.LUT(pixels, curves[None])  # type: ignore[assignment]
+        mix = rng.uniform(-0.5, 0.4)  # saturation: away from, or beyond, the gray picture
+        gray = cv2.cvtColor(cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
+        pixels = cv2.addWeighted(pixels, 1 + mix, gray, -mix, 0)  # type: ignore[assignment]
+    if rng.random() < augment.gray:
+        pixels = cv2.cvtColor(cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)  # type: ignore[assignment]
+    if rng.random() < augment.blur:
+        h, w = pixels.shape[:2]
+        f = rng.uniform(0.3, 0.9)
+        small = cv2.resize(pixels, (max(8, int(w * f)), max(8, int(h * f))), interpolation=cv2.INTER_AREA)
+        pixels = cv2.resize(small, (w, h), interpolation=cv2.INTER_LINEAR)  # type: ignore[assignment]
+    if rng.random() < augment.noise:
+        noise = rng.standard_normal(pixels.shape, np.float32) * rng.uniform(2, 12)
+        pixels = (pixels + noise).clip(0, 255).astype(np.uint8)
+    if rng.random() < augment.erase:
+        h, w = pixels.shape[:2]
+        eh, ew = int(h * rng.uniform(0.1, 0.35)), int(w * rng.uniform(0.1, 0.35))
+        y, x = int(rng.integers(0, h - eh)), int(rng.integers(0, w - ew))
+        pixels = pixels.copy()
+        pixels[y : y + eh, x : x + ew] = rng.integers(0, 256, 3)
+    return pixels

@@ -1,0 +1,182 @@
+"""Boxes, five-point fits, and the warps of pixels, points and masks. Numpy and OpenCV only.
+
+An affine is a (2, 3) float64 matrix A with q = A[:, :2] @ p + A[:, 2]. Points use pixel centres at whole numbers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from mien.errors import UsageError
+from mien.types import Crop, Pixels, View
+
+Array = npt.NDArray[np.float64]
+
+# Five points as fractions of the crop's side, picture order (eye, eye, nose, mouth corner, mouth corner).
+# "head": the median face of aligned whole-head pictures (eyes 0.25 of the side apart), so that hair, ears and neck
+# stay inside. "arcface": the tight crop that recognition networks use (Deng et al. 2019), here for comparison.
+TEMPLATES: dict[str, Array] = {
+    "head": np.array([(0.3738, 0.4761), (0.6262, 0.4761), (0.5, 0.6336), (0.3891, 0.7407), (0.6109, 0.7407)]),
+    "arcface": np.array([(38.2946, 51.6963), (73.5318, 51.5014), (56.0252, 71.7366), (41.5493, 92.3655), (70.7299, 92.2041)])
+    / 112.0,
+}
+
+# Five points of the 68 (iBUG order): eye centres, nose tip, mouth corners.
+FIVE_OF_68 = ((36, 37, 38, 39, 40, 41), (42, 43, 44, 45, 46, 47), (30,), (48,), (54,))
+
+
+def template_points(view: View) -> Array:
+    """(5, 2) pixels of the view's template.
+
+    Raises:
+        UsageError: the view names no template that we know.
+    """
+    if view.template not in TEMPLATES:
+        raise UsageError(f"no template {view.template!r}; there are: {', '.join(TEMPLATES)}")
+    return TEMPLATES[view.template] * np.asarray(view.size, np.float64) - 0.5
+
+
+def fit_similarity(src: npt.ArrayLike, dst: npt.ArrayLike) -> Array:
+    """(2, 3) least-squares rotation + uniform scale + shift that brings src (n, 2) to dst (n, 2).
+
+    Closed form in complex numbers: with centred z, w, the best factor is sum(w * conj z) / sum |z|^2.
+
+    Raises:
+        UsageError: all points of src coincide, or are not finite.
+    """
+    p, q = np.asarray(src, np.float64), np.asarray(dst, np.float64)
+    z, w = p[:, 0] + 1j * p[:, 1], q[:, 0] + 1j * q[:, 1]
+    zc, wc = z - z.mean(), w - w.mean()
+    norm = float((np.abs(zc) ** 2).sum())
+    if not np.isfinite(norm) or norm < 1e-12:
+        raise UsageError(f"cannot fit a face to the points {p.tolist()}: they coincide or are not finite")
+    a = (wc * zc.conj()).sum() / norm
+    t = w.mean() - a * z.mean()
+    return np.array([[a.real, -a.imag, t.real], [a.imag, a.real, t.imag]])
+
+
+def compose(outer: npt.ArrayLike, inner: npt.ArrayLike) -> Array:
+    """The affine that applies `inner` first, then `outer`."""
+    o, i = np.asarray(outer, np.float64), np.asarray(inner, np.float64)
+    return np.hstack([o[:, :2] @ i[:, :2], o[:, :2] @ i[:, 2:] + o[:, 2:]])
+
+
+def invert(affine: npt.ArrayLike) -> Array:
+    """The affine that undoes this one."""
+    a = np.asarray(affine, np.float64)
+    m = np.linalg.inv(a[:, :2])
+    return np.hstack([m, -m @ a[:, 2:]])
+
+
+def about(center: Sequence[float], *, degrees: float = 0.0, scale: float = 1.0, shift: Sequence[float] = (0, 0), mirror: bool = False) -> Array:
+    """Turn, scale and mirror (left-right) about a centre, then shift; all in pixels, degrees clockwise on screen."""
+    c, s = np.cos(np.radians(degrees)) * scale, np.sin(np.radians(degrees)) * scale
+    m = np.array([[c, -s], [s, c]]) @ np.diag([-1.0 if mirror else 1.0, 1.0])
+    o = np.asarray(center, np.float64)
+    return np.hstack([m, (o - m @ o + np.asarray(shift, np.float64))[:, None]])
+
+
+def move_points(points: npt.ArrayLike, affine: npt.ArrayLike) -> Array:
+    """(..., 2) points through an affine."""
+    a = np.asarray(affine, np.float64)
+    return np.asarray(points, np.float64) @ a[:, :2].T + a[:, 2]
+
+
+def scale_of(affine: npt.ArrayLike) -> float:
+    """How many pixels one pixel becomes: the square root of |determinant|."""
+    return float(np.sqrt(abs(np.linalg.det(np.asarray(affine, np.float64)[:, :2]))))
+
+
+def warp(pixels: Pixels, affine: npt.ArrayLike, size: tuple[int, int]) -> Pixels:
+    """Pixels through an affine into (width, height); black outside.
+
+    When the picture shrinks by more than two, it is first halved by area averaging, so that fine detail does not alias.
+    """
+    a = np.asarray(affine, np.float64)
+    while scale_of(a) < 0.5 and min(pixels.shape[:2]) >= 2:
+        h, w = pixels.shape[:2]
+        pixels = cv2.resize(pixels, (max(1, w // 2), max(1, h // 2)), interpolation=cv2.INTER_AREA)
+        sx, sy = w / pixels.shape[1], h / pixels.shape[0]
+        a = compose(a, [[sx, 0, (sx - 1) / 2], [0, sy, (sy - 1) / 2]])
+    return cv2.warpAffine(pixels, a, size, flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT)  # type: ignore[return-value]
+
+
+def warp_mask(mask: Pixels, affine: npt.ArrayLike, size: tuple[int, int], outside: int) -> Pixels:
+    """A label map through an affine, nearest neighbour; `outside` where the source has no pixel."""
+    a = np.asarray(affine, np.float64)
+    return cv2.warpAffine(  # type: ignore[return-value]
+        mask, a, size, flags=cv2.INTER_NEAREST, borderMode=cv2.BORDER_CONSTANT, borderValue=(outside,)
+    )
+
+
+def align(pixels: Pixels, points: npt.ArrayLike, view: View) -> Crop:
+    """Bring a face to a view by its five points: photo (H, W, 3), points (5, 2) -> Crop of the view's size."""
+    a = fit_similarity(points, template_points(view))
+    return Crop(warp(pixels, a, view.size), a)
+
+
+def five_of_68(points: npt.ArrayLike) -> Array:
+    """(68, 2) iBUG points -> (5, 2): eye centres, nose tip, mouth corners."""
+    p = np.asarray(points, np.float64)
+    return np.stack([p[list(group)].mean(0) for group in FIVE_OF_68])
+
+
+def iou(a: npt.ArrayLike, b: npt.ArrayLike) -> Array:
+    """(n, 4) and (m, 4) xyxy boxes -> (n, m) intersection over union."""
+    x, y = np.asarray(a, np.float64).reshape(-1, 1, 4), np.asarray(b, np.float64).reshape(1, -1, 4)
+    inter = (np.minimum(x[..., 2:], y[..., 2:]) - np.maximum(x[..., :2], y[..., :2])).clip(0).prod(-1)
+    union = (x[..., 2:] - x[..., :2]).prod(-1) + (y[..., 2:] - y[..., :2]).prod(-1) - inter
+    return inter / np.maximum(union, 1e-9)
+
+
+def nms(boxes: npt.ArrayLike, scores: npt.ArrayLike, threshold: float) -> list[int]:
+    """Greedy non-maximum suppression: indices kept, best score first."""
+    b, s = np.asarray(boxes, np.float64).reshape(-1, 4), np.asarray(scores, np.float64)
+    order, kept = np.argsort(-s, kind="stable"), []
+    while order.size:
+        i, order = order[0], order[1:]
+        kept.append(int(i))
+        order = order[iou(b[i], b[order])[0] <= threshold]
+    return kept
+
+
+# A generic 3-D face: eye corners, nose, mouth corners, chin, in millimetres; x to the picture's right, y down, z away
+# from the camera. Rounded averages of adult heads; good for degrees, not for measuring people.
+_MODEL_INDEX = (8, 30, 33, 36, 39, 42, 45, 48, 54, 27)
+_MODEL = np.array(
+    [(0, 68, 11), (0, 0, -15), (0, 12, -4), (-45, -35, 21), (-17, -33, 16), (17, -33, 16), (45, -35, 21), (-27, 34, 8), (27, 34, 8), (0, -35, 5)],
+    np.float64,
+)
+
+
+def pose_from_68(points: npt.ArrayLike) -> tuple[float, float, float]:
+    """(68, 2) iBUG points in pixels -> (yaw, pitch, roll) in degrees, by PnP on a generic 3-D face.
+
+    yaw > 0: the face turns to the picture's right. pitch > 0: it looks up. roll > 0: clockwise on screen.
+    The camera is taken as far away (focal length of four face sizes), since a crop does not tell its lens.
+    """
+    p = np.asarray(points, np.float64)[list(_MODEL_INDEX)]
+    center, size = p.mean(0), max(float(np.ptp(p, axis=0).max()), 1e-3)
+    p = (p - center) / size
+    camera = np.array([[4.0, 0, 0], [0, 4.0, 0], [0, 0, 1]])
+    # start: upright, facing the camera, at the distance that the focal length implies
+    span = float(np.ptp(_MODEL, axis=0).max())
+    ok, rvec, _ = cv2.solvePnP(
+        _MODEL, p, camera, np.zeros(4), np.zeros((3, 1)), np.array([[0.0], [0.0], [4.0 * span]]), True, cv2.SOLVEPNP_ITERATIVE
+    )
+    if not ok:
+        raise UsageError(f"no head pose fits the points {p.tolist()}")
+    r, _ = cv2.Rodrigues(rvec)
+    forward = -r[:, 2]  # where the nose points: the model looks along -z
+    yaw = float(np.degrees(np.arctan2(forward[0], -forward[2])))
+    pitch = float(np.degrees(np.arcsin(np.clip(-forward[1], -1, 1))))
+    # roll: what in-plane turn is left once yaw and pitch are undone
+    cy, sy, cp, sp = np.cos(np.radians(yaw)), np.sin(np.radians(yaw)), np.cos(np.radians(pitch)), np.sin(np.radians(pitch))
+    ry = np.array([[cy, 0, -sy], [0, 1, 0], [sy, 0, cy]])
+    rx = np.array([[1, 0, 0], [0, cp, -sp], [0, sp, cp]])
+    left = (ry @ rx).T @ r
+    return yaw, pitch, float(np.degrees(np.arctan2(left[1, 0], left[0, 0])))

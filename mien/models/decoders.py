@@ -1,0 +1,107 @@
+"""Parts that two systems share: positions, the query decoder, the pixel decoder, the pooled head."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+def sine_positions(h: int, w: int, dim: int, temperature: float = 10000.0) -> Tensor:
+    """(h * w, dim) sine/cosine positions of cell centres: the first half for y, the second for x, interleaved."""
+
+    def axis(n: int) -> Tensor:
+        place = (torch.arange(1, n + 1, dtype=torch.float32) - 0.5) / n * 2 * math.pi
+        rate = temperature ** (2 * torch.div(torch.arange(dim // 2), 2, rounding_mode="floor") / (dim // 2))
+        angle = place[:, None] / rate
+        return torch.stack([angle[:, 0::2].sin(), angle[:, 1::2].cos()], -1).flatten(1)
+
+    y, x = axis(h), axis(w)
+    return torch.cat([y[:, None].expand(h, w, -1), x[None].expand(h, w, -1)], -1).flatten(0, 1)
+
+
+class Attention(nn.Module):
+    """Multi-head attention from queries (B, Q, d) to keys and values (B, N, d), with an optional additive mask (Q, N)."""
+
+    def __init__(self, dim: int, heads: int):
+        super().__init__()
+        self.heads = heads
+        self.q, self.k, self.v, self.out = (nn.Linear(dim, dim) for _ in range(4))
+
+    def forward(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None) -> Tensor:
+        def split(x: Tensor) -> Tensor:
+            return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+
+        y = F.scaled_dot_product_attention(split(self.q(query)), split(self.k(key)), split(self.v(value)), attn_mask=mask)
+        return self.out(y.transpose(1, 2).flatten(2))
+
+
+class QueryLayer(nn.Module):
+    """Cross-attention, self-attention, feed-forward; post-norm: x = LN(x + part(x)), as in Mask2Former and Faceptor."""
+
+    def __init__(self, dim: int, heads: int, ffn: int):
+        super().__init__()
+        self.cross, self.self_ = Attention(dim, heads), Attention(dim, heads)
+        self.ffn = nn.Sequential(nn.Linear(dim, ffn), nn.ReLU(), nn.Linear(ffn, dim))
+        self.norms = nn.ModuleList(nn.LayerNorm(dim) for _ in range(3))
+
+    def forward(self, x: Tensor, place: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
+        x = self.norms[0](x + self.cross(x + place, key, value))
+        x = self.norms[1](x + self.self_(x + place, x + place, x, mask))
+        return self.norms[2](x + self.ffn(x))
+
+
+class QueryDecoder(nn.Module):
+    """Queries read a memory of tokens, layer by layer. Positions are added to keys and queries, never to values.
+
+    Args:
+        channels: of each memory level; every level has its own 1x1 projection and a level embedding on its keys
+            (Faceptor's Layer-Attention when there are several).
+    """
+
+    def __init__(self, channels: tuple[int, ...], *, dim: int, heads: int, layers: int, ffn: int):
+        super().__init__()
+        self.dim = dim
+        self.project = nn.ModuleList(nn.Conv2d(c, dim, 1) for c in channels)
+        self.level = nn.Parameter(torch.randn(len(channels), dim) * dim**-0.5)
+        self.adapt = nn.Sequential(nn.Linear(dim, dim), nn.ReLU(), nn.Linear(dim, dim))
+        self.layers = nn.ModuleList(QueryLayer(dim, heads, ffn) for _ in range(layers))
+
+    def memory(self, maps: list[Tensor]) -> list[Tensor]:
+        """Maps of the used levels, projected: each (B, dim, h, w)."""
+        return [p(m) for p, m in zip(self.project, maps, strict=True)]
+
+    def forward(self, content: Tensor, place: Tensor, memory: list[Tensor], mask: Tensor | None) -> Tensor:
+        """content, place: (Q, dim); memory from `memory`; mask: (Q, Q) additive -> (B, Q, dim)."""
+        value = torch.cat([m.flatten(2).transpose(1, 2) for m in memory], 1)
+        positions = [
+            self.adapt(sine_positions(m.shape[-2], m.shape[-1], self.dim).to(m)) + e for m, e in zip(memory, self.level, strict=True)
+        ]
+        key = value + torch.cat(positions)
+        x = content.expand(value.shape[0], -1, -1)
+        for layer in self.layers:
+            x = layer(x, place, key, value, mask)
+        return x
+
+
+class LayerNorm2d(nn.LayerNorm):
+    """LayerNorm over the channels of (B, C, H, W)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+
+
+class EmbeddingHead(nn.Module):
+    """Map -> LN -> mean over places -> Linear, BN, Linear, BN (Faceptor's and Naive Faceptor's feature read-out)."""
+
+    def __init__(self, channels: int, hidden: int, d: int):
+        super().__init__()
+        self.norm = LayerNorm2d(channels)
+        self.head = nn.Sequential(
+            nn.Linear(channels, hidden, bias=False), nn.BatchNorm1d(hidden, eps=2e-5), nn.Linear(hidden, d, bias=False), nn.BatchNorm1d(d, eps=2e-5)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.norm(x).mean((2, 3)))

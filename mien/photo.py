@@ -1,0 +1,494 @@
+"""The door for pictures: a path, bytes, a Pillow image or an array in; upright RGB uint8 pixels out.
+
+Pillow is the only decoder, and only for the six formats of `FORMATS`. We look at the first bytes ourselves and call
+that one reader, so no other Pillow plugin ever sees a stranger's bytes. Colour profiles (ICC) are left as they are.
+Pictures with transparency are put on white, as a browser would show them. Of animations and multi-page files the first
+picture counts.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import io
+import logging
+import os
+import stat
+import struct
+import zlib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageFile
+from PIL.BmpImagePlugin import BmpImageFile
+from PIL.GifImagePlugin import GifImageFile
+from PIL.JpegImagePlugin import JpegImageFile
+from PIL.PngImagePlugin import PngImageFile
+from PIL.TiffImagePlugin import TiffImageFile
+from PIL.WebPImagePlugin import WebPImageFile
+
+from mien.errors import BadArray, EmptyFile, NotAPicture, NotFound, TooLarge, Truncated, Unreadable
+from mien.types import Pixels
+
+Source = str | os.PathLike[str] | bytes | bytearray | memoryview | Image.Image | npt.NDArray[np.uint8]
+
+MAX_PIXELS = 64_000_000
+
+# What a folder is searched for. A file that is named outright is read whatever its extension says.
+EXTENSIONS = frozenset((".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"))
+
+
+class _Jpeg(JpegImageFile):
+    """Pillow's reader, minus the EXIF parse for a dpi value that we never use: it warns on damaged EXIF."""
+
+    def _read_dpi_from_exif(self) -> None:
+        pass
+
+
+FORMATS: dict[str, type[ImageFile.ImageFile]] = {
+    "JPEG": _Jpeg,
+    "PNG": PngImageFile,
+    "WebP": WebPImageFile,
+    "BMP": BmpImageFile,
+    "GIF": GifImageFile,
+    "TIFF": TiffImageFile,
+}
+_ALLOWED = ", ".join(FORMATS)
+
+# What Pillow's readers raise on damaged data; a fuzz test holds the list. UserWarning: on damaged TIFF tags Pillow
+# warns and goes on, unless the caller runs with warnings as errors.
+_DAMAGE = (
+    OSError, SyntaxError, ValueError, TypeError, LookupError, EOFError, ArithmeticError, NotImplementedError,
+    UserWarning, struct.error, zlib.error,
+)  # fmt: skip
+_BOMB = (Image.DecompressionBombError, Image.DecompressionBombWarning)
+
+_ORIENTATION = 0x0112
+_HEAD = 64  # bytes that tell the format
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Photo:
+    """One picture, ready to be looked at.
+
+    Attributes:
+        pixels: (H, W, 3) uint8 RGB, upright (EXIF applied), C-contiguous, not shared with the source.
+        path: the file it came from, as the caller wrote it; None for bytes, images and arrays.
+    """
+
+    pixels: Pixels = field(repr=False)
+    path: str | None = None
+
+    @property
+    def width(self) -> int:
+        """Pixels."""
+        return int(self.pixels.shape[1])
+
+    @property
+    def height(self) -> int:
+        """Pixels."""
+        return int(self.pixels.shape[0])
+
+
+def load_photo(source: Source, *, max_pixels: int = MAX_PIXELS) -> Photo:
+    """Read one picture.
+
+    Args:
+        source: a path; the bytes of a file (JPEG, PNG, WebP, BMP, GIF, TIFF); a Pillow image, whose EXIF orientation
+            is applied; or an RGB uint8 array (H, W, 3). OpenCV's arrays are BGR: pass `a[..., ::-1]`.
+        max_pixels: a picture whose header claims more is refused before anything is decoded.
+
+    Raises:
+        NotFound: no such file. Unreadable: no permission, or a folder or device in a file's place.
+        EmptyFile: no bytes. NotAPicture: not one of the six formats. Truncated: cut short or damaged.
+        TooLarge: more than max_pixels. BadArray: an array, or another object, that is no RGB picture.
+    """
+    if isinstance(source, np.ndarray):
+        check_pixels(source)
+        _check_size(source.shape[1], source.shape[0], max_pixels, "the array")
+        return Photo(np.array(source, np.uint8, order="C", copy=True, subok=False))
+    if isinstance(source, Image.Image):
+        return _from_image(source, max_pixels)
+    if isinstance(source, (bytes, bytearray, memoryview)):
+        data = bytes(source)
+        return Photo(_decode(data, f"the {len(data)} bytes given", max_pixels))
+    if isinstance(source, (str, os.PathLike)) and isinstance(path := os.fspath(source), str):
+        return Photo(_decode(_read(path), repr(path), max_pixels), path)
+    mend = "read it first and pass the bytes" if hasattr(source, "read") else "np.asarray may make it an array"
+    raise BadArray(
+        f"a photo is a path, bytes, a Pillow image or an RGB uint8 array (H, W, 3); got {_kind(source)}: {mend}"
+    )
+
+
+def check_pixels(array: object, what: str = "a photo") -> None:
+    """Pass quietly if `array` is RGB uint8 (H, W, 3) with H, W > 0.
+
+    Raises:
+        BadArray: it is not; the message says what to do about it.
+    """
+    if not isinstance(array, np.ndarray):
+        raise BadArray(f"{what} must be a numpy array (H, W, 3) uint8 RGB; got {_kind(array)}: use np.asarray")
+    shape = array.shape
+    mend = ""
+    if array.ndim == 2:
+        mend = "a gray picture: use np.stack([a, a, a], axis=-1)"
+    elif array.ndim == 4:
+        mend = "a batch: pass its photos one by one"
+    elif array.ndim != 3:
+        mend = "give it two sides and three channels"
+    elif shape[2] == 3:
+        mend = "" if array.size else "it has no pixels; check the crop that made it"
+    elif shape[0] == 3:
+        mend = "channels come last: use a.transpose(1, 2, 0)"
+    elif shape[2] == 4:
+        mend = "drop the alpha channel: use a[..., :3]"
+    elif shape[2] == 1:
+        mend = "a gray picture: use np.repeat(a, 3, axis=2)"
+    else:
+        mend = "three channels are needed: red, green, blue"
+    if mend:
+        raise BadArray(f"{what} must be (H, W, 3); got shape {shape}: {mend}")
+    if array.dtype == np.uint8:
+        return
+    if array.dtype.kind == "f":
+        mend = "for values 0..1 use (a * 255).round().astype(np.uint8), for 0..255 a.clip(0, 255).astype(np.uint8)"
+    elif array.dtype == np.uint16:
+        mend = "for values 0..65535 use (a // 257).astype(np.uint8), for 0..255 a.astype(np.uint8)"
+    elif array.dtype.kind == "b":
+        mend = "use a.astype(np.uint8) * 255"
+    else:
+        mend = "for values 0..255 use a.astype(np.uint8)"
+    raise BadArray(f"{what} must be uint8 with values 0..255; got {array.dtype}: {mend}")
+
+
+def find_photos(inputs: Iterable[str | os.PathLike[str]] | str | os.PathLike[str]) -> list[str]:
+    """Files, folders and globs -> paths of photos, in the order asked for, each once.
+
+    A file is kept whatever its extension (the decoder decides). A folder is searched through all its levels for
+    `EXTENSIONS`, sorted; links to folders are followed, each real folder once; names that start with a dot are left
+    out. `*`, `?`, `[...]` and `**` are globs, unless the path exists as it is written; what a glob matches is treated
+    like a folder's content, or taken as it is when the pattern ends in an extension of its own (`*.dat`). A path that
+    does not exist is returned as it is, and so is a folder that may not be listed: `load_photo` has the error for it,
+    and the other photos go on.
+
+    Raises:
+        NotFound: a folder or a glob holds no pictures.
+    """
+    found: dict[str, str] = {}  # absolute path -> as written
+    for item in [inputs] if isinstance(inputs, (str, os.PathLike)) else inputs:
+        path = os.fspath(item)
+        if os.path.isdir(path):
+            photos = _photos_below(path)
+            if not photos:
+                raise NotFound(f"the folder {path!r} holds no pictures ({' '.join(sorted(EXTENSIONS))})")
+        elif _has_magic(path) and not os.path.lexists(path):
+            photos = _photos_of_glob(path)
+            if not photos:
+                raise NotFound(f"the pattern {path!r} matches no pictures; check it, or quote it in the shell")
+        else:
+            photos = [path]
+        for photo in photos:
+            found.setdefault(os.path.abspath(photo), photo)
+    return list(found.values())
+
+
+# Reading a file
+
+
+def _read(path: str) -> bytes:
+    """The file's bytes, once its first ones look like a picture (a film of 5 GB is not read to its end)."""
+    name = repr(path)
+    if not path or "\0" in path:
+        raise NotFound(f"{name} names no file; give the path of a picture")
+    try:
+        mode = os.stat(path).st_mode
+        if stat.S_ISDIR(mode):
+            if not os.access(path, os.R_OK | os.X_OK):
+                raise Unreadable(f"the folder {name} may not be listed; change its permissions")
+            raise Unreadable(f"{name} is a folder, not a picture; find_photos lists the pictures in a folder")
+        if not stat.S_ISREG(mode):  # a pipe could block for ever, a device never end
+            raise Unreadable(f"{name} is no regular file; read it yourself and pass the bytes")
+        with Path(path).open("rb") as file:
+            _format_of(file.read(_HEAD), name)
+            file.seek(0)
+            return file.read()
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise NotFound(f"there is no file {name}; check the path") from error
+    except PermissionError as error:
+        raise Unreadable(f"{name} may not be read; change its permissions") from error
+    except OSError as error:
+        raise Unreadable(f"{name} cannot be read ({error.strerror or error}); check the path and the disk") from error
+
+
+def _format_of(head: bytes, name: str) -> str:
+    """The first bytes of a file -> a key of FORMATS; EmptyFile or NotAPicture otherwise."""
+    if not head:
+        raise EmptyFile(f"{name} is empty (0 bytes); save or download it again")
+    if head.startswith(b"\xff\xd8\xff"):
+        return "JPEG"
+    if head.startswith(b"\x89PNG\r\n\x1a\n"):
+        return "PNG"
+    if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
+        return "WebP"
+    if head.startswith((b"GIF87a", b"GIF89a")):
+        return "GIF"
+    if head.startswith((b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")):
+        return "TIFF"
+    # "BM" alone may start any text; the size of the header that follows is one of a few
+    if head.startswith(b"BM") and int.from_bytes(head[14:18], "little") in (12, 40, 52, 56, 64, 108, 124):
+        return "BMP"
+    other = _foreign(head)
+    if other:
+        raise NotAPicture(f"{name} is {other}, which mien does not read; convert it to JPEG or PNG")
+    raise NotAPicture(f"{name} is no picture that mien reads ({_ALLOWED}); it starts with {head[:8]!r}")
+
+
+def _foreign(head: bytes) -> str:
+    """A name for formats that people often have and we do not read, or ""."""
+    if head[4:8] == b"ftyp":
+        # major brand, then the compatible ones: mif1 is a container for either
+        brands = {head[8:12]} | {head[i : i + 4] for i in range(16, min(len(head), int.from_bytes(head[:4], "big")), 4)}
+        if brands & {b"avif", b"avis"}:
+            return "an AVIF picture"
+        if brands & {b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"mif1", b"msf1"}:
+            return "a HEIC picture"
+        return "a video"
+    if head.startswith((b"\0\0\0\x0cJXL ", b"\xff\x0a")):
+        return "a JPEG XL picture"
+    if head.startswith((b"\0\0\0\x0cjP  ", b"\xff\x4f\xff\x51")):
+        return "a JPEG 2000 picture"
+    if head.startswith(b"%PDF"):
+        return "a PDF"
+    if head.lstrip().startswith((b"<svg", b"<?xml")):
+        return "an SVG or XML file"
+    if head.lstrip().lower().startswith((b"<!doctype", b"<html")):
+        return "a web page"
+    return ""
+
+
+# Decoding
+
+
+def _decode(data: bytes, name: str, max_pixels: int) -> Pixels:
+    """The bytes of a file -> (H, W, 3) uint8 RGB, upright."""
+    kind = _format_of(data[:_HEAD], name)
+    # The reader itself and not Image.open: that would check its own global pixel limit, by a warning.
+    try:
+        image = FORMATS[kind](io.BytesIO(data))
+    except _BOMB as error:
+        raise TooLarge(f"{name} is too large for Pillow ({error}); make it smaller") from error
+    except _DAMAGE as error:
+        raise _damaged(name, kind, error) from error
+    pixels = _loaded(image, name, kind, max_pixels)
+    if kind == "TIFF":  # Pillow has turned it while loading: there the tag belongs to the picture itself
+        return _upright(pixels, 1)
+    return _upright(pixels, _orientation(image.info.get("exif", b""), name))
+
+
+def _loaded(image: Image.Image, name: str, kind: str, max_pixels: int) -> Pixels:
+    """Decode an image that is open; (H, W, 3) uint8 RGB, not yet turned."""
+    _check_size(image.width, image.height, max_pixels, name)
+    try:
+        image.load()
+        return _to_rgb(image, name)
+    except _BOMB as error:
+        raise TooLarge(f"{name} is too large for Pillow ({error}); make it smaller") from error
+    except MemoryError as error:
+        raise TooLarge(f"{name} ({image.width} x {image.height}) needs more memory than there is") from error
+    except _DAMAGE as error:
+        raise _damaged(name, kind, error) from error
+
+
+def _damaged(name: str, kind: str, error: BaseException) -> Truncated:
+    why = str(error) or type(error).__name__
+    return Truncated(f"{name} starts as {kind} but ends too early or is damaged ({why}); save or download it again")
+
+
+def _from_image(image: Image.Image, max_pixels: int) -> Photo:
+    name = f"the Pillow image ({image.width} x {image.height}, mode {image.mode})"
+    if image.width < 1 or image.height < 1:
+        raise BadArray(f"{name} has no pixels; check the crop that made it")
+    pixels = _loaded(image, name, image.format or "a picture", max_pixels)
+    try:
+        turn = image.getexif().get(_ORIENTATION, 1)
+    except _DAMAGE as error:
+        _log.warning("%s: its EXIF is damaged (%s); read as upright", name, error)
+        turn = 1
+    return Photo(_upright(pixels, turn))
+
+
+def _check_size(width: int, height: int, max_pixels: int, name: str) -> None:
+    if width * height > max_pixels:
+        raise TooLarge(
+            f"{name} has {width} x {height} = {width * height} pixels, the limit is {max_pixels}; "
+            "make it smaller, or raise max_pixels if you trust it"
+        )
+
+
+def _to_rgb(image: Image.Image, name: str) -> Pixels:
+    """A loaded Pillow image of any mode -> (H, W, 3) uint8 RGB, not yet turned.
+
+    Transparent pictures are put on white.
+    """
+    if image.mode.startswith("I;16"):
+        # Pillow would clip at 255. 257 = 65535 / 255; + 128 rounds.
+        gray = (np.asarray(image, np.uint32) + 128) // 257
+        return np.repeat(gray.astype(np.uint8)[..., None], 3, axis=2)
+    if image.mode in ("I", "F"):
+        with np.errstate(invalid="ignore"):  # a signalling NaN
+            values = np.nan_to_num(np.asarray(image, np.float64))
+        return np.repeat(_scaled(values, image.mode == "F")[..., None], 3, axis=2)
+    if image.mode == "LAB":
+        raise NotAPicture(f"{name} has CIELAB colours, which mien does not read; convert it to RGB")
+    if image.mode in ("La", "RGBa"):  # premultiplied
+        image = image.convert({"La": "LA", "RGBa": "RGBA"}[image.mode])
+    if image.mode in ("LA", "PA", "RGBA") or "transparency" in image.info:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, (255, 255, 255, 255)), image)
+    return np.asarray(image.convert("RGB"))
+
+
+def _scaled(values: npt.NDArray[np.float64], is_float: bool) -> Pixels:
+    """32-bit gray says nowhere what white is -> uint8, by the smallest usual white that holds all values.
+
+    That is 1 (floats only), 255 or 65535; values beyond are stretched from their least to their greatest. All finite.
+    """
+    low, high = float(values.min()), float(values.max())
+    whites = [white for white in ((1, 255, 65535) if is_float else (255, 65535)) if low >= 0 and high <= white]
+    black, white = (0.0, float(whites[0])) if whites else (low, high)
+    # divide before subtracting: the span of two huge floats would overflow
+    unit = max(abs(black), abs(white)) or 1.0
+    span = white / unit - black / unit or 1.0
+    return ((values / unit - black / unit) / span * 255).round().clip(0, 255).astype(np.uint8)
+
+
+def _orientation(exif: bytes, name: str) -> int:
+    """An EXIF block -> its orientation 1..8; 1 where it says none, or is too damaged to tell.
+
+    We read the one tag ourselves: Pillow's parser reads all of them, and gives up on any that is broken.
+    """
+    exif = exif.removeprefix(b"Exif\0\0")
+    order = {b"II": "<", b"MM": ">"}.get(exif[:2])
+    if not exif:
+        return 1
+    try:
+        if order is None:
+            raise struct.error("no byte order")
+        (start,) = struct.unpack_from(order + "I", exif, 4)
+        (count,) = struct.unpack_from(order + "H", exif, start)
+        for at in range(start + 2, start + 2 + 12 * count, 12):
+            tag, kind = struct.unpack_from(order + "HH", exif, at)
+            if tag == _ORIENTATION:
+                (value,) = struct.unpack_from(order + ("H" if kind == 3 else "I"), exif, at + 8)
+                return int(value) if 1 <= value <= 8 else 1
+    except struct.error as error:
+        _log.warning("%s: its EXIF is damaged (%s); read as upright", name, error)
+    return 1
+
+
+def _upright(pixels: Pixels, orientation: int) -> Pixels:
+    """Undo an EXIF orientation 1..8 (anything else counts as 1); a contiguous copy of its own."""
+    turned = {
+        2: lambda p: p[:, ::-1],
+        3: lambda p: p[::-1, ::-1],
+        4: lambda p: p[::-1],
+        5: lambda p: p.swapaxes(0, 1),
+        6: lambda p: p.swapaxes(0, 1)[:, ::-1],
+        7: lambda p: p[::-1, ::-1].swapaxes(0, 1),
+        8: lambda p: p.swapaxes(0, 1)[::-1],
+    }.get(orientation, lambda p: p)(pixels)
+    return np.array(turned, np.uint8, order="C", copy=True)
+
+
+def _kind(thing: object) -> str:
+    return f"{type(thing).__module__}.{type(thing).__qualname__}".removeprefix("builtins.")
+
+
+# Finding files
+
+
+def _has_magic(text: str) -> bool:
+    return any(c in text for c in "*?[")
+
+
+def _is_photo_name(name: str) -> bool:
+    return os.path.splitext(name)[1].lower() in EXTENSIONS and not name.startswith(".")
+
+
+def _folders(top: str) -> Iterator[tuple[str, list[str] | None]]:
+    """(folder, the names of its files) for top and all below, each real folder once; None: it may not be listed."""
+    seen: set[tuple[int, int]] = set()
+    waiting = [top]
+    while waiting:
+        folder = waiting.pop()
+        try:
+            status = os.stat(folder)
+            names = sorted(os.listdir(folder))
+        except OSError:  # not swallowed: the caller hands the folder on, and load_photo tells why
+            yield folder, None
+            continue
+        if (status.st_dev, status.st_ino) in seen:  # a link back up, or a second link to one folder
+            continue
+        seen.add((status.st_dev, status.st_ino))
+        below = {n for n in names if os.path.isdir(os.path.join(folder, n))}
+        yield folder, [n for n in names if n not in below]
+        waiting += [os.path.join(folder, n) for n in sorted(below, reverse=True) if not n.startswith(".")]
+
+
+def _photos_below(top: str) -> list[str]:
+    """Sorted paths of the pictures in a folder, plus the folders that may not be listed."""
+    found = []
+    for folder, names in _folders(top):
+        found += [folder] if names is None else [os.path.join(folder, n) for n in names if _is_photo_name(n)]
+    return sorted(found)
+
+
+def _photos_of_glob(pattern: str) -> list[str]:
+    """Sorted paths that a pattern matches, folders among them searched. Own code: glob's `**` runs around in loops."""
+    parts = Path(pattern).parts
+    known = 0  # leading parts that exist as written, even with a [ in their name
+    while known < len(parts) and os.path.lexists(os.path.join(*parts[: known + 1])):
+        known += 1
+    extension = os.path.splitext(parts[-1])[1]
+    any_name = bool(extension) and not _has_magic(extension)
+    found: set[str] = set()
+    for path in _matches(os.path.join(*parts[:known]) if known else os.curdir, parts[known:]):
+        path = path.removeprefix(os.curdir + os.sep)
+        if os.path.isdir(path):
+            found.update(_photos_below(path))
+        elif any_name or _is_photo_name(os.path.basename(path)):
+            found.add(path)
+    return sorted(found)
+
+
+def _matches(folder: str, parts: tuple[str, ...]) -> Iterator[str]:
+    """Paths below folder that fit the parts of a pattern; a leading dot must be written out."""
+    if not parts:
+        yield folder
+        return
+    head, rest = parts[0], parts[1:]
+    path = os.path.join(folder, head)
+    if head == "**":
+        for inside, names in _folders(folder) if os.path.isdir(folder) else ():
+            if names is None:
+                yield inside
+            elif rest:
+                yield from _matches(inside, rest)
+            else:
+                yield from (os.path.join(inside, name) for name in names)
+    elif not _has_magic(head):
+        if os.path.lexists(path):
+            yield from _matches(path, rest)
+    elif os.path.isdir(folder):
+        try:
+            names = sorted(os.listdir(folder))
+        except OSError:  # as in _folders
+            yield folder
+            return
+        for name in names:
+            if fnmatch.fnmatchcase(name, head) and (head.startswith(".") or not name.startswith(".")):
+                yield from _matches(os.path.join(folder, name), rest)

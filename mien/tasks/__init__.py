@@ -1,0 +1,54 @@
+"""What can be asked. One file = one kind of question, whole; here they are listed.
+
+A new task is a file with a `Task` and one line in `TASKS` (or a `Derived` and one line in `DERIVED`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from mien.errors import UnknownTask
+from mien.tasks.age import AGE
+from mien.tasks.attributes import ATTRIBUTES, GENDER
+from mien.tasks.choice import EXPRESSION
+from mien.tasks.contract import Boxes, Derived, Embedding, Map, Metrics, Points, Shape, Task, Vector
+from mien.tasks.faces import FACES
+from mien.tasks.identity import IDENTITY
+from mien.tasks.landmarks import LANDMARKS, POINTS5
+from mien.tasks.parsing import PARSING
+from mien.tasks.pose import POSE
+
+TASKS: dict[str, Task[Any]] = {
+    t.name: t for t in (LANDMARKS, POINTS5, PARSING, AGE, EXPRESSION, ATTRIBUTES, IDENTITY, FACES)
+}
+DERIVED: dict[str, Derived[Any]] = {d.name: d for d in (GENDER, POSE)}
+
+# The order in which answers appear. Identity is biometric data and comes only when asked for by name.
+ANSWER_ORDER = ("points5", "landmarks", "parsing", "age", "gender", "expression", "attributes", "pose", "identity")
+ON_REQUEST = frozenset({"identity"})
+
+
+def task(name: str) -> Task[Any]:
+    """The task of that name.
+
+    Raises:
+        UnknownTask: naming the ones there are.
+    """
+    if name not in TASKS:
+        raise UnknownTask(f"no task {name!r}; there are: {', '.join(TASKS)}")
+    return TASKS[name]
+
+
+def answerable(tasks: Iterable[str]) -> tuple[str, ...]:
+    """What a model with these tasks can answer, derived answers included, in answer order."""
+    own = set(tasks)
+    own |= {d.name for d in DERIVED.values() if d.source in own}
+    return tuple(n for n in ANSWER_ORDER if n in own) + tuple(sorted(own - set(ANSWER_ORDER)))
+
+
+__all__ = [
+    "ANSWER_ORDER", "DERIVED", "ON_REQUEST", "TASKS",
+    "AGE", "ATTRIBUTES", "EXPRESSION", "FACES", "GENDER", "IDENTITY", "LANDMARKS", "PARSING", "POINTS5", "POSE",
+    "Boxes", "Derived", "Embedding", "Map", "Metrics", "Points", "Shape", "Task", "Vector", "answerable", "task",
+]  # fmt: skip

@@ -1,0 +1,97 @@
+"""Age: years and their spread."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from mien.tasks.contract import Criterion, Task, Vector, known_rows, silent, softmax
+from mien.types import Crop, Floats
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Age:
+    """How old a face looks.
+
+    Attributes:
+        years: expectation of the predicted distribution, 0..100.
+        low, high: years between which the middle `coverage` of that distribution lies.
+        coverage: 0..1, the share of the distribution between low and high.
+    """
+
+    years: float
+    low: float
+    high: float
+    coverage: float = 0.8
+
+    def to_dict(self) -> dict[str, Any]:
+        """{"years", "low", "high", "coverage"}."""
+        return {"years": round(self.years, 1), "low": round(self.low, 1), "high": round(self.high, 1), "coverage": self.coverage}
+
+
+class AgeTask(Task[Age]):
+    """A distribution over 0..100 years, read as expectation and interval.
+
+    Loss (DLDL-v2, as in Faceptor): KL to a Gaussian of `sigma` years around the label, plus the error of the
+    expectation in years times `l1_weight`. Ours: softmax in place of normalised sigmoids, and the weight.
+    """
+
+    name, labels, sensitive = "age", "years101", True
+    shape = Vector(101)
+
+    def __init__(self, *, sigma: float = 2.0, l1_weight: float = 0.1):
+        self.sigma, self.l1_weight = sigma, l1_weight
+
+    def criterion(self) -> Criterion:
+        def loss(raw: Tensor, target: Tensor, known: Tensor) -> Tensor:
+            rows = known_rows(raw, target, known)
+            if rows is None:
+                return silent(raw)
+            raw, years = rows
+            bins = raw.new_ones(101).cumsum(0) - 1
+            goal = (-0.5 * ((bins - years[:, None]) / self.sigma).square()).softmax(-1)
+            log_p = raw.log_softmax(-1)
+            kl = (goal * (goal.clamp_min(1e-12).log() - log_p)).sum(-1).mean()
+            return kl + self.l1_weight * ((log_p.exp() * bins).sum(-1) - years).abs().mean()
+
+        return loss
+
+    def read(self, raw: Floats, crop: Crop) -> Age:
+        p = softmax(raw)
+        edges = np.concatenate([[0.0], np.cumsum(p)])  # bin k covers k - 1/2 .. k + 1/2
+        low, high = np.interp([0.1, 0.9], edges, np.arange(102) - 0.5)
+        return Age(float(p @ np.arange(101)), float(np.clip(low, 0, 100)), float(np.clip(high, 0, 100)))
+
+    def metrics(self) -> AgeError:
+        return AgeError()
+
+    def move(self, label: Any, affine: npt.ArrayLike, mirrored: bool, size: tuple[int, int]) -> tuple[Any, Any]:
+        return np.float32(min(max(float(label), 0.0), 100.0)), np.True_
+
+    def blank(self, size: tuple[int, int]) -> tuple[Any, Any]:
+        return np.float32(0), np.False_
+
+
+class AgeError:
+    """MAE in years, CS5 (share within five years) and how often the interval holds the truth."""
+
+    headline = "mae"
+
+    def __init__(self) -> None:
+        self.rows = list[tuple[float, bool]]()
+
+    def update(self, answer: Age, label: Any) -> None:
+        self.rows.append((abs(answer.years - float(label)), answer.low - 0.5 <= float(label) <= answer.high + 0.5))
+
+    def compute(self) -> dict[str, float]:
+        error, inside = np.asarray(self.rows, np.float64).T
+        return {"mae": float(error.mean()), "cs5": 100 * float((error <= 5).mean()), "coverage": 100 * float(inside.mean()), "n": len(error)}
+
+
+AGE = AgeTask()

@@ -1,0 +1,142 @@
+"""Parsing: which part of the head each pixel belongs to."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from mien import geometry
+from mien.tasks.contract import Criterion, Map, Task, known_rows, rounded, silent
+from mien.types import Crop, Floats, Pixels
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+UNKNOWN = 255  # a pixel nobody labelled, or one outside the stored picture or the crop
+
+
+@dataclass(frozen=True, slots=True)
+class Parsing:
+    """A class per pixel.
+
+    Attributes:
+        mask: (h, w) uint8 class index in crop geometry.
+        from_photo: (2, 3) affine, photo pixels -> mask pixels.
+        names: class names by index; names of sides are the picture's left and right, as CelebAMask-HQ files have them.
+        labels: the label set's id.
+        fractions: share of the crop of each class that occurs, 0..1.
+    """
+
+    mask: Pixels = field(repr=False)
+    from_photo: npt.NDArray[np.float64] = field(repr=False)
+    names: tuple[str, ...] = field(repr=False)
+    labels: str
+    fractions: Mapping[str, float]
+
+    def mask_in(self, width: int, height: int) -> Pixels:
+        """The mask in photo geometry: (height, width) uint8, 255 where the crop does not reach."""
+        return geometry.warp_mask(self.mask, geometry.invert(self.from_photo), (width, height), UNKNOWN)
+
+    def to_dict(self) -> dict[str, Any]:
+        """{"set": id, "classes": {name: fraction of the crop}}."""
+        return {"set": self.labels, "classes": rounded(self.fractions)}
+
+
+class ParsingTask(Task[Parsing]):
+    """A class per pixel from logit maps, enlarged bilinearly to the crop.
+
+    Loss: cross-entropy over known pixels (Faceptor) plus soft Dice over the classes present.
+    Ours: the Dice term; mean F1 weighs an earring like the skin, and cross-entropy does not.
+
+    Args:
+        names: class names by index; index 0 is the background.
+        mirror: for each class, the class it becomes when the picture is mirrored.
+    """
+
+    def __init__(self, name: str, labels: str, names: tuple[str, ...], mirror: Mapping[str, str], *, dice_weight: float = 1.0):
+        self.name, self.labels, self.names, self.shape = name, labels, names, Map(len(names))
+        both = {**mirror, **{b: a for a, b in mirror.items()}}
+        self.mirror = np.arange(256, dtype=np.uint8)
+        self.mirror[: len(names)] = [names.index(both.get(n, n)) for n in names]
+        self.dice_weight = dice_weight
+
+    def criterion(self) -> Criterion:
+        import torch
+        from torch.nn import functional as F
+
+        def loss(raw: Tensor, target: Tensor, known: Tensor) -> Tensor:
+            rows = known_rows(raw, target, known)
+            if rows is None:
+                return silent(raw)
+            logits, labels = rows
+            logits = F.interpolate(logits, labels.shape[-2:], mode="bilinear", align_corners=False)
+            labels = labels.long()
+            seen = labels != UNKNOWN
+            if not bool(seen.any()):
+                return silent(raw)
+            log_p = logits.log_softmax(1).permute(0, 2, 3, 1)[seen]  # (pixels, classes)
+            hot = F.one_hot(labels[seen], len(self.names)).to(log_p.dtype)
+            ce = -(hot * log_p).sum(-1).mean()
+            p = log_p.exp()
+            total = hot.sum(0)
+            dice = 1 - (2 * (p * hot).sum(0) + 1) / (p.sum(0) + total + 1)
+            present = total > 0
+            return ce + self.dice_weight * torch.where(present, dice, 0.0).sum() / present.sum().clamp_min(1)
+
+        return loss
+
+    def read(self, raw: Floats, crop: Crop) -> Parsing:
+        h, w = crop.pixels.shape[:2]
+        logits = cv2.resize(np.ascontiguousarray(raw.transpose(1, 2, 0), np.float32), (w, h), interpolation=cv2.INTER_LINEAR)
+        mask = logits.argmax(-1).astype(np.uint8)
+        share = np.bincount(mask.reshape(-1), minlength=len(self.names)) / mask.size
+        fractions = {n: float(s) for n, s in zip(self.names, share, strict=True) if s > 0}
+        return Parsing(mask, crop.from_photo, self.names, self.labels, fractions)
+
+    def metrics(self) -> MeanF1:
+        return MeanF1(self.names)
+
+    def move(self, label: Any, affine: npt.ArrayLike, mirrored: bool, size: tuple[int, int]) -> tuple[Any, Any]:
+        mask = geometry.warp_mask(label, affine, size, UNKNOWN)
+        return (self.mirror[mask] if mirrored else mask), np.True_
+
+    def blank(self, size: tuple[int, int]) -> tuple[Any, Any]:
+        return np.full((size[1], size[0]), UNKNOWN, np.uint8), np.False_
+
+
+class MeanF1:
+    """F1 per class from one confusion matrix over all pixels of all pictures; mean over non-background classes.
+
+    Pixels that the crop does not reach count as background in the answer; unlabelled pixels are left out.
+    A class absent in both truth and answer is left out of the mean.
+    """
+
+    headline = "mean_f1"
+
+    def __init__(self, names: tuple[str, ...]):
+        self.names, self.matrix, self.n = names, np.zeros((len(names), len(names)), np.int64), 0
+
+    def update(self, answer: Parsing, label: Any) -> None:
+        truth = np.asarray(label)
+        guess = answer.mask_in(truth.shape[1], truth.shape[0])
+        guess = np.where(guess == UNKNOWN, 0, guess)
+        seen, k = truth != UNKNOWN, len(self.names)
+        self.matrix += np.bincount(truth[seen].astype(np.int64) * k + guess[seen], minlength=k * k).reshape(k, k)
+        self.n += 1
+
+    def compute(self) -> dict[str, float]:
+        hit, total = np.diag(self.matrix), self.matrix.sum(0) + self.matrix.sum(1)
+        f1 = {n: 2.0 * h / t for n, h, t in zip(self.names, hit, total, strict=True) if t > 0 and n != self.names[0]}
+        return {"mean_f1": float(np.mean(list(f1.values()))) if f1 else 0.0, "n": self.n, **{f"f1:{k}": float(v) for k, v in f1.items()}}
+
+
+CELEBAMASK19 = (
+    "background", "skin", "nose", "eyeglass", "l_eye", "r_eye", "l_brow", "r_brow", "l_ear", "r_ear", "mouth", "u_lip", "l_lip",
+    "hair", "hat", "earring", "necklace", "neck", "cloth",
+)  # fmt: skip
+PARSING = ParsingTask("parsing", "celebamask19", CELEBAMASK19, {"l_eye": "r_eye", "l_brow": "r_brow", "l_ear": "r_ear"})

@@ -1,0 +1,211 @@
+"""Training: a recipe, and one visible loop that can be stopped and go on."""
+
+from __future__ import annotations
+
+import copy
+import ctypes
+import json
+import math
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mien import checkpoint
+from mien.balance import Fixed
+from mien.data.mix import Mixture
+from mien.errors import UsageError
+from mien.types import Batch, View
+
+
+def cosine(warmup: int) -> Callable[[int, int], float]:
+    """Linear warm-up over `warmup` steps, then a cosine to zero: (step, steps) -> factor on the learning rate."""
+
+    def factor(step: int, steps: int) -> float:
+        if step < warmup:
+            return (step + 1) / warmup
+        return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
+
+    return factor
+
+
+@dataclass
+class Recipe:
+    """How a model is raised.
+
+    Attributes:
+        name: of the run. model: built, with `tasks`, `view` and `builder`. mixture: where batches come from.
+        optimizer: over the model's parameters. schedule: (step, steps) -> factor on each group's learning rate.
+        steps: optimiser steps in all. balance: dict of losses -> dict of weights. seed: of everything random.
+        ema: decay of the averaged weights, which are the ones evaluated and exported. clip: largest gradient norm.
+        bf16: autocast of the forward, where it is measured to be faster.
+        protocols: names in `evaluate.PROTOCOLS`, run on the averaged weights every `every` steps.
+        data: sets and licences, for the provenance of the weights.
+    """
+
+    name: str
+    model: Any
+    mixture: Mixture
+    optimizer: torch.optim.Optimizer
+    schedule: Callable[[int, int], float]
+    steps: int
+    balance: Fixed = field(default_factory=Fixed)
+    seed: int = 1
+    ema: float = 0.999
+    clip: float = 5.0
+    bf16: bool = False
+    protocols: Sequence[str] = ()
+    every: int = 1000
+    data: Sequence[str] = ()
+
+
+class Average:
+    """Exponential moving average of weights and batch-norm statistics, with a warm start."""
+
+    def __init__(self, model: nn.Module, decay: float):
+        self.model, self.decay = copy.deepcopy(model).eval().requires_grad_(False), decay
+
+    @torch.no_grad()
+    def update(self, model: nn.Module, step: int) -> None:
+        """Move towards the model; early on faster, so that the random start is forgotten."""
+        decay = min(self.decay, (1 + step) / (10 + step))
+        theirs = model.state_dict()
+        for name, mine in self.model.state_dict().items():
+            if mine.dtype.is_floating_point:
+                mine.lerp_(theirs[name], 1 - decay)
+            else:
+                mine.copy_(theirs[name])
+
+
+def learn_mode(model: nn.Module) -> None:
+    """Training mode, except for batch norms that do not learn: frozen ones keep their statistics too."""
+    model.train()
+    for m in model.modules():
+        if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.weight is not None and not m.weight.requires_grad:
+            m.eval()
+
+
+def to_tensors(batch: Batch, view: View) -> tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]:
+    """A numpy batch -> images (B, 3, H, W) float32 normalised channels-last, targets, known."""
+    images = torch.from_numpy(batch.images).permute(0, 3, 1, 2).float().div_(255)  # a permuted view is channels-last
+    mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in (view.mean, view.std))
+    tensors = [{k: torch.from_numpy(v) for k, v in part.items()} for part in (batch.targets, batch.known)]
+    return images.sub_(mean).div_(std), tensors[0], tensors[1]
+
+
+def losses_of(model: Any, criteria: dict[str, Any], raw: dict[str, Tensor], targets: dict[str, Tensor], known: dict[str, Tensor]) -> dict[str, Tensor]:
+    """One loss a task of the model, whether or not the batch labels it: an absent task has zero gradients, not none."""
+    return {t.name: criteria[t.name](raw[t.name].float(), targets[t.name], known[t.name]) for t in model.tasks}
+
+
+def keep_memory() -> None:
+    """Ask glibc to keep freed memory: a training step frees and asks again for the same hundreds of megabytes, and
+    having the system zero them each time costs about a quarter of the step. Elsewhere nothing happens."""
+    if sys.platform == "linux":
+        libc = ctypes.CDLL(None)
+        if hasattr(libc, "mallopt"):  # musl has none
+            m_trim_threshold, m_mmap_max = -1, -4
+            libc.mallopt(m_mmap_max, 0)
+            libc.mallopt(m_trim_threshold, 2**31 - 1)
+
+
+class Log:
+    """JSON lines in the run's folder, and a progress line for people."""
+
+    def __init__(self, path: Path):
+        self.path = path
+
+    def write(self, **row: Any) -> None:
+        """Append one row."""
+        with self.path.open("a", encoding="utf-8") as f:
+            f.write(json.dumps(row) + "\n")
+
+    @staticmethod
+    def say(text: str) -> None:
+        """Tell a person, on stderr."""
+        print(text, file=sys.stderr, flush=True)
+
+
+def train_step(recipe: Recipe, criteria: dict[str, Any], batch: Batch) -> dict[str, float]:
+    """Forward, one loss a task, weights, backward, clip, step -> the losses as numbers, and the gradient's norm."""
+    model = recipe.model
+    images, targets, known = to_tensors(batch, model.view)
+    with torch.autocast("cpu", torch.bfloat16, enabled=recipe.bf16):
+        raw = model(images)
+    losses = losses_of(model, criteria, raw, targets, known)
+    weights = recipe.balance(losses)
+    total = torch.stack([weights[name] * loss for name, loss in losses.items()]).sum()
+    if not torch.isfinite(total):
+        bad = {n: float(v) for n, v in losses.items() if not torch.isfinite(v)}
+        raise UsageError(f"the loss is not finite: {bad or losses}; lower the learning rate or look at these tasks' labels")
+    recipe.optimizer.zero_grad()
+    total.backward()
+    norm = nn.utils.clip_grad_norm_(model.parameters(), recipe.clip)
+    recipe.optimizer.step()
+    return {**{n: float(v.detach()) for n, v in losses.items()}, "norm": float(norm)}
+
+
+def fit(recipe: Recipe, out: Path, *, resume: bool = False, stop_after: int | None = None, report: int = 50, save: int = 500) -> Any:
+    """Train a recipe in a folder; returns the averaged model.
+
+    A run that is stopped and resumed gives the same weights as one that goes on: batches follow from the step, and
+    weights, averages, optimiser and torch's generator are in the checkpoint.
+
+    Args:
+        out: RUN folder; gets `last.safetensors` (everything), `model.safetensors` (averaged weights), `log.jsonl`.
+        resume: go on from `last.safetensors`. stop_after: end after that many steps (the rest by resuming).
+        report, save: steps between progress lines, and between checkpoints.
+
+    Raises:
+        UsageError: the folder holds a run and `resume` is not set, or a loss is not finite.
+    """
+    last = out / "last.safetensors"
+    if last.exists() and not resume:
+        raise UsageError(f"{out} holds a run already; go on with --resume, or choose another folder")
+    out.mkdir(parents=True, exist_ok=True)
+    keep_memory()
+    torch.manual_seed(recipe.seed)
+    model = recipe.model.to(memory_format=torch.channels_last)
+    average = Average(model, recipe.ema)
+    base = [g["lr"] for g in recipe.optimizer.param_groups]
+    start = checkpoint.load_run(last, model, average.model, recipe.optimizer, recipe.balance) if resume and last.exists() else 0
+    stop = recipe.steps if stop_after is None else min(recipe.steps, start + stop_after)
+    criteria = {t.name: t.criterion() for t in model.tasks}
+    log, sums, seen, since = Log(out / "log.jsonl"), dict[str, float](), 0, time.perf_counter()
+    learn_mode(model)
+    for step, batch in enumerate(recipe.mixture.batches(start, stop), start):
+        factor = recipe.schedule(step, recipe.steps)
+        for group, lr in zip(recipe.optimizer.param_groups, base, strict=True):
+            group["lr"] = lr * factor
+        for name, value in train_step(recipe, criteria, batch).items():
+            sums[name] = sums.get(name, 0.0) + value
+        seen += 1
+        average.update(model, step)
+        done = step + 1
+        if done % report == 0 or done == stop:
+            means, rate = {k: v / seen for k, v in sums.items()}, seen / (time.perf_counter() - since)
+            log.write(step=done, losses=means, images_per_s=rate * recipe.mixture.batch_size, lr=base[0] * factor)
+            told = "  ".join(f"{k} {v:.3f}" for k, v in means.items())
+            eta = (recipe.steps - done) / rate / 60
+            log.say(f"step {done}/{recipe.steps}  {rate * recipe.mixture.batch_size:.0f} images/s  ETA {eta:.0f} min  {told}")
+            sums, seen, since = {}, 0, time.perf_counter()
+        if done % save == 0 or done == stop:
+            checkpoint.save_run(last, model, average.model, recipe.optimizer, recipe.balance, done)
+            checkpoint.save(out / "model.safetensors", average.model, recipe=recipe.name, step=done, seed=recipe.seed, data=list(recipe.data))
+        if recipe.protocols and (done % recipe.every == 0 or done == recipe.steps):
+            _validate(recipe, average.model, done, log)
+            since = time.perf_counter()
+    return average.model
+
+
+def _validate(recipe: Recipe, model: Any, step: int, log: Log) -> None:
+    from mien.evaluate import PROTOCOLS, TorchAnswerer, evaluate  # evaluating is a step above training
+
+    scores = {name: evaluate(TorchAnswerer(model), PROTOCOLS[name]).headline for name in recipe.protocols}
+    log.write(step=step, scores=scores)
+    log.say(f"step {step}  validation  " + "  ".join(f"{k} {v:.2f}" for k, v in scores.items()))
