@@ -1,9 +1,9 @@
 """Reads a whole face with one network in one pass.
 
-    import mien
-    reader = mien.load()
-    for face in reader("photo.jpg"):
-        print(face["age"].years, face[mien.EXPRESSION].label)
+import mien
+reader = mien.load()
+for face in reader("photo.jpg"):
+    print(face["age"].years, face[mien.EXPRESSION].label)
 """
 
 from __future__ import annotations
@@ -20,7 +20,10 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 _TASKS = ("AGE", "ATTRIBUTES", "EXPRESSION", "GENDER", "IDENTITY", "LANDMARKS", "PARSING", "POINTS5", "POSE")
 _READING = ("Reader", "Reading", "load")
-__all__ = ["Crop", "Detection", "Face", "MienError", "PhotoError", "View", *_READING, *_TASKS]
+__all__ = [
+    "AGE", "ATTRIBUTES", "EXPRESSION", "GENDER", "IDENTITY", "LANDMARKS", "PARSING", "POINTS5", "POSE",
+    "Crop", "Detection", "Face", "MienError", "PhotoError", "Reader", "Reading", "View", "load",
+]  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:

@@ -145,7 +145,8 @@ class Reader:
 
     def _answers(self, raw: dict[str, Any], crop: Crop) -> dict[str, Any]:
         own = {t.name: t.read(raw[t.name], crop) for t in self._read}
-        return {n: DERIVED[n].derive(own[DERIVED[n].source]) if n in DERIVED else own[n] for n in ANSWER_ORDER if n in self.asked}
+        shown = [n for n in ANSWER_ORDER if n in self.asked]
+        return {n: DERIVED[n].derive(own[DERIVED[n].source]) if n in DERIVED else own[n] for n in shown}
 
 
 def load(
@@ -164,5 +165,6 @@ def load(
     """
     path = WEIGHTS / "mien.onnx" if weights is None else weights
     model = OnnxModel(path, threads=threads) if isinstance(path, (str, os.PathLike)) else path
-    find = Detector(OnnxModel(detector or WEIGHTS / "detector.onnx", threads=threads), **({} if score is None else {"threshold": score}))
+    finder = OnnxModel(detector or WEIGHTS / "detector.onnx", threads=threads)
+    find = Detector(finder) if score is None else Detector(finder, threshold=score)
     return Reader(find, model, tasks=tasks, batch=batch, max_pixels=max_pixels)

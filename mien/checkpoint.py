@@ -13,7 +13,6 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from mien.errors import BadWeights
-
 from mien.runtime import FORMAT
 
 

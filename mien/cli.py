@@ -179,11 +179,13 @@ def analyze(
     threads: Annotated[int | None, typer.Option(min=1, help="Threads of a forward; all cores if not given.")] = None,
     score: Annotated[float | None, typer.Option(min=0.0, max=1.0, help="Least score of a face.")] = None,
     max_pixels: Annotated[int, typer.Option(min=1, help="Larger photos are refused before they are decoded.")] = 64_000_000,
-    weights: Annotated[str | None, typer.Option(help="An .onnx, a .safetensors or a run's folder, instead of the embedded network.")] = None,
+    weights: Annotated[
+        str | None, typer.Option(help="An .onnx, a .safetensors or a run's folder, instead of the embedded network.")
+    ] = None,
 ) -> None:
     """Read every face of photos: answers as JSON, as a table, and as pictures."""
     from mien.analyze import load
-    from mien.photo import find_photos
+    from mien.files import find_photos
 
     reader = load(answerer(weights, threads), tasks=names_of(tasks), threads=threads, batch=batch, max_pixels=max_pixels, score=score)
     if masks and "parsing" not in reader.asked:
@@ -266,8 +268,12 @@ def train(
 
 @app.command()
 def evaluate(
-    weights: Annotated[str | None, typer.Argument(help="An .onnx, a .safetensors or a run's folder; the embedded network if not given.")] = None,
-    protocol: Annotated[list[str] | None, typer.Option(help="A protocol's name; repeat for more. All that the model answers if not given.")] = None,
+    weights: Annotated[
+        str | None, typer.Argument(help="An .onnx, a .safetensors or a run's folder; the embedded network if not given.")
+    ] = None,
+    protocol: Annotated[
+        list[str] | None, typer.Option(help="A protocol's name; repeat for more. All that the model answers if not given.")
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="Save the scores as JSON.")] = None,
     threads: Annotated[int | None, typer.Option(min=1)] = None,
 ) -> None:

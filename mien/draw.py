@@ -135,7 +135,7 @@ def _line_width(face: Face, shape: tuple[int, ...]) -> int:
     if _width(face) < SMALL:
         return 1
     side = max(shape[:2])
-    return round(min(max(_width(face) / 130, side / 900, 1.0), _width(face) / 20, 1 + side / 100))
+    return round(min(max(_width(face) / 90, side / 900, 1.0), _width(face) / 20, 1 + side / 100))
 
 
 def _letter_size(face: Face, shape: tuple[int, ...]) -> int:
@@ -282,7 +282,7 @@ def _place(
     x = int(np.clip(round(left) - rim, 0, photo[0] - wide))
     ways = (top - rim - tall, bottom + rim + 1, top + rim, bottom - rim - tall)
     ys = [round(y) for y in ways if 0 <= round(y) <= photo[1] - tall]
-    free = [y for y in ys if not any(x < r and l < x + wide and y < b and t < y + tall for l, t, r, b in taken)]  # noqa: E741
+    free = [y for y in ys if not any(x < x2 and x1 < x + wide and y < y2 and y1 < y + tall for x1, y1, x2, y2 in taken)]
     if free or ys:
         return x, (free or ys)[0]
     return x, int(np.clip(round(top), 0, photo[1] - tall))  # the face fills or leaves the photo

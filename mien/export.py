@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -43,10 +44,12 @@ def export(model: Any, path: Path, *, free_size: bool = False, **header: Any) ->
     free: dict[int, Any] = {0: batch}
     if free_size:
         free |= {2: 32 * torch.export.Dim("rows", min=1, max=256), 3: 32 * torch.export.Dim("columns", min=1, max=256)}
-    program = torch.onnx.export(
-        traced, (torch.zeros(2, 3, h, w),), dynamo=True, input_names=["images"], output_names=traced.names,
-        dynamic_shapes={"images": free}, verbose=False,
-    )  # fmt: skip
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch's exporter warns of torch's own deprecated parts
+        program = torch.onnx.export(
+            traced, (torch.zeros(2, 3, h, w),), dynamo=True, input_names=["images"], output_names=traced.names,
+            dynamic_shapes={"images": free}, verbose=False,
+        )  # fmt: skip
     if program is None:
         raise BadWeights(f"the exporter gave nothing for {header_of(model)['builder']}")
     proto = program.model_proto

@@ -21,8 +21,7 @@ Array = npt.NDArray[np.float64]
 # stay inside. "arcface": the tight crop that recognition networks use (Deng et al. 2019), here for comparison.
 TEMPLATES: dict[str, Array] = {
     "head": np.array([(0.3738, 0.4761), (0.6262, 0.4761), (0.5, 0.6336), (0.3891, 0.7407), (0.6109, 0.7407)]),
-    "arcface": np.array([(38.2946, 51.6963), (73.5318, 51.5014), (56.0252, 71.7366), (41.5493, 92.3655), (70.7299, 92.2041)])
-    / 112.0,
+    "arcface": np.array([(38.2946, 51.6963), (73.5318, 51.5014), (56.0252, 71.7366), (41.5493, 92.3655), (70.7299, 92.2041)]) / 112.0,
 }
 
 # Five points of the 68 (iBUG order): eye centres, nose tip, mouth corners.
@@ -72,7 +71,9 @@ def invert(affine: npt.ArrayLike) -> Array:
     return np.hstack([m, -m @ a[:, 2:]])
 
 
-def about(center: Sequence[float], *, degrees: float = 0.0, scale: float = 1.0, shift: Sequence[float] = (0, 0), mirror: bool = False) -> Array:
+def about(
+    center: Sequence[float], *, degrees: float = 0.0, scale: float = 1.0, shift: Sequence[float] = (0, 0), mirror: bool = False
+) -> Array:
     """Turn, scale and mirror (left-right) about a centre, then shift; all in pixels, degrees clockwise on screen."""
     c, s = np.cos(np.radians(degrees)) * scale, np.sin(np.radians(degrees)) * scale
     m = np.array([[c, -s], [s, c]]) @ np.diag([-1.0 if mirror else 1.0, 1.0])
@@ -148,7 +149,18 @@ def nms(boxes: npt.ArrayLike, scores: npt.ArrayLike, threshold: float) -> list[i
 # from the camera. Rounded averages of adult heads; good for degrees, not for measuring people.
 _MODEL_INDEX = (8, 30, 33, 36, 39, 42, 45, 48, 54, 27)
 _MODEL = np.array(
-    [(0, 68, 11), (0, 0, -15), (0, 12, -4), (-45, -35, 21), (-17, -33, 16), (17, -33, 16), (45, -35, 21), (-27, 34, 8), (27, 34, 8), (0, -35, 5)],
+    [
+        (0, 68, 11),
+        (0, 0, -15),
+        (0, 12, -4),
+        (-45, -35, 21),
+        (-17, -33, 16),
+        (17, -33, 16),
+        (45, -35, 21),
+        (-27, 34, 8),
+        (27, 34, 8),
+        (0, -35, 5),
+    ],
     np.float64,
 )
 
@@ -177,6 +189,6 @@ def pose_from_68(points: npt.ArrayLike) -> tuple[float, float, float]:
     # roll: what in-plane turn is left once yaw and pitch are undone
     cy, sy, cp, sp = np.cos(np.radians(yaw)), np.sin(np.radians(yaw)), np.cos(np.radians(pitch)), np.sin(np.radians(pitch))
     ry = np.array([[cy, 0, -sy], [0, 1, 0], [sy, 0, cy]])
-    rx = np.array([[1, 0, 0], [0, cp, -sp], [0, sp, cp]])
+    rx = np.array([[1, 0, 0], [0, cp, sp], [0, -sp, cp]])
     left = (ry @ rx).T @ r
     return yaw, pitch, float(np.degrees(np.arctan2(left[1, 0], left[0, 0])))

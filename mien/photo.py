@@ -8,14 +8,12 @@ picture counts.
 
 from __future__ import annotations
 
-import fnmatch
 import io
 import logging
 import os
 import stat
 import struct
 import zlib
-from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -35,9 +33,6 @@ from mien.types import Pixels
 Source = str | os.PathLike[str] | bytes | bytearray | memoryview | Image.Image | npt.NDArray[np.uint8]
 
 MAX_PIXELS = 64_000_000
-
-# What a folder is searched for. A file that is named outright is read whatever its extension says.
-EXTENSIONS = frozenset((".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"))
 
 
 class _Jpeg(JpegImageFile):
@@ -119,9 +114,7 @@ def load_photo(source: Source, *, max_pixels: int = MAX_PIXELS) -> Photo:
     if isinstance(source, (str, os.PathLike)) and isinstance(path := os.fspath(source), str):
         return Photo(_decode(_read(path), repr(path), max_pixels), path)
     mend = "read it first and pass the bytes" if hasattr(source, "read") else "np.asarray may make it an array"
-    raise BadArray(
-        f"a photo is a path, bytes, a Pillow image or an RGB uint8 array (H, W, 3); got {_kind(source)}: {mend}"
-    )
+    raise BadArray(f"a photo is a path, bytes, a Pillow image or an RGB uint8 array (H, W, 3); got {_kind(source)}: {mend}")
 
 
 def check_pixels(array: object, what: str = "a photo") -> None:
@@ -163,37 +156,6 @@ def check_pixels(array: object, what: str = "a photo") -> None:
     else:
         mend = "for values 0..255 use a.astype(np.uint8)"
     raise BadArray(f"{what} must be uint8 with values 0..255; got {array.dtype}: {mend}")
-
-
-def find_photos(inputs: Iterable[str | os.PathLike[str]] | str | os.PathLike[str]) -> list[str]:
-    """Files, folders and globs -> paths of photos, in the order asked for, each once.
-
-    A file is kept whatever its extension (the decoder decides). A folder is searched through all its levels for
-    `EXTENSIONS`, sorted; links to folders are followed, each real folder once; names that start with a dot are left
-    out. `*`, `?`, `[...]` and `**` are globs, unless the path exists as it is written; what a glob matches is treated
-    like a folder's content, or taken as it is when the pattern ends in an extension of its own (`*.dat`). A path that
-    does not exist is returned as it is, and so is a folder that may not be listed: `load_photo` has the error for it,
-    and the other photos go on.
-
-    Raises:
-        NotFound: a folder or a glob holds no pictures.
-    """
-    found: dict[str, str] = {}  # absolute path -> as written
-    for item in [inputs] if isinstance(inputs, (str, os.PathLike)) else inputs:
-        path = os.fspath(item)
-        if os.path.isdir(path):
-            photos = _photos_below(path)
-            if not photos:
-                raise NotFound(f"the folder {path!r} holds no pictures ({' '.join(sorted(EXTENSIONS))})")
-        elif _has_magic(path) and not os.path.lexists(path):
-            photos = _photos_of_glob(path)
-            if not photos:
-                raise NotFound(f"the pattern {path!r} matches no pictures; check it, or quote it in the shell")
-        else:
-            photos = [path]
-        for photo in photos:
-            found.setdefault(os.path.abspath(photo), photo)
-    return list(found.values())
 
 
 # Reading a file
@@ -406,89 +368,3 @@ def _upright(pixels: Pixels, orientation: int) -> Pixels:
 
 def _kind(thing: object) -> str:
     return f"{type(thing).__module__}.{type(thing).__qualname__}".removeprefix("builtins.")
-
-
-# Finding files
-
-
-def _has_magic(text: str) -> bool:
-    return any(c in text for c in "*?[")
-
-
-def _is_photo_name(name: str) -> bool:
-    return os.path.splitext(name)[1].lower() in EXTENSIONS and not name.startswith(".")
-
-
-def _folders(top: str) -> Iterator[tuple[str, list[str] | None]]:
-    """(folder, the names of its files) for top and all below, each real folder once; None: it may not be listed."""
-    seen: set[tuple[int, int]] = set()
-    waiting = [top]
-    while waiting:
-        folder = waiting.pop()
-        try:
-            status = os.stat(folder)
-            names = sorted(os.listdir(folder))
-        except OSError:  # not swallowed: the caller hands the folder on, and load_photo tells why
-            yield folder, None
-            continue
-        if (status.st_dev, status.st_ino) in seen:  # a link back up, or a second link to one folder
-            continue
-        seen.add((status.st_dev, status.st_ino))
-        below = {n for n in names if os.path.isdir(os.path.join(folder, n))}
-        yield folder, [n for n in names if n not in below]
-        waiting += [os.path.join(folder, n) for n in sorted(below, reverse=True) if not n.startswith(".")]
-
-
-def _photos_below(top: str) -> list[str]:
-    """Sorted paths of the pictures in a folder, plus the folders that may not be listed."""
-    found = []
-    for folder, names in _folders(top):
-        found += [folder] if names is None else [os.path.join(folder, n) for n in names if _is_photo_name(n)]
-    return sorted(found)
-
-
-def _photos_of_glob(pattern: str) -> list[str]:
-    """Sorted paths that a pattern matches, folders among them searched. Own code: glob's `**` runs around in loops."""
-    parts = Path(pattern).parts
-    known = 0  # leading parts that exist as written, even with a [ in their name
-    while known < len(parts) and os.path.lexists(os.path.join(*parts[: known + 1])):
-        known += 1
-    extension = os.path.splitext(parts[-1])[1]
-    any_name = bool(extension) and not _has_magic(extension)
-    found: set[str] = set()
-    for path in _matches(os.path.join(*parts[:known]) if known else os.curdir, parts[known:]):
-        path = path.removeprefix(os.curdir + os.sep)
-        if os.path.isdir(path):
-            found.update(_photos_below(path))
-        elif any_name or _is_photo_name(os.path.basename(path)):
-            found.add(path)
-    return sorted(found)
-
-
-def _matches(folder: str, parts: tuple[str, ...]) -> Iterator[str]:
-    """Paths below folder that fit the parts of a pattern; a leading dot must be written out."""
-    if not parts:
-        yield folder
-        return
-    head, rest = parts[0], parts[1:]
-    path = os.path.join(folder, head)
-    if head == "**":
-        for inside, names in _folders(folder) if os.path.isdir(folder) else ():
-            if names is None:
-                yield inside
-            elif rest:
-                yield from _matches(inside, rest)
-            else:
-                yield from (os.path.join(inside, name) for name in names)
-    elif not _has_magic(head):
-        if os.path.lexists(path):
-            yield from _matches(path, rest)
-    elif os.path.isdir(folder):
-        try:
-            names = sorted(os.listdir(folder))
-        except OSError:  # as in _folders
-            yield folder
-            return
-        for name in names:
-            if fnmatch.fnmatchcase(name, head) and (head.startswith(".") or not name.startswith(".")):
-                yield from _matches(os.path.join(folder, name), rest)

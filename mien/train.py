@@ -98,7 +98,9 @@ def to_tensors(batch: Batch, view: View) -> tuple[Tensor, dict[str, Tensor], dic
     return images.sub_(mean).div_(std), tensors[0], tensors[1]
 
 
-def losses_of(model: Any, criteria: dict[str, Any], raw: dict[str, Tensor], targets: dict[str, Tensor], known: dict[str, Tensor]) -> dict[str, Tensor]:
+def losses_of(
+    model: Any, criteria: dict[str, Any], raw: dict[str, Tensor], targets: dict[str, Tensor], known: dict[str, Tensor]
+) -> dict[str, Tensor]:
     """One loss a task of the model, whether or not the batch labels it: an absent task has zero gradients, not none."""
     return {t.name: criteria[t.name](raw[t.name].float(), targets[t.name], known[t.name]) for t in model.tasks}
 
@@ -141,7 +143,7 @@ def train_step(recipe: Recipe, criteria: dict[str, Any], batch: Batch) -> dict[s
     weights = recipe.balance(losses)
     total = torch.stack([weights[name] * loss for name, loss in losses.items()]).sum()
     if not torch.isfinite(total):
-        bad = {n: float(v) for n, v in losses.items() if not torch.isfinite(v)}
+        bad = {n: float(v.detach()) for n, v in losses.items() if not torch.isfinite(v)}
         raise UsageError(f"the loss is not finite: {bad or losses}; lower the learning rate or look at these tasks' labels")
     recipe.optimizer.zero_grad()
     total.backward()
@@ -196,7 +198,9 @@ def fit(recipe: Recipe, out: Path, *, resume: bool = False, stop_after: int | No
             sums, seen, since = {}, 0, time.perf_counter()
         if done % save == 0 or done == stop:
             checkpoint.save_run(last, model, average.model, recipe.optimizer, recipe.balance, done)
-            checkpoint.save(out / "model.safetensors", average.model, recipe=recipe.name, step=done, seed=recipe.seed, data=list(recipe.data))
+            checkpoint.save(
+                out / "model.safetensors", average.model, recipe=recipe.name, step=done, seed=recipe.seed, data=list(recipe.data)
+            )
         if recipe.protocols and (done % recipe.every == 0 or done == recipe.steps):
             _validate(recipe, average.model, done, log)
             since = time.perf_counter()

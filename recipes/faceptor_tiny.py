@@ -1,6 +1,6 @@
 """Faceptor, tiny: one network for every task, raised on the data pack.
 
-    mien train recipes/faceptor_tiny.py --out RUN
+mien train recipes/faceptor_tiny.py --out RUN
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def recipe(*, steps: int = 8000, seed: int = 1, size: int = 128, frozen: int = 2
     encoder = [p for p in model.encoder.parameters() if p.requires_grad]
     heads = [p for n, p in model.named_parameters() if not n.startswith("encoder.")]
     optimizer = torch.optim.AdamW([{"params": encoder, "lr": 5e-4}, {"params": heads, "lr": 1e-3}], weight_decay=0.02)
-    balance = Fixed({"landmarks": 0.5, "points5": 0.5, "parsing": 1.0, "age": 0.5, "expression": 1.5, "attributes": 5.0, "identity": 2.0})
+    balance = Fixed({"landmarks": 0.5, "points5": 0.5, "parsing": 1.0, "age": 0.5, "expression": 1.5, "attributes": 7.0, "identity": 2.0})
     return Recipe(
         name="faceptor_tiny", model=model, mixture=mixture, optimizer=optimizer, schedule=cosine(300), steps=steps, balance=balance,
         seed=seed, ema=0.999, protocols=("helen68", "celebamask", "celeba", "utkface-age", "utkface-gender", "ferplus-val", "lfw"),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -84,7 +83,8 @@ def test_a_turned_box_follows_its_ellipse() -> None:
 
 
 def test_window_drops_cuts_and_doubts() -> None:
-    rows = np.stack([label(10, 10, 20, 20), label(-12, 10, 20, 20), label(-6, 40, 20, 20), label(200, 0, 20, 20), label(50, 50, 4, 4)])
+    places = ((10, 10, 20, 20), (-12, 10, 20, 20), (-6, 40, 20, 20), (200, 0, 20, 20), (50, 50, 4, 4))
+    rows = np.stack([label(*p) for p in places])
     out = within(moved(rows, np.eye(2, 3), False), (0, 0, 100, 100))
     assert len(out) == 4  # the one beyond the window is gone
     np.testing.assert_array_equal(out[:, 14], [0.9, 0.0, 0.9, 0.0])
@@ -103,23 +103,41 @@ def target(*faces: np.ndarray) -> np.ndarray:
     return FACES.move(rows, np.eye(2, 3), False, (SIDE, SIDE))[0]
 
 
-def test_loss_is_small_at_the_truth_and_zero_faces_are_fine() -> None:
+def test_loss_of_boxes_and_points_is_zero_at_the_truth() -> None:
+    torch = pytest.importorskip("torch")
+    known, truth = torch.ones(1, dtype=torch.bool), torch.from_numpy(target(FACES3[1]))[None]
+    row = moved(FACES3[1], np.eye(2, 3), False)[0]
+    centres, strides = cells((SIDE, SIDE))
+    raw = np.zeros((1, N, 15), np.float32)
+    raw[..., 0] = -4
+    raw[0, :, 1:3] = ((row[:2] + row[2:4]) / 2 - centres) / strides[:, None]
+    raw[0, :, 3:5] = np.log((row[2:4] - row[:2]) / strides[:, None])
+    raw[0, :, 5:] = ((row[4:14].reshape(1, 5, 2) - centres[:, None]) / strides[:, None, None]).reshape(-1, 10)
+    at_truth = torch.from_numpy(raw)
+    only_score = FaceTask(box_weight=0, point_weight=0).criterion()
+    both = FACES.criterion()
+    assert abs(float(both(at_truth, truth, known)) - float(only_score(at_truth, truth, known))) < 1e-3
+    off = at_truth.clone()
+    off[..., 1] += 0.5
+    assert float(both(off, truth, known)) - float(only_score(off, truth, known)) > 0.1
+
+
+def test_score_loss_wants_faces_where_they_are_and_none_elsewhere() -> None:
     torch = pytest.importorskip("torch")
     loss, known = FACES.criterion(), torch.ones(1, dtype=torch.bool)
-    truth = target(FACES3[1])
-    right = torch.from_numpy(encode(moved(FACES3[1], np.eye(2, 3), False), (SIDE, SIDE), 12.0))[None]
+    claim = torch.from_numpy(encode(moved(FACES3[1], np.eye(2, 3), False), (SIDE, SIDE)))[None]
     blank = torch.zeros(1, N, 15)
     blank[..., 0] = -8
-    at_truth = float(loss(right, torch.from_numpy(truth)[None], known))
-    assert at_truth < 0.02 < float(loss(blank, torch.from_numpy(truth)[None], known))
-    assert float(loss(blank, torch.from_numpy(target())[None], known)) < 1e-3
-    assert float(loss(right, torch.from_numpy(target())[None], known)) > 1  # a face where there is none
+    face, nothing = (torch.from_numpy(target(*f))[None] for f in ((FACES3[1],), ()))
+    assert float(loss(blank, nothing, known)) < 1e-3 < 1 < float(loss(claim, nothing, known))
+    assert float(loss(claim, face, known)) < float(loss(blank, face, known))
 
 
 def test_an_unsure_face_teaches_nothing_about_scores() -> None:
     torch = pytest.importorskip("torch")
     raw = torch.zeros(1, N, 15, requires_grad=True)
-    FACES.criterion()(raw, torch.from_numpy(target(label(30, 30, 60, 60, 0.4)))[None], torch.ones(1, dtype=torch.bool)).backward()
+    unsure = torch.from_numpy(target(label(30, 30, 60, 60, 0.4)))[None]
+    FACES.criterion()(raw, unsure, torch.ones(1, dtype=torch.bool)).backward()
     assert raw.grad is not None
     grad = raw.grad[0, :, 0].numpy()
     inside = ((cells((SIDE, SIDE))[0] > 30) & (cells((SIDE, SIDE))[0] < 90)).all(1)
@@ -132,18 +150,19 @@ def test_unknown_pictures_give_zero_loss_and_zero_gradients() -> None:
     raw = torch.randn(2, N, 15, requires_grad=True)
     loss = FACES.criterion()(raw, torch.zeros(2, ROWS, 16), torch.zeros(2, dtype=torch.bool))
     loss.backward()
-    assert float(loss) == 0 and raw.grad is not None and (raw.grad == 0).all()
+    assert loss.item() == 0 and raw.grad is not None and (raw.grad == 0).all()
 
 
 def test_assignment_puts_sizes_on_strides_and_a_cell_serves_one_face() -> None:
     torch = pytest.importorskip("torch")
     from mien.tasks.faces import assign
 
-    centres, strides = (torch.from_numpy(v).float() for v in cells((SIDE, SIDE)))
+    centres, strides = (torch.tensor(v).float() for v in cells((SIDE, SIDE)))
     faces = np.stack([label(8, 8, 10, 10), label(9, 9, 10, 10), label(30, 30, 60, 64), label(-10, -10, 130, 140)])
     truth = torch.from_numpy(moved(faces, np.eye(2, 3), False)).float()
     picture = torch.zeros(4, dtype=torch.long)
     raw = torch.zeros(1, N, 15)
+    raw[..., 3:5] = 1.4  # boxes of four strides, as the network starts
     face, cell = assign(raw, truth, picture, centres, strides, SIDE)
     assert len(set(cell.tolist())) == len(cell)
     used = {int(f): {int(strides[c]) for g, c in zip(face, cell, strict=True) if g == f} for f in face}
@@ -155,7 +174,8 @@ def test_metric_counts_hits_wrongs_and_leaves_unsure_ones_out() -> None:
     truth = np.stack([label(0, 0, 10, 10), label(40, 40, 20, 20), label(80, 0, 20, 20, 0.4)])
 
     def detection(f: np.ndarray, shift: float = 0.0) -> Detection:
-        return Detection(np.array([*f[:2], *(f[:2] + f[2:4])], np.float32), 0.9, (f[4:14].reshape(5, 2) + (shift, 0)).astype(np.float32))
+        box, points = np.array([*f[:2], *(f[:2] + f[2:4])], np.float32), f[4:14].reshape(5, 2) + (shift, 0)
+        return Detection(box, 0.9, points.astype(np.float32))
 
     metric.update([detection(truth[0], 1.0), detection(truth[2]), detection(label(0, 60, 9, 9))], truth)
     assert metric.compute() == {"recall": 0.5, "precision": 0.5, "point_error": pytest.approx(10.0), "n": 2}
@@ -181,22 +201,24 @@ def test_network_rows_follow_the_order_of_cells() -> None:
 
     model = detector(stem=4, widths=(4, 4, 4, 4), depths=(0, 0, 0, 0), dim=4, head=1)
     for number, head in enumerate(model.heads):
-        torch.nn.init.zeros_(head[-1].weight)
-        torch.nn.init.constant_(head[-1].bias, float(number))
+        last = list(head.children())[-1]
+        assert isinstance(last, torch.nn.Conv2d) and last.bias is not None
+        torch.nn.init.zeros_(last.weight)
+        torch.nn.init.constant_(last.bias, float(number))
     with torch.no_grad():
         rows = model.eval()(torch.zeros(1, 3, 64, 96))["faces"][0, :, 0].numpy()
     np.testing.assert_array_equal(8.0 * 2**rows, cells((96, 64))[1])
 
 
 @pytest.fixture(scope="module")
-def photos() -> Iterator[list]:
+def photos() -> list:
     """Two drawn photos: one with a face at a known place, one with many small ones."""
     from mien.data.photos import Photo
 
     rng = np.random.default_rng(0)
     pictures = [rng.integers(0, 256, (240, 320, 3), dtype=np.uint8) for _ in range(2)]
     faces = [np.stack([label(100, 60, 90, 110)]), np.stack([label(20 + 60 * i, 40 + 20 * i, 30, 36) for i in range(4)])]
-    yield [Photo(str(i), p, f.astype(np.float32)) for i, (p, f) in enumerate(zip(pictures, faces, strict=True))]
+    return [Photo(str(i), p, f.astype(np.float32)) for i, (p, f) in enumerate(zip(pictures, faces, strict=True))]
 
 
 def test_source_is_a_function_of_index_and_generator(photos: list) -> None:
@@ -251,10 +273,10 @@ def test_large_and_small_faces_both_occur(photos: list) -> None:
     from mien.data.photos import MosaicSource
 
     source = MosaicSource(photos)
-    rows = np.concatenate([source.example(i % 2, np.random.default_rng([5, i])).labels["faces"][0] for i in range(60)])
+    rows = np.concatenate([source.example(i % 2, np.random.default_rng([5, i])).labels["faces"][0] for i in range(120)])
     rows = rows[rows[:, 14] >= 0.6]
     sides = np.sqrt((rows[:, 2:4] - rows[:, :2]).prod(1))
-    assert sides.min() < 12 and sides.max() > 250
+    assert sides.min() < 12 and sides.max() > 180
 
 
 def test_background_touches_no_face(photos: list) -> None:

@@ -78,7 +78,7 @@ class Mixture:
                             continue
                     if done.is_set():
                         return
-            except BaseException as e:  # handed to the consumer, which raises it
+            except BaseException as e:  # noqa: BLE001  (handed to the consumer, which raises it)
                 made.put(e)
 
         thread = threading.Thread(target=work, name="mixture", daemon=True)

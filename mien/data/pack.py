@@ -112,7 +112,9 @@ def descriptors(sets: Sequence[str] = ("celeba", "utkface", "mtfl"), *, root: Pa
     return {k: (v - mean) * scale for k, v in found.items()}
 
 
-def _with_identity(folder: str, labels: Callable[[Row], dict[str, Any]], teacher: Mapping[str, np.ndarray] | None) -> Callable[[Row], dict[str, Any]]:
+def _with_identity(
+    folder: str, labels: Callable[[Row], dict[str, Any]], teacher: Mapping[str, np.ndarray] | None
+) -> Callable[[Row], dict[str, Any]]:
     def both(row: Row) -> dict[str, Any]:
         known = teacher.get(f"{folder}/{row['name']}") if teacher else None
         return labels(row) | ({} if known is None else {"identity": known})
@@ -135,7 +137,10 @@ def _sixty_eight(folder: str, split: str) -> PackDataset:
         return np.asarray(row["points"], np.float64).reshape(68, 2)
 
     return PackDataset(
-        folder, split, lambda r: {"landmarks": points(r), "points5": geometry.five_of_68(points(r))}, points=lambda r: geometry.five_of_68(points(r))
+        folder,
+        split,
+        lambda r: {"landmarks": points(r), "points5": geometry.five_of_68(points(r))},
+        points=lambda r: geometry.five_of_68(points(r)),
     )
 
 

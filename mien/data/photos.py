@@ -17,9 +17,9 @@ from mien.errors import MissingData
 from mien.tasks.faces import FACES, SURE, moved, padded, within
 from mien.types import Example, Floats, Pixels
 
-LIGHT = Augment(light=0.8, gray=0.12, blur=0.25, noise=0.12, erase=0.0)
-FINE = Augment(light=0.8, gray=0.12, blur=0.0, noise=0.08, erase=0.0)  # small faces do not survive blur
-TILES, TILE_ODDS = (1, 2, 3, 4, 5, 6), (0.5, 0.18, 0.12, 0.09, 0.06, 0.05)
+LIGHT = Augment(light=0.6, gray=0.1, blur=0.2, noise=0.1, erase=0.0)
+FINE = Augment(light=0.6, gray=0.1, blur=0.0, noise=0.06, erase=0.0)  # small faces do not survive blur
+TILES, TILE_ODDS = (1, 2, 3, 4, 5, 6), (0.5, 0.2, 0.12, 0.09, 0.05, 0.04)
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,12 +77,16 @@ class MosaicSource:
     Args:
         photos: decoded. size: side of the square pictures in pixels.
         empty: chance of a picture without faces.
+        groups: chance to take, instead of a photo of its turn, one drawn by the square root of its faces' number: most
+            photos hold one large face, and those of groups have more to teach.
     """
 
     name = "photos"
 
-    def __init__(self, photos: list[Photo], *, size: int = 320, empty: float = 0.05):
-        self.photos, self.size, self.empty = photos, size, empty
+    def __init__(self, photos: list[Photo], *, size: int = 320, empty: float = 0.04, groups: float = 0.6):
+        self.photos, self.size, self.empty, self.groups = photos, size, empty, groups
+        weights = np.sqrt([float((p.faces[:, 14] >= SURE).sum()) for p in photos])
+        self._odds = np.cumsum(weights) / max(weights.sum(), 1.0)
 
     def __len__(self) -> int:
         return len(self.photos)
@@ -94,6 +98,7 @@ class MosaicSource:
             if made is not None:
                 return self._example(made, np.zeros((0, 16)), LIGHT, rng)
         tiles = int(rng.choice(TILES, p=TILE_ODDS))
+        index = self._draw(index, rng)
         if tiles == 1:
             photo = self.photos[index]
             affine, mirrored = alone(photo, self.size, rng)
@@ -102,11 +107,17 @@ class MosaicSource:
         canvas, rows = self._mosaic(index, tiles, rng)
         return self._example(canvas, rows, LIGHT if tiles == 2 else FINE, rng)
 
+    def _draw(self, index: int, rng: np.random.Generator) -> int:
+        if rng.random() < self.groups:
+            return min(int(np.searchsorted(self._odds, rng.random(), side="right")), len(self.photos) - 1)
+        return index
+
     def _mosaic(self, index: int, tiles: int, rng: np.random.Generator) -> tuple[Pixels, npt.NDArray[np.float64]]:
         edges = np.linspace(0, self.size, tiles + 1).round().astype(int)
         canvas, rows, own = np.empty((self.size, self.size, 3), np.uint8), [], int(rng.integers(tiles * tiles))
         for t in range(tiles * tiles):
-            photo = self.photos[index if t == own else int(rng.integers(len(self.photos)))]
+            other = int(rng.integers(len(self.photos)))
+            photo = self.photos[index if t == own else self._draw(other, rng) if tiles < 4 else other]
             (x1, x2), (y1, y2) = edges[t % tiles : t % tiles + 2], edges[t // tiles : t // tiles + 2]
             affine, mirrored = tiled(photo, (x1, y1, x2, y2), rng)
             canvas[y1:y2, x1:x2], found = show(photo, affine, mirrored, (x1, y1, x2, y2), border(rng))
@@ -119,8 +130,8 @@ class MosaicSource:
 
 
 def turn(rng: np.random.Generator) -> float:
-    """Degrees: mostly nearly upright, one in four up to 45."""
-    return float(rng.uniform(-45, 45) if rng.random() < 0.25 else rng.normal(0, 8))
+    """Degrees: mostly nearly upright, one in seven up to 45."""
+    return float(rng.uniform(-45, 45) if rng.random() < 0.15 else rng.normal(0, 8))
 
 
 def border(rng: np.random.Generator) -> tuple[int, int, int]:
@@ -135,7 +146,11 @@ def border(rng: np.random.Generator) -> tuple[int, int, int]:
 
 
 def alone(photo: Photo, size: int, rng: np.random.Generator) -> tuple[geometry.Array, bool]:
-    """A move that gives one face of the photo a side of 40 pixels to 1.25 x the picture, uniform in octaves."""
+    """A move around one face of the photo.
+
+    Four times in ten its side becomes 24 pixels to 1.25 x the picture, uniform in octaves; else the photo becomes one
+    to 2.4 times as large as the picture, whatever the face: as the runtime shows it, enlarged and a little blurred.
+    """
     mirrored = bool(rng.random() < 0.5)
     h, w = photo.pixels.shape[:2]
     sure = np.flatnonzero(photo.faces[:, 14] >= SURE)
@@ -145,8 +160,10 @@ def alone(photo: Photo, size: int, rng: np.random.Generator) -> tuple[geometry.A
     else:
         middle, side = (rng.uniform(0, w), rng.uniform(0, h)), max(h, w) * 0.4
     fit = size / max(h, w)
-    goal = float(np.exp(rng.uniform(np.log(40), np.log(1.25 * size))))
-    scale = float(np.clip(goal / side, 0.6 * fit, 4.5 * fit))
+    if rng.random() < 0.4:
+        scale = float(np.clip(np.exp(rng.uniform(np.log(24), np.log(1.25 * size))) / side, 0.7 * fit, 4.5 * fit))
+    else:
+        scale = fit * float(np.exp(rng.uniform(0, np.log(2.4))))
     move = geometry.about(middle, degrees=turn(rng), scale=scale, mirror=mirrored)
     # the face's centre lands where the photo fills the picture, or is inside it if smaller; or a little beyond
     place = []
@@ -185,7 +202,7 @@ def show(
         pixels = cv2.resize(pixels, (max(1, w // 2), max(1, h // 2)), interpolation=cv2.INTER_AREA)  # type: ignore[assignment]
         sx, sy = w / pixels.shape[1], h / pixels.shape[0]
         a = geometry.compose(a, [[sx, 0, (sx - 1) / 2], [0, sy, (sy - 1) / 2]])
-    made = cv2.warpAffine(pixels, a, (x2 - x1, y2 - y1), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT, borderValue=outside)
+    made = cv2.warpAffine(pixels, a, (x2 - x1, y2 - y1), borderMode=cv2.BORDER_CONSTANT, borderValue=outside)
     rows = within(moved(photo.faces, affine, mirrored), (x1 - 0.5, y1 - 0.5, x2 - 0.5, y2 - 0.5))
     return made, rows  # type: ignore[return-value]
 

@@ -8,8 +8,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from mien.models.detector import detector
 from mien.models.faceptor import faceptor_tiny
 
 MODELS: dict[str, Callable[..., Any]] = {
+    "detector": detector,
     "faceptor_tiny": faceptor_tiny,
 }

@@ -100,7 +100,10 @@ class EmbeddingHead(nn.Module):
         super().__init__()
         self.norm = LayerNorm2d(channels)
         self.head = nn.Sequential(
-            nn.Linear(channels, hidden, bias=False), nn.BatchNorm1d(hidden, eps=2e-5), nn.Linear(hidden, d, bias=False), nn.BatchNorm1d(d, eps=2e-5)
+            nn.Linear(channels, hidden, bias=False),
+            nn.BatchNorm1d(hidden, eps=2e-5),
+            nn.Linear(hidden, d, bias=False),
+            nn.BatchNorm1d(d, eps=2e-5),
         )
 
     def forward(self, x: Tensor) -> Tensor:

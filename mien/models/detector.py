@@ -21,8 +21,8 @@ VIEW = View(size=(320, 320), template="photo", mean=(0.5, 0.5, 0.5), std=(0.25, 
 
 def conv(cin: int, cout: int, kernel: int = 1, stride: int = 1, *, groups: int = 1, act: bool = True) -> nn.Sequential:
     """Convolution, batch normalisation and, where asked, ReLU; the size is kept up to the stride."""
-    parts: list[nn.Module] = [nn.Conv2d(cin, cout, kernel, stride, kernel // 2, groups=groups, bias=False), nn.BatchNorm2d(cout)]
-    return nn.Sequential(*parts, nn.ReLU(inplace=True)) if act else nn.Sequential(*parts)
+    weights = nn.Conv2d(cin, cout, kernel, stride, kernel // 2, groups=groups, bias=False)
+    return nn.Sequential(weights, nn.BatchNorm2d(cout), *([nn.ReLU(inplace=True)] if act else []))
 
 
 class Separable(nn.Module):
@@ -49,12 +49,13 @@ class FaceDetector(nn.Module):
     photo's full size it decides the speed.
 
     Args:
-        stem, widths: channels at strides 2 and 4, 8, 16, 32. depths: blocks at strides 4, 8, 16, 32. dim: of the pyramid.
-        head: blocks in the head of each stride.
+        stem, widths: channels at strides 2 and 4, 8, 16, 32. depths: blocks at strides 4, 8, 16, 32.
+        dim: channels of the pyramid. head: blocks in the head of each stride.
     """
 
     tasks = (FACES,)
     view = VIEW
+    builder: tuple[str, dict[str, object]] = ("", {})
 
     def __init__(self, *, stem: int, widths: Sequence[int], depths: Sequence[int], dim: int, head: int):
         super().__init__()
@@ -68,13 +69,13 @@ class FaceDetector(nn.Module):
         self.stages = nn.ModuleList(stages)
         self.laterals = nn.ModuleList(conv(c, dim, act=False) for c in widths[1:])
         self.smooth = nn.ModuleList(Separable(dim, dim) for _ in widths[1:-1])
-        self.heads = nn.ModuleList(nn.Sequential(*(Separable(dim, dim) for _ in range(head)), nn.Conv2d(dim, 15, 1)) for _ in widths[1:])
-        for out in self.heads:
-            last = out[-1]  # type: ignore[index]
+        self.heads = nn.ModuleList()
+        for _ in widths[1:]:
+            last = nn.Conv2d(dim, 15, 1)
             nn.init.normal_(last.weight, std=0.01)
-            nn.init.zeros_(last.bias)
-            last.bias.data[0] = -4.6  # a face is rare: start at a score of 0.01
-            last.bias.data[3:5] = 1.4  # boxes start at about four strides, the middle of each stride's range
+            # a face is rare: scores start at 0.01; boxes at about four strides, the middle of each stride's range
+            last.bias = nn.Parameter(torch.tensor([-4.6, 0, 0, 1.4, 1.4, *[0.0] * 10]))
+            self.heads.append(nn.Sequential(*(Separable(dim, dim) for _ in range(head)), last))
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         x, maps = self.stem(images), []
@@ -89,10 +90,15 @@ class FaceDetector(nn.Module):
 
 
 def detector(
-    *, stem: int = 16, widths: Sequence[int] = (32, 48, 96, 160), depths: Sequence[int] = (1, 2, 4, 3), dim: int = 48, head: int = 1
+    *,
+    stem: int = 16,
+    widths: Sequence[int] = (32, 48, 96, 160),
+    depths: Sequence[int] = (1, 2, 4, 3),
+    dim: int = 48,
+    head: int = 1,
 ) -> FaceDetector:
     """The detector of the default weights; see `FaceDetector` for the arguments."""
-    kwargs = {"stem": stem, "widths": list(widths), "depths": list(depths), "dim": dim, "head": head}
+    arguments = {"stem": stem, "widths": list(widths), "depths": list(depths), "dim": dim, "head": head}
     model = FaceDetector(stem=stem, widths=widths, depths=depths, dim=dim, head=head)
-    model.builder = ("detector", kwargs)  # type: ignore[assignment]
+    model.builder = ("detector", arguments)
     return model

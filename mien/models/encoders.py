@@ -46,7 +46,15 @@ class EfficientNetLite(nn.Module):
     std = (0.502, 0.502, 0.502)
 
     #         expand, out, repeats, kernel, stride
-    _stages = ((1, 16, 1, 3, 1), (6, 24, 2, 3, 2), (6, 40, 2, 5, 2), (6, 80, 3, 3, 2), (6, 112, 3, 5, 1), (6, 192, 4, 5, 2), (6, 320, 1, 3, 1))
+    _stages = (
+        (1, 16, 1, 3, 1),
+        (6, 24, 2, 3, 2),
+        (6, 40, 2, 5, 2),
+        (6, 80, 3, 3, 2),
+        (6, 112, 3, 5, 1),
+        (6, 192, 4, 5, 2),
+        (6, 320, 1, 3, 1),
+    )
     _taps = (1, 2, 4, 6)  # stages after which a map is handed out
 
     def __init__(self) -> None:

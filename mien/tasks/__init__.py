@@ -19,9 +19,7 @@ from mien.tasks.landmarks import LANDMARKS, POINTS5
 from mien.tasks.parsing import PARSING
 from mien.tasks.pose import POSE
 
-TASKS: dict[str, Task[Any]] = {
-    t.name: t for t in (LANDMARKS, POINTS5, PARSING, AGE, EXPRESSION, ATTRIBUTES, IDENTITY, FACES)
-}
+TASKS: dict[str, Task[Any]] = {t.name: t for t in (LANDMARKS, POINTS5, PARSING, AGE, EXPRESSION, ATTRIBUTES, IDENTITY, FACES)}
 DERIVED: dict[str, Derived[Any]] = {d.name: d for d in (GENDER, POSE)}
 
 # The order in which answers appear. Identity is biometric data and comes only when asked for by name.

@@ -91,7 +91,12 @@ class AgeError:
 
     def compute(self) -> dict[str, float]:
         error, inside = np.asarray(self.rows, np.float64).T
-        return {"mae": float(error.mean()), "cs5": 100 * float((error <= 5).mean()), "coverage": 100 * float(inside.mean()), "n": len(error)}
+        return {
+            "mae": float(error.mean()),
+            "cs5": 100 * float((error <= 5).mean()),
+            "coverage": 100 * float(inside.mean()),
+            "n": len(error),
+        }
 
 
 AGE = AgeTask()

@@ -7,13 +7,14 @@ Raw answers are (B, cells, 15), a row a cell, cells in row-major order, stride 8
     3:5    log of the box's width and height, in strides
     5:15   five points: offsets from the cell's centre, in strides
 
-Labels, as a data set gives them, are (n, 15): x, y, w, h, five points, score, in pixels. In a batch they are rows of 16:
-x1, y1, x2, y2, five points, score, valid; padded to `ROWS`. A row whose score is below `SURE` is neither a face nor
+Labels, as a data set gives them, are (n, 15): x, y, w, h, five points, score, in pixels. In a batch they are rows of
+16: x1, y1, x2, y2, five points, score, valid; padded to `ROWS`. A row whose score is below `SURE` is neither a face nor
 background: the cells on it learn nothing about their score.
 """
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -31,10 +32,11 @@ Array = npt.NDArray[np.float64]
 STRIDES = (8, 16, 32)
 ROWS = 160  # faces a training picture at most; the largest are kept
 SURE = 0.6  # teacher score from which a row counts as a face
-SMALL = 6.0  # pixels: below this side there is nothing to learn from
+SMALL = 8.0  # pixels: below this side there is nothing to learn from
 MIRROR = (1, 0, 2, 4, 3)
 
 
+@lru_cache(maxsize=32)
 def cells(size: tuple[int, int]) -> tuple[Array, Array]:
     """(width, height), multiples of 32 -> cell centres (cells, 2) in pixels, and their strides (cells,)."""
     centres, strides = [], []
@@ -42,7 +44,10 @@ def cells(size: tuple[int, int]) -> tuple[Array, Array]:
         x, y = np.meshgrid(np.arange(size[0] // s), np.arange(size[1] // s))
         centres.append((np.stack([x.ravel(), y.ravel()], 1) + 0.5) * s - 0.5)
         strides.append(np.full(x.size, float(s)))
-    return np.concatenate(centres), np.concatenate(strides)
+    out = np.concatenate(centres), np.concatenate(strides)
+    for a in out:
+        a.flags.writeable = False  # shared by all callers
+    return out
 
 
 def decode(raw: Floats, size: tuple[int, int], threshold: float) -> tuple[Array, Array, Array]:
@@ -136,7 +141,7 @@ class FaceTask(Task[list[Detection]]):
 
     name, labels, shape = "faces", "photo5", Boxes(STRIDES)
 
-    def __init__(self, *, threshold: float = 0.45, overlap: float = 0.4, box_weight: float = 2.0, point_weight: float = 1.0):
+    def __init__(self, *, threshold: float = 0.57, overlap: float = 0.4, box_weight: float = 1.5, point_weight: float = 0.7):
         self.threshold, self.overlap = threshold, overlap
         self.box_weight, self.point_weight = box_weight, point_weight
 
@@ -151,7 +156,7 @@ class FaceTask(Task[list[Detection]]):
                 return silent(raw)
             raw, target = rows
             side = 8 * round((raw.shape[1] * 16 / 21) ** 0.5)
-            centres, strides = (torch.from_numpy(v).to(raw.dtype) for v in cells((side, side)))
+            centres, strides = (torch.tensor(v, dtype=raw.dtype) for v in cells((side, side)))
             picture, row = (target[..., 15].gt(0) & target[..., 14].ge(SURE)).nonzero(as_tuple=True)
             truth = target[picture, row]
             face, cell = assign(raw.detach(), truth, picture, centres, strides, side)
@@ -211,7 +216,8 @@ def ciou(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
     inter = (torch.minimum(a[..., 2:], b[..., 2:]) - torch.maximum(a[..., :2], b[..., :2])).clamp_min(0).prod(-1)
     iou = inter / (wa * ha + wb * hb - inter).clamp_min(1e-6)
     hull = torch.maximum(a[..., 2:], b[..., 2:]) - torch.minimum(a[..., :2], b[..., :2])
-    apart = ((a[..., :2] + a[..., 2:] - b[..., :2] - b[..., 2:]) / 2).square().sum(-1) / hull.square().sum(-1).clamp_min(1e-6)
+    shift = (a[..., :2] + a[..., 2:] - b[..., :2] - b[..., 2:]) / 2
+    apart = shift.square().sum(-1) / hull.square().sum(-1).clamp_min(1e-6)
     shape = 4 / torch.pi**2 * (torch.atan(wb / hb.clamp_min(1e-6)) - torch.atan(wa / ha.clamp_min(1e-6))).square()
     with torch.no_grad():
         alpha = shape / (1 - iou + shape).clamp_min(1e-6)
@@ -248,9 +254,9 @@ def assign(raw: Tensor, truth: Tensor, picture: Tensor, centres: Tensor, strides
     middle, extent = (lo + hi) / 2, (hi - lo).clamp_min(1).prod(-1).sqrt()
     step = torch.stack(torch.meshgrid(torch.arange(-1, 2), torch.arange(-1, 2), indexing="xy"), -1).view(-1, 2)
     found, exists, start = [], [], 0
-    for s in STRIDES:
-        n = side // s
-        ij = ((middle + 0.5) / s).floor().long()[:, None] + step
+    for stride in STRIDES:
+        n = side // stride
+        ij = ((middle + 0.5) / stride).floor().long()[:, None] + step
         exists.append(((ij >= 0) & (ij < n)).all(-1))
         ij = ij.clamp(0, n - 1)
         found.append(start + ij[..., 1] * n + ij[..., 0])
@@ -260,7 +266,8 @@ def assign(raw: Tensor, truth: Tensor, picture: Tensor, centres: Tensor, strides
     rows = raw[picture[:, None], cell]
     iou = ciou(unpack(rows, c, s)[0], truth[:, None, :4])[0]
     octaves = (extent[:, None] / (4 * s)).log2()
-    octaves = torch.where((s == STRIDES[0]) & (octaves < 0) | (s == STRIDES[-1]) & (octaves > 0), torch.zeros_like(octaves), octaves.abs())
+    end = (s == STRIDES[0]) & (octaves < 0) | (s == STRIDES[-1]) & (octaves > 0)  # nobody else takes the extremes
+    octaves = octaves.abs() * ~end
     inside = ((c > lo[:, None]) & (c < hi[:, None])).all(-1)
     far = ((c - middle[:, None]) / s[..., None]).square().sum(-1)
     cost = -0.5 * logsigmoid(rows[..., 0]) - 3 * (iou + 1e-3).log() + 4 * (octaves - 0.7).clamp_min(0) + 0.5 * far
@@ -271,7 +278,7 @@ def assign(raw: Tensor, truth: Tensor, picture: Tensor, centres: Tensor, strides
     taken = cost.argsort(1).argsort(1) < k[:, None]
     face, which = (taken & real).nonzero(as_tuple=True)
     key, price = picture[face] * raw.shape[1] + cell[face, which], cost[face, which]
-    cheapest = torch.full((raw.shape[0] * raw.shape[1],), torch.inf, dtype=price.dtype).scatter_reduce(0, key, price, "amin")
+    cheapest = price.new_full((raw.shape[0] * raw.shape[1],), torch.inf).scatter_reduce(0, key, price, "amin")
     won = price <= cheapest[key]
     return face[won], cell[face, which][won]
 

@@ -109,7 +109,7 @@ def ten_fold(similarity: npt.ArrayLike, same: npt.ArrayLike, folds: int = 10) ->
         rows = np.flatnonzero(y == value)
         fold[rows] = np.arange(len(rows)) * folds // max(len(rows), 1)
     accuracies, thresholds = [], []
-    for k in range(folds):
+    for k in sorted(set(fold)):
         train, test = fold != k, fold == k
         cuts = np.sort(s[train])
         cuts = np.concatenate([[cuts[0] - 1], (cuts[1:] + cuts[:-1]) / 2, [cuts[-1] + 1]])

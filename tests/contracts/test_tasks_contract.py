@@ -1,0 +1,104 @@
+"""Every task in the catalogue keeps the contract; an empty catalogue fails."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from mien import geometry
+from mien.data import toy
+from mien.tasks import ANSWER_ORDER, DERIVED, TASKS, Embedding, Map, Points, Vector
+from mien.types import Crop
+
+FACE_TASKS = [t for t in TASKS.values() if isinstance(t.shape, (Vector, Points, Map, Embedding))]
+SIZE = (64, 64)
+
+
+def test_the_catalogue_is_whole():
+    assert len(FACE_TASKS) >= 7
+    assert {"landmarks", "points5", "parsing", "age", "expression", "attributes", "identity"} <= set(TASKS)
+    assert set(DERIVED) == {"gender", "pose"}
+    assert set(ANSWER_ORDER) == {t.name for t in FACE_TASKS} | set(DERIVED)
+    for d in DERIVED.values():
+        assert d.source in TASKS
+
+
+def raw_of(task, batch: int, rng: np.random.Generator) -> np.ndarray:
+    shape = task.shape
+    tail = (shape.n,) if isinstance(shape, Vector) else (shape.d,) if isinstance(shape, Embedding) else (shape.n, 16, 16)
+    return rng.standard_normal((batch, *tail)).astype(np.float32)
+
+
+def batch_of(task, rng: np.random.Generator) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Three labelled drawn faces and one without a label."""
+    rows = []
+    for i in range(3):
+        _, labels, five = toy.draw(np.random.default_rng(i))
+        a = geometry.fit_similarity(five, geometry.TEMPLATES["head"] * SIZE)
+        rows.append(task.move(labels[task.name], a, False, SIZE))
+    rows.append(task.blank(SIZE))
+    target, known = (torch.from_numpy(np.stack([np.asarray(r[i]) for r in rows])) for i in (0, 1))
+    return torch.from_numpy(raw_of(task, 4, rng)).requires_grad_(), target, known
+
+
+@pytest.mark.parametrize("task", FACE_TASKS, ids=lambda t: t.name)
+def test_a_blank_has_the_shape_of_a_label_and_is_finite(task):
+    _, labels, _ = toy.draw(np.random.default_rng(0))
+    target, known = task.move(labels[task.name], np.eye(2, 3), False, SIZE)
+    blank, unknown = task.blank(SIZE)
+    assert np.asarray(blank).shape == np.asarray(target).shape
+    assert np.asarray(blank).dtype == np.asarray(target).dtype
+    assert np.asarray(unknown).shape == np.asarray(known).shape
+    assert not np.asarray(unknown).any()
+    assert np.isfinite(np.asarray(blank, np.float64)).all()
+
+
+@pytest.mark.parametrize("task", FACE_TASKS, ids=lambda t: t.name)
+def test_unknown_rows_change_nothing(task, rng):
+    raw, target, known = batch_of(task, rng)
+    loss = task.criterion()(raw, target, known)
+    loss.backward()
+    assert torch.isfinite(loss)
+    assert float(loss.detach()) > 0
+    assert (raw.grad[3] == 0).all()
+    assert (raw.grad[:3] != 0).any()
+    few = task.criterion()(raw[:3], target[:3], known[:3])
+    assert float(few.detach()) == pytest.approx(float(loss.detach()), rel=1e-5)
+
+
+@pytest.mark.parametrize("task", FACE_TASKS, ids=lambda t: t.name)
+def test_no_label_is_zero_loss_and_zero_gradient(task, rng):
+    raw, target, known = batch_of(task, rng)
+    loss = task.criterion()(raw, target, torch.zeros_like(known))
+    loss.backward()
+    assert float(loss.detach()) == 0
+    assert (raw.grad == 0).all()
+
+
+@pytest.mark.parametrize("task", FACE_TASKS, ids=lambda t: t.name)
+def test_answers_are_plain_json(task, rng):
+    crop = Crop(np.zeros((64, 64, 3), np.uint8), geometry.about((32, 32), degrees=10, scale=0.4, shift=(5, 5)))
+    answer = task.read(raw_of(task, 1, rng)[0], crop)
+    assert json.loads(json.dumps(answer.to_dict(), allow_nan=False)) == answer.to_dict()
+    for derived in DERIVED.values():
+        if derived.source == task.name:
+            assert json.dumps(derived.derive(answer).to_dict(), allow_nan=False)
+
+
+@pytest.mark.parametrize("task", FACE_TASKS, ids=lambda t: t.name)
+def test_metrics_give_their_headline(task, rng):
+    crop = Crop(np.zeros((160, 160, 3), np.uint8), np.eye(2, 3))
+    metrics = task.metrics()
+    for i in range(4):
+        _, labels, _ = toy.draw(np.random.default_rng(i))
+        label = [(i // 2, True)] if task.name == "identity" else labels[task.name]
+        metrics.update(task.read(raw_of(task, 1, rng)[0], crop), label)
+    if task.name == "identity":
+        for i in range(2, 22):
+            metrics.update(task.read(raw_of(task, 1, rng)[0], crop), [(i // 2 + 1, i % 4 < 2)])
+    values = metrics.compute()
+    assert metrics.headline in values
+    assert all(np.isfinite(v) for v in values.values())

@@ -1,0 +1,102 @@
+"""Torch and ONNX answer alike; headers travel; altered files are refused."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from mien import checkpoint, geometry
+from mien.data import toy
+from mien.errors import BadWeights, UsageError
+from mien.export import difference, export, release, write_provenance
+from mien.models import MODELS
+from mien.runtime import OnnxModel
+from mien.tasks import AGE, IDENTITY, LANDMARKS, PARSING
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory):
+    torch.manual_seed(1)
+    model = MODELS["faceptor_tiny"](tasks=(LANDMARKS, PARSING, AGE, IDENTITY), size=64).eval()
+    folder = tmp_path_factory.mktemp("export")
+    checkpoint.save(folder / "m.safetensors", model, recipe="test", data=["toy"])
+    export(model, folder / "m.onnx", recipe="test")
+    return model, folder
+
+
+def crops(view, n: int) -> np.ndarray:
+    faces = [toy.draw(np.random.default_rng(i)) for i in range(n)]
+    return view.tensor(np.stack([geometry.align(p, five, view).pixels for p, _, five in faces]))
+
+
+@pytest.mark.parametrize("n", [1, 2, 5])
+def test_parity_on_faces_and_on_noise(pair, n):
+    model, folder = pair
+    noise = np.random.default_rng(0).standard_normal((n, 3, 64, 64)).astype(np.float32)
+    for images in (crops(model.view, n), noise):
+        gaps = difference(model, folder / "m.onnx", images)
+        assert set(gaps) == {"landmarks", "parsing", "age", "identity"}
+        assert max(gaps.values()) <= 1e-4, gaps
+
+
+def test_the_header_is_inside(pair):
+    model, folder = pair
+    onnx = OnnxModel(folder / "m.onnx", threads=1)
+    assert onnx.view == model.view
+    assert [t.name for t in onnx.tasks] == [t.name for t in model.tasks]
+    assert onnx.name == "faceptor_tiny"
+    assert onnx.header["recipe"] == "test"
+    assert {t["labels"] for t in onnx.header["tasks"]} == {"ibug68", "celebamask19", "years101", "embedding128"}
+
+
+def test_release_writes_provenance_that_is_checked_at_load(pair, tmp_path):
+    _, folder = pair
+    record = release(folder / "m.safetensors", tmp_path / "m.onnx")
+    assert record["recipe"] == "test"
+    assert max(record["parity"].values()) <= 1e-4
+    OnnxModel(tmp_path / "m.onnx")
+    data = bytearray((tmp_path / "m.onnx").read_bytes())
+    data[len(data) // 2] ^= 1
+    (tmp_path / "m.onnx").write_bytes(data)
+    with pytest.raises(BadWeights, match="truncated or altered"):
+        OnnxModel(tmp_path / "m.onnx")
+    (tmp_path / "m.onnx").write_bytes(data[: len(data) // 3])
+    with pytest.raises(BadWeights, match="truncated or altered"):
+        OnnxModel(tmp_path / "m.onnx")
+
+
+def test_what_is_no_network_is_refused(tmp_path):
+    cases = {"missing": None, "empty": b"", "noise": b"not an onnx file at all"}
+    for name, data in cases.items():
+        if data is not None:
+            (tmp_path / f"{name}.onnx").write_bytes(data)
+        with pytest.raises(BadWeights, match=name):
+            OnnxModel(tmp_path / f"{name}.onnx")
+
+
+def test_a_network_without_our_header_is_refused(pair, tmp_path):
+    import onnx
+
+    proto = onnx.load(pair[1] / "m.onnx")
+    del proto.metadata_props[:]
+    onnx.save(proto, tmp_path / "plain.onnx")
+    with pytest.raises(BadWeights, match="no mien-1 header"):
+        OnnxModel(tmp_path / "plain.onnx")
+
+
+def test_wrong_settings_say_what_would_do(pair):
+    with pytest.raises(UsageError, match="threads must be 1 or more"):
+        OnnxModel(pair[1] / "m.onnx", threads=0)
+    with pytest.raises(UsageError, match="no NoSuchProvider here; there are: .*CPUExecutionProvider"):
+        OnnxModel(pair[1] / "m.onnx", providers=["NoSuchProvider"])
+
+
+def test_provenance_is_json(tmp_path):
+    (tmp_path / "w.onnx").write_bytes(b"abc")
+    write_provenance(tmp_path / "w.onnx", sets={"toy": "drawn"})
+    record = json.loads((tmp_path / "w.json").read_text())
+    assert record["bytes"] == 3
+    assert record["sha256"].startswith("ba7816bf")
