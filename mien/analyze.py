@@ -151,7 +151,8 @@ class Reader:
 
 def load(
     weights: str | os.PathLike[str] | Answerer | None = None, *, detector: str | os.PathLike[str] | None = None,
-    tasks: Sequence[str] | None = None, threads: int | None = None, batch: int = 16, max_pixels: int = MAX_PIXELS, score: float | None = None,
+    tasks: Sequence[str] | None = None, threads: int | None = None, batch: int = 16, max_pixels: int = MAX_PIXELS,
+    score: float | None = None,
 ) -> Reader:  # fmt: skip
     """A reader with the embedded weights, or with others.
 

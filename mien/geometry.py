@@ -72,7 +72,7 @@ def invert(affine: npt.ArrayLike) -> Array:
 
 
 def about(
-    center: Sequence[float], *, degrees: float = 0.0, scale: float = 1.0, shift: Sequence[float] = (0, 0), mirror: bool = False
+    center: Sequence[float], *, degrees: float = 0.0, scale: float = 1.0, shift: npt.ArrayLike = (0, 0), mirror: bool = False
 ) -> Array:
     """Turn, scale and mirror (left-right) about a centre, then shift; all in pixels, degrees clockwise on screen."""
     c, s = np.cos(np.radians(degrees)) * scale, np.sin(np.radians(degrees)) * scale
@@ -100,7 +100,7 @@ def warp(pixels: Pixels, affine: npt.ArrayLike, size: tuple[int, int]) -> Pixels
     a = np.asarray(affine, np.float64)
     while scale_of(a) < 0.5 and min(pixels.shape[:2]) >= 2:
         h, w = pixels.shape[:2]
-        pixels = cv2.resize(pixels, (max(1, w // 2), max(1, h // 2)), interpolation=cv2.INTER_AREA)
+        pixels = cv2.resize(pixels, (max(1, w // 2), max(1, h // 2)), interpolation=cv2.INTER_AREA)  # type: ignore[assignment]
         sx, sy = w / pixels.shape[1], h / pixels.shape[0]
         a = compose(a, [[sx, 0, (sx - 1) / 2], [0, sy, (sy - 1) / 2]])
     return cv2.warpAffine(pixels, a, size, flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT)  # type: ignore[return-value]

@@ -57,7 +57,7 @@ class OnnxModel:
         BadWeights: unreadable, altered, or without a mien header. UsageError: a provider that is not here.
     """
 
-    def __init__(self, path: Path | str, *, threads: int | None = None, providers: Sequence[str] = ("CPUExecutionProvider",)):
+    def __init__(self, path: str | os.PathLike[str], *, threads: int | None = None, providers: Sequence[str] = ("CPUExecutionProvider",)):
         if threads is not None and threads < 1:
             raise UsageError(f"threads must be 1 or more, not {threads}")
         missing = [p for p in providers if p not in ort.get_available_providers()]

@@ -48,9 +48,9 @@ class View:
 
     def tensor(self, pixels: Pixels) -> Floats:
         """(B, H, W, 3) uint8 RGB -> (B, 3, H, W) float32, normalised."""
-        x = pixels.astype(np.float32) / 255.0
-        x = (x - np.asarray(self.mean, np.float32)) / np.asarray(self.std, np.float32)
-        return np.ascontiguousarray(x.transpose(0, 3, 1, 2))
+        scale = 1 / (255 * np.asarray(self.std, np.float32))
+        offset = np.asarray(self.mean, np.float32) / np.asarray(self.std, np.float32)
+        return np.ascontiguousarray((pixels * scale - offset).transpose(0, 3, 1, 2), np.float32)
 
 
 @dataclass(frozen=True, slots=True)

@@ -101,7 +101,7 @@ class PackDataset:
 def descriptors(sets: Sequence[str] = ("celeba", "utkface", "mtfl"), *, root: Path | None = None) -> dict[str, np.ndarray]:
     """Teacher descriptors by "set/name": (128,) float32 each, the mean over the training sets taken off and the
     numbers scaled to unit variance (one factor for all 128, so that angles and order of distances stay)."""
-    root, found = root or settings.data_root(), {}
+    root, found = root or settings.data_root(), dict[str, np.ndarray]()
     for folder in sets:
         table = pq.read_table(root / folder / "train_descriptors.parquet")
         values = np.asarray(table["descriptor"].to_pylist(), np.float32)

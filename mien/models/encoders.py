@@ -105,7 +105,7 @@ class EfficientNetLite(nn.Module):
         names = {"stem": ("_conv_stem", "_bn0")}
         number = 0
         for s, stage in enumerate(self.stages):
-            for b, block in enumerate(stage):  # type: ignore[arg-type]
+            for b, block in enumerate(stage.children()):
                 at, to = f"stages.{s}.{b}", f"_blocks.{number}"
                 if not isinstance(block.expand, nn.Identity):
                     names[f"{at}.expand"] = (f"{to}._expand_conv", f"{to}._bn0")
