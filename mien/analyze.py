@@ -99,7 +99,9 @@ class Reader:
             yield from self._group(group)
 
     def _group(self, photos: Sequence[Source]) -> list[Reading]:
-        readings, crops, owners = [], [], []
+        readings: list[Reading] = []
+        crops: list[Crop] = []
+        owners: list[tuple[Reading, Detection]] = []
         for source in photos:
             reading = self._open(source)
             readings.append(reading)
@@ -108,9 +110,12 @@ class Reader:
             t0 = time.perf_counter()
             found = self.detector(reading.photo.pixels)
             t1 = time.perf_counter()
+            first = len(crops)
             for face in sorted(found, key=lambda d: -d.area):
                 crops.append(geometry.align(reading.photo.pixels, face.points, self.model.view))
                 owners.append((reading, face))
+            if isinstance(source, np.ndarray) and looks_bgr(crops[first:]):
+                _log.warning("an array's faces are bluer than they are red: if it came from OpenCV it is BGR; pass a[..., ::-1]")
             reading.timing_ms |= {"detect": 1e3 * (t1 - t0), "align": 1e3 * (time.perf_counter() - t1)}
         t0 = time.perf_counter()
         answers = self.read_crops(crops)
@@ -147,6 +152,12 @@ class Reader:
         own = {t.name: t.read(raw[t.name], crop) for t in self._read}
         shown = [n for n in ANSWER_ORDER if n in self.asked]
         return {n: DERIVED[n].derive(own[DERIVED[n].source]) if n in DERIVED else own[n] for n in shown}
+
+
+def looks_bgr(crops: Sequence[Crop], margin: float = 12.0) -> bool:
+    """Whether every face's middle is bluer than red by `margin` of 255: skin of any tone is redder, unless the light is blue."""
+    middles = [c.pixels[len(c.pixels) // 3 : -len(c.pixels) // 3, len(c.pixels) // 3 : -len(c.pixels) // 3] for c in crops]
+    return bool(crops) and all(m[..., 2].mean() - m[..., 0].mean() > margin for m in middles)
 
 
 def load(

@@ -275,6 +275,7 @@ def evaluate(
         list[str] | None, typer.Option(help="A protocol's name; repeat for more. All that the model answers if not given.")
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Save the scores as JSON.")] = None,
+    record: Annotated[bool, typer.Option("--record", help="Write the scores into the provenance file beside the weights.")] = False,
     threads: Annotated[int | None, typer.Option(min=1)] = None,
 ) -> None:
     """Run named protocols on labelled data and print a table."""
@@ -288,10 +289,17 @@ def evaluate(
         raise UsageError(f"no protocol {unknown[0]!r}; there are: {', '.join(PROTOCOLS)}")
     scores = run(model, protocol or None)
     typer.echo(as_table(scores))
+    values = {s.protocol: {k: round(v, 5) for k, v in s.values.items()} for s in scores}
     if out:
         out.parent.mkdir(parents=True, exist_ok=True)
-        records = [{"protocol": s.protocol, "values": s.values} for s in scores]
-        out.write_text(json.dumps({"weights": getattr(model, "sha256", weights), "scores": records}, indent=1) + "\n", encoding="utf-8")
+        out.write_text(json.dumps({"weights": getattr(model, "sha256", weights), "scores": values}, indent=1) + "\n", encoding="utf-8")
+    if record:
+        if not isinstance(model, OnnxModel):
+            raise UsageError("--record needs an .onnx; export the run first")
+        beside = model.path.with_suffix(".json")
+        beside.write_text(
+            json.dumps(json.loads(beside.read_text(encoding="utf-8")) | {"scores": values}, indent=1) + "\n", encoding="utf-8"
+        )
 
 
 @app.command()

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any
 
 import numpy as np
 
-from mien import geometry
+from mien import geometry, settings
 from mien.data import Dataset, pack
+from mien.data.photos import PhotosDataset
+from mien.detect import Detector
 from mien.errors import UsageError
-from mien.tasks import TASKS
+from mien.tasks import TASKS, Metrics, Task
 from mien.types import Answerer, Floats
 
 
@@ -26,7 +29,7 @@ class Protocol:
     """
 
     name: str
-    dataset: Callable[[], Dataset]
+    dataset: Callable[[], Any]
     task: str
     split: str
     keys: tuple[str, ...]
@@ -59,6 +62,15 @@ PROTOCOLS: dict[str, Protocol] = {
         Protocol("utkface-gender", lambda: pack.utkface("val"), "attributes", "UTKFace val", ("accuracy:Male",), f"own split; {CROP}"),
         Protocol("ferplus-val", lambda: pack.ferplus("val"), "expression", "FER+ val", ("accuracy",), f"majority, 8 classes; {CROP}"),
         Protocol("ferplus-test", lambda: pack.ferplus("test"), "expression", "FER+ test", ("accuracy",), f"majority, 8 classes; {CROP}"),
+        Protocol(
+            "photos",
+            lambda: PhotosDataset(settings.data_root(), "val"),
+            "faces",
+            "photos val",
+            ("recall", "precision", "point_error"),
+            "whole photos through our detector against a teacher's boxes (score >= 0.6; the others are ignored), IoU 0.5; median point "
+            "error in % of the box side; n counts faces",
+        ),
         Protocol("lfw", pack.lfw_pairs, "identity", "LFW View 1", ("accuracy", "threshold"), f"10-fold over 1,000 pairs; {CROP}"),
     )
 }
@@ -90,7 +102,23 @@ def evaluate(model: Answerer, protocol: Protocol, *, batch: int = 32, limit: int
     names = [t.name for t in model.tasks]
     if protocol.task not in names:
         raise UsageError(f"this model does not answer {protocol.task!r}, which {protocol.name} scores; it answers: {', '.join(names)}")
-    task, dataset = TASKS[protocol.task], protocol.dataset()
+    metrics = _score_photos(model, protocol, limit) if protocol.task == "faces" else _score_faces(model, protocol, batch, limit)
+    values = metrics.compute()
+    return Score(protocol.name, values, values[protocol.keys[0]], protocol.keys)
+
+
+def _score_photos(model: Answerer, protocol: Protocol, limit: int | None) -> Metrics:
+    """A detector on whole photos, with all its looks."""
+    metrics, find = TASKS[protocol.task].metrics(), Detector(model)
+    for pixels, faces in islice(protocol.dataset(), limit):
+        metrics.update(find(pixels), faces)
+    return metrics
+
+
+def _score_faces(model: Answerer, protocol: Protocol, batch: int, limit: int | None) -> Metrics:
+    """A face network on aligned crops."""
+    task: Task[Any] = TASKS[protocol.task]
+    dataset: Dataset = protocol.dataset()
     metrics, n = task.metrics(), min(len(dataset), limit or len(dataset))
     for start in range(0, n, batch):
         samples = [dataset[i] for i in range(start, min(start + batch, n))]
@@ -98,8 +126,7 @@ def evaluate(model: Answerer, protocol: Protocol, *, batch: int = 32, limit: int
         raw = model(model.view.tensor(np.stack([c.pixels for c in crops])))[task.name]
         for sample, crop, numbers in zip(samples, crops, raw, strict=True):
             metrics.update(task.read(numbers, crop), sample.labels[task.name])
-    values = metrics.compute()
-    return Score(protocol.name, values, values[protocol.keys[0]], protocol.keys)
+    return metrics
 
 
 def run(model: Answerer, names: Sequence[str] | None = None) -> list[Score]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import subprocess
 import warnings
 from pathlib import Path
 from typing import Any
@@ -68,6 +69,18 @@ def difference(model: Any, onnx_path: Path, images: np.ndarray) -> dict[str, flo
     return {k: float(np.abs(ours[k] - theirs[k]).max()) for k in ours}
 
 
+def commit() -> str:
+    """The checkout's commit, "+" when it has uncommitted changes, or "" outside a checkout."""
+    here = Path(__file__).parent
+    try:
+        told = subprocess.run(
+            ["git", "describe", "--always", "--abbrev=12", "--dirty=+"], cwd=here, capture_output=True, text=True, check=False
+        )
+    except FileNotFoundError:  # no git
+        return ""
+    return told.stdout.strip()
+
+
 def write_provenance(path: Path, **facts: Any) -> dict[str, Any]:
     """Write PATH's .json: the file's sha256 and size, and the facts given (sets, licence, numbers ...)."""
     data = path.read_bytes()
@@ -106,5 +119,11 @@ def release(weights: Path, path: Path, *, tolerance: float = 1e-4) -> dict[str, 
     if gap[worst] > tolerance:
         raise BadWeights(f"{path}: {worst} differs between torch and ONNX by {gap[worst]:.2g} > {tolerance:.0g}; do not ship it")
     return write_provenance(
-        path, licence=LICENCE, sets={k: SETS[k] for k in facts.get("data", [])}, parity=gap, **facts, header=header_of(model)
+        path,
+        licence=LICENCE,
+        sets={k: SETS[k] for k in facts.get("data", [])},
+        parity=gap,
+        **facts,
+        commit=commit(),
+        header=header_of(model),
     )

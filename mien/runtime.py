@@ -67,6 +67,7 @@ class OnnxModel:
         self._data, self.sha256 = read_weights(self.path)
         self._session = self._start()
         self._owner = os.getpid()
+        self._parents: list[ort.InferenceSession] = []
         self.header = self._read_header()
         self.view = View.from_dict(self.header["view"])
         unknown = [t["name"] for t in self.header["tasks"] if t["name"] not in TASKS]
@@ -98,7 +99,9 @@ class OnnxModel:
 
     def __call__(self, images: Floats) -> Mapping[str, Floats]:
         """(B, 3, H, W) float32, normalised by `view` -> task name -> raw answers (B, ...)."""
-        if os.getpid() != self._owner:  # a session does not survive a fork
+        if os.getpid() != self._owner:
+            # A session does not survive a fork: its threads are gone. It is kept, for ending it would wait for them.
+            self._parents.append(self._session)
             self._session, self._owner = self._start(), os.getpid()
         names = [o.name for o in self._session.get_outputs()]
         return dict(zip(names, self._session.run(names, {"images": np.ascontiguousarray(images, np.float32)}), strict=True))

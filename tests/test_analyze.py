@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import multiprocessing
 import os
 import socket
 import subprocess
@@ -77,6 +78,15 @@ def test_swapped_channels_are_seen_in_the_answer(reader, astronaut):
     assert middle[0] > middle[2] + 15  # skin is redder than it is blue
     other = swapped.pixels[60:90, 50:80].reshape(-1, 3).mean(0)
     assert other[2] > other[0] + 15
+
+
+def test_an_array_that_looks_like_opencvs_is_pointed_out(reader, astronaut, caplog):
+    rgb = np.asarray(Image.open(astronaut).convert("RGB"))
+    with caplog.at_level(logging.WARNING, logger="mien"):
+        reader(rgb)
+        assert "BGR" not in caplog.text
+        reader(np.ascontiguousarray(rgb[..., ::-1]))
+    assert "pass a[..., ::-1]" in caplog.text
 
 
 def test_a_mirrored_photo_gives_mirrored_answers(reader, astronaut):
@@ -225,3 +235,19 @@ def test_answering_imports_no_torch_and_mien_is_quick_to_import(astronaut):
     )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=os.getcwd())
     assert float(out.stdout.split()[0]) < 1.0
+
+
+def _years(path: str) -> float:
+    return _PARENT(path)[0]["age"].years
+
+
+_PARENT = None
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
+def test_a_forked_worker_makes_its_own_session(astronaut):
+    global _PARENT  # a forked child sees the parent's reader, session and all
+    _PARENT = mien.load(threads=2)
+    expected = _years(astronaut)
+    with multiprocessing.get_context("fork").Pool(1) as pool:
+        assert pool.apply_async(_years, (astronaut,)).get(timeout=60) == pytest.approx(expected, abs=1e-3)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from mien.tasks.contract import Criterion, Task, Vector, known_rows, silent, softmax
+from mien.tasks.contract import Criterion, Task, Vector, over_known, softmax
 from mien.types import Crop, Floats
 
 if TYPE_CHECKING:
@@ -49,18 +49,14 @@ class AgeTask(Task[Age]):
         self.sigma, self.l1_weight = sigma, l1_weight
 
     def criterion(self) -> Criterion:
-        def loss(raw: Tensor, target: Tensor, known: Tensor) -> Tensor:
-            rows = known_rows(raw, target, known)
-            if rows is None:
-                return silent(raw)
-            raw, years = rows
+        def loss(raw: Tensor, years: Tensor) -> Tensor:
             bins = raw.new_ones(101).cumsum(0) - 1
             goal = (-0.5 * ((bins - years[:, None]) / self.sigma).square()).softmax(-1)
             log_p = raw.log_softmax(-1)
             kl = (goal * (goal.clamp_min(1e-12).log() - log_p)).sum(-1).mean()
             return kl + self.l1_weight * ((log_p.exp() * bins).sum(-1) - years).abs().mean()
 
-        return loss
+        return over_known(loss)
 
     def read(self, raw: Floats, crop: Crop) -> Age:
         p = softmax(raw)

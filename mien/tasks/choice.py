@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from mien.tasks.contract import Criterion, Task, Vector, known_rows, rounded, silent, softmax
+from mien.tasks.contract import Criterion, Task, Vector, over_known, rounded, softmax
 from mien.types import Crop, Floats
 
 if TYPE_CHECKING:
@@ -47,13 +47,10 @@ class ChoiceTask(Task[Choice]):
         self.shape = Vector(len(names))
 
     def criterion(self) -> Criterion:
-        def loss(raw: Tensor, target: Tensor, known: Tensor) -> Tensor:
-            rows = known_rows(raw, target, known)
-            if rows is None:
-                return silent(raw)
-            return -(rows[1] * rows[0].log_softmax(-1)).sum(-1).mean()
+        def loss(raw: Tensor, target: Tensor) -> Tensor:
+            return -(target * raw.log_softmax(-1)).sum(-1).mean()
 
-        return loss
+        return over_known(loss)
 
     def read(self, raw: Floats, crop: Crop) -> Choice:
         by_name = dict(zip(self.names, softmax(raw).tolist(), strict=True))

@@ -134,11 +134,13 @@ class Derived(Generic[R]):
         raise TypeError(f"{self.name} is derived from {self.source}; call derive(answer)")
 
 
-def known_rows(raw: Tensor, target: Tensor, known: Tensor) -> tuple[Tensor, Tensor] | None:
-    """The rows whose label is known, or None when there is none (see `silent`)."""
-    if not bool(known.any()):
-        return None
-    return raw[known], target[known]
+def over_known(loss: Callable[[Tensor, Tensor], Tensor]) -> Criterion:
+    """A criterion from a loss over rows: it sees the rows whose label is known, and is silent when there is none."""
+
+    def over(raw: Tensor, target: Tensor, known: Tensor) -> Tensor:
+        return loss(raw[known], target[known]) if bool(known.any()) else silent(raw)
+
+    return over
 
 
 def silent(raw: Tensor) -> Tensor:

@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mien import geometry
-from mien.tasks.contract import Boxes, Criterion, Task, known_rows, sigmoid, silent
+from mien.tasks.contract import Boxes, Criterion, Task, over_known, sigmoid
 from mien.types import Crop, Detection, Floats
 
 if TYPE_CHECKING:
@@ -150,11 +150,7 @@ class FaceTask(Task[list[Detection]]):
         import torch
         from torch.nn import functional as F
 
-        def loss(raw: Tensor, target: Tensor, known: Tensor) -> Tensor:
-            rows = known_rows(raw, target, known)
-            if rows is None:
-                return silent(raw)
-            raw, target = rows
+        def loss(raw: Tensor, target: Tensor) -> Tensor:
             side = 8 * round((raw.shape[1] * 16 / 21) ** 0.5)
             centres, strides = (torch.tensor(v, dtype=raw.dtype) for v in cells((side, side)))
             picture, row = (target[..., 15].gt(0) & target[..., 14].ge(SURE)).nonzero(as_tuple=True)
@@ -177,7 +173,7 @@ class FaceTask(Task[list[Detection]]):
             score = F.binary_cross_entropy_with_logits(raw[..., 0], goal, reduction="none")
             return (gap * score * learn).sum() / max(1, len(face)) + extra
 
-        return loss
+        return over_known(loss)
 
     def read(self, raw: Floats, crop: Crop) -> list[Detection]:
         """(cells, 15) and the picture that was shown -> faces in photo pixels."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from mien.tasks.contract import Criterion, Embedding, Task, known_rows, silent
+from mien.tasks.contract import Criterion, Embedding, Task, over_known
 from mien.types import Crop, Floats
 
 if TYPE_CHECKING:
@@ -47,16 +47,12 @@ class IdentityTask(Task[Identity]):
         self.name, self.labels, self.shape, self.distance_weight = name, labels, Embedding(d), distance_weight
 
     def criterion(self) -> Criterion:
-        def loss(raw: Tensor, target: Tensor, known: Tensor) -> Tensor:
-            rows = known_rows(raw, target, known)
-            if rows is None:
-                return silent(raw)
-            raw, target = rows
+        def loss(raw: Tensor, target: Tensor) -> Tensor:
             norms = (raw.square().sum(-1) + 1e-8).sqrt() * (target.square().sum(-1) + 1e-8).sqrt()
             cosine = (raw * target).sum(-1) / norms
             return (1 - cosine).mean() + self.distance_weight * (raw - target).square().mean()
 
-        return loss
+        return over_known(loss)
 
     def read(self, raw: Floats, crop: Crop) -> Identity:
         v = np.asarray(raw, np.float32)

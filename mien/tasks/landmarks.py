@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mien import geometry
-from mien.tasks.contract import Criterion, Points, Task, known_rows, silent, softmax
+from mien.tasks.contract import Criterion, Points, Task, over_known, softmax
 from mien.types import Crop, Floats
 
 if TYPE_CHECKING:
@@ -68,11 +68,7 @@ class LandmarkTask(Task[Landmarks]):
         def distance(xy: Tensor, target: Tensor) -> Tensor:
             return ((xy - target).square().sum(-1) + 1e-8).sqrt().mean()
 
-        def loss(raw: Tensor, target: Tensor, known: Tensor) -> Tensor:
-            rows = known_rows(raw, target, known)
-            if rows is None:
-                return silent(raw)
-            raw, target = rows
+        def loss(raw: Tensor, target: Tensor) -> Tensor:
             if raw.ndim == 3:
                 return self.distance_weight * distance(raw, target)
             h, w = raw.shape[-2:]
@@ -88,7 +84,7 @@ class LandmarkTask(Task[Landmarks]):
             expected = torch.stack([(p.sum(-2) * x).sum(-1), (p.sum(-1) * y).sum(-1)], -1)
             return kl + self.distance_weight * distance(expected, target)
 
-        return loss
+        return over_known(loss)
 
     def read(self, raw: Floats, crop: Crop) -> Landmarks:
         fractions = expected_place(raw) if raw.ndim == 3 else np.asarray(raw, np.float64)

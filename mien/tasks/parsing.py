@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mien import geometry
-from mien.tasks.contract import Criterion, Map, Task, known_rows, rounded, silent
+from mien.tasks.contract import Criterion, Map, Task, over_known, rounded, silent
 from mien.types import Crop, Floats, Pixels
 
 if TYPE_CHECKING:
@@ -69,13 +69,9 @@ class ParsingTask(Task[Parsing]):
         import torch
         from torch.nn import functional as F
 
-        def loss(raw: Tensor, target: Tensor, known: Tensor) -> Tensor:
-            rows = known_rows(raw, target, known)
-            if rows is None:
-                return silent(raw)
-            logits, labels = rows
-            logits = F.interpolate(logits, labels.shape[-2:], mode="bilinear", align_corners=False)
-            labels = labels.long()
+        def loss(raw: Tensor, target: Tensor) -> Tensor:
+            logits = F.interpolate(raw, target.shape[-2:], mode="bilinear", align_corners=False)
+            labels = target.long()
             seen = labels != UNKNOWN
             if not bool(seen.any()):
                 return silent(raw)
@@ -88,7 +84,7 @@ class ParsingTask(Task[Parsing]):
             present = total > 0
             return ce + self.dice_weight * torch.where(present, dice, 0.0).sum() / present.sum().clamp_min(1)
 
-        return loss
+        return over_known(loss)
 
     def read(self, raw: Floats, crop: Crop) -> Parsing:
         h, w = crop.pixels.shape[:2]

@@ -19,7 +19,7 @@ VIEW = View((64, 64), "head", (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 
 def test_the_catalogues_are_whole():
     assert {"toy", "mtfl", "helen68", "celebamask", "celeba", "utkface", "ferplus"} <= set(DATASETS)
-    wanted = {"mtfl", "helen68", "celebamask", "celeba", "utkface-age", "utkface-gender", "ferplus-val", "ferplus-test", "lfw"}
+    wanted = {"mtfl", "helen68", "celebamask", "celeba", "utkface-age", "utkface-gender", "ferplus-val", "ferplus-test", "lfw", "photos"}
     assert wanted <= set(PROTOCOLS)
     for protocol in PROTOCOLS.values():
         assert protocol.task in TASKS
