@@ -98,11 +98,12 @@ SETS = {
     "celeba": "CelebA (Liu et al. 2015), a sample: non-commercial research",
     "utkface": "UTKFace (Zhang et al. 2017), a sample: non-commercial research",
     "ferplus": "FER2013 with FER+ votes (Barsoum et al. 2016): labels MIT, pictures research use",
+    "toy": "drawn by mien itself: free",
     "photos": "photographs with boxes and points by a teacher detector (YuNet-n, Apache-2.0): research use",
 }
 
 
-def release(weights: Path, path: Path, *, tolerance: float = 1e-4) -> dict[str, Any]:
+def release(weights: Path, path: Path, *, note: str = "", tolerance: float = 1e-4) -> dict[str, Any]:
     """Checkpoint -> ONNX, compared with torch, with its provenance beside it; returns the provenance.
 
     Raises:
@@ -121,9 +122,10 @@ def release(weights: Path, path: Path, *, tolerance: float = 1e-4) -> dict[str, 
     return write_provenance(
         path,
         licence=LICENCE,
-        sets={k: SETS[k] for k in facts.get("data", [])},
+        sets={k: SETS.get(k, "licence not stated") for k in facts.get("data", [])},
         parity=gap,
         **facts,
         commit=commit(),
+        note=note,
         header=header_of(model),
     )

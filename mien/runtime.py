@@ -11,12 +11,15 @@ from typing import Any
 
 import numpy as np
 import onnxruntime as ort
+from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
 
 from mien.errors import BadWeights, UsageError
 from mien.tasks import TASKS, Task
 from mien.types import Floats, View
 
 FORMAT = "mien-1"
+# The runtime's own errors share no base class.
+_REFUSALS = (RuntimeError, ValueError, *(e for e in vars(ort_errors).values() if isinstance(e, type) and issubclass(e, Exception)))
 WEIGHTS = Path(__file__).parent / "weights"
 
 
@@ -87,7 +90,7 @@ class OnnxModel:
         options.inter_op_num_threads = 1
         try:
             return ort.InferenceSession(self._data, options, providers=self.providers)
-        except (RuntimeError, ValueError, ort.capi.onnxruntime_pybind11_state.Fail) as e:
+        except _REFUSALS as e:
             raise BadWeights(f"{self.path} is no ONNX network that runs here: {e}") from e
 
     def _read_header(self) -> dict[str, Any]:

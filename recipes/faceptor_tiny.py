@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import torch
 
+from mien import checkpoint
 from mien.balance import Fixed
 from mien.data import FaceSource, pack
 from mien.data.augment import Augment
@@ -15,13 +16,27 @@ from mien.models.faceptor import faceptor_tiny
 from mien.train import Recipe, cosine
 
 
-def recipe(*, steps: int = 8000, seed: int = 1, size: int = 128, frozen: int = 2) -> Recipe:
+def recipe(
+    *,
+    steps: int = 8000,
+    seed: int = 1,
+    size: int = 128,
+    frozen: int = 2,
+    start: str = "",
+    lr: float = 5e-4,
+    ema: float = 0.999,
+    masks: int = 2,
+    parsing: float = 1.0,
+) -> Recipe:
     """See the module's text.
 
     Args:
         size: side of the crop. frozen: stages of the ImageNet encoder, besides the stem, that do not learn.
+        start: a checkpoint to begin from, instead of an ImageNet encoder and random decoders.
+        lr: of the encoder; the decoders learn twice as fast. ema: decay of the averaged weights.
+        masks: pictures with parsing masks a step. parsing: weight of that loss.
     """
-    model = faceptor_tiny(size=size, imagenet=True)
+    model = checkpoint.load(start) if start else faceptor_tiny(size=size, imagenet=True)
     model.encoder.freeze(frozen)
     teacher = pack.descriptors()
     parts = [
@@ -31,16 +46,18 @@ def recipe(*, steps: int = 8000, seed: int = 1, size: int = 128, frozen: int = 2
         (pack.mtfl("train", teacher=teacher), 5),
         (pack.helen68("train"), 2),
         (pack.afw68("train"), 1),
-        (pack.celebamask("train"), 2),
+        (pack.celebamask("train"), masks),
     ]
     sources = [(FaceSource(dataset, model.view, Augment()), n) for dataset, n in parts]
     mixture = Mixture(sources, model.tasks, seed=seed, size=model.view.size)
     encoder = [p for p in model.encoder.parameters() if p.requires_grad]
     heads = [p for n, p in model.named_parameters() if not n.startswith("encoder.")]
-    optimizer = torch.optim.AdamW([{"params": encoder, "lr": 5e-4}, {"params": heads, "lr": 1e-3}], weight_decay=0.02)
-    balance = Fixed({"landmarks": 0.5, "points5": 0.5, "parsing": 1.0, "age": 0.5, "expression": 1.5, "attributes": 7.0, "identity": 2.0})
+    optimizer = torch.optim.AdamW([{"params": encoder, "lr": lr}, {"params": heads, "lr": 2 * lr}], weight_decay=0.02)
+    balance = Fixed(
+        {"landmarks": 0.5, "points5": 0.5, "parsing": parsing, "age": 0.5, "expression": 1.5, "attributes": 7.0, "identity": 2.0}
+    )
     return Recipe(
         name="faceptor_tiny", model=model, mixture=mixture, optimizer=optimizer, schedule=cosine(300), steps=steps, balance=balance,
-        seed=seed, ema=0.999, protocols=("helen68", "celebamask", "celeba", "utkface-age", "utkface-gender", "ferplus-val", "lfw"),
+        seed=seed, ema=ema, protocols=("helen68", "celebamask", "celeba", "utkface-age", "utkface-gender", "ferplus-val", "lfw"),
         every=1500, data=("mtfl", "helen68", "afw68", "celebamask", "celeba", "utkface", "ferplus"),
     )  # fmt: skip

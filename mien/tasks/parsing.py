@@ -27,7 +27,7 @@ class Parsing:
     Attributes:
         mask: (h, w) uint8 class index in crop geometry.
         from_photo: (2, 3) affine, photo pixels -> mask pixels.
-        names: class names by index; names of sides are the picture's left and right, as CelebAMask-HQ files have them.
+        names: class names by index; `l_` and `r_` are the subject's own left and right (`l_eye` is on the picture's right).
         labels: the label set's id.
         fractions: share of the crop of each class that occurs, 0..1.
     """

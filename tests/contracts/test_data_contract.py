@@ -78,7 +78,7 @@ def test_labels_follow_their_picture():
         )
         mask, _ = example.labels["parsing"]
         points, _ = example.labels["landmarks"]
-        for eye, name in ((slice(36, 42), "l_eye"), (slice(42, 48), "r_eye")):
+        for eye, name in ((slice(36, 42), "r_eye"), (slice(42, 48), "l_eye")):
             x, y = np.round(points[eye].mean(0) * 128 - 0.5).astype(int)
             if sample.labels["attributes"]["Eyeglasses"]:
                 assert TASKS["parsing"].names[mask[y, x]] == "eyeglass"
