@@ -58,6 +58,7 @@ def export(model: Any, path: Path, *, free_size: bool = False, **header: Any) ->
     entry.key, entry.value = "mien", json.dumps(header_of(model, **header))
     part = path.with_suffix(".part")
     onnx.save(proto, part)
+    path.with_suffix(".json").unlink(missing_ok=True)  # it tells of the file that is replaced
     os.replace(part, path)
 
 

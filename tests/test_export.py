@@ -58,6 +58,8 @@ def test_release_writes_provenance_that_is_checked_at_load(pair, tmp_path):
     assert record["recipe"] == "test"
     assert max(record["parity"].values()) <= 1e-4
     OnnxModel(tmp_path / "m.onnx")
+    release(folder / "m.safetensors", tmp_path / "m.onnx", note="again")  # an export may be replaced
+    assert OnnxModel(tmp_path / "m.onnx").sha256 == json.loads((tmp_path / "m.json").read_text())["sha256"]
     data = bytearray((tmp_path / "m.onnx").read_bytes())
     data[len(data) // 2] ^= 1
     (tmp_path / "m.onnx").write_bytes(data)
