@@ -19,7 +19,11 @@ from mien.types import Floats, View
 
 FORMAT = "mien-1"
 # The runtime's own errors share no base class.
-_REFUSALS = (RuntimeError, ValueError, *(e for e in vars(ort_errors).values() if isinstance(e, type) and issubclass(e, Exception)))
+_REFUSALS: tuple[type[Exception], ...] = (
+    RuntimeError,
+    ValueError,
+    *(e for e in vars(ort_errors).values() if isinstance(e, type) and issubclass(e, Exception)),
+)
 WEIGHTS = Path(__file__).parent / "weights"
 
 
