@@ -92,8 +92,8 @@ def scale_of(affine: npt.ArrayLike) -> float:
     return float(np.sqrt(abs(np.linalg.det(np.asarray(affine, np.float64)[:, :2]))))
 
 
-def warp(pixels: Pixels, affine: npt.ArrayLike, size: tuple[int, int]) -> Pixels:
-    """Pixels through an affine into (width, height); black outside.
+def warp(pixels: Pixels, affine: npt.ArrayLike, size: tuple[int, int], outside: tuple[int, int, int] = (0, 0, 0)) -> Pixels:
+    """Pixels through an affine into (width, height); the RGB colour `outside` where the source has no pixel.
 
     When the picture shrinks by more than two, it is first halved by area averaging, so that fine detail does not alias.
     """
@@ -103,7 +103,9 @@ def warp(pixels: Pixels, affine: npt.ArrayLike, size: tuple[int, int]) -> Pixels
         pixels = cv2.resize(pixels, (max(1, w // 2), max(1, h // 2)), interpolation=cv2.INTER_AREA)  # type: ignore[assignment]
         sx, sy = w / pixels.shape[1], h / pixels.shape[0]
         a = compose(a, [[sx, 0, (sx - 1) / 2], [0, sy, (sy - 1) / 2]])
-    return cv2.warpAffine(pixels, a, size, flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT)  # type: ignore[return-value]
+    return cv2.warpAffine(  # type: ignore[return-value]
+        pixels, a, size, flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT, borderValue=outside
+    )
 
 
 def warp_mask(mask: Pixels, affine: npt.ArrayLike, size: tuple[int, int], outside: int) -> Pixels:

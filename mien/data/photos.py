@@ -196,15 +196,9 @@ def show(
     """A photo through an affine (photo -> canvas) into a tile of the canvas: its pixels, and rows in canvas pixels."""
     x1, y1, x2, y2 = tile
     inner = geometry.compose([[1, 0, -x1], [0, 1, -y1]], affine)
-    pixels, a = photo.pixels, inner
-    while geometry.scale_of(a) < 0.5 and min(pixels.shape[:2]) >= 2:  # halve by area first, against aliasing
-        h, w = pixels.shape[:2]
-        pixels = cv2.resize(pixels, (max(1, w // 2), max(1, h // 2)), interpolation=cv2.INTER_AREA)  # type: ignore[assignment]
-        sx, sy = w / pixels.shape[1], h / pixels.shape[0]
-        a = geometry.compose(a, [[sx, 0, (sx - 1) / 2], [0, sy, (sy - 1) / 2]])
-    made = cv2.warpAffine(pixels, a, (x2 - x1, y2 - y1), borderMode=cv2.BORDER_CONSTANT, borderValue=outside)
+    made = geometry.warp(photo.pixels, inner, (x2 - x1, y2 - y1), outside)
     rows = within(moved(photo.faces, affine, mirrored), (x1 - 0.5, y1 - 0.5, x2 - 0.5, y2 - 0.5))
-    return made, rows  # type: ignore[return-value]
+    return made, rows
 
 
 def background(photo: Photo, size: int, rng: np.random.Generator) -> Pixels | None:
