@@ -32,6 +32,15 @@ def crops(view, n: int) -> np.ndarray:
     return view.tensor(np.stack([geometry.align(p, five, view).pixels for p, _, five in faces]))
 
 
+def test_parity_on_photographed_faces(pair, reader):
+    model, folder = pair
+    found = [(photo.photo.pixels, face.points) for photo in reader(["examples/astronaut.jpg", "examples/collage.jpg"]) for face in photo]
+    images = model.view.tensor(np.stack([geometry.align(p, points, model.view).pixels for p, points in found]))
+    assert len(images) == 12
+    gaps = difference(model, folder / "m.onnx", images)
+    assert max(gaps.values()) <= 1e-4, gaps
+
+
 @pytest.mark.parametrize("n", [1, 2, 5])
 def test_parity_on_faces_and_on_noise(pair, n):
     model, folder = pair
