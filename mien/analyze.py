@@ -111,7 +111,7 @@ class Reader:
             found = self.detector(reading.photo.pixels)
             t1 = time.perf_counter()
             first = len(crops)
-            for face in sorted(found, key=lambda d: -d.area):
+            for face in found:
                 crops.append(geometry.align(reading.photo.pixels, face.points, self.model.view))
                 owners.append((reading, face))
             if isinstance(source, np.ndarray) and looks_bgr(crops[first:]):

@@ -7,11 +7,13 @@ for each cell one score, one box and five points. What a cell's 15 numbers mean 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from mien.models.encoders import conv_bn
 from mien.tasks import FACES
 from mien.types import View
 
@@ -19,10 +21,7 @@ from mien.types import View
 VIEW = View(size=(320, 320), template="photo", mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))
 
 
-def conv(cin: int, cout: int, kernel: int = 1, stride: int = 1, *, groups: int = 1, act: bool = True) -> nn.Sequential:
-    """Convolution, batch normalisation and, where asked, ReLU; the size is kept up to the stride."""
-    weights = nn.Conv2d(cin, cout, kernel, stride, kernel // 2, groups=groups, bias=False)
-    return nn.Sequential(weights, nn.BatchNorm2d(cout), *([nn.ReLU(inplace=True)] if act else []))
+conv = partial(conv_bn, act=nn.ReLU, eps=1e-5, momentum=0.1)
 
 
 class Separable(nn.Module):
@@ -34,8 +33,8 @@ class Separable(nn.Module):
     def __init__(self, cin: int, cout: int, kernel: int = 3, stride: int = 1):
         super().__init__()
         self.short = cin == cout and stride == 1
-        self.space = conv(cin, cin, kernel, stride, groups=cin, act=False)
-        self.mix = conv(cin, cout, act=False)
+        self.space = conv(cin, cin, kernel, stride, groups=cin, act=None)
+        self.mix = conv(cin, cout, act=None)
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.mix(self.space(x))
@@ -67,7 +66,7 @@ class FaceDetector(nn.Module):
             stages.append(nn.Sequential(down, *(Separable(c, c, kernel) for _ in range(depth))))
             cin = c
         self.stages = nn.ModuleList(stages)
-        self.laterals = nn.ModuleList(conv(c, dim, act=False) for c in widths[1:])
+        self.laterals = nn.ModuleList(conv(c, dim, act=None) for c in widths[1:])
         self.smooth = nn.ModuleList(Separable(dim, dim) for _ in widths[1:-1])
         self.heads = nn.ModuleList()
         for _ in widths[1:]:

@@ -8,13 +8,14 @@ from torch import Tensor, nn
 from mien.errors import BadWeights
 
 
-def conv_bn(c_in: int, c_out: int, kernel: int, stride: int = 1, *, groups: int = 1, act: bool = True, eps: float = 1e-3) -> nn.Sequential:
-    """Convolution without bias, batch norm and, unless told otherwise, ReLU6."""
-    layers: list[nn.Module] = [
-        nn.Conv2d(c_in, c_out, kernel, stride, kernel // 2, groups=groups, bias=False),
-        nn.BatchNorm2d(c_out, eps=eps, momentum=0.03),
-    ]
-    return nn.Sequential(*layers, nn.ReLU6(inplace=True)) if act else nn.Sequential(*layers)
+def conv_bn(
+    c_in: int, c_out: int, kernel: int = 1, stride: int = 1, *, groups: int = 1, act: type[nn.Module] | None = nn.ReLU6,
+    eps: float = 1e-3, momentum: float = 0.03,
+) -> nn.Sequential:  # fmt: skip
+    """Convolution without bias, batch norm and, where there is one, an activation; the size is kept up to the stride."""
+    conv = nn.Conv2d(c_in, c_out, kernel, stride, kernel // 2, groups=groups, bias=False)
+    norm = nn.BatchNorm2d(c_out, eps=eps, momentum=momentum)
+    return nn.Sequential(conv, norm) if act is None else nn.Sequential(conv, norm, act(inplace=True))
 
 
 class InvertedResidual(nn.Module):
@@ -25,7 +26,7 @@ class InvertedResidual(nn.Module):
         hidden = c_in * expand
         self.expand = conv_bn(c_in, hidden, 1) if expand != 1 else nn.Identity()
         self.depthwise = conv_bn(hidden, hidden, kernel, stride, groups=hidden)
-        self.project = conv_bn(hidden, c_out, 1, act=False)
+        self.project = conv_bn(hidden, c_out, 1, act=None)
         self.residual = stride == 1 and c_in == c_out
 
     def forward(self, x: Tensor) -> Tensor:
