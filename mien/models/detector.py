@@ -91,9 +91,9 @@ class FaceDetector(nn.Module):
 def detector(
     *,
     stem: int = 16,
-    widths: Sequence[int] = (32, 48, 96, 160),
-    depths: Sequence[int] = (1, 2, 4, 3),
-    dim: int = 48,
+    widths: Sequence[int] = (32, 64, 96, 160),
+    depths: Sequence[int] = (1, 3, 4, 3),
+    dim: int = 64,
     head: int = 1,
 ) -> FaceDetector:
     """The detector of the default weights; see `FaceDetector` for the arguments."""

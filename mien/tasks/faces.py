@@ -141,7 +141,7 @@ class FaceTask(Task[list[Detection]]):
 
     name, labels, shape = "faces", "photo5", Boxes(STRIDES)
 
-    def __init__(self, *, threshold: float = 0.57, overlap: float = 0.4, box_weight: float = 1.5, point_weight: float = 0.7):
+    def __init__(self, *, threshold: float = 0.56, overlap: float = 0.4, box_weight: float = 1.5, point_weight: float = 0.7):
         self.threshold, self.overlap = threshold, overlap
         self.box_weight, self.point_weight = box_weight, point_weight
 
