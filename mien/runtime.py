@@ -13,8 +13,8 @@ import numpy as np
 import onnxruntime as ort
 from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
 
-from mien.errors import BadWeights, UsageError
-from mien.tasks import TASKS, Task
+from mien.errors import BadWeights, UnknownTask, UsageError
+from mien.tasks import Task, task
 from mien.types import Floats, View
 
 FORMAT = "mien-1"
@@ -77,10 +77,10 @@ class OnnxModel:
         self._parents: list[ort.InferenceSession] = []
         self.header = self._read_header()
         self.view = View.from_dict(self.header["view"])
-        unknown = [t["name"] for t in self.header["tasks"] if t["name"] not in TASKS]
-        if unknown:
-            raise BadWeights(f"{self.path} answers {unknown[0]!r}, which this version of mien does not know; install a newer one")
-        self.tasks: tuple[Task[Any], ...] = tuple(TASKS[t["name"]] for t in self.header["tasks"])
+        try:
+            self.tasks: tuple[Task[Any], ...] = tuple(task(t["name"]) for t in self.header["tasks"])
+        except UnknownTask as e:
+            raise BadWeights(f"{self.path} answers what this version of mien does not know ({e}); install a newer one") from e
 
     @property
     def name(self) -> str:

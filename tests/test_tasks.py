@@ -7,11 +7,14 @@ import pytest
 import torch
 
 from mien import geometry
-from mien.tasks import AGE, ATTRIBUTES, EXPRESSION, GENDER, IDENTITY, LANDMARKS, PARSING, POINTS5
+from mien.data import FaceSource, toy
+from mien.data.augment import NONE
+from mien.errors import UnknownTask
+from mien.tasks import AGE, ATTRIBUTES, EXPRESSION, GENDER, IDENTITY, LANDMARKS, PARSING, POINTS5, task
 from mien.tasks.identity import Identity, Verification, ten_fold
 from mien.tasks.landmarks import Landmarks, expected_place
 from mien.tasks.parsing import UNKNOWN
-from mien.types import Crop
+from mien.types import Crop, View
 
 CROP = Crop(np.zeros((64, 64, 3), np.uint8), geometry.about((0, 0), scale=0.5, shift=(3, -2)))
 
@@ -86,6 +89,17 @@ def test_a_mirrored_mask_swaps_sides_and_keeps_the_unknown():
     moved, _ = PARSING.move(mask, geometry.about((3.5, 3.5), mirror=True), True, (8, 8))
     assert set(np.unique(moved[:, 4:])) == {PARSING.names.index("r_eye")}
     assert set(np.unique(moved[:, :4])) == {UNKNOWN}
+
+
+def test_a_task_as_one_data_set_answers_it():
+    morph = task("age@morph2")
+    assert (morph.name, morph.labels, morph.shape) == ("age@morph2", AGE.labels, AGE.shape)
+    assert task("age").name == AGE.name == "age"
+    view = View((64, 64), "head", (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+    example = FaceSource(toy.toy(n=1, tasks=("age",)), view, NONE, at="morph2").example(0, np.random.default_rng(0))
+    assert list(example.labels) == ["age@morph2"]
+    with pytest.raises(UnknownTask, match="wings"):
+        task("wings@morph2")
 
 
 def test_age_of_a_sharp_distribution():

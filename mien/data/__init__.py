@@ -22,10 +22,14 @@ class Dataset(Protocol):
 
 
 class FaceSource:
-    """A data set as the trainer wants it: each sample brought to a view, moved at random, with its labels."""
+    """A data set as the trainer wants it: each sample brought to a view, moved at random, with its labels.
 
-    def __init__(self, dataset: Dataset, view: View, augment: Augment):
-        self.dataset, self.view, self.augment = dataset, view, augment
+    Args:
+        at: where given, the labels answer "task@at" instead of "task"; see `mien.tasks.task`.
+    """
+
+    def __init__(self, dataset: Dataset, view: View, augment: Augment, *, at: str = ""):
+        self.dataset, self.view, self.augment, self.at = dataset, view, augment, at
         self.name = dataset.name
 
     def __len__(self) -> int:
@@ -33,7 +37,10 @@ class FaceSource:
 
     def example(self, index: int, rng: np.random.Generator) -> Example:
         """The index-th sample, moved by draws from `rng`."""
-        return crop_example(self.dataset[index], self.view, self.augment, rng)
+        example = crop_example(self.dataset[index], self.view, self.augment, rng)
+        if not self.at:
+            return example
+        return Example(example.pixels, {f"{name}@{self.at}": label for name, label in example.labels.items()})
 
 
 # name -> split -> data set

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mien import geometry
-from mien.tasks import TASKS
+from mien.tasks import task
 from mien.types import Example, Pixels, Sample, View
 
 
@@ -56,7 +56,7 @@ def crop_example(sample: Sample, view: View, augment: Augment, rng: np.random.Ge
     if rng.random() < augment.surround:
         pixels = surround(pixels, sample.image, affine, rng)
     pixels = light(pixels, augment, rng)
-    labels = {name: TASKS[name].move(label, affine, mirrored, view.size) for name, label in sample.labels.items()}
+    labels = {name: task(name).move(label, affine, mirrored, view.size) for name, label in sample.labels.items()}
     return Example(pixels, labels)
 
 

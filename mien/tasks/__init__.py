@@ -5,6 +5,7 @@ A new task is a file with a `Task` and one line in `TASKS` (or a `Derived` and o
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable
 from typing import Any
 
@@ -28,14 +29,22 @@ ON_REQUEST = frozenset({"identity"})
 
 
 def task(name: str) -> Task[Any]:
-    """The task of that name.
+    """The task of that name, or of "name@set": the same question as one data set answers it.
+
+    Two sets may label one question by different hands (ages of MORPH II and of UTKFace); a model that is asked for
+    "age@morph2" and "age@utkface" keeps queries or a head for each.
 
     Raises:
         UnknownTask: naming the ones there are.
     """
-    if name not in TASKS:
-        raise UnknownTask(f"no task {name!r}; there are: {', '.join(TASKS)}")
-    return TASKS[name]
+    base, at, _ = name.partition("@")
+    if base not in TASKS:
+        raise UnknownTask(f"no task {base!r}; there are: {', '.join(TASKS)}")
+    if not at:
+        return TASKS[base]
+    same = copy.copy(TASKS[base])
+    same.name = name
+    return same
 
 
 def answerable(tasks: Iterable[str]) -> tuple[str, ...]:
