@@ -70,7 +70,7 @@ class Reader:
         if wrong:
             raise UnknownTask(f"this model does not answer {wrong[0]!r}; it answers: {', '.join(can)}")
         self.detector, self.model, self.batch, self.max_pixels = detector, model, batch, max_pixels
-        self.asked = tuple(n for n in can if (n in tasks if tasks is not None else n not in ON_REQUEST))
+        self.asked = tuple(n for n in can if (n in tasks if tasks is not None else n.partition("@")[0] not in ON_REQUEST))
         sources = {DERIVED[n].source if n in DERIVED else n for n in self.asked}
         self._read = [t for t in model.tasks if t.name in sources]
         self._model = {"name": getattr(model, "name", type(model).__name__), "sha256": getattr(model, "sha256", "")}

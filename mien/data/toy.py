@@ -75,10 +75,11 @@ def draw(rng: np.random.Generator) -> tuple[Pixels, dict[str, Any], np.ndarray]:
             blob("eyeglass", (x, -0.25), (0.2, 0.14), (20, 20, 20))
     smiling = bool(p[62, 1] > (p[60, 1] + p[64, 1]) / 2)
     five = geometry.five_of_68(p)
+    who = np.array([float(male), years / 50, float(hat), -1.0], np.float32)
     labels = {
-        "landmarks": p, "points5": five, "parsing": mask, "age": years, "expression": 1 if smiling else 0,
+        "landmarks": p, "points5": five, "parsing": mask, "age": years, "expression": int(smiling), "expression7": int(smiling),
         "attributes": {"Male": male, "Eyeglasses": glasses, "Wearing_Hat": hat, "Smiling": smiling},
-        "identity": np.resize([float(male), years / 50, float(hat), -1.0], 128).astype(np.float32),
+        "identity": np.resize(who, 128), "identity512": np.resize(who, 512),
     }  # fmt: skip
     return picture, labels, five
 

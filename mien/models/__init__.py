@@ -9,9 +9,10 @@ from collections.abc import Callable
 from typing import Any
 
 from mien.models.detector import detector
-from mien.models.faceptor import faceptor_tiny
+from mien.models.faceptor import faceptor_base, faceptor_tiny
 
 MODELS: dict[str, Callable[..., Any]] = {
     "detector": detector,
+    "faceptor_base": faceptor_base,
     "faceptor_tiny": faceptor_tiny,
 }

@@ -65,7 +65,8 @@ class QueryDecoder(nn.Module):
         super().__init__()
         self.dim = dim
         self.project = nn.ModuleList(nn.Conv2d(c, dim, 1) for c in channels)
-        self.level = nn.Parameter(torch.randn(len(channels), dim) * dim**-0.5)
+        # one parameter a level, so that a second stage can train the new ones alone
+        self.level = nn.ParameterList(torch.randn(dim) * dim**-0.5 for _ in channels)
         self.adapt = nn.Sequential(nn.Linear(dim, dim), nn.ReLU(), nn.Linear(dim, dim))
         self.layers = nn.ModuleList(QueryLayer(dim, heads, ffn) for _ in range(layers))
 

@@ -16,11 +16,24 @@ from torch.nn import functional as F
 from mien.errors import UsageError
 from mien.models.decoders import EmbeddingHead, LayerNorm2d, QueryDecoder
 from mien.models.encoders import EfficientNetLite
-from mien.tasks import AGE, ATTRIBUTES, EXPRESSION, IDENTITY, LANDMARKS, PARSING, POINTS5, Embedding, Map, Points, Task, Vector
+from mien.models.vit import VisionTransformer
+from mien.tasks import AGE, ATTRIBUTES, EXPRESSION, IDENTITY, LANDMARKS, PARSING, POINTS5, Embedding, Map, Points, Task, Vector, task
 from mien.types import View
 
 
 class PixelDecoder(nn.Module):
+    """Memory (B, dim, h, w) -> pixel features (B, dim, 4h, 4w): ConvTranspose 2x2, LN, GELU, ConvTranspose 2x2."""
+
+    def __init__(self, dim: int):
+        super().__init__()
+        self.up1, self.norm, self.up2 = nn.ConvTranspose2d(dim, dim, 2, 2), LayerNorm2d(dim, eps=1e-6), nn.ConvTranspose2d(dim, dim, 2, 2)
+        self.out = dim
+
+    def forward(self, x: Tensor, finer: Sequence[Tensor]) -> Tensor:
+        return self.up2(F.gelu(self.norm(self.up1(x))))
+
+
+class PyramidPixelDecoder(nn.Module):
     """Memory -> fine pixel features, each step ConvTranspose 2x2, LN, GELU.
 
     Ours: finer encoder maps are added on the way up (`laterals`), and one 3x3 convolution ends it. Faceptor's ViT has
@@ -32,6 +45,7 @@ class PixelDecoder(nn.Module):
 
     def __init__(self, channels: Sequence[int], *, dim: int, out: int):
         super().__init__()
+        self.out = out
         widths = [dim, *[out] * len(channels)]
         self.up = nn.ModuleList(nn.ConvTranspose2d(a, b, 2, 2) for a, b in zip(widths, widths[1:], strict=False))
         self.laterals = nn.ModuleList(nn.Conv2d(c, out, 1) for c in channels)
@@ -50,15 +64,17 @@ class Faceptor(nn.Module):
     There is no attention between the queries of different tasks: a task alone and among others answers the same.
 
     Args:
-        encoder: images -> pyramid (see `encoders`). tasks: what is asked, in output order. view: how faces are shown.
-        levels: pyramid levels that the queries read, finest first; the pixel decoder starts from the first of them.
-        dim, heads, layers, ffn: of the transformer decoder (paper: 256, 8, 9, 2048). pixel_dim: of the pixel features.
-        hidden: width inside the embedding read-out (paper: 768).
+        encoder: images -> pyramid (see `encoders`, `vit`). tasks: what is asked, in output order. view: how faces are shown.
+        pixel: the pixel decoder: (memory of the first used level, finer maps, coarse to fine) -> pixel features.
+        levels: encoder levels that the queries read; the pixel decoder starts from the first of them. Several of them are
+            the paper's Layer-Attention; there, the first is what the first stage trained.
+        dim, heads, layers, ffn: of the transformer decoder. hidden: width inside the embedding read-out.
     """
 
     def __init__(
-        self, encoder: EfficientNetLite, tasks: Sequence[Task], view: View, *, levels: Sequence[int], dim: int = 256, heads: int = 8,
-        layers: int = 9, ffn: int = 2048, pixel_dim: int = 256, hidden: int = 768,
+        self, encoder: EfficientNetLite | VisionTransformer, tasks: Sequence[Task], view: View,
+        pixel: PixelDecoder | PyramidPixelDecoder, *,
+        levels: Sequence[int], dim: int = 256, heads: int = 8, layers: int = 9, ffn: int = 2048, hidden: int = 768,
     ):  # fmt: skip
         super().__init__()
         self.encoder, self.tasks, self.view, self.levels = encoder, tuple(tasks), view, tuple(levels)
@@ -71,17 +87,28 @@ class Faceptor(nn.Module):
         self.query_embed = nn.Parameter(torch.rand(queries, dim))
         self.decoder = QueryDecoder(tuple(encoder.channels[i] for i in self.levels), dim=dim, heads=heads, layers=layers, ffn=ffn)
         self.value = nn.Linear(dim, 1)
-        self.pixel = PixelDecoder(encoder.channels[: self.levels[0]][::-1], dim=dim, out=pixel_dim)
-        self.map_query = nn.Sequential(nn.Linear(dim, dim), nn.ReLU(), nn.Linear(dim, dim), nn.ReLU(), nn.Linear(dim, pixel_dim))
+        self.pixel = pixel
+        self.map_query = nn.Sequential(nn.Linear(dim, dim), nn.ReLU(), nn.Linear(dim, dim), nn.ReLU(), nn.Linear(dim, pixel.out))
         self.feature = nn.ModuleDict(
             {t.name: EmbeddingHead(encoder.channels[-1], hidden, t.shape.d) for t in tasks if isinstance(t.shape, Embedding)}
         )
-        owner = torch.repeat_interleave(torch.arange(len(self.asked)), torch.tensor(list(self.asked.values())))
+        owner = torch.cat([torch.full((n,), i) for i, n in enumerate(self.asked.values())] or [torch.zeros(0)])
         # a large negative number, not -inf: exporters and float16 handle it
         self.register_buffer("apart", (owner[:, None] != owner[None]).float() * -1e4, persistent=False)
         for p in self.decoder.layers.parameters():
             if p.ndim >= 2:
                 nn.init.normal_(p, std=p.shape[1] ** -0.5)
+
+    def second_stage(self) -> Faceptor:
+        """Train Layer-Attention alone: only the projections and level embeddings of all levels but the first learn.
+
+        The paper's code means to train the queries too, but names no parameter that exists; this is what it does.
+        """
+        self.requires_grad_(False)
+        for module in (self.decoder.project[1:], self.decoder.level[1:]):
+            for p in module.parameters():
+                p.requires_grad_(True)
+        return self
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         maps = self.encoder(images)
@@ -90,14 +117,32 @@ class Faceptor(nn.Module):
         parts = dict(zip(self.asked, x.split(list(self.asked.values()), 1), strict=True))
         pixels = self.pixel(memory[0], maps[: self.levels[0]][::-1])
         answers = {}
-        for task in self.tasks:
-            if isinstance(task.shape, Embedding):
-                answers[task.name] = self.feature[task.name](maps[-1])
-            elif isinstance(task.shape, Vector):
-                answers[task.name] = self.value(parts[task.name]).squeeze(-1)
+        for t in self.tasks:
+            if isinstance(t.shape, Embedding):
+                answers[t.name] = self.feature[t.name](maps[-1])
+            elif isinstance(t.shape, Vector):
+                answers[t.name] = self.value(parts[t.name]).squeeze(-1)
             else:
-                answers[task.name] = torch.einsum("bqc,bchw->bqhw", self.map_query(parts[task.name]), pixels)
+                answers[t.name] = torch.einsum("bqc,bchw->bqhw", self.map_query(parts[t.name]), pixels)
         return answers
+
+
+_BASE = ("age@morph2", "attributes@celeba", "expression7@affectnet", "expression7@rafdb", "parsing@celebamask", "landmarks@300w")
+BASE_TASKS = tuple(task(n) for n in (*_BASE, "identity512@ms1mv3"))
+
+
+def faceptor_base(*, tasks: Sequence[Task] = BASE_TASKS, size: int = 512, levels: Sequence[int] = (11,)) -> Faceptor:
+    """The paper's size on ViT-B/16: 103,200,001 parameters with its seven base sets.
+
+    Args:
+        size: side of the crop (paper: 112 for values and identity, 512 for maps; any multiple of 16 works).
+        levels: (11,) is the first stage, (11, 1, 3, 5, 7, 9) the second (see `Faceptor.second_stage`).
+    """
+    encoder = VisionTransformer(drop_path=0.2)
+    view = View((size, size), "head", encoder.mean, encoder.std)  # Ours: one view, with CLIP's normalisation
+    model = Faceptor(encoder, tasks, view, PixelDecoder(256), levels=levels)
+    model.builder = ("faceptor_base", {"tasks": [t.name for t in tasks], "size": size, "levels": list(levels)})  # type: ignore[assignment]
+    return model
 
 
 DEFAULT_TASKS = (LANDMARKS, POINTS5, PARSING, AGE, EXPRESSION, ATTRIBUTES, IDENTITY)
@@ -115,6 +160,7 @@ def faceptor_tiny(*, tasks: Sequence[Task] = DEFAULT_TASKS, size: int = 128, ima
     if imagenet:
         encoder.load_imagenet()
     view = View((size, size), "head", encoder.mean, encoder.std)
-    model = Faceptor(encoder, tasks, view, levels=(2, 3), dim=128, heads=4, layers=2, ffn=256, pixel_dim=64, hidden=256)
+    pixel = PyramidPixelDecoder(encoder.channels[:2][::-1], dim=128, out=64)
+    model = Faceptor(encoder, tasks, view, pixel, levels=(2, 3), dim=128, heads=4, layers=2, ffn=256, hidden=256)
     model.builder = ("faceptor_tiny", {"tasks": [t.name for t in tasks], "size": size})  # type: ignore[assignment]
     return model

@@ -12,20 +12,34 @@ from typing import Any
 from mien.errors import UnknownTask
 from mien.tasks.age import AGE
 from mien.tasks.attributes import ATTRIBUTES, GENDER
-from mien.tasks.choice import EXPRESSION
+from mien.tasks.choice import EXPRESSION, EXPRESSION7
 from mien.tasks.contract import Boxes, Derived, Embedding, Map, Metrics, Points, Shape, Task, Vector
 from mien.tasks.faces import FACES
-from mien.tasks.identity import IDENTITY
+from mien.tasks.identity import IDENTITY, IDENTITY512
 from mien.tasks.landmarks import LANDMARKS, POINTS5
 from mien.tasks.parsing import PARSING
 from mien.tasks.pose import POSE
 
-TASKS: dict[str, Task[Any]] = {t.name: t for t in (LANDMARKS, POINTS5, PARSING, AGE, EXPRESSION, ATTRIBUTES, IDENTITY, FACES)}
+TASKS: dict[str, Task[Any]] = {
+    t.name: t for t in (LANDMARKS, POINTS5, PARSING, AGE, EXPRESSION, EXPRESSION7, ATTRIBUTES, IDENTITY, IDENTITY512, FACES)
+}
 DERIVED: dict[str, Derived[Any]] = {d.name: d for d in (GENDER, POSE)}
 
 # The order in which answers appear. Identity is biometric data and comes only when asked for by name.
-ANSWER_ORDER = ("points5", "landmarks", "parsing", "age", "gender", "expression", "attributes", "pose", "identity")
-ON_REQUEST = frozenset({"identity"})
+ANSWER_ORDER = (
+    "points5",
+    "landmarks",
+    "parsing",
+    "age",
+    "gender",
+    "expression",
+    "expression7",
+    "attributes",
+    "pose",
+    "identity",
+    "identity512",
+)
+ON_REQUEST = frozenset({"identity", "identity512"})
 
 
 def task(name: str) -> Task[Any]:
@@ -56,6 +70,7 @@ def answerable(tasks: Iterable[str]) -> tuple[str, ...]:
 
 __all__ = [
     "ANSWER_ORDER", "DERIVED", "ON_REQUEST", "TASKS",
-    "AGE", "ATTRIBUTES", "EXPRESSION", "FACES", "GENDER", "IDENTITY", "LANDMARKS", "PARSING", "POINTS5", "POSE",
+    "AGE", "ATTRIBUTES", "EXPRESSION", "EXPRESSION7", "FACES", "GENDER", "IDENTITY", "IDENTITY512", "LANDMARKS", "PARSING",
+    "POINTS5", "POSE",
     "Boxes", "Derived", "Embedding", "Map", "Metrics", "Points", "Shape", "Task", "Vector", "answerable", "task",
 ]  # fmt: skip

@@ -96,3 +96,5 @@ EXPRESSION = ChoiceTask(
     EXPRESSION8,
     display=("neutral", "happiness", "sadness", "surprise", "fear", "disgust", "anger", "contempt"),
 )
+# The order of AffectNet's first seven, which Faceptor gives RAF-DB and FER+ too.
+EXPRESSION7 = ChoiceTask("expression7", "expression7", ("neutral", "happiness", "sadness", "surprise", "fear", "disgust", "anger"))

@@ -121,3 +121,4 @@ def ten_fold(similarity: npt.ArrayLike, same: npt.ArrayLike, folds: int = 10) ->
 
 
 IDENTITY = IdentityTask()
+IDENTITY512 = IdentityTask("identity512", "embedding512", 512)
