@@ -1,23 +1,42 @@
-"""How several losses become one."""
+"""How several losses become one: losses of a step by name -> plain numbers to weigh them with.
+
+A loss of exactly zero is one that nothing in the batch labels (see `contract.silent`); balances that learn from
+losses do not learn from those.
+"""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
-class Fixed:
-    """A weight a task, set beforehand. Tasks that are not named weigh 1."""
+class Balance(Protocol):
+    """What the trainer asks of a balance. A state is plain JSON: it stands in a checkpoint's header."""
 
-    def __init__(self, weights: Mapping[str, float] | None = None):
-        self.weights = dict(weights or {})
+    def __call__(self, losses: Mapping[str, Tensor]) -> dict[str, float]: ...
+    def state_dict(self) -> dict[str, Any]: ...
+    def load_state_dict(self, state: Mapping[str, Any]) -> None: ...
+
+
+class Fixed:
+    """A weight a task, set beforehand. Tasks that are not named weigh 1.
+
+    Args:
+        normalise: divide the weights of a step by their sum, as Faceptor's total does (Qin et al. 2024).
+    """
+
+    def __init__(self, weights: Mapping[str, float] | None = None, *, normalise: bool = False):
+        self.weights, self.normalise = dict(weights or {}), normalise
 
     def __call__(self, losses: Mapping[str, Tensor]) -> dict[str, float]:
         """Losses of one step -> weights of that step."""
-        return {name: self.weights.get(name, 1.0) for name in losses}
+        weights = {name: self.weights.get(name, 1.0) for name in losses}
+        total = sum(weights.values()) if self.normalise else 1.0
+        return {name: weight / total for name, weight in weights.items()}
 
     def state_dict(self) -> dict[str, float]:
         """What a checkpoint keeps; nothing changes while training."""
@@ -25,3 +44,83 @@ class Fixed:
 
     def load_state_dict(self, state: Mapping[str, float]) -> None:
         """Inverse of `state_dict`."""
+
+
+class Uncertainty:
+    """Learned log-variances s: loss L weighs exp(-s), and s minimises exp(-s) L + s (Kendall et al., CVPR 2018).
+
+    Ours: s takes its own gradient step here instead of being in the optimiser, so the penalty s need not be in the
+    total, and a step moves s by `lr` at most: one enormous loss would otherwise silence its task for long.
+
+    Args:
+        lr: of the log-variances.
+    """
+
+    def __init__(self, lr: float = 0.01):
+        self.lr, self.log_var = lr, dict[str, float]()
+
+    def __call__(self, losses: Mapping[str, Tensor]) -> dict[str, float]:
+        """Losses of one step -> weights of that step; the log-variances then follow the losses."""
+        weights = {name: math.exp(-self.log_var.setdefault(name, 0.0)) for name in losses}
+        for name, loss in losses.items():
+            value = float(loss.detach())
+            if value != 0:
+                self.log_var[name] += self.lr * min(1.0, weights[name] * value - 1)
+        return weights
+
+    def state_dict(self) -> dict[str, float]:
+        """Log-variances by name."""
+        return dict(self.log_var)
+
+    def load_state_dict(self, state: Mapping[str, float]) -> None:
+        """Inverse of `state_dict`."""
+        self.log_var = dict(state)
+
+
+class Dynamic:
+    """The loss that falls slowest weighs most: w = K softmax(r / T), r = mean loss of a window / of the one before it.
+
+    FAR-AMTN's dynamic weighting (Gao et al. 2025) has no public equation. Ours: dynamic weight average (Liu et al.,
+    CVPR 2019). A loss counts relative to its first window's mean; in the ratio this cancels, so nothing computes it:
+    weights do not depend on the scale of a loss. They are 1 in the first two windows.
+
+    Args:
+        window: steps over which losses are averaged (an epoch, in the original). temperature: T; larger is more even.
+    """
+
+    def __init__(self, window: int, *, temperature: float = 2.0):
+        self.window, self.temperature = window, temperature
+        self.step = 0
+        self.before, self.last = dict[str, float](), dict[str, float]()  # means of the last two whole windows
+        self.sums, self.counts = dict[str, float](), dict[str, int]()  # of the window that is being filled
+
+    def __call__(self, losses: Mapping[str, Tensor]) -> dict[str, float]:
+        """Losses of one step -> weights of that step, which earlier windows decide."""
+        weights = self._weights(list(losses))
+        for name, loss in losses.items():
+            value = float(loss.detach())
+            if value != 0:
+                self.sums[name] = self.sums.get(name, 0.0) + value
+                self.counts[name] = self.counts.get(name, 0) + 1
+        self.step += 1
+        if self.step % self.window == 0:
+            # a loss that a whole window does not label keeps its mean
+            self.before, self.last = self.last, self.last | {n: s / self.counts[n] for n, s in self.sums.items()}
+            self.sums, self.counts = {}, {}
+        return weights
+
+    def _weights(self, names: list[str]) -> dict[str, float]:
+        ratio = {n: self.last[n] / self.before[n] if n in self.before else 1.0 for n in names}
+        most = max(ratio.values(), default=0.0)
+        e = {n: math.exp((r - most) / self.temperature) for n, r in ratio.items()}
+        return {n: len(names) * v / sum(e.values()) for n, v in e.items()}
+
+    def state_dict(self) -> dict[str, Any]:
+        """The step, the means of two windows, and the window that is being filled."""
+        before, last, sums, counts = dict(self.before), dict(self.last), dict(self.sums), dict(self.counts)
+        return {"step": self.step, "before": before, "last": last, "sums": sums, "counts": counts}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Inverse of `state_dict`."""
+        self.step = int(state["step"])
+        self.before, self.last, self.sums, self.counts = (dict(state[k]) for k in ("before", "last", "sums", "counts"))

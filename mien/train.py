@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from mien import checkpoint
-from mien.balance import Fixed
+from mien.balance import Balance, Fixed
 from mien.data.mix import Mixture
 from mien.errors import UsageError
 from mien.types import Batch, View
@@ -54,7 +54,7 @@ class Recipe:
     optimizer: torch.optim.Optimizer
     schedule: Callable[[int, int], float]
     steps: int
-    balance: Fixed = field(default_factory=Fixed)
+    balance: Balance = field(default_factory=Fixed)
     seed: int = 1
     ema: float = 0.999
     clip: float = 5.0
@@ -99,10 +99,18 @@ def to_tensors(batch: Batch, view: View) -> tuple[Tensor, dict[str, Tensor], dic
 
 
 def losses_of(
-    model: Any, criteria: dict[str, Any], raw: dict[str, Tensor], targets: dict[str, Tensor], known: dict[str, Tensor]
+    model: Any, criteria: dict[str, Any], images: Tensor, targets: dict[str, Tensor], known: dict[str, Tensor], *, bf16: bool = False
 ) -> dict[str, Tensor]:
-    """One loss a task of the model, whether or not the batch labels it: an absent task has zero gradients, not none."""
-    return {t.name: criteria[t.name](raw[t.name].float(), targets[t.name], known[t.name]) for t in model.tasks}
+    """Losses by name: one a task of the model, whether or not the batch labels it: an absent task has zero gradients, not none.
+
+    A model with a method `learn(images, targets, known, criteria) -> losses by name` is asked for its losses through it.
+    """
+    learn = getattr(model, "learn", None)
+    with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+        answer = learn(images, targets, known, criteria) if learn else model(images)
+    if learn:
+        return answer  # type: ignore[no-any-return]
+    return {t.name: criteria[t.name](answer[t.name].float(), targets[t.name], known[t.name]) for t in model.tasks}
 
 
 def keep_memory() -> None:
@@ -134,12 +142,10 @@ class Log:
 
 
 def train_step(recipe: Recipe, criteria: dict[str, Any], batch: Batch) -> dict[str, float]:
-    """Forward, one loss a task, weights, backward, clip, step -> the losses as numbers, and the gradient's norm."""
+    """Forward, losses, weights, backward, clip, step -> the losses as numbers, and the gradient's norm."""
     model = recipe.model
     images, targets, known = to_tensors(batch, model.view)
-    with torch.autocast("cpu", torch.bfloat16, enabled=recipe.bf16):
-        raw = model(images)
-    losses = losses_of(model, criteria, raw, targets, known)
+    losses = losses_of(model, criteria, images, targets, known, bf16=recipe.bf16)
     weights = recipe.balance(losses)
     total = torch.stack([weights[name] * loss for name, loss in losses.items()]).sum()
     if not torch.isfinite(total):

@@ -1,0 +1,68 @@
+"""ResNet-50 without its classifier (He et al. 2015; stride on the 3x3, as torchvision has it). Same contract as `encoders`."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class Bottleneck(nn.Module):
+    """1x1 down, 3x3, 1x1 up, plus the input: (B, c_in, H, W) -> (B, c_out, H/stride, W/stride). Keys as torchvision's.
+
+    Args:
+        width: channels inside (ResNet: c_out / 4).
+    """
+
+    def __init__(self, c_in: int, width: int, c_out: int, stride: int = 1):
+        super().__init__()
+        self.conv1, self.bn1 = nn.Conv2d(c_in, width, 1, bias=False), nn.BatchNorm2d(width)
+        self.conv2, self.bn2 = nn.Conv2d(width, width, 3, stride, 1, bias=False), nn.BatchNorm2d(width)
+        self.conv3, self.bn3 = nn.Conv2d(width, c_out, 1, bias=False), nn.BatchNorm2d(c_out)
+        self.downsample: nn.Module | None = None
+        if stride != 1 or c_in != c_out:
+            self.downsample = nn.Sequential(nn.Conv2d(c_in, c_out, 1, stride, bias=False), nn.BatchNorm2d(c_out))
+
+    def residual(self, x: Tensor) -> Tensor:
+        """The three convolutions alone, without the input and the last ReLU."""
+        x = F.relu(self.bn1(self.conv1(x)))
+        x = F.relu(self.bn2(self.conv2(x)))
+        return self.bn3(self.conv3(x))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.relu((x if self.downsample is None else self.downsample(x)) + self.residual(x))
+
+
+class ResNet50(nn.Module):
+    """forward: (B, 3, H, W) with ImageNet normalisation -> maps at strides 4, 8, 16, 32 with 256, 512, 1024, 2048 channels.
+
+    Args:
+        blocks: bottlenecks a stage; fewer where another module takes a block's place.
+    """
+
+    channels = (256, 512, 1024, 2048)
+    strides = (4, 8, 16, 32)
+    mean = (0.485, 0.456, 0.406)
+    std = (0.229, 0.224, 0.225)
+
+    def __init__(self, blocks: tuple[int, int, int, int] = (3, 4, 6, 3)):
+        super().__init__()
+        self.conv1, self.bn1 = nn.Conv2d(3, 64, 7, 2, 3, bias=False), nn.BatchNorm2d(64)
+        self.layer1 = self._stage(64, 256, blocks[0], 1)
+        self.layer2 = self._stage(256, 512, blocks[1], 2)
+        self.layer3 = self._stage(512, 1024, blocks[2], 2)
+        self.layer4 = self._stage(1024, 2048, blocks[3], 2)
+        for m in self.modules():
+            if isinstance(m, nn.Conv2d):
+                nn.init.kaiming_normal_(m.weight, mode="fan_out", nonlinearity="relu")
+
+    @staticmethod
+    def _stage(c_in: int, c_out: int, n: int, stride: int) -> nn.Sequential:
+        return nn.Sequential(*(Bottleneck(c_out if i else c_in, c_out // 4, c_out, 1 if i else stride) for i in range(n)))
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        x = F.max_pool2d(F.relu(self.bn1(self.conv1(images))), 3, 2, 1)
+        maps = []
+        for stage in (self.layer1, self.layer2, self.layer3, self.layer4):
+            x = stage(x)
+            maps.append(x)
+        return maps
