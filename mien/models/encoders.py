@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from mien.errors import BadWeights
+from mien.types import View
 
 
 def conv_bn(
@@ -119,3 +120,15 @@ class EfficientNetLite(nn.Module):
             for part in ("weight", "bias", "running_mean", "running_var", "num_batches_tracked"):
                 keys[f"{ours}.1.{part}"] = f"{norm}.{part}"
         return keys
+
+
+def efficientnet_lite(size: int, imagenet: bool) -> tuple[EfficientNetLite, View]:
+    """The encoder of every tiny system, and its view: a crop of the whole head, `size` pixels square.
+
+    Args:
+        imagenet: start from ImageNet weights instead of random ones.
+    """
+    encoder = EfficientNetLite()
+    if imagenet:
+        encoder.load_imagenet()
+    return encoder, View((size, size), "head", encoder.mean, encoder.std)

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from mien.errors import UsageError
 from mien.models.decoders import EmbeddingHead, LayerNorm2d, QueryDecoder
-from mien.models.encoders import EfficientNetLite
+from mien.models.encoders import EfficientNetLite, efficientnet_lite
 from mien.models.vit import VisionTransformer
 from mien.tasks import AGE, ATTRIBUTES, EXPRESSION, IDENTITY, LANDMARKS, PARSING, POINTS5, Embedding, Map, Points, Task, Vector, task
 from mien.types import View
@@ -156,10 +156,7 @@ def faceptor_tiny(*, tasks: Sequence[Task] = DEFAULT_TASKS, size: int = 128, ima
     Args:
         size: side of the crop in pixels, a multiple of 32. imagenet: start the encoder from ImageNet weights.
     """
-    encoder = EfficientNetLite()
-    if imagenet:
-        encoder.load_imagenet()
-    view = View((size, size), "head", encoder.mean, encoder.std)
+    encoder, view = efficientnet_lite(size, imagenet)
     pixel = PyramidPixelDecoder(encoder.channels[:2][::-1], dim=128, out=64)
     model = Faceptor(encoder, tasks, view, pixel, levels=(2, 3), dim=128, heads=4, layers=2, ffn=256, hidden=256)
     model.builder = ("faceptor_tiny", {"tasks": [t.name for t in tasks], "size": size})  # type: ignore[assignment]

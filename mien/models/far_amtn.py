@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mien.errors import UsageError
-from mien.models.encoders import EfficientNetLite
+from mien.models.encoders import EfficientNetLite, efficientnet_lite
 from mien.models.resnet import Bottleneck, ResNet50
 from mien.tasks import ATTRIBUTES
 from mien.tasks.groups import GROUPS
@@ -175,10 +175,7 @@ def far_amtn_tiny(
     Args:
         size: side of the crop in pixels. imagenet: start the encoder from ImageNet weights.
     """
-    encoder = EfficientNetLite()
-    if imagenet:
-        encoder.load_imagenet()
-    view = View((size, size), "head", encoder.mean, encoder.std)
+    encoder, view = efficientnet_lite(size, imagenet)
     model = FarAmtn(encoder, view, groups=groups, fusion=fusion, shared=shared)
     model.builder = ("far_amtn_tiny", {"groups": groups, "size": size, "fusion": fusion, "shared": shared})  # type: ignore[assignment]
     return model

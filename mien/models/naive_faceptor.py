@@ -19,7 +19,7 @@ from torch.nn import functional as F
 
 from mien.errors import UsageError
 from mien.models.decoders import EmbeddingHead
-from mien.models.encoders import EfficientNetLite, conv_bn
+from mien.models.encoders import EfficientNetLite, conv_bn, efficientnet_lite
 from mien.models.vit import VisionTransformer
 from mien.tasks import AGE, ATTRIBUTES, EXPRESSION, IDENTITY, LANDMARKS, PARSING, POINTS5, Embedding, Map, Points, Task, Vector, task
 from mien.types import View
@@ -245,10 +245,7 @@ def naive_faceptor_tiny(*, tasks: Sequence[Task] = DEFAULT_TASKS, size: int = 11
     Args:
         size: side of the crop in pixels. imagenet: start the encoder from ImageNet weights.
     """
-    encoder = EfficientNetLite()
-    if imagenet:
-        encoder.load_imagenet()
-    view = View((size, size), "head", encoder.mean, encoder.std)
+    encoder, view = efficientnet_lite(size, imagenet)
     every = range(len(encoder.channels))
     model = NaiveFaceptor(
         encoder, tasks, view, attribute_levels=every, dense_levels=every, plain=False, attribute_width=32, grid=2, dropout=0.2,

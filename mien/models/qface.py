@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from mien.errors import UsageError
 from mien.models.decoders import Attention, sine_positions
-from mien.models.encoders import EfficientNetLite
+from mien.models.encoders import EfficientNetLite, efficientnet_lite
 from mien.models.vit import VisionTransformer
 from mien.tasks import AGE, ATTRIBUTES, EXPRESSION, EXPRESSION7, Task, Vector
 from mien.tasks.attributes import AttributesTask
@@ -239,10 +239,7 @@ def qface_tiny(*, tasks: Sequence[Task[Any]] = TINY_TASKS, size: int = 112, imag
     Args:
         size: side of the crop in pixels, a multiple of 16. imagenet: start the encoder from ImageNet weights.
     """
-    encoder = EfficientNetLite()
-    if imagenet:
-        encoder.load_imagenet()
-    view = View((size, size), "head", encoder.mean, encoder.std)
+    encoder, view = efficientnet_lite(size, imagenet)
     model = QFace(encoder, tasks, view, taps=(0, 1, 2, 3), fusion=fusion, width=128, dim=128, heads=4, layers=2, ffn=256, positions=True)
     model.builder = ("qface_tiny", {"tasks": [t.name for t in tasks], "size": size, "fusion": fusion})  # type: ignore[assignment]
     return model
