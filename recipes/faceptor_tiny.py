@@ -42,6 +42,7 @@ def recipe(
         lr: of the encoder; the decoders learn twice as fast. ema: decay of the averaged weights.
         masks: pictures with parsing masks a step. parsing: weight of that loss.
     """
+    torch.manual_seed(seed)
     model = checkpoint.load(start) if start else faceptor_tiny(size=size, imagenet=True)
     model.encoder.freeze(frozen)
     teacher = pack.descriptors()
