@@ -14,6 +14,7 @@ from mien.checkpoint import load
 from mien.data.mix import Mixture
 from mien.data.photos import MosaicSource, read_photos
 from mien.models.detector import detector
+from mien.models.widen import place_within
 from mien.settings import data_root
 from mien.train import Recipe, cosine
 
@@ -25,18 +26,11 @@ def grow(small: nn.Module, large: nn.Module) -> None:
     must have a shortcut, adds nothing.
     """
     old = small.state_dict()
-    new = large.state_dict()
-    for name, value in new.items():
-        if name not in old:
-            if name.endswith("mix.1.weight"):  # the last norm of an added block
-                value.zero_()
-            continue
-        part = old[name]
-        rows = tuple(slice(0, n) for n in part.shape)
-        if value.ndim > 1:
-            value[rows[:1]] = 0.0  # old outputs do not hear new inputs
-        value[rows] = part
-    large.load_state_dict(new)
+    for name, value in large.state_dict().items():  # these share memory with the network
+        if name in old:
+            place_within(value, old[name])
+        elif name.endswith("mix.1.weight"):  # the last norm of an added block
+            value.zero_()
 
 
 def recipe(*, steps: int = 6000, seed: int = 1, batch: int = 16, lr: float = 2e-3, start: str = "") -> Recipe:

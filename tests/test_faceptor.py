@@ -72,7 +72,9 @@ def test_pixel_features_are_four_times_as_fine():
 
 def test_tokens_of_one_level_and_of_six(base):
     with torch.device("meta"):
-        images = torch.empty(1, 3, 112, 112)
-        maps = base.encoder(images)
-        assert [m.shape[-2:].numel() for m in base.decoder.memory([maps[11]])] == [49]
-    assert len(maps) == 12
+        six = faceptor_base(levels=(11, 1, 3, 5, 7, 9))
+        for side, tokens in ((112, 49), (512, 1024)):
+            maps = base.encoder(torch.empty(1, 3, side, side))
+            assert len(maps) == 12
+            for model, levels in ((base, 1), (six, 6)):
+                assert sum(m.shape[-2:].numel() for m in model.decoder.memory([maps[i] for i in model.levels])) == levels * tokens

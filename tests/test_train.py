@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,10 +11,12 @@ import torch
 
 from mien import checkpoint
 from mien.balance import Fixed
+from mien.cli import load_recipe
 from mien.data import FaceSource, toy
 from mien.data.augment import Augment
 from mien.data.mix import Mixture
 from mien.errors import BadWeights, UsageError
+from mien.models.detector import detector
 from mien.models.faceptor import faceptor_tiny
 from mien.tasks import AGE, ATTRIBUTES, LANDMARKS
 from mien.train import Average, Recipe, cosine, fit, learn_mode
@@ -158,3 +161,14 @@ def test_a_foreign_or_cut_checkpoint_is_refused(tmp_path):
     save_file({"a": torch.zeros(1)}, tmp_path / "foreign.safetensors")
     with pytest.raises(BadWeights, match="not written by mien"):
         checkpoint.load(tmp_path / "foreign.safetensors")
+
+
+def test_a_wider_and_deeper_detector_starts_by_answering_like_the_smaller_one():
+    grow = load_recipe(Path(__file__).parent.parent / "recipes" / "detector.py").__globals__["grow"]
+    torch.manual_seed(0)
+    small = detector(stem=8, widths=(8, 12, 16, 16), depths=(1, 1, 1, 1), dim=8).eval()
+    large = detector(stem=8, widths=(8, 16, 20, 16), depths=(1, 2, 1, 1), dim=12).eval()
+    images = torch.randn(1, 3, 64, 64)
+    assert not torch.allclose(large(images)["faces"], small(images)["faces"], atol=1e-3)
+    grow(small, large)
+    assert torch.allclose(large(images)["faces"], small(images)["faces"], atol=1e-5)

@@ -30,11 +30,13 @@ class Attention(nn.Module):
         self.heads = heads
         self.q, self.k, self.v, self.out = (nn.Linear(dim, dim) for _ in range(4))
 
-    def forward(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None) -> Tensor:
-        def split(x: Tensor) -> Tensor:
-            return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+    def split(self, x: Tensor) -> Tensor:
+        """(B, N, d) -> (B, heads, N, d / heads)."""
+        return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
 
-        y = F.scaled_dot_product_attention(split(self.q(query)), split(self.k(key)), split(self.v(value)), attn_mask=mask)
+    def forward(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None) -> Tensor:
+        q, k, v = self.split(self.q(query)), self.split(self.k(key)), self.split(self.v(value))
+        y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
         return self.out(y.transpose(1, 2).flatten(2))
 
 

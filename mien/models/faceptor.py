@@ -17,7 +17,7 @@ from mien.errors import UsageError
 from mien.models.decoders import EmbeddingHead, LayerNorm2d, QueryDecoder
 from mien.models.encoders import EfficientNetLite, efficientnet_lite
 from mien.models.vit import VisionTransformer
-from mien.tasks import AGE, ATTRIBUTES, EXPRESSION, IDENTITY, LANDMARKS, PARSING, POINTS5, Embedding, Map, Points, Task, Vector, task
+from mien.tasks import DEFAULT_TASKS, Embedding, Map, Points, Task, Vector, task
 from mien.types import View
 
 
@@ -70,6 +70,8 @@ class Faceptor(nn.Module):
             the paper's Layer-Attention; there, the first is what the first stage trained.
         dim, heads, layers, ffn: of the transformer decoder. hidden: width inside the embedding read-out.
     """
+
+    builder: tuple[str, dict[str, object]]
 
     def __init__(
         self, encoder: EfficientNetLite | VisionTransformer, tasks: Sequence[Task], view: View,
@@ -141,11 +143,8 @@ def faceptor_base(*, tasks: Sequence[Task] = BASE_TASKS, size: int = 512, levels
     encoder = VisionTransformer(drop_path=0.2)
     view = View((size, size), "head", encoder.mean, encoder.std)  # Ours: one view, with CLIP's normalisation
     model = Faceptor(encoder, tasks, view, PixelDecoder(256), levels=levels)
-    model.builder = ("faceptor_base", {"tasks": [t.name for t in tasks], "size": size, "levels": list(levels)})  # type: ignore[assignment]
+    model.builder = ("faceptor_base", {"tasks": [t.name for t in tasks], "size": size, "levels": list(levels)})
     return model
-
-
-DEFAULT_TASKS = (LANDMARKS, POINTS5, PARSING, AGE, EXPRESSION, ATTRIBUTES, IDENTITY)
 
 
 def faceptor_tiny(*, tasks: Sequence[Task] = DEFAULT_TASKS, size: int = 128, imagenet: bool = False) -> Faceptor:
@@ -159,5 +158,5 @@ def faceptor_tiny(*, tasks: Sequence[Task] = DEFAULT_TASKS, size: int = 128, ima
     encoder, view = efficientnet_lite(size, imagenet)
     pixel = PyramidPixelDecoder(encoder.channels[:2][::-1], dim=128, out=64)
     model = Faceptor(encoder, tasks, view, pixel, levels=(2, 3), dim=128, heads=4, layers=2, ffn=256, hidden=256)
-    model.builder = ("faceptor_tiny", {"tasks": [t.name for t in tasks], "size": size})  # type: ignore[assignment]
+    model.builder = ("faceptor_tiny", {"tasks": [t.name for t in tasks], "size": size})
     return model

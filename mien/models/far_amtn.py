@@ -119,6 +119,8 @@ class FarAmtn(nn.Module):
         shared: WSGSA; else a whole block a group.
     """
 
+    builder: tuple[str, dict[str, object]]
+
     order: Tensor  # where each attribute stands among the classifiers' answers
 
     def __init__(self, encoder: ResNet50 | EfficientNetLite, view: View, *, groups: str, fusion: str = "attention", shared: bool = True):
@@ -161,7 +163,7 @@ def far_amtn(*, groups: str = "mgmtn8", size: int = 224, fusion: str = "attentio
     encoder = ResNet50((3, 4, 6, 2))
     view = View((size, size), "head", encoder.mean, encoder.std)
     model = FarAmtn(encoder, view, groups=groups, fusion=fusion, shared=shared)
-    model.builder = ("far_amtn", {"groups": groups, "size": size, "fusion": fusion, "shared": shared})  # type: ignore[assignment]
+    model.builder = ("far_amtn", {"groups": groups, "size": size, "fusion": fusion, "shared": shared})
     return model
 
 
@@ -177,5 +179,5 @@ def far_amtn_tiny(
     """
     encoder, view = efficientnet_lite(size, imagenet)
     model = FarAmtn(encoder, view, groups=groups, fusion=fusion, shared=shared)
-    model.builder = ("far_amtn_tiny", {"groups": groups, "size": size, "fusion": fusion, "shared": shared})  # type: ignore[assignment]
+    model.builder = ("far_amtn_tiny", {"groups": groups, "size": size, "fusion": fusion, "shared": shared})
     return model

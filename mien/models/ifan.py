@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from mien.errors import UsageError
 from mien.models.fc_densenet import SHARED, Path, Sizes, TaskNorm, Trunk
+from mien.models.widen import place_within
 from mien.tasks import EXPRESSION, PARSING, POINTS5, Map, Points, Task, Vector, task
 from mien.tasks.attributes import AttributesTask
 from mien.tasks.choice import ChoiceTask
@@ -208,7 +209,7 @@ class IFAN(nn.Module):
         """
         losses = {}
         for t in self.tasks:
-            rows = known[t.name].flatten(1).any(1) if t.name in known and known[t.name].ndim > 1 else known.get(t.name)
+            rows = known[t.name].reshape(len(images), -1).any(1) if t.name in known else None
             if rows is None or not bool(rows.any()):
                 losses[t.name] = torch.stack([p.sum() for p in self.parameters()]).sum() * 0.0
             else:
@@ -251,11 +252,8 @@ def plug_in(model: IFAN, new: Task) -> IFAN:
     with torch.no_grad():
         for k, mine in more.state_dict().items():
             theirs = old.get(k, old.get(k.replace(f".norms.{new.name}.", f".norms.{first}.")))
-            if theirs is None:
-                continue
-            if mine.ndim > 1 and mine.shape != theirs.shape:  # a weight that reads the new channels too
-                mine.zero_()
-            mine[tuple(slice(n) for n in theirs.shape)] = theirs
+            if theirs is not None:
+                place_within(mine, theirs)
     return more.train(model.training)
 
 

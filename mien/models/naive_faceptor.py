@@ -21,7 +21,7 @@ from mien.errors import UsageError
 from mien.models.decoders import EmbeddingHead
 from mien.models.encoders import EfficientNetLite, conv_bn, efficientnet_lite
 from mien.models.vit import VisionTransformer
-from mien.tasks import AGE, ATTRIBUTES, EXPRESSION, IDENTITY, LANDMARKS, PARSING, POINTS5, Embedding, Map, Points, Task, Vector, task
+from mien.tasks import DEFAULT_TASKS, Embedding, Map, Points, Task, Vector, task
 from mien.types import View
 
 
@@ -231,9 +231,6 @@ def naive_faceptor_base(*, tasks: Sequence[Task] = BASE_TASKS, size: int = 512) 
     model = NaiveFaceptor(encoder, tasks, view)
     model.builder = ("naive_faceptor_base", {"tasks": [t.name for t in tasks], "size": size})
     return model
-
-
-DEFAULT_TASKS = (LANDMARKS, POINTS5, PARSING, AGE, EXPRESSION, ATTRIBUTES, IDENTITY)
 
 
 def naive_faceptor_tiny(*, tasks: Sequence[Task] = DEFAULT_TASKS, size: int = 112, imagenet: bool = False) -> NaiveFaceptor:

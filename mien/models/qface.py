@@ -64,9 +64,6 @@ class Fusion(nn.Module):
 class ReadableAttention(Attention):
     """Attention in two steps, which hands out its weights: what is shown is what was used."""
 
-    def split(self, x: Tensor) -> Tensor:
-        return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
-
     def remember(self, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
         """(B, N, d) twice -> projected, (B, heads, N, d / heads) twice; once for all tasks."""
         return self.split(self.k(key)), self.split(self.v(value))
@@ -131,6 +128,8 @@ class QFace(nn.Module):
         fusion, width, dim: see `Fusion`. heads, layers, ffn, self_attention, pre_norm: of the decoder, see `LabelLayer`.
         positions: add sine positions to the keys; a ViT's tokens carry theirs already, a convolutional map's do not.
     """
+
+    builder: tuple[str, dict[str, object]]
 
     # Ours: every default. The paper's public text names none of them.
     def __init__(
@@ -226,7 +225,7 @@ def qface_base(*, tasks: Sequence[Task[Any]] | None = None, size: int = 224, fus
     # The default tasks are not all in the catalogue, so their names would not be found again; the default brings them back
     named = {} if tasks is None else {"tasks": [t.name for t in tasks]}
     arguments = {**named, "size": size, "fusion": fusion, "drop_path": drop_path}
-    model.builder = ("qface_base", arguments)  # type: ignore[assignment]
+    model.builder = ("qface_base", arguments)
     return model
 
 
@@ -241,5 +240,5 @@ def qface_tiny(*, tasks: Sequence[Task[Any]] = TINY_TASKS, size: int = 112, imag
     """
     encoder, view = efficientnet_lite(size, imagenet)
     model = QFace(encoder, tasks, view, taps=(0, 1, 2, 3), fusion=fusion, width=128, dim=128, heads=4, layers=2, ffn=256, positions=True)
-    model.builder = ("qface_tiny", {"tasks": [t.name for t in tasks], "size": size, "fusion": fusion})  # type: ignore[assignment]
+    model.builder = ("qface_tiny", {"tasks": [t.name for t in tasks], "size": size, "fusion": fusion})
     return model

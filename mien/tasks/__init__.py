@@ -23,6 +23,8 @@ from mien.tasks.pose import POSE
 TASKS: dict[str, Task[Any]] = {
     t.name: t for t in (LANDMARKS, POINTS5, PARSING, AGE, EXPRESSION, EXPRESSION7, ATTRIBUTES, IDENTITY, IDENTITY512, FACES)
 }
+# What a system that can answer every kind of question is asked, unless told otherwise.
+DEFAULT_TASKS = (LANDMARKS, POINTS5, PARSING, AGE, EXPRESSION, ATTRIBUTES, IDENTITY)
 DERIVED: dict[str, Derived[Any]] = {d.name: d for d in (GENDER, POSE)}
 
 # The order in which answers appear. Identity is biometric data and comes only when asked for by name.
@@ -69,7 +71,7 @@ def answerable(tasks: Iterable[str]) -> tuple[str, ...]:
 
 
 __all__ = [
-    "ANSWER_ORDER", "DERIVED", "ON_REQUEST", "TASKS",
+    "ANSWER_ORDER", "DEFAULT_TASKS", "DERIVED", "ON_REQUEST", "TASKS",
     "AGE", "ATTRIBUTES", "EXPRESSION", "EXPRESSION7", "FACES", "GENDER", "IDENTITY", "IDENTITY512", "LANDMARKS", "PARSING",
     "POINTS5", "POSE",
     "Boxes", "Derived", "Embedding", "Map", "Metrics", "Points", "Shape", "Task", "Vector", "answerable", "task",
