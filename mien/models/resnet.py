@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from mien.errors import BadWeights
 
 
 class Bottleneck(nn.Module):
@@ -66,3 +70,32 @@ class ResNet50(nn.Module):
             x = stage(x)
             maps.append(x)
         return maps
+
+    def load_imagenet(self, state: Mapping[str, Tensor], *, leave: tuple[str, ...] = ("fc.",)) -> ResNet50:
+        """Fill from a published ResNet-50 state dict: conv1, bn1, layer1.0.conv1 ... layer4.2.bn3, fc.
+
+        `num_batches_tracked` may be missing: older files have none, and nothing here reads it.
+
+        Args:
+            leave: prefixes of keys that are not wanted. With the last block of `layer4` taken out (as in FAR-AMTN, whose
+                `split.block` takes its weights) also "layer4.2.".
+
+        Raises:
+            BadWeights: tensors are missing, unknown or of another shape, the first few are named; the net is then unchanged.
+        """
+        ours = self.state_dict()
+        theirs = {k: v for k, v in state.items() if not k.startswith(leave)}
+        problems = {
+            "missing": [k for k in ours if k not in theirs and not k.endswith(".num_batches_tracked")],
+            "unknown": [k for k in theirs if k not in ours],
+            "of another shape (theirs for ours)": [
+                f"{k} {tuple(theirs[k].shape)} for {tuple(v.shape)}" for k, v in ours.items() if k in theirs and theirs[k].shape != v.shape
+            ],
+        }
+        said = [f"{len(keys)} {what}: {', '.join(keys[:5])}{', ...' * (len(keys) > 5)}" for what, keys in problems.items() if keys]
+        if said:
+            raise BadWeights(
+                f"this is no ResNet-50 for the net at hand. {'; '.join(said)}. Blocks of the file that the net lacks go in `leave`"
+            )
+        self.load_state_dict({k: theirs.get(k, v.new_zeros(())) for k, v in ours.items()})
+        return self
