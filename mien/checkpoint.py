@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -71,17 +72,26 @@ def load(path: Path | str) -> Any:
     return model.eval()
 
 
-def save_run(path: Path, model: nn.Module, average: nn.Module, optimizer: torch.optim.Optimizer, balance: Any, step: int) -> None:
-    """Everything that a run needs to go on exactly."""
+def save_run(
+    path: Path, model: nn.Module, average: nn.Module, optimizer: torch.optim.Optimizer, balance: Any, step: int,
+    criteria: Mapping[str, Any] | None = None,
+) -> None:  # fmt: skip
+    """Everything that a run needs to go on exactly. criteria: by task; those that are modules have a state."""
     tensors = {f"model.{k}": v for k, v in model.state_dict().items()}
     tensors |= {f"average.{k}": v for k, v in average.state_dict().items()}
+    for name, criterion in (criteria or {}).items():
+        if isinstance(criterion, nn.Module):
+            tensors |= {f"criterion.{name}.{k}": v for k, v in criterion.state_dict().items()}
     for number, state in optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer.{number}.{k}": torch.as_tensor(v) for k, v in state.items()}
     tensors["rng"] = torch.get_rng_state()
     _write(path, tensors, {"format": FORMAT, "step": step, "balance": balance.state_dict()})
 
 
-def load_run(path: Path, model: nn.Module, average: nn.Module, optimizer: torch.optim.Optimizer, balance: Any) -> int:
+def load_run(
+    path: Path, model: nn.Module, average: nn.Module, optimizer: torch.optim.Optimizer, balance: Any,
+    criteria: Mapping[str, Any] | None = None,
+) -> int:  # fmt: skip
     """Fill everything from `save_run` and return the step to go on from."""
     tensors, header = _read(path)
 
@@ -90,6 +100,9 @@ def load_run(path: Path, model: nn.Module, average: nn.Module, optimizer: torch.
 
     model.load_state_dict(part("model."))
     average.load_state_dict(part("average."))
+    for name, criterion in (criteria or {}).items():
+        if isinstance(criterion, nn.Module):
+            criterion.load_state_dict(part(f"criterion.{name}."))
     states: dict[int, dict[str, Tensor]] = {}
     for key, value in part("optimizer.").items():
         number, name = key.split(".", 1)

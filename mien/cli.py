@@ -157,6 +157,14 @@ def _save_pictures(reading: Any, name: str, draw: Path | None, masks: Path | Non
             drawing.save_mask(masks / f"{name}-{number}.png", mask)
 
 
+def _attention_saver(reader: Any, folder: Path, label: str | None) -> Callable[[str, Any], Any]:
+    """(name, reading) -> its sheets in the folder. What cannot be drawn is refused here, before any photo is read."""
+    from mien import attend
+
+    wanted = attend.chosen(reader, reader.asked, label)
+    return lambda name, reading: attend.save(folder, name, reader, reading, wanted)
+
+
 def output_names(paths: list[str]) -> list[str]:
     """A file name for each path: its stem, numbered when two photos share one."""
     used: dict[str, int] = {}
@@ -182,6 +190,10 @@ def analyze(
     weights: Annotated[
         str | None, typer.Option(help="An .onnx, a .safetensors or a run's folder, instead of the embedded network.")
     ] = None,
+    attention: Annotated[
+        Path | None, typer.Option(help="Folder for sheets of where each label looked; needs torch weights of a Q-Face or Faceptor.")
+    ] = None,
+    label: Annotated[str | None, typer.Option(help="With --attention: this label only, large, such as Eyeglasses.")] = None,
 ) -> None:
     """Read every face of photos: answers as JSON, as a table, and as pictures."""
     from mien.analyze import load
@@ -190,6 +202,9 @@ def analyze(
     reader = load(answerer(weights, threads), tasks=names_of(tasks), threads=threads, batch=batch, max_pixels=max_pixels, score=score)
     if masks and "parsing" not in reader.asked:
         raise UsageError("--masks needs the parsing task; add parsing to --tasks")
+    if label is not None and attention is None:
+        raise UsageError("--label says what --attention FOLDER draws; give both")
+    show = _attention_saver(reader, attention, label) if attention else None
     paths = find_photos(photos)
     for folder in (draw, masks):
         if folder:
@@ -204,6 +219,8 @@ def analyze(
                     typer.echo(f"mien: {reading.error}", err=True)
                 else:
                     _save_pictures(reading, name, draw, masks)
+                    if show:
+                        show(name, reading)
                 step()
     finally:
         output.close()

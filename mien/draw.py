@@ -53,6 +53,7 @@ GAZE: Colour = (255, 190, 0)
 
 SMALL = 40  # pixels of face width, under which a face gets a thin box and a short label
 _OPACITY = 0.38
+_HEAT_OPACITY = 0.7
 _SHIFT = 4  # OpenCV's sub-pixel bits
 
 
@@ -85,6 +86,35 @@ def annotate(pixels: Pixels, faces: Sequence[Face], *, parsing: bool = True) -> 
         _draw_points(out, face)
         _draw_gaze(out, face)
     return _draw_labels(out, faces)
+
+
+def heat(pixels: Pixels, weights: npt.ArrayLike) -> Pixels:
+    """A picture in gray with a map over it, from clear over violet and red to yellow.
+
+    A cell's heat is its share of the map's largest value, times 1 - mean / largest: a map that prefers no place stays
+    clear, however it is scaled, and does not look as hot as one with a sharp peak.
+
+    Args:
+        pixels: (H, W, 3) uint8 RGB; not changed.
+        weights: (h, w) numbers >= 0 of any size and scale, stretched over the whole picture.
+
+    Returns:
+        (H, W, 3) uint8 RGB.
+
+    Raises:
+        BadArray: pixels are no RGB picture. UsageError: weights are no such map.
+    """
+    check_pixels(pixels, "the picture to heat")
+    values = np.asarray(weights, np.float32)
+    if values.ndim != 2 or not values.size or not np.isfinite(values).all() or values.min() < 0:
+        raise UsageError(f"a map to draw must be (h, w) finite numbers >= 0; got {values.shape} from {values.min(initial=np.inf)} on")
+    height, width = pixels.shape[:2]
+    values = values / max(float(values.max()), 1e-12)
+    strength = cv2.resize(values * (1 - values.mean()), (width, height), interpolation=cv2.INTER_LINEAR)
+    colours = cv2.applyColorMap(np.rint(255 * strength).astype(np.uint8), cv2.COLORMAP_INFERNO)[..., ::-1]
+    gray = cv2.cvtColor(np.ascontiguousarray(pixels), cv2.COLOR_RGB2GRAY)[..., None]
+    opacity = _HEAT_OPACITY * strength[..., None]
+    return np.rint(gray * (1 - opacity) + colours * opacity).astype(np.uint8)
 
 
 def save_png(path: str | os.PathLike[str], pixels: Pixels) -> None:

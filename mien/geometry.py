@@ -5,7 +5,7 @@ An affine is a (2, 3) float64 matrix A with q = A[:, :2] @ p + A[:, 2]. Points u
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import cv2
 import numpy as np
@@ -194,3 +194,88 @@ def pose_from_68(points: npt.ArrayLike) -> tuple[float, float, float]:
     rx = np.array([[1, 0, 0], [0, cp, sp], [0, -sp, cp]])
     left = (ry @ rx).T @ r
     return yaw, pitch, float(np.degrees(np.arctan2(left[1, 0], left[0, 0])))
+
+
+def pose_matrix(yaw: float, pitch: float, roll: float) -> Array:
+    """Degrees, as `pose_from_68` counts them -> the (3, 3) rotation of the head: roll first, then pitch, then yaw."""
+    (cy, cp, cr), (sy, sp, sr) = np.cos(np.radians([yaw, pitch, roll])), np.sin(np.radians([yaw, pitch, roll]))
+    about_y = np.array([[cy, 0, -sy], [0, 1, 0], [sy, 0, cy]])
+    about_x = np.array([[1, 0, 0], [0, cp, sp], [0, -sp, cp]])
+    about_z = np.array([[cr, -sr, 0], [sr, cr, 0], [0, 0, 1]])
+    return about_y @ about_x @ about_z
+
+
+def pose_angles(rotation: npt.ArrayLike) -> tuple[float, float, float]:
+    """Inverse of `pose_matrix`; (yaw, pitch, roll) in degrees, pitch in -90..90."""
+    r = np.asarray(rotation, np.float64)
+    yaw, pitch = np.arctan2(-r[0, 2], r[2, 2]), np.arcsin(np.clip(r[1, 2], -1, 1))
+    return float(np.degrees(yaw)), float(np.degrees(pitch)), float(np.degrees(np.arctan2(r[1, 0], r[1, 1])))
+
+
+def turn_pose(pose: Sequence[float], affine: npt.ArrayLike) -> tuple[float, float, float]:
+    """(yaw, pitch, roll) in degrees of a head whose picture goes through an affine, which may mirror it.
+
+    A picture that is turned turns a head that looks aside in more than its roll.
+    """
+    a = np.asarray(affine, np.float64)[:, :2]
+    yaw, pitch, roll = pose
+    if np.linalg.det(a) < 0:
+        a, yaw, roll = a * (-1.0, 1.0), -yaw, -roll
+    turn = np.eye(3)
+    turn[:2, :2] = a / scale_of(a)
+    return pose_angles(turn @ pose_matrix(yaw, pitch, roll))
+
+
+def tanh_warp(c: npt.ArrayLike, factor: float) -> Array:
+    """Aligned coordinates, -1..1 across the crop, squeezed so that the whole photo falls within (FaRL; Zheng et al. 2022).
+
+    Up to 1 - factor nothing moves; beyond, tanh takes all that is left into the last `factor`. 0 is a plain crop.
+    """
+    x = np.asarray(c, np.float64)
+    return x if _tanh_factor(factor) == 0 else _beyond(x, factor, np.tanh)
+
+
+def tanh_unwarp(c: npt.ArrayLike, factor: float) -> Array:
+    """Inverse of `tanh_warp`; what would lie farther than arctanh(0.999) is brought to there."""
+    x = np.asarray(c, np.float64)
+    return x if _tanh_factor(factor) == 0 else _beyond(x, factor, lambda t: np.arctanh(np.clip(t, -0.999, 0.999)))
+
+
+def _tanh_factor(factor: float) -> float:
+    if not 0 <= factor <= 1:
+        raise UsageError(f"the factor of a tanh-warp is 0..1, not {factor}")
+    return factor
+
+
+def _beyond(x: Array, w: float, curve: Callable[[Array], Array]) -> Array:
+    """x up to 1 - w; from there on a curve, in units of w."""
+    rest = np.abs(x) - (1 - w)
+    return np.where(rest <= 0, x, np.sign(x) * (w * curve(rest / w) + 1 - w))
+
+
+def tanh_crop(pixels: Pixels, from_photo: npt.ArrayLike, size: tuple[int, int], factor: float) -> Pixels:
+    """A photo (H, W, 3) through an affine and the tanh-warp into (width, height); black where the photo has no pixel.
+
+    from_photo is the affine of the plain crop of that size. Bilinear, without averaging: meant for crops no more than
+    twice smaller than the face.
+    """
+    grid = [tanh_unwarp((2 * np.arange(n) + 1) / n - 1, factor) for n in size]
+    xy = np.stack(np.meshgrid(*[((c + 1) * n - 1) / 2 for c, n in zip(grid, size, strict=True)]), -1)
+    places = move_points(xy, invert(from_photo)).astype(np.float32)
+    return cv2.remap(pixels, places[..., 0], places[..., 1], cv2.INTER_LINEAR)  # type: ignore[return-value]
+
+
+def unwarp_mask(logits: npt.ArrayLike, crop: Crop, size: tuple[int, int], factor: float) -> Pixels:
+    """Logits (n, h, w) on a tanh-warped crop -> the likeliest class of every pixel of the photo, (height, width) uint8.
+
+    Args:
+        crop: of the plain crop: its size in pixels and its affine. size: (width, height) of the photo.
+    """
+    maps = np.asarray(logits, np.float32)
+    photo = np.stack(np.meshgrid(*[np.arange(n) for n in size]), -1)
+    sides = np.array(crop.pixels.shape[1::-1], np.float64)
+    c = tanh_warp((2 * move_points(photo, crop.from_photo) + 1) / sides - 1, factor)
+    places = (((c + 1) * maps.shape[:0:-1] - 1) / 2).astype(np.float32)
+    # a map at a time: OpenCV moves four channels at most
+    moved = [cv2.remap(m, places[..., 0], places[..., 1], cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE) for m in maps]
+    return np.argmax(moved, 0).astype(np.uint8)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import ctypes
 import json
 import math
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from mien import checkpoint
 from mien.balance import Balance, Fixed
 from mien.data.mix import Mixture
 from mien.errors import UsageError
+from mien.tasks.contract import silent
 from mien.types import Batch, View
 
 
@@ -34,23 +36,39 @@ def cosine(warmup: int) -> Callable[[int, int], float]:
     return factor
 
 
+def adamw(model: nn.Module, lr: float, *, heads: float = 2.0, weight_decay: float = 0.02) -> torch.optim.AdamW:
+    """AdamW over the weights that learn; those outside `model.encoder` learn `heads` times as fast, for they start from nothing.
+
+    Args:
+        lr: of the encoder; of everything where the model has none.
+    """
+    learning = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
+    groups = {kind: [p for n, p in learning if n.startswith("encoder.") == (kind == "encoder")] for kind in ("encoder", "heads")}
+    rates = {"encoder": lr, "heads": lr * (heads if groups["encoder"] else 1)}
+    return torch.optim.AdamW([{"params": p, "lr": rates[kind]} for kind, p in groups.items() if p], weight_decay=weight_decay)
+
+
 @dataclass
 class Recipe:
     """How a model is raised.
 
     Attributes:
-        name: of the run. model: built, with `tasks`, `view` and `builder`. mixture: where batches come from.
-        optimizer: over the model's parameters. schedule: (step, steps) -> factor on each group's learning rate.
+        name: of the run. model: built, with `tasks`, `view` and `builder`.
+        mixture: where batches come from; several, of one view each, share every step (Faceptor: 112 and 512 pixels).
+        optimizer: over the model's parameters, and over those of `criteria`.
+        schedule: (step, steps) -> factor on each group's learning rate.
         steps: optimiser steps in all. balance: dict of losses -> dict of weights. seed: of everything random.
         ema: decay of the averaged weights, which are the ones evaluated and exported. clip: largest gradient norm.
         bf16: autocast of the forward, where it is measured to be faster.
-        protocols: names in `evaluate.PROTOCOLS`, run on the averaged weights every `every` steps.
+        protocols: names in `evaluate.PROTOCOLS`, run on the averaged weights every `every` steps, on the first `limit` pictures of each.
         data: sets and licences, for the provenance of the weights.
+        criteria: by task, in place of the task's own; one that is an nn.Module is trained and saved with the run, and
+            is no part of the model's weights.
     """
 
     name: str
     model: Any
-    mixture: Mixture
+    mixture: Mixture | Sequence[Mixture]
     optimizer: torch.optim.Optimizer
     schedule: Callable[[int, int], float]
     steps: int
@@ -61,7 +79,33 @@ class Recipe:
     bf16: bool = False
     protocols: Sequence[str] = ()
     every: int = 1000
+    limit: int | None = None
     data: Sequence[str] = ()
+    criteria: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def mixtures(self) -> tuple[Mixture, ...]:
+        """All of them, one or several."""
+        return (self.mixture,) if isinstance(self.mixture, Mixture) else tuple(self.mixture)
+
+    def criteria_by_task(self) -> dict[str, Any]:
+        """A criterion for each task of the model.
+
+        Raises:
+            UsageError: a criterion for no task of the model, parameters in one that the optimiser does not train, or a
+                task that is in no mixture.
+        """
+        tasks = {t.name: t for t in self.model.tasks}
+        if unknown := [n for n in self.criteria if n not in tasks]:
+            raise UsageError(f"criteria for {', '.join(unknown)}, but the model answers: {', '.join(tasks)}")
+        criteria = {n: self.criteria[n] if n in self.criteria else t.criterion() for n, t in tasks.items()}
+        trained = {id(p) for group in self.optimizer.param_groups for p in group["params"]}
+        for name, criterion in criteria.items():
+            if isinstance(criterion, nn.Module) and any(p.requires_grad and id(p) not in trained for p in criterion.parameters()):
+                raise UsageError(f"the optimizer does not train the criterion of {name}; make it once, for both criteria= and optimizer=")
+        if absent := [n for n in tasks if not any(n == t.name for m in self.mixtures for t in m.tasks)]:
+            raise UsageError(f"no mixture has the task {', '.join(absent)}; name it in Mixture(tasks=...)")
+        return criteria
 
 
 class Average:
@@ -104,13 +148,15 @@ def losses_of(
     """Losses by name: one a task of the model, whether or not the batch labels it: an absent task has zero gradients, not none.
 
     A model with a method `learn(images, targets, known, criteria) -> losses by name` is asked for its losses through it.
+    A batch of one view of several may leave out targets that another view has: their losses are zero here.
     """
     learn = getattr(model, "learn", None)
     with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
         answer = learn(images, targets, known, criteria) if learn else model(images)
     if learn:
         return answer  # type: ignore[no-any-return]
-    return {t.name: criteria[t.name](answer[t.name].float(), targets[t.name], known[t.name]) for t in model.tasks}
+    raw = {t.name: answer[t.name].float() for t in model.tasks}
+    return {n: criteria[n](r, targets[n], known[n]) if n in targets else silent(r) for n, r in raw.items()}
 
 
 def keep_memory() -> None:
@@ -141,11 +187,24 @@ class Log:
         print(text, file=sys.stderr, flush=True)
 
 
-def train_step(recipe: Recipe, criteria: dict[str, Any], batch: Batch) -> dict[str, float]:
-    """Forward, losses, weights, backward, clip, step -> the losses as numbers, and the gradient's norm."""
-    model = recipe.model
-    images, targets, known = to_tensors(batch, model.view)
-    losses = losses_of(model, criteria, images, targets, known, bf16=recipe.bf16)
+def batches_of(mixtures: Sequence[Mixture], start: int, stop: int) -> Iterator[tuple[Batch, ...]]:
+    """One batch of each mixture a step; their threads end with this, however it ends."""
+    with contextlib.ExitStack() as stack:
+        yield from zip(*(stack.enter_context(contextlib.closing(m.batches(start, stop))) for m in mixtures), strict=True)
+
+
+def train_step(recipe: Recipe, criteria: dict[str, Any], batches: Sequence[Batch]) -> dict[str, float]:
+    """Forward, losses, weights, backward, clip, step -> the losses as numbers, and the gradient's norm.
+
+    There is one forward a mixture, and losses of one name add up. All views are in one backward, not one after the
+    other with accumulated gradients: a balance weighs the losses of the whole step, which are known after the last forward.
+    Batch norms normalise each view by itself, and their running statistics follow all views in turn.
+    """
+    model, losses = recipe.model, dict[str, Tensor]()
+    for mixture, batch in zip(recipe.mixtures, batches, strict=True):
+        images, targets, known = to_tensors(batch, mixture.view or model.view)
+        for name, loss in losses_of(model, criteria, images, targets, known, bf16=recipe.bf16).items():
+            losses[name] = losses[name] + loss if name in losses else loss
     weights = recipe.balance(losses)
     total = torch.stack([weights[name] * loss for name, loss in losses.items()]).sum()
     if not torch.isfinite(total):
@@ -153,7 +212,8 @@ def train_step(recipe: Recipe, criteria: dict[str, Any], batch: Batch) -> dict[s
         raise UsageError(f"the loss is not finite: {bad or losses}; lower the learning rate or look at these tasks' labels")
     recipe.optimizer.zero_grad()
     total.backward()
-    norm = nn.utils.clip_grad_norm_(model.parameters(), recipe.clip)
+    learning = nn.ModuleList([model, *(c for c in criteria.values() if isinstance(c, nn.Module))])
+    norm = nn.utils.clip_grad_norm_(learning.parameters(), recipe.clip)
     recipe.optimizer.step()
     return {**{n: float(v.detach()) for n, v in losses.items()}, "norm": float(norm)}
 
@@ -170,7 +230,7 @@ def fit(recipe: Recipe, out: Path, *, resume: bool = False, stop_after: int | No
         report, save: steps between progress lines, and between checkpoints.
 
     Raises:
-        UsageError: the folder holds a run and `resume` is not set, or a loss is not finite.
+        UsageError: the folder holds a run and `resume` is not set, a loss is not finite, or see `Recipe.criteria_by_task`.
     """
     last = out / "last.safetensors"
     if last.exists() and not resume:
@@ -181,29 +241,30 @@ def fit(recipe: Recipe, out: Path, *, resume: bool = False, stop_after: int | No
     model = recipe.model.to(memory_format=torch.channels_last)
     average = Average(model, recipe.ema)
     base = [g["lr"] for g in recipe.optimizer.param_groups]
-    start = checkpoint.load_run(last, model, average.model, recipe.optimizer, recipe.balance) if resume and last.exists() else 0
+    criteria, pictures = recipe.criteria_by_task(), sum(m.batch_size for m in recipe.mixtures)
+    run = (model, average.model, recipe.optimizer, recipe.balance)
+    start = checkpoint.load_run(last, *run, criteria) if resume and last.exists() else 0
     stop = recipe.steps if stop_after is None else min(recipe.steps, start + stop_after)
-    criteria = {t.name: t.criterion() for t in model.tasks}
     log, sums, seen, since = Log(out / "log.jsonl"), dict[str, float](), 0, time.perf_counter()
     learn_mode(model)
-    for step, batch in enumerate(recipe.mixture.batches(start, stop), start):
+    for step, batches in enumerate(batches_of(recipe.mixtures, start, stop), start):
         factor = recipe.schedule(step, recipe.steps)
         for group, lr in zip(recipe.optimizer.param_groups, base, strict=True):
             group["lr"] = lr * factor
-        for name, value in train_step(recipe, criteria, batch).items():
+        for name, value in train_step(recipe, criteria, batches).items():
             sums[name] = sums.get(name, 0.0) + value
         seen += 1
         average.update(model, step)
         done = step + 1
         if done % report == 0 or done == stop:
             means, rate = {k: v / seen for k, v in sums.items()}, seen / (time.perf_counter() - since)
-            log.write(step=done, losses=means, images_per_s=rate * recipe.mixture.batch_size, lr=base[0] * factor)
+            log.write(step=done, losses=means, images_per_s=rate * pictures, lr=base[0] * factor)
             told = "  ".join(f"{k} {v:.3f}" for k, v in means.items())
             eta = (recipe.steps - done) / rate / 60
-            log.say(f"step {done}/{recipe.steps}  {rate * recipe.mixture.batch_size:.0f} images/s  ETA {eta:.0f} min  {told}")
+            log.say(f"step {done}/{recipe.steps}  {rate * pictures:.0f} images/s  ETA {eta:.0f} min  {told}")
             sums, seen, since = {}, 0, time.perf_counter()
         if done % save == 0 or done == stop:
-            checkpoint.save_run(last, model, average.model, recipe.optimizer, recipe.balance, done)
+            checkpoint.save_run(last, *run, done, criteria)
             checkpoint.save(
                 out / "model.safetensors", average.model, recipe=recipe.name, step=done, seed=recipe.seed, data=list(recipe.data)
             )
@@ -216,6 +277,6 @@ def fit(recipe: Recipe, out: Path, *, resume: bool = False, stop_after: int | No
 def _validate(recipe: Recipe, model: Any, step: int, log: Log) -> None:
     from mien.evaluate import PROTOCOLS, TorchAnswerer, evaluate  # evaluating is a step above training
 
-    scores = {name: evaluate(TorchAnswerer(model), PROTOCOLS[name]).headline for name in recipe.protocols}
+    scores = {name: evaluate(TorchAnswerer(model), PROTOCOLS[name], limit=recipe.limit).headline for name in recipe.protocols}
     log.write(step=step, scores=scores)
     log.say(f"step {step}  validation  " + "  ".join(f"{k} {v:.2f}" for k, v in scores.items()))

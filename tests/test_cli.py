@@ -10,11 +10,14 @@ import sys
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from typer.testing import CliRunner
 
+from mien import checkpoint
 from mien.cli import app, load_recipe, output_names, recipe_arguments, table_lines
 from mien.errors import UsageError
+from mien.models.qface import qface_tiny
 
 
 def run(*words: str) -> subprocess.CompletedProcess[str]:
@@ -80,6 +83,8 @@ def test_piped_output_is_json_lines_and_errors_go_to_stderr(album):
         (("analyze", "examples", "--batch", "0"), "batch"),
         (("analyze", "examples", "--masks", "m", "--tasks", "age"), "parsing"),
         (("analyze", "examples", "--weights", "no.onnx"), "no.onnx"),
+        (("analyze", "examples", "--attention", "never"), "gives answers only"),
+        (("analyze", "examples", "--label", "Eyeglasses"), "--attention FOLDER"),
         (("evaluate", "--protocol", "nope"), "no protocol 'nope'"),
         (("train", "no.py", "--out", "x"), "no recipe 'no.py'"),
         (("nonsense",), "No such command"),
@@ -155,3 +160,20 @@ def test_train_resume_export_and_read_with_the_result(tmp_path):
         face = json.loads(out.read_text())[0]["faces"][0]
         assert {"landmarks", "age", "pose"} <= set(face)
         assert "expression" not in face  # a model that does not answer a task does not invent it
+
+
+def test_attention_draws_sheets_or_one_label(tmp_path):
+    torch.manual_seed(0)
+    (tmp_path / "run").mkdir()
+    checkpoint.save(tmp_path / "run" / "model.safetensors", qface_tiny(size=64))
+    words = ["analyze", "examples/astronaut.jpg", "--weights", str(tmp_path / "run"), "--threads", "1", "--attention"]
+    assert invoke(*words, str(tmp_path / "all")).exit_code == 0
+    assert {p.name for p in (tmp_path / "all").iterdir()} == {"astronaut-1-attributes.jpg", "astronaut-1-expression.jpg"}
+    assert invoke(*words, str(tmp_path / "one"), "--label", "Eyeglasses").exit_code == 0
+    assert [p.name for p in (tmp_path / "one").iterdir()] == ["astronaut-1-attributes-Eyeglasses.jpg"]
+    assert invoke(*words, str(tmp_path / "few"), "--tasks", "age,expression").exit_code == 0
+    assert [p.name for p in (tmp_path / "few").iterdir()] == ["astronaut-1-expression.jpg"]
+    refused = invoke(*words, str(tmp_path / "none"), "--label", "Beard")
+    assert isinstance(refused.exception, UsageError)
+    assert "no label 'Beard'" in str(refused.exception)
+    assert not (tmp_path / "none").exists()

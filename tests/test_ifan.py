@@ -19,7 +19,7 @@ LADDERS = {
     False: {"first": 17, "down": [146, 140, 260, 380, 484], "up": [232, 648, 544, 424, 304], "final": 310},
 }
 COUNTS = {True: (3_786_340, 3_870_919, 18_260), False: (3_741_960, 3_826_392, 18_204)}
-HEADS = {True: {"parsing": 2853, "points5": 314_250, "expression": 25_991}, False: {"parsing": 2790, "points5": 309_770}}
+HEADS = {True: {"helen9": 2853, "points5": 314_250, "emotion7": 25_991}, False: {"helen9": 2790, "points5": 309_770}}
 
 
 def count(module: nn.Module, kind: type[nn.Module]) -> int:
@@ -53,7 +53,7 @@ def test_the_ladder_of_the_paper(emotion):
             m.register_forward_hook(lambda _, x, y: seen["up"].append(x[0].shape[1:3]))
         for m in net.trunk.up_blocks:
             m.register_forward_hook(lambda _, x, y: seen["ups"].append(y.shape[1:3]))
-        answers = net.eval().lap(torch.zeros(2, 3, 128, 128), net.first(2), ["parsing"], False)
+        answers = net.eval().lap(torch.zeros(2, 3, 128, 128), net.first(2), ["helen9"], False)
     want = LADDERS[emotion]
     assert (net.trunk.first.in_channels, net.trunk.first.out_channels) == (want["first"], 48)
     outs = list(zip([52, 88, 124, 160, 196], [64, 32, 16, 8, 4], strict=True))
@@ -64,8 +64,8 @@ def test_the_ladder_of_the_paper(emotion):
     skips = [b.convs[0].in_channels - 128 for b in net.trunk.up_blocks]
     assert skips == [356, 284, 212, 140, 132]
     assert net.trunk.bottom_width == 232
-    assert net.trunk.final == net.heads["parsing"].out.in_channels == want["final"]
-    assert answers["parsing"].shape == (2, 9, 128, 128)
+    assert net.trunk.final == net.heads["helen9"].out.in_channels == want["final"]
+    assert answers["helen9"].shape == (2, 9, 128, 128)
 
 
 @pytest.mark.parametrize("emotion", [True, False])
@@ -232,7 +232,7 @@ def test_what_it_refuses():
     with pytest.raises(UsageError, match="disks"):
         tiny(disks="square")
     with torch.device("meta"):
-        assert [t.name for t in plug_in(ifan(emotion=False), EXPRESSION).tasks] == NAMES
+        assert [t.name for t in plug_in(ifan(emotion=False), EXPRESSION).tasks] == ["helen9", "points5", "expression"]
 
 
 def test_onnx_answers_the_same(tmp_path):

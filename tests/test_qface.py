@@ -11,15 +11,14 @@ from mien.data.augment import Augment
 from mien.data.mix import collate
 from mien.errors import UsageError
 from mien.models.decoders import Attention
-from mien.models.qface import ACTION_UNITS, BASE_TASKS, EXPRESSION7, FUSIONS, Fusion, QFace, label_map, qface_base, qface_tiny, to_grid
+from mien.models.qface import BASE_TASKS, FUSIONS, Fusion, QFace, label_map, qface_base, qface_tiny, to_grid
 from mien.models.vit import VisionTransformer
-from mien.tasks import AGE, ATTRIBUTES, EXPRESSION, LANDMARKS
+from mien.tasks import AGE, ATTRIBUTES, EULER, EXPRESSION, EXPRESSION7, LANDMARKS, UNITS8, UNITS12, task
 from mien.tasks.choice import ChoiceTask
 from mien.train import losses_of, to_tensors
 from mien.types import View
 
 POSE3 = ChoiceTask("pose3", "test", ("yaw", "pitch", "roll"))  # only its name and its three numbers matter here
-AU8 = ChoiceTask("au8", "test", tuple(f"AU{n}" for n in (1, 2, 4, 6, 9, 12, 25, 26)))
 
 
 def small(tasks=(EXPRESSION, POSE3), **arguments) -> QFace:
@@ -37,7 +36,7 @@ def images(n: int = 2) -> torch.Tensor:
 def test_base_answers_all_tasks_from_one_encoder_run(fusion, tokens):
     """Facts 1 and 2; on meta only shapes are computed."""
     with torch.device("meta"):
-        model = qface_base(tasks=(EXPRESSION7, ACTION_UNITS, AU8, ATTRIBUTES, AGE, POSE3), fusion=fusion)
+        model = qface_base(tasks=(EXPRESSION7, UNITS12, UNITS8, ATTRIBUTES, AGE, EULER), fusion=fusion)
         x, runs = torch.zeros(2, 3, 224, 224), []
         model.encoder.register_forward_hook(lambda *_: runs.append(1))
         answers = model(x)
@@ -45,7 +44,7 @@ def test_base_answers_all_tasks_from_one_encoder_run(fusion, tokens):
         key, value = model.memory(x)
         weights = model.attention(x)
     assert key.shape == value.shape == (2, tokens, 256)
-    sizes = {"expression7": 7, "action_units": 12, "au8": 8, "attributes": 40, "age": 101, "pose3": 3}
+    sizes = {"expression7": 7, "units12": 12, "units8": 8, "attributes": 40, "age": 101, "euler": 3}
     assert {k: tuple(v.shape) for k, v in answers.items()} == {k: (2, n) for k, n in sizes.items()}
     assert {k: tuple(v.shape) for k, v in weights.items()} == {k: (2, n, 8, tokens) for k, n in sizes.items()}
     assert model.taps == (2, 5, 8, 11)
@@ -54,8 +53,9 @@ def test_base_answers_all_tasks_from_one_encoder_run(fusion, tokens):
 def test_base_can_be_built_again_from_its_name_and_arguments():
     with torch.device("meta"):
         model = qface_base(size=112)
-        again = qface_base(**model.builder[1])
+        again = qface_base(**model.builder[1] | {"tasks": [task(n) for n in model.builder[1]["tasks"]]})
     assert model.tasks == again.tasks == BASE_TASKS
+    assert sum(p.numel() for p in model.parameters()) == 93_644_192
     assert model.view == again.view
     assert model.state_dict().keys() == again.state_dict().keys()
     assert model.grid(torch.zeros(1, 3, 112, 112)) == (7, 7)

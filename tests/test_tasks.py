@@ -1,4 +1,4 @@
-"""What each kind of task promises: reading, losses, metrics; cases worked by hand."""
+"""What each kind of task promises: reading, losses, moving; their metrics are in test_metrics.py."""
 
 from __future__ import annotations
 
@@ -10,10 +10,27 @@ from mien import geometry
 from mien.data import FaceSource, toy
 from mien.data.augment import NONE
 from mien.errors import UnknownTask
-from mien.tasks import AGE, ATTRIBUTES, EXPRESSION, GENDER, IDENTITY, LANDMARKS, PARSING, POINTS5, task
-from mien.tasks.identity import Identity, Verification, ten_fold
-from mien.tasks.landmarks import Landmarks, expected_place
+from mien.tasks import (
+    AFLW19,
+    AGE,
+    ATTRIBUTES,
+    COFW29,
+    EULER,
+    EXPRESSION,
+    GENDER,
+    HELEN9,
+    IDENTITY,
+    LANDMARKS,
+    LAPA11,
+    PARSING,
+    POINTS5,
+    POSE5,
+    WFLW98,
+    task,
+)  # fmt: skip
+from mien.tasks.landmarks import expected_place
 from mien.tasks.parsing import UNKNOWN
+from mien.tasks.pose import Pose
 from mien.types import Crop, View
 
 CROP = Crop(np.zeros((64, 64, 3), np.uint8), geometry.about((0, 0), scale=0.5, shift=(3, -2)))
@@ -28,7 +45,7 @@ def test_one_hot_map_is_read_at_its_cell_centre():
 def test_landmarks_come_back_to_the_photo():
     truth = np.array([(20.0, 30.0), (60.0, 31.0), (41.0, 55.0), (25.0, 80.0), (58.0, 82.0)])
     target, known = POINTS5.move(truth, CROP.from_photo, False, (64, 64))
-    assert bool(known)
+    assert known.tolist() == [True] * 5
     assert POINTS5.read(target, CROP).points == pytest.approx(truth, abs=1e-3)
 
 
@@ -38,8 +55,62 @@ def test_mirrored_landmarks_keep_picture_order():
     target, _ = POINTS5.move(points, mirror, True, (64, 64))
     assert target[0, 0] < target[1, 0]
     assert target[3, 0] < target[4, 0]
-    pairs = np.asarray(LANDMARKS.mirror)
-    assert (pairs[pairs] == np.arange(68)).all()  # twice is nothing
+
+
+SPOTS = {
+    "wflw98": (WFLW98, toy.WFLW98_OF_68, toy.WFLW98_LOW), "cofw29": (COFW29, toy.COFW29_OF_68, toy.COFW29_LOW),
+    "aflw19": (AFLW19, toy.AFLW19_OF_68, ()), "landmarks": (LANDMARKS, range(68), ()),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", SPOTS)
+def test_mirror_pairs_on_a_symmetric_face(name, rng):
+    """The drawn outline is symmetric about x = 0, so geometry alone says which point is whose partner."""
+    what, spots, low = SPOTS[name]
+    pairs = np.asarray(what.mirror)
+    assert (pairs[pairs] == np.arange(len(pairs))).all()  # twice is nothing
+    points = toy._spots(100 * toy._outline(rng), tuple(spots), low)
+    assert len(points) == what.shape.n == len(pairs)
+    assert len(np.unique(points.round(6), axis=0)) == len(points)
+    assert points[pairs] == pytest.approx(points * (-1, 1), abs=1e-9)
+    left = points[:, 0] < -1e-6
+    assert left.sum() == (len(points) - (pairs == np.arange(len(pairs))).sum()) / 2
+    assert (points[pairs[left], 0] > 0).all()
+    target, known = what.move(points, geometry.about((0, 0), mirror=True), True, (64, 64))
+    assert known.all()
+    assert target * 64 - 0.5 == pytest.approx(points, abs=1e-4)  # mirrored, the symmetric face is itself again
+
+
+def test_orders_of_the_points_that_metrics_name():
+    """Spot checks against the sets' published index tables."""
+    assert [WFLW98.mirror[i] for i in (0, 16, 33, 38, 51, 55, 60, 64, 65, 76, 85, 88, 96)] == [
+        32, 16, 46, 50, 51, 59, 72, 68, 75, 82, 85, 92, 97,
+    ]  # fmt: skip
+    assert [COFW29.mirror[i] for i in (0, 2, 4, 5, 8, 10, 12, 13, 16, 18, 20, 22, 24, 28)] == [
+        1, 3, 6, 7, 9, 11, 14, 15, 17, 19, 20, 23, 24, 28,
+    ]  # fmt: skip
+    assert AFLW19.mirror == (5, 4, 3, 2, 1, 0, 11, 10, 9, 8, 7, 6, 14, 13, 12, 17, 16, 15, 18)
+    assert (LANDMARKS.eyes, WFLW98.eyes, COFW29.eyes, AFLW19.eyes) == ((36, 45), (60, 72), (8, 9), None)
+
+
+def test_a_point_nobody_labelled_is_unknown_by_itself():
+    points = np.arange(38, dtype=float).reshape(19, 2)
+    points[0] = np.nan
+    points[13, 1] = np.nan
+    for label in (points, {"points": points, "box": (0, 0, 9, 9)}):
+        target, known = AFLW19.move(label, np.eye(2, 3), False, (64, 64))
+        assert np.flatnonzero(~known).tolist() == [0, 13]
+        assert (target[~known] == 0.5).all()
+    target, known = AFLW19.move(points, geometry.about((0, 0), mirror=True), True, (64, 64))
+    assert np.flatnonzero(~known).tolist() == [5, 13]  # the partner of the outer left brow
+    rest = [i for i in range(19) if i not in (5, 13)]
+    for raw in (torch.randn(1, 19, 8, 8), torch.rand(1, 19, 2)):
+        raw.requires_grad_()
+        loss = AFLW19.criterion()(raw, torch.from_numpy(target)[None], torch.from_numpy(known)[None])
+        loss.backward()
+        assert [i for i in range(19) if raw.grad[0, i].any()] == rest
+        alone = AFLW19.criterion()(raw[:, rest], torch.from_numpy(target)[None, rest], torch.ones(1, dtype=torch.bool))
+        assert float(alone.detach()) == pytest.approx(float(loss.detach()), rel=1e-5)
 
 
 def test_landmark_loss_is_least_at_the_truth():
@@ -53,14 +124,6 @@ def test_landmark_loss_is_least_at_the_truth():
 
     assert at(0.5) < 0.05
     assert at(0.5) < at(0.55) < at(0.7)
-
-
-def test_nme_by_hand():
-    metrics = LANDMARKS.metrics()
-    truth = np.zeros((68, 2))
-    truth[45] = (50, 0)  # outer eye corners 50 px apart
-    metrics.update(Landmarks((truth + (3, 4)).astype(np.float32), "ibug68"), truth)
-    assert metrics.compute()["nme"] == pytest.approx(10.0)
 
 
 def test_parsing_reads_masks_into_the_photo_and_scores_them():
@@ -158,20 +221,52 @@ def test_identity_is_a_direction_and_its_loss_sees_length_and_angle():
     assert float(loss(-target, target, known)) > float(loss(2 * target, target, known))
 
 
-def test_ten_fold_separates_what_can_be_separated(rng):
-    same = np.arange(200) % 2 == 0
-    assert ten_fold(np.where(same, 0.8, 0.2), same)[0] == 1.0
-    assert ten_fold(np.where(same, 0.8, 0.2), same)[1] == pytest.approx(0.5)
-    assert 0.35 < ten_fold(rng.random(200), same)[0] < 0.65
+def test_sides_of_the_smaller_parsing_sets():
+    assert [LAPA11.mirror[i] for i in range(11)] == [0, 1, 3, 2, 5, 4, 6, 7, 8, 9, 10]
+    assert (HELEN9.mirror == np.arange(256)).all()
+    assert (LAPA11.shape.n, HELEN9.shape.n) == (11, 9)
+    _, labels, _ = next(d for i in range(9) if not (d := toy.draw(np.random.default_rng(i)))[1]["attributes"]["Eyeglasses"])
+    for eyes, lapa in ((slice(36, 42), 4), (slice(42, 48), 5)):  # the picture's left eye first
+        x, y = labels["landmarks"][eyes].mean(0).round().astype(int)
+        assert (labels["lapa11"][y, x], labels["helen9"][y, x]) == (lapa, 3)
+    assert set(np.unique(labels["lapa11"])) >= {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10}
+    assert set(np.unique(labels["helen9"])) >= set(range(9))
 
 
-def test_verification_pairs_by_number():
-    metrics = Verification(folds=2)
-    e = np.eye(4, dtype=np.float32)
-    for pair in range(4):
-        same = pair % 2 == 0
-        metrics.update(Identity(e[0]), [(pair, same)])
-        metrics.update(Identity(e[0] if same else e[1]), [(pair, same)])
-    got = metrics.compute()
-    assert got["n"] == 4
-    assert got["accuracy"] == 100.0
+def test_a_mirrored_pose_looks_the_other_way():
+    mirror = geometry.about((0, 0), mirror=True)
+    assert [int(POSE5.move(i, mirror, True, (8, 8))[0].argmax()) for i in range(5)] == [4, 3, 2, 1, 0]
+    assert [int(POSE5.move(i, np.eye(2, 3), False, (8, 8))[0].argmax()) for i in range(5)] == [0, 1, 2, 3, 4]
+    assert POSE5.move([3, 1, 0, 0, 0], mirror, True, (8, 8))[0].tolist() == [0, 0, 0, 0.25, 0.75]
+    assert EXPRESSION.move(1, mirror, True, (8, 8))[0].argmax() == 1
+
+
+def test_euler_angles_follow_their_picture_and_come_back():
+    turned, _ = EULER.move((0, 20, 0), geometry.about((0, 0), degrees=15, scale=3), False, (8, 8))
+    up, aside = np.sin(np.radians(20)) * np.cos(np.radians(15)), np.sin(np.radians(20)) * np.sin(np.radians(15))
+    # where the nose points turns with the picture: a head that looks up now looks to the right as well
+    yaw, pitch = np.degrees(np.arctan2(aside, np.cos(np.radians(20)))), np.degrees(np.arcsin(up))
+    assert turned[:2] * 30 == pytest.approx((yaw, pitch), abs=1e-4)
+    flat, known = EULER.move((0, 0, 10), geometry.about((5, 7), degrees=15, scale=3), False, (8, 8))
+    assert flat * 30 == pytest.approx((0, 0, 25), abs=1e-4)
+    assert bool(known)
+    mirrored, _ = EULER.move((30, 20, 10), geometry.about((5, 7), mirror=True), True, (8, 8))
+    assert mirrored * 30 == pytest.approx((-30, 20, -10), abs=1e-4)
+    for mirror in (False, True):
+        crop = Crop(np.zeros((8, 8, 3), np.uint8), geometry.about((5, 7), degrees=-40, scale=0.3, mirror=mirror))
+        pose = EULER.read(EULER.move((50, -30, 20), crop.from_photo, mirror, (8, 8))[0], crop)
+        assert (pose.yaw, pose.pitch, pose.roll) == pytest.approx((50, -30, 20), abs=1e-3)
+    metrics = EULER.metrics()
+    metrics.update(Pose(10, 0, -3), (7, 0, 3))
+    metrics.update(Pose(-5, 4, 179), (-5, 6, -179))
+    assert metrics.compute() == pytest.approx({"mae": (1.5 + 1 + 4) / 3, "yaw": 1.5, "pitch": 1, "roll": 4, "n": 2})
+
+
+def test_euler_angles_mean_what_the_derived_pose_means():
+    """A generic head, turned by the same angles and seen from far away, is read by `pose_from_68`."""
+    for angles in ((25, 10, -15), (-30, -20, 5), (0, 0, 40)):
+        seen = geometry._MODEL @ geometry.pose_matrix(*angles).T
+        points = np.zeros((68, 2))
+        points[list(geometry._MODEL_INDEX)] = seen[:, :2] / (4 * 103 + seen[:, 2:])  # the model is 103 high; see pose_from_68
+        assert geometry.pose_from_68(points) == pytest.approx(angles, abs=1.2)
+        assert geometry.pose_angles(geometry.pose_matrix(*angles)) == pytest.approx(angles)

@@ -1,25 +1,29 @@
-"""The loop: it resumes exactly, it learns drawn faces, it refuses what would lose work."""
+"""The loop: it resumes exactly, with several views too, it learns drawn faces, it refuses what would lose work."""
 
 from __future__ import annotations
 
 import json
+import threading
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
-from mien import checkpoint
+from mien import checkpoint, train
 from mien.balance import Fixed
 from mien.cli import load_recipe
 from mien.data import FaceSource, toy
-from mien.data.augment import Augment
-from mien.data.mix import Mixture
+from mien.data.augment import NONE, Augment
+from mien.data.mix import Mixture, shares
 from mien.errors import BadWeights, UsageError
 from mien.models.detector import detector
 from mien.models.faceptor import faceptor_tiny
-from mien.tasks import AGE, ATTRIBUTES, LANDMARKS
-from mien.train import Average, Recipe, cosine, fit, learn_mode
+from mien.models.ifan import ifan_tiny
+from mien.tasks import AGE, ATTRIBUTES, EXPRESSION, LANDMARKS, PARSING, POINTS5
+from mien.train import Average, Recipe, cosine, fit, learn_mode, train_step
+from mien.types import Batch, View
 
 
 def small(steps: int = 6, seed: int = 3, lr: float = 1e-3) -> Recipe:
@@ -128,6 +132,7 @@ def test_an_epoch_shows_every_picture_once():
     seen = [int(i[0, 0, 0]) for step in range(6) for i in mixture.batch(step).images]
     assert sorted(seen[:6]) == sorted(seen[6:]) == list(range(6))
     assert seen[:6] != seen[6:]
+    assert seen[:6] == np.random.default_rng([0, 1, 0, 0]).permutation(6).tolist()  # a run of before resumes with the same pictures
 
 
 def test_a_broken_source_is_raised_not_hidden():
@@ -172,3 +177,190 @@ def test_a_wider_and_deeper_detector_starts_by_answering_like_the_smaller_one():
     assert not torch.allclose(large(images)["faces"], small(images)["faces"], atol=1e-3)
     grow(small, large)
     assert torch.allclose(large(images)["faces"], small(images)["faces"], atol=1e-5)
+
+
+SMALL = View((64, 64), "head", (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+
+
+def two_views(steps: int = 4, lr: float = 1e-3, only: int | None = None) -> Recipe:
+    """Ages at 64 pixels, normalised as Faceptor's release does, and landmarks at 96, as the model has it; nothing labels attributes."""
+    torch.manual_seed(3)
+    model = faceptor_tiny(tasks=(LANDMARKS, AGE, ATTRIBUTES), size=96)
+    ages = FaceSource(toy.toy(n=8, tasks=("age",)), SMALL, Augment())
+    places = FaceSource(toy.toy(n=8, tasks=("landmarks",)), model.view, Augment())
+    mixtures = [
+        Mixture([(ages, 4)], (AGE, ATTRIBUTES), seed=1, view=SMALL),
+        Mixture([(places, 3)], model.tasks, seed=2, size=(96, 96)),
+    ]
+    some = mixtures if only is None else [mixtures[only]]
+    return Recipe("two views", model, some, torch.optim.AdamW(model.parameters(), lr=lr), cosine(2), steps, clip=1e9)
+
+
+def gradients(recipe: Recipe) -> tuple[dict[str, float], dict[str, torch.Tensor]]:
+    losses = train_step(recipe, recipe.criteria_by_task(), [m.batch(0) for m in recipe.mixtures])
+    return losses, {n: p.grad for n, p in recipe.model.named_parameters()}
+
+
+def test_a_step_is_the_sum_of_its_views():
+    together, grads = gradients(two_views())
+    places, others = gradients(two_views(only=1))
+    r = two_views(only=0)
+    r.mixture[0].tasks = r.model.tasks
+    ages, more = gradients(r)
+    assert together["age"] == pytest.approx(ages["age"]) and ages["age"] > 0
+    assert together["landmarks"] == pytest.approx(places["landmarks"]) and places["landmarks"] > 0
+    assert ages["landmarks"] == places["age"] == together["attributes"] == 0
+    for name, grad in grads.items():
+        assert torch.allclose(grad, others[name] + more[name], rtol=1e-3, atol=1e-3 * float(grad.abs().max()) + 1e-5), name
+
+
+def test_what_no_view_labels_has_zero_not_missing_gradients():
+    _, grads = gradients(two_views())
+    assert [n for n, g in grads.items() if g is None] == []
+    places, years, answers = grads["query_feat"].split([68, 101, 40])
+    assert (answers == 0).all()
+    assert (places != 0).any() and (years != 0).any()
+
+
+def test_each_view_has_its_own_size_and_normalisation():
+    r, seen = two_views(), []
+    r.model.encoder.register_forward_pre_hook(lambda _, images: seen.append(images[0].clone()))
+    batches = [m.batch(0) for m in r.mixtures]
+    train_step(r, r.criteria_by_task(), batches)
+    assert [tuple(s.shape) for s in seen] == [(4, 3, 64, 64), (3, 3, 96, 96)]
+    assert torch.allclose(seen[0], torch.from_numpy(SMALL.tensor(batches[0].images)), atol=1e-5)
+    assert torch.allclose(seen[1], torch.from_numpy(r.model.view.tensor(batches[1].images)), atol=1e-5)
+
+
+def test_both_views_learn(tmp_path):
+    r = two_views(steps=24, lr=3e-3)
+    r.clip, view = 5.0, r.model.view
+    fit(r, tmp_path, report=8)
+    rows = [json.loads(line)["losses"] for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert rows[-1]["landmarks"] < 0.93 * rows[0]["landmarks"]
+    assert rows[-1]["age"] < 0.93 * rows[0]["age"]
+    assert checkpoint.load(tmp_path / "model.safetensors").view == view
+
+
+def test_stop_and_resume_with_two_views(tmp_path):
+    fit(two_views(), tmp_path / "whole")
+    fit(two_views(), tmp_path / "parts", stop_after=2)
+    fit(two_views(), tmp_path / "parts", resume=True)
+    last = [checkpoint._read(tmp_path / run / "last.safetensors")[0] for run in ("whole", "parts")]
+    assert set(last[0]) == set(last[1])
+    assert [n for n in last[0] if not torch.equal(last[0][n], last[1][n])] == []
+
+
+def test_pictures_of_all_views_count(tmp_path, monkeypatch):
+    ticks = iter(range(1000))
+    monkeypatch.setattr(train, "time", SimpleNamespace(perf_counter=lambda: float(next(ticks))))
+    fit(two_views(steps=2), tmp_path, report=2)
+    (row,) = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert row["images_per_s"] == 2 * (4 + 3)  # two steps in one tick
+
+
+def test_threads_of_all_mixtures_end():
+    def running() -> int:
+        return sum(t.name == "mixture" for t in threading.enumerate())
+
+    before, stream = running(), train.batches_of(two_views().mixtures, 0, 50)
+    assert len(next(stream)) == 2
+    assert running() == before + 2
+    stream.close()
+    assert running() == before
+
+
+def test_pictures_of_another_size_are_refused():
+    source = FaceSource(toy.toy(n=2), SMALL, NONE)
+    with pytest.raises(UsageError, match="64 x 64 came to a mixture of 96 x 96"):
+        Mixture([(source, 1)], (), seed=0, size=(96, 96)).batch(0)
+    with pytest.raises(UsageError, match="a size or a view"):
+        Mixture([(source, 1)], (), seed=0, size=(96, 96), view=SMALL)
+    with pytest.raises(UsageError, match="a size or a view"):
+        Mixture([(source, 1)], (), seed=0)
+
+
+@pytest.mark.parametrize(
+    ("weights", "batch", "expected"),
+    [
+        ([0.5, 0.3, 0.2], 32, [16, 10, 6]),  # 16, 9.6, 6.4
+        ([1, 1, 1], 10, [4, 3, 3]),
+        ([0.1, 0.1, 0.1], 10, [4, 3, 3]),
+        ([0.1, 0.2, 0.7], 10, [1, 2, 7]),
+        ([5, 0, 1], 4, [3, 0, 1]),  # 3.33, 0, 0.67
+        ([9, 7, 6, 5, 2, 1, 2], 32, [9, 7, 6, 5, 2, 1, 2]),
+        ([5_179_510, 182_637, 44_194], 256, [245, 9, 2]),  # 245.256, 8.648, 2.093
+    ],
+)
+def test_shares_are_whole_pictures(weights, batch, expected):
+    assert shares(weights, batch) == expected
+    assert sum(expected) == batch
+
+
+@pytest.mark.parametrize("weights", [[1, -1], [0, 0], [float("nan"), 1], [float("inf"), 1], []])
+def test_shares_of_nothing_are_refused(weights):
+    with pytest.raises(UsageError, match="proportions"):
+        shares(weights, 8)
+
+
+def test_a_mixture_by_proportion_is_the_same_mixture():
+    sources = [FaceSource(toy.toy(n=n), SMALL, Augment()) for n in (5, 6, 7)]
+    plain = Mixture([(sources[0], 3), (sources[2], 1)], (AGE,), seed=4, size=SMALL.size)
+    shared = Mixture.by_proportion(sources, [0.7, 0, 0.3], 4, (AGE,), seed=4, view=SMALL)
+    assert shared.parts == plain.parts and shared.batch_size == 4
+    assert np.array_equal(shared.batch(2).images, plain.batch(2).images)
+    with pytest.raises(UsageError, match="none falls to: toy"):
+        Mixture.by_proportion(sources, [100, 1, 100], 8, (AGE,), seed=4, view=SMALL)
+
+
+def batch_of_two() -> Batch:
+    """By hand: two pictures, of which the second knows less."""
+    masks = np.full((2, 32, 32), 3, np.uint8)
+    masks[1, :, :16], masks[1, :, 16:] = 5, 255
+    masks[0, :2, :4] = 7  # half of the 4 x 4 pixels that the first place of the map stands for
+    masks[:, 28:, 28:] = 255  # the last place: nobody labelled it
+    attributes, asked = np.zeros((2, 40), np.float32), np.zeros((2, 40), bool)
+    attributes[0, :2], asked[0, :2], asked[1, 0] = 1, True, True
+    targets = {
+        "parsing": masks,
+        "points5": np.stack([np.full((5, 2), 0.2, np.float32), np.full((5, 2), 0.8, np.float32)]),
+        "expression": np.eye(8, dtype=np.float32)[[1, 6]],
+        "attributes": attributes,
+        "age": np.array([30.4, 40.0], np.float32),
+    }
+    points = np.ones((2, 5), bool)
+    points[1, 4] = False
+    known = {"parsing": np.array([True, True]), "points5": points, "attributes": asked, "age": np.array([True, True])}
+    known["expression"] = np.array([True, False])
+    return Batch(np.zeros((2, 32, 32, 3), np.uint8), targets, known)
+
+
+def test_mean_answers_by_hand():
+    model = ifan_tiny(tasks=(PARSING, POINTS5, EXPRESSION, ATTRIBUTES, AGE), size=32)
+    batch = batch_of_two()
+    means = model.mean_answers([batch, batch])
+    left, right, first, last = (means["parsing"][:, y, x] for y, x in ((4, 0), (4, 7), (0, 0), (7, 7)))
+    assert left.nonzero().flatten().tolist() == [3, 5] and left[3] == left[5] == 0.5
+    assert right[3] == 1 and right.sum() == 1
+    assert [float(first[c]) for c in (3, 5, 7)] == [0.25, 0.5, 0.25]
+    assert torch.allclose(last, torch.full((19,), 1 / 19))
+    assert torch.allclose(means["points5"], torch.tensor([[0.5, 0.5]] * 4 + [[0.2, 0.2]]))
+    assert means["expression"].tolist() == [0, 1, 0, 0, 0, 0, 0, 0]
+    assert means["attributes"][:3].tolist() == pytest.approx([0.5, 1, 1 / 40])  # nobody knows the third
+    assert means["age"].nonzero().flatten().tolist() == [30, 40]
+    model.set_means(means)
+    assert torch.equal(model.first(2)["parsing"][1], means["parsing"])
+
+
+def test_mean_answers_of_drawn_faces():
+    model = ifan_tiny(size=32)
+    source = FaceSource(toy.toy(n=24), model.view, NONE)
+    plain = Mixture([(source, 8)], model.tasks, seed=1, size=model.view.size)
+    means = model.mean_answers(plain.batch(i) for i in range(3))
+    rng = np.random.default_rng(0)
+    labels = [source.example(i, rng).labels for i in range(24)]
+    assert np.allclose(means["points5"], np.mean([p["points5"][0] for p in labels], 0), atol=1e-5)
+    assert np.allclose(means["expression"], np.mean([p["expression"][0] for p in labels], 0), atol=1e-6)
+    assert torch.allclose(means["parsing"].sum(0), torch.ones(8, 8), atol=1e-5)
+    assert {k: v.shape for k, v in means.items()} == {k: v.shape[1:] for k, v in model.first(1).items()}
+    model.set_means(means)

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import math
 import queue
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
+from fractions import Fraction
 
 import numpy as np
 
+from mien.errors import UsageError
 from mien.tasks import Task
-from mien.types import Batch, Example, Source
+from mien.types import Batch, Example, Source, View
 
 
 def collate(examples: Sequence[Example], tasks: Sequence[Task], size: tuple[int, int]) -> Batch:
@@ -17,8 +20,14 @@ def collate(examples: Sequence[Example], tasks: Sequence[Task], size: tuple[int,
 
     Returns:
         Batch with images (B, H, W, 3) uint8 and, for every task, targets (B, ...) and known (B,) or (B, K).
+
+    Raises:
+        UsageError: the pictures are not of that size; labels of another size would not fit them.
     """
     images = np.stack([e.pixels for e in examples])
+    h, w = images.shape[1:3]
+    if (w, h) != tuple(size):
+        raise UsageError(f"pictures of {w} x {h} came to a mixture of {size[0]} x {size[1]}; give sources and mixture the same view")
     targets, known = {}, {}
     for task in tasks:
         blank = task.blank(size)
@@ -28,17 +37,56 @@ def collate(examples: Sequence[Example], tasks: Sequence[Task], size: tuple[int,
     return Batch(images, targets, known)
 
 
+def shares(weights: Sequence[float], batch: int) -> list[int]:
+    """Whole pictures of a batch for each weight, in proportion: the largest remainders are rounded up, ties from the left.
+
+    Raises:
+        UsageError: a weight is negative or not finite, or all are zero.
+    """
+    if not all(math.isfinite(w) and w >= 0 for w in weights) or sum(weights) == 0:
+        raise UsageError(f"proportions are 0 or more, and not all 0; got {list(weights)}")
+    exact = [Fraction(float(w)) for w in weights]  # rounding noise would decide between equal remainders
+    quotas = [w * batch / sum(exact) for w in exact]
+    counts = [int(q) for q in quotas]
+    for i in sorted(range(len(quotas)), key=lambda i: counts[i] - quotas[i])[: batch - sum(counts)]:
+        counts[i] += 1
+    return counts
+
+
 class Mixture:
     """Takes a fixed number of pictures of each source for every batch.
 
     Args:
         parts: (source, pictures a batch). A source is walked in a fresh random order each epoch of its own.
-        tasks: the model's tasks; seed: of order and augmentation; size: (width, height) of the crops.
+        tasks: the model's tasks, or in one mixture of several those that it labels. seed: of order and augmentation;
+            mixtures beside each other want different ones. size: (width, height) of the crops.
+        view: how the pictures are shown, size and normalisation, where that is not the model's own view.
     """
 
-    def __init__(self, parts: Sequence[tuple[Source, int]], tasks: Sequence[Task], *, seed: int, size: tuple[int, int]):
-        self.parts, self.tasks, self.seed, self.size = list(parts), tuple(tasks), seed, size
+    def __init__(
+        self, parts: Sequence[tuple[Source, int]], tasks: Sequence[Task], *, seed: int, size: tuple[int, int] | None = None,
+        view: View | None = None,
+    ):  # fmt: skip
+        given = size or (view.size if view else None)
+        if given is None or (view and view.size != tuple(given)):
+            raise UsageError(f"a mixture needs a size or a view, of one size; got size={size}, view={view}")
+        self.parts, self.tasks, self.seed, self.size, self.view = list(parts), tuple(tasks), seed, given, view
         self._orders: dict[tuple[int, int], np.ndarray] = {}
+
+    @classmethod
+    def by_proportion(
+        cls, sources: Sequence[Source], weights: Sequence[float], batch: int, tasks: Sequence[Task], *, seed: int,
+        size: tuple[int, int] | None = None, view: View | None = None,
+    ) -> Mixture:  # fmt: skip
+        """A mixture of `batch` pictures, shared among the sources by weight; see `shares`. A source of weight 0 stays out.
+
+        Raises:
+            UsageError: a source would never be seen, because its share rounds to no picture.
+        """
+        parts = [(s, w, n) for s, w, n in zip(sources, weights, shares(weights, batch), strict=True) if w > 0]
+        if unseen := [s.name for s, _, n in parts if n == 0]:
+            raise UsageError(f"of {batch} pictures a batch none falls to: {', '.join(unseen)}; raise the batch or these weights")
+        return cls([(s, n) for s, _, n in parts], tasks, seed=seed, size=size, view=view)
 
     @property
     def batch_size(self) -> int:
@@ -61,7 +109,7 @@ class Mixture:
                 examples.append(source.example(index, np.random.default_rng([self.seed, 2, part, i])))
         return collate(examples, self.tasks, self.size)
 
-    def batches(self, start: int, stop: int, *, ahead: int = 4) -> Iterator[Batch]:
+    def batches(self, start: int, stop: int, *, ahead: int = 4) -> Generator[Batch, None, None]:
         """Batches of steps start..stop-1, made by one thread a few steps ahead of their use."""
         made: queue.Queue[Batch | BaseException] = queue.Queue(maxsize=ahead)
         done = threading.Event()

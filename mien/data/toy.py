@@ -8,10 +8,50 @@ import cv2
 import numpy as np
 
 from mien import geometry
-from mien.tasks.parsing import CELEBAMASK19
+from mien.tasks import UNITS8, UNITS12
+from mien.tasks.parsing import CELEBAMASK19, HELEN9_NAMES, LAPA11_NAMES
 from mien.types import Pixels, Sample
 
 SIDE = 160
+Spots = tuple[int | tuple[int, ...], ...]
+
+# Where the points of other sets lie among the 68: a point, or the mean of several. Those of a brow's lower edge (LOW) are
+# moved to the edge that is drawn, four pixels below.
+_EYE_L, _EYE_R = (36, 37, 38, 39, 40, 41), (42, 43, 44, 45, 46, 47)
+WFLW98_OF_68: Spots = (
+    *((i // 2, (i + 1) // 2) for i in range(33)),
+    17, 18, 19, 20, 21, 21, 20, 19, 18,
+    22, 23, 24, 25, 26, 25, 24, 23, 22,
+    27, 28, 29, 30, 31, 32, 33, 34, 35,
+    36, 37, (37, 38), 38, 39, 40, (40, 41), 41,
+    42, 43, (43, 44), 44, 45, 46, (46, 47), 47,
+    *range(48, 68), _EYE_L, _EYE_R,
+)  # fmt: skip
+WFLW98_LOW = (38, 39, 40, 41, 47, 48, 49, 50)
+COFW29_OF_68: Spots = (
+    17, 26, 21, 22, 19, 19, 24, 24, 36, 45, 39, 42, (37, 38), (40, 41), (43, 44), (46, 47), _EYE_L, _EYE_R, 31, 35, 30, 33, 48, 54,
+    51, 62, 66, 57, 8,
+)  # fmt: skip
+COFW29_LOW = (5, 7)
+AFLW19_OF_68: Spots = (17, 19, 21, 22, 24, 26, 36, _EYE_L, 39, 42, _EYE_R, 45, 31, 30, 35, 48, (62, 66), 54, 8)
+
+# The 19 classes in smaller sets. A hat is background, drawn glasses hide what is behind and count as skin.
+_COMMON = {"nose": "nose", "u_lip": "upper_lip", "mouth": "inner_mouth", "l_lip": "lower_lip", "hair": "hair"}
+_SIDES = {n: n for n in ("l_eye", "r_eye", "l_brow", "r_brow")}
+LAPA11_OF_19 = _COMMON | _SIDES | dict.fromkeys(("skin", "eyeglass", "l_ear", "r_ear"), "face")
+HELEN9_OF_19 = _COMMON | {n: n[2:] for n in _SIDES} | dict.fromkeys(("skin", "eyeglass"), "skin")
+
+
+def _spots(p: np.ndarray, spots: Spots, low: tuple[int, ...] = ()) -> np.ndarray:
+    """(68, 2) -> (n, 2), see above."""
+    out = np.stack([p[[i] if isinstance(i, int) else list(i)].mean(0) for i in spots])
+    out[list(low)] += (0, 4)
+    return out
+
+
+def _classes(mask: Pixels, names: tuple[str, ...], of_19: dict[str, str]) -> Pixels:
+    """A mask of 19 classes in those of a smaller set."""
+    return np.array([names.index(of_19.get(n, "background")) for n in CELEBAMASK19], np.uint8)[mask]
 
 
 def _outline(rng: np.random.Generator) -> np.ndarray:
@@ -40,8 +80,10 @@ def draw(rng: np.random.Generator) -> tuple[Pixels, dict[str, Any], np.ndarray]:
     """One drawn head -> picture (160, 160, 3), labels by task, five points."""
     male, glasses, hat = (bool(rng.random() < 0.5) for _ in range(3))
     years = float(rng.integers(5, 90))
-    place = geometry.about((0, 0), degrees=rng.uniform(-15, 15), scale=rng.uniform(36, 46), shift=rng.uniform(76, 84, 2))
-    p = geometry.move_points(_outline(rng), place)
+    tilt = rng.uniform(-15, 15)
+    place = geometry.about((0, 0), degrees=tilt, scale=rng.uniform(36, 46), shift=rng.uniform(76, 84, 2))
+    outline = _outline(rng)
+    p = geometry.move_points(outline, place)
     picture = np.empty((SIDE, SIDE, 3), np.uint8)
     picture[:] = rng.integers(0, 256, 3)
     mask = np.zeros((SIDE, SIDE), np.uint8)
@@ -80,8 +122,30 @@ def draw(rng: np.random.Generator) -> tuple[Pixels, dict[str, Any], np.ndarray]:
         "landmarks": p, "points5": five, "parsing": mask, "age": years, "expression": int(smiling), "expression7": int(smiling),
         "attributes": {"Male": male, "Eyeglasses": glasses, "Wearing_Hat": hat, "Smiling": smiling},
         "identity": np.resize(who, 128), "identity512": np.resize(who, 512),
+        "lapa11": _classes(mask, LAPA11_NAMES, LAPA11_OF_19), "helen9": _classes(mask, HELEN9_NAMES, HELEN9_OF_19),
+        "emotion7": 3 if smiling else 0, "pose5": 2, "euler": (0.0, 0.0, tilt),
+        **_points(p, glasses), **_units(outline, smiling),
     }  # fmt: skip
     return picture, labels, five
+
+
+def _points(p: np.ndarray, glasses: bool) -> dict[str, Any]:
+    """Labels of the sets that mark other points than the 68. AFLW leaves out what is hidden: eyes behind drawn glasses."""
+    seen = _spots(p, AFLW19_OF_68)
+    box = np.concatenate([p.min(0), p.max(0)])
+    if glasses:
+        seen[6:12] = np.nan
+    return {
+        "wflw98": _spots(p, WFLW98_OF_68, WFLW98_LOW), "cofw29": _spots(p, COFW29_OF_68, COFW29_LOW),
+        "aflw19": {"points": seen, "box": box},
+    }  # fmt: skip
+
+
+def _units(outline: np.ndarray, smiling: bool) -> dict[str, Any]:
+    """Action units that the drawn brows and mouth can show; the others are absent."""
+    raised, parted = bool(outline[17, 1] < -0.42), bool(outline[66, 1] - outline[62, 1] > 0.15)
+    shown = {"AU1": raised, "AU2": raised, "AU6": smiling, "AU12": smiling, "AU25": parted}
+    return {t.name: {n: shown.get(n, False) for n in t.names} for t in (UNITS12, UNITS8)}
 
 
 class Toy:

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from mien.errors import UsageError
 
 
 def sine_positions(h: int, w: int, dim: int, temperature: float = 10000.0) -> Tensor:
@@ -38,6 +42,11 @@ class Attention(nn.Module):
         q, k, v = self.split(self.q(query)), self.split(self.k(key)), self.split(self.v(value))
         y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
         return self.out(y.transpose(1, 2).flatten(2))
+
+    def weights(self, query: Tensor, key: Tensor) -> Tensor:
+        """What `forward` weighs the values with, without a mask: (B, heads, Q, N). Slower; for showing, not for training."""
+        q, k = self.split(self.q(query)), self.split(self.k(key))
+        return (q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5).softmax(-1)
 
 
 class QueryLayer(nn.Module):
@@ -76,17 +85,55 @@ class QueryDecoder(nn.Module):
         """Maps of the used levels, projected: each (B, dim, h, w)."""
         return [p(m) for p, m in zip(self.project, maps, strict=True)]
 
-    def forward(self, content: Tensor, place: Tensor, memory: list[Tensor], mask: Tensor | None) -> Tensor:
-        """content, place: (Q, dim); memory from `memory`; mask: (Q, Q) additive -> (B, Q, dim)."""
+    def tokens(self, memory: list[Tensor]) -> tuple[Tensor, Tensor]:
+        """Keys and values (B, N, dim): the levels one after another, each row by row."""
         value = torch.cat([m.flatten(2).transpose(1, 2) for m in memory], 1)
         positions = [
             self.adapt(sine_positions(m.shape[-2], m.shape[-1], self.dim).to(m)) + e for m, e in zip(memory, self.level, strict=True)
         ]
-        key = value + torch.cat(positions)
+        return value + torch.cat(positions), value
+
+    def forward(self, content: Tensor, place: Tensor, memory: list[Tensor], mask: Tensor | None) -> Tensor:
+        """content, place: (Q, dim); memory from `memory`; mask: (Q, Q) additive -> (B, Q, dim)."""
+        key, value = self.tokens(memory)
         x = content.expand(value.shape[0], -1, -1)
         for layer in self.layers:
             x = layer(x, place, key, value, mask)
         return x
+
+    def attention(self, content: Tensor, place: Tensor, memory: list[Tensor], mask: Tensor | None) -> Tensor:
+        """As `forward` -> (B, Q, heads, N): the weights with which the last layer reads the memory; they sum to 1 over N."""
+        key, value = self.tokens(memory)
+        x = content.expand(value.shape[0], -1, -1)
+        *before, last = cast(list[QueryLayer], list(self.layers))
+        for layer in before:
+            x = layer(x, place, key, value, mask)
+        return last.cross.weights(x + place, key).transpose(1, 2)
+
+
+def lay_out(attention: Tensor, grids: Sequence[tuple[int, int]]) -> Tensor:
+    """Weights over tokens (..., heads, N) -> a map (..., h, w) on the finest grid, with the same sum.
+
+    Heads are averaged and levels added; a coarser cell's weight is shared evenly by the cells that it covers.
+
+    Args:
+        grids: (h, w) of each level of the memory, in the order in which their tokens stand.
+
+    Raises:
+        UsageError: the tokens are not those of the grids, or a grid does not divide the finest.
+    """
+    seen, sizes = attention.mean(-2), [h * w for h, w in grids]
+    if seen.shape[-1] != sum(sizes):
+        raise UsageError(f"{seen.shape[-1]} tokens do not lie on a grid of {', '.join(map(str, grids))}")
+    height, width = max(grids)
+    total = seen.new_zeros(*seen.shape[:-1], height, width)
+    for part, (h, w) in zip(seen.split(sizes, -1), grids, strict=True):
+        if height % h or width % w:
+            raise UsageError(f"a grid of {(h, w)} does not divide the finest, {(height, width)}")
+        down, across = height // h, width // w
+        fine = part.unflatten(-1, (h, w)).repeat_interleave(down, -2).repeat_interleave(across, -1)
+        total = total + fine / (down * across)
+    return total
 
 
 class LayerNorm2d(nn.LayerNorm):

@@ -8,6 +8,7 @@ value (one number a query), map (query . pixel features), feature (an embedding,
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -112,6 +113,22 @@ class Faceptor(nn.Module):
                 p.requires_grad_(True)
         return self
 
+    def attention(self, images: Tensor) -> dict[str, Tensor]:
+        """Task name -> (B, Q, heads, N): where each of its queries looks in the last layer; sums to 1 over N.
+
+        The tokens are those of the used levels, one level after another, see `grids`. An embedding has no queries.
+        """
+        maps = self.encoder(images)
+        seen = self.decoder.attention(
+            self.query_feat, self.query_embed, self.decoder.memory([maps[i] for i in self.levels]), cast(Tensor, self.apart)
+        )
+        return dict(zip(self.asked, seen.split(list(self.asked.values()), 1), strict=True))
+
+    def grids(self, images: Tensor) -> tuple[tuple[int, int], ...]:
+        """(h, w) of each used level for these images."""
+        h, w = images.shape[-2:]
+        return tuple((-(-h // s), -(-w // s)) for s in (self.encoder.strides[i] for i in self.levels))  # convolutions round up
+
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         maps = self.encoder(images)
         memory = self.decoder.memory([maps[i] for i in self.levels])
@@ -147,16 +164,20 @@ def faceptor_base(*, tasks: Sequence[Task] = BASE_TASKS, size: int = 512, levels
     return model
 
 
-def faceptor_tiny(*, tasks: Sequence[Task] = DEFAULT_TASKS, size: int = 128, imagenet: bool = False) -> Faceptor:
+def faceptor_tiny(
+    *, tasks: Sequence[Task] = DEFAULT_TASKS, size: int = 128, imagenet: bool = False, levels: Sequence[int] = (2, 3)
+) -> Faceptor:
     """Faceptor on EfficientNet-Lite0: what 2 CPU cores train in an hour or two.
 
     Ours: a convolutional encoder, two memory levels (strides 16 and 32) from the start, 2 decoder layers of width 128.
 
     Args:
-        size: side of the crop in pixels, a multiple of 32. imagenet: start the encoder from ImageNet weights.
+        size: side of the crop in pixels, a multiple of 16. imagenet: start the encoder from ImageNet weights.
+        levels: (2,) is the paper's first stage, (2, 3, 1, 0) its second (see `Faceptor.second_stage`).
     """
     encoder, view = efficientnet_lite(size, imagenet)
-    pixel = PyramidPixelDecoder(encoder.channels[:2][::-1], dim=128, out=64)
-    model = Faceptor(encoder, tasks, view, pixel, levels=(2, 3), dim=128, heads=4, layers=2, ffn=256, hidden=256)
-    model.builder = ("faceptor_tiny", {"tasks": [t.name for t in tasks], "size": size})
+    pixel = PyramidPixelDecoder(encoder.channels[: levels[0]][::-1], dim=128, out=64)
+    model = Faceptor(encoder, tasks, view, pixel, levels=levels, dim=128, heads=4, layers=2, ffn=256, hidden=256)
+    kept = {} if tuple(levels) == (2, 3) else {"levels": list(levels)}  # earlier checkpoints do not name it
+    model.builder = ("faceptor_tiny", {"tasks": [t.name for t in tasks], "size": size, **kept})
     return model

@@ -30,19 +30,24 @@ class Wsgsa(nn.Module):
 
     Args:
         channels: C. groups: K. reduction: C / reduction is the gates' inner width (paper: 16).
+        gated: False leaves the gates open: every group sees the same block, to measure what they do.
     """
 
-    def __init__(self, channels: int, groups: int, *, reduction: int = 16):
+    def __init__(self, channels: int, groups: int, *, reduction: int = 16, gated: bool = True):
         super().__init__()
+        self.groups, self.gated = groups, gated
         self.block = Bottleneck(channels, channels // 4, channels)
         inner = channels // reduction
         self.gates = nn.ModuleList(
-            nn.Sequential(nn.Linear(channels, inner), nn.ReLU(), nn.Linear(inner, channels), nn.Sigmoid()) for _ in range(groups)
+            nn.Sequential(nn.Linear(channels, inner), nn.ReLU(), nn.Linear(inner, channels), nn.Sigmoid())
+            for _ in range(groups if gated else 0)
         )
 
     def psi(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> gates (B, K, C) in 0..1."""
         z = x.mean((2, 3))
+        if not self.gated:
+            return torch.ones_like(z)[:, None].expand(-1, self.groups, -1)
         return torch.stack([gate(z) for gate in self.gates], 1)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -116,21 +121,24 @@ class FarAmtn(nn.Module):
     Args:
         encoder: images -> pyramid, of which the last map is used. view: how faces are shown.
         groups: name of a table in `tasks.groups.GROUPS`. fusion: "attention", "concat" or "off".
-        shared: WSGSA; else a whole block a group.
+        shared: WSGSA; else a whole block a group. gates: of WSGSA, see `Wsgsa`.
     """
 
     builder: tuple[str, dict[str, object]]
 
     order: Tensor  # where each attribute stands among the classifiers' answers
 
-    def __init__(self, encoder: ResNet50 | EfficientNetLite, view: View, *, groups: str, fusion: str = "attention", shared: bool = True):
+    def __init__(
+        self, encoder: ResNet50 | EfficientNetLite, view: View, *, groups: str, fusion: str = "attention", shared: bool = True,
+        gates: bool = True,
+    ):  # fmt: skip
         super().__init__()
         if groups not in GROUPS:
             raise UsageError(f"no group table is called {groups!r}; choose one of: {', '.join(GROUPS)}")
         self.encoder, self.view, self.tasks = encoder, view, (ATTRIBUTES,)
         self.members = {g: [ATTRIBUTES.index[n] for n in names] for g, names in GROUPS[groups].items()}
         c, k = encoder.channels[-1], len(self.members)
-        self.split = Wsgsa(c, k) if shared else Copies(c, k)
+        self.split = Wsgsa(c, k, gated=gates) if shared else Copies(c, k)
         self.fusion = _fusion(fusion, c, k)
         self.classifiers = nn.ModuleList(nn.Linear(c, len(m)) for m in self.members.values())
         place = [i for m in self.members.values() for i in m]
@@ -168,8 +176,9 @@ def far_amtn(*, groups: str = "mgmtn8", size: int = 224, fusion: str = "attentio
 
 
 def far_amtn_tiny(
-    *, groups: str = "mgmtn8", size: int = 112, imagenet: bool = False, fusion: str = "attention", shared: bool = True
-) -> FarAmtn:
+    *, groups: str = "mgmtn8", size: int = 112, imagenet: bool = False, fusion: str = "attention", shared: bool = True,
+    gates: bool = True,
+) -> FarAmtn:  # fmt: skip
     """FAR-AMTN on EfficientNet-Lite0: small enough for 2 CPU cores.
 
     Ours: the encoder; WSGSA stands after its last map (320 channels), as no bottleneck there could be replaced.
@@ -178,6 +187,6 @@ def far_amtn_tiny(
         size: side of the crop in pixels. imagenet: start the encoder from ImageNet weights.
     """
     encoder, view = efficientnet_lite(size, imagenet)
-    model = FarAmtn(encoder, view, groups=groups, fusion=fusion, shared=shared)
-    model.builder = ("far_amtn_tiny", {"groups": groups, "size": size, "fusion": fusion, "shared": shared})
+    model = FarAmtn(encoder, view, groups=groups, fusion=fusion, shared=shared, gates=gates)
+    model.builder = ("far_amtn_tiny", {"groups": groups, "size": size, "fusion": fusion, "shared": shared, "gates": gates})
     return model

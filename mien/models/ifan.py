@@ -7,7 +7,7 @@ is what lets data sets that are labelled for one task each be mixed.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -17,12 +17,12 @@ from torch.nn import functional as F
 from mien.errors import UsageError
 from mien.models.fc_densenet import SHARED, Path, Sizes, TaskNorm, Trunk
 from mien.models.widen import place_within
-from mien.tasks import EXPRESSION, PARSING, POINTS5, Map, Points, Task, Vector, task
+from mien.tasks import EMOTION7, EXPRESSION, HELEN9, PARSING, POINTS5, Map, Points, Task, Vector, task
 from mien.tasks.attributes import AttributesTask
-from mien.tasks.choice import ChoiceTask
 from mien.tasks.contract import Criterion
-from mien.tasks.parsing import ParsingTask
-from mien.types import View
+from mien.tasks.parsing import UNKNOWN
+from mien.tasks.pose import EulerTask
+from mien.types import Batch, View
 
 # Caffe's BGR means 103.939, 116.779, 123.68 of 255, here in RGB order: the order only permutes the first convolution.
 CAFFE_MEAN = (123.68 / 255, 116.779 / 255, 103.939 / 255)
@@ -155,6 +155,25 @@ class IFAN(nn.Module):
                 raise UsageError(f"the mean of {name} is {tuple(mean.shape)}, not {tuple(mine.shape)}")
             mine.copy_(mean)
 
+    def mean_answers(self, batches: Iterable[Batch]) -> dict[str, Tensor]:
+        """What the labels of these batches answer on average, for `set_means`, before training.
+
+        Give it some hundred crops of the training set without augmentation. A mean is over the known labels of its
+        task, place by place and attribute by attribute; where there is none, the model's present mean stays.
+        Vectors with one number a face, such as years, count as classes by the rounded number.
+        """
+        sums: dict[str, Tensor] = {}
+        counts: dict[str, Tensor] = {}
+        for batch in batches:
+            for t in self.tasks:
+                if t.name in batch.targets:
+                    mean = self.get_buffer(f"mean_{t.name}")
+                    target, known = (torch.from_numpy(part[t.name]) for part in (batch.targets, batch.known))
+                    value, weight = _labelled(t, target, known, mean.shape)
+                    sums[t.name] = sums.get(t.name, 0) + value.sum(0)
+                    counts[t.name] = counts.get(t.name, 0) + weight.sum(0)
+        return {n: torch.where(counts[n] > 0, s / counts[n].clamp_min(1e-9), self.get_buffer(f"mean_{n}")).float() for n, s in sums.items()}
+
     def first(self, batch: int) -> dict[str, Tensor]:
         """Task name -> the mean answer, for each picture of a batch."""
         means = {t.name: self.get_buffer(f"mean_{t.name}") for t in self.tasks}
@@ -230,10 +249,22 @@ class IFAN(nn.Module):
 
 
 def _settled(t: Task, raw: Tensor) -> Tensor:
-    if isinstance(t.shape, Points):
+    if isinstance(t.shape, Points) or isinstance(t, EulerTask):  # coordinates and angles stay as they are
         return raw
     # attributes exclude nothing: one yes or no each
     return raw.sigmoid() if isinstance(t, AttributesTask) else raw.softmax(1)
+
+
+def _labelled(t: Task, target: Tensor, known: Tensor, shape: torch.Size) -> tuple[Tensor, Tensor]:
+    """Targets as settled answers times their weights, and the weights: (B, *shape) each, or (B, 1, h, w) weights of a map."""
+    if isinstance(t.shape, Map):
+        seen = ((target != UNKNOWN) & known[:, None, None]).double()
+        hot = F.one_hot(torch.where(seen > 0, target, 0).long(), t.shape.n).permute(0, 3, 1, 2) * seen[:, None]
+        return F.adaptive_avg_pool2d(hot, shape[1:]), F.adaptive_avg_pool2d(seen[:, None], shape[1:])  # type: ignore[arg-type]
+    if isinstance(t.shape, Vector) and target.ndim == 1:
+        target = F.one_hot(target.round().long(), t.shape.n)
+    weight = known.double().reshape(known.shape + (1,) * (target.ndim - known.ndim)).expand(target.shape)
+    return target * weight, weight
 
 
 def plug_in(model: IFAN, new: Task) -> IFAN:
@@ -257,12 +288,6 @@ def plug_in(model: IFAN, new: Task) -> IFAN:
     return more.train(model.training)
 
 
-HELEN9 = ("background", "skin", "brow", "eye", "nose", "upper_lip", "inner_mouth", "lower_lip", "hair")
-BNU7 = ("concentrated", "disgust", "distracted", "happy", "puzzled", "surprised", "tired")
-HELEN = ParsingTask("parsing", "helen9", HELEN9, {})
-BNU_LSVED = ChoiceTask("expression", "bnu_lsved7", BNU7)
-
-
 def ifan(*, emotion: bool = True, laps: int = 3, disks: str = "hard", through: bool = True, plugged: Sequence[str] = ()) -> IFAN:
     """The paper's network at 128 pixels: Helen parsing, MTFL points and, in the 3-task net, BNU-LSVED emotions.
 
@@ -272,7 +297,7 @@ def ifan(*, emotion: bool = True, laps: int = 3, disks: str = "hard", through: b
     Args:
         emotion: the 3-task net; False: the 2-task net, whose re-encoders have batch norms. plugged: names of tasks added later.
     """
-    tasks = (HELEN, POINTS5, BNU_LSVED) if emotion else (HELEN, POINTS5)
+    tasks = (HELEN9, POINTS5, EMOTION7) if emotion else (HELEN9, POINTS5)
     view = View((128, 128), "head", CAFFE_MEAN, (1 / 255, 1 / 255, 1 / 255))
     more = [task(n) for n in plugged]
     model = IFAN((*tasks, *more), view, Sizes(coded_norm=not emotion), laps=laps, disks=disks, through=through)

@@ -14,11 +14,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mien.errors import UsageError
-from mien.models.decoders import Attention, sine_positions
+from mien.models.decoders import Attention, lay_out, sine_positions
 from mien.models.encoders import EfficientNetLite, efficientnet_lite
 from mien.models.vit import VisionTransformer
-from mien.tasks import AGE, ATTRIBUTES, EXPRESSION, EXPRESSION7, Task, Vector
-from mien.tasks.attributes import AttributesTask
+from mien.tasks import AGE, ATTRIBUTES, EXPRESSION, EXPRESSION7, UNITS12, Task, Vector
 from mien.types import View
 
 FUSIONS = ("concat", "sum", "gated", "tokens")
@@ -184,6 +183,10 @@ class QFace(nn.Module):
         """Task name -> (B, n, heads, N): where each label's query looks in the last layer; sums to 1 over N."""
         return self.decode(*self.memory(images))[1]
 
+    def grids(self, images: Tensor) -> tuple[tuple[int, int], ...]:
+        """(h, w) of each part of the memory for these images: one, or one a stage when fused as tokens."""
+        return (self.grid(images),) * (len(self.taps) if self.fusion.kind == "tokens" else 1)
+
 
 def label_map(attention: Tensor, task: Task[Any], label: str, grid: tuple[int, int]) -> Tensor:
     """Where one label looks: (..., n, heads, N) of one task from `QFace.attention` -> (..., h, w), summing to 1.
@@ -198,38 +201,33 @@ def label_map(attention: Tensor, task: Task[Any], label: str, grid: tuple[int, i
     names = list(getattr(task, "names", None) or map(str, range(n)))
     if label not in names:
         raise UsageError(f"{task.name} has no label {label!r}; there are: {', '.join(names)}")
-    if tokens % (grid[0] * grid[1]):
-        raise UsageError(f"{tokens} tokens do not lie on a grid of {grid}")
-    seen = attention[..., names.index(label), :, :].mean(-2)
-    return seen.unflatten(-1, (-1, *grid)).sum(-3)
+    return lay_out(attention[..., names.index(label), :, :], [grid] * max(1, tokens // (grid[0] * grid[1])))
 
 
-BP4D = (1, 2, 4, 6, 7, 10, 12, 14, 15, 17, 23, 24)
-ACTION_UNITS = AttributesTask("action_units", "bp4d12", tuple(f"AU{n}" for n in BP4D))
-BASE_TASKS: tuple[Task[Any], ...] = (EXPRESSION7, ACTION_UNITS, ATTRIBUTES, AGE)
+BASE_TASKS: tuple[Task[Any], ...] = (EXPRESSION7, UNITS12, ATTRIBUTES, AGE)
 TINY_TASKS: tuple[Task[Any], ...] = (EXPRESSION, ATTRIBUTES, AGE)
 
 
-def qface_base(*, tasks: Sequence[Task[Any]] | None = None, size: int = 224, fusion: str = "concat", drop_path: float = 0.0) -> QFace:
+def qface_base(*, tasks: Sequence[Task[Any]] = BASE_TASKS, size: int = 224, fusion: str = "concat", drop_path: float = 0.0) -> QFace:
     """Q-Face on ViT-B/16, taps after blocks 3, 6, 9 and 12. Fill the encoder with `vit.load_clip(model.encoder, ...)`.
 
-    Ours: head pose is left out by default; it has no task with numbers of its own here. Any task with a Vector fits.
+    Ours: head pose is left out by default; `tasks` may have EULER, or any task with a Vector, for three queries more.
 
     Args:
-        tasks: default `BASE_TASKS`. size: side of the crop in pixels, a multiple of 16.
+        size: side of the crop in pixels, a multiple of 16.
     """
     # Ours: FaRL's grid, as the crop of 224 needs no interpolation then.
     encoder = VisionTransformer(grid=14, drop_path=drop_path)
     view = View((size, size), "head", encoder.mean, encoder.std)
-    model = QFace(encoder, BASE_TASKS if tasks is None else tasks, view, taps=(2, 5, 8, 11), fusion=fusion)
-    # The default tasks are not all in the catalogue, so their names would not be found again; the default brings them back
-    named = {} if tasks is None else {"tasks": [t.name for t in tasks]}
-    arguments = {**named, "size": size, "fusion": fusion, "drop_path": drop_path}
-    model.builder = ("qface_base", arguments)
+    model = QFace(encoder, tasks, view, taps=(2, 5, 8, 11), fusion=fusion)
+    model.builder = ("qface_base", {"tasks": [t.name for t in tasks], "size": size, "fusion": fusion, "drop_path": drop_path})
     return model
 
 
-def qface_tiny(*, tasks: Sequence[Task[Any]] = TINY_TASKS, size: int = 112, imagenet: bool = False, fusion: str = "concat") -> QFace:
+def qface_tiny(
+    *, tasks: Sequence[Task[Any]] = TINY_TASKS, size: int = 112, imagenet: bool = False, fusion: str = "concat",
+    taps: Sequence[int] = (0, 1, 2, 3),
+) -> QFace:  # fmt: skip
     """Q-Face on EfficientNet-Lite0: what 2 CPU cores train in an hour or two.
 
     Ours: a convolutional encoder whose four levels are the stages, resized to the grid of stride 16; positions on the keys;
@@ -237,8 +235,9 @@ def qface_tiny(*, tasks: Sequence[Task[Any]] = TINY_TASKS, size: int = 112, imag
 
     Args:
         size: side of the crop in pixels, a multiple of 16. imagenet: start the encoder from ImageNet weights.
+        taps: of the encoder's four levels; (3,) is the last one alone, without fusion of levels.
     """
     encoder, view = efficientnet_lite(size, imagenet)
-    model = QFace(encoder, tasks, view, taps=(0, 1, 2, 3), fusion=fusion, width=128, dim=128, heads=4, layers=2, ffn=256, positions=True)
-    model.builder = ("qface_tiny", {"tasks": [t.name for t in tasks], "size": size, "fusion": fusion})
+    model = QFace(encoder, tasks, view, taps=taps, fusion=fusion, width=128, dim=128, heads=4, layers=2, ffn=256, positions=True)
+    model.builder = ("qface_tiny", {"tasks": [t.name for t in tasks], "size": size, "fusion": fusion, "taps": list(taps)})
     return model

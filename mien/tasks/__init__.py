@@ -11,36 +11,32 @@ from typing import Any
 
 from mien.errors import UnknownTask
 from mien.tasks.age import AGE
-from mien.tasks.attributes import ATTRIBUTES, GENDER
-from mien.tasks.choice import EXPRESSION, EXPRESSION7
+from mien.tasks.attributes import ATTRIBUTES, GENDER, UNITS8, UNITS12
+from mien.tasks.choice import EMOTION7, EXPRESSION, EXPRESSION7, POSE5
 from mien.tasks.contract import Boxes, Derived, Embedding, Map, Metrics, Points, Shape, Task, Vector
 from mien.tasks.faces import FACES
 from mien.tasks.identity import IDENTITY, IDENTITY512
-from mien.tasks.landmarks import LANDMARKS, POINTS5
-from mien.tasks.parsing import PARSING
-from mien.tasks.pose import POSE
+from mien.tasks.landmarks import AFLW19, COFW29, LANDMARKS, POINTS5, WFLW98
+from mien.tasks.parsing import HELEN9, LAPA11, PARSING
+from mien.tasks.pose import EULER, POSE
 
-TASKS: dict[str, Task[Any]] = {
-    t.name: t for t in (LANDMARKS, POINTS5, PARSING, AGE, EXPRESSION, EXPRESSION7, ATTRIBUTES, IDENTITY, IDENTITY512, FACES)
-}
+_ALL: tuple[Task[Any], ...] = (
+    LANDMARKS, POINTS5, WFLW98, COFW29, AFLW19, PARSING, LAPA11, HELEN9, AGE, EXPRESSION, EXPRESSION7, EMOTION7, POSE5, EULER,
+    ATTRIBUTES, UNITS12, UNITS8, IDENTITY, IDENTITY512, FACES,
+)  # fmt: skip
+TASKS: dict[str, Task[Any]] = {t.name: t for t in _ALL}
 # What a system that can answer every kind of question is asked, unless told otherwise.
 DEFAULT_TASKS = (LANDMARKS, POINTS5, PARSING, AGE, EXPRESSION, ATTRIBUTES, IDENTITY)
 DERIVED: dict[str, Derived[Any]] = {d.name: d for d in (GENDER, POSE)}
 
 # The order in which answers appear. Identity is biometric data and comes only when asked for by name.
 ANSWER_ORDER = (
-    "points5",
-    "landmarks",
-    "parsing",
-    "age",
-    "gender",
-    "expression",
-    "expression7",
-    "attributes",
-    "pose",
-    "identity",
-    "identity512",
-)
+    "points5", "landmarks", "wflw98", "cofw29", "aflw19",
+    "parsing", "lapa11", "helen9",
+    "age", "gender", "expression", "expression7", "emotion7", "attributes", "units12", "units8",
+    "pose", "euler", "pose5",
+    "identity", "identity512",
+)  # fmt: skip
 ON_REQUEST = frozenset({"identity", "identity512"})
 
 
@@ -72,7 +68,7 @@ def answerable(tasks: Iterable[str]) -> tuple[str, ...]:
 
 __all__ = [
     "ANSWER_ORDER", "DEFAULT_TASKS", "DERIVED", "ON_REQUEST", "TASKS",
-    "AGE", "ATTRIBUTES", "EXPRESSION", "EXPRESSION7", "FACES", "GENDER", "IDENTITY", "IDENTITY512", "LANDMARKS", "PARSING",
-    "POINTS5", "POSE",
+    "AFLW19", "AGE", "ATTRIBUTES", "COFW29", "EMOTION7", "EULER", "EXPRESSION", "EXPRESSION7", "FACES", "GENDER", "HELEN9",
+    "IDENTITY", "IDENTITY512", "LANDMARKS", "LAPA11", "PARSING", "POINTS5", "POSE", "POSE5", "UNITS12", "UNITS8", "WFLW98",
     "Boxes", "Derived", "Embedding", "Map", "Metrics", "Points", "Shape", "Task", "Vector", "answerable", "task",
 ]  # fmt: skip

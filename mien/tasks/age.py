@@ -38,6 +38,8 @@ class Age:
 class AgeTask(Task[Age]):
     """A distribution over 0..100 years, read as expectation and interval.
 
+    A label is a number of years, or (mean, sigma) of what several people guessed; sigma counts in the metric only.
+
     Loss (DLDL-v2, as in Faceptor): KL to a Gaussian of `sigma` years around the label, plus the error of the
     expectation in years times `l1_weight`. Ours: softmax in place of normalised sigmoids, and the weight.
     """
@@ -68,28 +70,41 @@ class AgeTask(Task[Age]):
         return AgeError()
 
     def move(self, label: Any, affine: npt.ArrayLike, mirrored: bool, size: tuple[int, int]) -> tuple[Any, Any]:
-        return np.float32(min(max(float(label), 0.0), 100.0)), np.True_
+        return np.float32(min(max(_guess(label)[0], 0.0), 100.0)), np.True_
 
     def blank(self, size: tuple[int, int]) -> tuple[Any, Any]:
         return np.float32(0), np.False_
 
 
+def _guess(label: Any) -> tuple[float, float]:
+    """(years, sigma); sigma is 3 where none, or none above 0, is given."""
+    if np.ndim(label) == 0:
+        return float(label), 3.0
+    years, sigma = (float(v) for v in label)
+    return years, sigma if sigma > 0 else 3.0
+
+
 class AgeError:
-    """MAE in years, CS5 (share within five years) and how often the interval holds the truth."""
+    """MAE in years, CS5 (percentage within five years), epsilon-error, and how often the interval holds the truth.
+
+    Epsilon-error (ChaLearn LAP 2015): 1 - mean exp(-error^2 / (2 sigma^2)), sigma the label's own or 3 years; 0..1.
+    """
 
     headline = "mae"
 
     def __init__(self) -> None:
-        self.rows = list[tuple[float, bool]]()
+        self.rows = list[tuple[float, float, bool]]()
 
     def update(self, answer: Age, label: Any) -> None:
-        self.rows.append((abs(answer.years - float(label)), answer.low - 0.5 <= float(label) <= answer.high + 0.5))
+        years, sigma = _guess(label)
+        self.rows.append((abs(answer.years - years), sigma, answer.low - 0.5 <= years <= answer.high + 0.5))
 
     def compute(self) -> dict[str, float]:
-        error, inside = np.asarray(self.rows, np.float64).T
+        error, sigma, inside = np.asarray(self.rows, np.float64).T
         return {
             "mae": float(error.mean()),
             "cs5": 100 * float((error <= 5).mean()),
+            "epsilon_error": 1 - float(np.exp(-0.5 * (error / sigma) ** 2).mean()),
             "coverage": 100 * float(inside.mean()),
             "n": len(error),
         }

@@ -39,12 +39,16 @@ class ChoiceTask(Task[Choice]):
 
     Args:
         names: in index order. display: the same names in the order in which people are shown them.
+        mirror: for each index, the one it becomes when the picture is mirrored; by default itself.
     """
 
-    def __init__(self, name: str, labels: str, names: tuple[str, ...], *, display: tuple[str, ...] | None = None, sensitive: bool = True):
+    def __init__(
+        self, name: str, labels: str, names: tuple[str, ...], *, display: tuple[str, ...] | None = None,
+        mirror: tuple[int, ...] | None = None, sensitive: bool = True,
+    ):  # fmt: skip
         self.name, self.labels, self.names, self.sensitive = name, labels, names, sensitive
         self.display = display or names
-        self.shape = Vector(len(names))
+        self.shape, self.mirror = Vector(len(names)), list(mirror or range(len(names)))
 
     def criterion(self) -> Criterion:
         def loss(raw: Tensor, target: Tensor) -> Tensor:
@@ -61,17 +65,15 @@ class ChoiceTask(Task[Choice]):
         return Accuracy(self.names)
 
     def move(self, label: Any, affine: npt.ArrayLike, mirrored: bool, size: tuple[int, int]) -> tuple[Any, Any]:
-        if np.ndim(label) == 0:
-            return np.eye(len(self.names), dtype=np.float32)[int(label)], np.True_
-        votes = np.asarray(label, np.float32)
-        return votes / votes.sum(), np.True_
+        votes = np.asarray(label, np.float32) if np.ndim(label) else np.eye(len(self.names), dtype=np.float32)[int(label)]
+        return (votes[self.mirror] if mirrored else votes) / votes.sum(), np.True_
 
     def blank(self, size: tuple[int, int]) -> tuple[Any, Any]:
         return np.full(len(self.names), 1 / len(self.names), np.float32), np.False_
 
 
 class Accuracy:
-    """Share of right answers, and the recall of each class."""
+    """Percentage of right answers, the recall of each class that occurs in the truth, and the mean of these recalls."""
 
     headline = "accuracy"
 
@@ -85,7 +87,12 @@ class Accuracy:
     def compute(self) -> dict[str, float]:
         truth, guess = np.asarray(self.rows).T
         recall = {f"recall:{n}": 100 * float((guess[truth == i] == i).mean()) for i, n in enumerate(self.names) if (truth == i).any()}
-        return {"accuracy": 100 * float((truth == guess).mean()), "n": len(truth), **recall}
+        return {
+            "accuracy": 100 * float((truth == guess).mean()),
+            "mean_class_accuracy": float(np.mean(list(recall.values()))),
+            "n": len(truth),
+            **recall,
+        }
 
 
 # FER+ index order inside the weights; people are shown neutral first, then the other seven.
@@ -98,3 +105,7 @@ EXPRESSION = ChoiceTask(
 )
 # The order of AffectNet's first seven, which Faceptor gives RAF-DB and FER+ too.
 EXPRESSION7 = ChoiceTask("expression7", "expression7", ("neutral", "happiness", "sadness", "surprise", "fear", "disgust", "anger"))
+# How closely somebody follows a lesson (BNU-LSVED; iFAN's third task).
+EMOTION7 = ChoiceTask("emotion7", "emotion7", ("concentrated", "disgust", "distracted", "happy", "puzzled", "surprised", "tired"))
+# MTFL numbers its five poses 1 to 5; a mirror turns left into right.
+POSE5 = ChoiceTask("pose5", "pose5", ("left_profile", "left", "front", "right", "right_profile"), mirror=(4, 3, 2, 1, 0), sensitive=False)

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from mien.tasks.contract import Criterion, Embedding, Task, over_known
+from mien.errors import UsageError
+from mien.tasks.contract import Criterion, Embedding, Task, over_known, silent
 from mien.types import Crop, Floats
 
 if TYPE_CHECKING:
@@ -62,11 +63,67 @@ class IdentityTask(Task[Identity]):
         return Verification()
 
     def move(self, label: Any, affine: npt.ArrayLike, mirrored: bool, size: tuple[int, int]) -> tuple[Any, Any]:
+        if np.ndim(label) == 0:  # a person's number, see `MarginTask`: data sets move labels by the catalogue's task
+            return np.int64(label), np.True_
         return np.asarray(label, np.float32), np.True_
 
     def blank(self, size: tuple[int, int]) -> tuple[Any, Any]:
         assert isinstance(self.shape, Embedding)
         return np.zeros(self.shape.d, np.float32), np.False_
+
+
+class MarginTask(IdentityTask):
+    """The same answer, trained by telling apart the people of a training set with CosFace (Wang et al., CVPR 2018).
+
+    A label is a person's number, 0..classes-1. What is answered, evaluated and exported is the embedding, as with
+    `IdentityTask`; the class weights belong to the criterion and leave with it.
+
+    Args:
+        classes: people in the training set. name, labels, d: of the catalogue's task that the weights shall answer.
+        scale, margin: s and m of the paper; the values are Faceptor's and InsightFace's.
+        spread: standard deviation of the class weights at the start. Ours: the paper does not say; 0.01 is InsightFace's.
+    """
+
+    def __init__(
+        self, classes: int, name: str = "identity512", labels: str = "embedding512", d: int = 512, *,
+        scale: float = 64.0, margin: float = 0.4, spread: float = 0.01,
+    ):  # fmt: skip
+        super().__init__(name, labels, d)
+        self.classes, self.scale, self.margin, self.spread = classes, scale, margin, spread
+
+    def criterion(self) -> Criterion:
+        """A new nn.Module with the class weights: keep one, give its parameters to the optimiser and itself to `Recipe.criteria`."""
+        import torch
+        from torch import nn
+        from torch.nn import functional as F
+
+        assert isinstance(self.shape, Embedding)
+        task, d = self, self.shape.d
+
+        class CosFace(nn.Module):
+            """Embeddings (B, d), persons (B,), known (B,) -> cross-entropy over the known; `weight` is (classes, d)."""
+
+            def __init__(self) -> None:
+                super().__init__()
+                self.weight = nn.Parameter(task.spread * torch.randn(task.classes, d))
+
+            def logits(self, raw: Tensor, target: Tensor) -> Tensor:
+                """s (cos - m [own class]): (B, classes)."""
+                cosine = F.linear(F.normalize(raw), F.normalize(self.weight))
+                return task.scale * (cosine - task.margin * F.one_hot(target, task.classes).to(cosine.dtype))
+
+            def forward(self, raw: Tensor, target: Tensor, known: Tensor) -> Tensor:
+                if not bool(known.any()):
+                    return silent(raw) + silent(self.weight)
+                persons = target[known]
+                if others := persons[(persons < 0) | (persons >= task.classes)].tolist():
+                    raise UsageError(f"{task.name} knows persons 0..{task.classes - 1}, and a label says {others[0]}; count them again")
+                return F.cross_entropy(self.logits(raw[known], persons), persons)
+
+        return CosFace()
+
+    def blank(self, size: tuple[int, int]) -> tuple[Any, Any]:
+        return np.int64(0), np.False_
 
 
 class Verification:

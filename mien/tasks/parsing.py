@@ -135,4 +135,12 @@ CELEBAMASK19 = (
     "background", "skin", "nose", "eyeglass", "l_eye", "r_eye", "l_brow", "r_brow", "l_ear", "r_ear", "mouth", "u_lip", "l_lip",
     "hair", "hat", "earring", "necklace", "neck", "cloth",
 )  # fmt: skip
+# LaPa (Liu et al. 2020): a face takes its ears along. Its "left" brow and eye, 2 and 4, are those left in the picture.
+LAPA11_NAMES = (
+    "background", "face", "r_brow", "l_brow", "r_eye", "l_eye", "nose", "upper_lip", "inner_mouth", "lower_lip", "hair",
+)  # fmt: skip
+# Helen as iFAN takes it: left and right are one class, so that a mirror swaps nothing.
+HELEN9_NAMES = ("background", "skin", "brow", "eye", "nose", "upper_lip", "inner_mouth", "lower_lip", "hair")
 PARSING = ParsingTask("parsing", "celebamask19", CELEBAMASK19, {"l_eye": "r_eye", "l_brow": "r_brow", "l_ear": "r_ear"})
+LAPA11 = ParsingTask("lapa11", "lapa11", LAPA11_NAMES, {"l_eye": "r_eye", "l_brow": "r_brow"})
+HELEN9 = ParsingTask("helen9", "helen9", HELEN9_NAMES, {})
