@@ -3,7 +3,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
-RECIPE ?= recipes/faceptor_tiny.py
+RECIPE ?= recipes/mien.py
 RUN ?= runs/$(basename $(notdir $(RECIPE)))
 
 .PHONY: demo test test-slow check train evaluate bench clean

@@ -1,7 +1,7 @@
-"""Faceptor, tiny: one network for every task, raised on the data pack, in two parts.
+"""The embedded network: Faceptor, tiny, for every task, raised on the data pack, in two parts.
 
-    mien train recipes/faceptor_tiny.py --out runs/first
-    mien train recipes/faceptor_tiny.py --out runs/masks --start runs/first/model.safetensors --steps 500 --seed 2 \\
+    mien train recipes/mien.py --out runs/first
+    mien train recipes/mien.py --out runs/masks --start runs/first/model.safetensors --steps 500 --seed 2 \\
         --lr 1.5e-4 --ema 0.99 --masks 12 --parsing 2.0
 
 The first part takes 8,000 steps of 32 pictures, about 75 minutes on two idle cores (60 images/s); the second, which
@@ -64,7 +64,7 @@ def recipe(
         {"landmarks": 0.5, "points5": 0.5, "parsing": parsing, "age": 0.5, "expression": 1.5, "attributes": 7.0, "identity": 2.0}
     )
     return Recipe(
-        name="faceptor_tiny", model=model, mixture=mixture, optimizer=optimizer, schedule=cosine(300), steps=steps, balance=balance,
+        name="mien", model=model, mixture=mixture, optimizer=optimizer, schedule=cosine(300), steps=steps, balance=balance,
         seed=seed, ema=ema, protocols=("helen68", "celebamask", "celeba", "utkface-age", "utkface-gender", "ferplus-val", "lfw"),
         every=1500, data=("mtfl", "helen68", "afw68", "celebamask", "celeba", "utkface", "ferplus"),
     )  # fmt: skip

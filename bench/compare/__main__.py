@@ -1,0 +1,49 @@
+"""Train every system and every ablation on the data pack, score them, and write docs/comparison.md.
+
+python -m bench.compare                     # everything: about ten hours on two cores; goes on where it stopped
+python -m bench.compare train faceptor far_amtn
+python -m bench.compare cost                # parameters, speeds: wants an idle machine
+python -m bench.compare page
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+from bench.compare.page import page
+from bench.compare.runs import SINGLE, SYSTEMS, every_run
+from bench.compare.work import cost, score, train_all
+
+KEPT = Path("bench/comparison.json")  # every number, committed beside the page
+
+
+def main() -> None:
+    """See the module's text."""
+    parser = argparse.ArgumentParser(prog="python -m bench.compare", description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("what", nargs="?", choices=("all", "train", "score", "cost", "page"), default="all")
+    parser.add_argument("names", nargs="*", help="runs; all if none is named")
+    parser.add_argument("--out", type=Path, default=Path("runs/compare"))
+    parser.add_argument("--workers", type=int, default=2)
+    told = parser.parse_args()
+    names = told.names or list(every_run())
+    if unknown := [n for n in names if n not in every_run()]:
+        parser.error(f"no run {unknown[0]!r}; there are: {', '.join(every_run())}")
+    if told.what in ("all", "train"):
+        train_all(names, told.out, told.workers)
+    trained = [n for n in every_run() if (told.out / n / "done").exists()]
+    results = json.loads(KEPT.read_text(encoding="utf-8")) if KEPT.exists() else {}
+    if told.what in ("all", "score"):
+        for name in trained:
+            results.setdefault(name, {})["scores"] = score(name, told.out)
+    if told.what in ("all", "cost"):
+        for name in trained:
+            if name in {r.name for r in (*SYSTEMS, *SINGLE)}:
+                results.setdefault(name, {})["cost"] = cost(name, told.out)
+    KEPT.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    Path("docs/comparison.md").write_text(page(results, told.out), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,168 @@
+"""docs/comparison.md from what the runs left: written by code, so that no number in it is copied by hand."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bench.compare.runs import ABLATIONS, FEWER, SINGLE, STEPS, SYSTEMS, Ablation, Run
+from bench.compare.work import BATCH, curve
+
+# protocol -> (the number shown, what the column is called, whether less is better)
+SHOWN: dict[str, tuple[str, str, bool]] = {
+    "mtfl": ("nme", "MTFL test, 5 points, NME %", True),
+    "helen68": ("nme", "Helen val, 68 points, NME %", True),
+    "celebamask": ("mean_f1", "CelebAMask val, mean F1", False),
+    "celeba": ("mean_accuracy", "CelebA val, 40 attributes, %", False),
+    "utkface-age": ("mae", "UTKFace val, MAE years", True),
+    "utkface-gender": ("accuracy:Male", "UTKFace val, gender %", False),
+    "ferplus-val": ("accuracy", "FER+ val, %", False),
+    "ferplus-test": ("accuracy", "FER+ test, %", False),
+    "lfw": ("accuracy", "LFW View 1, %", False),
+}
+Results = Mapping[str, Mapping[str, Any]]  # run -> {"scores": ..., "cost": ...}
+
+
+def number(results: Results, name: str, protocol: str) -> float | None:
+    """What a run scored, or None where it does not answer or is not trained."""
+    values = results.get(name, {}).get("scores", {}).get(protocol)
+    return None if values is None else float(values[SHOWN[protocol][0]])
+
+
+def shown(value: float | None, protocol: str) -> str:
+    """A cell of a table."""
+    return "" if value is None else f"{value:.3f}" if SHOWN[protocol][0] == "mean_f1" else f"{value:.2f}"
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Markdown."""
+    return "\n".join(f"| {' | '.join(r)} |" for r in (head, ["---"] * len(head), *rows))
+
+
+def systems(results: Results) -> str:
+    """A row a system: what it costs and what it scores."""
+    cells: list[tuple[str, Callable[[Mapping[str, Any]], str]]] = [
+        ("parameters, M", lambda c: f"{c['parameters'] / 1e6:.2f}"),
+        ("multiply-adds a face, M", lambda c: f"{c['multiply_adds'] / 1e6:.0f}"),
+        ("training, images/s", lambda c: f"{c['train_images_per_s']:.0f}"),
+        ("ONNX, ms a face", lambda c: f"{c['onnx_ms']:.1f}"),
+    ]
+    rows = []
+    for run in (*SYSTEMS, *SINGLE):
+        if run.name not in results or not results[run.name].get("scores"):
+            continue
+        cost = results[run.name].get("cost")
+        rows.append([run.title, *(f(cost) if cost else "" for _, f in cells), *(shown(number(results, run.name, p), p) for p in SHOWN)])
+    return table(["system", *(name for name, _ in cells), *(name for _, name, _ in SHOWN.values())], rows)
+
+
+def spread(values: Sequence[float], protocol: str) -> str:
+    """The mean of the seeds, and half of their range."""
+    half = (max(values) - min(values)) / 2
+    return f"{shown(float(np.mean(values)), protocol)} ± {half:.3f}" if SHOWN[protocol][0] == "mean_f1" else (
+        f"{np.mean(values):.2f} ± {half:.2f}"
+    )  # fmt: skip
+
+
+def verdict(ours: Sequence[float], other: Sequence[float], less: bool) -> str:
+    """Whether the first side wins: "yes" and "no" need every seed of one side above every seed of the other."""
+    a, b = ([-v for v in side] if less else list(side) for side in (ours, other))
+    return "yes" if min(a) > max(b) else "no, worse" if max(a) < min(b) else "not beyond the spread"
+
+
+def ablation(results: Results, told: Ablation) -> str:
+    """A table of one idea: a row a side, and whether the idea helps."""
+    sides = {side: runs for side, runs in told.sides.items() if all(results.get(r.name, {}).get("scores") for r in runs)}
+    first = next(iter(told.sides))
+    if first not in sides or len(sides) < 2:
+        return f"### {told.paper}: {told.idea}\n\nNot trained yet."
+
+    def values(side: str, protocol: str) -> list[float]:
+        found = [number(results, r.name, protocol) for r in sides[side]]
+        return [v for v in found if v is not None]
+
+    rows = [[side, *(spread(values(side, p), p) for p in told.measures)] for side in sides]
+    rows += [
+        [f"does it help, against {side}?", *(verdict(values(first, p), values(side, p), SHOWN[p][2]) for p in told.measures)]
+        for side in sides if side != first
+    ]  # fmt: skip
+    return f"### {told.paper}: {told.idea}\n\n" + table(["", *(SHOWN[p][1] for p in told.measures)], rows)
+
+
+def alone(results: Results) -> str:
+    """Every task learned with the others, and alone, in the network with standard heads."""
+    asked = {"expression": "ferplus-val", "age": "utkface-age", "attributes": "celeba", "points5": "mtfl", "landmarks": "helen68",
+             "parsing": "celebamask", "identity": "lfw"}  # fmt: skip
+    rows = []
+    for task, protocol in asked.items():
+        pair = [number(results, name, protocol) for name in ("naive", f"single-{task}")]
+        rows.append([task, SHOWN[protocol][1], *(shown(v, protocol) for v in pair)])
+    return table(["task", "measure", "with all tasks", "alone"], rows)
+
+
+def curves(out: Path, runs: Sequence[Run]) -> str:
+    """Validation numbers along each run, on the first 300 pictures of each set."""
+    parts = []
+    for run in runs:
+        if (out / run.name / "log.jsonl").exists() and (points := curve(run.name, out)):
+            names = [n for n in points[0] if n != "step"]
+            rows = [[f"{p['step']:,}", *(shown(p.get(n), n) for n in names)] for p in points]
+            parts.append(f"**{run.title or run.name}**\n\n" + table(["step", *(SHOWN[n][1] for n in names)], rows))
+    return "\n\n".join(parts)
+
+
+PAGE = """# Six systems, one trainer, one table
+
+Written by `make compare` (`python -m bench.compare`), from the trainings of the data pack described below; do not edit by hand.
+
+Every system is the tiny one of its kind: the design of its paper on EfficientNet-Lite0 with ImageNet weights, whose stem and
+first two stages stay frozen (iFAN has its own trunk, see below), at 112 × 112 pixels, cropped to the whole head. Every run
+takes {steps:,} steps of {batch} pictures ({passes:,} picture-passes) with AdamW, the same learning rates (5e-4 in the encoder, 1e-3
+outside it), a cosine after 150 steps, the same augmentation, weights averaged with a decay of 0.998, and seed 1. The sets of
+a system's tasks share the batch in the same proportions for all (`mien/data/blend.py`): a system that answers fewer tasks sees more
+pictures of each, and a network for one task spends the whole batch on it.
+
+Numbers are from torch, on crops aligned by each set's own points (or a detector's, where it has none); small pictures, own
+splits, so nothing here compares with numbers on the full sets. n: MTFL test 2,995, Helen val 100, CelebAMask val 80, CelebA val
+1,030, UTKFace val 1,000, FER+ val 3,199 and test 3,152 (majority), LFW View 1 1,000 pairs. Test sets are reported only; nothing was
+chosen by them. The embedded network is not in the table: it trained six times as long.
+
+## Systems
+
+{systems}
+
+{notes}
+
+Speeds: training, whole steps on two idle cores; ONNX Runtime, one face on one thread, median of 40.
+
+## All tasks at once, or one alone
+
+The network with standard heads (Naive Faceptor), the same number of picture-passes in all.
+
+{alone}
+
+## Ideas, with and without
+
+{fewer:,} steps of {batch} unless said, equal on both sides; two seeds; mean ± half of the seeds' range. "yes" and "no, worse" are said only
+where every seed of one side beats every seed of the other: with two seeds that is a hint, not a proof.
+
+{ablations}
+
+## Learning curves
+
+Averaged weights, on the first 300 pictures of each validation set (LFW: pairs among them), every 500 steps.
+
+{curves}
+"""
+
+
+def page(results: Results, out: Path) -> str:
+    """The whole page."""
+    notes = "\n".join(f"- {r.title}: {r.note}." for r in SYSTEMS if r.note and results.get(r.name, {}).get("scores"))
+    return PAGE.format(
+        steps=STEPS, fewer=FEWER, batch=BATCH, passes=STEPS * BATCH, systems=systems(results), notes=notes, alone=alone(results),
+        ablations="\n\n".join(ablation(results, a) for a in ABLATIONS), curves=curves(out, (*SYSTEMS, *SINGLE)),
+    )  # fmt: skip

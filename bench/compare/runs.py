@@ -1,0 +1,146 @@
+"""What the comparison trains: the systems, single-task networks beside them, and one ablation a claimed idea."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+STEPS = 2500  # optimiser steps of 20 pictures: of every system, and of every single-task network
+FEWER = 1000  # of every ablation, on both sides
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training.
+
+    Attributes:
+        name: of its folder. recipe: the file in `recipes`, without .py. settings: the recipe's arguments.
+        start: a run whose weights it begins from. title: for people. note: what a reader must know of its budget.
+    """
+
+    name: str
+    recipe: str
+    settings: dict[str, Any] = field(default_factory=dict)
+    start: str = ""
+    title: str = ""
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Ablation:
+    """An idea with and without: the same budget on both sides, some seeds each.
+
+    Attributes:
+        idea: for people. paper: who claims it. sides: what each side is called -> its runs, one a seed.
+        measures: protocol -> the number that is compared.
+    """
+
+    idea: str
+    paper: str
+    sides: dict[str, tuple[Run, ...]]
+    measures: tuple[str, ...]
+
+
+def _seeds(name: str, recipe: str, *, starts: str = "", seeds: tuple[int, ...] = (1, 2), **settings: Any) -> tuple[Run, ...]:
+    """A run a seed; `starts` names the runs to begin from, without their seed."""
+    given = {"steps": FEWER, **settings}
+    return tuple(Run(f"{name}-{s}", recipe, {**given, "seed": s}, f"{starts}-{s}" if starts else "") for s in seeds)
+
+
+_OWN = "trunk from random weights: {} more steps with one lap are its pretraining"
+
+SYSTEMS: tuple[Run, ...] = (
+    Run("qface", "qface_tiny", {"steps": STEPS}, title="Q-Face"),
+    Run("naive", "naive_faceptor_tiny", {"steps": STEPS}, title="Naive Faceptor"),
+    Run("faceptor", "faceptor_tiny", {"steps": STEPS}, title="Faceptor"),
+    Run("ifan-start", "ifan_tiny", {"steps": STEPS, "laps": 1}, title="iFAN, one lap"),
+    Run("ifan", "ifan_tiny", {"steps": STEPS}, "ifan-start", "iFAN", _OWN.format(f"{STEPS:,}")),
+    Run("far_amtn", "far_amtn_tiny", {"steps": STEPS}, title="FAR-AMTN"),
+    Run("mgmtn-masks", "mgmtn_tiny", {"part": "masks", "steps": FEWER}, title="MGMTN, mask network"),
+    Run("mgmtn", "mgmtn_tiny", {"part": "attributes", "steps": STEPS}, "mgmtn-masks", "MGMTN", f"{FEWER:,} more steps teach its masks"),
+)
+
+SINGLE: tuple[Run, ...] = tuple(
+    Run(f"single-{t}", "naive_faceptor_tiny", {"steps": STEPS, "tasks": t}, title=f"{t} alone")
+    for t in ("expression", "age", "attributes", "points5", "landmarks", "parsing", "identity")
+)
+
+FEW = {"age": "utkface=1500", "expression": "ferplus=1500"}
+
+ABLATIONS: tuple[Ablation, ...] = (
+    Ablation(
+        "fusion of four levels, against the last level alone", "Q-Face",
+        {"four levels": _seeds("qface-four", "qface_tiny"), "last level": _seeds("qface-last", "qface_tiny", taps="3")},
+        ("celeba", "utkface-age", "ferplus-val"),
+    ),
+    Ablation(
+        "queries, against a standard head a task", "Faceptor",
+        {"queries": _seeds("faceptor-short", "faceptor_tiny"), "heads": _seeds("naive-short", "naive_faceptor_tiny")},
+        ("mtfl", "helen68", "celebamask", "celeba", "utkface-age", "ferplus-val", "lfw"),
+    ),
+    Ablation(
+        "Layer-Attention: a second stage of 400 steps that opens the other levels, against 400 more steps of the first stage", "Faceptor",
+        {
+            "second stage": _seeds("layers-on", "faceptor_tiny", starts="layers-first", steps=400, levels="2,3,1,0"),
+            "first stage only": _seeds("layers-off", "faceptor_tiny", steps=FEWER + 400, levels="2"),
+        },
+        ("mtfl", "helen68", "celebamask", "celeba", "utkface-age", "ferplus-val", "lfw"),
+    ),
+    *(
+        Ablation(
+            f"auxiliary learning: {task} from 1,500 pictures, helped by the other tasks, against {task} alone", "Faceptor",
+            {
+                "with helpers": _seeds(f"aux-{task}-on", "faceptor_tiny", few=few),
+                "alone": _seeds(f"aux-{task}-off", "faceptor_tiny", few=few, tasks=task),
+            },
+            (protocol,),
+        )
+        for task, few, protocol in (("age", FEW["age"], "utkface-age"), ("expression", FEW["expression"], "ferplus-val"))
+    ),
+    Ablation(
+        "three laps of feedback, against one; both from the same one-lap start", "iFAN",
+        {
+            "three laps": tuple(Run(f"laps-3-{s}", "ifan_tiny", {"steps": FEWER, "seed": s, "laps": 3}, "ifan-start") for s in (1, 2)),
+            "one lap": tuple(Run(f"laps-1-{s}", "ifan_tiny", {"steps": FEWER, "seed": s, "laps": 1}, "ifan-start") for s in (1, 2)),
+        },
+        ("mtfl", "celebamask", "ferplus-val"),
+    ),
+    Ablation(
+        "batch norms of their own for each data set, against shared ones; one lap, from random weights", "iFAN",
+        {
+            "own norms": _seeds("norms-own", "ifan_tiny", laps=1, steps=1500),
+            "shared norms": _seeds("norms-shared", "ifan_tiny", laps=1, norms="shared", steps=1500),
+        },
+        ("mtfl", "celebamask", "ferplus-val"),
+    ),
+    Ablation(
+        "group attention (WSGSA), fusion of groups (CGFF) and dynamic weights (DWS), each taken away", "FAR-AMTN",
+        {
+            "all three": _seeds("far-all", "far_amtn_tiny"),
+            "no gates": _seeds("far-ungated", "far_amtn_tiny", gates=False),
+            "a block a group": _seeds("far-copies", "far_amtn_tiny", shared=False),
+            "no fusion": _seeds("far-unfused", "far_amtn_tiny", fusion="off"),
+            "equal weights": _seeds("far-equal", "far_amtn_tiny", dynamic=False),
+        },
+        ("celeba",),
+    ),
+    Ablation(
+        "masks of the groups, against masks of ones", "MGMTN",
+        {
+            "masks": tuple(
+                Run(f"masks-on-{s}", "mgmtn_tiny", {"part": "attributes", "steps": FEWER, "seed": s}, "mgmtn-masks") for s in (1, 2)
+            ),
+            "ones": _seeds("masks-off", "mgmtn_tiny", part="attributes", masks=False),
+        },
+        ("celeba",),
+    ),
+)  # fmt: skip
+
+# what second stages start from
+_FIRST = _seeds("layers-first", "faceptor_tiny", levels="2")
+
+
+def every_run() -> dict[str, Run]:
+    """All trainings by name, those that others start from before them."""
+    runs = [*SYSTEMS, *SINGLE, *_FIRST, *(r for a in ABLATIONS for side in a.sides.values() for r in side)]
+    return {r.name: r for r in runs}

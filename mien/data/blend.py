@@ -1,0 +1,115 @@
+"""Which set of the pack answers which question, and how many pictures of each make a batch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from mien.data import Dataset, FaceSource, pack, toy
+from mien.data.augment import Augment
+from mien.data.mix import Mixture
+from mien.errors import UsageError
+from mien.tasks import Task
+from mien.types import Sample, View
+
+# set -> how its training part is opened, given the teacher's descriptors
+_OPEN: dict[str, Callable[[Mapping[str, Any]], pack.PackDataset]] = {
+    "ferplus": lambda teacher: pack.ferplus("train", soft=True),
+    "utkface": lambda teacher: pack.utkface("train", teacher=teacher),
+    "celeba": lambda teacher: pack.celeba("train", teacher=teacher),
+    "mtfl": lambda teacher: pack.mtfl("train", teacher=teacher),
+    "helen68": lambda teacher: pack.helen68("train"),
+    "afw68": lambda teacher: pack.afw68("train"),
+    "celebamask": lambda teacher: pack.celebamask("train"),
+}
+
+# task -> the sets that were made for it; others may label it too, in part
+MADE_FOR: dict[str, tuple[str, ...]] = {
+    "expression": ("ferplus",),
+    "age": ("utkface",),
+    "attributes": ("celeba",),
+    "points5": ("mtfl",),
+    "landmarks": ("helen68", "afw68"),
+    "parsing": ("celebamask",),
+    "identity": ("celeba", "utkface", "mtfl"),
+}
+# pictures of each set in a batch of 20 that raises all tasks
+SHARES = {"ferplus": 5, "utkface": 4, "celeba": 4, "mtfl": 2, "helen68": 1, "afw68": 1, "celebamask": 3}
+# task -> the protocol on validation pictures that shows how it learns
+WATCHED = {
+    "expression": "ferplus-val", "age": "utkface-age", "attributes": "celeba", "landmarks": "helen68", "parsing": "celebamask",
+    "identity": "lfw",
+}  # fmt: skip
+# What a task's loss weighs: found on the main network, where at equal weights attributes and identity hardly learned
+LOSS_WEIGHTS = {"landmarks": 0.5, "points5": 0.5, "parsing": 1.0, "age": 0.5, "expression": 1.5, "attributes": 7.0, "identity": 2.0}
+
+
+class Some:
+    """A part of a data set, drawn once: the first `n` of an order that never changes."""
+
+    def __init__(self, dataset: Dataset, n: int):
+        self.name, self.dataset = dataset.name, dataset
+        self.rows = np.random.default_rng(0).permutation(len(dataset))[:n]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, i: int, /) -> Sample:
+        return self.dataset[int(self.rows[i])]
+
+
+def shares_of(tasks: Sequence[Task[Any]], batch: int) -> dict[str, int]:
+    """The sets made for these tasks -> pictures in a batch, in the proportions of `SHARES` and at least one of each.
+
+    Raises:
+        UsageError: a task that no set of the pack was made for, or a batch with less room than sets.
+    """
+    missing = [t.name for t in tasks if t.name not in MADE_FOR]
+    if missing:
+        raise UsageError(f"no set of the pack is made for {missing[0]!r}; there are sets for: {', '.join(MADE_FOR)}")
+    wanted = {s for t in tasks for s in MADE_FOR[t.name]}
+    part = {name: n for name, n in SHARES.items() if name in wanted}
+    if batch < len(part):
+        raise UsageError(f"a batch of {batch} has no room for {len(part)} sets: {', '.join(part)}")
+    exact = {name: batch * n / sum(part.values()) for name, n in part.items()}
+    whole = {name: max(1, int(x)) for name, x in exact.items()}
+    while sum(whole.values()) != batch:  # the largest remainder gives or takes one
+        step = 1 if sum(whole.values()) < batch else -1
+        name = max((n for n in whole if whole[n] + step >= 1), key=lambda n: step * (exact[n] - whole[n]))
+        whole[name] += step
+    return whole
+
+
+def watched(tasks: Sequence[Task[Any]]) -> tuple[str, ...]:
+    """The protocols that show how these tasks learn, none of them on test pictures."""
+    return tuple(WATCHED[t.name] for t in tasks if t.name in WATCHED)
+
+
+def blend(
+    shares: Mapping[str, int], view: View, tasks: Sequence[Task[Any]], *, seed: int, augment: Augment | None = None,
+    most: Mapping[str, int] | None = None, drawn: bool = False,
+) -> Mixture:  # fmt: skip
+    """Training parts of the pack in one mixture: set -> pictures a batch, in that order.
+
+    Args:
+        view: of the model; tasks: the ones it learns. A teacher's descriptors come along where identity is one of them.
+        augment: default `Augment()`. most: set -> use so many of its pictures only, to study how much a task needs.
+        drawn: drawn faces in place of the pack, each set with the labels it was made for: a recipe can be tried without data.
+
+    Raises:
+        UsageError: a set that the pack does not have.
+    """
+    unknown = [name for name in (*shares, *(most or {})) if name not in _OPEN]
+    if unknown:
+        raise UsageError(f"the pack has no set {unknown[0]!r}; it has: {', '.join(_OPEN)}")
+    teacher = pack.descriptors() if not drawn and any(t.name == "identity" for t in tasks) else {}
+    parts = []
+    for name, n in shares.items():
+        made_for = tuple(task for task, sets in MADE_FOR.items() if name in sets)
+        dataset: Dataset = toy.toy(tasks=made_for) if drawn else _OPEN[name](teacher)
+        if most and name in most:
+            dataset = Some(dataset, most[name])
+        parts.append((FaceSource(dataset, view, augment or Augment()), n))
+    return Mixture(parts, tasks, seed=seed, size=view.size)

@@ -1,0 +1,62 @@
+"""MGMTN, tiny: forty attributes from masked maps, raised on the data pack in the paper's two parts.
+
+    mien train recipes/mgmtn_tiny.py --out runs/masks --part masks --steps 1000
+    mien train recipes/mgmtn_tiny.py --out runs/attributes --start runs/masks/model.safetensors
+
+The first trains the U-Net on pictures with 68 points; the second everything else on CelebA, with the U-Net frozen.
+The ablation, masks of ones and no U-Net, has no first part: --masks no, and no --start.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from mien import checkpoint
+from mien.data.blend import blend, shares_of, watched
+from mien.errors import UsageError
+from mien.models.mgmtn import mgmtn_tiny
+from mien.tasks import LANDMARKS
+from mien.train import Recipe, adamw, cosine
+
+
+def recipe(
+    *, part: str = "attributes", steps: int = 2500, seed: int = 1, batch: int = 20, size: int = 112, start: str = "", masks: bool = True,
+    hard: bool = False, inside: bool = False, frozen: int = 2, lr: float = 5e-4, imagenet: bool = True, drawn: bool = False,
+) -> Recipe:  # fmt: skip
+    """See the module's text.
+
+    Args:
+        part: "masks" or "attributes".
+        start: a checkpoint of part masks, of which the U-Net is taken; all else starts from ImageNet and the seed.
+        masks: False builds no U-Net. hard, inside: see `Mgmtn`; they matter in part attributes.
+        frozen: stages of the encoder, besides the stem, that do not learn. lr: of the encoder; the heads learn twice and
+            the U-Net ten times as fast. drawn: learn drawn faces, to try the recipe without data.
+
+    Raises:
+        UsageError: no such part, or a start that does not fit it.
+    """
+    if part not in ("masks", "attributes"):
+        raise UsageError(f"no part {part!r}; choose one of: masks, attributes")
+    if part == "attributes" and masks != bool(start):
+        raise UsageError("part attributes needs --start, the checkpoint of part masks; or --masks no and no --start to do without masks")
+    torch.manual_seed(seed)
+    model = mgmtn_tiny(size=size, imagenet=imagenet, masks=masks, hard=hard, inside=inside)
+    if start:
+        model.load_masks(checkpoint.load(start))
+    if part == "masks":
+        model.learn_masks()
+        afw = max(1, batch // 8)  # the smaller set
+        # the batch carries landmarks, of which the masks are made; the model does not answer them
+        shares, tasks = {"helen68": batch - afw, "afw68": afw}, (*model.tasks, LANDMARKS)
+        optimizer, warmup, protocols = adamw(model, 10 * lr), 50, ()
+    else:
+        model.learn_attributes()
+        model.encoder.freeze(frozen)
+        shares, tasks = shares_of(model.tasks, batch), model.tasks
+        optimizer, warmup, protocols = adamw(model, lr), 150, watched(model.tasks)
+    learned_from = shares if part == "masks" or not masks else [*shares, "helen68", "afw68"]
+    return Recipe(
+        name=f"mgmtn_tiny/{part}", model=model, mixture=blend(shares, model.view, tasks, seed=seed, drawn=drawn), optimizer=optimizer,
+        schedule=cosine(warmup), steps=steps, seed=seed, ema=0.998, data=tuple(learned_from),
+        protocols=() if drawn else protocols, every=500, limit=300,
+    )  # fmt: skip
