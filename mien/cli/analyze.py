@@ -1,72 +1,17 @@
-"""The command line: results on stdout, progress and errors on stderr.
-
-Exit codes: 0 all photos were read, 1 some failed (each has an error record in the output), 2 wrong usage.
-"""
+"""`mien analyze`: faces of photos as JSON, as a table, and as pictures."""
 
 from __future__ import annotations
 
-import importlib.util
-import inspect
 import json
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, TextIO
 
 import typer
 
-from mien import __version__
-from mien.errors import MienError, UsageError
-
-app = typer.Typer(add_completion=True, no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__, rich_markup_mode=None)
-
-
-def main() -> None:
-    """Entry point: mien's own errors become one line on stderr and exit code 2, not a traceback."""
-    try:
-        app()
-    except MienError as e:
-        typer.echo(f"mien: {e}", err=True)
-        sys.exit(2)
-
-
-def _version(show: bool) -> None:
-    if show:
-        typer.echo(__version__)
-        raise typer.Exit
-
-
-@app.callback()
-def _top(version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False) -> None:
-    pass
-
-
-def names_of(text: str | None) -> list[str] | None:
-    """ "a,b" -> ["a", "b"]; None stays None."""
-    return None if text is None else [n.strip() for n in text.split(",") if n.strip()]
-
-
-def answerer(weights: str | None, threads: int | None) -> Any:
-    """What `--weights` names: an .onnx, a .safetensors, or a run's folder (its model.safetensors); None for the default."""
-    if weights is None:
-        return None
-    path = Path(weights)
-    path = path / "model.safetensors" if path.is_dir() else path
-    if path.suffix != ".safetensors":
-        return str(path)
-    from mien import checkpoint
-    from mien.evaluate import TorchAnswerer
-
-    _torch_threads(threads)
-    return TorchAnswerer(checkpoint.load(path))
-
-
-def _torch_threads(threads: int | None) -> None:
-    if threads:
-        import torch
-
-        torch.set_num_threads(threads)
+from mien.cli.common import answerer, app, names_of, progress
+from mien.errors import UsageError
 
 
 class Output:
@@ -133,16 +78,6 @@ def table_lines(record: dict[str, Any]) -> Iterator[str]:
             likely = [n for n, p in face["attributes"].items() if p >= 0.5 and n not in ("Male", "Young", "Attractive")]
             cells.append(", ".join(sorted(likely, key=lambda n: -face["attributes"][n])[:4]))
         yield "  ".join(cells)
-
-
-@contextmanager
-def progress(total: int) -> Iterator[Callable[[], None]]:
-    """A bar on stderr for more than a few photos on a terminal; quiet otherwise."""
-    if total <= 4 or not sys.stderr.isatty():
-        yield lambda: None
-        return
-    with typer.progressbar(length=total, label="reading", file=sys.stderr) as bar:
-        yield lambda: bar.update(1)
 
 
 def _save_pictures(reading: Any, name: str, draw: Path | None, masks: Path | None) -> None:
@@ -225,108 +160,3 @@ def analyze(
     finally:
         output.close()
     raise typer.Exit(1 if failed else 0)
-
-
-def load_recipe(path: Path) -> Callable[..., Any]:
-    """The function `recipe` of a Python file.
-
-    Raises:
-        UsageError: no such file, or no such function in it.
-    """
-    if not path.is_file():
-        raise UsageError(f"no recipe {str(path)!r}; a recipe is a Python file with a function recipe(...) -> Recipe")
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    if not hasattr(module, "recipe"):
-        raise UsageError(f"{path} has no function recipe(...) -> Recipe")
-    return module.recipe  # type: ignore[no-any-return]
-
-
-def recipe_arguments(make: Callable[..., Any], words: list[str]) -> dict[str, Any]:
-    """`--steps 100 --size 128` -> keyword arguments of a recipe, converted to its defaults' types.
-
-    Raises:
-        UsageError: a flag that the recipe does not have, or a value that does not convert.
-    """
-    known = {p.name: p.default for p in inspect.signature(make).parameters.values()}
-    values: dict[str, Any] = {}
-    if len(words) % 2:
-        raise UsageError(f"recipe settings come as --name value; got: {' '.join(words)}")
-    for flag, text in zip(words[::2], words[1::2], strict=True):
-        name = flag.removeprefix("--").replace("-", "_")
-        if not flag.startswith("--") or name not in known:
-            raise UsageError(f"this recipe has no setting {flag}; it has: {', '.join('--' + n for n in known)}")
-        kind = type(known[name])
-        try:
-            values[name] = text.lower() in ("1", "true", "yes") if kind is bool else kind(text)
-        except ValueError as e:
-            raise UsageError(f"{flag} takes a {kind.__name__}, not {text!r}") from e
-    return values
-
-
-@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
-def train(
-    context: typer.Context,
-    recipe: Annotated[Path, typer.Argument(help="A Python file with recipe(...) -> Recipe; its arguments become flags.")],
-    out: Annotated[Path, typer.Option(help="The run's folder.")],
-    resume: Annotated[bool, typer.Option("--resume", help="Go on from the run's last checkpoint.")] = False,
-    threads: Annotated[int | None, typer.Option(min=1)] = None,
-) -> None:
-    """Train a recipe (needs the extra: pip install 'mien[train]')."""
-    from mien.train import fit
-
-    _torch_threads(threads)
-    make = load_recipe(recipe)
-    fit(make(**recipe_arguments(make, context.args)), out, resume=resume)
-
-
-@app.command()
-def evaluate(
-    weights: Annotated[
-        str | None, typer.Argument(help="An .onnx, a .safetensors or a run's folder; the embedded network if not given.")
-    ] = None,
-    protocol: Annotated[
-        list[str] | None, typer.Option(help="A protocol's name; repeat for more. All that the model answers if not given.")
-    ] = None,
-    out: Annotated[Path | None, typer.Option(help="Save the scores as JSON.")] = None,
-    record: Annotated[bool, typer.Option("--record", help="Write the scores into the provenance file beside the weights.")] = False,
-    threads: Annotated[int | None, typer.Option(min=1)] = None,
-) -> None:
-    """Run named protocols on labelled data and print a table."""
-    from mien.evaluate import PROTOCOLS, as_table, run
-    from mien.runtime import WEIGHTS, OnnxModel
-
-    named = answerer(weights, threads)
-    model = OnnxModel(named or WEIGHTS / "mien.onnx", threads=threads) if named is None or isinstance(named, str) else named
-    unknown = [p for p in protocol or () if p not in PROTOCOLS]
-    if unknown:
-        raise UsageError(f"no protocol {unknown[0]!r}; there are: {', '.join(PROTOCOLS)}")
-    scores = run(model, protocol or None)
-    typer.echo(as_table(scores))
-    values = {s.protocol: {k: round(v, 5) for k, v in s.values.items()} for s in scores}
-    if out:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        out.write_text(json.dumps({"weights": getattr(model, "sha256", weights), "scores": values}, indent=1) + "\n", encoding="utf-8")
-    if record:
-        if not isinstance(model, OnnxModel):
-            raise UsageError("--record needs an .onnx; export the run first")
-        beside = model.path.with_suffix(".json")
-        beside.write_text(
-            json.dumps(json.loads(beside.read_text(encoding="utf-8")) | {"scores": values}, indent=1) + "\n", encoding="utf-8"
-        )
-
-
-@app.command()
-def export(
-    run: Annotated[Path, typer.Argument(help="A .safetensors, or a run's folder.")],
-    out: Annotated[Path, typer.Argument(help="FILE.onnx to write; FILE.json beside it says where it comes from.")],
-    note: Annotated[str, typer.Option(help="What the provenance should tell of how the weights were raised.")] = "",
-) -> None:
-    """Export trained weights to ONNX, check them against torch, and write their provenance."""
-    from mien.export import release
-
-    record = release(run / "model.safetensors" if run.is_dir() else run, out, note=note)
-    typer.echo(json.dumps(record, indent=1))
