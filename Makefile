@@ -1,4 +1,4 @@
-# Verbs: demo test test-slow check train evaluate bench clean
+# Verbs: demo test test-slow check train evaluate compare bench clean
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
@@ -6,7 +6,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 RECIPE ?= recipes/mien.py
 RUN ?= runs/$(basename $(notdir $(RECIPE)))
 
-.PHONY: demo test test-slow check train evaluate bench clean
+.PHONY: demo test test-slow check train evaluate compare bench clean
 
 # read the example photos with the base install and the embedded weights: no torch, no data
 demo: $(VENV)/.base
@@ -31,6 +31,10 @@ train: $(VENV)/.dev
 evaluate: $(VENV)/.dev
 	$(BIN)/mien evaluate
 
+# every system, every ablation, and docs/comparison.md from them: hours, goes on where it stopped
+compare: $(VENV)/.dev
+	$(BIN)/python -m bench.compare
+
 bench: $(VENV)/.base
 	$(BIN)/python bench/speed.py
 
@@ -44,7 +48,7 @@ $(VENV)/.base: $(VENV)/bin/python pyproject.toml
 # a torch that is there already stays; else the version that this project is tested with
 $(VENV)/.dev: $(VENV)/bin/python pyproject.toml
 	$(BIN)/python -c "import torch" 2>/dev/null || $(PIP) torch==2.13.0
-	$(PIP) --editable ".[train,dev]"
+	$(PIP) --editable ".[train,serve,gallery,video,heif,official,dev]"
 	touch $@ $(VENV)/.base
 
 clean:
