@@ -14,9 +14,9 @@ import numpy as np
 from mien import geometry
 from mien.detect import Detector
 from mien.errors import PhotoError, UnknownTask, UsageError
-from mien.photo import MAX_PIXELS, Photo, Source, load_photo
+from mien.photo import MAX_PIXELS, Color, Photo, Source, load_photo
 from mien.runtime import WEIGHTS, OnnxModel
-from mien.tasks import ANSWER_ORDER, DERIVED, ON_REQUEST, answerable
+from mien.tasks import DERIVED, ON_REQUEST, answerable
 from mien.types import Answerer, Crop, Detection, Face
 
 SCHEMA = 1
@@ -76,34 +76,34 @@ class Reader:
         self._model = {"name": getattr(model, "name", type(model).__name__), "sha256": getattr(model, "sha256", "")}
 
     @overload
-    def __call__(self, photos: Source) -> Reading: ...
+    def __call__(self, photos: Source, *, color: Color = "rgb") -> Reading: ...
     @overload
-    def __call__(self, photos: list[Source] | tuple[Source, ...]) -> list[Reading]: ...
-    def __call__(self, photos: Any) -> Any:
+    def __call__(self, photos: list[Source] | tuple[Source, ...], *, color: Color = "rgb") -> list[Reading]: ...
+    def __call__(self, photos: Any, *, color: Color = "rgb") -> Any:
         """Read one photo, or a list of photos with forwards shared by all their faces.
 
         A single photo that cannot be read raises its `PhotoError`. In a list, the others go on: the bad one's reading
-        is empty, has `.error`, and is logged as a warning.
+        is empty, has `.error`, and is logged as a warning. color: of arrays only; "bgr" is OpenCV's order.
         """
         if isinstance(photos, (list, tuple)):
-            return list(self.stream(photos))
-        reading = next(self.stream([photos]))
+            return list(self.stream(photos, color=color))
+        reading = next(self.stream([photos], color=color))
         if reading.error is not None:
             raise reading.error
         return reading
 
-    def stream(self, photos: Iterable[Source], *, photos_a_time: int = 8) -> Iterator[Reading]:
+    def stream(self, photos: Iterable[Source], *, photos_a_time: int = 8, color: Color = "rgb") -> Iterator[Reading]:
         """Read photos of any number in order, a few at a time; memory does not grow with their number."""
         rest = iter(photos)
         while group := list(islice(rest, photos_a_time)):
-            yield from self._group(group)
+            yield from self._group(group, color)
 
-    def _group(self, photos: Sequence[Source]) -> list[Reading]:
+    def _group(self, photos: Sequence[Source], color: Color) -> list[Reading]:
         readings: list[Reading] = []
         crops: list[Crop] = []
         owners: list[tuple[Reading, Detection]] = []
         for source in photos:
-            reading = self._open(source)
+            reading = self._open(source, color)
             readings.append(reading)
             if reading.photo is None:
                 continue
@@ -115,7 +115,7 @@ class Reader:
                 crops.append(geometry.align(reading.photo.pixels, face.points, self.model.view))
                 owners.append((reading, face))
             if isinstance(source, np.ndarray) and looks_bgr(crops[first:]):
-                _log.warning("an array's faces are bluer than they are red: if it came from OpenCV it is BGR; pass a[..., ::-1]")
+                _log.warning("an array's faces are bluer than they are red: if it came from OpenCV, pass color='bgr' or pass a[..., ::-1]")
             reading.timing_ms |= {"detect": 1e3 * (t1 - t0), "align": 1e3 * (time.perf_counter() - t1)}
         t0 = time.perf_counter()
         answers = self.read_crops(crops)
@@ -127,11 +127,11 @@ class Reader:
                 reading.timing_ms["read"] = each * len(reading)
         return readings
 
-    def _open(self, source: Source) -> Reading:
+    def _open(self, source: Source, color: Color) -> Reading:
         path = os.fspath(source) if isinstance(source, (str, os.PathLike)) else None
         t0 = time.perf_counter()
         try:
-            photo = load_photo(source, max_pixels=self.max_pixels)
+            photo = load_photo(source, max_pixels=self.max_pixels, color=color)
         except PhotoError as e:
             _log.warning("%s", e)
             return Reading(path, error=e)
@@ -150,8 +150,7 @@ class Reader:
 
     def _answers(self, raw: dict[str, Any], crop: Crop) -> dict[str, Any]:
         own = {t.name: t.read(raw[t.name], crop) for t in self._read}
-        shown = [n for n in ANSWER_ORDER if n in self.asked]
-        return {n: DERIVED[n].derive(own[DERIVED[n].source]) if n in DERIVED else own[n] for n in shown}
+        return {n: DERIVED[n].derive(own[DERIVED[n].source]) if n in DERIVED else own[n] for n in self.asked}
 
 
 def looks_bgr(crops: Sequence[Crop], margin: float = 12.0) -> bool:
