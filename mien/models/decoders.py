@@ -70,12 +70,15 @@ class QueryDecoder(nn.Module):
     Args:
         channels: of each memory level; every level has its own 1x1 projection and a level embedding on its keys
             (Faceptor's Layer-Attention when there are several).
+        norm: a LayerNorm after each projection. A convolutional encoder's maps are of any scale, and keys as large as
+            theirs leave every head looking at one token.
     """
 
-    def __init__(self, channels: tuple[int, ...], *, dim: int, heads: int, layers: int, ffn: int):
+    def __init__(self, channels: tuple[int, ...], *, dim: int, heads: int, layers: int, ffn: int, norm: bool = False):
         super().__init__()
         self.dim = dim
-        self.project = nn.ModuleList(nn.Conv2d(c, dim, 1) for c in channels)
+        convolutions = [nn.Conv2d(c, dim, 1) for c in channels]
+        self.project = nn.ModuleList(nn.Sequential(c, LayerNorm2d(dim)) if norm else c for c in convolutions)
         # one parameter a level, so that a second stage can train the new ones alone
         self.level = nn.ParameterList(torch.randn(dim) * dim**-0.5 for _ in channels)
         self.adapt = nn.Sequential(nn.Linear(dim, dim), nn.ReLU(), nn.Linear(dim, dim))

@@ -69,7 +69,7 @@ class Faceptor(nn.Module):
         pixel: the pixel decoder: (memory of the first used level, finer maps, coarse to fine) -> pixel features.
         levels: encoder levels that the queries read; the pixel decoder starts from the first of them. Several of them are
             the paper's Layer-Attention; there, the first is what the first stage trained.
-        dim, heads, layers, ffn: of the transformer decoder. hidden: width inside the embedding read-out.
+        dim, heads, layers, ffn, norm: of the transformer decoder. hidden: width inside the embedding read-out.
     """
 
     builder: tuple[str, dict[str, object]]
@@ -78,6 +78,7 @@ class Faceptor(nn.Module):
         self, encoder: EfficientNetLite | VisionTransformer, tasks: Sequence[Task], view: View,
         pixel: PixelDecoder | PyramidPixelDecoder, *,
         levels: Sequence[int], dim: int = 256, heads: int = 8, layers: int = 9, ffn: int = 2048, hidden: int = 768,
+        norm: bool = False,
     ):  # fmt: skip
         super().__init__()
         self.encoder, self.tasks, self.view, self.levels = encoder, tuple(tasks), view, tuple(levels)
@@ -88,7 +89,9 @@ class Faceptor(nn.Module):
         queries = sum(self.asked.values())
         self.query_feat = nn.Parameter(torch.randn(queries, dim))
         self.query_embed = nn.Parameter(torch.rand(queries, dim))
-        self.decoder = QueryDecoder(tuple(encoder.channels[i] for i in self.levels), dim=dim, heads=heads, layers=layers, ffn=ffn)
+        self.decoder = QueryDecoder(
+            tuple(encoder.channels[i] for i in self.levels), dim=dim, heads=heads, layers=layers, ffn=ffn, norm=norm
+        )
         self.value = nn.Linear(dim, 1)
         self.pixel = pixel
         self.map_query = nn.Sequential(nn.Linear(dim, dim), nn.ReLU(), nn.Linear(dim, dim), nn.ReLU(), nn.Linear(dim, pixel.out))
@@ -169,7 +172,8 @@ def faceptor_tiny(
 ) -> Faceptor:
     """Faceptor on EfficientNet-Lite0: what 2 CPU cores train in an hour or two.
 
-    Ours: a convolutional encoder, two memory levels (strides 16 and 32) from the start, 2 decoder layers of width 128.
+    Ours: a convolutional encoder, two memory levels (strides 16 and 32) from the start, a norm on
+    each, 2 decoder layers of width 128.
 
     Args:
         size: side of the crop in pixels, a multiple of 16. imagenet: start the encoder from ImageNet weights.
@@ -177,7 +181,7 @@ def faceptor_tiny(
     """
     encoder, view = efficientnet_lite(size, imagenet)
     pixel = PyramidPixelDecoder(encoder.channels[: levels[0]][::-1], dim=128, out=64)
-    model = Faceptor(encoder, tasks, view, pixel, levels=levels, dim=128, heads=4, layers=2, ffn=256, hidden=256)
+    model = Faceptor(encoder, tasks, view, pixel, levels=levels, dim=128, heads=4, layers=2, ffn=256, hidden=256, norm=True)
     kept = {} if tuple(levels) == (2, 3) else {"levels": list(levels)}  # earlier checkpoints do not name it
     model.builder = ("faceptor_tiny", {"tasks": [t.name for t in tasks], "size": size, **kept})
     return model
