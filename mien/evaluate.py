@@ -1,8 +1,9 @@
-"""Protocols: which pictures, which question, which number. Torch weights and ONNX are evaluated alike."""
+"""Running protocols: which pictures, which question, which number. Torch weights and ONNX are evaluated alike."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
@@ -10,30 +11,12 @@ from typing import Any
 import numpy as np
 
 from mien import geometry, settings
-from mien.data import Dataset, pack
-from mien.data.photos import PhotosDataset
+from mien.data import Dataset
 from mien.detect import Detector
-from mien.errors import UsageError
+from mien.errors import MissingData, UsageError
+from mien.protocols import PROTOCOLS, Protocol
 from mien.tasks import TASKS, Metrics, Task
-from mien.types import Answerer, Floats
-
-
-@dataclass(frozen=True)
-class Protocol:
-    """A published way of measuring.
-
-    Attributes:
-        name: on the command line. dataset: called to open it. task: whose answers are scored.
-        split: for people. keys: the numbers that the table shows, of those that the task's metrics compute.
-        note: what a reader must know to compare the number.
-    """
-
-    name: str
-    dataset: Callable[[], Any]
-    task: str
-    split: str
-    keys: tuple[str, ...]
-    note: str = ""
+from mien.types import Answerer, Crop, Floats, View
 
 
 @dataclass(frozen=True)
@@ -50,37 +33,15 @@ class Score:
     keys: tuple[str, ...] = field(default=())
 
 
-CROP = "cropped by the set's points (labels or a detector's), not by our detector"
-PROTOCOLS: dict[str, Protocol] = {
-    p.name: p
-    for p in (
-        Protocol("mtfl", lambda: pack.mtfl("test"), "points5", "MTFL test (AFLW)", ("nme", "fr@0.1"), f"NME by eye distance; {CROP}"),
-        Protocol("helen68", lambda: pack.helen68("val"), "landmarks", "Helen val", ("nme", "fr@0.1"), f"NME by outer eye corners; {CROP}"),
-        Protocol("celebamask", lambda: pack.celebamask("val"), "parsing", "CelebAMask val", ("mean_f1",), f"18 classes at 256 px; {CROP}"),
-        Protocol("celeba", lambda: pack.celeba("val"), "attributes", "CelebA val", ("mean_accuracy",), f"40 attributes, 89x109 px; {CROP}"),
-        Protocol("utkface-age", lambda: pack.utkface("val"), "age", "UTKFace val", ("mae", "cs5", "coverage"), f"own split; {CROP}"),
-        Protocol("utkface-gender", lambda: pack.utkface("val"), "attributes", "UTKFace val", ("accuracy:Male",), f"own split; {CROP}"),
-        Protocol("ferplus-val", lambda: pack.ferplus("val"), "expression", "FER+ val", ("accuracy",), f"majority, 8 classes; {CROP}"),
-        Protocol("ferplus-test", lambda: pack.ferplus("test"), "expression", "FER+ test", ("accuracy",), f"majority, 8 classes; {CROP}"),
-        Protocol(
-            "photos",
-            lambda: PhotosDataset(settings.data_root(), "val"),
-            "faces",
-            "photos val",
-            ("recall", "precision", "point_error"),
-            "whole photos through our detector against a teacher's boxes (score >= 0.6; the others are ignored), IoU 0.5; median point "
-            "error in % of the box side; n counts faces",
-        ),
-        Protocol("lfw", pack.lfw_pairs, "identity", "LFW View 1", ("accuracy", "threshold"), f"10-fold over 1,000 pairs; {CROP}"),
-    )
-}
-
-
 class TorchAnswerer:
-    """A torch model behind the face of an ONNX one: numpy in, numpy out."""
+    """A torch model behind the face of an ONNX one: numpy in, numpy out.
 
-    def __init__(self, model: Any):
-        self.model, self.view, self.tasks = model.eval(), model.view, model.tasks
+    Args:
+        view: where faces are shown in another than the model's own, as to a network that was raised on two.
+    """
+
+    def __init__(self, model: Any, *, view: View | None = None):
+        self.model, self.view, self.tasks = model.eval(), view or model.view, model.tasks
 
     def __call__(self, images: Floats) -> dict[str, Floats]:
         import torch
@@ -90,50 +51,92 @@ class TorchAnswerer:
             return {k: v.float().numpy() for k, v in self.model(x).items()}
 
 
-def evaluate(model: Answerer, protocol: Protocol, *, batch: int = 32, limit: int | None = None) -> Score:
+def evaluate(model: Answerer, protocol: Protocol, *, batch: int = 32, limit: int | None = None, dataset: Any = None) -> Score:
     """Run a protocol: align by the set's points, one forward a batch, read, score in pixels of the stored picture.
 
     Args:
         limit: use the first so many pictures only (for tests; the score says its count).
+        dataset: the protocol's, where it is open already.
 
     Raises:
-        UsageError: the model does not answer the protocol's task.
+        UsageError: the model does not answer the protocol's task. MissingData: the set is not there, or empty.
     """
     names = [t.name for t in model.tasks]
-    if protocol.task not in names:
-        raise UsageError(f"this model does not answer {protocol.task!r}, which {protocol.name} scores; it answers: {', '.join(names)}")
-    metrics = _score_photos(model, protocol, limit) if protocol.task == "faces" else _score_faces(model, protocol, batch, limit)
+    answer = protocol.answer(names)
+    if answer is None:
+        asked = " or ".join(map(repr, reversed(protocol.asked)))
+        raise UsageError(f"this model does not answer {asked}, which {protocol.name} scores; it answers: {', '.join(names)}")
+    dataset = protocol.dataset() if dataset is None else dataset
+    if protocol.task == "faces":
+        metrics = _score_photos(model, protocol, dataset, limit)
+    else:
+        metrics = _score_faces(model, protocol, answer, dataset, batch, limit)
     values = metrics.compute()
     return Score(protocol.name, values, values[protocol.keys[0]], protocol.keys)
 
 
-def _score_photos(model: Answerer, protocol: Protocol, limit: int | None) -> Metrics:
+def _score_photos(model: Answerer, protocol: Protocol, dataset: Any, limit: int | None) -> Metrics:
     """A detector on whole photos, with all its looks."""
     metrics, find = TASKS[protocol.task].metrics(), Detector(model)
-    for pixels, faces in islice(protocol.dataset(), limit):
+    for pixels, faces in islice(dataset, limit):
         metrics.update(find(pixels), faces)
     return metrics
 
 
-def _score_faces(model: Answerer, protocol: Protocol, batch: int, limit: int | None) -> Metrics:
+def _score_faces(model: Answerer, protocol: Protocol, answer: str, dataset: Dataset, batch: int, limit: int | None) -> Metrics:
     """A face network on aligned crops."""
     task: Task[Any] = TASKS[protocol.task]
-    dataset: Dataset = protocol.dataset()
-    metrics, n = task.metrics(), min(len(dataset), limit or len(dataset))
+    metrics, n = protocol.metrics() if protocol.metrics else task.metrics(), min(len(dataset), limit or len(dataset))
+    if n == 0:
+        raise MissingData(f"{dataset.name} holds no pictures, so that {protocol.name} has no number; check that its files are whole")
     for start in range(0, n, batch):
         samples = [dataset[i] for i in range(start, min(start + batch, n))]
         crops = [geometry.align(s.image, s.points, model.view) for s in samples]
-        raw = model(model.view.tensor(np.stack([c.pixels for c in crops])))[task.name]
-        for sample, crop, numbers in zip(samples, crops, raw, strict=True):
+        for sample, crop, numbers in zip(samples, crops, _raw(model, crops, answer, protocol.mirror), strict=True):
             metrics.update(task.read(numbers, crop), sample.labels[task.name])
     return metrics
 
 
+def _raw(model: Answerer, crops: Sequence[Crop], answer: str, mirror: bool) -> Floats:
+    """Raw answers on these crops, plus, with `mirror`, those on their mirror images."""
+    pixels = np.stack([c.pixels for c in crops])
+    raw = model(model.view.tensor(pixels))[answer]
+    return raw + model(model.view.tensor(pixels[:, :, ::-1]))[answer] if mirror else raw
+
+
 def run(model: Answerer, names: Sequence[str] | None = None) -> list[Score]:
-    """Run protocols by name; all that the model can answer when none is named."""
+    """Run protocols by name; when none is named, all that the model answers and whose data is on this machine.
+
+    What is left out then is said on stderr, with the reason.
+
+    Raises:
+        MissingData: the data of a named protocol is missing, or that of every one. UsageError: see `evaluate`.
+    """
+    if names:
+        return [evaluate(model, PROTOCOLS[n]) for n in names]
+    settings.data_root()  # without it there is nothing to look for
     answered = {t.name for t in model.tasks}
-    chosen = names or [p.name for p in PROTOCOLS.values() if p.task in answered]
-    return [evaluate(model, PROTOCOLS[n]) for n in chosen]
+    scores, absent = list[Score](), dict[str, list[str]]()
+    for p in PROTOCOLS.values():
+        if p.answer(answered) is None:
+            continue
+        try:
+            dataset = p.dataset()
+        except MissingData as e:
+            absent.setdefault(str(e), []).append(p.name)
+            continue
+        scores.append(evaluate(model, p, dataset=dataset))
+    _say_skipped(absent, [f"{p.name} ({p.task})" for p in PROTOCOLS.values() if p.answer(answered) is None])
+    if not scores:
+        raise MissingData("no protocol was run: the model answers none whose data is here; see above, and name one to insist")
+    return scores
+
+
+def _say_skipped(absent: dict[str, list[str]], unanswered: list[str]) -> None:
+    for why, skipped in absent.items():
+        print(f"mien: skipped {', '.join(skipped)}: {why}", file=sys.stderr)
+    if unanswered:
+        print(f"mien: skipped, for the model does not answer them: {', '.join(unanswered)}", file=sys.stderr)
 
 
 def as_table(scores: Sequence[Score]) -> str:

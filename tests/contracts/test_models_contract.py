@@ -10,6 +10,7 @@ from mien import checkpoint
 from mien.data import FaceSource, toy
 from mien.data.augment import Augment
 from mien.data.mix import Mixture, collate
+from mien.export import difference, export
 from mien.models import MODELS
 from mien.tasks import Boxes, Embedding, Map, Points, Vector
 from mien.train import Recipe, cosine, fit, losses_of, to_tensors
@@ -78,6 +79,24 @@ def test_a_checkpoint_comes_back_whole(model, tmp_path):
     assert [t.name for t in again.tasks] == [t.name for t in model.tasks]
     for (name, a), (_, b) in zip(model.state_dict().items(), again.state_dict().items(), strict=True):
         assert torch.equal(a, b), name
+
+
+@pytest.mark.parametrize("name", FACE_MODELS)
+def test_onnx_answers_as_torch_does(name, tmp_path):
+    torch.manual_seed(0)
+    model = MODELS[name](size=64)
+    for m in model.modules():
+        if isinstance(m, torch.nn.BatchNorm2d):
+            m.momentum = 1.0  # an untrained network answers nearly nothing without statistics
+    images, _, _ = to_tensors(batch(model), model.view)
+    with torch.no_grad():
+        raw = model.train()(images)
+    export(model.eval(), tmp_path / "m.onnx")
+    for n in (4, 1):
+        gaps = difference(model, tmp_path / "m.onnx", images[:n].contiguous().numpy())
+        assert list(gaps) == [t.name for t in model.tasks]
+        for task, gap in gaps.items():
+            assert gap <= 1e-4 * max(1.0, float(raw[task].abs().max())), (task, gap)
 
 
 @pytest.mark.parametrize("name", FACE_MODELS)
