@@ -141,6 +141,8 @@ class Reader:
 
     def read_crops(self, crops: Sequence[Crop]) -> list[dict[str, Any]]:
         """Faces already aligned to the model's view -> answers by task name, in photo coordinates."""
+        if not self.asked:
+            return [{} for _ in crops]
         out: list[dict[str, Any]] = []
         for start in range(0, len(crops), self.batch):
             part = crops[start : start + self.batch]

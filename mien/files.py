@@ -7,10 +7,11 @@ import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from mien.errors import NotFound
+from mien.errors import NotFound, UsageError
+from mien.photo import url_refusal
 
 # What a folder is searched for. A file that is named outright is read whatever its extension says.
-EXTENSIONS = frozenset((".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"))
+EXTENSIONS = frozenset((".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif", ".heic", ".heif"))
 
 
 def find_photos(inputs: Iterable[str | os.PathLike[str]] | str | os.PathLike[str]) -> list[str]:
@@ -24,11 +25,13 @@ def find_photos(inputs: Iterable[str | os.PathLike[str]] | str | os.PathLike[str
     and the other photos go on.
 
     Raises:
-        NotFound: a folder or a glob holds no pictures.
+        NotFound: a folder or a glob holds no pictures. UsageError: a URL.
     """
     found: dict[str, str] = {}  # absolute path -> as written
     for item in [inputs] if isinstance(inputs, (str, os.PathLike)) else inputs:
         path = os.fspath(item)
+        if refusal := url_refusal(path):
+            raise UsageError(refusal)
         if os.path.isdir(path):
             photos = _photos_below(path)
             if not photos:

@@ -1,9 +1,9 @@
 """The door for pictures: a path, bytes, a Pillow image or an array in; upright RGB uint8 pixels out.
 
-Pillow is the only decoder, and only for the six formats of `FORMATS`. We look at the first bytes ourselves and call
-that one reader, so no other Pillow plugin ever sees a stranger's bytes. Colour profiles (ICC) are left as they are.
-Pictures with transparency are put on white, as a browser would show them. Of animations and multi-page files the first
-picture counts.
+Pillow is the only decoder, and only for the formats of `FORMATS`; HEIC comes with the extra `heif`. We look at the first
+bytes ourselves and call that one reader, so no other Pillow plugin ever sees a stranger's bytes. Colour profiles (ICC)
+are left as they are. Pictures with transparency are put on white, as a browser would show them. Of animations and
+multi-page files the first picture counts.
 """
 
 from __future__ import annotations
@@ -11,15 +11,18 @@ from __future__ import annotations
 import io
 import logging
 import os
+import re
 import stat
 import struct
 import zlib
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageFile
+from PIL import Image, ImageFile, features
+from PIL.AvifImagePlugin import AvifImageFile
 from PIL.BmpImagePlugin import BmpImageFile
 from PIL.GifImagePlugin import GifImageFile
 from PIL.JpegImagePlugin import JpegImageFile
@@ -27,10 +30,12 @@ from PIL.PngImagePlugin import PngImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
-from mien.errors import BadArray, EmptyFile, NotAPicture, NotFound, TooLarge, Truncated, Unreadable
+from mien.errors import BadArray, EmptyFile, NotAPicture, NotFound, TooLarge, Truncated, Unreadable, UsageError
 from mien.types import Pixels
 
 Source = str | os.PathLike[str] | bytes | bytearray | memoryview | Image.Image | npt.NDArray[np.uint8]
+
+Color = Literal["rgb", "bgr"]
 
 MAX_PIXELS = 64_000_000
 
@@ -49,6 +54,7 @@ FORMATS: dict[str, type[ImageFile.ImageFile]] = {
     "BMP": BmpImageFile,
     "GIF": GifImageFile,
     "TIFF": TiffImageFile,
+    "AVIF": AvifImageFile,
 }
 _ALLOWED = ", ".join(FORMATS)
 
@@ -56,10 +62,10 @@ _ALLOWED = ", ".join(FORMATS)
 # warns and goes on, unless the caller runs with warnings as errors.
 _DAMAGE = (
     OSError, SyntaxError, ValueError, TypeError, LookupError, EOFError, ArithmeticError, NotImplementedError,
-    UserWarning, struct.error, zlib.error,
+    UserWarning, RuntimeError, struct.error, zlib.error,
 )  # fmt: skip
 _BOMB = (Image.DecompressionBombError, Image.DecompressionBombWarning)
-
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 _ORIENTATION = 0x0112
 _HEAD = 64  # bytes that tell the format
 
@@ -89,22 +95,27 @@ class Photo:
         return int(self.pixels.shape[0])
 
 
-def load_photo(source: Source, *, max_pixels: int = MAX_PIXELS) -> Photo:
+def load_photo(source: Source, *, max_pixels: int = MAX_PIXELS, color: Color = "rgb") -> Photo:
     """Read one picture.
 
     Args:
-        source: a path; the bytes of a file (JPEG, PNG, WebP, BMP, GIF, TIFF); a Pillow image, whose EXIF orientation
-            is applied; or an RGB uint8 array (H, W, 3). OpenCV's arrays are BGR: pass `a[..., ::-1]`.
+        source: a path; the bytes of a file (JPEG, PNG, WebP, BMP, GIF, TIFF, AVIF; HEIC with the extra `heif`); a Pillow
+            image, whose EXIF orientation is applied; or a uint8 array (H, W, 3).
         max_pixels: a picture whose header claims more is refused before anything is decoded.
+        color: the order of an array's channels: "rgb", or "bgr" as OpenCV has it. Files and images say theirs.
 
     Raises:
-        NotFound: no such file. Unreadable: no permission, or a folder or device in a file's place.
-        EmptyFile: no bytes. NotAPicture: not one of the six formats. Truncated: cut short or damaged.
+        NotFound: no such file, or a URL. Unreadable: no permission, or a folder or device in a file's place.
+        EmptyFile: no bytes. NotAPicture: not one of the formats. Truncated: cut short or damaged.
         TooLarge: more than max_pixels. BadArray: an array, or another object, that is no RGB picture.
+        UsageError: another color.
     """
+    if color not in ("rgb", "bgr"):
+        raise UsageError(f'color is "rgb" or "bgr", not {color!r}')
     if isinstance(source, np.ndarray):
         check_pixels(source)
         _check_size(source.shape[1], source.shape[0], max_pixels, "the array")
+        source = source if color == "rgb" else source[..., ::-1]
         return Photo(np.array(source, np.uint8, order="C", copy=True, subok=False))
     if isinstance(source, Image.Image):
         return _from_image(source, max_pixels)
@@ -115,6 +126,13 @@ def load_photo(source: Source, *, max_pixels: int = MAX_PIXELS) -> Photo:
         return Photo(_decode(_read(path), repr(path), max_pixels), path)
     mend = "read it first and pass the bytes" if hasattr(source, "read") else "np.asarray may make it an array"
     raise BadArray(f"a photo is a path, bytes, a Pillow image or an RGB uint8 array (H, W, 3); got {_kind(source)}: {mend}")
+
+
+def url_refusal(path: str) -> str:
+    """What to tell somebody who gives a URL; "" for a path."""
+    if not _URL.match(path) or os.path.lexists(path):
+        return ""
+    return f"{path!r} is a URL, and mien opens no socket; download it first, or pipe it: curl -sL URL | mien analyze -"
 
 
 def check_pixels(array: object, what: str = "a photo") -> None:
@@ -166,6 +184,8 @@ def _read(path: str) -> bytes:
     name = repr(path)
     if not path or "\0" in path:
         raise NotFound(f"{name} names no file; give the path of a picture")
+    if refusal := url_refusal(path):
+        raise NotFound(refusal)
     try:
         mode = os.stat(path).st_mode
         if stat.S_ISDIR(mode):
@@ -187,7 +207,7 @@ def _read(path: str) -> bytes:
 
 
 def _format_of(head: bytes, name: str) -> str:
-    """The first bytes of a file -> a key of FORMATS; EmptyFile or NotAPicture otherwise."""
+    """The first bytes of a file -> a key of FORMATS or "HEIC"; EmptyFile or NotAPicture otherwise."""
     if not head:
         raise EmptyFile(f"{name} is empty (0 bytes); save or download it again")
     if head.startswith(b"\xff\xd8\xff"):
@@ -203,6 +223,13 @@ def _format_of(head: bytes, name: str) -> str:
     # "BM" alone may start any text; the size of the header that follows is one of a few
     if head.startswith(b"BM") and int.from_bytes(head[14:18], "little") in (12, 40, 52, 56, 64, 108, 124):
         return "BMP"
+    if head[4:8] == b"ftyp":
+        # major brand, then the compatible ones: mif1 is a container for either
+        brands = {head[8:12]} | {head[i : i + 4] for i in range(16, min(len(head), int.from_bytes(head[:4], "big")), 4)}
+        if brands & {b"avif", b"avis"}:
+            return "AVIF"
+        if brands & {b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"mif1", b"msf1"}:
+            return "HEIC"
     other = _foreign(head)
     if other:
         raise NotAPicture(f"{name} is {other}, which mien does not read; convert it to JPEG or PNG")
@@ -212,24 +239,14 @@ def _format_of(head: bytes, name: str) -> str:
 def _foreign(head: bytes) -> str:
     """A name for formats that people often have and we do not read, or ""."""
     if head[4:8] == b"ftyp":
-        # major brand, then the compatible ones: mif1 is a container for either
-        brands = {head[8:12]} | {head[i : i + 4] for i in range(16, min(len(head), int.from_bytes(head[:4], "big")), 4)}
-        if brands & {b"avif", b"avis"}:
-            return "an AVIF picture"
-        if brands & {b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"mif1", b"msf1"}:
-            return "a HEIC picture"
         return "a video"
     if head.startswith((b"\0\0\0\x0cJXL ", b"\xff\x0a")):
         return "a JPEG XL picture"
     if head.startswith((b"\0\0\0\x0cjP  ", b"\xff\x4f\xff\x51")):
         return "a JPEG 2000 picture"
-    if head.startswith(b"%PDF"):
-        return "a PDF"
-    if head.lstrip().startswith((b"<svg", b"<?xml")):
-        return "an SVG or XML file"
-    if head.lstrip().lower().startswith((b"<!doctype", b"<html")):
-        return "a web page"
-    return ""
+    text = head.lstrip().lower()
+    starts = {"a PDF": (b"%pdf",), "an SVG or XML file": (b"<svg", b"<?xml"), "a web page": (b"<!doctype", b"<html")}
+    return next((name for name, first in starts.items() if text.startswith(first)), "")
 
 
 # Decoding
@@ -237,18 +254,31 @@ def _foreign(head: bytes) -> str:
 
 def _decode(data: bytes, name: str, max_pixels: int) -> Pixels:
     """The bytes of a file -> (H, W, 3) uint8 RGB, upright."""
-    kind = _format_of(data[:_HEAD], name)
+    reader = _reader(kind := _format_of(data[:_HEAD], name), name)
     # The reader itself and not Image.open: that would check its own global pixel limit, by a warning.
     try:
-        image = FORMATS[kind](io.BytesIO(data))
+        image = reader(io.BytesIO(data))
     except _BOMB as error:
         raise TooLarge(f"{name} is too large for Pillow ({error}); make it smaller") from error
     except _DAMAGE as error:
         raise _damaged(name, kind, error) from error
     pixels = _loaded(image, name, kind, max_pixels)
-    if kind == "TIFF":  # Pillow has turned it while loading: there the tag belongs to the picture itself
+    if kind in ("TIFF", "HEIC"):  # turned while loading: there the turn belongs to the picture itself
         return _upright(pixels, 1)
     return _upright(pixels, _orientation(image.info.get("exif", b""), name))
+
+
+def _reader(kind: str, name: str) -> type[ImageFile.ImageFile]:
+    """A format's own reader; NotAPicture, naming what to install, where there is none."""
+    if kind == "AVIF" and not features.check("avif"):
+        raise NotAPicture(f"{name} is an AVIF picture, and this Pillow was built without AVIF; install Pillow's own wheel")
+    if kind in FORMATS:
+        return FORMATS[kind]
+    try:
+        from pillow_heif import HeifImageFile
+    except ImportError as error:
+        raise NotAPicture(f"{name} is a HEIC picture; to read these: pip install 'mien[heif]', or convert it to JPEG") from error
+    return HeifImageFile  # type: ignore[no-any-return]
 
 
 def _loaded(image: Image.Image, name: str, kind: str, max_pixels: int) -> Pixels:

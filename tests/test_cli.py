@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
+import re
+import shlex
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,9 +19,16 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from mien import checkpoint
-from mien.cli import app, load_recipe, output_names, recipe_arguments, table_lines
+from mien.cli import app, load_recipe, main, output_names, recipe_arguments, table_lines
 from mien.errors import UsageError
 from mien.models.qface import qface_tiny
+
+DOCUMENTED = [
+    line
+    for block in re.findall(r"^```bash\n(.*?)^```", Path("docs/cli.md").read_text(encoding="utf-8"), re.M | re.S)
+    for line in block.splitlines()
+    if line.startswith("mien ")
+]
 
 
 def run(*words: str) -> subprocess.CompletedProcess[str]:
@@ -78,23 +89,30 @@ def test_piped_output_is_json_lines_and_errors_go_to_stderr(album):
     ("words", "said"),
     [
         (("analyze",), "Missing argument"),
-        (("analyze", "examples", "--out", "x.xml"), "FILE.jsonl, FILE.json or -"),
+        (("analyze", "examples", "--out", "x.xml"), "FILE.jsonl, FILE.json, FILE.csv, FILE.parquet or -"),
         (("analyze", "examples", "--tasks", "agee"), "does not answer 'agee'"),
         (("analyze", "examples", "--batch", "0"), "batch"),
         (("analyze", "examples", "--masks", "m", "--tasks", "age"), "parsing"),
         (("analyze", "examples", "--weights", "no.onnx"), "no.onnx"),
         (("analyze", "examples", "--attention", "never"), "gives answers only"),
         (("analyze", "examples", "--label", "Eyeglasses"), "--attention FOLDER"),
+        (("analyze", "https://example.org/a.jpg"), "is a URL, and mien opens no socket"),
+        (("analyze", "-", "examples"), "comes alone"),
+        (("analyze", "examples", "--crops", "c", "--crops-as", "gif"), "png or jpg, not 'gif'"),
+        (("analyze", "examples", "--resume"), "--out FILE.jsonl"),
+        (("analyze", "examples", "--sheet", "s.html", "--resume", "--out", "f.csv"), "--sheet needs every face"),
         (("evaluate", "--protocol", "nope"), "no protocol 'nope'"),
         (("train", "no.py", "--out", "x"), "no recipe 'no.py'"),
         (("nonsense",), "No such command"),
     ],
 )
-def test_wrong_usage_is_exit_code_two(words, said):
-    done = run(*words)
-    assert done.returncode == 2, done.stderr
-    assert said in done.stderr
-    assert "Traceback" not in done.stderr
+def test_wrong_usage_is_exit_code_two(words, said, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["mien", *words])
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO()))
+    with pytest.raises(SystemExit) as stopped:
+        main()
+    assert stopped.value.code == 2
+    assert said in capsys.readouterr().err
 
 
 def test_a_folder_without_pictures_is_wrong_usage(tmp_path):
@@ -177,3 +195,62 @@ def test_attention_draws_sheets_or_one_label(tmp_path):
     assert isinstance(refused.exception, UsageError)
     assert "no label 'Beard'" in str(refused.exception)
     assert not (tmp_path / "none").exists()
+
+
+def test_a_picture_on_stdin_and_another_name_for_analyze(astronaut):
+    done = CliRunner().invoke(app, ["predict", "-", "--tasks", "age", "--threads", "1"], input=Path(astronaut).read_bytes())
+    assert done.exit_code == 0, done.output
+    record = json.loads(done.stdout)
+    assert record["path"] == "-"
+    assert len(record["faces"]) == 1
+    assert "predict" not in invoke("--help").output
+    empty = CliRunner().invoke(app, ["analyze", "-"], input=b"")
+    assert empty.exit_code == 1
+    assert json.loads(empty.stdout)["error"]["code"] == "empty_file"
+
+
+def test_crops_and_a_sheet(album, tmp_path):
+    (album / "bad.png").write_bytes(b"nope")
+    words = ["--crops", str(tmp_path / "crops"), "--crops-as", "jpg", "--sheet", str(tmp_path / "s.html"), "--tasks", "age"]
+    assert invoke("analyze", str(album), *words, "--threads", "1", "--out", "-").exit_code == 1
+    assert sorted(p.name for p in (tmp_path / "crops").iterdir()) == ["a-1.jpg", "ü_b-1.jpg"]
+    with Image.open(tmp_path / "crops" / "a-1.jpg") as crop:
+        assert (crop.format, crop.size) == ("JPEG", (128, 128))
+    page = (tmp_path / "s.html").read_text(encoding="utf-8")
+    assert page.count('"thumb"') == 2
+    assert '"code": "not_a_picture"' in page
+
+
+def test_resume_reads_only_what_is_missing(album, tmp_path):
+    words = ["analyze", str(album), "--tasks", "age", "--threads", "1", "--out", str(tmp_path / "f.csv")]
+    assert invoke(*words).exit_code == 0
+    shutil.copy(album / "a.jpg", album / "z.jpg")
+    again = invoke(*words, "--resume", "--draw", str(tmp_path / "drawn"))
+    assert "has 2 of 3 photos; 1 are left" in again.stderr
+    assert [p.name for p in (tmp_path / "drawn").iterdir()] == ["z.jpg"]
+    assert (tmp_path / "f.csv").read_text(encoding="utf-8").count(",faceptor_tiny:") == 3
+
+
+def test_a_resumed_file_keeps_its_names(album, tmp_path):
+    """Two photos of one name are numbered as in the whole run, also when the first is skipped."""
+    shutil.copy(album / "a.jpg", album / "in ner" / "a.jpg")
+    out = tmp_path / "f.jsonl"
+    words = ["analyze", str(album), "--tasks", "age", "--threads", "1", "--out", str(out)]
+    assert invoke(*words).exit_code == 0
+    out.write_text(out.read_text(encoding="utf-8").splitlines(keepends=True)[0], encoding="utf-8")
+    assert invoke(*words, "--resume", "--crops", str(tmp_path / "crops")).exit_code == 0
+    assert sorted(p.name for p in (tmp_path / "crops").iterdir()) == ["a-2-1.png", "ü_b-1.png"]
+
+
+def test_the_manual_shows_each_command():
+    assert {shlex.split(line, comments=True)[1] for line in DOCUMENTED} == {"analyze", "verify", "cluster", "anonymize", "doctor"}
+
+
+@pytest.mark.parametrize("line", DOCUMENTED)
+def test_commands_of_the_manual_run(line, tmp_path):
+    expected = 1 if "exit code 1" in line else 0
+    words = shlex.split(line, comments=True)[1:]
+    given = Path(words.pop()).read_bytes() if "<" in words else None
+    words = [str(tmp_path / w.removeprefix("out/")) if w.startswith("out/") else w for w in words if w != "<"]
+    done = CliRunner().invoke(app, words + ([] if "--threads" in words else ["--threads", "1"]), input=given)
+    assert done.exit_code == expected, done.output + str(done.exception)

@@ -1,57 +1,18 @@
-"""`mien analyze`: faces of photos as JSON, as a table, and as pictures."""
+"""`mien analyze`: faces of photos as JSON, CSV, Parquet, as a table, as pictures and as a contact sheet."""
 
 from __future__ import annotations
 
-import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Any, TextIO
+from typing import Annotated, Any
 
 import typer
 
 from mien.cli.common import answerer, app, names_of, progress
 from mien.errors import UsageError
 
-
-class Output:
-    """Readings as JSON Lines, as one JSON array, or as a table for people.
-
-    Args:
-        where: FILE.jsonl, FILE.json, "-" for JSON Lines on stdout; None: a table on a terminal, JSON Lines into a pipe.
-    """
-
-    def __init__(self, where: str | None):
-        suffix = Path(where).suffix.lower() if where not in (None, "-") else ""
-        if where not in (None, "-") and suffix not in (".jsonl", ".json"):
-            raise UsageError(f"--out takes FILE.jsonl, FILE.json or -, not {where!r}")
-        self.array = suffix == ".json"
-        self.table = (where is None and sys.stdout.isatty()) or where not in (None, "-")
-        self.file: TextIO | None = None if where is None and self.table else sys.stdout
-        if where not in (None, "-"):
-            path = Path(where or "")
-            path.parent.mkdir(parents=True, exist_ok=True)
-            self.file = path.open("w", encoding="utf-8")
-        self.count = 0
-
-    def add(self, record: dict[str, Any]) -> None:
-        """One photo."""
-        text = json.dumps(record, ensure_ascii=False)
-        if self.file:
-            lead = ("[\n" if self.count == 0 else ",\n") if self.array else ""
-            self.file.write(lead + text + ("" if self.array else "\n"))
-            self.file.flush()  # a killed run keeps what it had
-        if self.table:
-            for line in table_lines(record):
-                typer.echo(line)
-        self.count += 1
-
-    def close(self) -> None:
-        """Finish the array, if it is one."""
-        if self.file and self.array:
-            self.file.write("\n]\n" if self.count else "[]\n")
-        if self.file and self.file is not sys.stdout:
-            self.file.close()
+INTERRUPTED = 130  # as a shell says it of Ctrl-C
 
 
 def table_lines(record: dict[str, Any]) -> Iterator[str]:
@@ -80,20 +41,118 @@ def table_lines(record: dict[str, Any]) -> Iterator[str]:
         yield "  ".join(cells)
 
 
-def _save_pictures(reading: Any, name: str, draw: Path | None, masks: Path | None) -> None:
-    """The annotated photo, and one palette PNG a face in photo geometry."""
-    from mien import draw as drawing
+class Output:
+    """Records into a file or a pipe, and lines for people on the terminal, or beside a file.
 
-    if draw:
-        drawing.save_jpeg(draw / f"{name}.jpg", drawing.annotate(reading.photo.pixels, reading))
-    if masks:
+    Args:
+        where: see `output.open_output`; None: lines on a terminal, JSON Lines into a pipe.
+        asked: answers in the records, which are a table's columns; None where the records have no table form.
+        lines: a record -> lines for people. model, resume: see `output.open_output`.
+    """
+
+    def __init__(
+        self, where: str | None, asked: Sequence[str] | None = None, *, model: str = "", resume: bool = False,
+        lines: Callable[[dict[str, Any]], Iterable[str]] = table_lines,
+    ):  # fmt: skip
+        from mien.output import open_output, plain
+
+        if asked is None and where not in (None, "-") and not str(where).lower().endswith((".jsonl", ".json")):
+            raise UsageError(f"--out takes FILE.jsonl, FILE.json or -, not {where!r}")
+        self.lines = lines if where not in (None, "-") or (where is None and sys.stdout.isatty()) else None
+        self.writer = None if where is None and self.lines and not resume else open_output(where, asked or (), model=model, resume=resume)
+        self._plain = plain
+
+    def has(self, path: str) -> bool:
+        """Whether the file had that photo before this run."""
+        return self.writer is not None and self._plain(path) in self.writer.done
+
+    def add(self, record: dict[str, Any]) -> None:
+        """One photo."""
+        if self.writer:
+            self.writer.add(record)
+        for line in self.lines(record) if self.lines else ():
+            typer.echo(line)
+
+    def close(self) -> None:
+        """Finish the file."""
+        if self.writer:
+            self.writer.close()
+
+
+def photos_of(inputs: list[str]) -> list[tuple[str, Any]]:
+    """Words of a command line -> (path as shown, what a Reader takes); "-" is one picture's bytes on stdin.
+
+    Raises:
+        UsageError: "-" twice, or with other photos, or a terminal as stdin.
+    """
+    from mien.files import find_photos
+
+    if "-" not in inputs:
+        return [(path, path) for path in find_photos(inputs)]
+    if len(inputs) > 1:
+        raise UsageError("- is one picture on stdin and comes alone; a file of that name is ./-")
+    if sys.stdin.isatty():
+        raise UsageError("- waits for a picture on stdin, and stdin is a terminal; use: mien analyze - < photo.jpg")
+    return [("-", sys.stdin.buffer.read())]
+
+
+class Pictures:
+    """What is saved of each photo besides its record.
+
+    Args:
+        draw, masks, crops: folders, or None. kind: "png" or "jpg", of the crops. sheet: FILE.html, or None.
+        attention: a folder and a label, see `mien.attend`; what cannot be drawn is refused here, before any photo is read.
+    """
+
+    def __init__(
+        self, reader: Any, *, draw: Path | None = None, masks: Path | None = None, crops: Path | None = None, kind: str = "png",
+        sheet: Path | None = None, attention: Path | None = None, label: str | None = None,
+    ):  # fmt: skip
+        if masks and "parsing" not in reader.asked:
+            raise UsageError("--masks needs the parsing task; add parsing to --tasks")
+        if label is not None and attention is None:
+            raise UsageError("--label says what --attention FOLDER draws; give both")
+        if kind not in ("png", "jpg"):
+            raise UsageError(f"--crops-as takes png or jpg, not {kind!r}")
+        self.draw, self.masks, self.crops, self.kind, self.reader = draw, masks, crops, kind, reader
+        self.show: Callable[[str, Any], Any] | None = _attention_saver(reader, attention, label) if attention else None
+        self.sheet: Any = None
+        if sheet:
+            from mien.sheet import Sheet
+
+            self.sheet = Sheet(sheet, sheet.stem)
+        for folder in (draw, masks, crops):
+            if folder:
+                folder.mkdir(parents=True, exist_ok=True)
+
+    def add(self, reading: Any, name: str) -> None:
+        """One photo that was read or not; name: of its files, without an ending."""
+        from mien import draw as drawing
+
+        if self.sheet:
+            self.sheet.add(reading)
+        if reading.error is not None:
+            return
+        if self.draw:
+            drawing.save_jpeg(self.draw / f"{name}.jpg", drawing.annotate(reading.photo.pixels, reading))
         for number, face in enumerate(reading, 1):
-            mask = face["parsing"].mask_in(reading.photo.width, reading.photo.height)
-            drawing.save_mask(masks / f"{name}-{number}.png", mask)
+            if self.masks:
+                mask = face["parsing"].mask_in(reading.photo.width, reading.photo.height)
+                drawing.save_mask(self.masks / f"{name}-{number}.png", mask)
+            if self.crops:
+                save = drawing.save_png if self.kind == "png" else drawing.save_jpeg
+                save(self.crops / f"{name}-{number}.{self.kind}", face.crop.pixels)
+        if self.show:
+            self.show(name, reading)
+
+    def close(self) -> None:
+        """Write what waits for the end."""
+        if self.sheet:
+            self.sheet.close()
 
 
 def _attention_saver(reader: Any, folder: Path, label: str | None) -> Callable[[str, Any], Any]:
-    """(name, reading) -> its sheets in the folder. What cannot be drawn is refused here, before any photo is read."""
+    """(name, reading) -> its sheets in the folder."""
     from mien import attend
 
     wanted = attend.chosen(reader, reader.asked, label)
@@ -111,12 +170,28 @@ def output_names(paths: list[str]) -> list[str]:
     return names
 
 
+def readings_of(reader: Any, photos: list[tuple[str, Any]]) -> Iterator[Any]:
+    """Readings of photos in order, each with its path as shown; what fails is told on stderr, and a bar shows how far it is."""
+    with progress(len(photos)) as step:
+        for (path, _), reading in zip(photos, reader.stream(source for _, source in photos), strict=True):
+            reading.path = path
+            if reading.error is not None:
+                typer.echo(f"mien: {reading.error}", err=True)
+            yield reading
+            step()
+
+
+@app.command("predict", hidden=True)
 @app.command()
 def analyze(
-    photos: Annotated[list[str], typer.Argument(help="Photos, folders (searched recursively) or globs.")],
-    out: Annotated[str | None, typer.Option(help="FILE.jsonl, FILE.json, or - for JSON Lines on stdout.")] = None,
+    photos: Annotated[list[str], typer.Argument(help="Photos, folders (searched recursively) or globs; - for one picture on stdin.")],
+    out: Annotated[str | None, typer.Option(help="FILE.jsonl, .json, .csv or .parquet, or - for JSON Lines on stdout.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with --out FILE: skip the photos that it has.")] = False,
     draw: Annotated[Path | None, typer.Option(help="Folder for annotated photos.")] = None,
     masks: Annotated[Path | None, typer.Option(help="Folder for parsing masks, palette PNGs in photo geometry.")] = None,
+    crops: Annotated[Path | None, typer.Option(help="Folder for aligned faces, as the network sees them.")] = None,
+    crops_as: Annotated[str, typer.Option(help="png or jpg.")] = "png",
+    sheet: Annotated[Path | None, typer.Option(help="FILE.html: a contact sheet with filters, all in one file.")] = None,
     tasks: Annotated[str | None, typer.Option(help="Answers wanted, comma-separated; identity only comes when named.")] = None,
     batch: Annotated[int, typer.Option(min=1, help="Most faces a forward.")] = 16,
     threads: Annotated[int | None, typer.Option(min=1, help="Threads of a forward; all cores if not given.")] = None,
@@ -130,33 +205,33 @@ def analyze(
     ] = None,
     label: Annotated[str | None, typer.Option(help="With --attention: this label only, large, such as Eyeglasses.")] = None,
 ) -> None:
-    """Read every face of photos: answers as JSON, as a table, and as pictures."""
+    """Read every face of photos: answers as records, as a table, and as pictures."""
     from mien.analyze import load
-    from mien.files import find_photos
 
     reader = load(answerer(weights, threads), tasks=names_of(tasks), threads=threads, batch=batch, max_pixels=max_pixels, score=score)
-    if masks and "parsing" not in reader.asked:
-        raise UsageError("--masks needs the parsing task; add parsing to --tasks")
-    if label is not None and attention is None:
-        raise UsageError("--label says what --attention FOLDER draws; give both")
-    show = _attention_saver(reader, attention, label) if attention else None
-    paths = find_photos(photos)
-    for folder in (draw, masks):
-        if folder:
-            folder.mkdir(parents=True, exist_ok=True)
-    output, failed = Output(out), 0
+    if sheet and resume:
+        raise UsageError("--sheet needs every face and --resume skips some; run it without --resume")
+    found = photos_of(photos)
+    pictures = Pictures(
+        reader, draw=draw, masks=masks, crops=crops, kind=crops_as, sheet=sheet, attention=attention, label=label
+    )  # fmt: skip
+    model = f"{getattr(reader.model, 'name', '')}:{getattr(reader.model, 'sha256', '')[:12]}"
+    output = Output(out, reader.asked, model=model, resume=resume)
+    names = dict(zip([path for path, _ in found], output_names([path for path, _ in found]), strict=True))
+    left = [(path, source) for path, source in found if not output.has(path)]
+    if len(left) < len(found):
+        typer.echo(f"mien: {out} has {len(found) - len(left)} of {len(found)} photos; {len(left)} are left", err=True)
+    failed = count = 0
     try:
-        with progress(len(paths)) as step:
-            for name, reading in zip(output_names(paths), reader.stream(paths), strict=True):
-                output.add(reading.to_dict())
-                if reading.error is not None:
-                    failed += 1
-                    typer.echo(f"mien: {reading.error}", err=True)
-                else:
-                    _save_pictures(reading, name, draw, masks)
-                    if show:
-                        show(name, reading)
-                step()
+        for reading in readings_of(reader, left):
+            pictures.add(reading, names[reading.path])
+            output.add(reading.to_dict())
+            failed, count = failed + (reading.error is not None), count + 1
+    except KeyboardInterrupt:
+        go_on = "; --resume goes on" if out and out.endswith((".jsonl", ".csv", ".parquet")) else ""
+        typer.echo(f"mien: interrupted; {count} of {len(left)} photos are kept{go_on}", err=True)
+        raise typer.Exit(INTERRUPTED) from None
     finally:
+        pictures.close()
         output.close()
     raise typer.Exit(1 if failed else 0)
