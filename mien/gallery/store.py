@@ -1,0 +1,393 @@
+"""Rows on disk: LanceDB tables, plain or sealed. Nothing here knows what a face is.
+
+A plain table has a column for everything and is searched by LanceDB, beyond `INDEX_ROWS` with an index. A sealed table
+holds an opaque id and one AES-GCM box a row, so it is opened and searched in memory. Many processes may read a table
+while one writes.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import logging
+import os
+import secrets
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from mien.errors import MienError, UsageError
+from mien.types import Floats
+
+FORMAT = "mien-gallery-1"
+TABLE = "faces"
+INDEX_ROWS = 20_000  # fewer are searched in less time than a photo takes to read, see docs/gallery.md
+NPROBES = 128  # cells that are looked at: all of them up to 256,000 rows, so that the answer is exact
+CELL = 2_000  # rows a cell
+_KEPT = timedelta(hours=1)  # how long an old version may serve readers, where nobody asked for erasure
+_TEXTS = ("id", "person", "name", "kind", "note", "until", "added")
+FACE, NOT = "face", "not"
+_log = logging.getLogger(__name__)
+
+
+class NotErased(MienError):
+    """Something that was to be erased is still there."""
+
+    code = "not_erased"
+
+
+@dataclass(frozen=True, slots=True, eq=False)  # arrays have no plain equality
+class Row:
+    """One enrolled face, or one correction.
+
+    Attributes:
+        id, person: opaque and stable. name: the person's. kind: "face", or "not" for "this is not that person".
+        vector: (d,) float32 of length 1; (0,) where it was not asked for. thumbnail: JPEG bytes, or none.
+        note: the consent note. until: last day of keeping, "2027-01-31", or "" for no end. added: UTC, ISO 8601.
+    """
+
+    id: str
+    person: str
+    name: str
+    kind: str
+    note: str
+    until: str
+    added: str
+    vector: Floats = field(default_factory=lambda: np.zeros(0, np.float32), repr=False)
+    thumbnail: bytes = field(default=b"", repr=False)
+
+
+def libraries() -> tuple[Any, Any]:
+    """LanceDB and Arrow, imported when a gallery is opened and not before.
+
+    Raises:
+        UsageError: the extra is not installed.
+    """
+    try:
+        import lancedb
+        import pyarrow
+    except ImportError as e:
+        raise UsageError(f"galleries need an extra that is not installed ({e.name}); run: pip install 'mien[gallery]'") from e
+    return lancedb, pyarrow
+
+
+def _cipher(key: str | os.PathLike[str]) -> Any:
+    """AES-256-GCM with the key in a file."""
+    try:
+        from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+    except ImportError as e:
+        raise UsageError(f"sealed galleries need an extra that is not installed ({e.name}); run: pip install 'mien[gallery]'") from e
+    try:
+        raw = bytes.fromhex(Path(key).read_text(encoding="ascii").strip())
+    except OSError as e:
+        raise UsageError(f"cannot read the key file {os.fspath(key)}: {e.strerror}; make one with: mien gallery key FILE") from e
+    except ValueError as e:
+        raise UsageError(
+            f"{os.fspath(key)} is no key file: it must hold 64 hexadecimal digits; make one with: mien gallery key FILE"
+        ) from e
+    if len(raw) != 32:
+        raise UsageError(f"{os.fspath(key)} is no key file: 32 bytes are needed, it holds {len(raw)}; make one with: mien gallery key FILE")
+    return AESGCM(raw)
+
+
+def new_key(path: str | os.PathLike[str]) -> None:
+    """A new random key in a file that only its owner may read.
+
+    Raises:
+        UsageError: the file exists: a key that is overwritten takes its gallery with it.
+    """
+    try:
+        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    except FileExistsError as e:
+        raise UsageError(f"{os.fspath(path)} exists; a key is never overwritten, name another file") from e
+    except OSError as e:
+        raise UsageError(f"cannot write the key file {os.fspath(path)}: {e.strerror}") from e
+    with os.fdopen(handle, "w", encoding="ascii") as file:
+        file.write(secrets.token_hex(32) + "\n")
+
+
+class Store(Protocol):
+    """What the gallery asks of a table."""
+
+    about: dict[str, Any]
+
+    def add(self, rows: Sequence[Row]) -> None: ...
+    def rows(self, column: str = "", values: Iterable[str] = (), *, full: bool = True) -> list[Row]: ...
+    def near(self, vector: Floats, k: int) -> list[tuple[Row, float]]: ...
+    def replace(self, rows: Sequence[Row]) -> None: ...
+    def remove(self, ids: Sequence[str]) -> None: ...
+    def count(self) -> int: ...
+    def stats(self) -> dict[str, Any]: ...
+
+
+def folder_of(uri: str) -> Path | None:
+    """The table's folder where the URI is a path of this machine's file system."""
+    return None if "://" in uri else Path(uri) / f"{TABLE}.lance"
+
+
+def open_store(uri: str, key: str | os.PathLike[str] | None, options: dict[str, str] | None) -> Store | None:
+    """The table at a URI; None where there is none yet.
+
+    Raises:
+        UsageError: not a gallery, or sealed and the key is missing or wrong, or a key for a gallery without one.
+    """
+    lancedb, _ = libraries()
+    folder = folder_of(uri)
+    if folder is not None and not folder.is_dir():
+        return None
+    # every read looks for a newer version first: another process may have forgotten somebody
+    db = lancedb.connect(uri, read_consistency_interval=timedelta(0), storage_options=options)
+    if folder is None and TABLE not in db.list_tables().tables:
+        return None
+    table = db.open_table(TABLE)
+    about = json.loads((table.schema.metadata or {}).get(b"mien", b"{}"))
+    if about.get("format") != FORMAT:
+        raise UsageError(f"{uri} holds a LanceDB table that is no {FORMAT}; name another folder")
+    if not about["sealed"]:
+        if key is not None:
+            raise UsageError(f"the gallery {uri} was made without a key; open it without one, or start a new one in another folder")
+        return PlainStore(uri, db, table, about)
+    if key is None:
+        raise UsageError(f"the gallery {uri} is sealed; give the key file it was made with (key=, --key FILE)")
+    return SealedStore(uri, db, table, about, _cipher(key))
+
+
+def new_store(uri: str, key: str | os.PathLike[str] | None, options: dict[str, str] | None, about: dict[str, Any]) -> Store:
+    """An empty table, pinned to what `about` says: model, task, view, d."""
+    lancedb, pa = libraries()
+    about = {"format": FORMAT, "sealed": key is not None} | about
+    cipher = None
+    if key is None:
+        columns = [pa.field(n, pa.string(), False) for n in _TEXTS]
+        columns += [pa.field("vector", pa.list_(pa.float32(), about["d"]), False), pa.field("thumbnail", pa.binary(), False)]
+    else:
+        cipher = _cipher(key)
+        columns = [pa.field("id", pa.string(), False), pa.field("box", pa.binary(), False)]
+        about["check"] = _seal(cipher, "check", b"mien").hex()
+    db = lancedb.connect(uri, read_consistency_interval=timedelta(0), storage_options=options)
+    table = db.create_table(TABLE, schema=pa.schema(columns, metadata={b"mien": json.dumps(about).encode()}))
+    return PlainStore(uri, db, table, about) if cipher is None else SealedStore(uri, db, table, about, cipher)
+
+
+def _seal(cipher: Any, name: str, data: bytes) -> bytes:
+    nonce = secrets.token_bytes(12)
+    return nonce + bytes(cipher.encrypt(nonce, data, name.encode()))  # the id is bound in: boxes cannot change places
+
+
+class _Table:
+    """What both kinds of table do alike."""
+
+    def __init__(self, uri: str, db: Any, table: Any, about: dict[str, Any]):
+        self.uri, self.db, self.table, self.about = uri, db, table, about
+
+    def count(self) -> int:
+        return int(self.table.count_rows())
+
+    def remove(self, ids: Sequence[str]) -> None:
+        """Remove rows so that no file holds them any more.
+
+        A deleted LanceDB row stays in its file until a compaction finds it worth the while, and in every index built
+        over it. So what is left is written anew, without index, and every older file goes; then the index is rebuilt.
+
+        Raises:
+            NotErased: an older file or version is still there.
+        """
+        before = self._files()
+        for part in _parts(list(ids)):
+            self.table.delete(f"id IN ({_quoted(part)})")  # ids say nothing of a person; they stand in the log for a moment
+        left = self.table.search().limit(None).to_batches(8192)
+        self.table = self.db.create_table(TABLE, left, schema=self.table.schema, mode="overwrite")
+        time.sleep(0.01)  # the versions are told apart by milliseconds
+        self.table.optimize(cleanup_older_than=timedelta(milliseconds=1), delete_unverified=True)
+        stale = sorted(str(p) for p in self._files() & before)
+        if stale or len(self.table.list_versions()) != 1:
+            raise NotErased(f"an older version of {self.uri} is still there ({', '.join(stale)}); close its other writers and forget again")
+        self.tend()
+
+    def _read(self, call: Callable[[], Any]) -> Any:
+        """A reading, once more where another process has just erased the version that it began with."""
+        try:
+            return call()
+        except (RuntimeError, OSError, ValueError) as e:
+            _log.info("reading %s again: %s", self.uri, e)
+            self.table.checkout_latest()
+            return call()
+
+    def _files(self) -> set[Path]:
+        """Files of this table; none where it is not on a file system. The hint is a number that is written over."""
+        folder = folder_of(self.uri)
+        found = folder.rglob("*") if folder else ()
+        return {p for p in found if p.is_file() and p.name != "latest_version_hint.json"}
+
+    def tend(self) -> None:
+        """After writing: join small files now and then."""
+        if self.table.version % 32 == 0:
+            self.table.optimize(cleanup_older_than=_KEPT)
+
+    def stats(self) -> dict[str, Any]:
+        files = self._files()
+        return {"bytes": sum(p.stat().st_size for p in files) if files else None, "versions": len(self.table.list_versions())}
+
+
+class PlainStore(_Table):
+    """A column for everything, searched by LanceDB."""
+
+    def add(self, rows: Sequence[Row]) -> None:
+        self.table.add(self._arrow(rows))
+        self.tend()
+
+    def _arrow(self, rows: Sequence[Row]) -> Any:
+        _, pa = libraries()
+        vectors = np.stack([r.vector for r in rows]).astype(np.float32)
+        columns = [pa.array([getattr(r, n) for r in rows], pa.string()) for n in _TEXTS]
+        columns.append(pa.FixedSizeListArray.from_arrays(pa.array(vectors.ravel()), self.about["d"]))
+        columns.append(pa.array([r.thumbnail for r in rows], pa.binary()))
+        return pa.table(columns, schema=self.table.schema)
+
+    def rows(self, column: str = "", values: Iterable[str] = (), *, full: bool = True) -> list[Row]:
+        """Rows whose column is one of the values, all without a column; not `full` leaves vectors and thumbnails behind."""
+        names = [*_TEXTS, "vector", "thumbnail"] if full else list(_TEXTS)
+        conditions = [f"{column} IN ({_quoted(part)})" for part in _parts(list(values))] if column else [""]
+        found: list[Row] = []
+        for condition in conditions:
+            found += _from_arrow(self._read(functools.partial(self._select, names, condition)))
+        return found
+
+    def _select(self, names: list[str], condition: str) -> Any:
+        search = self.table.search().select(names).limit(None)
+        return (search.where(condition) if condition else search).to_arrow()
+
+    def near(self, vector: Floats, k: int) -> list[tuple[Row, float]]:
+        """The k nearest rows and their similarities, nearest first, without thumbnails."""
+
+        def search() -> Any:
+            found = self.table.search(vector, vector_column_name="vector").distance_type("cosine").nprobes(NPROBES)
+            return found.select([*_TEXTS, "vector", "_distance"]).limit(k).to_arrow()
+
+        rows = list(_from_arrow(self._read(search)))
+        return ranked(rows, np.stack([r.vector for r in rows]) @ vector) if rows else []
+
+    def replace(self, rows: Sequence[Row]) -> None:
+        self.table.merge_insert("id").when_matched_update_all().execute(self._arrow(rows))
+        self.tend()
+
+    def tend(self) -> None:
+        """As above; and an index once there are many rows, or many outside of it."""
+        super().tend()
+        rows = self.count()
+        if rows < INDEX_ROWS:
+            return
+        indices = self.table.list_indices()
+        if not indices:
+            build_index(self.table, rows)
+        elif self.table.index_stats(indices[0].name).num_unindexed_rows > INDEX_ROWS // 4:
+            self.table.optimize(cleanup_older_than=_KEPT)
+
+    def stats(self) -> dict[str, Any]:
+        return super().stats() | {"indexed": bool(self.table.list_indices())}
+
+
+def build_index(table: Any, rows: int) -> None:
+    """Cells of alike vectors, which stay in memory once read; in the cells that are looked at, similarities are exact."""
+    from lancedb.index import IvfFlat
+
+    config = IvfFlat(distance_type="cosine", num_partitions=max(1, rows // CELL), max_iterations=10, sample_rate=64)
+    table.create_index("vector", config=config)
+
+
+class SealedStore(_Table):
+    """An id and a box a row: opened into memory when the table has changed, and searched there, exactly."""
+
+    def __init__(self, uri: str, db: Any, table: Any, about: dict[str, Any], cipher: Any):
+        super().__init__(uri, db, table, about)
+        self._box = cipher
+        self._cache = self._kept(-1, {})
+        self._open("check", bytes.fromhex(about["check"]))
+
+    def _open(self, name: str, box: bytes) -> bytes:
+        from cryptography.exceptions import InvalidTag
+
+        try:
+            return bytes(self._box.decrypt(box[:12], box[12:], name.encode()))
+        except InvalidTag as e:
+            raise UsageError(f"the key does not open {self.uri} (row {name}); give the key file it was made with") from e
+
+    def _arrow(self, rows: Sequence[Row]) -> Any:
+        _, pa = libraries()
+        boxes = []
+        for r in rows:
+            texts = json.dumps([getattr(r, n) for n in _TEXTS]).encode()
+            head = len(texts).to_bytes(4, "little")
+            boxes.append(_seal(self._box, r.id, head + texts + r.vector.astype("<f4").tobytes() + r.thumbnail))
+        return pa.table([pa.array([r.id for r in rows]), pa.array(boxes, pa.binary())], schema=self.table.schema)
+
+    def _kept(self, version: int, rows: dict[str, Row]) -> tuple[int, dict[str, Row], Floats]:
+        vectors = [r.vector for r in rows.values()]
+        return version, rows, np.stack(vectors) if vectors else np.zeros((0, self.about["d"]), np.float32)
+
+    def _opened(self) -> tuple[int, dict[str, Row], Floats]:
+        """The version in memory, its rows and their vectors (n, d); read in one piece, so that threads see one version."""
+        if self._cache[0] != (version := int(self.table.version)):
+            data = self._read(lambda: self.table.search().limit(None).to_arrow())
+            rows = (self._row(i, b) for i, b in zip(data["id"].to_pylist(), data["box"].to_pylist(), strict=True))
+            self._cache = self._kept(version, {r.id: r for r in rows})
+        return self._cache
+
+    def _row(self, name: str, box: bytes) -> Row:
+        data, wide = self._open(name, box), 4 * self.about["d"]
+        end = 4 + int.from_bytes(data[:4], "little")
+        vector = np.frombuffer(data[end : end + wide], "<f4").astype(np.float32)
+        return Row(**dict(zip(_TEXTS, json.loads(data[4:end]), strict=True)), vector=vector, thumbnail=data[end + wide :])
+
+    def add(self, rows: Sequence[Row]) -> None:
+        opened = self._opened()[1] | {r.id: r for r in rows}
+        self.table.add(self._arrow(rows))
+        self.tend()
+        self._cache = self._kept(int(self.table.version), opened)  # one process writes, so nothing else came between
+
+    def rows(self, column: str = "", values: Iterable[str] = (), *, full: bool = True) -> list[Row]:
+        wanted = set(values)
+        return [r for r in self._opened()[1].values() if not column or getattr(r, column) in wanted]
+
+    def near(self, vector: Floats, k: int) -> list[tuple[Row, float]]:
+        _, rows, vectors = self._opened()
+        similarity, listed = vectors @ vector, list(rows.values())
+        best = np.argsort(-similarity, kind="stable")[:k]
+        return ranked([listed[i] for i in best], similarity[best])
+
+    def replace(self, rows: Sequence[Row]) -> None:
+        self.table.merge_insert("id").when_matched_update_all().execute(self._arrow(rows))
+        self.tend()
+
+    def stats(self) -> dict[str, Any]:
+        return super().stats() | {"indexed": False}
+
+
+def ranked(rows: Sequence[Row], similarity: Any) -> list[tuple[Row, float]]:
+    """Nearest first; where a correction and a face are equally near, the correction leads."""
+    pairs = [(r, float(s)) for r, s in zip(rows, similarity, strict=True)]
+    return sorted(pairs, key=lambda p: (-round(p[1], 6), p[0].kind != NOT, p[0].id))
+
+
+def _from_arrow(data: Any) -> Iterator[Row]:
+    columns = [data[n].to_pylist() for n in _TEXTS]
+    have = data.column_names
+    vectors: Any = [np.zeros(0, np.float32)] * len(data)
+    if "vector" in have and len(data):
+        vectors = data["vector"].combine_chunks().flatten().to_numpy(zero_copy_only=False).reshape(len(data), -1)
+    thumbnails = data["thumbnail"].to_pylist() if "thumbnail" in have else [b""] * len(data)
+    for *texts, vector, thumbnail in zip(*columns, vectors, thumbnails, strict=True):
+        yield Row(**dict(zip(_TEXTS, texts, strict=True)), vector=vector, thumbnail=thumbnail)
+
+
+def _parts(values: list[str], size: int = 500) -> Iterator[list[str]]:
+    return (values[i : i + size] for i in range(0, len(values), size))
+
+
+def _quoted(values: Sequence[str]) -> str:
+    return ", ".join("'" + v.replace("'", "''") + "'" for v in values)
