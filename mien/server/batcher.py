@@ -1,0 +1,163 @@
+"""Faces of pictures that are read at the same time share a forward."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Mapping
+
+import numpy as np
+
+from mien.errors import UsageError
+from mien.server.limits import Deadline, Late
+from mien.types import Answerer, Floats
+
+FOREVER = 365 * 86400.0
+
+
+class _Ask:
+    """One caller's faces, and where the answer goes."""
+
+    __slots__ = ("answer", "arrived", "done", "error", "images")
+
+    def __init__(self, images: Floats):
+        self.images, self.arrived, self.done = images, time.monotonic(), threading.Event()
+        self.answer: dict[str, Floats] = {}
+        self.error: Exception | None = None
+
+
+class Batcher:
+    """A model at work (`types.Answerer`) that may be called from many threads, and answers several calls by one forward.
+
+    A call waits for others at most `wait_ms`, and not at all when no other picture is on its way (see `visit`). Calls
+    are never split: one with more than `faces` faces has a forward for itself.
+
+    Args:
+        model: called from one thread only. faces: most in a forward that is shared. wait_ms: see above.
+        observe: told (faces, calls) of each forward.
+    """
+
+    def __init__(self, model: Answerer, *, faces: int = 16, wait_ms: float = 4.0, observe: Callable[[int, int], None] | None = None):
+        if faces < 1 or wait_ms < 0:
+            raise UsageError(f"a batch needs 1 or more faces and a wait of 0 ms or more, not {faces} and {wait_ms}")
+        self.model, self.faces, self.wait, self._observe = model, faces, wait_ms / 1e3, observe
+        self.view, self.tasks = model.view, model.tasks
+        self.name, self.sha256 = getattr(model, "name", type(model).__name__), getattr(model, "sha256", "")
+        self.forwards = self.calls = self.answered = 0  # answered: faces
+        self._changed = threading.Condition()
+        self._waiting: list[_Ask] = []
+        self._coming = 0
+        self._closed = False
+        self._thread: threading.Thread | None = None
+
+    def visit(self, deadline: Deadline) -> Visit:
+        """For one picture, as a context: from its opening to its first call, others' faces may wait for its."""
+        return Visit(self, deadline)
+
+    def expect(self, more: int) -> None:
+        """One picture more, or one less, is on its way."""
+        with self._changed:
+            self._coming += more
+            self._changed.notify_all()
+
+    def __call__(self, images: Floats) -> Mapping[str, Floats]:
+        """(B, 3, H, W) float32 -> task name -> raw answers (B, ...)."""
+        return self.ask(images, Deadline(FOREVER))
+
+    def ask(self, images: Floats, deadline: Deadline, *, expected: int = 0) -> Mapping[str, Floats]:
+        """As `__call__`; `expected` is 1 for the call that `expect(1)` announced.
+
+        Raises:
+            Late: no answer by then; faces that still wait are taken back. RuntimeError: closed, or the forward failed.
+        """
+        mine = _Ask(np.asarray(images, np.float32))
+        with self._changed:
+            if self._closed:
+                raise RuntimeError("the batcher is closed")
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, name="mien-batcher", daemon=True)
+                self._thread.start()
+            self._waiting.append(mine)
+            self._coming -= expected
+            self._changed.notify_all()
+        if not mine.done.wait(deadline.left()):
+            with self._changed:
+                if mine in self._waiting:
+                    self._waiting.remove(mine)
+            deadline.check()
+            raise Late("the request's time is over")
+        if mine.error is not None:
+            raise RuntimeError("the forward failed") from mine.error
+        return mine.answer
+
+    def close(self) -> None:
+        """Answer what waits, then stop."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+        if self._thread is not None:
+            self._thread.join()
+
+    def _run(self) -> None:
+        while batch := self._next():
+            try:
+                raw = self.model(np.concatenate([a.images for a in batch]))
+                start = 0
+                for a in batch:
+                    stop = start + len(a.images)
+                    a.answer = {name: values[start:stop] for name, values in raw.items()}
+                    start = stop
+            except Exception as e:  # noqa: BLE001 - it belongs to the callers, and this thread must live on
+                for a in batch:
+                    a.error = e
+            faces = sum(len(a.images) for a in batch)
+            self.forwards, self.calls, self.answered = self.forwards + 1, self.calls + len(batch), self.answered + faces
+            if self._observe:
+                self._observe(faces, len(batch))
+            for a in batch:
+                a.done.set()
+
+    def _next(self) -> list[_Ask]:
+        """The calls of the next forward, taken from those that wait; empty when closed."""
+        with self._changed:
+            while True:
+                if not self._waiting:
+                    if self._closed:
+                        return []
+                    self._changed.wait()
+                    continue
+                left = self._waiting[0].arrived + self.wait - time.monotonic()
+                full = sum(len(a.images) for a in self._waiting) >= self.faces
+                if full or left <= 0 or self._closed or not self._coming:
+                    return self._take()
+                self._changed.wait(left)
+
+    def _take(self) -> list[_Ask]:
+        taken = [self._waiting.pop(0)]
+        faces = len(taken[0].images)
+        while self._waiting and faces + len(self._waiting[0].images) <= self.faces:
+            taken.append(self._waiting.pop(0))
+            faces += len(taken[-1].images)
+        return taken
+
+
+class Visit:
+    """A `Batcher` for one picture: an `Answerer` with a deadline. Enter it before the picture is opened."""
+
+    def __init__(self, batcher: Batcher, deadline: Deadline):
+        self.view, self.tasks, self._batcher, self._deadline, self._expected = batcher.view, batcher.tasks, batcher, deadline, 0
+
+    def __enter__(self) -> Visit:
+        self._batcher.expect(1)
+        self._expected = 1
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """A picture without faces, or one that failed, is waited for no longer."""
+        self._batcher.expect(-self._expected)
+        self._expected = 0
+
+    def __call__(self, images: Floats) -> Mapping[str, Floats]:
+        """See `Batcher.ask`."""
+        expected, self._expected = self._expected, 0
+        return self._batcher.ask(images, self._deadline, expected=expected)

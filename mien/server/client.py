@@ -1,0 +1,154 @@
+"""A small client for the server, with the standard library alone."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import time
+import urllib.parse
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mien.errors import MienError, UsageError
+
+Picture = str | os.PathLike[str] | bytes
+
+
+class ServerError(MienError):
+    """The server refused. Its `code` is the envelope's.
+
+    Attributes:
+        status: HTTP. code, details, request_id: see docs/server.md. retry_after: seconds, where the server said so.
+    """
+
+    def __init__(self, status: int, code: str, message: str, details: dict[str, Any], request_id: str, retry_after: float | None):
+        super().__init__(message)
+        self.status, self.code, self.details, self.request_id, self.retry_after = status, code, details, request_id, retry_after
+
+
+@dataclass(frozen=True, slots=True)
+class Likeness:
+    """What `verify` answers.
+
+    Attributes:
+        similarity: cosine, -1..1, not a probability. same: similarity >= the threshold that was sent, None without one.
+        record: the whole reply.
+    """
+
+    similarity: float
+    same: bool | None
+    record: dict[str, Any]
+
+
+class Client:
+    """Asks one server. May be used from several threads: a request has a connection of its own.
+
+    Args:
+        url: "http://127.0.0.1:8000", or https. key: a bearer key. timeout: seconds of one request.
+        retries: how often a 429 or 503 is asked again, after the time that the server names.
+    """
+
+    def __init__(self, url: str, *, key: str | None = None, timeout: float = 60.0, retries: int = 0):
+        parts = urllib.parse.urlsplit(url)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise UsageError(f"the server's address must look like http://127.0.0.1:8000, not {url!r}")
+        self._host, self._port, self._secure, self._base = parts.hostname, parts.port, parts.scheme == "https", parts.path.rstrip("/")
+        self._key, self.timeout, self.retries = key, timeout, retries
+
+    def analyze(
+        self, *pictures: Picture, tasks: Sequence[str] | None = None, score: float | None = None, faces: int | None = None
+    ) -> list[dict[str, Any]]:
+        """The record of each picture (docs/schema.md), in order; of several, those that could not be read have an "error".
+
+        Args:
+            pictures: paths, or bytes of files. tasks: names. score: least score of a face. faces: only the largest so many.
+
+        Raises:
+            ServerError: any reply but 200. OSError: no server there, or a path that cannot be read.
+        """
+        fields = {"tasks": ",".join(tasks) if tasks is not None else None, "score": score, "faces": faces}
+        return list(self._post("/v1/analyze", pictures, fields)["results"])
+
+    def verify(self, a: Picture, b: Picture, *, threshold: float | None = None, score: float | None = None) -> Likeness:
+        """How alike the largest faces of two pictures are. Raises: as `analyze`."""
+        record = self._post("/v1/verify", (a, b), {"threshold": threshold, "score": score})
+        return Likeness(record["similarity"], record.get("same"), record)
+
+    def enrol(
+        self, name: str, *pictures: Picture, note: str | None = None, until: str | None = None, pick: str | None = None
+    ) -> list[dict[str, Any]]:
+        """Add the one face of each picture to the server's gallery. Raises: as `analyze`."""
+        return list(self._post("/v1/gallery/people", pictures, {"name": name, "note": note, "until": until, "pick": pick})["added"])
+
+    def identify(self, *pictures: Picture, top: int | None = None) -> list[dict[str, Any]]:
+        """Who of the server's gallery is in each picture: records whose faces have a match and candidates. Raises: as `analyze`."""
+        return list(self._post("/v1/gallery/identify", pictures, {"top": top})["results"])
+
+    def people(self) -> list[dict[str, Any]]:
+        """Who is in the server's gallery. Raises: as `analyze`."""
+        return list(self._ask("GET", "/v1/gallery/people")["people"])
+
+    def forget(self, person: str) -> dict[str, Any]:
+        """Erase a person by id; how many faces and corrections went. Raises: as `analyze`."""
+        return self._ask("DELETE", f"/v1/gallery/people/{urllib.parse.quote(person, safe='')}")
+
+    def models(self) -> dict[str, Any]:
+        """What the server can be asked. Raises: as `analyze`."""
+        return self._ask("GET", "/v1/models")
+
+    def ready(self) -> bool:
+        """Whether it would take a picture now. Raises: OSError."""
+        try:
+            return self._ask("GET", "/readyz")["status"] == "ready"
+        except ServerError as e:
+            if e.status == 503:
+                return False
+            raise
+
+    def _post(self, path: str, pictures: Sequence[Picture], fields: dict[str, Any]) -> dict[str, Any]:
+        boundary = uuid.uuid4().hex
+        parts = [f'name="{name}"\r\n\r\n{value}'.encode() for name, value in fields.items() if value is not None]
+        for picture in pictures:
+            data = picture if isinstance(picture, bytes) else Path(picture).read_bytes()
+            # the file's own name stays here: it may say who is shown
+            parts.append(b'name="image"; filename="image"\r\nContent-Type: application/octet-stream\r\n\r\n' + data)
+        head = f"--{boundary}\r\nContent-Disposition: form-data; ".encode()
+        body = b"".join(head + part + b"\r\n" for part in parts) + f"--{boundary}--\r\n".encode()
+        return self._ask("POST", path, body, f"multipart/form-data; boundary={boundary}")
+
+    def _ask(self, method: str, path: str, body: bytes | None = None, kind: str | None = None) -> dict[str, Any]:
+        for attempt in range(self.retries + 1):
+            try:
+                return self._once(method, path, body, kind)
+            except ServerError as e:
+                if e.status not in (429, 503) or attempt == self.retries:
+                    raise
+                time.sleep(1.0 if e.retry_after is None else e.retry_after)
+        raise AssertionError("unreachable")
+
+    def _once(self, method: str, path: str, body: bytes | None, kind: str | None) -> dict[str, Any]:
+        connect = http.client.HTTPSConnection if self._secure else http.client.HTTPConnection
+        connection = connect(self._host, self._port, timeout=self.timeout)
+        headers = {"accept": "application/json"} | ({"content-type": kind} if kind else {})
+        if self._key is not None:
+            headers["authorization"] = f"Bearer {self._key}"
+        try:
+            connection.request(method, self._base + path, body, headers)
+            reply = connection.getresponse()
+            text = reply.read()
+        finally:
+            connection.close()
+        try:
+            record = json.loads(text)
+            if reply.status == 200:
+                return dict(record)
+            error = record["error"]
+            code, message, details, request_id = error["code"], error["message"], error["details"], record["request_id"]
+        except (ValueError, KeyError, TypeError):  # not one of ours: a proxy's page, or another service
+            code, message, details, request_id = "http", f"HTTP {reply.status} {reply.reason}", {}, reply.headers.get("x-request-id", "")
+        after = reply.headers.get("retry-after", "")
+        raise ServerError(reply.status, code, message, details, request_id, float(after) if after.isdecimal() else None)

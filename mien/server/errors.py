@@ -1,0 +1,40 @@
+"""What the server answers when it does not answer: one envelope, one code a reason."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from mien.errors import MienError, PhotoError
+
+NEEDED = "the server needs FastAPI, uvicorn, python-multipart and prometheus-client: pip install 'mien[serve]'"
+# What is wrong with one picture -> HTTP status, where the request was about that picture alone.
+PHOTO_STATUS = {"empty_file": 400, "not_a_picture": 415, "too_large": 413, "truncated": 422}
+
+
+class ApiError(MienError):
+    """A request that is refused.
+
+    Args:
+        status: HTTP. code: a short stable word. message: the thing, the value and the mend. details: plain JSON values.
+        retry_after: seconds, for 429 and 503.
+    """
+
+    def __init__(self, status: int, code: str, message: str, *, details: Mapping[str, Any] | None = None, retry_after: float | None = None):
+        super().__init__(message)
+        self.status, self.code, self.details = status, code, dict(details or {})
+        self.headers: dict[str, str] = {}
+        if retry_after is not None:
+            self.headers["retry-after"] = str(max(1, int(-(-retry_after // 1))))
+        if status == 401:
+            self.headers["www-authenticate"] = "Bearer"
+
+
+def envelope(error: ApiError, request_id: str) -> dict[str, Any]:
+    """The body of every error reply."""
+    return {"error": {"code": error.code, "message": str(error), "details": error.details}, "request_id": request_id}
+
+
+def of_photo(error: PhotoError, number: int) -> ApiError:
+    """A picture that could not be read, as the reply to a request that was about nothing else."""
+    return ApiError(PHOTO_STATUS.get(error.code, 422), error.code, str(error), details={"image": number})

@@ -1,0 +1,155 @@
+"""What every request passes: an id, a key, a rate, a size, a reply in one form, a line in the log, a count."""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+import time
+import uuid
+from collections.abc import Callable
+from typing import Any
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from mien.server.errors import ApiError, envelope
+from mien.server.limits import Buckets, Deadline, Keys, Limits, is_loopback, without_port
+from mien.server.metrics import Counts
+
+OPEN = ("/healthz", "/readyz")  # no key needed: what runs a container has none
+_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+_log = logging.getLogger("mien.server")
+
+
+class Gate:
+    """ASGI middleware. The log has route, status, time, the key's name and the request id; never a body, a key or an answer.
+
+    Args:
+        keys: None lets everybody in, but only under a loopback name: a web page elsewhere could have its own name lead here.
+    """
+
+    def __init__(self, app: ASGIApp, *, keys: Keys | None, limits: Limits, counts: Counts):
+        self.app, self.keys, self.limits, self.counts = app, keys, limits, counts
+        self.buckets = Buckets(limits.rate, limits.burst) if limits.rate else None
+        self.open = self.held = 0  # requests that have a body, and the bytes of their bodies
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return await self.app(scope, receive, send)
+        start, status, headers = time.perf_counter(), 0, _headers(scope)
+        asked = headers.get("x-request-id", "")
+        request_id = asked if _ID.fullmatch(asked) else uuid.uuid4().hex
+        state = scope.setdefault("state", {})
+        state |= {"request_id": request_id, "deadline": Deadline(self.limits.seconds), "key": "-", "charge": self.charge}
+        body = _Body(self, receive)
+
+        async def reply(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                extra = {"x-request-id": request_id, "cache-control": "no-store", "x-content-type-options": "nosniff"}
+                message["headers"] = [*message.get("headers", ()), *((k.encode(), v.encode()) for k, v in extra.items())]
+            await send(message)
+
+        try:
+            self.let_in(scope, headers)
+            body.begin(scope, headers)
+            await self.app(scope, body.receive, reply)
+        except ApiError as e:
+            await answer(reply, e, request_id)
+        except Exception:
+            _log.exception("request %s failed", request_id)
+            if status:  # half a reply is out; the connection must end
+                raise
+            error = ApiError(500, "internal", "something went wrong in the server; its log has this request's id")
+            await answer(reply, error, request_id)
+        finally:
+            body.end()
+            route = getattr(scope.get("route"), "path", "other")
+            took = time.perf_counter() - start
+            self.counts.requests.labels(route, str(status)).inc()
+            self.counts.seconds.labels(route).observe(took)
+            _log.info("%s %s %d %.0f ms key=%s id=%s", scope["method"], route, status, 1e3 * took, state["key"], request_id)
+
+    def let_in(self, scope: Scope, headers: dict[str, str]) -> None:
+        """The key and the rate.
+
+        Raises:
+            ApiError: 401, 403, 429.
+        """
+        path = scope["path"]
+        if path in OPEN:
+            return
+        if self.keys is None:
+            host = without_port(headers.get("host", ""))
+            if not is_loopback(host):
+                text = f"without keys this server answers under loopback names only, not {host[:60]!r}; start it with --keys FILE"
+                raise ApiError(403, "bad_host", text)
+        else:
+            kind, _, key = headers.get("authorization", "").partition(" ")
+            name = self.keys.who(key.strip()) if kind.lower() == "bearer" else None
+            if name is None:
+                raise ApiError(401, "no_key", "send a key that this server knows: Authorization: Bearer KEY")
+            scope["state"]["key"] = name
+        if path.startswith("/v1/"):
+            self.charge(scope["state"]["key"], 1)
+
+    def charge(self, name: str, pictures: int) -> None:
+        """Raises: ApiError 429, when this key has asked for too many pictures."""
+        wait = self.buckets.take(name, pictures) if self.buckets else 0.0
+        if wait > 0:
+            text = f"more than {self.limits.rate:g} pictures a minute; ask again in {wait:.1f} s"
+            raise ApiError(429, "rate_limited", text, details={"pictures_a_minute": self.limits.rate}, retry_after=wait)
+
+
+class _Body:
+    """Counts a request's body as it comes."""
+
+    def __init__(self, gate: Gate, receive: Receive):
+        self._gate, self._receive, self._bytes, self._counted = gate, receive, 0, False
+
+    def begin(self, scope: Scope, headers: dict[str, str]) -> None:
+        """Refuse before a byte is read what is too large by its own account, or one request too many."""
+        if scope["method"] not in ("POST", "PUT", "PATCH"):
+            return
+        gate, claimed = self._gate, headers.get("content-length", "0")
+        self._check(int(claimed) if claimed.isdecimal() else 0)
+        if gate.open >= gate.limits.queue:
+            raise ApiError(503, "queue_full", f"{gate.open} requests are open, which is the limit; ask again", retry_after=1)
+        gate.open += 1
+        self._counted = True
+
+    async def receive(self) -> Message:
+        """The app's `receive`. Raises: ApiError 413 or 503."""
+        message = await self._receive()
+        size = len(message.get("body", b"")) if message["type"] == "http.request" else 0
+        self._bytes += size
+        self._gate.held += size
+        self._check(self._bytes)
+        if self._gate.held > self._gate.limits.held_bytes:
+            raise ApiError(503, "queue_full", "the open requests' bodies fill the memory set aside for them; ask again", retry_after=1)
+        return message
+
+    def _check(self, size: int) -> None:
+        most = self._gate.limits.request_bytes
+        if size > most:
+            text = f"the request has more than {most} bytes, which is the limit; send fewer or smaller pictures"
+            raise ApiError(413, "request_too_large", text, details={"limit": most})
+
+    def end(self) -> None:
+        """The body is let go."""
+        self._gate.open -= self._counted
+        self._gate.held -= self._bytes
+
+
+def _headers(scope: Scope) -> dict[str, str]:
+    return {k.decode("latin-1").lower(): v.decode("latin-1") for k, v in scope["headers"]}
+
+
+async def answer(send: Callable[[Message], Any], error: ApiError, request_id: str) -> None:
+    """An error as the whole reply."""
+    body = json.dumps(envelope(error, request_id)).encode()
+    headers = {"content-type": "application/json", "content-length": str(len(body)), **error.headers}
+    start = {"type": "http.response.start", "status": error.status, "headers": [(k.encode(), v.encode()) for k, v in headers.items()]}
+    await send(start)
+    await send({"type": "http.response.body", "body": body})
