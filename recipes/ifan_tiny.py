@@ -39,8 +39,10 @@ def recipe(
     else:
         plain = blend(shares_of(asked, batch), model.view, asked, seed=seed, augment=NONE, drawn=drawn)
         model.set_means(model.mean_answers(plain.batch(i) for i in range(1 if drawn else 50)))
+    # its points are coordinates, whose loss begins ten times as high as that of heat maps and would take the whole gradient clip
+    weights = {**LOSS_WEIGHTS, "points5": 0.05}
     return Recipe(
         name="ifan_tiny", model=model, mixture=mixture, optimizer=adamw(model, lr), schedule=cosine(150), steps=steps,
-        balance=Fixed(LOSS_WEIGHTS), seed=seed, ema=0.998, data=tuple(shares_of(asked, batch)),
+        balance=Fixed(weights), seed=seed, ema=0.998, data=tuple(shares_of(asked, batch)),
         protocols=() if drawn else watched(asked), every=500, limit=300,
     )  # fmt: skip
