@@ -123,6 +123,7 @@ def release(weights: Path, path: Path, *, note: str = "", tolerance: float = 1e-
     return write_provenance(
         path,
         licence=LICENCE,
+        uses=["research"],  # others are for the owner of the rights to add, see `mien.provenance`
         sets={k: SETS.get(k, "licence not stated") for k in facts.get("data", [])},
         parity=gap,
         **facts,

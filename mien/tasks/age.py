@@ -46,6 +46,8 @@ class AgeTask(Task[Age]):
 
     name, labels, sensitive = "age", "years101", True
     shape = Vector(101)
+    # Of the interval, not of the years: what logits are divided by for it. Weights may bring theirs, see `mien.calibrate`.
+    temperature: float = 1.0
 
     def __init__(self, *, sigma: float = 2.0, l1_weight: float = 0.1):
         self.sigma, self.l1_weight = sigma, l1_weight
@@ -61,10 +63,13 @@ class AgeTask(Task[Age]):
         return over_known(loss)
 
     def read(self, raw: Floats, crop: Crop) -> Age:
-        p = softmax(raw)
-        edges = np.concatenate([[0.0], np.cumsum(p)])  # bin k covers k - 1/2 .. k + 1/2
+        years = float(softmax(raw) @ np.arange(101))
+        spread = softmax(np.asarray(raw, np.float64) / self.temperature)
+        edges = np.concatenate([[0.0], np.cumsum(spread)])  # bin k covers k - 1/2 .. k + 1/2
         low, high = np.interp([0.1, 0.9], edges, np.arange(102) - 0.5)
-        return Age(float(p @ np.arange(101)), float(np.clip(low, 0, 100)), float(np.clip(high, 0, 100)))
+        if self.temperature != 1:  # a narrowed interval of a lopsided distribution may lie beside its mean
+            low, high = min(low, years), max(high, years)
+        return Age(years, float(np.clip(low, 0, 100)), float(np.clip(high, 0, 100)))
 
     def metrics(self) -> AgeError:
         return AgeError()

@@ -58,6 +58,10 @@ class Gender:
     label: str
     probability: float
 
+    def sure(self, least: float) -> str | None:
+        """The label where its probability is at least this much, else None: better no answer than a wrong one."""
+        return self.label if self.probability >= least else None
+
     def to_dict(self) -> dict[str, Any]:
         """{"label", "probability"}."""
         return {"label": self.label, "probability": round(self.probability, 4)}
@@ -69,9 +73,13 @@ class AttributesTask(Task[Attributes]):
     A label is a mapping name -> 0/1 of whatever the data set knows; None, NaN and -1 are unknown too. Loss: the mean over
     known elements, where those of a picture that knows k of them weigh 1/sqrt(k). With equal weights a set that knows one
     of forty is not heard beside one that knows all; with equal weights a picture, the forty are not.
+
+    Attributes:
+        temperature: what logits are divided by when they are read; weights may bring theirs, see `mien.calibrate`.
     """
 
     sensitive = True
+    temperature: float = 1.0
 
     def __init__(self, name: str, labels: str, names: tuple[str, ...]):
         self.name, self.labels, self.names, self.shape = name, labels, names, Vector(len(names))
@@ -91,7 +99,7 @@ class AttributesTask(Task[Attributes]):
         return loss
 
     def read(self, raw: Floats, crop: Crop) -> Attributes:
-        return Attributes(dict(zip(self.names, sigmoid(raw).tolist(), strict=True)), self.labels)
+        return Attributes(dict(zip(self.names, sigmoid(np.asarray(raw, np.float64) / self.temperature).tolist(), strict=True)), self.labels)
 
     def metrics(self) -> Metrics:
         return MeanAccuracy()

@@ -29,6 +29,10 @@ class Choice:
     probabilities: Mapping[str, float]
     labels: str
 
+    def sure(self, least: float) -> str | None:
+        """The label where its probability is at least this much, else None: better no answer than a wrong one."""
+        return self.label if self.probabilities[self.label] >= least else None
+
     def to_dict(self) -> dict[str, Any]:
         """{"set", "label", "probabilities"}."""
         return {"set": self.labels, "label": self.label, "probabilities": rounded(self.probabilities)}
@@ -40,7 +44,12 @@ class ChoiceTask(Task[Choice]):
     Args:
         names: in index order. display: the same names in the order in which people are shown them.
         mirror: for each index, the one it becomes when the picture is mirrored; by default itself.
+
+    Attributes:
+        temperature: what logits are divided by when they are read; weights may bring theirs, see `mien.calibrate`.
     """
+
+    temperature: float = 1.0
 
     def __init__(
         self, name: str, labels: str, names: tuple[str, ...], *, display: tuple[str, ...] | None = None,
@@ -57,7 +66,7 @@ class ChoiceTask(Task[Choice]):
         return over_known(loss)
 
     def read(self, raw: Floats, crop: Crop) -> Choice:
-        by_name = dict(zip(self.names, softmax(raw).tolist(), strict=True))
+        by_name = dict(zip(self.names, softmax(np.asarray(raw, np.float64) / self.temperature).tolist(), strict=True))
         shown = {n: by_name[n] for n in self.display}
         return Choice(max(shown, key=lambda n: shown[n]), shown, self.labels)
 
