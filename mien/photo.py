@@ -30,6 +30,7 @@ from PIL.PngImagePlugin import PngImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
+from mien.colour import to_rgb
 from mien.errors import BadArray, EmptyFile, NotAPicture, NotFound, TooLarge, Truncated, Unreadable, UsageError
 from mien.types import Pixels
 
@@ -107,11 +108,19 @@ def load_photo(source: Source, *, max_pixels: int = MAX_PIXELS, color: Color = "
     Raises:
         NotFound: no such file, or a URL. Unreadable: no permission, or a folder or device in a file's place.
         EmptyFile: no bytes. NotAPicture: not one of the formats. Truncated: cut short or damaged.
-        TooLarge: more than max_pixels. BadArray: an array, or another object, that is no RGB picture.
+        TooLarge: more than max_pixels, or than memory holds. BadArray: an array, or another object, that is no RGB picture.
         UsageError: another color.
     """
     if color not in ("rgb", "bgr"):
         raise UsageError(f'color is "rgb" or "bgr", not {color!r}')
+    try:
+        return _photo(source, max_pixels, color)
+    except (MemoryError, *_BOMB) as error:
+        name = repr(os.fspath(source)) if isinstance(source, (str, os.PathLike)) else f"the {_kind(source)} given"
+        raise TooLarge(f"{name} needs more memory than there is, or than Pillow takes ({error}); make it smaller") from error
+
+
+def _photo(source: Source, max_pixels: int, color: Color) -> Photo:
     if isinstance(source, np.ndarray):
         check_pixels(source)
         _check_size(source.shape[1], source.shape[0], max_pixels, "the array")
@@ -143,8 +152,7 @@ def check_pixels(array: object, what: str = "a photo") -> None:
     """
     if not isinstance(array, np.ndarray):
         raise BadArray(f"{what} must be a numpy array (H, W, 3) uint8 RGB; got {_kind(array)}: use np.asarray")
-    shape = array.shape
-    mend = ""
+    shape, mend = array.shape, ""
     if array.ndim == 2:
         mend = "a gray picture: use np.stack([a, a, a], axis=-1)"
     elif array.ndim == 4:
@@ -230,8 +238,7 @@ def _format_of(head: bytes, name: str) -> str:
             return "AVIF"
         if brands & {b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"mif1", b"msf1"}:
             return "HEIC"
-    other = _foreign(head)
-    if other:
+    if other := _foreign(head):
         raise NotAPicture(f"{name} is {other}, which mien does not read; convert it to JPEG or PNG")
     raise NotAPicture(f"{name} is no picture that mien reads ({_ALLOWED}); it starts with {head[:8]!r}")
 
@@ -258,8 +265,6 @@ def _decode(data: bytes, name: str, max_pixels: int) -> Pixels:
     # The reader itself and not Image.open: that would check its own global pixel limit, by a warning.
     try:
         image = reader(io.BytesIO(data))
-    except _BOMB as error:
-        raise TooLarge(f"{name} is too large for Pillow ({error}); make it smaller") from error
     except _DAMAGE as error:
         raise _damaged(name, kind, error) from error
     pixels = _loaded(image, name, kind, max_pixels)
@@ -286,11 +291,7 @@ def _loaded(image: Image.Image, name: str, kind: str, max_pixels: int) -> Pixels
     _check_size(image.width, image.height, max_pixels, name)
     try:
         image.load()
-        return _to_rgb(image, name)
-    except _BOMB as error:
-        raise TooLarge(f"{name} is too large for Pillow ({error}); make it smaller") from error
-    except MemoryError as error:
-        raise TooLarge(f"{name} ({image.width} x {image.height}) needs more memory than there is") from error
+        return to_rgb(image, name)
     except _DAMAGE as error:
         raise _damaged(name, kind, error) from error
 
@@ -321,43 +322,6 @@ def _check_size(width: int, height: int, max_pixels: int, name: str) -> None:
         )
 
 
-def _to_rgb(image: Image.Image, name: str) -> Pixels:
-    """A loaded Pillow image of any mode -> (H, W, 3) uint8 RGB, not yet turned.
-
-    Transparent pictures are put on white.
-    """
-    if image.mode.startswith("I;16"):
-        # Pillow would clip at 255. 257 = 65535 / 255; + 128 rounds.
-        gray = (np.asarray(image, np.uint32) + 128) // 257
-        return np.repeat(gray.astype(np.uint8)[..., None], 3, axis=2)
-    if image.mode in ("I", "F"):
-        with np.errstate(invalid="ignore"):  # a signalling NaN
-            values = np.nan_to_num(np.asarray(image, np.float64))
-        return np.repeat(_scaled(values, image.mode == "F")[..., None], 3, axis=2)
-    if image.mode == "LAB":
-        raise NotAPicture(f"{name} has CIELAB colours, which mien does not read; convert it to RGB")
-    if image.mode in ("La", "RGBa"):  # premultiplied
-        image = image.convert({"La": "LA", "RGBa": "RGBA"}[image.mode])
-    if image.mode in ("LA", "PA", "RGBA") or "transparency" in image.info:
-        image = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, (255, 255, 255, 255)), image)
-    return np.asarray(image.convert("RGB"))
-
-
-def _scaled(values: npt.NDArray[np.float64], is_float: bool) -> Pixels:
-    """32-bit gray says nowhere what white is -> uint8, by the smallest usual white that holds all values.
-
-    That is 1 (floats only), 255 or 65535; values beyond are stretched from their least to their greatest. All finite.
-    """
-    low, high = float(values.min()), float(values.max())
-    whites = [white for white in ((1, 255, 65535) if is_float else (255, 65535)) if low >= 0 and high <= white]
-    black, white = (0.0, float(whites[0])) if whites else (low, high)
-    # divide before subtracting: the span of two huge floats would overflow
-    unit = max(abs(black), abs(white)) or 1.0
-    span = white / unit - black / unit or 1.0
-    return ((values / unit - black / unit) / span * 255).round().clip(0, 255).astype(np.uint8)
-
-
 def _orientation(exif: bytes, name: str) -> int:
     """An EXIF block -> its orientation 1..8; 1 where it says none, or is too damaged to tell.
 
@@ -383,7 +347,7 @@ def _orientation(exif: bytes, name: str) -> int:
 
 
 def _upright(pixels: Pixels, orientation: int) -> Pixels:
-    """Undo an EXIF orientation 1..8 (anything else counts as 1); a contiguous copy of its own."""
+    """Undo an EXIF orientation 1..8 (anything else counts as 1); contiguous."""
     turned = {
         2: lambda p: p[:, ::-1],
         3: lambda p: p[::-1, ::-1],
@@ -393,7 +357,7 @@ def _upright(pixels: Pixels, orientation: int) -> Pixels:
         7: lambda p: p[::-1, ::-1].swapaxes(0, 1),
         8: lambda p: p.swapaxes(0, 1)[::-1],
     }.get(orientation, lambda p: p)(pixels)
-    return np.array(turned, np.uint8, order="C", copy=True)
+    return np.ascontiguousarray(turned)
 
 
 def _kind(thing: object) -> str:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
+import math
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,17 +16,31 @@ import onnxruntime as ort
 from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
 
 from mien.errors import BadWeights, UnknownTask, UsageError
-from mien.tasks import Task, task
+from mien.geometry import TEMPLATES
+from mien.tasks import Boxes, Map, Points, Shape, Task, Vector, task
 from mien.types import Floats, View
 
 FORMAT = "mien-1"
+MAX_SIDE = 4096  # pixels of a crop; no network of ours sees a thousand
+HUGE = 1e6  # no head of ours answers by a logit, an offset or a fraction near it
 # The runtime's own errors share no base class.
 _REFUSALS: tuple[type[Exception], ...] = (
     RuntimeError,
     ValueError,
+    MemoryError,
     *(e for e in vars(ort_errors).values() if isinstance(e, type) and issubclass(e, Exception)),
 )
 WEIGHTS = Path(__file__).parent / "weights"
+
+
+def provenance_of(path: Path) -> dict[str, Any]:
+    """The provenance file beside a weights file, FILE.json beside FILE.onnx; empty where there is none.
+
+    Raises:
+        BadWeights: it cannot be read, or is no JSON object.
+    """
+    beside = path.with_suffix(".json")
+    return _json(_bytes(beside), f"the provenance {beside}") if beside.is_file() else {}
 
 
 def read_weights(path: Path) -> tuple[bytes, str]:
@@ -33,28 +49,107 @@ def read_weights(path: Path) -> tuple[bytes, str]:
     Raises:
         BadWeights: missing, empty, or not the bytes that the provenance file promises.
     """
-    try:
-        data = path.read_bytes()
-    except OSError as e:
-        raise BadWeights(f"cannot read the weights {path}: {e.strerror}; install mien again, or name another file") from e
+    data = _bytes(path)
     if not data:
         raise BadWeights(f"the weights {path} are empty; copy or install them again")
     found = hashlib.sha256(data).hexdigest()
-    beside = path.with_suffix(".json")
-    if beside.is_file():
-        promised = json.loads(beside.read_text(encoding="utf-8")).get("sha256")
+    if path.with_suffix(".json").is_file():
+        promised = provenance_of(path).get("sha256")
         if promised != found:
             raise BadWeights(
-                f"the weights {path} were truncated or altered: sha256 is {found[:16]}..., {beside.name} promises {str(promised)[:16]}...; "
-                "install mien again, or copy the file again"
+                f"the weights {path} were truncated or altered: sha256 is {found[:16]}..., "
+                f"{path.stem}.json promises {str(promised)[:16]}...; install mien again, or copy the file again"
             )
     return data, found
+
+
+def calibrated(asked: Task[Any], temperatures: Mapping[str, float]) -> Task[Any]:
+    """The task, reading at the temperature that the weights bring for it; the task itself where they bring none.
+
+    Raises:
+        BadWeights: a temperature that is no number above 0, or of a task that has none.
+    """
+    if asked.name not in temperatures:
+        return asked
+    value = temperatures[asked.name]
+    if not hasattr(asked, "temperature") or not isinstance(value, (int, float)) or not 0 < value < float("inf"):
+        raise BadWeights(f"{asked.name} cannot be read at temperature {value!r}; mend `calibration` in the weights' provenance file")
+    same = copy.copy(asked)
+    same.temperature = float(value)  # type: ignore[attr-defined]
+    return same
+
+
+def _temperatures(path: Path) -> dict[str, float]:
+    """What the provenance file says under calibration, temperatures: task -> temperature."""
+    found: Any = provenance_of(path)
+    for key in ("calibration", "temperatures"):
+        found = found.get(key, {})
+        if not isinstance(found, dict):
+            raise BadWeights(f"`{key}` in {path.with_suffix('.json')} is no JSON object; mend it, or copy the file again")
+    return found
+
+
+def _bytes(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except (OSError, ValueError, MemoryError) as e:  # ValueError: a zero byte in the name
+        why = getattr(e, "strerror", None) or e or "too large for the memory there is"
+        raise BadWeights(f"cannot read the weights {str(path)!r}: {why}; install mien again, or name another file") from e
+
+
+def _json(text: bytes | str, whose: object) -> dict[str, Any]:
+    """A JSON object; BadWeights where it is none."""
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError) as e:
+        raise BadWeights(f"{whose} is damaged: it should hold JSON ({e}); install mien again, or copy the file again") from e
+    if not isinstance(found, dict):
+        raise BadWeights(f"{whose} is damaged: it should hold a JSON object, not {type(found).__name__}; install mien again")
+    return found
+
+
+def _view(given: Any) -> View:
+    """A header's view; KeyError, TypeError or ValueError, saying what, where it is none that can be worked with."""
+    view = View.from_dict(given)
+    if len(view.size) != 2 or not all(type(n) is int and 0 < n <= MAX_SIDE for n in view.size):
+        raise ValueError(f"view size {view.size} is not two whole numbers from 1 to {MAX_SIDE}")
+    if view.template not in ("photo", *TEMPLATES):
+        raise ValueError(f"no template {view.template!r}")
+    if not len(view.mean) == len(view.std) == 3 or not all(map(math.isfinite, view.mean + view.std)) or min(view.std) <= 0:
+        raise ValueError(f"mean {view.mean} and std {view.std} are not three numbers each, the latter above 0")
+    return view
+
+
+def _tasks(given: Any) -> tuple[Task[Any], ...]:
+    """A header's tasks; errors as in `_view`, and UnknownTask."""
+    tasks = tuple(task(str(t["name"])) for t in given)
+    for own, t in zip(tasks, given, strict=True):
+        if t["labels"] != own.labels:
+            raise ValueError(f"{own.name} with labels {t['labels']!r}, where this version has {own.labels!r}")
+    if not tasks or len({t.name for t in tasks}) < len(tasks):
+        raise ValueError(f"tasks {[t.name for t in tasks]}: at least one is needed, each once")
+    return tasks
+
+
+def _fits(shape: Shape, given: tuple[int, ...], found: tuple[int, ...]) -> bool:
+    """Whether raw answers (B, ...) on images (B, 3, H, W) have the shape that a task reads."""
+    if found[:1] != given[:1]:
+        return False
+    if isinstance(shape, Boxes):
+        return found[1:] == (sum((given[2] // s) * (given[3] // s) for s in shape.strides), 15)
+    if isinstance(shape, Points):
+        return found[1:2] == (shape.n,) and (len(found) == 4 or found[2:] == (2,)) and 0 not in found
+    if isinstance(shape, Map):
+        return found[1:2] == (shape.n,) and len(found) == 4 and 0 not in found
+    return found[1:] == (shape.n if isinstance(shape, Vector) else shape.d,)
 
 
 class OnnxModel:
     """A network in ONNX Runtime, callable exactly like a model at work (`types.Answerer`).
 
-    One object may be called from several threads; a forked process makes its own session.
+    One object may be called from several threads; a forked or spawned process makes its own session.
+
+    Its tasks read at the temperatures in the provenance file beside the weights (`mien.calibrate`), if it has any.
 
     Args:
         path: an .onnx file that mien exported. threads: of one forward; None lets the runtime take all cores.
@@ -76,11 +171,16 @@ class OnnxModel:
         self._owner = os.getpid()
         self._parents: list[ort.InferenceSession] = []
         self.header = self._read_header()
-        self.view = View.from_dict(self.header["view"])
         try:
-            self.tasks: tuple[Task[Any], ...] = tuple(task(t["name"]) for t in self.header["tasks"])
+            self.view, own = _view(self.header["view"]), _tasks(self.header["tasks"])
+            self.header["builder"]
         except UnknownTask as e:
             raise BadWeights(f"{self.path} answers what this version of mien does not know ({e}); install a newer one") from e
+        except (LookupError, TypeError, ValueError, ArithmeticError) as e:
+            raise BadWeights(f"the header of {self.path} is damaged ({type(e).__name__}: {e}); copy the file again") from e
+        temperatures = _temperatures(self.path)
+        self.tasks: tuple[Task[Any], ...] = tuple(calibrated(t, temperatures) for t in own)
+        self._names = self._check_ends()
 
     @property
     def name(self) -> str:
@@ -92,17 +192,39 @@ class OnnxModel:
         options.log_severity_level = 3
         options.intra_op_num_threads = self.threads or 0
         options.inter_op_num_threads = 1
+        # Weights may point to other files (ONNX external data), which no sha256 covers. There is no such folder, so that none is read.
+        options.add_session_config_entry("session.model_external_initializers_file_folder_path", f"{self.path}/none")
         try:
             return ort.InferenceSession(self._data, options, providers=self.providers)
         except _REFUSALS as e:
             raise BadWeights(f"{self.path} is no ONNX network that runs here: {e}") from e
 
     def _read_header(self) -> dict[str, Any]:
-        text = self._session.get_modelmeta().custom_metadata_map.get("mien")
-        header = json.loads(text) if text else {}
+        try:
+            text = self._session.get_modelmeta().custom_metadata_map.get("mien")
+        except UnicodeDecodeError as e:
+            raise BadWeights(f"the header of {self.path} is damaged: it is no UTF-8 ({e.reason}); copy the file again") from e
+        header = _json(text, f"the header of {self.path}") if text else {}
         if header.get("format") != FORMAT:
             raise BadWeights(f"{self.path} has no {FORMAT} header; export it with: mien export")
         return header
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For a worker that is spawned: everything but the session. The worker starts its own from the same bytes."""
+        return {k: v for k, v in vars(self).items() if k not in ("_session", "_parents")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self._parents, self._owner, self._session = [], os.getpid(), self._start()
+
+    def _check_ends(self) -> list[str]:
+        """Names of the network's outputs, once it takes and gives what its header says."""
+        into, out = [i.name for i in self._session.get_inputs()], [o.name for o in self._session.get_outputs()]
+        absent = [t.name for t in self.tasks if t.name not in out]
+        if into != ["images"] or absent:
+            said = f"its header promises {absent[0]!r}" if absent else "mien gives it 'images'"
+            raise BadWeights(f"{self.path} takes {into} and answers {out}, but {said}; export it with: mien export")
+        return out
 
     def __call__(self, images: Floats) -> Mapping[str, Floats]:
         """(B, 3, H, W) float32, normalised by `view` -> task name -> raw answers (B, ...)."""
@@ -110,5 +232,21 @@ class OnnxModel:
             # A session does not survive a fork: its threads are gone. It is kept, for ending it would wait for them.
             self._parents.append(self._session)
             self._session, self._owner = self._start(), os.getpid()
-        names = [o.name for o in self._session.get_outputs()]
-        return dict(zip(names, self._session.run(names, {"images": np.ascontiguousarray(images, np.float32)}), strict=True))
+        try:
+            given = np.ascontiguousarray(images, np.float32)
+            raw = dict(zip(self._names, self._session.run(self._names, {"images": given}), strict=True))
+        except _REFUSALS as e:
+            raise BadWeights(f"{self.path} cannot work on images {np.shape(images)}: {e}") from e
+        for t in self.tasks:
+            self._check(t, raw[t.name], given.shape)
+        return raw
+
+    def _check(self, of: Task[Any], raw: Any, given: tuple[int, ...]) -> None:
+        """What a damaged network may give in place of an answer is told here, and not by whoever reads it."""
+        good = isinstance(raw, np.ndarray) and raw.dtype == np.float32 and _fits(of.shape, given, raw.shape)
+        if not good:
+            what = f"{raw.dtype}{raw.shape}" if isinstance(raw, np.ndarray) else type(raw).__name__
+            raise BadWeights(f"{self.path} answers {of.name!r} by {what} for images {given}; export it again")
+        # NaN is neither: both comparisons are false
+        if raw.size and not (raw.min() >= -HUGE and raw.max() <= HUGE):
+            raise BadWeights(f"{self.path} answers {of.name!r} by numbers that are none (NaN, or beyond {HUGE:.0e}); export it again")

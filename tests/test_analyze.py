@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import logging
 import multiprocessing
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -18,7 +20,8 @@ from PIL import Image
 
 import mien
 from mien.analyze import Reading
-from mien.errors import BadArray, NotFound, PhotoError, UnknownTask, UsageError
+from mien.errors import BadArray, BadWeights, NotFound, PhotoError, UnknownTask, UsageError
+from mien.runtime import WEIGHTS
 
 COLLAGE = "examples/collage.jpg"
 
@@ -251,3 +254,18 @@ def test_a_forked_worker_makes_its_own_session(astronaut):
     expected = _years(astronaut)
     with multiprocessing.get_context("fork").Pool(1) as pool:
         assert pool.apply_async(_years, (astronaut,)).get(timeout=60) == pytest.approx(expected, abs=1e-3)
+
+
+@pytest.mark.parametrize("promise", ["{", "[]", "null", '{"sha256": 1}', '{"calibration": 3}'])
+def test_weights_with_a_damaged_provenance_file_are_refused_by_name(promise, tmp_path):
+    shutil.copy(WEIGHTS / "detector.onnx", tmp_path / "w.onnx")
+    (tmp_path / "w.json").write_text(promise)
+    with pytest.raises(BadWeights, match="w.json"):
+        mien.load(detector=tmp_path / "w.onnx")
+
+
+def test_a_reader_may_be_copied_as_a_spawned_worker_gets_it(reader, astronaut):
+    other = copy.copy(reader)
+    other.model = copy.copy(reader.model)
+    assert other.model._session is not reader.model._session
+    assert other(astronaut)[0].to_dict() == reader(astronaut)[0].to_dict()

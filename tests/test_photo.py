@@ -602,6 +602,38 @@ def test_the_limit_holds_for_images_and_arrays() -> None:
             load_photo(source, max_pixels=383)
 
 
+@pytest.mark.parametrize("step", ["_read", "_reader", "to_rgb", "_upright"])
+def test_a_photo_that_memory_cannot_hold_is_too_large(step: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each step that asks for memory in turn gets none."""
+
+    def none(*args: Any) -> Any:
+        raise MemoryError
+
+    (tmp_path / "a.png").write_bytes(encode(corners(), "PNG"))
+    monkeypatch.setattr("mien.photo." + step, none)
+    with pytest.raises(TooLarge, match="a.png' needs more memory than there is"):
+        load_photo(tmp_path / "a.png")
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "LA", "I;16", "F"])
+def test_a_picture_of_many_strips_is_converted_as_in_one(mode: str) -> None:
+    """Pictures are converted about a million pixels at a time."""
+    rows = np.linspace(0, 255, 900).astype(np.uint8)
+    gray = np.repeat(rows[:, None], 2000, 1)
+    alpha = np.flip(gray, 0)
+    if mode in ("I;16", "F"):
+        source = Image.fromarray(gray.astype(np.uint16) * 257 if mode == "I;16" else gray.astype(np.float32))
+        assert source.mode == mode
+        expected = gray
+    elif mode == "RGB":
+        source, expected = Image.fromarray(gray).convert("RGB"), gray
+    else:
+        source = Image.merge("LA", (Image.fromarray(gray), Image.fromarray(alpha))).convert(mode)
+        a = alpha / 255.0
+        expected = gray * a + 255 * (1 - a)
+    same(load_photo(source), np.repeat(expected[..., None], 3, 2), tolerance=1)
+
+
 def test_pillow_s_limit_is_left_as_it_is() -> None:
     before = Image.MAX_IMAGE_PIXELS
     load_photo(encode(corners(), "PNG"))

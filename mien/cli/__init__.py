@@ -7,21 +7,32 @@ import sys
 import typer
 
 from mien.cli import analyze as _analyze
+from mien.cli import anonymize as _anonymize
+from mien.cli import bench as _bench
+from mien.cli import doctor as _doctor
+from mien.cli import gallery as _gallery
+from mien.cli import models as _models
+from mien.cli import people as _people
+from mien.cli import serve as _serve
 from mien.cli import train as _train
+from mien.cli import video as _video
+from mien.cli import web as _web
 from mien.cli.analyze import output_names, table_lines
 from mien.cli.common import app
 from mien.cli.train import load_recipe, recipe_arguments
 from mien.errors import MienError
 
-COMMANDS = (_analyze, _train)  # importing them is what gives `app` its commands
+# importing them is what gives `app` its commands
+COMMANDS = (_analyze, _anonymize, _bench, _doctor, _gallery, _models, _people, _serve, _train, _video, _web)
+app.command("eval", hidden=True)(_train.evaluate)
 
 __all__ = ["COMMANDS", "app", "load_recipe", "main", "output_names", "recipe_arguments", "table_lines"]
 
 
 def main() -> None:
-    """Entry point: mien's own errors become one line on stderr and exit code 2, not a traceback."""
+    """Entry point: an error of mien's, or of the disk, becomes one line on stderr and exit code 2, not a traceback."""
     try:
         app()
-    except MienError as e:
+    except (MienError, OSError) as e:
         typer.echo(f"mien: {e}", err=True)
         sys.exit(2)

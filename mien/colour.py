@@ -1,0 +1,67 @@
+"""Decoded pictures of any mode -> RGB, some rows at a time, so that a large one does not need its size several times over."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from mien.errors import NotAPicture
+from mien.types import Pixels
+
+
+def to_rgb(image: Image.Image, name: str) -> Pixels:
+    """A loaded Pillow image of any mode -> (H, W, 3) uint8 RGB of its own, not yet turned.
+
+    Some rows at a time: the copies that a conversion makes of a large picture would need more than a gigabyte.
+    """
+    if image.mode == "LAB":
+        raise NotAPicture(f"{name} has CIELAB colours, which mien does not read; convert it to RGB")
+    if image.mode in ("I", "F"):
+        return np.repeat(_scaled(np.asarray(image))[..., None], 3, axis=2)
+    out = np.empty((image.height, image.width, 3), np.uint8)
+    for top, end in _strips(image.height, image.width):
+        out[top:end] = _strip_to_rgb(image.crop((0, top, image.width, end)))
+    return out
+
+
+def _strips(height: int, width: int) -> list[tuple[int, int]]:
+    """Rows of about a million pixels each, (first, end)."""
+    rows = max(1, 2**20 // width)
+    return [(top, min(top + rows, height)) for top in range(0, height, rows)]
+
+
+def _strip_to_rgb(image: Image.Image) -> npt.NDArray[Any]:
+    """(H, W, 3), or (H, W, 1) for gray. Transparent pictures are put on white."""
+    if image.mode.startswith("I;16"):
+        # Pillow would clip at 255. 257 = 65535 / 255; + 128 rounds.
+        return ((np.asarray(image, np.uint32) + 128) // 257)[..., None]
+    if image.mode in ("La", "RGBa"):  # premultiplied
+        image = image.convert({"La": "LA", "RGBa": "RGBA"}[image.mode])
+    if image.mode in ("LA", "PA", "RGBA") or "transparency" in image.info:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, (255, 255, 255, 255)), image)
+    return np.asarray(image.convert("RGB"))
+
+
+def _scaled(values: npt.NDArray[Any]) -> Pixels:
+    """32-bit gray says nowhere what white is -> uint8, by the smallest usual white that holds all values.
+
+    That is 1 (floats only), 255 or 65535; values beyond are stretched from their least to their greatest. NaN counts as 0.
+    """
+    strips, is_float = _strips(*values.shape), values.dtype.kind == "f"
+    out = np.empty(values.shape, np.uint8)
+    with np.errstate(invalid="ignore"):  # a signalling NaN
+        ends = [(v.min(), v.max()) for v in (np.nan_to_num(values[i:j].astype(np.float64)) for i, j in strips)]
+        low, high = float(min(e[0] for e in ends)), float(max(e[1] for e in ends))
+        whites = [white for white in ((1, 255, 65535) if is_float else (255, 65535)) if low >= 0 and high <= white]
+        black, white = (0.0, float(whites[0])) if whites else (low, high)
+        # divide before subtracting: the span of two huge floats would overflow
+        unit = max(abs(black), abs(white)) or 1.0
+        span = white / unit - black / unit or 1.0
+        for i, j in strips:
+            part = np.nan_to_num(values[i:j].astype(np.float64))
+            out[i:j] = ((part / unit - black / unit) / span * 255).round().clip(0, 255)
+    return out
