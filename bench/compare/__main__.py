@@ -32,7 +32,7 @@ def main() -> None:
         parser.error(f"no run {unknown[0]!r}; there are: {', '.join(every_run())}")
     if told.what in ("all", "train"):
         train_all(names, told.out, told.workers)
-    trained = [n for n in every_run() if (told.out / n / "done").exists()]
+    trained = [n for n, run in every_run().items() if run.answers and (told.out / n / "done").exists()]
     results = json.loads(KEPT.read_text(encoding="utf-8")) if KEPT.exists() else {}
     if told.what in ("all", "score"):
         for name in trained:

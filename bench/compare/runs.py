@@ -16,6 +16,7 @@ class Run:
     Attributes:
         name: of its folder. recipe: the file in `recipes`, without .py. settings: the recipe's arguments.
         start: a run whose weights it begins from. title: for people. note: what a reader must know of its budget.
+        answers: False for a run that prepares another one: its answers are not trained, and not scored.
     """
 
     name: str
@@ -24,6 +25,7 @@ class Run:
     start: str = ""
     title: str = ""
     note: str = ""
+    answers: bool = True
 
 
 @dataclass(frozen=True)
@@ -56,7 +58,7 @@ SYSTEMS: tuple[Run, ...] = (
     Run("ifan-start", "ifan_tiny", {"steps": STEPS, "laps": 1}, title="iFAN, one lap"),
     Run("ifan", "ifan_tiny", {"steps": STEPS}, "ifan-start", "iFAN", _OWN.format(f"{STEPS:,}")),
     Run("far_amtn", "far_amtn_tiny", {"steps": STEPS}, title="FAR-AMTN"),
-    Run("mgmtn-masks", "mgmtn_tiny", {"part": "masks", "steps": FEWER}, title="MGMTN, mask network"),
+    Run("mgmtn-masks", "mgmtn_tiny", {"part": "masks", "steps": FEWER}, title="MGMTN, mask network", answers=False),
     Run("mgmtn", "mgmtn_tiny", {"part": "attributes", "steps": STEPS}, "mgmtn-masks", "MGMTN", f"{FEWER:,} more steps teach its masks"),
 )
 
