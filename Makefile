@@ -1,4 +1,4 @@
-# Verbs: demo test test-slow check train evaluate compare bench clean
+# Verbs: demo test test-slow check train evaluate compare bench docs clean
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
@@ -6,7 +6,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 RECIPE ?= recipes/mien.py
 RUN ?= runs/$(basename $(notdir $(RECIPE)))
 
-.PHONY: demo test test-slow check train evaluate compare bench clean
+.PHONY: demo test test-slow check train evaluate compare bench docs clean
 
 # read the example photos with the base install and the embedded weights: no torch, no data
 demo: $(VENV)/.base
@@ -38,6 +38,10 @@ compare: $(VENV)/.dev
 bench: $(VENV)/.base
 	$(BIN)/python bench/speed.py
 
+# the documentation as a site in out/site; a warning stops it
+docs: $(VENV)/.docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 
@@ -50,6 +54,10 @@ $(VENV)/.dev: $(VENV)/bin/python pyproject.toml
 	$(BIN)/python -c "import torch" 2>/dev/null || $(PIP) torch==2.13.0
 	$(PIP) --editable ".[train,serve,gallery,video,heif,official,dev]"
 	touch $@ $(VENV)/.base
+
+$(VENV)/.docs: $(VENV)/bin/python pyproject.toml
+	$(PIP) --editable ".[docs]"
+	touch $@
 
 clean:
 	rm -rf $(VENV) out .cache build dist *.egg-info
