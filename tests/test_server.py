@@ -690,7 +690,7 @@ def test_the_description_is_whole_and_true(http):
     assert routes == posts | {"get /v1/models", "get /healthz", "get /readyz", "get /metrics"}
     assert whole(page) == {"Analysis", "Verification", "Models", "Health", "Error"}
     form = page["paths"]["/v1/analyze"]["post"]["requestBody"]["content"]["multipart/form-data"]["schema"]
-    assert set(form["properties"]) == {"image", "tasks", "score", "faces"}
+    assert set(form["properties"]) == {"image", "tasks", "score", "faces", "masks"}
     photo = Path(PHOTOS[0]).read_bytes()
     for name, reply in (
         ("Analysis", http.post("/v1/analyze", files=images(photo, b"no"))),

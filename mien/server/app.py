@@ -30,6 +30,7 @@ from mien.cluster import Cut, cut_for
 from mien.server.batcher import Batcher
 from mien.server.errors import envelope
 from mien.server.limits import Deadline, Keys, Limits
+from mien.server.page import Page
 from mien.server.work import Line, Question, Work
 from mien.tasks import DERIVED, ON_REQUEST, TASKS, answerable
 
@@ -148,6 +149,7 @@ def app(
     plain = api.openapi
     api.openapi = lambda: schema.finish(plain(), keys is not None)  # type: ignore[method-assign]
     api.add_middleware(Gate, keys=keys, limits=service.limits, counts=service.counts)
+    api.add_middleware(Page)  # before the gate: a browser has no key to send until the page has asked for it
     return api
 
 
@@ -164,10 +166,13 @@ def _pictures(api: FastAPI, service: Service) -> None:
         tasks = form.names("tasks")
         score = form.number("score", float, lambda v: 0 < v < 1, "a number between 0 and 1")
         faces = form.number("faces", int, lambda v: v >= 1, "a whole number of 1 or more")
-        form.done(("image", "tasks", "score", "faces"))
+        masks = form.text("masks")
+        form.done(("image", "tasks", "score", "faces", "masks"))
+        if masks not in (None, "runs"):
+            raise ApiError(400, "bad_field", f"the field 'masks' must be runs, not {masks[:40]!r}", details={"field": "masks"})
         if tasks is not None:
             service.allowed(tasks)
-        question = Question(tasks or service.default, score, faces)
+        question = Question(tasks or service.default, score, faces, masks is not None)
         records = await service.each(service.work.record, form.images, question, request)
         if len(records) == 1 and records[0].error is not None:
             raise of_photo(records[0].error, 1)

@@ -153,8 +153,9 @@ ANALYZE_FORM = record(
         "tasks": TEXT | {"description": "names between commas; identity comes only when named"},
         "score": _FORM_SCORE,
         "faces": {"type": "integer", "minimum": 1, "description": "read the largest so many"},
+        "masks": {"type": "string", "enum": ["runs"], "description": "answer the parsing masks too"},
     },
-    optional=("tasks", "score", "faces"),
+    optional=("tasks", "score", "faces", "masks"),
 )
 VERIFY_FORM = record(
     {

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, TypeVar
 
+import numpy as np
+
 from mien import geometry
 from mien.analyze import Reader, Reading
 from mien.detect import Detector
@@ -21,6 +23,7 @@ from mien.server.batcher import Batcher
 from mien.server.errors import ApiError
 from mien.server.limits import Deadline, Late, TooManyFaces
 from mien.server.metrics import Counts
+from mien.tasks.parsing import Parsing
 from mien.types import Answerer, Face
 
 T = TypeVar("T")
@@ -102,12 +105,13 @@ class Question:
 
     Attributes:
         tasks: names, None for the reader's own. score: least score of a face, None for the detector's own.
-        faces: read only the largest so many, None for all.
+        faces: read only the largest so many, None for all. masks: answer the parsing masks too.
     """
 
     tasks: tuple[str, ...] | None = None
     score: float | None = None
     faces: int | None = None
+    masks: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +120,18 @@ class Record:
 
     json: dict[str, Any]
     error: PhotoError | None
+
+
+def mask_of(answer: Parsing) -> dict[str, Any]:
+    """A parsing mask as JSON: {"size": [w, h], "from_photo": affine, "runs": [class index, length, ...] in row order}.
+
+    In crop geometry, which is small whatever the photo's size; the affine brings photo pixels to mask pixels.
+    """
+    flat = answer.mask.reshape(-1)
+    starts = np.concatenate([[0], np.flatnonzero(np.diff(flat)) + 1])
+    runs = np.stack([flat[starts], np.diff(np.append(starts, flat.size))], 1)
+    h, w = answer.mask.shape
+    return {"size": [w, h], "from_photo": answer.from_photo.tolist(), "runs": runs.reshape(-1).tolist()}
 
 
 class Work:
@@ -161,7 +177,13 @@ class Work:
     def record(self, data: bytes, question: Question, deadline: Deadline) -> Record:
         """As `read`, but only what is answered: made here, off the event loop."""
         reading = self.read(data, question, deadline)
-        return Record(reading.to_dict(), reading.error)
+        json = reading.to_dict()
+        if question.masks:
+            for plain, face in zip(json.get("faces", ()), reading, strict=True):
+                for name, answer in face.answers.items():
+                    if isinstance(answer, Parsing):
+                        plain[name]["mask"] = mask_of(answer)
+        return Record(json, reading.error)
 
     def _read(self, reader: Reader, data: bytes, question: Question, deadline: Deadline) -> Reading:
         times = [time.perf_counter()]

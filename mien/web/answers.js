@@ -1,0 +1,99 @@
+// One face's answers as elements. Which are there is for the network to say; each is known by its form (docs/schema.md).
+import { drawPose } from "./draw.js";
+
+const percent = (v) => `${Math.round(100 * v)} %`;
+const words = (name) => name.replaceAll("_", " ");
+// l_lip is the lower lip; every other l_ is the person's own left
+const part = (name) => words({ u_lip: "upper lip", l_lip: "lower lip" }[name] ?? name.replace(/^l_/, "left ").replace(/^r_/, "right "));
+
+/** An element: el("b", "text", child, ...); a first object sets properties. */
+export function el(tag, ...rest) {
+  const node = document.createElement(tag);
+  for (const item of rest) {
+    if (item instanceof Node || typeof item !== "object") node.append(item);
+    else {
+      for (const [name, value] of Object.entries(item)) {
+        if (name.startsWith("--")) node.style.setProperty(name, value);
+        else if (name.startsWith("aria-")) node.setAttribute(name, value);
+        else node[name] = value;
+      }
+    }
+  }
+  return node;
+}
+
+/** Rows of name, bar, percent. rows: [[name, 0..1, note?], ...]. */
+function bars(rows, strong = (v) => v >= 0.5) {
+  return el("ul", { className: "bars" }, ...rows.map(([name, v, note]) =>
+    el("li", { className: strong(v) ? "yes" : "", title: note ?? "" }, el("span", words(name) + (note ? " *" : "")), el("i", { "--v": v, "aria-hidden": "true" }), el("span", percent(v)))));
+}
+
+/** A line of numbers with a stretch and a mark; from, to, at: 0..100. */
+export function span(from, to, at) {
+  return el("div", { className: "span", "aria-hidden": "true" }, el("i", { "--from": from, "--to": to }), el("u", { "--at": at }));
+}
+
+const group = (title, ...children) => el("div", { className: "group" }, el("h3", title), ...children);
+
+function tiles(face) {
+  const out = [];
+  if (face.age) {
+    const { years, low, high, coverage } = face.age;
+    const title = `${percent(coverage)} of what the network holds possible lies between ${low} and ${high} years`;
+    out.push(el("div", { title }, el("b", { id: "age" }, years.toFixed(1)), el("small", `years; from ${Math.round(low)} to ${Math.round(high)}`), span(low, high, years)));
+  }
+  if (face.gender) out.push(el("div", el("b", { id: "gender" }, face.gender.label), el("small", `perceived; ${percent(face.gender.probability)}`)));
+  const mood = face.expression ?? face.expression7;
+  if (mood) out.push(el("div", el("b", { id: "expression" }, mood.label), el("small", `expression; ${percent(mood.probabilities[mood.label])}`)));
+  return el("div", { className: "tiles" }, ...out);
+}
+
+function attributes(answer, { groups, opinions }) {
+  const known = new Set(opinions);
+  const parts = Object.entries(groups).map(([name, members]) => {
+    const rows = members.filter((n) => n in answer).map((n) => [n, answer[n], known.has(n) ? "rather an opinion of those who labelled the training pictures" : ""]);
+    rows.sort((a, b) => b[1] - a[1]);
+    const yes = rows.filter(([, v]) => v >= 0.5).map(([n]) => words(n)).join(", ") || "none of these";
+    return el("details", el("summary", el("b", name), el("span", yes)), bars(rows));
+  });
+  return group("Attributes", ...parts, el("p", { className: "soft" }, "* rather an opinion of those who labelled the training pictures"));
+}
+
+function poseOf(pose, title) {
+  const canvas = el("canvas", { width: 184, height: 184, "aria-hidden": "true" });
+  drawPose(canvas.getContext("2d"), pose, 92, 92, 72, 6);
+  const say = [["yaw", "turned right", "turned left"], ["pitch", "looks up", "looks down"], ["roll", "tilted clockwise", "tilted counter-clockwise"]];
+  const rows = say.map(([name, more, less]) => {
+    const v = pose[name];
+    return el("li", `${name} `, el("b", `${v.toFixed(1)}°`), Math.abs(v) < 5 ? "" : ` ${v > 0 ? more : less}`);
+  });
+  return group(title, el("div", { className: "pose" }, canvas, el("ul", ...rows)), el("p", { className: "soft" }, "Sides are the picture's. Red: right, green: up, blue: ahead."));
+}
+
+function partsOf(answer, sets) {
+  const colours = Object.fromEntries((sets[answer.set] ?? []).map((c) => [c.name, c.colour]));
+  const rows = Object.entries(answer.classes).filter(([name]) => name !== "background").sort((a, b) => b[1] - a[1]);
+  const shown = rows.map(([name, v]) => el("li", el("i", { "--c": colours[name] ?? "transparent" }), `${part(name)} ${v < 0.01 ? "< 1 %" : percent(v)}`));
+  return group("Parts, by share of the crop", el("ul", { className: "parts" }, ...shown), el("p", { className: "soft" }, "Left and right are the person's own."));
+}
+
+/** Everything that was answered about a face. about: about.json. */
+export function answersOf(face, about) {
+  const out = [tiles(face)];
+  for (const [name, answer] of Object.entries(face)) {
+    if (answer?.probabilities) out.push(group(name === "expression" ? "Expression" : words(name), bars(Object.entries(answer.probabilities))));
+    else if (name.startsWith("attributes")) out.push(attributes(answer, about));
+    else if (name.startsWith("units")) out.push(group("Action units", bars(Object.entries(answer))));
+    else if (answer?.classes) out.push(partsOf(answer, about.sets));
+    else if (typeof answer?.yaw === "number") out.push(poseOf(answer, "Head pose"));
+  }
+  // expression and pose are looked for first
+  const order = ["Expression", "Head pose"];
+  const rank = (node) => (order.indexOf(node.querySelector("h3")?.textContent) + 1 || 9) - (node.className === "tiles" ? 99 : 0);
+  return out.sort((a, b) => rank(a) - rank(b));
+}
+
+/** A few words for the list. */
+export function shortly(face) {
+  return [face.age && `${Math.round(face.age.years)} y`, (face.expression ?? face.expression7)?.label].filter(Boolean).join(", ");
+}
