@@ -14,8 +14,23 @@ from mien.data.augment import NONE
 from mien.data.mix import Mixture
 from mien.errors import UsageError
 from mien.export import difference, export
-from mien.models import MODELS, mgmtn
-from mien.models.mgmtn import G2ff, MaskNet, Mgmtn, draw_masks, group_features, masks_of, mgmtn_tiny, pooled_groups, resize
+from mien.models import MODELS
+from mien.models.mgmtn import (
+    COLOURS,
+    MASKS,
+    G2ff,
+    MaskNet,
+    Mgmtn,
+    _fill,
+    draw_masks,
+    group_features,
+    mask_loss,
+    masks_of,
+    mgmtn,
+    mgmtn_tiny,
+    pooled_groups,
+    resize,
+)
 from mien.tasks import ATTRIBUTES, LANDMARKS, WFLW98
 from mien.tasks.attributes import CELEBA40
 from mien.tasks.groups import GROUPS
@@ -94,8 +109,8 @@ def test_a_filled_square_is_its_pixels():
     corners = np.array([(2, 1), (5, 1), (5, 3), (2, 3)], float)
     expected = np.zeros((6, 8), bool)
     expected[1:4, 2:6] = True
-    assert np.array_equal(mgmtn._fill(corners, (8, 6)), expected)
-    assert np.array_equal(mgmtn._fill(corners - 0.4, (8, 6)), np.pad(np.ones((2, 3), bool), ((1, 3), (2, 3))))
+    assert np.array_equal(_fill(corners, (8, 6)), expected)
+    assert np.array_equal(_fill(corners - 0.4, (8, 6)), np.pad(np.ones((2, 3), bool), ((1, 3), (2, 3))))
 
 
 def test_points_that_are_no_face_are_refused():
@@ -135,8 +150,8 @@ def test_the_loss_of_masks_by_hand():
     truth = torch.zeros(1, 1, 2, 2)
     truth[0, 0, 0] = 1
     flat = torch.zeros(1, 1, 2, 2)  # p = 1/2: BCE = ln 2, Dice = 1 - (2 * 1 + 1) / (2 + 2 + 1)
-    assert float(mgmtn.mask_loss(flat, truth)) == pytest.approx(np.log(2) + 0.4, abs=1e-6)
-    assert float(mgmtn.mask_loss(100 * (truth - 0.5), truth)) == pytest.approx(0, abs=1e-6)
+    assert float(mask_loss(flat, truth)) == pytest.approx(np.log(2) + 0.4, abs=1e-6)
+    assert float(mask_loss(100 * (truth - 0.5), truth)) == pytest.approx(0, abs=1e-6)
 
 
 def test_resizing_is_the_mean_over_areas():
@@ -231,14 +246,14 @@ def test_pixels_outside_a_mask_are_heard_through_the_global_branch_only(images):
 
 
 def test_the_group_table_is_a_partition_in_this_order():
-    assert list(mgmtn.MASKS) == NAMES
+    assert list(MASKS) == NAMES
     assert [len(GROUPS["mgmtn8"][n]) for n in NAMES] == [4, 1, 8, 2, 2, 5, 10, 8]
     assert sorted(n for g in NAMES for n in GROUPS["mgmtn8"][g]) == sorted(CELEBA40)
 
 
 def test_the_full_size_is_the_papers():
     with torch.device("meta"):
-        model = mgmtn.mgmtn().eval()
+        model = mgmtn().eval()
         maps = model.encoder(torch.empty(2, 3, 227, 227))[1:]
         assert model(torch.empty(2, 3, 227, 227))["attributes"].shape == (2, 40)
         assert model.group_masks(torch.empty(2, 3, 227, 227)).shape == (2, 8, 227, 227)
@@ -330,7 +345,7 @@ def test_masks_are_learned_from_known_rows(task, tiny):
     known = torch.ones(points.shape[:2], dtype=torch.bool)
     known[1], known[2, 5] = False, False  # a picture without points, and one that lacks a point
     truth = torch.from_numpy(np.stack([masks_of(p * 64 - 0.5, (64, 64)) for p in points[[0, 3]].numpy()])).float()
-    expected = mgmtn.mask_loss(tiny.unet(images)[[0, 3]], truth)
+    expected = mask_loss(tiny.unet(images)[[0, 3]], truth)
     assert torch.allclose(tiny.learn(images, targets, {task.name: known}, {})["masks"], expected, atol=1e-5)
     assert torch.allclose(tiny.learn(images, targets, {task.name: known.all(1)}, {})["masks"], expected, atol=1e-5)
     none = tiny.learn(images, targets, {task.name: torch.zeros_like(known)}, {})["masks"]
@@ -391,6 +406,6 @@ def test_drawn_masks_are_tinted_inside_only():
     below = np.arange(SIDE)[:, None] > 20  # the name stands above
     nose = masks[4].astype(bool)
     assert (tile[~nose & below] == 100).all()
-    expected = np.rint(0.4 * 100 + 0.6 * np.array(mgmtn.COLOURS[4]))
+    expected = np.rint(0.4 * 100 + 0.6 * np.array(COLOURS[4]))
     assert (tile[nose & below] == expected).all()
     assert (out[:20, :SIDE] != 100).any()

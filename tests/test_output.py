@@ -256,7 +256,10 @@ def album(tmp_path_factory):
 def started(album: Path, where: Path, sign: int) -> tuple[int, str]:
     """Run `analyze` in a process of its own, stop it by a signal once it has written something; exit code and stderr."""
     words = ["analyze", str(album), "--out", str(where), "--tasks", "age", "--threads", "1"]
-    process = subprocess.Popen([sys.executable, "-m", "mien", *words], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "mien", *words], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background jobs are born deaf to Ctrl-C
+    )  # fmt: skip
     growing = where.with_name(where.name + ".part") if where.suffix == ".parquet" else where
     end = time.monotonic() + 60
     while not (growing.exists() and growing.read_bytes().count(b"\n") >= 3):

@@ -136,7 +136,8 @@ def multiply_adds(model: Any) -> int:
     from torch.utils.flop_counter import FlopCounterMode
 
     w, h = model.view.size
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
+    model.requires_grad_(False)  # the counter's hooks ask tensors that want gradients for a graph
+    with FlopCounterMode(display=False) as counter:
         model.eval()(torch.zeros(1, 3, h, w))
     return int(counter.get_total_flops() // 2)
 
