@@ -159,7 +159,7 @@ def train_speed(run: Run, out: Path, *, steps: int = 8, threads: int = 2) -> flo
     for step in range(steps + 3):
         batch = recipe.mixture.batch(step)
         begun = time.perf_counter()
-        train_step(recipe, criteria, batch)
+        train_step(recipe, criteria, [batch])
         times.append(time.perf_counter() - begun)
     return round(BATCH / float(np.median(times[3:])), 1)
 
