@@ -15,14 +15,20 @@ import mien
 from mien.photo import load_photo
 
 
-def clock(call, runs: int = 40) -> str:
-    """Median and 95th percentile of a call in milliseconds, after five calls to warm up."""
+def milliseconds(call, runs: int = 40) -> list[float]:
+    """Of each of `runs` calls, after five to warm up."""
     times = []
     for _ in range(runs + 5):
         t = time.perf_counter()
         call()
         times.append(1e3 * (time.perf_counter() - t))
-    return f"{np.median(times[5:]):6.1f} {np.percentile(times[5:], 95):6.1f}"
+    return times[5:]
+
+
+def clock(call) -> str:
+    """Median and 95th percentile of a call in milliseconds."""
+    times = milliseconds(call)
+    return f"{np.median(times):6.1f} {np.percentile(times, 95):6.1f}"
 
 
 def main() -> None:

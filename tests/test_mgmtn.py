@@ -14,7 +14,6 @@ from mien.data.augment import NONE
 from mien.data.mix import Mixture
 from mien.errors import UsageError
 from mien.export import difference, export
-from mien.models import MODELS
 from mien.models.mgmtn import (
     COLOURS,
     MASKS,
@@ -291,8 +290,7 @@ def test_wrong_choices_are_refused(images):
         mgmtn_tiny(size=64).learn_masks().learn(images, {"attributes": images}, {}, {})
 
 
-def test_a_checkpoint_names_its_choices(tmp_path, monkeypatch, images):
-    monkeypatch.setitem(MODELS, "mgmtn_tiny", mgmtn_tiny)
+def test_a_checkpoint_names_its_choices(tmp_path, images):
     for i, options in enumerate(({"hard": True, "hidden": 16}, {"masks": False, "groups": "mcnn9"}, {"inside": True})):
         model = mgmtn_tiny(size=64, **options).eval()
         checkpoint.save(tmp_path / f"{i}.safetensors", model)
@@ -370,9 +368,8 @@ def test_the_unet_can_learn_a_face():
     assert values[-1] < 0.9 < 1.3 < values[0]  # the best that is the same everywhere is about 1.2
 
 
-def test_both_parts_of_the_recipe(tmp_path, monkeypatch):
+def test_both_parts_of_the_recipe(tmp_path):
     """The U-Net learns in the first and is bit-equal after the second, statistics and averages too."""
-    monkeypatch.setitem(MODELS, "mgmtn_tiny", mgmtn_tiny)
     small = {"size": 64, "steps": 2, "batch": 4, "imagenet": False, "drawn": True}
     masks = recipe(part="masks", **small)
     assert recipe(masks=False, **small).data == ("celeba",)  # the ablation needs no first part

@@ -10,6 +10,7 @@ import numpy as np
 
 from bench.compare.runs import ABLATIONS, FEWER, SINGLE, STEPS, SYSTEMS, Ablation, Run
 from bench.compare.work import BATCH, curve
+from mien.data.blend import WATCHED
 
 # protocol -> (the number shown, what the column is called, whether less is better)
 SHOWN: dict[str, tuple[str, str, bool]] = {
@@ -94,10 +95,9 @@ def ablation(results: Results, told: Ablation) -> str:
 
 def alone(results: Results) -> str:
     """Every task learned with the others, and alone, in the network with standard heads."""
-    asked = {"expression": "ferplus-val", "age": "utkface-age", "attributes": "celeba", "points5": "mtfl", "landmarks": "helen68",
-             "parsing": "celebamask", "identity": "lfw"}  # fmt: skip
-    rows = []
-    for task, protocol in asked.items():
+    asked, rows = {**WATCHED, "points5": "mtfl"}, []
+    for task in (run.settings["tasks"] for run in SINGLE):
+        protocol = asked[task]
         pair = [number(results, name, protocol) for name in ("naive", f"single-{task}")]
         rows.append([task, SHOWN[protocol][1], *(shown(v, protocol) for v in pair)])
     return table(["task", "measure", "with all tasks", "alone"], rows)

@@ -15,8 +15,14 @@ from typing import Any
 import numpy as np
 
 from bench.compare.runs import Run, every_run
+from bench.speed import milliseconds
 
 BATCH = 20
+
+
+def settings_of(run: Run, out: Path) -> dict[str, Any]:
+    """The recipe's arguments, with the weights that the run starts from."""
+    return {**run.settings, **({"start": str(out / run.start / "model.safetensors")} if run.start else {})}
 
 
 def train(run: Run, out: Path) -> None:
@@ -25,8 +31,7 @@ def train(run: Run, out: Path) -> None:
     Two runs of one thread each use two cores better than one run of two: small networks wait for each other's parts.
     """
     folder = out / run.name
-    settings = {**run.settings, **({"start": out / run.start / "model.safetensors"} if run.start else {})}
-    flags = [word for name, value in settings.items() for word in (f"--{name}", str(value))]
+    flags = [word for name, value in settings_of(run, out).items() for word in (f"--{name}", str(value))]
     command = [
         sys.executable,
         "-m",
@@ -151,8 +156,7 @@ def train_speed(run: Run, out: Path, *, steps: int = 8, threads: int = 2) -> flo
 
     keep_memory()
     torch.set_num_threads(threads)
-    start = {"start": str(out / run.start / "model.safetensors")} if run.start else {}
-    recipe = load_recipe(Path(f"recipes/{run.recipe}.py"))(**{**run.settings, **start})
+    recipe = load_recipe(Path(f"recipes/{run.recipe}.py"))(**settings_of(run, out))
     model = recipe.model.to(memory_format=torch.channels_last)
     learn_mode(model)
     criteria, times = recipe.criteria_by_task(), []
@@ -170,9 +174,5 @@ def onnx_ms(model: Any, path: Path, *, runs: int = 40) -> float:
     from mien.runtime import OnnxModel
 
     export(model, path)
-    network, (w, h), times = OnnxModel(path, threads=1), model.view.size, []
-    for _ in range(runs + 5):
-        begun = time.perf_counter()
-        network(np.zeros((1, 3, h, w), np.float32))
-        times.append(time.perf_counter() - begun)
-    return round(1e3 * float(np.median(times[5:])), 2)
+    network, (w, h) = OnnxModel(path, threads=1), model.view.size
+    return round(float(np.median(milliseconds(lambda: network(np.zeros((1, 3, h, w), np.float32)), runs))), 2)

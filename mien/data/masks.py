@@ -14,7 +14,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from mien.data.points import Listed, completed, lines, need, one_of, pairs, picture
+from mien.data.layouts import need, one_of, picture
+from mien.data.points import Listed, completed, lines, pairs
 from mien.errors import MissingData
 from mien.geometry import Array
 from mien.tasks.parsing import CELEBAMASK19

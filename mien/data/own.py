@@ -33,7 +33,8 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from mien import geometry
-from mien.data.tables import Array, Table, bad, found_points, need, number
+from mien.data.layouts import need
+from mien.data.tables import Array, Table, bad, found_points, number
 from mien.errors import UsageError
 from mien.files import EXTENSIONS
 from mien.photo import load_photo

@@ -17,7 +17,8 @@ import numpy as np
 import numpy.typing as npt
 
 from mien import geometry
-from mien.data.tables import Table, bad, files_below, found_points, need, pick
+from mien.data.layouts import need, pick
+from mien.data.tables import Table, bad, files_below, found_points
 from mien.errors import MissingData, UsageError
 from mien.photo import load_photo
 from mien.tasks.attributes import CELEBA40

@@ -7,7 +7,7 @@ Pictures are read when they are asked for. Points come in pixels of the stored p
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -16,10 +16,10 @@ from typing import Any, Generic, TypeVar
 import numpy as np
 
 from mien import geometry
-from mien.errors import MissingData, UsageError
+from mien.data.layouts import need, one_of, picture
+from mien.errors import MissingData
 from mien.geometry import Array
-from mien.photo import load_photo
-from mien.types import Pixels, Sample
+from mien.types import Sample
 
 T = TypeVar("T")
 
@@ -58,37 +58,6 @@ class Marked:
 
 
 # What all readers share
-
-
-def need(path: Path) -> Path:
-    """The path itself.
-
-    Raises:
-        MissingData: nothing is there.
-    """
-    if not path.exists():
-        raise MissingData(f"expected {path}; it is missing")
-    return path
-
-
-def picture(path: Path) -> Pixels:
-    """(H, W, 3) uint8 RGB of a file, upright.
-
-    Raises:
-        MissingData: no such file. PhotoError: it is no picture that mien reads.
-    """
-    return load_photo(need(path)).pixels
-
-
-def one_of(what: str, split: str, splits: Iterable[str]) -> str:
-    """The split itself.
-
-    Raises:
-        UsageError: the set has no such split.
-    """
-    if split not in (known := tuple(splits)):
-        raise UsageError(f"{what} has no split {split!r}; there are: {', '.join(known)}")
-    return split
 
 
 def lines(path: Path) -> list[str]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import csv
 import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -19,9 +19,9 @@ import numpy.typing as npt
 import pyarrow.parquet as pq
 
 from mien import geometry
+from mien.data.layouts import need, pick, picture
 from mien.data.pack import majority
 from mien.errors import MissingData, UsageError
-from mien.photo import load_photo
 from mien.tasks.attributes import CELEBA40
 from mien.tasks.choice import EXPRESSION, EXPRESSION7
 from mien.types import Pixels, Sample
@@ -79,31 +79,9 @@ class Table:
 # What the readers share
 
 
-def need(path: Path) -> Path:
-    """The path, if it is there.
-
-    Raises:
-        MissingData: it is not.
-    """
-    if not path.exists():
-        raise MissingData(f"expected {path}; it is missing")
-    return path
-
-
 def bad(path: Path, row: int | str, value: object, mend: str) -> UsageError:
     """An error about one value in a table; rows are counted from 1, the header not counted."""
     return UsageError(f"{path}, row {row}: {value!r} {mend}")
-
-
-def pick(what: str, split: str, splits: Mapping[str, T]) -> T:
-    """The publisher's word for a split.
-
-    Raises:
-        UsageError: naming the splits there are.
-    """
-    if split not in splits:
-        raise UsageError(f"{what} has no split {split!r}; there are: {', '.join(splits)}")
-    return splits[split]
 
 
 def number(path: Path, row: int | str, text: object, low: float, high: float) -> float:
@@ -173,7 +151,7 @@ def files_below(
     name: str, root: Path, files: Sequence[str], labels: Sequence[dict[str, Any]], points: Array | None, fixed: Array | None
 ) -> Table:
     """A table over picture files below a folder, named by their paths there."""
-    return Table(name, files, lambda i: load_photo(need(root / files[i])).pixels, lambda i: labels[i], points=points, fixed=fixed)
+    return Table(name, files, lambda i: picture(root / files[i]), lambda i: labels[i], points=points, fixed=fixed)
 
 
 # Ages
@@ -381,4 +359,4 @@ def celeba(root: Path, split: str, *, identity: bool = False) -> Table:
         return facts | ({"identity512": int(people[names[i]])} if identity else {})
 
     folder = need(root / "Img" / "img_align_celeba")
-    return Table(f"celeba/{split}", names, lambda i: load_photo(need(folder / names[i])).pixels, labels, points=five)
+    return Table(f"celeba/{split}", names, lambda i: picture(folder / names[i]), labels, points=five)

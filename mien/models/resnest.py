@@ -5,6 +5,8 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from mien.models.resnet import FourStages
+
 
 class SplitAttention(nn.Module):
     """A 3x3 convolution in `radix` branches, weighed against each other channel by channel: (B, C, H, W) -> the same shape.
@@ -63,13 +65,8 @@ class Block(nn.Module):
         return F.relu((x if self.downsample is None else self.downsample(x)) + y)
 
 
-class ResNeSt50(nn.Module):
+class ResNeSt50(FourStages):
     """forward: (B, 3, H, W) with ImageNet normalisation -> maps at strides 4, 8, 16, 32 with 256, 512, 1024, 2048 channels."""
-
-    channels = (256, 512, 1024, 2048)
-    strides = (4, 8, 16, 32)
-    mean = (0.485, 0.456, 0.406)
-    std = (0.229, 0.224, 0.225)
 
     def __init__(self, *, pool_first: bool = False):
         super().__init__()
@@ -89,11 +86,3 @@ class ResNeSt50(nn.Module):
         for m in self.modules():
             if isinstance(m, nn.Conv2d):
                 nn.init.normal_(m.weight, 0.0, (2 / (m.kernel_size[0] * m.kernel_size[1] * m.out_channels)) ** 0.5)
-
-    def forward(self, images: Tensor) -> list[Tensor]:
-        x = F.max_pool2d(F.relu(self.bn1(self.conv1(images))), 3, 2, 1)
-        maps = []
-        for stage in (self.layer1, self.layer2, self.layer3, self.layer4):
-            x = stage(x)
-            maps.append(x)
-        return maps

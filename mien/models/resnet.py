@@ -36,17 +36,35 @@ class Bottleneck(nn.Module):
         return F.relu((x if self.downsample is None else self.downsample(x)) + self.residual(x))
 
 
-class ResNet50(nn.Module):
-    """forward: (B, 3, H, W) with ImageNet normalisation -> maps at strides 4, 8, 16, 32 with 256, 512, 1024, 2048 channels.
-
-    Args:
-        blocks: bottlenecks a stage; fewer where another module takes a block's place.
-    """
+class FourStages(nn.Module):
+    """The walk of a ResNet and its kin: stem, pooling, four stages; a map is handed out after each."""
 
     channels = (256, 512, 1024, 2048)
     strides = (4, 8, 16, 32)
     mean = (0.485, 0.456, 0.406)
     std = (0.229, 0.224, 0.225)
+    conv1: nn.Module
+    bn1: nn.Module
+    layer1: nn.Module
+    layer2: nn.Module
+    layer3: nn.Module
+    layer4: nn.Module
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        x = F.max_pool2d(F.relu(self.bn1(self.conv1(images))), 3, 2, 1)
+        maps = []
+        for stage in (self.layer1, self.layer2, self.layer3, self.layer4):
+            x = stage(x)
+            maps.append(x)
+        return maps
+
+
+class ResNet50(FourStages):
+    """forward: (B, 3, H, W) with ImageNet normalisation -> maps at strides 4, 8, 16, 32 with 256, 512, 1024, 2048 channels.
+
+    Args:
+        blocks: bottlenecks a stage; fewer where another module takes a block's place.
+    """
 
     def __init__(self, blocks: tuple[int, int, int, int] = (3, 4, 6, 3)):
         super().__init__()
@@ -62,14 +80,6 @@ class ResNet50(nn.Module):
     @staticmethod
     def _stage(c_in: int, c_out: int, n: int, stride: int) -> nn.Sequential:
         return nn.Sequential(*(Bottleneck(c_out if i else c_in, c_out // 4, c_out, 1 if i else stride) for i in range(n)))
-
-    def forward(self, images: Tensor) -> list[Tensor]:
-        x = F.max_pool2d(F.relu(self.bn1(self.conv1(images))), 3, 2, 1)
-        maps = []
-        for stage in (self.layer1, self.layer2, self.layer3, self.layer4):
-            x = stage(x)
-            maps.append(x)
-        return maps
 
     def load_imagenet(self, state: Mapping[str, Tensor], *, leave: tuple[str, ...] = ("fc.",)) -> ResNet50:
         """Fill from a published ResNet-50 state dict: conv1, bn1, layer1.0.conv1 ... layer4.2.bn3, fc.
