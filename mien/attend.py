@@ -99,7 +99,9 @@ def chosen(model: Any, asked: Sequence[str], label: str | None = None) -> dict[s
     Raises:
         UsageError: see `network_of`; no asked task has that label, or any named label.
     """
-    tasks = [t for t in network_of(model).tasks if t.name in asked]
+    network = network_of(model)
+    shown = getattr(network, "asked", asked)  # a network may have answers that no query of their own gave
+    tasks = [t for t in network.tasks if t.name in asked and t.name in shown]
     named = {t.name: labels_of(t) for t in tasks if hasattr(t, "names")}
     if label is None:
         if not named:

@@ -1,70 +1,48 @@
-"""The embedded network: Faceptor, tiny, for every task, raised on the data pack, in two parts.
+"""The embedded network: every task of the data pack, raised longer than the comparison's networks.
 
-    mien train recipes/mien.py --out runs/first
-    mien train recipes/mien.py --out runs/masks --start runs/first/model.safetensors --steps 500 --seed 2 \\
-        --lr 1.5e-4 --ema 0.99 --masks 12 --parsing 2.0
+    mien train recipes/mien.py --out runs/mien
 
-The first part takes 8,000 steps of 32 pictures, about 75 minutes on two idle cores (60 images/s); the second, which
-gives parsing its share, 500 steps of 42 in 7 minutes. What to expect on the validation sets is in the README; the way
-there, and what was changed during the run that made the embedded weights, in dev/LOG.md (entries 7 and 8).
+14,000 steps of 34 pictures, about 100 minutes on two idle cores (80 images/s). What to expect on the validation sets is in the
+README and docs/benchmark.md; the way there in dev/LOG.md.
 """
 
 from __future__ import annotations
 
 import torch
+from safetensors.torch import load_file
 
 from mien import checkpoint
 from mien.balance import Fixed
-from mien.data import FaceSource, pack
-from mien.data.augment import Augment
-from mien.data.mix import Mixture
-from mien.models.faceptor import faceptor_tiny
-from mien.train import Recipe, cosine
+from mien.data.blend import LOSS_WEIGHTS, blend, watched
+from mien.models.mien import mien_tiny
+from mien.tasks import DEFAULT_TASKS
+from mien.train import Recipe, adamw, cosine
+
+# pictures of each set a step: FER+ and points are what the first network lacked most, and masks need company (log, entry 7)
+SHARES = {"ferplus": 9, "utkface": 6, "celeba": 6, "mtfl": 4, "helen68": 3, "afw68": 1, "celebamask": 5}
 
 
 def recipe(
-    *,
-    steps: int = 8000,
-    seed: int = 1,
-    size: int = 128,
-    frozen: int = 2,
-    start: str = "",
-    lr: float = 5e-4,
-    ema: float = 0.999,
-    masks: int = 2,
-    parsing: float = 1.0,
-) -> Recipe:
+    *, steps: int = 14000, seed: int = 1, size: int = 128, frozen: int = 2, encoder: str = "", start: str = "", lr: float = 5e-4,
+    ema: float = 0.999, drawn: bool = False,
+) -> Recipe:  # fmt: skip
     """See the module's text.
 
     Args:
-        size: side of the crop. frozen: stages of the ImageNet encoder, besides the stem, that do not learn.
-        start: a checkpoint to begin from, instead of an ImageNet encoder and random decoders.
-        lr: of the encoder; the decoders learn twice as fast. ema: decay of the averaged weights.
-        masks: pictures with parsing masks a step. parsing: weight of that loss.
+        size: side of the crop. frozen: stages of the encoder, besides the stem, that do not learn.
+        encoder: a checkpoint of any system on EfficientNet-Lite0 whose encoder to begin from, instead of ImageNet's.
+        start: a checkpoint of this network to begin from. lr: of the encoder; the heads learn twice as fast.
+        ema: decay of the averaged weights. drawn: learn drawn faces, to try the recipe without data.
     """
     torch.manual_seed(seed)
-    model = checkpoint.load(start) if start else faceptor_tiny(size=size, imagenet=True)
+    model = checkpoint.load(start) if start else mien_tiny(size=size, imagenet=not (encoder or drawn))
+    if encoder:
+        theirs = load_file(encoder)
+        model.encoder.load_state_dict({k.removeprefix("encoder."): v for k, v in theirs.items() if k.startswith("encoder.")})
     model.encoder.freeze(frozen)
-    teacher = pack.descriptors()
-    parts = [
-        (pack.ferplus("train", soft=True), 9),
-        (pack.utkface("train", teacher=teacher), 7),
-        (pack.celeba("train", teacher=teacher), 6),
-        (pack.mtfl("train", teacher=teacher), 5),
-        (pack.helen68("train"), 2),
-        (pack.afw68("train"), 1),
-        (pack.celebamask("train"), masks),
-    ]
-    sources = [(FaceSource(dataset, model.view, Augment()), n) for dataset, n in parts]
-    mixture = Mixture(sources, model.tasks, seed=seed, size=model.view.size)
-    encoder = [p for p in model.encoder.parameters() if p.requires_grad]
-    heads = [p for n, p in model.named_parameters() if not n.startswith("encoder.")]
-    optimizer = torch.optim.AdamW([{"params": encoder, "lr": lr}, {"params": heads, "lr": 2 * lr}], weight_decay=0.02)
-    balance = Fixed(
-        {"landmarks": 0.5, "points5": 0.5, "parsing": parsing, "age": 0.5, "expression": 1.5, "attributes": 7.0, "identity": 2.0}
-    )
+    mixture = blend(SHARES, model.view, model.tasks, seed=seed, drawn=drawn)
     return Recipe(
-        name="mien", model=model, mixture=mixture, optimizer=optimizer, schedule=cosine(300), steps=steps, balance=balance,
-        seed=seed, ema=ema, protocols=("helen68", "celebamask", "celeba", "utkface-age", "utkface-gender", "ferplus-val", "lfw"),
-        every=1500, data=("mtfl", "helen68", "afw68", "celebamask", "celeba", "utkface", "ferplus"),
+        name="mien", model=model, mixture=mixture, optimizer=adamw(model, lr), schedule=cosine(300), steps=steps,
+        balance=Fixed({**LOSS_WEIGHTS, "parsing": 1.5}), seed=seed, ema=ema, data=tuple(SHARES),
+        protocols=() if drawn else (*watched(DEFAULT_TASKS), "utkface-gender"), every=2000, limit=600,
     )  # fmt: skip

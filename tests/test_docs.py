@@ -123,7 +123,7 @@ def page_of(system: str) -> str:
 
 
 def test_every_system_has_a_page_and_every_page_a_system():
-    assert {builder.__module__.rpartition(".")[2] for builder in MODELS.values()} == {*SYSTEMS, "detector"}
+    assert {builder.__module__.rpartition(".")[2] for builder in MODELS.values()} == {*SYSTEMS, "detector", "mien"}
 
 
 @pytest.mark.parametrize("system", SYSTEMS)

@@ -34,8 +34,9 @@ from tests.layouts_people import encoded, put, which
 
 NAMES = sorted(p.stem for p in (ROOT / "recipes").glob("*.py") if p.stem != "__init__")
 TINY = [n for n in NAMES if n.endswith("_tiny")]
-NEED_PACK = ["detector", "mien"]  # they raise what the package ships, on the pack alone
-FULL = [n for n in NAMES if n not in (*TINY, *NEED_PACK)]
+NEED_PACK = ["detector"]  # it raises what the package ships, on the pack alone
+SHIPPED = ["detector", "mien"]
+FULL = [n for n in NAMES if n not in (*TINY, *SHIPPED)]
 # arguments of a full size -> parameters of its model
 SIZES: list[tuple[str, dict[str, Any], int]] = [
     ("faceptor", {}, 103_200_001),
@@ -315,6 +316,18 @@ def test_tiny_faceptor_takes_its_second_stage(tmp_path: Path):
 
 
 # --- What the package ships
+
+
+def test_the_face_network_takes_two_steps_from_another_systems_encoder(tmp_path: Path):
+    """`--encoder` takes the encoder and nothing else; without it, and without drawn faces, ImageNet's."""
+    torch.manual_seed(7)
+    other = faceptor_tiny(tasks=(task("age"),), size=64)
+    checkpoint.save(tmp_path / "other.safetensors", other)
+    recipe = module_of("mien").recipe(drawn=True, size=64, steps=2, encoder=str(tmp_path / "other.safetensors"))
+    assert all(torch.equal(v, other.encoder.state_dict()[k]) for k, v in recipe.model.encoder.state_dict().items())
+    assert learned(recipe, tmp_path / "run") > 10
+    again = module_of("mien").recipe(drawn=True, start=str(tmp_path / "run" / "model.safetensors"))
+    assert again.model.view.size == (64, 64)
 
 
 @needs_pack

@@ -13,6 +13,7 @@ from mien.cli import doctor as _doctor
 from mien.cli import gallery as _gallery
 from mien.cli import models as _models
 from mien.cli import people as _people
+from mien.cli import quantize as _quantize
 from mien.cli import serve as _serve
 from mien.cli import train as _train
 from mien.cli import video as _video
@@ -23,7 +24,7 @@ from mien.cli.train import load_recipe, recipe_arguments
 from mien.errors import MienError
 
 # importing them is what gives `app` its commands
-COMMANDS = (_analyze, _anonymize, _bench, _doctor, _gallery, _models, _people, _serve, _train, _video, _web)
+COMMANDS = (_analyze, _anonymize, _bench, _doctor, _gallery, _models, _people, _quantize, _serve, _train, _video, _web)
 app.command("eval", hidden=True)(_train.evaluate)
 
 __all__ = ["COMMANDS", "app", "load_recipe", "main", "output_names", "recipe_arguments", "table_lines"]

@@ -1,0 +1,226 @@
+"""The network of `mien.load()`: what the comparison of the six systems taught, on one small encoder.
+
+- Values (age, expression, attributes) are read by queries, as in Faceptor and Q-Face, from two levels with a norm on each;
+  a gated summary of the whole face is added to what the queries say, as Naive Faceptor's head has it.
+- Places (points, parsing) come from one pyramid with plain convolutions, as in Naive Faceptor: with few labelled pictures they
+  learned more than queries did. All dense tasks share the pyramid; each shape of answer has one convolution of its own.
+- Identity weighs the places of the last map by learned weights (a global depthwise convolution, MobileFaceNet, Chen et al. 2018).
+
+While it learns, a head runs on the pictures of the batch that label one of its tasks, and on no others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from mien.errors import UsageError
+from mien.models.decoders import QueryDecoder
+from mien.models.encoders import EfficientNetLite, conv_bn, efficientnet_lite
+from mien.tasks import DEFAULT_TASKS, Embedding, Map, Points, Task, Vector
+from mien.types import View
+
+_MANY = 48  # a task with more numbers than this shares queries: ages are steps of one scale, not questions of their own
+_SHARED = 8
+
+
+class Values(nn.Module):
+    """Maps of two levels, and a summary of the face (B, c) -> task name -> (B, n).
+
+    A query a number, or eight for a task of many; each task reads its queries with weights of its own. There is no
+    attention between the queries of different tasks.
+
+    Args:
+        channels: of the levels. summary: width of the summary. answers: task name -> n.
+    """
+
+    def __init__(
+        self,
+        channels: tuple[int, ...],
+        summary: int,
+        answers: Mapping[str, int],
+        *,
+        dim: int,
+        heads: int,
+        layers: int,
+        ffn: int,
+        dropout: float,
+    ):
+        super().__init__()
+        self.answers = dict(answers)
+        self.queries = {name: n if n <= _MANY else _SHARED for name, n in answers.items()}
+        total = sum(self.queries.values())
+        self.content, self.place = nn.Parameter(torch.randn(total, dim)), nn.Parameter(torch.rand(total, dim))
+        self.decoder = QueryDecoder(channels, dim=dim, heads=heads, layers=layers, ffn=ffn, norm=True)
+        for p in self.decoder.layers.parameters():
+            if p.ndim >= 2:
+                nn.init.normal_(p, std=p.shape[1] ** -0.5)
+        owner = torch.cat([torch.full((n,), i) for i, n in enumerate(self.queries.values())])
+        self.register_buffer("apart", (owner[:, None] != owner[None]).float() * -1e4, persistent=False)
+        self.own = nn.ParameterDict({t: nn.Parameter(torch.randn(n, dim) * dim**-0.5) for t, n in answers.items() if n <= _MANY})
+        self.many = nn.ModuleDict({t: nn.Linear(_SHARED * dim, n) for t, n in answers.items() if n > _MANY})
+        self.whole = nn.ModuleDict({t: nn.Linear(summary, n) for t, n in answers.items()})
+        self.dropout = nn.Dropout(dropout)
+
+    def split(self, x: Tensor) -> dict[str, Tensor]:
+        """(B, queries, ...) -> task name -> its own."""
+        return dict(zip(self.queries, x.split(list(self.queries.values()), 1), strict=True))
+
+    def forward(self, maps: list[Tensor], summary: Tensor) -> dict[str, Tensor]:
+        x = self.dropout(self.decoder(self.content, self.place, self.decoder.memory(maps), cast(Tensor, self.apart)))
+        summary, told = self.dropout(summary), {}
+        for name, part in self.split(x).items():
+            asked = (part * self.own[name]).sum(-1) if name in self.own else self.many[name](part.flatten(1))
+            told[name] = asked + self.whole[name](summary)
+        return told
+
+
+class Pyramid(nn.Module):
+    """Four maps, finest first -> (B, width, h, w) on the finest grid: laterals, added on the way down, a 3x3 convolution a level."""
+
+    def __init__(self, channels: Sequence[int], width: int):
+        super().__init__()
+        self.laterals = nn.ModuleList(conv_bn(c, width, 1, act=None) for c in channels)
+        self.smooth = nn.ModuleList(conv_bn(width, width, 3) for _ in channels)
+
+    def forward(self, maps: Sequence[Tensor]) -> Tensor:
+        levels = [lateral(m) for lateral, m in zip(self.laterals, maps, strict=True)]
+        x = self.smooth[-1](levels[-1])
+        for level, smooth in zip(levels[-2::-1], list(self.smooth)[-2::-1], strict=True):
+            x = smooth(level + F.interpolate(x, level.shape[-2:], mode="nearest"))
+        return x
+
+
+class Dense(nn.Module):
+    """The pyramid and one branch a shape of answer -> task name -> logits (B, n, h, w), a quarter of the crop's side."""
+
+    def __init__(self, channels: Sequence[int], points: Mapping[str, int], maps: Mapping[str, int], width: int):
+        super().__init__()
+        self.kinds = {kind: dict(answers) for kind, answers in (("points", points), ("maps", maps)) if answers}
+        self.pyramid = Pyramid(channels, width)
+        self.branch = nn.ModuleDict(
+            {k: nn.Sequential(conv_bn(width, width, 3), nn.Conv2d(width, sum(a.values()), 1)) for k, a in self.kinds.items()}
+        )
+
+    def forward(self, maps: Sequence[Tensor]) -> dict[str, Tensor]:
+        x, told = self.pyramid(maps), dict[str, Tensor]()
+        for kind, answers in self.kinds.items():
+            told |= dict(zip(answers, self.branch[kind](x).split(list(answers.values()), 1), strict=True))
+        return told
+
+
+class Who(nn.Module):
+    """Last map (B, c, h, w) -> an embedding: 1x1 convolution, a weight a place and channel, a linear layer.
+
+    Args:
+        grid: (height, width) of the map, which the weights are made for.
+    """
+
+    def __init__(self, channels: int, grid: tuple[int, int], hidden: int, d: int):
+        super().__init__()
+        self.widen = conv_bn(channels, hidden)
+        self.places = nn.Conv2d(hidden, hidden, grid, groups=hidden, bias=False)
+        self.norm = nn.BatchNorm1d(hidden)
+        self.out = nn.Sequential(nn.Linear(hidden, d, bias=False), nn.BatchNorm1d(d))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.out(self.norm(self.places(self.widen(x)).flatten(1)))
+
+
+class Mien(nn.Module):
+    """See the module's text. forward: (B, 3, H, W) -> task name -> raw answers, for all tasks, in one pass.
+
+    Args:
+        encoder: images -> four maps, finest first. tasks: what is asked, in output order. view: how faces are shown.
+        levels: of the encoder, that the queries read. dim, heads, layers, ffn: of the query decoder.
+        width: of the pyramid. summary: width of the whole face's summary. hidden: width inside an identity head.
+        dropout: before the last layer of values.
+    """
+
+    builder: tuple[str, dict[str, object]]
+
+    def __init__(
+        self, encoder: EfficientNetLite, tasks: Sequence[Task], view: View, *, levels: tuple[int, ...] = (2, 3), dim: int = 128,
+        heads: int = 4, layers: int = 2, ffn: int = 256, width: int = 64, summary: int = 512, hidden: int = 512, dropout: float = 0.2,
+    ):  # fmt: skip
+        super().__init__()
+        self.encoder, self.tasks, self.view, self.levels = encoder, tuple(tasks), view, levels
+        kinds: tuple[Any, ...] = (Vector, Points, Map)
+        vectors, points, maps = ({t.name: cast(Vector, t.shape).n for t in tasks if isinstance(t.shape, kind)} for kind in kinds)
+        embeddings = {t.name: t.shape.d for t in tasks if isinstance(t.shape, Embedding)}
+        if unknown := [t.name for t in tasks if not any(t.name in part for part in (vectors, points, maps, embeddings))]:
+            raise UsageError(f"this network has no head for: {', '.join(unknown)}")
+        last, stride = encoder.channels[-1], encoder.strides[-1]
+        grid = (-(-view.size[1] // stride), -(-view.size[0] // stride))
+        self.summary = conv_bn(last, summary) if vectors else None
+        read = tuple(encoder.channels[i] for i in levels)
+        self.values = Values(read, summary, vectors, dim=dim, heads=heads, layers=layers, ffn=ffn, dropout=dropout) if vectors else None
+        self.dense = Dense(encoder.channels, points, maps, width) if points or maps else None
+        self.who = nn.ModuleDict({name: Who(last, grid, hidden, d) for name, d in embeddings.items()})
+        self.heads: dict[tuple[str, ...], Callable[[list[Tensor]], dict[str, Tensor]]] = {
+            **({tuple(vectors): self._values} if vectors else {}),
+            **({(*points, *maps): self.dense} if self.dense else {}),
+            **{(name,): self._embedding(name) for name in embeddings},
+        }
+
+    def _values(self, maps: list[Tensor]) -> dict[str, Tensor]:
+        assert self.values is not None and self.summary is not None
+        return self.values([maps[i] for i in self.levels], self.summary(maps[-1]).mean((2, 3)))
+
+    def _embedding(self, name: str) -> Callable[[list[Tensor]], dict[str, Tensor]]:
+        return lambda maps: {name: self.who[name](maps[-1])}
+
+    def forward(self, images: Tensor) -> dict[str, Tensor]:
+        maps, told = self.encoder(images), dict[str, Tensor]()
+        for head in self.heads.values():
+            told |= head(maps)
+        return {t.name: told[t.name] for t in self.tasks}
+
+    def learn(self, images: Tensor, targets: dict[str, Tensor], known: dict[str, Tensor], criteria: Mapping[str, Any]) -> dict[str, Tensor]:
+        """Losses by task: each head sees the pictures that label one of its tasks, or all of them where none does.
+
+        The same losses as on all pictures, but for batch norms, which then follow labelled pictures alone; about 1.5
+        times as fast with the pack's mixture.
+        """
+        maps, losses = self.encoder(images), dict[str, Tensor]()
+        for names, head in self.heads.items():
+            labelled = torch.stack([known[n].flatten(1).any(1) if known[n].ndim > 1 else known[n] for n in names]).any(0)
+            rows = labelled.nonzero().flatten() if int(labelled.sum()) > 1 else torch.arange(len(images))
+            told = head([m[rows] for m in maps])
+            losses |= {n: criteria[n](told[n], targets[n][rows], known[n][rows]) for n in names}
+        return {t.name: losses[t.name] for t in self.tasks}
+
+    @property
+    def asked(self) -> tuple[str, ...]:
+        """Tasks with a query for each of their labels: those whose attention can be shown."""
+        return tuple(self.values.own) if self.values is not None else ()
+
+    def attention(self, images: Tensor) -> dict[str, Tensor]:
+        """Task in `asked` -> (B, Q, heads, N): where each of its queries looks in the last layer; sums to 1 over N."""
+        if self.values is None:
+            return {}
+        maps, values = self.encoder(images), self.values
+        memory = values.decoder.memory([maps[i] for i in self.levels])
+        seen = values.split(values.decoder.attention(values.content, values.place, memory, cast(Tensor, values.apart)))
+        return {name: seen[name] for name in self.asked}
+
+    def grids(self, images: Tensor) -> tuple[tuple[int, int], ...]:
+        """(h, w) of each level that the queries read, for these images."""
+        h, w = images.shape[-2:]
+        return tuple((-(-h // s), -(-w // s)) for s in (self.encoder.strides[i] for i in self.levels))
+
+
+def mien_tiny(*, tasks: Sequence[Task] = DEFAULT_TASKS, size: int = 128, imagenet: bool = False) -> Mien:
+    """The embedded network, on EfficientNet-Lite0.
+
+    Args:
+        size: side of the crop in pixels. imagenet: start the encoder from ImageNet weights.
+    """
+    encoder, view = efficientnet_lite(size, imagenet)
+    model = Mien(encoder, tasks, view)
+    model.builder = ("mien_tiny", {"tasks": [t.name for t in tasks], "size": size})
+    return model

@@ -1,0 +1,119 @@
+"""The embedded network's own ways: heads that see labelled pictures only, tasks that do not touch each other, its view."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from mien.errors import UsageError
+from mien.models.mien import mien_tiny
+from mien.tasks import AGE, ATTRIBUTES, DEFAULT_TASKS, EXPRESSION, FACES, IDENTITY, LANDMARKS, PARSING, POINTS5
+
+torch.manual_seed(0)
+TASKS = (LANDMARKS, PARSING, AGE, ATTRIBUTES, IDENTITY)
+
+
+def labels(model, images, which: dict[str, list[bool]]):
+    """Targets and known: a task that `which` does not name is known nowhere."""
+    n = len(images)
+    targets, known = {}, {}
+    for t in model.tasks:
+        target, told = t.blank(model.view.size)
+        targets[t.name] = torch.as_tensor(target).expand(n, *torch.as_tensor(target).shape).clone()
+        flags = torch.tensor(which.get(t.name, [False] * n))
+        known[t.name] = flags.reshape(n, *[1] * torch.as_tensor(told).ndim).expand(n, *torch.as_tensor(told).shape).clone()
+    if "parsing" in which:
+        targets["parsing"][:] = 1
+    return targets, known
+
+
+@pytest.fixture(scope="module")
+def model():
+    return mien_tiny(tasks=TASKS, size=64).eval()  # batch norms by their statistics: then a picture's answer is its own
+
+
+@pytest.fixture(scope="module")
+def images():
+    return torch.randn(4, 3, 64, 64)
+
+
+def test_the_size_that_its_page_tells():
+    with torch.device("meta"):
+        assert sum(p.numel() for p in mien_tiny().parameters()) == 4_311_126
+
+
+WHICH = {"parsing": [True, False, True, False], "age": [False, True, True, False], "identity": [True, True, False, False]}
+
+
+def test_losses_are_those_of_the_whole_batch(model, images):
+    targets, known = labels(model, images, WHICH)
+    criteria = {t.name: t.criterion() for t in model.tasks}
+    with torch.no_grad():
+        told, raw = model.learn(images, targets, known, criteria), model(images)
+    assert list(told) == [t.name for t in TASKS]
+    for t in TASKS:
+        whole = criteria[t.name](raw[t.name], targets[t.name], known[t.name])
+        assert torch.allclose(told[t.name], whole, atol=1e-5), t.name
+    assert {n for n, v in told.items() if float(v) != 0} == set(WHICH)
+
+
+def test_a_head_sees_the_pictures_that_label_its_tasks(model, images):
+    seen = {}
+    hooks = [
+        m.register_forward_hook(
+            lambda m, given, out, name=name: seen.__setitem__(name, len(given[0][0] if isinstance(given[0], list) else given[0]))
+        )
+        for name, m in (("dense", model.dense), ("values", model.values), ("who", model.who["identity"]))
+    ]
+    targets, known = labels(model, images, {**WHICH, "age": [False, True, True, True]})
+    with torch.no_grad():
+        model.learn(images, targets, known, {t.name: t.criterion() for t in model.tasks})
+    for hook in hooks:
+        hook.remove()
+    assert seen == {"dense": 2, "values": 3, "who": 2}
+
+
+def test_one_labelled_picture_does_not_stop_a_batch_norm(images):
+    model = mien_tiny(tasks=TASKS, size=64).train()
+    targets, known = labels(model, images, {"identity": [True, False, False, False]})
+    losses = model.learn(images, targets, known, {t.name: t.criterion() for t in model.tasks})
+    assert torch.isfinite(torch.stack(list(losses.values()))).all()
+
+
+def test_a_task_of_values_answers_the_same_alone_and_among_others(images):
+    both, alone = mien_tiny(tasks=(AGE, EXPRESSION, ATTRIBUTES), size=64).eval(), mien_tiny(tasks=(EXPRESSION,), size=64).eval()
+    mine = dict(both.state_dict())
+    place = both.values.split(torch.arange(sum(both.values.queries.values()))[None])["expression"][0]
+    for name in ("values.content", "values.place"):
+        mine[name] = mine[name][place]
+    alone.load_state_dict({k: mine[k] for k in alone.state_dict()})
+    with torch.no_grad():
+        assert torch.allclose(both(images)["expression"], alone(images)["expression"], atol=1e-4)
+
+
+def test_queries_are_numbers_of_a_task_or_eight_where_it_has_many(model):
+    assert model.values.queries == {"age": 8, "attributes": 40}
+    assert mien_tiny(tasks=(EXPRESSION,), size=64).values.queries == {"expression": 8}
+
+
+def test_attention_of_values_sums_to_one_over_its_grids(model, images):
+    with torch.no_grad():
+        seen = model.attention(images)
+    tokens = sum(h * w for h, w in model.grids(images))
+    assert {k: tuple(v.shape) for k, v in seen.items()} == {"attributes": (4, 40, 4, tokens)}, "ages share eight queries"
+    assert all(torch.allclose(v.sum(-1), torch.ones(()), atol=1e-5) for v in seen.values())
+    assert mien_tiny(tasks=(PARSING,), size=64).attention(images) == {}
+
+
+@pytest.mark.parametrize("tasks", [(LANDMARKS,), (POINTS5, PARSING), (AGE,), (IDENTITY,)])
+def test_a_network_of_some_tasks_has_no_other_heads(tasks, images):
+    model = mien_tiny(tasks=tasks, size=64).eval()
+    with torch.no_grad():
+        assert list(model(images)) == [t.name for t in tasks]
+    assert (model.dense is None) == (tasks[0] not in (LANDMARKS, POINTS5))
+    assert (model.values is None) == (tasks != (AGE,))
+
+
+def test_an_unknown_kind_of_question_is_named():
+    with pytest.raises(UsageError, match="no head for: faces"):
+        mien_tiny(tasks=(FACES, *DEFAULT_TASKS), size=64)
