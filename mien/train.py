@@ -21,6 +21,7 @@ from mien import checkpoint
 from mien.balance import Balance, Fixed
 from mien.data.mix import Mixture
 from mien.errors import UsageError
+from mien.ranks import ALONE, Ranks, share_of, shares_of
 from mien.tasks.contract import silent
 from mien.types import Batch, View
 
@@ -60,6 +61,7 @@ class Recipe:
         steps: optimiser steps in all. balance: dict of losses -> dict of weights. seed: of everything random.
         ema: decay of the averaged weights, which are the ones evaluated and exported. clip: largest gradient norm.
         bf16: autocast of the forward, where it is measured to be faster.
+        accumulate: micro-batches a step, for less memory: gradients are those of the whole batch, but for batch norms.
         protocols: names in `evaluate.PROTOCOLS`, run on the averaged weights every `every` steps, on the first `limit` pictures of each.
         data: sets and licences, for the provenance of the weights.
         criteria: by task, in place of the task's own; one that is an nn.Module is trained and saved with the run, and
@@ -77,6 +79,7 @@ class Recipe:
     ema: float = 0.999
     clip: float = 5.0
     bf16: bool = False
+    accumulate: int = 1
     protocols: Sequence[str] = ()
     every: int = 1000
     limit: int | None = None
@@ -88,14 +91,20 @@ class Recipe:
         """All of them, one or several."""
         return (self.mixture,) if isinstance(self.mixture, Mixture) else tuple(self.mixture)
 
+    def provenance(self, step: int) -> dict[str, Any]:
+        """What the header of weights says of how they were raised."""
+        return {"recipe": self.name, "step": step, "seed": self.seed, "data": list(self.data)}
+
     def criteria_by_task(self) -> dict[str, Any]:
         """A criterion for each task of the model.
 
         Raises:
-            UsageError: a criterion for no task of the model, parameters in one that the optimiser does not train, or a
-                task that is in no mixture.
+            UsageError: a criterion for no task of the model, parameters in one that the optimiser does not train, a
+                task that is in no mixture, or `accumulate` below 1.
         """
         tasks = {t.name: t for t in self.model.tasks}
+        if self.accumulate < 1:
+            raise UsageError(f"accumulate is the number of micro-batches a step, 1 or more; got {self.accumulate}")
         if unknown := [n for n in self.criteria if n not in tasks]:
             raise UsageError(f"criteria for {', '.join(unknown)}, but the model answers: {', '.join(tasks)}")
         criteria = {n: self.criteria[n] if n in self.criteria else t.criterion() for n, t in tasks.items()}
@@ -151,7 +160,7 @@ def losses_of(
     A batch of one view of several may leave out targets that another view has: their losses are zero here.
     """
     learn = getattr(model, "learn", None)
-    with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+    with torch.autocast(images.device.type, torch.bfloat16, enabled=bf16):
         answer = learn(images, targets, known, criteria) if learn else model(images)
     if learn:
         return answer  # type: ignore[no-any-return]
@@ -181,56 +190,109 @@ class Log:
         with self.path.open("a", encoding="utf-8") as f:
             f.write(json.dumps(row) + "\n")
 
+    def progress(self, done: int, steps: int, means: Mapping[str, float], rate: float, pictures: int, lr: float) -> None:
+        """Mean losses since the last report, into the file and for people. rate: steps a second. pictures: a step."""
+        self.write(step=done, losses=means, images_per_s=rate * pictures, lr=lr)
+        told = "  ".join(f"{k} {v:.3f}" for k, v in means.items())
+        self.say(f"step {done}/{steps}  {rate * pictures:.0f} images/s  ETA {(steps - done) / rate / 60:.0f} min  {told}")
+
     @staticmethod
     def say(text: str) -> None:
         """Tell a person, on stderr."""
         print(text, file=sys.stderr, flush=True)
 
 
-def batches_of(mixtures: Sequence[Mixture], start: int, stop: int) -> Iterator[tuple[Batch, ...]]:
-    """One batch of each mixture a step; their threads end with this, however it ends."""
+def batches_of(
+    mixtures: Sequence[Mixture], start: int, stop: int, *, accumulate: int = 1, ranks: Ranks = ALONE
+) -> Iterator[tuple[Batch, ...]]:
+    """One batch of each mixture a step, micro-batch after micro-batch; their threads end with this, however it ends."""
+    shares, of = [ranks.rank + ranks.world * m for m in range(accumulate)], ranks.world * accumulate
     with contextlib.ExitStack() as stack:
-        yield from zip(*(stack.enter_context(contextlib.closing(m.batches(start, stop))) for m in mixtures), strict=True)
+        streams = [stack.enter_context(contextlib.closing(m.batches(start, stop, shares=shares, of=of))) for m in mixtures]
+        for _ in range(start, stop):
+            yield tuple(next(stream) for _ in shares for stream in streams)
 
 
-def train_step(recipe: Recipe, criteria: dict[str, Any], batches: Sequence[Batch]) -> dict[str, float]:
-    """Forward, losses, weights, backward, clip, step -> the losses as numbers, and the gradient's norm.
+def learning_of(model: nn.Module, criteria: Mapping[str, Any]) -> nn.ModuleList:
+    """All that is trained: the model, and criteria with weights of their own."""
+    return nn.ModuleList([model, *(c for c in criteria.values() if isinstance(c, nn.Module))])
+
+
+def train_step(recipe: Recipe, criteria: dict[str, Any], batches: Sequence[Batch], ranks: Ranks = ALONE) -> dict[str, float]:
+    """Forward, losses, weights, backward, clip, step -> the losses of the joined batch as numbers, and the gradient's norm.
 
     There is one forward a mixture, and losses of one name add up. All views are in one backward, not one after the
     other with accumulated gradients: a balance weighs the losses of the whole step, which are known after the last forward.
     Batch norms normalise each view by itself, and their running statistics follow all views in turn.
+
+    Of several micro-batches each has a backward of its own, so a balance whose weights follow from the losses of the very
+    step is refused. A loss is scaled by the share of the joined mean that a batch speaks for, see `ranks.shares_of`.
+
+    Args:
+        batches: this rank's, one a mixture, micro-batch after micro-batch.
     """
-    model, losses = recipe.model, dict[str, Tensor]()
-    for mixture, batch in zip(recipe.mixtures, batches, strict=True):
-        images, targets, known = to_tensors(batch, mixture.view or model.view)
-        for name, loss in losses_of(model, criteria, images, targets, known, bf16=recipe.bf16).items():
-            losses[name] = losses[name] + loss if name in losses else loss
-    weights = recipe.balance(losses)
-    total = torch.stack([weights[name] * loss for name, loss in losses.items()]).sum()
-    if not torch.isfinite(total):
-        bad = {n: float(v.detach()) for n, v in losses.items() if not torch.isfinite(v)}
-        raise UsageError(f"the loss is not finite: {bad or losses}; lower the learning rate or look at these tasks' labels")
+    model, mixtures, joined = recipe.model, recipe.mixtures, dict[str, Tensor]()
+    parts = len(batches) // len(mixtures)
+    alone = parts * ranks.world == 1
+    shares = [{"": 1.0}] * len(batches) if alone else shares_of(model.tasks, criteria, list(batches), len(mixtures), ranks)
+    used, weights = list[dict[str, float]](), dict[str, float]()
     recipe.optimizer.zero_grad()
-    total.backward()
-    learning = nn.ModuleList([model, *(c for c in criteria.values() if isinstance(c, nn.Module))])
+    for first in range(0, len(batches), len(mixtures)):
+        losses = dict[str, Tensor]()
+        for mixture, batch, share in zip(mixtures, batches[first:], shares[first:], strict=False):
+            images, targets, known = _placed(to_tensors(batch, mixture.view or model.view), ranks.device)
+            for name, loss in losses_of(model, criteria, images, targets, known, bf16=recipe.bf16).items():
+                scaled = loss if alone else loss * share_of(name, share)
+                losses[name] = losses[name] + scaled if name in losses else scaled
+        if parts == 1:
+            joined = ranks.add_losses(losses)
+            weights = recipe.balance(joined)
+        else:
+            weights = copy.deepcopy(recipe.balance)(losses)
+            joined = {n: joined[n] + v.detach() if n in joined else v.detach() for n, v in losses.items()}
+        used.append(weights)
+        torch.stack([weights[name] * loss for name, loss in losses.items()]).sum().backward()
+    if parts > 1:
+        joined = ranks.add_losses(joined)
+        weights = recipe.balance(joined)
+        if any(u != weights for u in used):
+            raise UsageError(f"{type(recipe.balance).__name__} weighs by the losses of the step itself; with it, accumulate must be 1")
+    if not torch.isfinite(torch.stack([weights[name] * loss for name, loss in joined.items()]).sum()):
+        bad = {n: float(v.detach()) for n, v in joined.items() if not torch.isfinite(v)}
+        raise UsageError(f"the loss is not finite: {bad or joined}; lower the learning rate or look at these tasks' labels")
+    learning = learning_of(model, criteria)
+    ranks.add_gradients(learning)
     norm = nn.utils.clip_grad_norm_(learning.parameters(), recipe.clip)
     recipe.optimizer.step()
-    return {**{n: float(v.detach()) for n, v in losses.items()}, "norm": float(norm)}
+    return {**{n: float(v.detach()) for n, v in joined.items()}, "norm": float(norm)}
 
 
-def fit(recipe: Recipe, out: Path, *, resume: bool = False, stop_after: int | None = None, report: int = 50, save: int = 500) -> Any:
+Tensors = tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]
+
+
+def _placed(tensors: Tensors, device: torch.device) -> Tensors:
+    images, targets, known = tensors
+    return images.to(device), {k: v.to(device) for k, v in targets.items()}, {k: v.to(device) for k, v in known.items()}
+
+
+def fit(
+    recipe: Recipe, out: Path, *, resume: bool = False, stop_after: int | None = None, report: int = 50, save: int = 500,
+    ranks: Ranks = ALONE,
+) -> Any:  # fmt: skip
     """Train a recipe in a folder; returns the averaged model.
 
-    A run that is stopped and resumed gives the same weights as one that goes on: batches follow from the step, and
-    weights, averages, optimiser and torch's generator are in the checkpoint.
+    A run that is stopped and resumed gives the same weights as one that goes on: batches follow from the step, and weights,
+    averages, optimiser and torch's generator are in the checkpoint. Of several ranks, the first writes.
 
     Args:
         out: RUN folder; gets `last.safetensors` (everything), `model.safetensors` (averaged weights), `log.jsonl`.
         resume: go on from `last.safetensors`. stop_after: end after that many steps (the rest by resuming).
         report, save: steps between progress lines, and between checkpoints.
+        ranks: the processes that share the work, see `mien.ranks.join`.
 
     Raises:
         UsageError: the folder holds a run and `resume` is not set, a loss is not finite, or see `Recipe.criteria_by_task`.
+        RankLost: another rank ended or does not answer.
     """
     last = out / "last.safetensors"
     if last.exists() and not resume:
@@ -238,38 +300,39 @@ def fit(recipe: Recipe, out: Path, *, resume: bool = False, stop_after: int | No
     out.mkdir(parents=True, exist_ok=True)
     keep_memory()
     torch.manual_seed(recipe.seed)
-    model = recipe.model.to(memory_format=torch.channels_last)
+    model = recipe.model.to(ranks.device, memory_format=torch.channels_last)
+    criteria, pictures = recipe.criteria_by_task(), sum(m.batch_size for m in recipe.mixtures)
+    ranks.copy_first(learning_of(model, criteria).to(ranks.device))
     average = Average(model, recipe.ema)
     base = [g["lr"] for g in recipe.optimizer.param_groups]
-    criteria, pictures = recipe.criteria_by_task(), sum(m.batch_size for m in recipe.mixtures)
     run = (model, average.model, recipe.optimizer, recipe.balance)
     start = checkpoint.load_run(last, *run, criteria) if resume and last.exists() else 0
     stop = recipe.steps if stop_after is None else min(recipe.steps, start + stop_after)
-    log, sums, seen, since = Log(out / "log.jsonl"), dict[str, float](), 0, time.perf_counter()
+    ranks.agree(start, "the step to go on from")
     learn_mode(model)
-    for step, batches in enumerate(batches_of(recipe.mixtures, start, stop), start):
+    log, sums, seen, since = Log(out / "log.jsonl"), dict[str, float](), 0, time.perf_counter()
+    for step, batches in enumerate(batches_of(recipe.mixtures, start, stop, accumulate=recipe.accumulate, ranks=ranks), start):
+        ranks.seed(recipe.seed, step)
         factor = recipe.schedule(step, recipe.steps)
         for group, lr in zip(recipe.optimizer.param_groups, base, strict=True):
             group["lr"] = lr * factor
-        for name, value in train_step(recipe, criteria, batches).items():
+        for name, value in train_step(recipe, criteria, batches, ranks).items():
             sums[name] = sums.get(name, 0.0) + value
         seen += 1
         average.update(model, step)
         done = step + 1
         if done % report == 0 or done == stop:
             means, rate = {k: v / seen for k, v in sums.items()}, seen / (time.perf_counter() - since)
-            log.write(step=done, losses=means, images_per_s=rate * pictures, lr=base[0] * factor)
-            told = "  ".join(f"{k} {v:.3f}" for k, v in means.items())
-            eta = (recipe.steps - done) / rate / 60
-            log.say(f"step {done}/{recipe.steps}  {rate * pictures:.0f} images/s  ETA {eta:.0f} min  {told}")
+            log.progress(done, recipe.steps, means, rate, pictures, base[0] * factor) if ranks.first else None
             sums, seen, since = {}, 0, time.perf_counter()
         if done % save == 0 or done == stop:
-            checkpoint.save_run(last, *run, done, criteria)
-            checkpoint.save(
-                out / "model.safetensors", average.model, recipe=recipe.name, step=done, seed=recipe.seed, data=list(recipe.data)
-            )
+            if ranks.first:
+                checkpoint.save_run(last, *run, done, criteria)
+                checkpoint.save(out / "model.safetensors", average.model, **recipe.provenance(done))
+            ranks.wait()
         if recipe.protocols and (done % recipe.every == 0 or done == recipe.steps):
-            _validate(recipe, average.model, done, log)
+            _validate(recipe, average.model, done, log) if ranks.first else None
+            ranks.wait()
             since = time.perf_counter()
     return average.model
 
@@ -277,6 +340,7 @@ def fit(recipe: Recipe, out: Path, *, resume: bool = False, stop_after: int | No
 def _validate(recipe: Recipe, model: Any, step: int, log: Log) -> None:
     from mien.evaluate import PROTOCOLS, TorchAnswerer, evaluate  # evaluating is a step above training
 
+    model = copy.deepcopy(model).cpu() if next(model.parameters()).is_cuda else model  # answers are numpy
     scores = {name: evaluate(TorchAnswerer(model), PROTOCOLS[name], limit=recipe.limit).headline for name in recipe.protocols}
     log.write(step=step, scores=scores)
     log.say(f"step {step}  validation  " + "  ".join(f"{k} {v:.2f}" for k, v in scores.items()))

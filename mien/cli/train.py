@@ -62,13 +62,18 @@ def train(
     out: Annotated[Path, typer.Option(help="The run's folder.")],
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the run's last checkpoint.")] = False,
     threads: Annotated[int | None, typer.Option(min=1)] = None,
+    rank_timeout: Annotated[
+        float, typer.Option(min=1, help="Under torchrun: seconds after which a rank that does not answer is lost; more than a validation.")
+    ] = 600,
 ) -> None:
-    """Train a recipe (needs the extra: pip install 'mien[train]')."""
+    """Train a recipe (needs the extra: pip install 'mien[train]'), in several processes if torchrun starts them."""
+    from mien.ranks import join
     from mien.train import fit
 
     torch_threads(threads)
     make = load_recipe(recipe)
-    fit(make(**recipe_arguments(make, context.args)), out, resume=resume)
+    with join(rank_timeout) as ranks:
+        fit(make(**recipe_arguments(make, context.args)), out, resume=resume, ranks=ranks)
 
 
 @app.command()

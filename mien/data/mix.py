@@ -100,24 +100,38 @@ class Mixture:
             self._orders = {k: v for k, v in self._orders.items() if k[0] != part or k[1] == epoch - 1} | {key: order}
         return self._orders[key]
 
-    def batch(self, step: int) -> Batch:
-        """The batch of that step (0, 1, 2, ...)."""
+    def batch(self, step: int, share: int = 0, of: int = 1) -> Batch:
+        """The batch of that step (0, 1, 2, ...), or one of its shares.
+
+        Pictures are dealt in turn: the j-th of the whole batch falls to share j modulo `of`. So shares are disjoint, together
+        the whole batch, and differ by one picture at most, in each part and in all.
+
+        Raises:
+            UsageError: there are fewer pictures than shares.
+        """
+        if not 0 <= share < of or of > self.batch_size:
+            raise UsageError(
+                f"share {share} of {of} of a batch of {self.batch_size} pictures; each share (a rank's micro-batch) needs a picture: "
+                "raise the batch, or take fewer ranks or a smaller accumulate"
+            )
+        places = [(part, i) for part, (_, n) in enumerate(self.parts) for i in range(step * n, (step + 1) * n)]
         examples = []
-        for part, (source, n) in enumerate(self.parts):
-            for i in range(step * n, (step + 1) * n):
-                index = int(self._order(part, i // len(source))[i % len(source)])
-                examples.append(source.example(index, np.random.default_rng([self.seed, 2, part, i])))
+        for part, i in places[share::of]:
+            source = self.parts[part][0]
+            index = int(self._order(part, i // len(source))[i % len(source)])
+            examples.append(source.example(index, np.random.default_rng([self.seed, 2, part, i])))
         return collate(examples, self.tasks, self.size)
 
-    def batches(self, start: int, stop: int, *, ahead: int = 4) -> Generator[Batch, None, None]:
-        """Batches of steps start..stop-1, made by one thread a few steps ahead of their use."""
+    def batches(self, start: int, stop: int, *, ahead: int = 4, shares: Sequence[int] = (0,), of: int = 1) -> Generator[Batch, None, None]:
+        """Batches of steps start..stop-1, or these shares of each, made by one thread a few batches ahead of their use."""
+        wanted = [(step, share) for step in range(start, stop) for share in shares]
         made: queue.Queue[Batch | BaseException] = queue.Queue(maxsize=ahead)
         done = threading.Event()
 
         def work() -> None:
             try:
-                for step in range(start, stop):
-                    item = self.batch(step)
+                for step, share in wanted:
+                    item = self.batch(step, share, of)
                     while not done.is_set():
                         try:
                             made.put(item, timeout=0.2)
@@ -132,7 +146,7 @@ class Mixture:
         thread = threading.Thread(target=work, name="mixture", daemon=True)
         thread.start()
         try:
-            for _ in range(start, stop):
+            for _ in wanted:
                 item = made.get()
                 if isinstance(item, BaseException):
                     raise item

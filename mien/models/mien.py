@@ -183,8 +183,7 @@ class Mien(nn.Module):
     def learn(self, images: Tensor, targets: dict[str, Tensor], known: dict[str, Tensor], criteria: Mapping[str, Any]) -> dict[str, Tensor]:
         """Losses by task: each head sees the pictures that label one of its tasks, or all of them where none does.
 
-        The same losses as on all pictures, but for batch norms, which then follow labelled pictures alone; about 1.5
-        times as fast with the pack's mixture.
+        The same losses as on all pictures, but for batch norms, which then follow labelled pictures alone.
         """
         maps, losses = self.encoder(images), dict[str, Tensor]()
         for names, head in self.heads.items():
