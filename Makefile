@@ -1,4 +1,4 @@
-# Verbs: demo test test-slow check train evaluate compare bench docs clean
+# Verbs: demo test test-slow check train evaluate compare bench bench-peers docs clean
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
@@ -6,7 +6,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 RECIPE ?= recipes/mien.py
 RUN ?= runs/$(basename $(notdir $(RECIPE)))
 
-.PHONY: demo test test-slow check train evaluate compare bench docs clean
+.PHONY: demo test test-slow check train evaluate compare bench bench-peers docs clean
 
 # read the example photos with the base install and the embedded weights: no torch, no data
 demo: $(VENV)/.base
@@ -37,6 +37,10 @@ compare: $(VENV)/.dev
 
 bench: $(VENV)/.base
 	$(BIN)/python bench/speed.py
+
+# the tools of today, installed beside and measured with us, and docs/peers-benchmark.md: hours; ARGS="--limit 500" for less
+bench-peers: $(VENV)/.dev
+	$(BIN)/python -m bench.peers $(ARGS)
 
 # the documentation as a site in out/site; a warning stops it
 docs: $(VENV)/.docs
