@@ -14,6 +14,7 @@ import numpy as np
 from mien import geometry
 from mien.detect import Detector
 from mien.errors import PhotoError, UnknownTask, UsageError
+from mien.mirror import Mirrored
 from mien.photo import MAX_PIXELS, Color, Photo, Source, load_photo
 from mien.runtime import WEIGHTS, OnnxModel
 from mien.tasks import DERIVED, ON_REQUEST, answerable
@@ -45,6 +46,26 @@ class Reading(list[Face]):
         timing = {k: round(v, 2) for k, v in self.timing_ms.items()}
         size = {"width": self.photo.width, "height": self.photo.height}
         return head | size | {"model": self.model, "timing_ms": timing, "faces": [f.to_dict() for f in self]}
+
+    def to_dataframe(self) -> Any:
+        """A pandas DataFrame, one row a face: `mien.bridges.to_dataframe`, which takes several readings too.
+
+        Raises:
+            UsageError: pandas is not installed.
+        """
+        from mien.bridges import to_dataframe
+
+        return to_dataframe(self)
+
+    def to_supervision(self) -> Any:
+        """supervision's `Detections`: `mien.bridges.to_supervision`.
+
+        Raises:
+            UsageError: supervision is not installed.
+        """
+        from mien.bridges import to_supervision
+
+        return to_supervision(self)
 
 
 class Reader:
@@ -164,7 +185,7 @@ def looks_bgr(crops: Sequence[Crop], margin: float = 12.0) -> bool:
 def load(
     weights: str | os.PathLike[str] | Answerer | None = None, *, detector: str | os.PathLike[str] | None = None,
     tasks: Sequence[str] | None = None, threads: int | None = None, batch: int = 16, max_pixels: int = MAX_PIXELS,
-    score: float | None = None,
+    score: float | None = None, mirror: bool = False,
 ) -> Reader:  # fmt: skip
     """A reader with the embedded weights, or with others.
 
@@ -172,6 +193,7 @@ def load(
         weights: an .onnx that mien exported, or a model at work; None for the embedded default.
         detector: an .onnx of a detector; None for the embedded one. threads: a forward; None for all cores.
         tasks, batch, max_pixels: see `Reader`. score: least score of a face, 0..1; None for the detector's own.
+        mirror: read each face with its mirror image, and answer by the mean: a little surer, at twice the cost of reading.
 
     Raises:
         BadWeights: a file is missing, truncated or altered. UnknownTask: see `Reader`. No socket is ever opened.
@@ -180,4 +202,4 @@ def load(
     model = OnnxModel(path, threads=threads) if isinstance(path, (str, os.PathLike)) else path
     finder = OnnxModel(detector or WEIGHTS / "detector.onnx", threads=threads)
     find = Detector(finder) if score is None else Detector(finder, threshold=score)
-    return Reader(find, model, tasks=tasks, batch=batch, max_pixels=max_pixels)
+    return Reader(find, Mirrored(model) if mirror else model, tasks=tasks, batch=batch, max_pixels=max_pixels)

@@ -87,9 +87,11 @@ def evaluate(
     out: Annotated[Path | None, typer.Option(help="Save the scores as JSON.")] = None,
     record: Annotated[bool, typer.Option("--record", help="Write the scores into the provenance file beside the weights.")] = False,
     threads: Annotated[int | None, typer.Option(min=1)] = None,
+    mirror: Annotated[bool, typer.Option("--mirror", help="Answer by the mean of each face and its mirror image.")] = False,
 ) -> None:
     """Run named protocols on labelled data and print a table."""
     from mien.evaluate import PROTOCOLS, as_table, run
+    from mien.mirror import Mirrored
     from mien.runtime import WEIGHTS, OnnxModel
 
     named = answerer(weights, threads)
@@ -97,13 +99,15 @@ def evaluate(
     unknown = [p for p in protocol or () if p not in PROTOCOLS]
     if unknown:
         raise UsageError(f"no protocol {unknown[0]!r}; there are: {', '.join(PROTOCOLS)}")
-    scores = run(model, protocol or None)
+    scores = run(Mirrored(model) if mirror else model, protocol or None)
     typer.echo(as_table(scores))
     values = {s.protocol: {k: round(v, 5) for k, v in s.values.items()} for s in scores}
     if out:
         out.parent.mkdir(parents=True, exist_ok=True)
         out.write_text(json.dumps({"weights": getattr(model, "sha256", weights), "scores": values}, indent=1) + "\n", encoding="utf-8")
     if record:
+        if mirror:
+            raise UsageError("--record tells of one forward a face; leave --mirror out")
         if not isinstance(model, OnnxModel):
             raise UsageError("--record needs an .onnx; export the run first")
         beside = model.path.with_suffix(".json")

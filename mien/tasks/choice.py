@@ -65,6 +65,9 @@ class ChoiceTask(Task[Choice]):
 
         return over_known(loss)
 
+    def unmirror(self, raw: Floats) -> Floats:
+        return raw[:, self.mirror]
+
     def read(self, raw: Floats, crop: Crop) -> Choice:
         by_name = dict(zip(self.names, softmax(np.asarray(raw, np.float64) / self.temperature).tolist(), strict=True))
         shown = {n: by_name[n] for n in self.display}

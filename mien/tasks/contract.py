@@ -111,6 +111,10 @@ class Task(ABC, Generic[R]):
     def blank(self, size: tuple[int, int]) -> tuple[Any, Any]:
         """A finite (target, known = all False) of the right shapes, for a picture that has no label."""
 
+    def unmirror(self, raw: Floats) -> Floats:
+        """Raw answers (B, ...) to mirrored crops -> what they say of the crops as they are. Most answers are the same in a mirror."""
+        return raw
+
     def header(self) -> dict[str, Any]:
         """What the weights' header says of this task."""
         return {"name": self.name, "labels": self.labels}

@@ -86,6 +86,9 @@ class ParsingTask(Task[Parsing]):
 
         return over_known(loss)
 
+    def unmirror(self, raw: Floats) -> Floats:
+        return raw[:, self.mirror[: len(self.names)], :, ::-1]
+
     def read(self, raw: Floats, crop: Crop) -> Parsing:
         h, w = crop.pixels.shape[:2]
         logits = cv2.resize(np.ascontiguousarray(raw.transpose(1, 2, 0), np.float32), (w, h), interpolation=cv2.INTER_LINEAR)

@@ -62,6 +62,9 @@ class EulerTask(Task[Pose]):
 
         return over_known(loss)
 
+    def unmirror(self, raw: Floats) -> Floats:
+        return raw * np.float32([-1, 1, -1])
+
     def read(self, raw: Floats, crop: Crop) -> Pose:
         yaw, pitch, roll = np.asarray(raw, np.float64) * self.unit
         # a head cannot look more than straight up or down, but a network can say so

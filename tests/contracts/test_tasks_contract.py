@@ -138,3 +138,23 @@ def test_reading_and_scoring_need_no_torch():
     done = subprocess.run([sys.executable, "-W", "error", "-c", NO_TORCH], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert int(done.stdout) == len(FACE_TASKS)
+
+
+@pytest.mark.parametrize("task", FACE_TASKS, ids=lambda t: t.name)
+def test_an_answer_comes_back_from_the_mirror(task):
+    """What a perfect network says of the mirrored picture, brought back, is what it says of the picture."""
+    picture, labels, _ = toy.draw(np.random.default_rng(0))
+    h, w = picture.shape[:2]
+    plain, _ = task.move(labels[task.name], np.eye(2, 3), False, (w, h))
+    seen, _ = task.move(labels[task.name], np.array([[-1.0, 0, w - 1], [0, 1, 0]]), True, (w, h))
+    raw = raw_of(task, 2, np.random.default_rng(1))
+    assert np.array_equal(task.unmirror(task.unmirror(raw)), raw)
+    if isinstance(task.shape, Map):
+        known = np.asarray(plain) < task.shape.n
+        back = task.unmirror(np.eye(256, dtype=np.float32)[seen][..., : task.shape.n].transpose(2, 0, 1)[None])[0]
+        assert known.mean() > 0.5
+        assert np.array_equal(back.argmax(0)[known], np.asarray(plain)[known])
+    elif np.ndim(plain):
+        assert np.allclose(task.unmirror(np.asarray(seen)[None])[0], plain, atol=1e-5)
+    else:
+        assert task.unmirror(raw) is raw

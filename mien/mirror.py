@@ -1,0 +1,45 @@
+"""A network that sees each face twice, as it is and in a mirror, and answers by the mean of both: surer, at twice the cost.
+
+One call of the network: pictures and mirror images are one batch. Each task brings its answer back from the mirror.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from mien.errors import UsageError
+from mien.tasks import Boxes
+from mien.types import Answerer, Floats, View
+
+
+class Mirrored:
+    """An `Answerer` around another one.
+
+    Raises:
+        UsageError: the network finds faces in photos; what it sees in a mirror has other rows.
+    """
+
+    def __init__(self, model: Answerer):
+        if found := [t.name for t in model.tasks if isinstance(t.shape, Boxes)]:
+            raise UsageError(f"{found[0]!r} cannot be answered from a mirror; mirror=True is for networks that read aligned faces")
+        self.model = model
+        self.name, self.sha256 = str(getattr(model, "name", type(model).__name__)), str(getattr(model, "sha256", ""))
+
+    @property
+    def view(self) -> View:
+        """The network's own."""
+        return self.model.view
+
+    @property
+    def tasks(self) -> tuple[Any, ...]:
+        """The network's own."""
+        return self.model.tasks
+
+    def __call__(self, images: Floats) -> Mapping[str, Floats]:
+        """(B, 3, H, W), normalised -> task name -> the mean of the raw answers to both (B, ...)."""
+        n = len(images)
+        raw = self.model(np.concatenate([images, images[..., ::-1]]))
+        return {t.name: (raw[t.name][:n] + t.unmirror(raw[t.name][n:])) / 2 for t in self.tasks}
