@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -181,6 +182,27 @@ def readings_of(reader: Any, photos: list[tuple[str, Any]]) -> Iterator[Any]:
             step()
 
 
+def reader_of(weights: str | None, tasks: list[str] | None, **more: Any) -> Any:
+    """A reader as the options say, made anew in each worker."""
+    from mien.analyze import load
+
+    return load(answerer(weights, more["threads"]), tasks=tasks, **more)
+
+
+def _at_scale(photos: list[str], out: str | None, make: Callable[[], Any], engine: str, workers: int | None, threads: int) -> int:
+    """`mien.scale.photos.analyze`, and its account on stderr; the exit code."""
+    from mien.scale.photos import analyze as job
+
+    if out is None or out == "-" or out.lower().endswith((".jsonl", ".json", ".csv", ".parquet")):
+        raise UsageError(f"--engine writes many files; give --out a folder or a URI, not {out!r}")
+    if "-" in photos:
+        raise UsageError("--engine reads files and URIs, not stdin; leave - out")
+    done = job(photos, out, make, engine=engine, workers=workers, threads=threads)
+    for line in done.lines():
+        typer.echo(f"mien: {line}", err=True)
+    return 1 if done.failed else 0
+
+
 @app.command("predict", hidden=True)
 @app.command()
 def analyze(
@@ -204,10 +226,24 @@ def analyze(
         Path | None, typer.Option(help="Folder for sheets of where each label looked; needs torch weights of a Q-Face or Faceptor.")
     ] = None,
     label: Annotated[str | None, typer.Option(help="With --attention: this label only, large, such as Eyeglasses.")] = None,
+    engine: Annotated[
+        str | None, typer.Option(help="ray or local: photos and --out FOLDER may be URIs, --out gets Parquet parts; see docs/scale.md.")
+    ] = None,
+    workers: Annotated[int | None, typer.Option(min=1, help="With --engine ray: readers; one a core if not given.")] = None,
 ) -> None:
     """Read every face of photos: answers as records, as a table, and as pictures."""
     from mien.analyze import load
 
+    if engine is not None:
+        if draw or masks or crops or sheet or attention:
+            raise UsageError("--engine writes a table only; run --draw, --masks, --crops, --sheet and --attention without it")
+        each = threads or (1 if engine == "ray" else None)
+        make = functools.partial(
+            reader_of, weights, names_of(tasks), threads=each, batch=batch, max_pixels=max_pixels, score=score
+        )  # fmt: skip
+        raise typer.Exit(_at_scale(photos, out, make, engine, workers, each or 1))
+    if workers is not None:
+        raise UsageError("--workers are of --engine ray; give it too")
     reader = load(answerer(weights, threads), tasks=names_of(tasks), threads=threads, batch=batch, max_pixels=max_pixels, score=score)
     if sheet and resume:
         raise UsageError("--sheet needs every face and --resume skips some; run it without --resume")

@@ -93,20 +93,31 @@ def add(
 @gallery.command()
 def identify(
     place: Place,
-    photos: Photos,
+    photos: Annotated[list[str] | None, typer.Argument(help="Photos, folders (searched recursively) or globs.")] = None,
     top: Annotated[int, typer.Option(min=1, help="People named a face, best first.")] = 3,
     fmr: Fmr = 1e-3,
     threshold: Threshold = None,
     key: Key = None,
     weights: Weights = None,
     threads: Threads = None,
+    table: Annotated[str | None, typer.Option(help="In place of photos: parts of mien analyze --engine, with identity.")] = None,
+    out: Annotated[str | None, typer.Option(help="With --table: a folder or URI for the answers, Parquet.")] = None,
+    engine: Annotated[str, typer.Option(help="With --table: local or ray; see docs/scale.md.")] = "local",
 ) -> None:
     """Who is in photos: the best people of each face with similarity, the margin to the second, or unknown."""
     from mien.files import find_photos
 
+    if (table is None) == (not photos) or (table is None) != (out is None):
+        raise UsageError("identify takes photos, or --table PARTS with --out FOLDER")
+    if table and out:
+        from mien.scale.people import identify as job
+
+        done = job(_open(place, key, fmr=fmr, threshold=threshold), table, out, engine=engine)
+        _say(done, f"{done['matched']:,} of {done['faces']:,} faces have a name; {done['skipped']} parts were there")
+        return
     here, failed = _reading(place, key, weights, threads, fmr=fmr, threshold=threshold), 0
     _ = here.store, here.threshold  # what is missing is said once, before any photo is read
-    paths = find_photos(photos)
+    paths = find_photos(photos or [])
     with progress(len(paths)) as step:
         for reading in here.reader.stream(paths):
             record = reading.to_dict()

@@ -134,7 +134,7 @@ class LandmarkTask(Task[Landmarks]):
 
     def unmirror(self, raw: Floats) -> Floats:
         partners = raw[:, list(self.mirror)]
-        return partners[..., ::-1] if raw.ndim == 4 else partners * np.float32([-1, 1]) + np.float32([1, 0])
+        return partners[..., ::-1] if raw.ndim == 4 else partners * np.array([-1, 1], np.float32) + np.array([1, 0], np.float32)
 
     def read(self, raw: Floats, crop: Crop) -> Landmarks:
         fractions = expected_place(raw) if raw.ndim == 3 else np.asarray(raw, np.float64)

@@ -63,7 +63,7 @@ class EulerTask(Task[Pose]):
         return over_known(loss)
 
     def unmirror(self, raw: Floats) -> Floats:
-        return raw * np.float32([-1, 1, -1])
+        return raw * np.array([-1, 1, -1], np.float32)
 
     def read(self, raw: Floats, crop: Crop) -> Pose:
         yaw, pitch, roll = np.asarray(raw, np.float64) * self.unit

@@ -1,0 +1,173 @@
+"""Pieces of work, done here one after the other or by Ray Data's actors: one function for both, so that their results agree."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+import time
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from mien import errors
+from mien.errors import MienError, UsageError
+
+ENGINES = ("local", "ray")
+OBJECT_STORE = 512 * 2**20  # bytes of a Ray that we start: pieces and results are small, pictures never pass through it
+Item = Mapping[str, Any]  # a piece of work or its result: plain JSON values
+_log = logging.getLogger(__name__)
+
+
+def hint(missing: str | None) -> UsageError:
+    """What to tell where the extra is not installed."""
+    return UsageError(f"this needs an extra that is not installed ({missing}); run: pip install 'mien[scale]'")
+
+
+def libraries() -> tuple[Any, Any]:
+    """Ray and Ray Data, imported when a job asks for them and not before.
+
+    Raises:
+        UsageError: the extra is not installed.
+    """
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # Ray would report to its makers; nothing here calls home
+    try:
+        import ray
+        import ray.data
+    except ImportError as e:
+        raise hint(e.name) from e
+    return ray, ray.data
+
+
+def check(engine: str) -> None:
+    """Refuse what is no engine, before anything is listed or loaded.
+
+    Raises:
+        UsageError: another name, or Ray is not installed.
+    """
+    if engine not in ENGINES:
+        raise UsageError(f"engine is local or ray, not {engine!r}")
+    if engine == "ray":
+        libraries()
+
+
+def start() -> Any:
+    """Ray: the one that runs in this process, the cluster of RAY_ADDRESS, or a new one of this machine alone."""
+    ray, data = libraries()
+    if not ray.is_initialized():
+        quiet = {"logging_level": logging.ERROR, "log_to_driver": False}
+        if os.environ.get("RAY_ADDRESS"):
+            ray.init(**quiet)
+        else:
+            ray.init(address="local", include_dashboard=False, object_store_memory=OBJECT_STORE, **quiet)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # Ray sets settings of its own that it calls deprecated
+        context = data.DataContext.get_current()
+    context.enable_progress_bars = False  # ours counts photos
+    logging.getLogger("ray.data").setLevel(logging.WARNING)
+    return ray
+
+
+class Adapter:
+    """A worker inside an actor of Ray Data: rows of JSON in and out, since Arrow would guess types from each block anew."""
+
+    def __init__(self, make: Callable[..., Any], args: Sequence[Any]):
+        ray, _ = libraries()
+        self.work: Callable[[Any], Item]
+        try:
+            self.work = make(*(ray.get(a) if isinstance(a, ray.ObjectRef) else a for a in args))
+        except MienError as e:  # in an actor's start Ray would try again and again
+            failed = e
+
+            def refuse(item: Any) -> Item:
+                raise failed
+
+            self.work = refuse
+
+    def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
+        return {"result": np.array([self._done(json.loads(item)) for item in batch["item"]], object)}
+
+    def _done(self, item: Any) -> str:
+        try:
+            return json.dumps({"done": self.work(item)})
+        except MienError as e:  # not swallowed: raised again by `run`, as itself and not in Ray's wrappings
+            return json.dumps({"error": [type(e).__name__, str(e)]})
+
+
+def run(
+    items: Sequence[Item], make: Callable[..., Callable[[Any], Item]], args: Sequence[Any], *, engine: str = "local",
+    workers: int | None = None, threads: int = 1,
+) -> Iterator[dict[str, Any]]:  # fmt: skip
+    """Results of pieces of work as they are done, in no order.
+
+    A piece whose worker dies is done again by the next one, without end (Ray Data's own rule), so a worker must leave the same behind
+    when it does a piece twice.
+    Back-pressure is Ray's: a fixed number of actors, few pieces in flight to each, and nothing but results coming back.
+
+    Args:
+        make: args -> a worker, made once an actor: it takes a piece and returns the result. Arrays in args are shared by the
+            actors of a machine. workers: actors; None for one a core of the cluster. threads: cores that an actor books.
+
+    Raises:
+        MienError: a worker's own. UsageError: no such engine, Ray missing, or more workers than the cluster has cores for.
+    """
+    check(engine)
+    if not items:
+        return
+    if engine == "local":
+        work = make(*args)
+        for item in items:
+            yield dict(work(json.loads(json.dumps(item))))  # as it would come through Ray
+        return
+    ray = start()
+    cores = int(ray.cluster_resources().get("CPU", 1))
+    wanted = workers or max(1, cores // threads)
+    if wanted * threads > cores:
+        raise UsageError(f"{wanted} workers of {threads} threads need {wanted * threads} cores, Ray has {cores}; take fewer --workers")
+    _, data = libraries()
+    shared = [ray.put(a) if isinstance(a, np.ndarray) else a for a in args]
+    rows = [{"item": json.dumps(item)} for item in items]
+    done = data.from_items(rows, override_num_blocks=len(rows)).map_batches(
+        Adapter, fn_constructor_args=(make, shared), batch_size=1, num_cpus=threads,
+        compute=data.ActorPoolStrategy(size=min(wanted, len(rows))),
+    )  # fmt: skip
+    for row in done.iter_rows():
+        said = json.loads(row["result"])
+        if "error" in said:
+            name, message = said["error"]
+            raise getattr(errors, name, MienError)(message)
+        yield said["done"]
+    _log.info("Ray's account of the job:\n%s", done.stats())
+
+
+class Progress:
+    """Photos done, a second, and how long it will take, on stderr: every few seconds, and at the end.
+
+    Args:
+        total: photos to do. every: seconds between two lines.
+    """
+
+    def __init__(self, total: int, what: str = "photos", every: float = 5.0):
+        self.total, self.what, self.every, self.done, self.failed = total, what, every, 0, 0
+        self.began = self.last = time.monotonic()
+
+    @property
+    def rate(self) -> float:
+        """A second, since the beginning: the start of the workers is in it."""
+        return self.done / max(time.monotonic() - self.began, 1e-9)
+
+    def add(self, done: int, failed: int = 0) -> None:
+        """So many more, of which some could not be read."""
+        self.done, self.failed, now = self.done + done, self.failed + failed, time.monotonic()
+        if now - self.last >= self.every or self.done >= self.total:
+            self.last = now
+            print(f"mien: {self}", file=sys.stderr, flush=True)
+
+    def __str__(self) -> str:
+        left = int((self.total - self.done) / max(self.rate, 1e-9))
+        bad = f" ({self.failed:,} not read)" if self.failed else ""
+        time_left = f", {left // 3600}:{left // 60 % 60:02}:{left % 60:02} left" if self.done < self.total else ""
+        return f"{self.done:,} of {self.total:,} {self.what}{bad}, {self.rate:.1f} {self.what}/s{time_left}"
