@@ -43,6 +43,6 @@ def recipe(
     mixture = blend(SHARES, model.view, model.tasks, seed=seed, drawn=drawn)
     return Recipe(
         name="mien", model=model, mixture=mixture, optimizer=adamw(model, lr), schedule=cosine(300), steps=steps,
-        balance=Fixed({**LOSS_WEIGHTS, "parsing": 1.5}), seed=seed, ema=ema, data=tuple(SHARES),
+        balance=Fixed({**LOSS_WEIGHTS, "parsing": 1.5}), seed=seed, ema=ema, data=(*SHARES, "imagenet", "descriptors"),
         protocols=() if drawn else (*watched(DEFAULT_TASKS), "utkface-gender"), every=2000, limit=600,
     )  # fmt: skip
