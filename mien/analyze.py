@@ -178,7 +178,8 @@ class Reader:
 
 def looks_bgr(crops: Sequence[Crop], margin: float = 12.0) -> bool:
     """Whether every face's middle is bluer than red by `margin` of 255: skin of any tone is redder, unless the light is blue."""
-    middles = [c.pixels[len(c.pixels) // 3 : -len(c.pixels) // 3, len(c.pixels) // 3 : -len(c.pixels) // 3] for c in crops]
+    thirds = [(c.pixels, c.pixels.shape[0] // 3, c.pixels.shape[1] // 3) for c in crops]
+    middles = [p[y : p.shape[0] - y, x : p.shape[1] - x] for p, y, x in thirds]
     return bool(crops) and all(m[..., 2].mean() - m[..., 0].mean() > margin for m in middles)
 
 

@@ -157,12 +157,15 @@ class Sample:
         labels: task name -> label in pixels of this picture; a missing key was never annotated.
         points: (5, 2) float, where the face is; a template fit brings it to a model's view.
         name: unique within its data set.
+        lean: pixels by which labelled places lie to the right of what a mirror leaves in place, as where a set counts pixels from 1.
+            Labels of a mirrored picture lean to the right too, so that a network learns the set's way, not the mean of two.
     """
 
     image: Pixels
     labels: Mapping[str, Any]
     points: npt.NDArray[np.float64]
     name: str = ""
+    lean: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

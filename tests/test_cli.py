@@ -228,7 +228,7 @@ def test_resume_reads_only_what_is_missing(album, tmp_path):
     again = invoke(*words, "--resume", "--draw", str(tmp_path / "drawn"))
     assert "has 2 of 3 photos; 1 are left" in again.stderr
     assert [p.name for p in (tmp_path / "drawn").iterdir()] == ["z.jpg"]
-    assert (tmp_path / "f.csv").read_text(encoding="utf-8").count(",faceptor_tiny:") == 3
+    assert (tmp_path / "f.csv").read_text(encoding="utf-8").count(",mien_tiny:") == 3
 
 
 def test_a_resumed_file_keeps_its_names(album, tmp_path):

@@ -243,6 +243,9 @@ def test_to_supervision(reader, monkeypatch) -> None:
     assert shapes["age"] == shapes["gender"] == shapes["expression"] == (11,)
     assert "identity" not in shapes
     assert to_supervision(reader(np.zeros((64, 64, 3), np.uint8))) == "empty"
+    same = reader("examples/collage.jpg").to_supervision()
+    np.testing.assert_array_equal(same.xyxy, found.xyxy)
+    assert same.data.keys() == found.data.keys()
 
 
 def test_bridges_without_the_other_side_name_it(reader, astronaut, monkeypatch) -> None:
@@ -253,6 +256,10 @@ def test_bridges_without_the_other_side_name_it(reader, astronaut, monkeypatch) 
         to_dataframe(reading)
     with pytest.raises(UsageError, match="pip install supervision"):
         to_supervision(reading)
+    with pytest.raises(UsageError, match="pip install pandas"):
+        reading.to_dataframe()
+    with pytest.raises(UsageError, match="pip install supervision"):
+        reading.to_supervision()
 
 
 def test_to_dataframe_gives_rows_and_columns(reader, astronaut, monkeypatch) -> None:
@@ -268,6 +275,8 @@ def test_to_dataframe_gives_rows_and_columns(reader, astronaut, monkeypatch) -> 
     assert table[0]["expression"] == "happiness"
     assert len(table[0]["landmarks"]) == 136
     assert table[0].keys() == table[1].keys()
+    (row,) = reader(astronaut).to_dataframe()
+    assert {k: v for k, v in row.items() if not k.startswith("ms_")} == {k: v for k, v in table[0].items() if not k.startswith("ms_")}
 
 
 def test_a_real_dataframe(reader, astronaut) -> None:

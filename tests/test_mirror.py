@@ -29,8 +29,7 @@ def test_answers_are_the_mean_of_both_in_one_call():
     both = Mirrored(inner)(images)
     assert inner.calls == 1
     assert np.allclose(both["age"][:, 0], images.mean((1, 2, 3)), atol=1e-6)
-    maps, partners = images[:, 0, ::2, ::2], images[:, 0, ::2, ::-1][..., ::2][..., ::-1]
-    assert np.allclose(both["landmarks"], ((maps + partners) / 2)[:, None], atol=1e-6)
+    assert np.array_equal(both["landmarks"], inner(images)["landmarks"]), "points are answered from the picture alone"
 
 
 def test_a_reader_that_mirrors_answers_alike_for_a_face_and_its_mirror_image():
@@ -43,8 +42,7 @@ def test_a_reader_that_mirrors_answers_alike_for_a_face_and_its_mirror_image():
         return float(np.abs(a["identity"].embedding - b["identity"].embedding).max())
 
     assert gap(mirrored) < 1e-4 < 1e-2 < gap(plain)
-    close = mirrored.read_crops([crop])[0]["landmarks"].points - plain.read_crops([crop])[0]["landmarks"].points
-    assert 0 < np.abs(close).max() < 12, "pixels of the photo: partners swap sides, or the face would be inside out"
+    assert np.allclose(mirrored.read_crops([crop])[0]["landmarks"].points, plain.read_crops([crop])[0]["landmarks"].points, atol=1e-2)
 
 
 def test_a_detector_cannot_be_mirrored():

@@ -96,7 +96,7 @@ def test_the_columns_fit_what_a_reader_answers(reader, astronaut) -> None:
     assert row["landmarks"][2:4] == [round(float(v), 2) for v in found["landmarks"].points[1]]
     assert row["parsing_hair"] == round(found["parsing"].fractions["hair"], 4)
     assert row["parsing_necklace"] == 0.0
-    assert row["model"].startswith("faceptor_tiny:")
+    assert row["model"].startswith("mien_tiny:")
     assert not [n for n, v in row.items() if v is None and n != "error"]
 
 

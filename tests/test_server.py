@@ -30,7 +30,7 @@ from mien.cli import app as cli
 from mien.cluster import cut_for
 from mien.errors import UnknownTask, UsageError
 from mien.server.app import app
-from mien.server.client import Client, ServerError
+from mien.server.client import Client, ServerError, mask_rows
 from mien.server.limits import Buckets, Keys, Limits, is_loopback, read_keys, without_port
 from mien.server.run import check_address, running
 
@@ -285,6 +285,13 @@ def test_other_routes_methods_and_forms(http):
     refusal(http.post("/v1/analyze", content=b"--x", headers=kind), 400, "bad_form")
     refusal(http.post("/v1/analyze", content=b"junk", headers={"content-type": "multipart/form-data; boundary=x"}), 400, "bad_form")
     refusal(http.post("/v1/analyze", files=images(png()), headers={"host": "evil.example:8000"}), 403, "bad_host")
+    for origin in ("https://evil.example", "null", "http://127.0.0.1:1"):  # a form that a page elsewhere sends here by a browser
+        refusal(http.post("/v1/analyze", files=images(png()), headers={"origin": origin}), 403, "bad_origin")
+    mine = str(http.base_url).rstrip("/")
+    assert http.post("/v1/analyze", files=images(png()), headers={"origin": mine}).status_code == 200
+    odd = b'--b\r\nContent-Disposition: form-data; name="tasks"\r\n\r\n\\ud800\r\n--b--\r\n'
+    strange = {"content-type": "multipart/form-data; boundary=b; charset=unicode_escape"}
+    refusal(http.post("/v1/analyze", content=odd, headers=strange), 400, "bad_field")  # half a pair is no Unicode
 
 
 def test_sizes(reader):
@@ -443,7 +450,7 @@ def test_a_gallery_adds_identifies_lists_and_forgets(reader, tmp_path, caplog):
         refusal(http.post("/v1/gallery/identify", files=images(ann), data={"top": "0"}), 400, "bad_field")
 
         page = made.openapi()
-        assert {p for p in page["paths"] if "gallery" in p} == {people, f"{people}/{{person}}", "/v1/gallery/identify"}
+        assert {people, f"{people}/{{person}}", "/v1/gallery/identify"} < {p for p in page["paths"] if "gallery" in p}
         parts = page["components"]["schemas"]
         whole(page)
         client = Client(str(http.base_url))
@@ -589,8 +596,12 @@ def test_the_client(reader):
         client = Client(str(http.base_url), key=KEY)
         (record,) = client.analyze(PHOTOS[0], tasks=["age"], score=0.5, faces=1)
         assert set(record["faces"][0]) == {"box", "score", "points5", "age"}
+        (record,) = client.analyze(PHOTOS[0], tasks=["parsing"], masks=True)
+        np.testing.assert_array_equal(mask_rows(record["faces"][0]["parsing"]["mask"]), reader(PHOTOS[0])[0]["parsing"].mask)
+        assert "mask" not in client.analyze(PHOTOS[0], tasks=["parsing"])[0]["faces"][0]["parsing"]
         assert client.verify(PHOTOS[0], Path(PHOTOS[0]), threshold=0.5).same is True
         assert client.verify(PHOTOS[0], PHOTOS[1]).same is False
+        assert client.verify(PHOTOS[0], PHOTOS[1], fmr=0.001).record["false_match_rate"] == 0.001
         assert client.models()["models"][0]["name"] == reader.model.name
         assert client.ready() is True
         with pytest.raises(ServerError) as caught:

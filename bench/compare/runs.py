@@ -6,7 +6,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 STEPS = 2500  # optimiser steps of 20 pictures: of every system, and of every single-task network
-FEWER = 1000  # of every ablation, on both sides
+FEWER = 600  # of every ablation, on both sides
+SECOND = 240  # of the second stage of Layer-Attention
+MASKS = 1000  # of the network of masks
 
 
 @dataclass(frozen=True)
@@ -58,8 +60,8 @@ SYSTEMS: tuple[Run, ...] = (
     Run("ifan-start", "ifan_tiny", {"steps": STEPS, "laps": 1}, title="iFAN, one lap"),
     Run("ifan", "ifan_tiny", {"steps": STEPS}, "ifan-start", "iFAN", _OWN.format(f"{STEPS:,}")),
     Run("far_amtn", "far_amtn_tiny", {"steps": STEPS}, title="FAR-AMTN"),
-    Run("mgmtn-masks", "mgmtn_tiny", {"part": "masks", "steps": FEWER}, title="MGMTN, mask network", answers=False),
-    Run("mgmtn", "mgmtn_tiny", {"part": "attributes", "steps": STEPS}, "mgmtn-masks", "MGMTN", f"{FEWER:,} more steps teach its masks"),
+    Run("mgmtn-masks", "mgmtn_tiny", {"part": "masks", "steps": MASKS}, title="MGMTN, mask network", answers=False),
+    Run("mgmtn", "mgmtn_tiny", {"part": "attributes", "steps": STEPS}, "mgmtn-masks", "MGMTN", f"{MASKS:,} more steps teach its masks"),
 )
 
 SINGLE: tuple[Run, ...] = tuple(
@@ -81,10 +83,11 @@ ABLATIONS: tuple[Ablation, ...] = (
         ("mtfl", "helen68", "celebamask", "celeba", "utkface-age", "ferplus-val", "lfw"),
     ),
     Ablation(
-        "Layer-Attention: a second stage of 400 steps that opens the other levels, against 400 more steps of the first stage", "Faceptor",
+        f"Layer-Attention: a second stage of {SECOND} steps that opens the other levels, against {SECOND} more steps of the first",
+        "Faceptor",
         {
-            "second stage": _seeds("layers-on", "faceptor_tiny", starts="layers-first", steps=400, levels="2,3,1,0"),
-            "first stage only": _seeds("layers-off", "faceptor_tiny", steps=FEWER + 400, levels="2"),
+            "second stage": _seeds("layers-on", "faceptor_tiny", starts="layers-first", steps=SECOND, levels="2,3,1,0"),
+            "first stage only": _seeds("layers-off", "faceptor_tiny", steps=FEWER + SECOND, levels="2"),
         },
         ("mtfl", "helen68", "celebamask", "celeba", "utkface-age", "ferplus-val", "lfw"),
     ),
@@ -110,8 +113,8 @@ ABLATIONS: tuple[Ablation, ...] = (
     Ablation(
         "batch norms of their own for each data set, against shared ones; one lap, from random weights", "iFAN",
         {
-            "own norms": _seeds("norms-own", "ifan_tiny", laps=1, steps=1500),
-            "shared norms": _seeds("norms-shared", "ifan_tiny", laps=1, norms="shared", steps=1500),
+            "own norms": _seeds("norms-own", "ifan_tiny", laps=1, steps=900),
+            "shared norms": _seeds("norms-shared", "ifan_tiny", laps=1, norms="shared", steps=900),
         },
         ("mtfl", "celebamask", "ferplus-val"),
     ),

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Protocol
 
 import numpy as np
 
-from mien import settings
+from mien import geometry, settings
 from mien.data import masks, pack, people, points, tables, toy
 from mien.data.augment import Augment, crop_example
 from mien.errors import MissingData, UsageError
-from mien.types import Example, Sample, View
+from mien.types import Example, Pixels, Sample, View
 
 
 class Dataset(Protocol):
@@ -30,10 +30,14 @@ class FaceSource:
     Args:
         at: where given, the labels answer "task@at" instead of "task"; see `mien.tasks.task`.
         only: tasks whose labels are handed on; all when empty. A set made for one task may know a little of others.
+        others: faces whose surroundings a tightly cut picture may borrow, see `Augment.borrow`.
     """
 
-    def __init__(self, dataset: Dataset, view: View, augment: Augment, *, at: str = "", only: Sequence[str] = ()):
+    def __init__(
+        self, dataset: Dataset, view: View, augment: Augment, *, at: str = "", only: Sequence[str] = (), others: Dataset | None = None
+    ):
         self.dataset, self.view, self.augment, self.at, self.only = dataset, view, augment, at, tuple(only)
+        self.others = others
         self.name = dataset.name
 
     def __len__(self) -> int:
@@ -44,11 +48,16 @@ class FaceSource:
         sample = self.dataset[index]
         if self.only:
             labels = {name: label for name, label in sample.labels.items() if name in self.only}
-            sample = Sample(sample.image, labels, sample.points, sample.name)
-        example = crop_example(sample, self.view, self.augment, rng)
+            sample = replace(sample, labels=labels)
+        example = crop_example(sample, self.view, self.augment, rng, self._other if self.others is not None else None)
         if not self.at:
             return example
         return Example(example.pixels, {f"{name}@{self.at}": label for name, label in example.labels.items()})
+
+    def _other(self, rng: np.random.Generator) -> Pixels:
+        assert self.others is not None
+        other = self.others[int(rng.integers(len(self.others)))]
+        return geometry.align(other.image, other.points, self.view).pixels
 
 
 class Joined:

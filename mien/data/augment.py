@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 
 from mien import geometry
-from mien.tasks import task
+from mien.tasks import Points, task
 from mien.types import Example, Pixels, Sample, View
 
 
@@ -22,6 +24,8 @@ class Augment:
         mirror, light, gray, blur, erase, noise: chances, 0..1, of each change.
         surround: chance that what lies outside the stored picture is filled in instead of black. Tight sets have
             nothing there and photos do; a network that only ever saw black around faces with an age would be lost.
+        borrow: chance, where a picture is surrounded and other faces are at hand, that what lies outside it is another's: hair, neck and
+            background that tell nothing of this face, so that the network learns to read the face itself.
     """
 
     degrees: float = 15.0
@@ -34,16 +38,24 @@ class Augment:
     erase: float = 0.15
     noise: float = 0.1
     surround: float = 0.55
+    borrow: float = 0.6
 
 
 NONE = Augment(0, 0, 0, 0, 0, 0, 0, 0, 0, 0)
 
 
-def crop_example(sample: Sample, view: View, augment: Augment, rng: np.random.Generator) -> Example:
-    """Bring a sample to a view by its five points, moved at random; labels follow through their tasks."""
-    base = geometry.fit_similarity(sample.points, geometry.template_points(view))
+def crop_example(
+    sample: Sample, view: View, augment: Augment, rng: np.random.Generator, others: Callable[[np.random.Generator], Pixels] | None = None
+) -> Example:
+    """Bring a sample to a view by its five points, moved at random; labels follow through their tasks.
+
+    Args:
+        others: draws another face in the same view, whose surroundings this one may borrow (`Augment.borrow`).
+    """
     w, h = view.size
     mirrored = bool(rng.random() < augment.mirror)
+    aside = -2 * sample.lean if mirrored else 0.0  # of places, before the mirror, to lean to the right behind it
+    base = geometry.fit_similarity(sample.points + (aside, 0), geometry.template_points(view))
     move = geometry.about(
         ((w - 1) / 2, (h - 1) / 2),
         degrees=rng.uniform(-1, 1) * augment.degrees,
@@ -54,10 +66,16 @@ def crop_example(sample: Sample, view: View, augment: Augment, rng: np.random.Ge
     affine = geometry.compose(move, base)
     pixels = geometry.warp(sample.image, affine, view.size)
     if rng.random() < augment.surround:
-        pixels = surround(pixels, sample.image, affine, rng)
+        other = others(rng) if others is not None and rng.random() < augment.borrow else None
+        pixels = surround(pixels, sample.image, affine, rng) if other is None else inset(pixels, sample.image, affine, other, rng)
     pixels = light(pixels, augment, rng)
-    labels = {name: task(name).move(label, affine, mirrored, view.size) for name, label in sample.labels.items()}
-    return Example(pixels, labels)
+    places = geometry.compose(affine, np.array([[1.0, 0.0, aside], [0.0, 1.0, 0.0]]))
+    return Example(pixels, {name: _moved(name, label, affine, places, mirrored, view) for name, label in sample.labels.items()})
+
+
+def _moved(name: str, label: Any, affine: npt.ArrayLike, places: npt.ArrayLike, mirrored: bool, view: View) -> tuple[Any, Any]:
+    of = task(name)
+    return of.move(label, places if isinstance(of.shape, Points) else affine, mirrored, view.size)
 
 
 def surround(pixels: Pixels, image: Pixels, affine: npt.ArrayLike, rng: np.random.Generator) -> Pixels:
@@ -71,6 +89,24 @@ def surround(pixels: Pixels, image: Pixels, affine: npt.ArrayLike, rng: np.rando
         around = np.broadcast_to(rng.integers(0, 256, 3).astype(np.uint8), pixels.shape)
     inside = geometry.warp_mask(np.full(image.shape[:2], 1, np.uint8), affine, size, outside=0)
     return np.where(inside[..., None] > 0, pixels, around)
+
+
+def inset(pixels: Pixels, image: Pixels, affine: npt.ArrayLike, other: Pixels, rng: np.random.Generator) -> Pixels:
+    """Set the stored picture into another face of the same view (H, W, 3), with a seam of random width; gray into gray."""
+    h, w = pixels.shape[:2]
+    if not np.any(np.ptp(image[::4, ::4].astype(np.int16), axis=2)):
+        other = cv2.cvtColor(cv2.cvtColor(other, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)  # type: ignore[assignment]
+    seam = max(1.0, rng.uniform(0, 0.08) * min(image.shape[:2]))  # pixels of the stored picture, whose border fades out
+    margin = np.minimum(_edge(image.shape[0])[:, None], _edge(image.shape[1])[None])
+    stored = np.clip(margin / seam, 0, 1).astype(np.float32)
+    inside = cv2.warpAffine(stored, np.asarray(affine, np.float64), (w, h), flags=cv2.INTER_LINEAR)[..., None]
+    return (pixels * inside + other * (1 - inside)).astype(np.uint8)
+
+
+def _edge(n: int) -> npt.NDArray[np.float64]:
+    """How far each of n pixels is from the nearer end."""
+    i = np.arange(n, dtype=np.float64)
+    return np.minimum(i, n - 1 - i)
 
 
 def light(pixels: Pixels, augment: Augment, rng: np.random.Generator) -> Pixels:

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from mien.data import Dataset, FaceSource, pack, toy
+from mien.data import Dataset, FaceSource, Joined, pack, toy
 from mien.data.augment import Augment
 from mien.data.mix import Mixture
 from mien.errors import UsageError
@@ -20,20 +20,23 @@ _OPEN: dict[str, Callable[[Mapping[str, Any]], pack.PackDataset]] = {
     "utkface": lambda teacher: pack.utkface("train", teacher=teacher),
     "celeba": lambda teacher: pack.celeba("train", teacher=teacher),
     "mtfl": lambda teacher: pack.mtfl("train", teacher=teacher),
+    "mtfl-turned": lambda teacher: pack.mtfl("train", teacher=teacher, turned=True),
     "helen68": lambda teacher: pack.helen68("train"),
     "afw68": lambda teacher: pack.afw68("train"),
     "celebamask": lambda teacher: pack.celebamask("train"),
 }
 
+# cut to the face, or nearly so; and whole heads, whose surroundings the former may borrow
+TIGHT, WHOLE = ("ferplus", "utkface", "celeba"), ("mtfl", "celebamask")
 # task -> the sets that were made for it; others may label it too, in part
 MADE_FOR: dict[str, tuple[str, ...]] = {
     "expression": ("ferplus",),
     "age": ("utkface",),
     "attributes": ("celeba",),
-    "points5": ("mtfl",),
+    "points5": ("mtfl", "mtfl-turned"),
     "landmarks": ("helen68", "afw68"),
     "parsing": ("celebamask",),
-    "identity": ("celeba", "utkface", "mtfl"),
+    "identity": ("celeba", "utkface", "mtfl", "mtfl-turned"),
 }
 # pictures of each set in a batch of 20 that raises all tasks
 SHARES = {"ferplus": 5, "utkface": 4, "celeba": 4, "mtfl": 2, "helen68": 1, "afw68": 1, "celebamask": 3}
@@ -89,13 +92,14 @@ def watched(tasks: Sequence[Task[Any]]) -> tuple[str, ...]:
 
 def blend(
     shares: Mapping[str, int], view: View, tasks: Sequence[Task[Any]], *, seed: int, augment: Augment | None = None,
-    most: Mapping[str, int] | None = None, drawn: bool = False,
+    most: Mapping[str, int] | None = None, drawn: bool = False, borrow: bool = False,
 ) -> Mixture:  # fmt: skip
     """Training parts of the pack in one mixture: set -> pictures a batch, in that order.
 
     Args:
         view: of the model; tasks: the ones it learns. A teacher's descriptors come along where identity is one of them.
         augment: default `Augment()`. most: set -> use so many of its pictures only, to study how much a task needs.
+        borrow: surround faces of tight sets with what surrounds those of whole ones, see `Augment.borrow`.
         drawn: drawn faces in place of the pack, each set with the labels it was made for: a recipe can be tried without data.
 
     Raises:
@@ -105,11 +109,12 @@ def blend(
     if unknown:
         raise UsageError(f"the pack has no set {unknown[0]!r}; it has: {', '.join(_OPEN)}")
     teacher = pack.descriptors() if not drawn and any(t.name == "identity" for t in tasks) else {}
-    parts = []
-    for name, n in shares.items():
+    opened = dict[str, Dataset]()
+    for name in shares:
         made_for = tuple(task for task, sets in MADE_FOR.items() if name in sets)
         dataset: Dataset = toy.toy(tasks=made_for) if drawn else _OPEN[name](teacher)
-        if most and name in most:
-            dataset = Some(dataset, most[name])
-        parts.append((FaceSource(dataset, view, augment or Augment()), n))
+        opened[name] = Some(dataset, most[name]) if most and name in most else dataset
+    lenders = [opened[name] for name in WHOLE if borrow and name in opened]
+    others, augment = Joined(lenders) if lenders else None, augment or Augment()
+    parts = [(FaceSource(opened[s], view, augment, others=others if s in TIGHT else None), n) for s, n in shares.items()]
     return Mixture(parts, tasks, seed=seed, size=view.size)

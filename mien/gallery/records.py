@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import secrets
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
 from pathlib import Path
@@ -145,12 +146,29 @@ def thumbnail(crop: Crop) -> bytes:
     return buffer.getvalue()
 
 
-def exported(row: Row, folder: Path, embeddings: bool) -> dict[str, Any]:
-    record: dict[str, Any] = {"id": row.id, "added": row.added}
-    if row.thumbnail:
-        (folder / "thumbnails" / f"{row.id}.jpg").write_bytes(row.thumbnail)
-        record["thumbnail"] = f"thumbnails/{row.id}.jpg"
-    return record | ({"embedding": [float(v) for v in row.vector]} if embeddings else {})
+def exported(rows: Sequence[Row], picture: Callable[[Row], str], embeddings: bool) -> list[dict[str, Any]]:
+    """People as plain JSON values with all that is kept of them; picture: what stands for a row's thumbnail."""
+
+    def plain(r: Row) -> dict[str, Any]:
+        shown = {"thumbnail": picture(r)} if r.thumbnail else {}
+        return {"id": r.id, "added": r.added} | shown | ({"embedding": [float(v) for v in r.vector]} if embeddings else {})
+
+    both = {p.id: p.to_dict() | {"faces": [], "corrections": []} for p in people_of(rows)}
+    for r in sorted(rows, key=lambda r: (r.added, r.id)):
+        both[r.person]["faces" if r.kind == FACE else "corrections"].append(plain(r))
+    return list(both.values())
+
+
+def file_of(row: Row, folder: Path) -> str:
+    """A thumbnail as a file of an export's folder."""
+    name = f"thumbnails/{row.id}.jpg"
+    (folder / name).write_bytes(row.thumbnail)
+    return name
+
+
+def base64_of(row: Row) -> str:
+    """A thumbnail as text."""
+    return base64.b64encode(row.thumbnail).decode("ascii")
 
 
 def people_of(rows: Iterable[Row]) -> list[Person]:
@@ -183,7 +201,7 @@ def day_of(until: date | str) -> str:
         day = date.fromisoformat(until) if isinstance(until, str) else until
     except ValueError as e:
         raise UsageError(f"until takes a day such as 2027-01-31, not {until!r}") from e
-    text = day.strftime("%Y-%m-%d")
+    text = date(day.year, day.month, day.day).isoformat()  # of a datetime its day; days are compared as text, so four digits a year
     if text < today():
         raise UsageError(f"until {text} is over; give a day to come, or forget the person")
     return text

@@ -231,7 +231,7 @@ def _about(api: FastAPI, service: Service) -> None:
             raise ApiError(503, "not_ready", "the server is stopping" if service.stopping else "the line is full; ask again", retry_after=1)
         return JSONResponse({"status": "ready"})
 
-    @api.get("/metrics", response_class=PlainTextResponse)
+    @api.get("/metrics", response_class=PlainTextResponse, responses=schema.errors(401, 403, 500))
     async def metrics() -> PlainTextResponse:
         """For Prometheus."""
         return PlainTextResponse(service.counts.text(), media_type="text/plain; version=0.0.4; charset=utf-8")

@@ -8,7 +8,7 @@ import os
 import time
 import urllib.parse
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,7 +35,7 @@ class Likeness:
     """What `verify` answers.
 
     Attributes:
-        similarity: cosine, -1..1, not a probability. same: similarity >= the threshold that was sent, None without one.
+        similarity: cosine, -1..1, not a probability. same: similarity >= the threshold that was sent or measured, None without one.
         record: the whole reply.
     """
 
@@ -60,22 +60,38 @@ class Client:
         self._key, self.timeout, self.retries = key, timeout, retries
 
     def analyze(
-        self, *pictures: Picture, tasks: Sequence[str] | None = None, score: float | None = None, faces: int | None = None
-    ) -> list[dict[str, Any]]:
+        self, *pictures: Picture, tasks: Sequence[str] | None = None, score: float | None = None, faces: int | None = None,
+        masks: bool = False,
+    ) -> list[dict[str, Any]]:  # fmt: skip
         """The record of each picture (docs/schema.md), in order; of several, those that could not be read have an "error".
 
         Args:
             pictures: paths, or bytes of files. tasks: names. score: least score of a face. faces: only the largest so many.
+            masks: parsing answers have a "mask" too: size, from_photo, and runs; `mask_rows` makes rows of it.
 
         Raises:
             ServerError: any reply but 200. OSError: no server there, or a path that cannot be read.
         """
-        fields = {"tasks": ",".join(tasks) if tasks is not None else None, "score": score, "faces": faces}
+        fields = {
+            "tasks": ",".join(tasks) if tasks is not None else None,
+            "score": score,
+            "faces": faces,
+            "masks": "runs" if masks else None,
+        }
         return list(self._post("/v1/analyze", pictures, fields)["results"])
 
-    def verify(self, a: Picture, b: Picture, *, threshold: float | None = None, score: float | None = None) -> Likeness:
-        """How alike the largest faces of two pictures are. Raises: as `analyze`."""
-        record = self._post("/v1/verify", (a, b), {"threshold": threshold, "score": score})
+    def verify(
+        self, a: Picture, b: Picture, *, threshold: float | None = None, fmr: float | None = None, score: float | None = None
+    ) -> Likeness:
+        """How alike the largest faces of two pictures are.
+
+        Args:
+            threshold: similarity from which they are the same. fmr: in its place, how often two strangers may be called that.
+
+        Raises:
+            as `analyze`.
+        """
+        record = self._post("/v1/verify", (a, b), {"threshold": threshold, "fmr": fmr, "score": score})
         return Likeness(record["similarity"], record.get("same"), record)
 
     def enrol(
@@ -94,7 +110,46 @@ class Client:
 
     def forget(self, person: str) -> dict[str, Any]:
         """Erase a person by id; how many faces and corrections went. Raises: as `analyze`."""
-        return self._ask("DELETE", f"/v1/gallery/people/{urllib.parse.quote(person, safe='')}")
+        return self._ask("DELETE", _place(person))
+
+    def prune(self) -> list[dict[str, Any]]:
+        """Erase whoever's last day is over; who that was. Raises: as `analyze`."""
+        return list(self._ask("POST", "/v1/gallery/prune")["people"])
+
+    def correct(self, picture: Picture, not_: str, *, pick: str | None = None) -> str:
+        """The face of this picture is not that person (an id). Returns the correction's id. Raises: as `analyze`."""
+        return str(self._post(_place(not_, "corrections"), (picture,), {"pick": pick})["correction"])
+
+    def edit(self, person: str, *, name: str | None = None, note: str | None = None, until: str | None = None) -> dict[str, Any]:
+        """Another name, consent note or last day ("" for no end); the person as it is now. Raises: as `analyze`."""
+        changes = {"name": name, "note": note, "until": until}
+        return dict(self._json("PATCH", _place(person), {k: v for k, v in changes.items() if v is not None})["person"])
+
+    def merge(self, into: str, *others: str) -> dict[str, Any]:
+        """These ids are one person; `into`, as it is now. Raises: as `analyze`."""
+        return dict(self._json("POST", _place(into, "merge"), {"others": others})["person"])
+
+    def split(self, person: str, faces: Sequence[str], name: str) -> dict[str, Any]:
+        """Some faces (ids) are somebody else; the person of that name, as it is now. Raises: as `analyze`."""
+        return dict(self._json("POST", _place(person, "split"), {"faces": list(faces), "name": name})["person"])
+
+    def stats(self) -> dict[str, Any]:
+        """Counts, size, threshold, and a stranger's chance of a false match. Raises: as `analyze`."""
+        return self._ask("GET", "/v1/gallery/stats")
+
+    def export(self, person: str | None = None, *, embeddings: bool = False, limit: int | None = None) -> Iterator[dict[str, Any]]:
+        """All that is kept, a person at a time: of one by id, or of everybody, asked for in parts of `limit` people.
+
+        Thumbnails are base64 of a JPEG. embeddings: these too; a face can be rebuilt from them. Raises: as `analyze`.
+        """
+        query = {"person": person, "limit": limit, "embeddings": "true" if embeddings else None, "after": None}
+        while True:
+            sent = urllib.parse.urlencode({k: v for k, v in query.items() if v is not None})
+            part = self._ask("GET", f"/v1/gallery/export?{sent}")
+            yield from part["people"]
+            if part["next"] is None:
+                return
+            query["after"] = part["next"]
 
     def models(self) -> dict[str, Any]:
         """What the server can be asked. Raises: as `analyze`."""
@@ -119,6 +174,9 @@ class Client:
         head = f"--{boundary}\r\nContent-Disposition: form-data; ".encode()
         body = b"".join(head + part + b"\r\n" for part in parts) + f"--{boundary}--\r\n".encode()
         return self._ask("POST", path, body, f"multipart/form-data; boundary={boundary}")
+
+    def _json(self, method: str, path: str, body: dict[str, Any]) -> dict[str, Any]:
+        return self._ask(method, path, json.dumps(body).encode(), "application/json")
 
     def _ask(self, method: str, path: str, body: bytes | None = None, kind: str | None = None) -> dict[str, Any]:
         for attempt in range(self.retries + 1):
@@ -152,3 +210,14 @@ class Client:
             code, message, details, request_id = "http", f"HTTP {reply.status} {reply.reason}", {}, reply.headers.get("x-request-id", "")
         after = reply.headers.get("retry-after", "")
         raise ServerError(reply.status, code, message, details, request_id, float(after) if after.isdecimal() else None)
+
+
+def mask_rows(mask: dict[str, Any]) -> list[list[int]]:
+    """A parsing "mask" of `analyze` -> its rows of class indices; numpy.array of them is the mask (h, w)."""
+    runs, (w, h) = mask["runs"], mask["size"]
+    flat = [index for index, length in zip(runs[::2], runs[1::2], strict=True) for _ in range(length)]
+    return [flat[y * w : (y + 1) * w] for y in range(h)]
+
+
+def _place(person: str, rest: str = "") -> str:
+    return f"/v1/gallery/people/{urllib.parse.quote(person, safe='')}" + (f"/{rest}" if rest else "")

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from starlette.datastructures import Headers, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
@@ -15,6 +16,8 @@ from mien.server.errors import ApiError
 from mien.server.limits import Deadline, Limits
 
 N = TypeVar("N", int, float)
+JSON_BYTES = 64 << 10  # a body without pictures
+TEXT_CHARACTERS = 4096  # as a form's field
 
 
 class _InMemory(MultiPartParser):
@@ -122,6 +125,8 @@ async def read_form(request: Request, limits: Limits, deadline: Deadline) -> For
 
 async def _take(form: Form, name: str, value: UploadFile | str) -> None:
     """One part of the body."""
+    if name != printable(name) or (isinstance(value, str) and value != printable(value)):
+        raise ApiError(400, "bad_field", "a field's name or text is no Unicode; send UTF-8", details={"field": printable(name[:40])})
     if isinstance(value, str):
         if name == "image":
             text = "the field 'image' must be a file; addresses and paths are not followed"
@@ -132,3 +137,50 @@ async def _take(form: Form, name: str, value: UploadFile | str) -> None:
         text = f"no file field {name[:40]!r} here; pictures come as image"
         raise ApiError(400, "unknown_field", text, details={"field": name[:40]})
     form.images.append(await value.read())
+
+
+async def read_json(request: Request, deadline: Deadline, *, texts: tuple[str, ...] = (), lists: tuple[str, ...] = ()) -> dict[str, Any]:
+    """The body of a route that takes no picture: an object of texts and lists of texts.
+
+    Raises:
+        ApiError: 400, 408 (too slow), 413, 415.
+    """
+    kind = request.headers.get("content-type", "")
+    if kind.partition(";")[0].strip().lower() != "application/json":
+        raise ApiError(415, "not_json", f"send application/json, not {kind[:60] or 'a body without a content-type'}")
+    body = bytearray()
+    try:
+        async with asyncio.timeout(deadline.left()):
+            async for part in request.stream():
+                body += part
+                if len(body) > JSON_BYTES:
+                    text = f"the body has more than {JSON_BYTES} bytes, which is the limit; name fewer at once"
+                    raise ApiError(413, "request_too_large", text, details={"limit": JSON_BYTES})
+    except TimeoutError as e:
+        raise ApiError(408, "upload_timeout", f"the body did not arrive within {deadline.seconds:g} s; send it again") from e
+    except ClientDisconnect as e:
+        raise ApiError(400, "disconnected", "the connection ended before the body did") from e
+    try:
+        found = json.loads(bytes(body))
+    except (ValueError, RecursionError) as e:
+        raise ApiError(400, "bad_json", f"the body is no JSON ({type(e).__name__}); send an object with {', '.join(texts + lists)}") from e
+    if not isinstance(found, dict):
+        raise ApiError(400, "bad_json", f"the body must be an object with {', '.join(texts + lists)}")
+    for name, value in found.items():
+        if name not in texts + lists:
+            text = f"no field {name[:40]!r} here; there are: {', '.join(texts + lists)}"
+            raise ApiError(400, "unknown_field", text, details={"field": printable(name[:40])})
+        if not (_is_text(value) if name in texts else isinstance(value, list) and all(map(_is_text, value))):
+            wanted = "text" if name in texts else "a list of texts"
+            text = f"the field {name!r} must be {wanted}, of at most {TEXT_CHARACTERS} characters"
+            raise ApiError(400, "bad_field", text, details={"field": name})
+    return found
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str) and len(value) <= TEXT_CHARACTERS and value == printable(value)
+
+
+def printable(text: str) -> str:
+    """Without halves of UTF-16 pairs, which JSON can name and nothing can write."""
+    return text.encode("utf-8", "replace").decode("utf-8")

@@ -85,6 +85,11 @@ class Gate:
             if not is_loopback(host):
                 text = f"without keys this server answers under loopback names only, not {host[:60]!r}; start it with --keys FILE"
                 raise ApiError(403, "bad_host", text)
+            origin = headers.get("origin")
+            if scope["method"] not in ("GET", "HEAD") and origin is not None and origin.partition("://")[2] != headers.get("host"):
+                # a page elsewhere may send a form here without asking; it would not see the reply, but somebody would be enrolled
+                text = f"without keys this server takes nothing that a page of {origin[:60]!r} sends; start it with --keys FILE"
+                raise ApiError(403, "bad_origin", text)
         else:
             kind, _, key = headers.get("authorization", "").partition(" ")
             name = self.keys.who(key.strip()) if kind.lower() == "bearer" else None

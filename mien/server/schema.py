@@ -71,6 +71,19 @@ IDENTIFIED = PHOTO | {
     },
     "description": "A picture that was read, and who is in it; match null: unknown.",
 }  # fmt: skip
+PERSON = {
+    "person": TEXT, "name": TEXT, "faces": {"type": "array", "items": TEXT}, "corrections": INTEGER, "note": TEXT,
+    "until": {"type": ["string", "null"]}, "expired": TRUTH,
+}  # fmt: skip
+KEPT = record(
+    {
+        "id": TEXT,
+        "added": TEXT | {"description": "UTC, ISO 8601"},
+        "thumbnail": TEXT | {"description": "a JPEG, base64"},
+        "embedding": {"type": "array", "items": NUMBER},
+    },
+    optional=("thumbnail", "embedding"),
+)
 FAILED = record(
     {"schema": INTEGER, "path": {"type": "null"}, "error": record({"code": TEXT, "message": TEXT})}, about="A picture that was not."
 )
@@ -131,13 +144,28 @@ COMPONENTS: Json = {
             "request_id": TEXT,
             "people": {
                 "type": "array",
-                "items": record(
-                    {
-                        "person": TEXT, "name": TEXT, "faces": {"type": "array", "items": TEXT}, "corrections": INTEGER, "note": TEXT,
-                        "until": {"type": ["string", "null"]}, "expired": TRUTH,
-                    }
-                ),
+                "items": record(PERSON),
             },
+        }
+    ),
+    "Changed": record({"request_id": TEXT, "person": record(PERSON)}),
+    "Corrected": record({"request_id": TEXT, "correction": TEXT}),
+    "Stats": record(
+        {
+            "request_id": TEXT, "people": INTEGER, "faces": INTEGER, "corrections": INTEGER, "expired": INTEGER, "sealed": TRUTH,
+            "model": TEXT, "task": TEXT, "bytes": {"type": ["integer", "null"]}, "versions": INTEGER, "indexed": TRUTH,
+            "threshold": NUMBER, "fmr": RATE,
+            "stranger": RATE | {"description": "the chance of a false match for somebody who is not here, were faces independent"},
+        }
+    ),
+    "Export": record(
+        {
+            "request_id": TEXT,
+            "people": {
+                "type": "array",
+                "items": record(PERSON | {n: {"type": "array", "items": KEPT} for n in ("faces", "corrections")}),
+            },
+            "next": {"type": ["string", "null"], "description": "send it as after for the next part; null: that was the last"},
         }
     ),
     "Forgotten": record({"request_id": TEXT, "people": INTEGER, "faces": INTEGER, "corrections": INTEGER}),
@@ -146,6 +174,7 @@ COMPONENTS: Json = {
 }  # fmt: skip
 
 _IMAGE = {"type": "array", "items": {"type": "string", "format": "binary"}, "description": f"a file: {', '.join(FORMATS)}"}
+_PICK = {"type": "string", "enum": ["refuse", "largest"], "description": "where a picture shows several faces; refuse if not sent"}
 _FORM_SCORE = PART | {"description": "least score of a face"}
 ANALYZE_FORM = record(
     {
@@ -176,15 +205,42 @@ ENROL_FORM = record(
         "name": TEXT,
         "note": TEXT | {"description": "consent note: who agreed to what, and when"},
         "until": TEXT | {"description": "last day of keeping, such as 2027-01-31 (UTC)"},
-        "pick": TEXT | {"description": "where a picture shows several faces: refuse (default) or largest"},
+        "pick": _PICK,
     },
     optional=("note", "until", "pick"),
 )
+CORRECT_FORM = record({"image": _IMAGE | {"minItems": 1, "maxItems": 1}, "pick": _PICK}, optional=("pick",))
+_IDS = {"type": "array", "items": TEXT, "minItems": 1}
+EDIT_BODY = record(
+    {"name": TEXT, "note": TEXT, "until": TEXT | {"description": "last day of keeping; empty: no end"}}, optional=("name", "note", "until")
+) | {"minProperties": 1}
+EDIT_EXAMPLE = {"name": "Ann", "until": "2999-01-31"}
+MERGE_BODY = record({"others": _IDS | {"description": "ids of people who are the same person"}})
+MERGE_EXAMPLE = {"others": ["p_2"]}
+SPLIT_BODY = record(
+    {"faces": _IDS | {"description": "ids of faces, some of the person's"}, "name": TEXT | {"description": "whose they are"}}
+)
+SPLIT_EXAMPLE = {"faces": ["f_2"], "name": "Eve"}
+
+
+def _query(name: str, kind: Json, about: str) -> Json:
+    return {"name": name, "in": "query", "required": False, "schema": kind, "description": about}
+
+
+EXPORT_QUERY: Json = {
+    "parameters": [
+        _query("person", TEXT, "this one only, by id"),
+        _query("after", TEXT, "the last part's next"),
+        _query("limit", {"type": "integer", "minimum": 1, "maximum": 1000, "default": 100}, "people in a part"),
+        _query("embeddings", TRUTH | {"default": False}, "these too; a face can be rebuilt from them"),
+    ]
+}
 
 _ID = "5b0f4c1e9d6a4e0f8b1d2c3a4f5e6d7c"
-_MODEL = {"name": "faceptor_tiny", "sha256": "a11f4d65572a365d98ae162928ec1751d62f212bb3f58a9c9479fb4a059101de"}
+_MODEL = {"name": "mien_tiny", "sha256": "ba361a4728dd4727f03b9c3086db1b3600c7e0da37468ce90528153f40426e04"}
 _BOX = [172.4, 52.1, 275.9, 178.6]
 _ANN = {"person": "p_1", "name": "Ann", "similarity": 0.731, "fmr": 0.0011}
+_PERSON = {"person": "p_1", "name": "Ann", "faces": ["f_1"], "corrections": 0, "note": "signed", "until": None, "expired": False}
 _PHOTO = {
     "schema": 1, "path": None, "width": 512, "height": 512, "model": _MODEL,
     "timing_ms": {"decode": 2.2, "detect": 19.7, "align": 0.3, "read": 12.9},
@@ -232,23 +288,30 @@ EXAMPLES: Json = {
         ],
     },
     "Enrolled": {"request_id": _ID, "added": [{"face": "f_1", "person": "p_1", "name": "Ann", "new": True, "alike": None}]},
-    "People": {
-        "request_id": _ID,
-        "people": [{"person": "p_1", "name": "Ann", "faces": ["f_1"], "corrections": 0, "note": "", "until": None, "expired": False}],
+    "People": {"request_id": _ID, "people": [_PERSON]},
+    "Changed": {"request_id": _ID, "person": _PERSON},
+    "Corrected": {"request_id": _ID, "correction": "c_1"},
+    "Stats": {
+        "request_id": _ID, "people": 2, "faces": 5, "corrections": 1, "expired": 0, "sealed": False, "model": _MODEL["sha256"],
+        "task": "identity", "bytes": 24117, "versions": 6, "indexed": False, "threshold": 0.913, "fmr": 0.001, "stranger": 0.004990,
+    },
+    "Export": {
+        "request_id": _ID, "next": None,
+        "people": [_PERSON | {"faces": [{"id": "f_1", "added": "2026-11-24T10:00:00+00:00", "thumbnail": "/9j/"}], "corrections": []}],
     },
     "Forgotten": {"request_id": _ID, "people": 1, "faces": 3, "corrections": 0},
     "Health": {"status": "ok"},
     "Error": {"request_id": _ID, "error": {"code": "queue_full", "message": "64 requests are open, which is the limit", "details": {}}},
 }  # fmt: skip
 
-_WRONG: dict[int | str, str] = {
-    "4XX": "Refused; the code says why",
+_WRONG: dict[int, str] = {
     400: "A field or a picture is not as it must be",
     401: "No key, or one that is not known",
     403: "Not offered here",
+    404: "Nobody here has that id",
     408: "The body came too slowly",
     413: "Too many bytes, pixels, faces or pictures",
-    415: "Not a form, or not a picture",
+    415: "Not the kind of body that this route takes, or not a picture",
     422: "A picture that cannot be used",
     429: "Too many pictures a minute; see Retry-After",
     500: "A fault of the server",
@@ -263,14 +326,23 @@ def body(form: Json) -> Json:
     return {"requestBody": {"required": True, "content": {"multipart/form-data": {"schema": form}}}}
 
 
-def replies(name: str, *errors: int | str) -> dict[int | str, Json]:
+def json_body(form: Json, example: Json) -> Json:
+    """`openapi_extra` of a route that takes JSON."""
+    return {"requestBody": {"required": True, "content": {"application/json": {"schema": form, "example": example}}}}
+
+
+def _content(name: str) -> Json:
+    return {"application/json": {"schema": ref(name)}}
+
+
+def errors(*codes: int) -> dict[int | str, Json]:
+    """The errors that a route may give."""
+    return {code: {"description": _WRONG[code], "content": _content("Error")} for code in codes}
+
+
+def replies(name: str, *codes: int) -> dict[int | str, Json]:
     """`responses` of a route: its answer, and the errors it may give."""
-
-    def content(n: str) -> Json:
-        return {"application/json": {"schema": ref(n)}}
-
-    wrong: dict[int | str, Json] = {code: {"description": _WRONG[code], "content": content("Error")} for code in errors}
-    return {200: {"description": "The answer", "content": content(name)}, **wrong}
+    return {200: {"description": "The answer", "content": _content(name)}, **errors(*codes)}
 
 
 def finish(document: Json, keys: bool) -> Json:
@@ -280,6 +352,8 @@ def finish(document: Json, keys: bool) -> Json:
     components["securitySchemes"] = {"bearer": {"type": "http", "scheme": "bearer"}}
     for path, methods in document["paths"].items():
         for operation in methods.values():
+            # FastAPI's own errors, which no route of ours gives: each reads its fields by itself
+            operation["responses"] = {c: r for c, r in operation["responses"].items() if "HTTPValidationError" not in str(r)}
             for reply in operation["responses"].values():
                 for media in reply.get("content", {}).values():
                     # here and not in `replies`: FastAPI takes the nulls out of an example

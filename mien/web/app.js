@@ -2,6 +2,7 @@
 import { answersOf, el, shortly } from "./answers.js";
 import { setUp } from "./compare.js";
 import { draw, drawThumbnail } from "./draw.js";
+import { setUp as setUpPeople } from "./people.js";
 
 const get = (id) => document.getElementById(id);
 const local = document.querySelector("meta[name=mien-mode]").content === "browser";
@@ -12,7 +13,7 @@ let shown = null; // {file, bitmap, record}
 let chosen = -1;
 let asking = null; // AbortController of the picture under way
 let offer = null;
-let pair = { refresh() {} };
+let asked = []; // the parts of the page that ask about the chosen face
 
 function say(text) {
   get("status").textContent = text;
@@ -46,7 +47,7 @@ async function start() {
     ? "Reads whole faces, in this browser: a picture never leaves this machine."
     : "Reads whole faces. Pictures go to this server's memory, and are gone when they are answered.";
   get("made").textContent = `mien ${about.version}; ${offer.model.name}, weights ${offer.model.sha256.slice(0, 12)}`;
-  pair = setUp(server, offer, selected, fail);
+  asked = [setUp, setUpPeople].map((part) => part(server, offer, selected, fail));
   document.body.dataset.ready = "yes";
   say("");
 }
@@ -96,7 +97,7 @@ async function read(file) {
   get("answers").inert = true;
   get("spots").replaceChildren();
   get("download").hidden = true;
-  pair.refresh();
+  for (const part of asked) part.refresh();
   render();
   try {
     const record = await server.analyze(file, local ? imageOf(bitmap) : null, mine.signal);
@@ -158,7 +159,7 @@ function tell() {
   const open = [...get("face").querySelectorAll("details[open] b")].map((b) => b.textContent);
   get("face").replaceChildren(...(chosen < 0 ? [] : answersOf(shown.record.faces[chosen], about)));
   for (const d of get("face").querySelectorAll("details")) d.open = open.includes(d.querySelector("b").textContent);
-  pair.refresh();
+  for (const part of asked) part.refresh();
 }
 
 // --- The canvas

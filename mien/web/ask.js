@@ -11,11 +11,11 @@ export class Refused extends Error {
 let key = "";
 export const useKey = (value) => { key = value.trim(); };
 
-async function ask(route, form, signal) {
+async function ask(route, form, signal, method = form ? "POST" : "GET") {
   const headers = key ? { authorization: `Bearer ${key}` } : {};
   let reply;
   try {
-    reply = await fetch(route, { method: form ? "POST" : "GET", body: form, headers, signal });
+    reply = await fetch(route, { method, body: form, headers, signal });
   } catch (error) {
     if (error.name === "AbortError") throw error;
     throw new Refused("The server does not answer. Is `mien serve` still running?");
@@ -57,4 +57,19 @@ export async function compare(a, b) {
 /** Who is in a picture: the faces' matches and candidates. */
 export async function identify(file) {
   return (await ask("v1/gallery/identify", formOf([file], { top: "3" }))).results[0];
+}
+
+/** Adds the one face of a picture, or the largest. fields: {name, note, until?}. */
+export async function enrol(file, fields) {
+  return (await ask("v1/gallery/people", formOf([file], { ...fields, pick: "largest" }))).added;
+}
+
+/** Who is in the gallery. */
+export async function people() {
+  return (await ask("v1/gallery/people")).people;
+}
+
+/** Erases somebody, by id. -> {people, faces, corrections}. */
+export async function forget(person) {
+  return ask(`v1/gallery/people/${encodeURIComponent(person)}`, undefined, undefined, "DELETE");
 }

@@ -89,7 +89,7 @@ function verdict({ similarity, same, threshold, false_match_rate: wrong }) {
 }
 
 /** The chosen face with room around it, as a picture of its own, for where it is not the largest of its picture. */
-function cutOut({ bitmap, record, face }) {
+export function cutOut({ bitmap, record, face }) {
   const [x1, y1, x2, y2] = record.faces[face].box;
   const side = Math.max(x2 - x1, y2 - y1);
   const [left, top] = [Math.max(0, x1 - side / 2), Math.max(0, y1 - side / 2)].map(Math.round);

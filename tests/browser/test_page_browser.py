@@ -22,6 +22,7 @@ from mien.web import build
 
 CHROMIUM = Path("/usr/bin/chromium")
 FLAGS = ["--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"]
+SHOTS = Path(__file__).parents[2] / "build"  # not in git; what a CI run may keep
 ASTRONAUT, COLLAGE = "examples/astronaut.jpg", "examples/collage.jpg"
 pytestmark = [
     pytest.mark.slow,
@@ -90,8 +91,7 @@ def test_with_the_server(browser, reader):
         assert record["faces"] == want["faces"]
         assert (record["width"], record["height"]) == (512, 512)
         on_screen(page, record["faces"][0])
-        Path("out").mkdir(exist_ok=True)
-        page.screenshot(path="out/page.png", full_page=True)
+        page.screenshot(path=SHOTS / "page.png", full_page=True)
 
         # the parts are on the canvas, and go with their slider
         close_up = "(canvas) => canvas.toDataURL()"
@@ -135,7 +135,7 @@ def test_it_fits_narrow_and_dark(browser, reader, scheme, width):
         assert page.evaluate("document.documentElement.scrollWidth") <= width
         light = page.evaluate("getComputedStyle(document.body).backgroundColor.match(/\\d+/g).map(Number)[0]")
         assert (light < 60) == (scheme == "dark")
-        page.screenshot(path=f"out/page-{scheme}-{width}.png", full_page=True)
+        page.screenshot(path=SHOTS / f"page-{scheme}-{width}.png", full_page=True)
 
 
 def test_errors_are_said_in_words(browser, reader, tmp_path):
@@ -167,6 +167,82 @@ def test_a_gallery_is_searched(browser, reader, tmp_path):
         assert page.inner_text("#matches") == ""  # these were matches of another picture
 
 
+def test_people_are_enrolled_and_forgotten_from_the_page(browser, reader, tmp_path):
+    """By keyboard, and with what a screen reader is told."""
+    pytest.importorskip("lancedb")
+    from mien.gallery import Gallery
+
+    asgi = app(reader, gallery=functools.partial(Gallery, str(tmp_path / "people")))
+    with running(asgi) as url, opened(browser, url + "/") as page, httpx.Client(base_url=url, timeout=60) as api:
+
+        def people() -> list[dict]:
+            return api.get("/v1/gallery/people").json()["people"]
+
+        def said(text: str) -> None:
+            page.get_by_role("status").filter(has_text=text).wait_for()
+
+        record = show(page, COLLAGE)
+        add, name = page.get_by_role("button", name="Enrol the selected face"), page.get_by_label("Name", exact=True)
+        assert add.is_disabled()
+        page.get_by_label("The people in these pictures agreed").press("Space")
+        assert add.is_enabled()
+        page.locator("#faces button").nth(3).focus()  # not the largest: it alone is sent
+        name.focus()
+        page.keyboard.type("<i>Ann</i>")
+        page.keyboard.press("Enter")
+        assert people() == []  # there is no consent note yet, and that is where the browser leads
+        assert page.evaluate("document.activeElement.id") == "enrol-note"
+        page.keyboard.type("by letter, May 2026")
+        page.get_by_label("Last day of keeping").fill("2999-01-31")
+        add.focus()
+        page.keyboard.press("Enter")
+        said("<i>Ann</i> is in the gallery.")
+        (person,) = people()
+        assert (person["name"], person["note"], person["until"]) == ("<i>Ann</i>", "by letter, May 2026", "2999-01-31")
+        assert name.input_value() == ""
+        found = api.post("/v1/gallery/identify", files=[("image", Path(COLLAGE).read_bytes())], data={"top": "1"}).json()["results"][0]
+        nearest = max(range(len(found["faces"])), key=lambda i: found["faces"][i]["candidates"][0]["similarity"])
+        assert found["faces"][nearest]["box"] == pytest.approx(record["faces"][3]["box"], abs=0.02)
+
+        api.post("/v1/gallery/people", files=[("image", Path(ASTRONAUT).read_bytes())], data={"name": "Eve"})
+        page.get_by_role("button", name="Show who is in the gallery").press("Enter")
+        said("2 people are in the gallery.")
+        rows = page.locator("#people li").all_inner_texts()
+        assert [r.split("\n")[:2] for r in rows] == [
+            ["<i>Ann</i>", "1 face; by letter, May 2026; until 2999-01-31"],
+            ["Eve", "1 face; no consent note"],
+        ]
+        page.screenshot(path=SHOTS / "page-people.png", full_page=True)
+
+        forget = page.get_by_role("button", name="Forget <i>Ann</i>")
+        dialog = page.get_by_role("dialog", name="Forget <i>Ann</i>?")
+        forget.press("Enter")
+        assert page.evaluate("document.activeElement.id") == "forget-no"  # the harmless answer is the first
+        page.keyboard.press("Enter")
+        assert dialog.is_hidden() and len(people()) == 2
+        assert forget.evaluate("(button) => button === document.activeElement")
+        forget.press("Enter")
+        page.keyboard.press("Escape")
+        assert dialog.is_hidden() and len(people()) == 2
+        forget.press("Enter")
+        page.keyboard.press("Tab")
+        page.keyboard.press("Enter")
+        said("<i>Ann</i> is forgotten: 1 face erased.")
+        assert [p["name"] for p in people()] == ["Eve"]
+        assert page.locator("#people li").count() == 1
+        assert page.evaluate("document.activeElement.id") == "list-people"
+
+        page.set_viewport_size({"width": 360, "height": 800})
+        assert page.evaluate("document.documentElement.scrollWidth") <= 360
+
+
+def test_without_a_gallery_nobody_is_enrolled(browser, reader):
+    with running(app(reader)) as url, opened(browser, url + "/") as page:
+        show(page, ASTRONAUT)
+        page.check("#consent")
+        assert page.locator("#people-part").is_hidden()
+
+
 def test_in_the_browser_alone(browser, reader, tmp_path):
     """Answers against Python's on the astronaut. Measured: see docs/page.md; what is allowed here is about ten times that."""
     if shutil.which("npm") is None:
@@ -189,7 +265,7 @@ def test_in_the_browser_alone(browser, reader, tmp_path):
         with opened(browser, f"http://127.0.0.1:{static.server_port}/") as page:
             record = show(page, ASTRONAUT)
             on_screen(page, record["faces"][0])
-            page.screenshot(path="out/page-local.png", full_page=True)
+            page.screenshot(path=SHOTS / "page-local.png", full_page=True)
             page.check("#consent")
             for button in page.locator("#pair button").all():
                 button.click()

@@ -20,6 +20,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent.parent
 SECONDS = 5  # of processor time for one mutant: a busy machine must not fail a test
+MANY = int(os.environ.get("MIEN_HARD", "300"))  # mutants of a kind, and photos of the soak, in the long tests; 10000 for the whole of it
 MEMORY = 1 << 30  # bytes that one mutant may take beyond those of the worker at rest
 LIMITS = {-signal.SIGPROF: f"more than {SECONDS} s", -signal.SIGALRM: "asleep for two minutes", -signal.SIGSEGV: "a crash"}
 

@@ -14,8 +14,8 @@ import pytest
 
 from mien.errors import BadWeights
 from mien.runtime import WEIGHTS, OnnxModel, read_weights
-from tests.hard.fuzz import MEMORY, SECONDS, hunt
-from tests.hard.worker import small_network, small_pair
+from tests.hard.fuzz import MANY, MEMORY, SECONDS, hunt
+from tests.hard.worker import small_network, small_pair, with_header
 
 onnx = pytest.importorskip("onnx")
 EVEN: dict[str, Any] = {"size": [64, 64], "template": "head", "mean": [0.5] * 3, "std": [0.5] * 3}
@@ -39,10 +39,22 @@ def test_mutated_provenance(tmp_path: Path) -> None:
     check("promises", tmp_path, 1_000_000, 150)
 
 
+def test_mutated_headers(tmp_path: Path) -> None:
+    check("headers", tmp_path, 1_000_000, 150)
+
+
+def test_a_header_written_by_hand_is_the_library_s() -> None:
+    data = small_pair()[1]
+    proto = onnx.load_from_string(data)
+    header = proto.metadata_props[0].value
+    del proto.metadata_props[:]
+    assert onnx.load_from_string(with_header(proto.SerializeToString(), header.encode())) == onnx.load_from_string(data)
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["networks", "promises"])
-def test_ten_thousand_mutants(kind: str, tmp_path: Path) -> None:
-    check(kind, tmp_path, 0, 10_000)
+@pytest.mark.parametrize("kind", ["networks", "headers", "promises"])
+def test_many_mutants(kind: str, tmp_path: Path) -> None:
+    check(kind, tmp_path, 0, MANY)
 
 
 # Each region of the embedded files

@@ -123,6 +123,40 @@ def try_networks() -> tuple[list[bytes], Try]:
     return [finder, answerer], attempt
 
 
+def with_header(model: bytes, header: bytes) -> bytes:
+    """An ONNX file with these bytes as its header: by hand, since a library writes valid text only."""
+
+    def field(number: int, data: bytes) -> bytes:
+        size, out = len(data), bytearray([number << 3 | 2])
+        while size > 127:
+            out.append(size & 127 | 128)
+            size >>= 7
+        return bytes(out) + bytes([size]) + data
+
+    return model + field(14, field(1, b"mien") + field(2, header))  # metadata_props: key, value
+
+
+def try_headers() -> tuple[list[bytes], Try]:
+    """Mutated JSON headers in ONNX files that are whole but for them, loaded and set to work."""
+    import onnx
+
+    folder = Path(tempfile.mkdtemp(dir=sys.argv[4]))
+    finder, answerer = small_pair()
+    (folder / "finder.onnx").write_bytes(finder)
+    detector = Detector(OnnxModel(folder / "finder.onnx", threads=1))
+    proto, photo = onnx.load_from_string(answerer), faces(1)[0]
+    header = proto.metadata_props[0].value.encode()
+    del proto.metadata_props[:]
+    bare = proto.SerializeToString()
+
+    def attempt(data: bytes) -> object:
+        (folder / "mutant.onnx").write_bytes(with_header(bare, data))
+        reader = Reader(detector, OnnxModel(folder / "mutant.onnx", threads=1))
+        return json.dumps(reader(photo).to_dict(), allow_nan=False)
+
+    return [header, json.dumps(json.loads(header), indent=1).encode()], attempt
+
+
 def try_promises() -> tuple[list[bytes], Try]:
     """Mutated provenance files beside whole weights."""
     folder = Path(tempfile.mkdtemp(dir=sys.argv[4]))
@@ -136,7 +170,7 @@ def try_promises() -> tuple[list[bytes], Try]:
     return [(WEIGHTS / f"{n}.json").read_bytes() for n in ("detector", "detector", "mien")], attempt
 
 
-KINDS = {"pictures": try_pictures, "networks": try_networks, "promises": try_promises}
+KINDS = {"pictures": try_pictures, "networks": try_networks, "headers": try_headers, "promises": try_promises}
 
 
 def largest(name: str, side: int) -> bytes:

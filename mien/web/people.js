@@ -1,0 +1,100 @@
+// The gallery's people: enrol the chosen face, list who is there, forget somebody. Only where the server has a gallery.
+import { el } from "./answers.js";
+import { cutOut } from "./compare.js";
+
+const get = (id) => document.getElementById(id);
+
+/** server: ask.js. selected: () -> {file, bitmap, record, face} or null. failed: (error) -> void. */
+export function setUp(server, offer, selected, failed) {
+  if (!offer.gallery) return { refresh() {} };
+  const consent = get("consent");
+  const dialog = get("forget-dialog");
+  let leaving = null; // the person that the dialog asks about
+  let busy = false;
+  get("people-part").hidden = false;
+
+  function say(text) {
+    get("people-said").textContent = text;
+  }
+
+  function refresh() {
+    get("enrol-add").disabled = busy || !consent.checked || selected() === null;
+  }
+
+  function row(person) {
+    const forget = el("button", { type: "button", "aria-label": `Forget ${person.name}` }, "Forget...");
+    forget.addEventListener("click", () => {
+      leaving = person;
+      get("forget-who").textContent = person.name;
+      dialog.returnValue = "";
+      dialog.showModal();
+    });
+    const n = person.faces.length;
+    const more = [n === 1 ? "1 face" : `${n} faces`, person.note || "no consent note", person.until && `until ${person.until}`, person.expired && "past the last day"];
+    return el("li", el("span", el("b", person.name), el("small", more.filter(Boolean).join("; "))), forget);
+  }
+
+  async function list() {
+    const people = await server.people();
+    get("people").replaceChildren(...people.map(row));
+    get("people").hidden = people.length === 0;
+    return people.length;
+  }
+
+  /** One thing at a time; what goes wrong is said where all errors are. */
+  async function alone(work) {
+    if (busy) return;
+    busy = true;
+    refresh();
+    try {
+      await work();
+    } catch (error) {
+      say("");
+      failed(error);
+    } finally {
+      busy = false;
+      refresh();
+    }
+  }
+
+  consent.addEventListener("change", refresh);
+
+  get("enrol").addEventListener("submit", (event) => {
+    event.preventDefault();
+    const now = selected();
+    const [name, note, until] = ["enrol-name", "enrol-note", "enrol-until"].map((id) => get(id).value.trim());
+    if (!consent.checked || !now || !name || !note) return;
+    alone(async () => {
+      say("Enrolling...");
+      // the others in the picture agreed to nothing that is kept: only this face is sent
+      const picture = now.record.faces.length === 1 ? now.file : await cutOut(now);
+      const [added] = await server.enrol(picture, { name, note, ...(until ? { until } : {}) });
+      get("enrol").reset();
+      await list();
+      const alike = added.alike ? ` As alike as a match: ${added.alike.name}.` : "";
+      say(`${added.name} is in the gallery.${added.new ? "" : " This picture was there already."}${alike}`);
+    });
+  });
+
+  get("list-people").addEventListener("click", () => alone(async () => {
+    const n = await list();
+    say(n === 0 ? "Nobody is in the gallery." : n === 1 ? "One person is in the gallery." : `${n} people are in the gallery.`);
+  }));
+
+  get("forget-no").addEventListener("click", () => dialog.close());
+  get("forget-yes").addEventListener("click", () => dialog.close("forget"));
+  dialog.addEventListener("close", () => {
+    const person = leaving;
+    leaving = null;
+    if (dialog.returnValue !== "forget" || !person) return;
+    alone(async () => {
+      say(`Forgetting ${person.name}...`);
+      const { faces } = await server.forget(person.person);
+      get("matches").replaceChildren(); // somebody found before may be gone now
+      await list();
+      say(`${person.name} is forgotten: ${faces === 1 ? "1 face" : `${faces} faces`} erased.`);
+      get("list-people").focus(); // the button that was pressed is gone
+    });
+  });
+  return { refresh };
+}
