@@ -6,7 +6,7 @@ import numpy as np
 
 from mien import geometry
 from mien.data import toy
-from mien.data.augment import Augment, crop_example
+from mien.data.augment import Augment, crop_example, grayed
 from mien.types import Sample, View
 
 
@@ -25,3 +25,18 @@ def test_places_that_lean_to_the_right_lean_so_in_a_mirror_too():
         shown, moved = a.pixels.astype(float), b.pixels.astype(float)
         shift = step * 96
         assert np.abs(np.roll(shown, -round(shift), 1) - moved)[20:-20, 20:-20].mean() < np.abs(shown - moved)[20:-20, 20:-20].mean()
+
+
+def test_a_tight_face_borrows_what_is_around_it_and_keeps_its_own():
+    """A gray cut-out of a drawn face in another one's crop: its middle stays, the corners are the other's without colour."""
+    view, still = View((96, 96), "head", (0.5,) * 3, (0.5,) * 3), Augment(0, 0, 0, 0, 0, 0, 0, 0, 0, surround=1, borrow=1)
+    picture, labels, five = toy.draw(np.random.default_rng(3))
+    (left, top), (right, bottom) = five.min(0).astype(int) - 8, five.max(0).astype(int) + 8
+    tight = Sample(grayed(picture)[top:bottom, left:right].copy(), {}, five - (left, top))
+    other = np.random.default_rng(1).integers(0, 256, (96, 96, 3), np.uint8)
+    alone = crop_example(tight, view, still, np.random.default_rng(0)).pixels
+    both = crop_example(tight, view, still, np.random.default_rng(0), lambda rng: other).pixels
+    assert np.array_equal(both[:8, :8], grayed(other)[:8, :8])
+    assert np.array_equal(both[50:60, 44:52], alone[50:60, 44:52])
+    coloured = Sample(np.ascontiguousarray(picture[top:bottom, left:right]), {}, five - (left, top))
+    assert np.array_equal(crop_example(coloured, view, still, np.random.default_rng(0), lambda rng: other).pixels[:8, :8], other[:8, :8])

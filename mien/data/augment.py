@@ -95,7 +95,7 @@ def inset(pixels: Pixels, image: Pixels, affine: npt.ArrayLike, other: Pixels, r
     """Set the stored picture into another face of the same view (H, W, 3), with a seam of random width; gray into gray."""
     h, w = pixels.shape[:2]
     if not np.any(np.ptp(image[::4, ::4].astype(np.int16), axis=2)):
-        other = cv2.cvtColor(cv2.cvtColor(other, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)  # type: ignore[assignment]
+        other = grayed(other)
     seam = max(1.0, rng.uniform(0, 0.08) * min(image.shape[:2]))  # pixels of the stored picture, whose border fades out
     margin = np.minimum(_edge(image.shape[0])[:, None], _edge(image.shape[1])[None])
     stored = np.clip(margin / seam, 0, 1).astype(np.float32)
@@ -109,6 +109,11 @@ def _edge(n: int) -> npt.NDArray[np.float64]:
     return np.minimum(i, n - 1 - i)
 
 
+def grayed(pixels: Pixels) -> Pixels:
+    """(H, W, 3) -> the same without colour, in three equal channels."""
+    return cv2.cvtColor(cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)  # type: ignore[return-value]
+
+
 def light(pixels: Pixels, augment: Augment, rng: np.random.Generator) -> Pixels:
     """Change light, colour and sharpness, not geometry: (H, W, 3) uint8 -> the same."""
     if rng.random() < augment.light:
@@ -118,10 +123,9 @@ def light(pixels: Pixels, augment: Augment, rng: np.random.Generator) -> Pixels:
         curves = (((levels**gamma - 0.5) * gain + 0.5 + lift)[:, None] * tint * 255).clip(0, 255).astype(np.uint8)
         pixels = cv2.LUT(pixels, curves[None])  # type: ignore[assignment]
         mix = rng.uniform(-0.5, 0.4)  # saturation: away from, or beyond, the gray picture
-        gray = cv2.cvtColor(cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
-        pixels = cv2.addWeighted(pixels, 1 + mix, gray, -mix, 0)  # type: ignore[assignment]
+        pixels = cv2.addWeighted(pixels, 1 + mix, grayed(pixels), -mix, 0)  # type: ignore[assignment]
     if rng.random() < augment.gray:
-        pixels = cv2.cvtColor(cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)  # type: ignore[assignment]
+        pixels = grayed(pixels)
     if rng.random() < augment.blur:
         h, w = pixels.shape[:2]
         f = rng.uniform(0.3, 0.9)
