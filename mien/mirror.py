@@ -30,7 +30,8 @@ class Mirrored:
         if found := [t.name for t in model.tasks if isinstance(t.shape, Boxes)]:
             raise UsageError(f"{found[0]!r} cannot be answered from a mirror; mirror=True is for networks that read aligned faces")
         self.model = model
-        self.name, self.sha256 = str(getattr(model, "name", type(model).__name__)), str(getattr(model, "sha256", ""))
+        # a name of its own: records of one forward and of two do not belong in one table
+        self.name, self.sha256 = f"{getattr(model, 'name', type(model).__name__)}+mirror", str(getattr(model, "sha256", ""))
 
     @property
     def view(self) -> View:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
 import mien
+from mien.cli import app
 from mien.errors import UsageError
 from mien.mirror import Mirrored
 from mien.runtime import WEIGHTS, OnnxModel
@@ -48,3 +50,12 @@ def test_a_reader_that_mirrors_answers_alike_for_a_face_and_its_mirror_image():
 def test_a_detector_cannot_be_mirrored():
     with pytest.raises(UsageError, match="'faces' cannot be answered from a mirror"):
         Mirrored(OnnxModel(WEIGHTS / "detector.onnx", threads=1))
+
+
+def test_records_say_so_and_a_table_of_one_forward_is_not_gone_on_with(tmp_path):
+    words = ["analyze", "examples/astronaut.jpg", "--tasks", "age", "--threads", "1", "--out", str(tmp_path / "rows.jsonl")]
+    assert CliRunner().invoke(app, [*words, "--mirror"]).exit_code == 0
+    assert '"name": "mien_tiny+mirror"' in (tmp_path / "rows.jsonl").read_text(encoding="utf-8")
+    assert CliRunner().invoke(app, [*words, "--mirror", "--resume"]).exit_code == 0
+    refused = CliRunner().invoke(app, [*words, "--resume"])
+    assert isinstance(refused.exception, UsageError) and "mien_tiny+mirror" in str(refused.exception)

@@ -254,7 +254,7 @@ def analyze(
     pictures = Pictures(
         reader, draw=draw, masks=masks, crops=crops, kind=crops_as, sheet=sheet, attention=attention, label=label
     )  # fmt: skip
-    model = f"{getattr(reader.model, 'name', '')}:{getattr(reader.model, 'sha256', '')[:12]}{'+mirror' if mirror else ''}"
+    model = f"{getattr(reader.model, 'name', '')}:{getattr(reader.model, 'sha256', '')[:12]}"
     output = Output(out, reader.asked, model=model, resume=resume)
     names = dict(zip([path for path, _ in found], output_names([path for path, _ in found]), strict=True))
     left = [(path, source) for path, source in found if not output.has(path)]

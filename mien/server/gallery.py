@@ -56,10 +56,10 @@ def begun(gallery: Gallery) -> bool:
         return False
 
 
-def of_person(gallery: Gallery, person: str, change: Callable[[], T]) -> T:
-    """A change of somebody who is here, by id. Raises: ApiError 404, and see `said`."""
+def of_people(gallery: Gallery, ids: Sequence[str], change: Callable[[], T]) -> T:
+    """A change of people who are here, by id. Raises: ApiError 404, and see `said`."""
     with said(gallery):
-        if not begun(gallery) or person not in [p.id for p in gallery.people()]:
+        if not begun(gallery) or not {p.id for p in gallery.people()}.issuperset(ids):
             raise ApiError(404, "no_person", "nobody in this gallery has that id; GET /v1/gallery/people lists them")
         return change()
 
@@ -92,7 +92,7 @@ def export(gallery: Gallery, after: str, limit: int, embeddings: bool) -> dict[s
 
 def export_one(gallery: Gallery, person: str, embeddings: bool) -> dict[str, Any]:
     """One person, in the form of `export`. Raises: ApiError 404."""
-    return of_person(gallery, person, lambda: {"people": gallery.details([person], embeddings=embeddings), "next": None})
+    return of_people(gallery, [person], lambda: {"people": gallery.details([person], embeddings=embeddings), "next": None})
 
 
 def merge(gallery: Gallery, person: str, others: Sequence[str]) -> dict[str, Any]:
@@ -101,14 +101,12 @@ def merge(gallery: Gallery, person: str, others: Sequence[str]) -> dict[str, Any
     def change() -> dict[str, Any]:
         return gallery.who(gallery.merge(person, *others)).to_dict()
 
-    for other in others:
-        of_person(gallery, other, lambda: None)
-    return of_person(gallery, person, change)
+    return of_people(gallery, [person, *others], change)
 
 
 def split(gallery: Gallery, person: str, faces: Sequence[str], name: str) -> dict[str, Any]:
     """Some faces are somebody else's; that person. Raises: ApiError 404."""
-    return of_person(gallery, person, lambda: gallery.who(gallery.split(person, faces, name)).to_dict())
+    return of_people(gallery, [person], lambda: gallery.who(gallery.split(person, faces, name)).to_dict())
 
 
 def edit(gallery: Gallery, person: str, changes: dict[str, str]) -> dict[str, Any]:
@@ -118,7 +116,7 @@ def edit(gallery: Gallery, person: str, changes: dict[str, str]) -> dict[str, An
         gallery.edit(person, **changes)
         return gallery.who(person).to_dict()
 
-    return of_person(gallery, person, change)
+    return of_people(gallery, [person], change)
 
 
 def enrol(gallery: Gallery, pictures: list[Any], name: str, note: str | None, until: str | None, pick: Pick) -> list[dict[str, Any]]:
@@ -215,7 +213,7 @@ def _people(api: FastAPI, service: Service, gallery: Gallery, question: Question
     @api.delete("/v1/gallery/people/{person}", responses=schema.replies("Forgotten", 404, *PLAIN_ERRORS))
     async def erase(request: Request, person: str) -> JSONResponse:
         """Forget a person, by id, for good: vectors, pictures, name, note, old versions."""
-        job = partial(of_person, gallery, person, lambda: asdict(gallery.forget(person)))
+        job = partial(of_people, gallery, [person], lambda: asdict(gallery.forget(person)))
         (gone,) = await service.line.run([job], request.state.deadline)
         return _said_once(request, **gone)
 
@@ -268,7 +266,7 @@ def _correct(api: FastAPI, service: Service, gallery: Gallery, question: Questio
         if len(form.images) != 1:
             raise ApiError(400, "bad_field", f"one picture corrects; {len(form.images)} came", details={"field": "image"})
         (picture,) = one_face_each(await service.each(service.work.read, form.images, question, request), pick)
-        job = partial(of_person, gallery, person, lambda: gallery.correct(picture, person, pick=pick))
+        job = partial(of_people, gallery, [person], lambda: gallery.correct(picture, person, pick=pick))
         (made,) = await service.line.run([job], request.state.deadline)
         return _said_once(request, correction=made)
 
