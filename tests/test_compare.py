@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from bench.compare.page import ablation, page, spread, systems, verdict
-from bench.compare.runs import ABLATIONS, FEWER, SINGLE, STEPS, SYSTEMS, Ablation, Run, every_run
-from bench.compare.work import multiply_adds, train_all
+from bench.compare.page import ablation, alone, page, spread, systems, verdict
+from bench.compare.runs import ABLATIONS, ALONE, FEWER, MEASURE, SINGLE, STEPS, SYSTEMS, TOGETHER, Ablation, Run, asked_of, every_run
+from bench.compare.work import curve, multiply_adds, train_all
 from mien.cli import load_recipe
 from mien.data.blend import MADE_FOR, SHARES, Some, shares_of
 from mien.errors import UsageError
@@ -65,7 +65,7 @@ def results(**values: float):
 
 
 def test_the_page_shows_what_was_scored_and_leaves_the_rest_blank(tmp_path):
-    told = results(qface=85.25) | {"far_amtn": {"scores": {"celeba": {"mean_accuracy": 86.5}}, "cost": {
+    told: dict = results(qface=85.25) | {"far_amtn": {"scores": {"celeba": {"mean_accuracy": 86.5}}, "cost": {
         "parameters": 3_268_616, "multiply_adds": 99_000_000, "train_images_per_s": 88.2, "onnx_ms": 3.21}}}  # fmt: skip
     rows = systems(told).splitlines()
     assert len(rows) == 4  # the head, the rule, two systems
@@ -74,7 +74,8 @@ def test_the_page_shows_what_was_scored_and_leaves_the_rest_blank(tmp_path):
     (tmp_path / "qface").mkdir()
     line = {"step": 500, "scores": {"celeba": 81.0, "ferplus-val": 40.0}}
     (tmp_path / "qface" / "log.jsonl").write_text('{"step": 50, "losses": {}}\n' + json.dumps(line) + "\n")
-    whole = page(told, tmp_path)
+    told["qface"]["curve"] = curve("qface", tmp_path)
+    whole = page(told)
     assert "| 500 | 81.00 | 40.00 |" in whole
     assert "Not trained yet." in whole
 
@@ -83,6 +84,20 @@ def test_an_ablation_is_judged_seed_by_seed():
     idea = Ablation("a", "P", {"on": (Run("a1", "r"), Run("a2", "r")), "off": (Run("b1", "r"), Run("b2", "r"))}, ("celeba",))
     assert "| does it help, against off? | yes |" in ablation(results(a1=85, a2=86, b1=83, b2=84), idea)
     assert "Not trained yet" in ablation(results(a1=85, a2=86, b1=83), idea)
+
+
+def test_a_task_alone_is_judged_against_all_together():
+    assert {t: r[0].settings["tasks"] for t, r in ALONE.items()} == {t.name: t.name for t in DEFAULT_TASKS}
+    assert {r.settings["steps"] for runs in (TOGETHER, *ALONE.values()) for r in runs} == {FEWER}
+    both = results(**{"naive-short-1": 85, "naive-short-2": 86, "alone-attributes-1": 87, "alone-attributes-2": 88})
+    assert "| attributes | CelebA val, 40 attributes, % | 85.50 ± 0.50 | 87.50 ± 0.50 | no, worse |" in alone(both)
+
+
+def test_only_what_the_page_shows_is_asked():
+    assert asked_of("qface") == ()
+    assert asked_of("far-all-1") == ("celeba",)
+    assert asked_of("alone-points5-2") == (MEASURE["points5"],)
+    assert set(MEASURE.values()) <= set(asked_of("naive-short-1"))
 
 
 def test_a_run_without_its_start_is_told_and_not_trained(tmp_path):

@@ -13,8 +13,8 @@ import json
 from pathlib import Path
 
 from bench.compare.page import page
-from bench.compare.runs import SINGLE, SYSTEMS, every_run
-from bench.compare.work import cost, score, train_all
+from bench.compare.runs import SINGLE, SYSTEMS, asked_of, every_run
+from bench.compare.work import cost, curve, score, train_all
 
 KEPT = Path("bench/comparison.json")  # every number, committed beside the page
 
@@ -32,17 +32,20 @@ def main() -> None:
         parser.error(f"no run {unknown[0]!r}; there are: {', '.join(every_run())}")
     if told.what in ("all", "train"):
         train_all(names, told.out, told.workers)
-    trained = [n for n, run in every_run().items() if run.answers and (told.out / n / "done").exists()]
+    shown = {r.name for r in (*SYSTEMS, *SINGLE) if r.answers}
+    trained = [n for n in every_run() if (n in shown or asked_of(n)) and (told.out / n / "done").exists()]
     results = json.loads(KEPT.read_text(encoding="utf-8")) if KEPT.exists() else {}
     if told.what in ("all", "score"):
         for name in trained:
             results.setdefault(name, {})["scores"] = score(name, told.out)
+            if name in shown:
+                results[name]["curve"] = curve(name, told.out)
     if told.what in ("all", "cost"):
         for name in trained:
-            if name in {r.name for r in (*SYSTEMS, *SINGLE)}:
+            if name in shown:
                 results.setdefault(name, {})["cost"] = cost(name, told.out)
     KEPT.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
-    Path("docs/comparison.md").write_text(page(results, told.out), encoding="utf-8")
+    Path("docs/comparison.md").write_text(page(results), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 STEPS = 2500  # optimiser steps of 20 pictures: of every system, and of every single-task network
-FEWER = 600  # of every ablation, on both sides
-SECOND = 240  # of the second stage of Layer-Attention
+FEWER = 400  # of every ablation, on both sides
+SECOND = 160  # of the second stage of Layer-Attention
 MASKS = 1000  # of the network of masks
 
 
@@ -64,10 +64,17 @@ SYSTEMS: tuple[Run, ...] = (
     Run("mgmtn", "mgmtn_tiny", {"part": "attributes", "steps": STEPS}, "mgmtn-masks", "MGMTN", f"{MASKS:,} more steps teach its masks"),
 )
 
-SINGLE: tuple[Run, ...] = tuple(
-    Run(f"single-{t}", "naive_faceptor_tiny", {"steps": STEPS, "tasks": t}, title=f"{t} alone")
-    for t in ("expression", "age", "attributes", "points5", "landmarks", "parsing", "identity")
-)
+# task -> the protocol that measures it
+MEASURE = {
+    "expression": "ferplus-val", "age": "utkface-age", "attributes": "celeba", "points5": "mtfl", "landmarks": "helen68",
+    "parsing": "celebamask", "identity": "lfw",
+}  # fmt: skip
+TASKS = tuple(MEASURE)
+SINGLE: tuple[Run, ...] = tuple(Run(f"single-{t}", "naive_faceptor_tiny", {"steps": STEPS, "tasks": t}, title=f"{t} alone") for t in TASKS)
+
+# a task alone in the network with standard heads, beside all of them in it; FEWER steps, a run a seed
+TOGETHER = _seeds("naive-short", "naive_faceptor_tiny")
+ALONE = {t: _seeds(f"alone-{t}", "naive_faceptor_tiny", tasks=t) for t in TASKS}
 
 FEW = {"age": "utkface=1500", "expression": "ferplus=1500"}
 
@@ -79,7 +86,7 @@ ABLATIONS: tuple[Ablation, ...] = (
     ),
     Ablation(
         "queries, against a standard head a task", "Faceptor",
-        {"queries": _seeds("faceptor-short", "faceptor_tiny"), "heads": _seeds("naive-short", "naive_faceptor_tiny")},
+        {"queries": _seeds("faceptor-short", "faceptor_tiny"), "heads": TOGETHER},
         ("mtfl", "helen68", "celebamask", "celeba", "utkface-age", "ferplus-val", "lfw"),
     ),
     Ablation(
@@ -113,8 +120,8 @@ ABLATIONS: tuple[Ablation, ...] = (
     Ablation(
         "batch norms of their own for each data set, against shared ones; one lap, from random weights", "iFAN",
         {
-            "own norms": _seeds("norms-own", "ifan_tiny", laps=1, steps=900),
-            "shared norms": _seeds("norms-shared", "ifan_tiny", laps=1, norms="shared", steps=900),
+            "own norms": _seeds("norms-own", "ifan_tiny", laps=1, steps=600),
+            "shared norms": _seeds("norms-shared", "ifan_tiny", laps=1, norms="shared", steps=600),
         },
         ("mtfl", "celebamask", "ferplus-val"),
     ),
@@ -147,5 +154,15 @@ _FIRST = _seeds("layers-first", "faceptor_tiny", levels="2")
 
 def every_run() -> dict[str, Run]:
     """All trainings by name, those that others start from before them."""
-    runs = [*SYSTEMS, *SINGLE, *_FIRST, *(r for a in ABLATIONS for side in a.sides.values() for r in side)]
+    tried = (side for a in ABLATIONS for side in a.sides.values())
+    runs = [*SYSTEMS, *SINGLE, *_FIRST, *(r for side in (*tried, *ALONE.values()) for r in side)]
     return {r.name: r for r in runs}
+
+
+def asked_of(name: str) -> tuple[str, ...]:
+    """The protocols that the page shows of a run; none named means all that it answers."""
+    if name in {r.name for r in (*SYSTEMS, *SINGLE)}:
+        return ()
+    asked = {p for a in ABLATIONS for side in a.sides.values() if name in {r.name for r in side} for p in a.measures}
+    asked |= {MEASURE[t] for t, runs in ALONE.items() if name in {r.name for r in runs}}
+    return tuple(sorted(asked))

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from bench.compare.runs import Run, every_run
+from bench.compare.runs import Run, asked_of, every_run
 from bench.speed import milliseconds
 
 BATCH = 20
@@ -97,7 +97,7 @@ def train_all(names: Sequence[str], out: Path, workers: int) -> None:
 
 
 def score(name: str, out: Path) -> dict[str, Any]:
-    """Every protocol that the run answers, on its averaged weights: protocol -> numbers. Kept in scores.json."""
+    """The protocols that the page shows of the run, on its averaged weights: protocol -> numbers. Kept in scores.json."""
     from mien import checkpoint
     from mien.evaluate import TorchAnswerer, run
 
@@ -106,7 +106,7 @@ def score(name: str, out: Path) -> dict[str, Any]:
     if kept.exists() and kept.stat().st_mtime >= weights.stat().st_mtime:
         return json.loads(kept.read_text(encoding="utf-8"))  # type: ignore[no-any-return]
     model = checkpoint.load(weights)
-    scores = {s.protocol: {k: round(v, 5) for k, v in s.values.items()} for s in run(TorchAnswerer(model))}
+    scores = {s.protocol: {k: round(v, 5) for k, v in s.values.items()} for s in run(TorchAnswerer(model), asked_of(name))}
     kept.write_text(json.dumps(scores, indent=1) + "\n", encoding="utf-8")
     return scores
 
