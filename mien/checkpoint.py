@@ -13,6 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from mien import restore
 from mien.errors import BadWeights
 from mien.runtime import FORMAT
 
@@ -51,13 +52,17 @@ def save(path: Path, model: Any, **more: Any) -> None:
 def load(path: Path | str) -> Any:
     """Build the model that a checkpoint's header names and fill it, in evaluation mode.
 
+    Args:
+        path: a .safetensors of a run, or an .onnx of `mien export`; before the latter learns, `restore.settle` must see some pictures.
+
     Raises:
         BadWeights: unreadable, unknown builder, or tensors that do not fit; the message names the first of them.
     """
     from mien.models import MODELS
     from mien.tasks import task
 
-    tensors, header = _read(Path(path))
+    exported = Path(path).suffix == ".onnx"
+    tensors, header = restore.read(Path(path)) if exported else _read(Path(path))
     if header["builder"] not in MODELS:
         raise BadWeights(f"{path} was made by {header['builder']!r}, which is not one of: {', '.join(MODELS)}")
     arguments = dict(header["arguments"])
@@ -65,7 +70,10 @@ def load(path: Path | str) -> Any:
         arguments["tasks"] = [task(n) for n in arguments["tasks"]]
     model = MODELS[header["builder"]](**arguments)
     try:
-        model.load_state_dict(tensors)
+        if exported:
+            restore.fill(model, tensors, Path(path))
+        else:
+            model.load_state_dict(tensors)
     except RuntimeError as e:
         raise BadWeights(f"{path} does not fit {header['builder']}: {e}") from e
     model.header = header

@@ -2,8 +2,10 @@
 
     mien train recipes/mien.py --out runs/mien
     mien train recipes/mien.py --out runs/mien-finish --part finish --start runs/mien/model.safetensors
+    mien train recipes/mien.py --out runs/further --part finish --start mien/weights/mien.onnx
 
-9,000 steps of 34 pictures, about 80 minutes on two idle cores (65 to 80 images/s), then 3,000 of 39. What to expect on the validation
+9,000 steps of 34 pictures, about 80 minutes on two idle cores (65 to 80 images/s), then 3,000 of 39; or on from the network in the
+package. What to expect on the validation
 sets is in the README and docs/benchmark.md; the way there in dev/LOG.md. The weights in the package were raised without borrowed
 surroundings and had a shorter finish in between: their provenance file tells the steps, the log (entries 12 to 14) the shares.
 """
@@ -16,14 +18,14 @@ from dataclasses import dataclass
 import torch
 from safetensors.torch import load_file
 
-from mien import checkpoint
+from mien import checkpoint, restore
 from mien.balance import Fixed
 from mien.data.augment import Augment
 from mien.data.blend import LOSS_WEIGHTS, blend, watched
 from mien.errors import UsageError
 from mien.models.mien import mien_tiny
 from mien.tasks import DEFAULT_TASKS
-from mien.train import Recipe, adamw, cosine
+from mien.train import Recipe, adamw, cosine, to_tensors
 
 # pictures of each set a step: FER+ and points are what the first network lacked most, and masks need company (log, entry 7)
 RAISE = {"ferplus": 9, "utkface": 6, "celeba": 6, "mtfl": 4, "helen68": 3, "afw68": 1, "celebamask": 5}
@@ -58,7 +60,7 @@ def recipe(
             encoder's, the heads learn twice as fast.
         size: side of the crop. frozen: stages of the encoder, besides the stem, that do not learn.
         encoder: a checkpoint of any system on EfficientNet-Lite0 whose encoder to begin from, instead of ImageNet's.
-        start: a checkpoint of this network to begin from. drawn: learn drawn faces, to try the recipe without data.
+        start: a checkpoint of this network to begin from, or its .onnx. drawn: learn drawn faces, to try the recipe without data.
 
     Raises:
         UsageError: no such part.
@@ -74,6 +76,8 @@ def recipe(
         model.encoder.load_state_dict({k.removeprefix("encoder."): v for k, v in theirs.items() if k.startswith("encoder.")})
     model.encoder.freeze(frozen)
     mixture = blend(now.shares, model.view, model.tasks, seed=seed, augment=AUGMENT, drawn=drawn, borrow=True)
+    if start.endswith(".onnx"):
+        restore.settle(model, (to_tensors(mixture.batch(i), model.view)[0] for i in range(16)))
     sets = dict.fromkeys(name.split("-")[0] for name in now.shares)
     return Recipe(
         name="mien", model=model, mixture=mixture, optimizer=adamw(model, lr or now.lr), schedule=cosine(now.warmup),

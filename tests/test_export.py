@@ -13,7 +13,8 @@ from mien.data import toy
 from mien.errors import BadWeights, UsageError
 from mien.export import difference, export, release, write_provenance
 from mien.models import MODELS
-from mien.runtime import OnnxModel
+from mien.restore import settle
+from mien.runtime import WEIGHTS, OnnxModel
 from mien.tasks import AGE, IDENTITY, LANDMARKS, PARSING
 
 
@@ -21,6 +22,9 @@ from mien.tasks import AGE, IDENTITY, LANDMARKS, PARSING
 def pair(tmp_path_factory):
     torch.manual_seed(1)
     model = MODELS["faceptor_tiny"](tasks=(LANDMARKS, PARSING, AGE, IDENTITY), size=64).eval()
+    for p in model.parameters():  # as if trained: the exporter keeps only one of two tensors that are equal
+        if p.ndim == 1:
+            p.data.add_(0.01 * torch.randn(p.shape))
     folder = tmp_path_factory.mktemp("export")
     checkpoint.save(folder / "m.safetensors", model, recipe="test", data=["toy"])
     export(model, folder / "m.onnx", recipe="test")
@@ -111,3 +115,38 @@ def test_provenance_is_json(tmp_path):
     record = json.loads((tmp_path / "w.json").read_text())
     assert record["bytes"] == 3
     assert record["sha256"].startswith("ba7816bf")
+
+
+def test_an_exported_network_can_be_trained_further(pair):
+    """The shipped file too: it is what a fork begins from, and its run's checkpoints are in no package."""
+    for path in (pair[1] / "m.onnx", WEIGHTS / "mien.onnx"):
+        model = checkpoint.load(path)
+        images = crops(model.view, 12)
+        assert max(difference(model, path, images).values()) < 1e-3
+        with torch.no_grad():
+            asked = {n: v.clone() for n, v in model(torch.from_numpy(images)).items()}
+            settle(model, torch.from_numpy(images).split(6))
+            for name, answer in model(torch.from_numpy(images)).items():
+                assert torch.allclose(answer, asked[name], atol=1e-3), name
+            # while it learns, norms take a batch's own statistics: those that they were settled on
+            for m in model.modules():
+                if isinstance(m, torch.nn.Dropout):
+                    m.p = 0.0
+            learning = model.train()(torch.from_numpy(images))
+            for name, answer in learning.items():
+                gap, size = float((answer - asked[name]).abs().mean()), float(asked[name].abs().mean())
+                assert gap < 0.05 * size, (name, gap, size)
+
+
+def test_an_export_that_cannot_be_trained_further_says_why(pair, tmp_path):
+    import onnx
+
+    (tmp_path / "cut.onnx").write_bytes((pair[1] / "m.onnx").read_bytes()[:1000])
+    with pytest.raises(BadWeights, match="no readable ONNX"):
+        checkpoint.load(tmp_path / "cut.onnx")
+    proto = onnx.load(pair[1] / "m.onnx")
+    (lost,) = (i for i in proto.graph.initializer if i.name == "model.encoder.stem.0.weight")
+    proto.graph.initializer.remove(lost)
+    onnx.save(proto, tmp_path / "less.onnx")
+    with pytest.raises(BadWeights, match=r"less.onnx: encoder.stem.0.weight is not in it"):
+        checkpoint.load(tmp_path / "less.onnx")
