@@ -12,8 +12,9 @@ RUN ?= runs/$(basename $(notdir $(RECIPE)))
 demo: $(VENV)/.base
 	$(BIN)/mien analyze examples --out out/faces.jsonl --draw out
 
+# a process a core, each of one thread: an exporter's minute is single-threaded
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest -m "not slow"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" -n auto --dist worksteal
 
 test-slow: $(VENV)/.dev
 	$(BIN)/python -m pytest -m slow
