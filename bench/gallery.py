@@ -126,7 +126,7 @@ def speed(sizes: list[int], folder: Path, queries: int, similarity: float) -> No
             store.build_index(table.table, n)
             built = time.perf_counter() - start
             print(f"{n:>9,} index:   built in {built:.1f} s, {table.stats()['bytes'] / 1e6:.1f} MB in all", flush=True)
-            for probes in sorted({32, 64, store.NPROBES}):
+            for probes in sorted({32, 128, 256, store.NPROBES}):
                 store.NPROBES, kept = probes, store.NPROBES
                 print(f"{n:>9,} {probes:>3} cells: {measured(table, people, asked)}", flush=True)
                 store.NPROBES = kept

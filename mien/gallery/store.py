@@ -27,7 +27,7 @@ from mien.types import Floats
 FORMAT = "mien-gallery-1"
 TABLE = "faces"
 INDEX_ROWS = 20_000  # fewer are searched in less time than a photo takes to read, see docs/gallery.md
-NPROBES = 128  # cells that are looked at: all of them up to 256,000 rows, so that the answer is exact
+NPROBES = 512  # cells that are looked at: all of them up to a million rows, so that the answer is exact
 CELL = 2_000  # rows a cell
 _KEPT = timedelta(hours=1)  # how long an old version may serve readers, where nobody asked for erasure
 _TEXTS = ("id", "person", "name", "kind", "note", "until", "added")
