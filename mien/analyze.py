@@ -68,6 +68,15 @@ class Reading(list[Face]):
         return to_supervision(self)
 
 
+def _alone(error: PhotoError) -> PhotoError:
+    """The error without the frames that it passed: they hold the photos read beside it, in a circle that only the collector ends."""
+    link: BaseException | None = error
+    while link is not None:
+        link.__traceback__ = None
+        link = link.__cause__ or link.__context__
+    return error
+
+
 class Reader:
     """Reads faces. Build one with `mien.load()` and keep it; it holds no state between calls and may serve threads.
 
@@ -155,7 +164,7 @@ class Reader:
             photo = load_photo(source, max_pixels=self.max_pixels, color=color)
         except PhotoError as e:
             _log.warning("%s", e)
-            return Reading(path, error=e)
+            return Reading(path, error=_alone(e))
         reading = Reading(path, photo, model=self._model)
         reading.timing_ms["decode"] = 1e3 * (time.perf_counter() - t0)
         return reading

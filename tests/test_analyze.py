@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import gc
 import json
 import logging
 import multiprocessing
@@ -11,8 +12,10 @@ import shutil
 import socket
 import subprocess
 import sys
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -150,6 +153,21 @@ def test_a_bad_photo_does_not_lose_the_others(reader, astronaut, tmp_path, caplo
     assert missing.error.code == "not_found"
     assert missing.to_dict()["error"]["code"] == "not_found"
     assert "no/such.jpg" in caplog.text
+
+
+def test_a_bad_photo_does_not_keep_the_others_in_memory(reader, astronaut):
+    """Its error came with frames, and they with all that was read beside it: megabytes a photo until the collector came by."""
+    good = Path(astronaut).read_bytes()
+    gc.collect()
+    gc.disable()
+    try:
+        readings = reader([good, good[:-9000]])
+        assert "truncated" in str(readings[1].error)
+        beside = weakref.ref(readings[0])
+        del readings
+        assert beside() is None
+    finally:
+        gc.enable()
 
 
 def test_one_bad_photo_raises(reader):
