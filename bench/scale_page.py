@@ -93,7 +93,8 @@ def plan(known: Known) -> str:
     ):
         cells.append([what, of(10**6), of(10**9)])
     cpu = f"{r['cpu_s_per_photo']:.3f} CPU s a photo"
-    made = f"From {r['size']:,} photos of {r['bytes_per_photo']:,.0f} bytes by {r['workers']} {'worker' if r['workers'] == 1 else 'workers'}: {cpu}."
+    by = f"{r['workers']} worker{'s' * (r['workers'] > 1)}"
+    made = f"From {r['size']:,} photos of {r['bytes_per_photo']:,.0f} bytes by {by}: {cpu}."
     small = " **A trial with few photos: start-up weighs too much, do not plan with it.**" if r["size"] < 1000 else ""
     return f"{made}{small}\n\n" + table(["", "1 million photos", "1 billion photos"], cells)
 

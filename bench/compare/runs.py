@@ -137,7 +137,7 @@ ABLATIONS: tuple[Ablation, ...] = (
         ("celeba",),
     ),
     Ablation(
-        "masks of the groups, against masks of ones", "MGMTN",
+        f"masks of the groups (their network took {MASKS:,} more steps), against masks of ones", "MGMTN",
         {
             "masks": tuple(
                 Run(f"masks-on-{s}", "mgmtn_tiny", {"part": "attributes", "steps": FEWER, "seed": s}, "mgmtn-masks") for s in (1, 2)
