@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from mien.errors import BadWeights
+from mien.runtime import FORMAT, read_weights
 
 _ROOT = "model."  # the exporter's own wrapper
 _SHIFT = "folded_shift"  # what a layer adds in the file: its own bias, or that of the norm after it
@@ -25,18 +26,21 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Tensors by the names in the file, linear layers' weights by their layer's name, and the header.
 
     Raises:
-        BadWeights: no readable ONNX file, or no header of ours.
+        BadWeights: no readable ONNX file, not the bytes that its provenance promises, or no header of ours.
     """
     import onnx
     from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
+    data, _ = read_weights(path)  # checked against its provenance, as when it answers
     try:
-        proto = onnx.load(str(path))
-    except (OSError, DecodeError) as e:
+        proto = onnx.load_from_string(data)
+        header = json.loads({p.key: p.value for p in proto.metadata_props}.get("mien", "{}"))
+    except (ValueError, DecodeError) as e:
         raise BadWeights(f"{path} is no readable ONNX file ({e}); export or copy it again") from e
-    header = json.loads({p.key: p.value for p in proto.metadata_props}.get("mien", "{}"))
-    if "builder" not in header:
+    if header.get("format") != FORMAT:
         raise BadWeights(f"{path} has no header of mien; it was not written by `mien export`")
+    if any(i.data_location == onnx.TensorProto.EXTERNAL for i in proto.graph.initializer):
+        raise BadWeights(f"{path} keeps weights in other files, which no sha256 covers; export it again")
     found = {i.name.removeprefix(_ROOT): torch.from_numpy(onnx.numpy_helper.to_array(i).copy()) for i in proto.graph.initializer}
     multiplied = {n.output[0]: n.input[1].removeprefix(_ROOT) for n in proto.graph.node if n.op_type == "MatMul"}
     for node in proto.graph.node:

@@ -5,9 +5,9 @@
     mien train recipes/mien.py --out runs/further --part finish --start mien/weights/mien.onnx
 
 9,000 steps of 34 pictures, about 80 minutes on two idle cores (65 to 80 images/s), then 3,000 of 39; or on from the network in the
-package. What to expect on the validation
-sets is in the README and docs/benchmark.md; the way there in dev/LOG.md. The weights in the package were raised without borrowed
-surroundings and had a shorter finish in between: their provenance file tells the steps, the log (entries 12 to 14) the shares.
+package. What to expect on the validation sets is in the README and docs/benchmark.md; the way there in dev/LOG.md. The weights in the
+package were raised without borrowed surroundings and had a shorter finish in between: their provenance file tells the steps, the log
+(entries 12 to 14) the shares.
 """
 
 from __future__ import annotations

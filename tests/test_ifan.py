@@ -7,10 +7,11 @@ import pytest
 import torch
 from torch import nn
 
+from mien import export
 from mien.errors import UsageError
 from mien.models.fc_densenet import TaskNorm
 from mien.models.ifan import IFAN, draw_disks, ifan, ifan_tiny, plug_in
-from mien.tasks import AGE, EXPRESSION, POINTS5
+from mien.tasks import AGE, EXPRESSION, PARSING, POINTS5
 
 NAMES = ["parsing", "points5", "expression"]
 LADDERS = {
@@ -232,3 +233,11 @@ def test_what_it_refuses():
         tiny(disks="square")
     with torch.device("meta"):
         assert [t.name for t in plug_in(ifan(emotion=False), EXPRESSION).tasks] == ["helen9", "points5", "expression"]
+
+
+def test_onnx_answers_the_same(tmp_path):
+    net = tiny(tasks=(PARSING, POINTS5, EXPRESSION), size=48)
+    export.export(net, tmp_path / "m.onnx")
+    x = np.random.default_rng(0).standard_normal((3, 3, 48, 48), np.float32)
+    gap = export.difference(net, tmp_path / "m.onnx", x)
+    assert list(gap) == NAMES and max(gap.values()) <= 1e-4

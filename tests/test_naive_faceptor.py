@@ -243,9 +243,10 @@ def plain() -> NaiveFaceptor:
     return model
 
 
-def test_torch_and_onnx_answer_alike_at_any_batch(tmp_path):
+@pytest.mark.parametrize("build", [lambda: naive_faceptor_tiny(tasks=[LANDMARKS, AGE, IDENTITY]), plain], ids=["tiny", "plain"])
+def test_torch_and_onnx_answer_alike_at_any_batch(build, tmp_path):
     torch.manual_seed(0)
-    model = plain().eval()
+    model = build().eval()
     export(model, tmp_path / "m.onnx")
     for n in (1, 3):
         images = torch.randn(n, 3, 112, 112, generator=torch.Generator().manual_seed(n)).numpy()

@@ -22,6 +22,7 @@ SHOWN: dict[str, tuple[str, str, bool]] = {
     "ferplus-test": ("accuracy", "FER+ test, %", False),
     "lfw": ("accuracy", "LFW View 1, %", False),
 }
+NOT_YET = "Not trained yet."
 Results = Mapping[str, Mapping[str, Any]]  # run -> {"scores": ..., "cost": ..., "curve": ...}
 
 
@@ -77,7 +78,7 @@ def ablation(results: Results, told: Ablation) -> str:
     sides = {side: runs for side, runs in told.sides.items() if all(results.get(r.name, {}).get("scores") for r in runs)}
     first = next(iter(told.sides))
     if first not in sides or len(sides) < 2:
-        return f"### {told.paper}: {told.idea}\n\nNot trained yet."
+        return f"### {told.paper}: {told.idea}\n\n{NOT_YET}"
 
     def values(side: str, protocol: str) -> list[float]:
         found = [number(results, r.name, protocol) for r in sides[side]]
@@ -99,7 +100,10 @@ def alone(results: Results) -> str:
         sides = [[v for r in side if (v := number(results, r.name, protocol)) is not None] for side in (TOGETHER, runs)]
         cells = [spread(side, protocol) if side else "" for side in sides]
         judged = verdict(*sides, SHOWN[protocol][2]) if all(len(s) > 1 for s in sides) else ""
-        rows.append([task, SHOWN[protocol][1], *cells, judged])
+        if any(cells):
+            rows.append([task, SHOWN[protocol][1], *cells, judged])
+    if not any(row[3] for row in rows):
+        return NOT_YET
     return table(["task", "measure", "with all tasks", "alone", "do the others help?"], rows)
 
 
