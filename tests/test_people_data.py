@@ -233,7 +233,9 @@ def test_lfwa_without_the_library(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     head = b"MATLAB 7.3 MAT-file".ljust(512) + b"\x89HDF\r\n\x1a\n" if hdf5 else b"MATLAB 5.0 MAT-file".ljust(128)
     draw.put(tmp_path / "lfw_att_40.mat", head)
     monkeypatch.setitem(sys.modules, module, None)  # what an import of it then meets
-    with pytest.raises(MissingData, match=f"lfw_att_40.mat is a MATLAB file that needs {package}: pip install {package}"):
+    with pytest.raises(
+        MissingData, match=f"lfw_att_40.mat cannot be read without {package}, which is not installed: pip install {package}"
+    ):
         people.lfwa(tmp_path, "train")
 
 

@@ -1,10 +1,11 @@
-"""What all readers of publishers' layouts share: files that must be there, pictures, splits by name."""
+"""What all readers of publishers' layouts share: files that must be there, pictures, splits by name, libraries for odd formats."""
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from mien.errors import MissingData, UsageError
 from mien.photo import load_photo
@@ -51,3 +52,16 @@ def pick(what: str, split: str, splits: Mapping[str, T]) -> T:
         UsageError: naming the splits there are.
     """
     return splits[one_of(what, split, splits)]
+
+
+def optional(module: str, path: Path) -> Any:
+    """A module that only some sets need.
+
+    Raises:
+        MissingData: it is not installed.
+    """
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        package = module.partition(".")[0]
+        raise MissingData(f"{path} cannot be read without {package}, which is not installed: pip install {package}") from error

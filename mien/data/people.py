@@ -7,7 +7,6 @@ mirror image are added is the protocol's affair.
 
 from __future__ import annotations
 
-import importlib
 import pickletools
 import struct
 from pathlib import Path
@@ -17,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mien import geometry
-from mien.data.layouts import need, pick
+from mien.data.layouts import need, optional, pick
 from mien.data.tables import Table, bad, files_below, found_points
 from mien.errors import MissingData, UsageError
 from mien.photo import load_photo
@@ -371,11 +370,7 @@ def read_mat(path: Path, *keys: str) -> list[Any]:
     """
     with need(path).open("rb") as file:
         hdf5 = b"\x89HDF\r\n\x1a\n" in file.read(1024)  # MATLAB 7.3 puts 512 bytes of its own before it
-    package, module = ("h5py", "h5py") if hdf5 else ("scipy", "scipy.io")
-    try:
-        library = importlib.import_module(module)
-    except ImportError as e:
-        raise MissingData(f"{path} is a MATLAB file that needs {package}: pip install {package}") from e
+    library = optional("h5py" if hdf5 else "scipy.io", path)
     if not hdf5:
         found = library.loadmat(path, squeeze_me=True, variable_names=keys)
         values = {k: np.atleast_1d(v) for k, v in found.items()}

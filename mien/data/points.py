@@ -6,7 +6,6 @@ Pictures are read when they are asked for. Points come in pixels of the stored p
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -16,7 +15,7 @@ from typing import Any, Generic, TypeVar
 import numpy as np
 
 from mien import geometry
-from mien.data.layouts import need, one_of, picture
+from mien.data.layouts import need, one_of, optional, picture
 from mien.errors import MissingData
 from mien.geometry import Array
 from mien.types import Sample
@@ -94,19 +93,6 @@ def completed(five: Array, where: object) -> Array:
     template = geometry.TEMPLATES["head"]
     guess = geometry.move_points(template, geometry.fit_similarity(template[known], five[known]))
     return np.where(known[:, None], five, guess)
-
-
-def optional(module: str, path: Path) -> Any:
-    """A module that only some sets need.
-
-    Raises:
-        MissingData: it is not installed.
-    """
-    try:
-        return importlib.import_module(module)
-    except ModuleNotFoundError as error:
-        package = module.partition(".")[0]
-        raise MissingData(f"{path} cannot be read without {package}, which is not installed: pip install {package}") from error
 
 
 # 300-W (Sagonas et al., ICCV-W 2013), in the split that everyone reports since Ren et al. (CVPR 2014)
