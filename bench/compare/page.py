@@ -129,7 +129,7 @@ outside it), a cosine after 150 steps, the same augmentation, weights averaged w
 a system's tasks share the batch in the same proportions for all (`mien/data/blend.py`): a system that answers fewer tasks sees more
 pictures of each, and a network for one task spends the whole batch on it.
 
-Numbers are from torch, on crops aligned by each set's own points (or a detector's, where it has none); small pictures, own
+Numbers are from the exported network or from torch (same digits where both were tried), on crops aligned by each set's own points (or a detector's, where it has none); small pictures, own
 splits, so nothing here compares with numbers on the full sets. n: MTFL test 2,995, Helen val 100, CelebAMask val 80, CelebA val
 1,030, UTKFace val 1,000, FER+ val 3,199 and test 3,152 (majority), LFW View 1 1,000 pairs. Test sets are reported only; nothing was
 chosen by them. The embedded network is not in the table: it saw more than nine times as many pictures. All runs were made before
