@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.compare.page import ablation, alone, page, spread, systems, verdict
+from bench.compare.page import ablation, alone, claims, page, spread, systems, verdict
 from bench.compare.runs import ABLATIONS, ALONE, FEWER, MEASURE, SINGLE, STEPS, SYSTEMS, TOGETHER, Ablation, Run, asked_of, every_run
 from bench.compare.work import curve, multiply_adds, train_all
 from mien.cli import load_recipe
@@ -62,6 +62,16 @@ def test_verdicts_by_hand():
 
 def results(**values: float):
     return {n: {"scores": {"celeba": {"mean_accuracy": v, "n": 1030}}} for n, v in values.items()}
+
+
+def test_claims_name_the_tasks_on_which_an_idea_helps():
+    masks = next(a for a in ABLATIONS if a.paper == "MGMTN")
+    ours, other = ([r.name for r in side] for side in masks.sides.values())
+    assert claims({}) == "Not trained yet."
+    scored = results(**dict(zip([*ours, *other], (88.2, 88.3, 88.0, 88.1), strict=True)))
+    assert claims(scored).splitlines()[2:] == ["| MGMTN | masks, against ones | attributes |  |  |"]
+    scored = results(**dict(zip([*ours, *other], (88.0, 88.3, 88.1, 88.2), strict=True)))
+    assert claims(scored).splitlines()[2:] == ["| MGMTN | masks, against ones |  |  | attributes |"]
 
 
 def test_the_page_shows_what_was_scored_and_leaves_the_rest_blank(tmp_path):
