@@ -47,8 +47,9 @@ def recipe(
         assert all(n.startswith(("decoder.project.", "decoder.level.")) for n in left.missing_keys), left
         model.second_stage()
     mixture = blend(shares_of(asked, batch), model.view, asked, seed=seed, drawn=drawn, most=fewer(few))
+    warmup = min(150, steps // 4) if start else 150  # a second stage is short, and must not be all warm-up
     return Recipe(
-        name="faceptor_tiny", model=model, mixture=mixture, optimizer=adamw(model, lr), schedule=cosine(150), steps=steps,
+        name="faceptor_tiny", model=model, mixture=mixture, optimizer=adamw(model, lr), schedule=cosine(warmup), steps=steps,
         balance=Fixed(LOSS_WEIGHTS), seed=seed, ema=0.998, data=tuple(shares_of(asked, batch)),
         protocols=() if drawn else watched(asked), every=500, limit=300,
     )  # fmt: skip
