@@ -100,7 +100,8 @@ ABLATIONS: tuple[Ablation, ...] = (
     ),
     *(
         Ablation(
-            f"auxiliary learning: {task} from 1,500 pictures, helped by the other tasks, against {task} alone", "Faceptor",
+            f"auxiliary learning: {task} from 1,500 pictures, helped by the other tasks (three quarters of a batch), against {task} alone",
+            "Faceptor",
             {
                 "with helpers": _seeds(f"aux-{task}-on", "faceptor_tiny", few=few),
                 "alone": _seeds(f"aux-{task}-off", "faceptor_tiny", few=few, tasks=task),
