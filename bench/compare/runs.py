@@ -90,7 +90,8 @@ ABLATIONS: tuple[Ablation, ...] = (
         ("mtfl", "helen68", "celebamask", "celeba", "utkface-age", "ferplus-val", "lfw"),
     ),
     Ablation(
-        f"Layer-Attention: a second stage of {SECOND} steps that opens the other levels, against {SECOND} more steps of the first",
+        f"Layer-Attention: a second stage of {SECOND} steps, {SECOND // 4} of warm-up, that opens the other levels, "
+        f"against {SECOND} more steps of the first",
         "Faceptor",
         {
             "second stage": _seeds("layers-on", "faceptor_tiny", starts="layers-first", steps=SECOND, levels="2,3,1,0"),
@@ -100,7 +101,7 @@ ABLATIONS: tuple[Ablation, ...] = (
     ),
     *(
         Ablation(
-            f"auxiliary learning: {task} from 1,500 pictures, helped by the other tasks (three quarters of a batch), against {task} alone",
+            f"auxiliary learning: {task} from 1,500 pictures, helped by the other tasks (15 or 16 of a batch's 20), against {task} alone",
             "Faceptor",
             {
                 "with helpers": _seeds(f"aux-{task}-on", "faceptor_tiny", few=few),
@@ -119,7 +120,9 @@ ABLATIONS: tuple[Ablation, ...] = (
         ("mtfl", "celebamask", "ferplus-val"),
     ),
     Ablation(
-        "batch norms of their own for each data set, against shared ones; one lap, from random weights", "iFAN",
+        "batch norms of their own for each data set, against shared ones; one lap, 600 steps from random weights, "
+        "when points have not learned yet",
+        "iFAN",
         {
             "own norms": _seeds("norms-own", "ifan_tiny", laps=1, steps=600),
             "shared norms": _seeds("norms-shared", "ifan_tiny", laps=1, norms="shared", steps=600),
