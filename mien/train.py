@@ -37,16 +37,22 @@ def cosine(warmup: int) -> Callable[[int, int], float]:
     return factor
 
 
-def adamw(model: nn.Module, lr: float, *, heads: float = 2.0, weight_decay: float = 0.02) -> torch.optim.AdamW:
+def adamw(
+    model: nn.Module, lr: float, *, heads: float = 2.0, weight_decay: float = 0.02, rates: Mapping[str, float] | None = None
+) -> torch.optim.AdamW:  # fmt: skip
     """AdamW over the weights that learn; those outside `model.encoder` learn `heads` times as fast, for they start from nothing.
 
     Args:
         lr: of the encoder; of everything where the model has none.
+        rates: how the names of weights begin -> a factor on their learning rate, in place of `heads`.
     """
-    learning = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
-    groups = {kind: [p for n, p in learning if n.startswith("encoder.") == (kind == "encoder")] for kind in ("encoder", "heads")}
-    rates = {"encoder": lr, "heads": lr * (heads if groups["encoder"] else 1)}
-    return torch.optim.AdamW([{"params": p, "lr": rates[kind]} for kind, p in groups.items() if p], weight_decay=weight_decay)
+    groups, rates = dict[float, list[nn.Parameter]](), rates or {}
+    others = heads if any(n.startswith("encoder.") and p.requires_grad for n, p in model.named_parameters()) else 1.0
+    for name, p in model.named_parameters():
+        if p.requires_grad:
+            factor = next((f for begin, f in rates.items() if name.startswith(begin)), 1.0 if name.startswith("encoder.") else others)
+            groups.setdefault(factor, []).append(p)
+    return torch.optim.AdamW([{"params": p, "lr": lr * factor} for factor, p in groups.items()], weight_decay=weight_decay)
 
 
 @dataclass

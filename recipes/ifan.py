@@ -76,11 +76,13 @@ def recipe(
     plain = mixture(NONE)
     if means:
         model.set_means(model.mean_answers(plain.batch(i) for i in range(means)))
+    model.begin_at_means()
     parsing = copy.copy(HELEN9)
     parsing.dice_weight = 0.0  # the paper's loss has no Dice
     # Ours: all but the weight decay, which is the official code's L2, in number; and equal weights
     return Recipe(
-        name="ifan", model=model, mixture=mixture(Augment(surround=0)), optimizer=adamw(model, lr, weight_decay=1e-4),
-        schedule=cosine(1000), steps=steps, seed=seed, data=["helen", "mtfl-official", *(["bnu-lsved"] if emotion else [])], every=steps,
+        name="ifan", model=model, mixture=mixture(Augment(surround=0)), schedule=cosine(1000), steps=steps, seed=seed, every=steps,
+        optimizer=adamw(model, lr, weight_decay=1e-4, rates=model.rates()),
+        data=["helen", "mtfl-official", *(["bnu-lsved"] if emotion else [])],
         protocols=() if drawn else ("helen", "mtfl-official"), criteria={HELEN9.name: parsing.criterion()},
     )  # fmt: skip

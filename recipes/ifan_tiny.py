@@ -39,10 +39,11 @@ def recipe(
     else:
         plain = blend(shares_of(asked, batch), model.view, asked, seed=seed, augment=NONE, drawn=drawn)
         model.set_means(model.mean_answers(plain.batch(i) for i in range(1 if drawn else 50)))
-    # its points are coordinates, whose loss begins ten times as high as that of heat maps and would take the whole gradient clip
-    weights = {**LOSS_WEIGHTS, "points5": 0.05}
+        model.begin_at_means()
+    # a dense head on a flattened map has a large gradient (norm 120 of all at this weight; they are clipped at 5)
+    weights = {**LOSS_WEIGHTS, "points5": 0.2}
     return Recipe(
-        name="ifan_tiny", model=model, mixture=mixture, optimizer=adamw(model, lr), schedule=cosine(150), steps=steps,
+        name="ifan_tiny", model=model, mixture=mixture, optimizer=adamw(model, lr, rates=model.rates()), schedule=cosine(150), steps=steps,
         balance=Fixed(weights), seed=seed, ema=0.998, data=tuple(shares_of(asked, batch)),
         protocols=() if drawn else watched(asked), every=500, limit=300,
     )  # fmt: skip

@@ -11,7 +11,8 @@ from mien import export
 from mien.errors import UsageError
 from mien.models.fc_densenet import TaskNorm
 from mien.models.ifan import IFAN, draw_disks, ifan, ifan_tiny, plug_in
-from mien.tasks import AGE, EXPRESSION, PARSING, POINTS5
+from mien.tasks import AGE, ATTRIBUTES, EXPRESSION, PARSING, POINTS5
+from mien.train import adamw
 
 NAMES = ["parsing", "points5", "expression"]
 LADDERS = {
@@ -241,3 +242,25 @@ def test_onnx_answers_the_same(tmp_path):
     x = np.random.default_rng(0).standard_normal((3, 3, 48, 48), np.float32)
     gap = export.difference(net, tmp_path / "m.onnx", x)
     assert list(gap) == NAMES and max(gap.values()) <= 1e-4
+
+
+def test_dense_heads_begin_at_the_mean_answers():
+    net = tiny(tasks=(POINTS5, EXPRESSION, ATTRIBUTES))
+    g = torch.Generator().manual_seed(3)
+    means = {"points5": torch.rand(5, 2, generator=g), "expression": torch.rand(8, generator=g).softmax(0)}
+    net.set_means({**means, "attributes": torch.rand(40, generator=g)})
+    net.begin_at_means()
+    answers = net.eval().settle(net(torch.randn(2, 3, 32, 32, generator=g)))
+    for t in net.tasks:
+        torch.testing.assert_close(answers[t.name], net.get_buffer(f"mean_{t.name}").expand_as(answers[t.name]), atol=1e-4, rtol=0)
+
+
+def test_dense_heads_learn_slower_the_more_they_read():
+    net = tiny()
+    wide, narrow = net.heads["points5"].out, net.heads["expression"].out
+    assert net.rates() == {"heads.points5.": 50 / wide.in_features, "heads.expression.": min(1.0, 50 / narrow.in_features)}
+    optimizer = adamw(net, 1e-3, rates=net.rates())
+    rate = {id(p): group["lr"] for group in optimizer.param_groups for p in group["params"]}
+    assert len(rate) == len(list(net.parameters())), "every weight is in one group"
+    assert rate[id(wide.weight)] == rate[id(wide.bias)] == pytest.approx(1e-3 * 50 / wide.in_features)
+    assert rate[id(net.trunk.first.weight)] == rate[id(net.heads["parsing"].out.weight)] == 1e-3

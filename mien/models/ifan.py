@@ -155,6 +155,27 @@ class IFAN(nn.Module):
                 raise UsageError(f"the mean of {name} is {tuple(mean.shape)}, not {tuple(mine.shape)}")
             mine.copy_(mean)
 
+    @torch.no_grad()
+    def begin_at_means(self) -> None:
+        """Ours: dense heads answer the mean answers until they learn: no weights, and a bias that gives the mean."""
+        for t in self.tasks:
+            if isinstance(out := self.heads[t.name].out, nn.Linear):
+                mean = self.get_buffer(f"mean_{t.name}")
+                nn.init.zeros_(out.weight)
+                if isinstance(t.shape, Points):
+                    out.bias.copy_((mean - 0.5).T.flatten())
+                else:
+                    out.bias.copy_(mean.logit(1e-4) if isinstance(t, AttributesTask) else mean.clamp_min(1e-4).log())
+
+    def rates(self, inputs: float = 50.0) -> dict[str, float]:
+        """How the names of dense heads' weights begin -> a factor on their learning rate, for `adamw`: `inputs` over theirs.
+
+        Ours: a dense head reads a flattened map, thousands of numbers, and AdamW moves all its weights by one learning rate a
+        step: its answer would move by thousands of them. At the rate of the convolutions points never came back from that.
+        """
+        dense = {n: h.out for n, h in self.heads.items() if isinstance(h.out, nn.Linear)}
+        return {f"heads.{n}.": min(1.0, inputs / out.in_features) for n, out in dense.items()}
+
     def mean_answers(self, batches: Iterable[Batch]) -> dict[str, Tensor]:
         """What the labels of these batches answer on average, for `set_means`, before training.
 
