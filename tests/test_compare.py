@@ -6,15 +6,20 @@ import inspect
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from bench.compare.page import ablation, alone, claims, page, spread, systems, verdict
+from bench.compare.guess import guess
+from bench.compare.page import GUESS, ablation, alone, claims, page, spread, systems, verdict
 from bench.compare.runs import ABLATIONS, ALONE, FEWER, MEASURE, SINGLE, STEPS, SYSTEMS, TOGETHER, Ablation, Run, asked_of, every_run
 from bench.compare.work import curve, multiply_adds, train_all
 from mien.cli import load_recipe
-from mien.data.blend import MADE_FOR, SHARES, Some, shares_of
+from mien.data.augment import NONE
+from mien.data.blend import MADE_FOR, SHARES, Some, blend, shares_of
 from mien.errors import UsageError
-from mien.tasks import DEFAULT_TASKS, task
+from mien.models.ifan import ifan_tiny
+from mien.tasks import ATTRIBUTES, DEFAULT_TASKS, POINTS5, task
+from mien.tasks.contract import sigmoid
 
 RUNS = every_run()
 
@@ -158,3 +163,21 @@ def test_a_part_of_a_set_is_always_the_same_part():
     assert [some[i].name for i in range(5)] == [Some(whole, 5)[i].name for i in range(5)]
     assert len({some[i].name for i in range(5)}) == 5
     assert [some[i].name for i in range(5)] != [whole[i].name for i in range(5)]
+
+
+def test_the_guess_is_the_mean_of_the_labels_whatever_it_is_shown():
+    model = guess(batches=2, drawn=True)
+    w, h = model.view.size
+    answers = model(np.random.default_rng(0).normal(size=(3, 3, h, w)).astype(np.float32))
+    assert all(np.array_equal(a[0], a[2]) for a in answers.values())
+    net = ifan_tiny(tasks=[POINTS5, ATTRIBUTES])
+    faces = blend(SHARES, net.view, net.tasks, seed=1, augment=NONE, drawn=True)
+    means = net.mean_answers(faces.batch(i) for i in range(2))
+    np.testing.assert_allclose(answers["points5"][0], means["points5"], atol=1e-6)
+    np.testing.assert_allclose(sigmoid(answers["attributes"][0]), means["attributes"].clip(1e-6, 1 - 1e-6), atol=1e-5)
+
+
+def test_the_guess_has_a_row_of_its_own():
+    results = {GUESS: {"scores": {"mtfl": {"nme": 10.149}}}}
+    assert [line for line in systems(results).splitlines() if line.startswith("| no look at the picture |  |  |  |  | 10.15 |")]
+    assert "no look" not in systems({})

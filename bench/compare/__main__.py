@@ -12,7 +12,8 @@ import argparse
 import json
 from pathlib import Path
 
-from bench.compare.page import page
+from bench.compare.guess import score_guess
+from bench.compare.page import GUESS, page
 from bench.compare.runs import SINGLE, SYSTEMS, asked_of, every_run
 from bench.compare.work import cost, curve, score, train_all
 
@@ -36,6 +37,8 @@ def main() -> None:
     trained = [n for n in every_run() if (n in shown or asked_of(n)) and (told.out / n / "done").exists()]
     results = json.loads(KEPT.read_text(encoding="utf-8")) if KEPT.exists() else {}
     if told.what in ("all", "score"):
+        if GUESS not in results:
+            results[GUESS] = {"scores": score_guess()}
         for name in trained:
             results.setdefault(name, {})["scores"] = score(name, told.out)
             if name in shown:

@@ -22,6 +22,7 @@ SHOWN: dict[str, tuple[str, str, bool]] = {
     "ferplus-test": ("accuracy", "FER+ test, %", False),
     "lfw": ("accuracy", "LFW View 1, %", False),
 }
+GUESS = "guess"  # among the results: what the mean of the labels scores
 NOT_YET = "Not trained yet."
 VERDICTS = ("yes", "no, worse", "not beyond the spread")
 Results = Mapping[str, Mapping[str, Any]]  # run -> {"scores": ..., "cost": ..., "curve": ...}
@@ -51,7 +52,9 @@ def systems(results: Results) -> str:
         ("training, images/s", lambda c: f"{c['train_images_per_s']:.0f}"),
         ("ONNX, ms a face", lambda c: f"{c['onnx_ms']:.1f}"),
     ]
-    rows = []
+    rows = (
+        [["no look at the picture", *[""] * len(cells), *(shown(number(results, GUESS, p), p) for p in SHOWN)]] if GUESS in results else []
+    )
     for run in (*SYSTEMS, *SINGLE):
         if run.name not in results or not results[run.name].get("scores"):
             continue
@@ -164,6 +167,9 @@ and Helen from 4.03 to 3.79; on the systems of this page it was not measured.
 {systems}
 
 {notes}
+
+"No look at the picture" answers every face alike, with the mean of the labels of 2,000 training faces (`bench/compare/guess.py`): mean places, the
+commonest class of each pixel, mean years. A number no better than this comes from nothing learned.
 
 Speeds: training, whole steps on two idle cores; ONNX Runtime, one face on one thread, median of 40.
 
