@@ -2,6 +2,7 @@
 
     mien train recipes/mien.py --out runs/mien
     mien train recipes/mien.py --out runs/mien-finish --part finish --start runs/mien/model.safetensors
+    mien train recipes/mien.py --out runs/mien-masks --part masks --start runs/mien-finish/model.safetensors
     mien train recipes/mien.py --out runs/further --part finish --start mien/weights/mien.onnx
 
 9,000 steps of 34 pictures, about 80 minutes on two idle cores (65 to 80 images/s), then 3,000 of 39; or on from the network in the
@@ -23,7 +24,7 @@ from mien.balance import Fixed
 from mien.data.augment import Augment
 from mien.data.blend import LOSS_WEIGHTS, blend, watched
 from mien.errors import UsageError
-from mien.models.mien import mien_tiny
+from mien.models.mien import Mien, mien_tiny
 from mien.tasks import DEFAULT_TASKS
 from mien.train import Recipe, adamw, cosine, to_tensors
 
@@ -46,7 +47,32 @@ class Part:
     seed: int
 
 
-PARTS = {"raise": Part(RAISE, 9000, 5e-4, 0.999, 300, 1), "finish": Part(FINISH, 3000, 4e-4, 0.998, 100, 3)}
+PARTS = {
+    "raise": Part(RAISE, 9000, 5e-4, 0.999, 300, 1),
+    "finish": Part(FINISH, 3000, 4e-4, 0.998, 100, 3),
+    # a finer look at masks, when all else stands still (log, entry 18)
+    "masks": Part({"celebamask": 16}, 3000, 1e-3, 0.998, 100, 1),
+}
+FINER = 16  # width of that look
+
+
+def only_masks(start: str) -> Mien:
+    """The network of a checkpoint, with a finer look at masks if it has none; only what answers masks learns.
+
+    Raises:
+        UsageError: the checkpoint is another system's.
+    """
+    old = checkpoint.load(start)
+    if not isinstance(old, Mien):
+        raise UsageError(f"{start} holds a {type(old).__name__}; the part masks adds to a Mien")
+    model = mien_tiny(**{**old.builder[1], "tasks": old.tasks, "finer": FINER})
+    left = model.load_state_dict(old.state_dict(), strict=False)
+    assert not left.unexpected_keys and all(n.startswith("dense.finer.") for n in left.missing_keys), left
+    assert model.dense is not None and model.dense.finer is not None
+    model.requires_grad_(False)
+    model.dense.finer.requires_grad_(True)
+    model.dense.branch["maps"].requires_grad_(True)
+    return model
 
 
 def recipe(
@@ -56,21 +82,26 @@ def recipe(
     """See the module's text.
 
     Args:
-        part: "raise", or "finish" for what follows it, from its weights. steps, seed, lr: instead of the part's own; `lr` is the
-            encoder's, the heads learn twice as fast.
+        part: "raise", or "finish" and "masks" for what follows it, each from the weights of the one before.
+        steps, seed, lr: instead of the part's own; `lr` is the encoder's, the heads learn twice as fast.
         size: side of the crop. frozen: stages of the encoder, besides the stem, that do not learn.
         encoder: a checkpoint of any system on EfficientNet-Lite0 whose encoder to begin from, instead of ImageNet's.
         start: a checkpoint of this network to begin from, or its .onnx. drawn: learn drawn faces, to try the recipe without data.
 
     Raises:
-        UsageError: no such part.
+        UsageError: no such part, or masks without a start.
     """
     if part not in PARTS:
         raise UsageError(f"no part {part!r}; there are: {', '.join(PARTS)}")
+    if part == "masks" and not start:
+        raise UsageError("the part masks adds to a network that is raised; name it by start=")
     now = PARTS[part]
     seed = seed or now.seed
     torch.manual_seed(seed)
-    model = checkpoint.load(start) if start else mien_tiny(size=size, imagenet=not (encoder or drawn))
+    if part == "masks":
+        model = only_masks(start)
+    else:
+        model = checkpoint.load(start) if start else mien_tiny(size=size, imagenet=not (encoder or drawn))
     if encoder:
         theirs = load_file(encoder)
         model.encoder.load_state_dict({k.removeprefix("encoder."): v for k, v in theirs.items() if k.startswith("encoder.")})
@@ -80,8 +111,10 @@ def recipe(
         restore.settle(model, (to_tensors(mixture.batch(i), model.view)[0] for i in range(16)))
     sets = dict.fromkeys(name.split("-")[0] for name in now.shares)
     return Recipe(
-        name="mien", model=model, mixture=mixture, optimizer=adamw(model, lr or now.lr), schedule=cosine(now.warmup),
+        name="mien", model=model, mixture=mixture, schedule=cosine(now.warmup),
+        optimizer=adamw(model, lr or now.lr, rates={"dense.branch.maps.": 0.4} if part == "masks" else None),
         steps=steps or now.steps, balance=Fixed({**LOSS_WEIGHTS, "parsing": 1.5}), seed=seed, ema=now.ema,
         data=(*sets, "imagenet", "descriptors"),
-        protocols=() if drawn else (*watched(DEFAULT_TASKS), "utkface-gender"), every=1000, limit=600,
+        protocols=() if drawn else ("celebamask",) if part == "masks" else (*watched(DEFAULT_TASKS), "utkface-gender"),
+        every=500 if part == "masks" else 1000, limit=600,
     )  # fmt: skip

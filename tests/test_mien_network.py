@@ -117,3 +117,26 @@ def test_a_network_of_some_tasks_has_no_other_heads(tasks, images):
 def test_an_unknown_kind_of_question_is_named():
     with pytest.raises(UsageError, match="no head for: faces"):
         mien_tiny(tasks=(FACES, *DEFAULT_TASKS), size=64)
+
+
+def test_a_finer_look_at_masks_begins_with_the_answers_of_the_network_it_is_added_to(images):
+    plain, finer = mien_tiny(tasks=TASKS, size=64).eval(), mien_tiny(tasks=TASKS, size=64, finer=8).eval()
+    left = finer.load_state_dict(plain.state_dict(), strict=False)
+    assert left.missing_keys and all(k.startswith("dense.finer.") for k in left.missing_keys)
+    with torch.no_grad():
+        before, after = plain(images), finer(images)
+        assert after["parsing"].shape == (4, 19, 32, 32), "half the crop's side, not a quarter"
+        enlarged = torch.nn.functional.interpolate(before["parsing"], (32, 32), mode="bilinear", align_corners=False)
+        assert torch.allclose(after["parsing"], enlarged, atol=1e-5)
+        assert all(torch.equal(before[t.name], after[t.name]) for t in TASKS if t is not PARSING)
+        assert finer.grids(images) == plain.grids(images)
+        assert torch.equal(finer.attention(images)["attributes"], plain.attention(images)["attributes"])
+        torch.nn.init.normal_(finer.dense.finer.out.weight)
+        assert not torch.allclose(finer(images)["parsing"], enlarged, atol=1e-2)
+
+
+def test_a_network_without_masks_has_nothing_to_make_finer(images):
+    model = mien_tiny(tasks=(POINTS5, AGE), size=64, finer=8).eval()
+    assert model.dense.finer is None
+    with torch.no_grad():
+        assert model(images)["points5"].shape == (4, 5, 16, 16)

@@ -24,6 +24,7 @@ from mien.errors import MissingData, UsageError
 from mien.evaluate import PROTOCOLS
 from mien.geometry import TEMPLATES
 from mien.models.faceptor import faceptor_tiny
+from mien.models.mien import mien_tiny
 from mien.models.resnet import ResNet50
 from mien.tasks import TASKS, task
 from mien.tasks.contract import Embedding
@@ -328,6 +329,24 @@ def test_the_face_network_takes_two_steps_from_another_systems_encoder(tmp_path:
     assert learned(recipe, tmp_path / "run") > 10
     again = module_of("mien").recipe(drawn=True, start=str(tmp_path / "run" / "model.safetensors"))
     assert again.model.view.size == (64, 64)
+
+
+def test_masks_of_the_face_network_learn_when_all_else_stands_still(tmp_path: Path):
+    torch.manual_seed(8)
+    checkpoint.save(tmp_path / "first.safetensors", mien_tiny(tasks=(task("age"), task("points5"), task("parsing")), size=64))
+    module, start = module_of("mien"), str(tmp_path / "first.safetensors")
+    recipe = module.recipe(drawn=True, part="masks", start=start, steps=2)
+    before = {k: v.clone() for k, v in recipe.model.state_dict().items()}
+    learned(recipe, tmp_path / "run")
+    moved = {k for k, v in recipe.model.state_dict().items() if not torch.equal(v, before[k])}
+    assert moved and all(k.startswith(("dense.finer.", "dense.branch.maps.")) for k in moved)
+    again = module.recipe(drawn=True, part="masks", start=str(tmp_path / "run" / "model.safetensors"))
+    assert torch.equal(again.model.dense.finer.out.weight, checkpoint.load(tmp_path / "run" / "model.safetensors").dense.finer.out.weight)
+    with pytest.raises(UsageError, match="adds to a network that is raised"):
+        module.recipe(drawn=True, part="masks")
+    checkpoint.save(tmp_path / "other.safetensors", faceptor_tiny(tasks=(task("age"),), size=64))
+    with pytest.raises(UsageError, match="holds a Faceptor; the part masks adds to a Mien"):
+        module.recipe(drawn=True, part="masks", start=str(tmp_path / "other.safetensors"))
 
 
 @needs_pack

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import cv2
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from mien import geometry
 from mien.data import FaceSource, toy
@@ -132,7 +135,8 @@ def test_parsing_reads_masks_into_the_photo_and_scores_them():
     labels[24:32, 24:40] = 13
     logits = np.stack([np.where(labels == i, 5.0, -5.0) for i in range(19)]).astype(np.float32)
     answer = PARSING.read(logits, Crop(np.zeros((64, 64, 3), np.uint8), np.eye(2, 3)))
-    assert (answer.mask == labels).all()
+    assert answer.mask.shape == (128, 128), "maps as fine as the crop: edges are told to half a pixel"
+    assert (answer.mask_in(64, 64) == labels).all()
     assert answer.fractions["hair"] == pytest.approx(8 * 16 / 64**2)
     metrics = PARSING.metrics()
     metrics.update(answer, labels)
@@ -144,6 +148,22 @@ def test_parsing_reads_masks_into_the_photo_and_scores_them():
     for name, index in (("skin", 1), ("hair", 13)):
         a, b = labels == index, shifted == index
         assert got[f"f1:{name}"] == pytest.approx(2 * (a & b).sum() / (a.sum() + b.sum()))
+
+
+@given(st.integers(0, 2**32 - 1), st.sampled_from([(16, 12), (32, 32), (64, 48)]))
+def test_a_mask_is_the_argmax_of_the_enlarged_maps(seed, cells):
+    """Twice the crop's size where the maps are at least half of it; and both sizes are the same place in the photo."""
+    h, w = cells
+    logits = np.random.default_rng(seed).normal(size=(19, h, w)).astype(np.float32)
+    crop = Crop(np.zeros((64, 48, 3), np.uint8), np.array([[0.5, 0.1, 3.0], [-0.1, 0.5, 5.0]]))
+    answer, k = PARSING.read(logits, crop), 1 if h == 16 else 2
+    together = cv2.resize(logits.transpose(1, 2, 0), (48 * k, 64 * k), interpolation=cv2.INTER_LINEAR)
+    won = np.take_along_axis(together, answer.mask[..., None].astype(int), -1)[..., 0]
+    np.testing.assert_allclose(won, together.max(-1), atol=1e-5)  # the last bits of a sum depend on its order
+    # the photo's place of the crop's corner, half a pixel outside its first pixel's centre, is the mask's corner too
+    corner = geometry.move_points([-0.5, -0.5], geometry.invert(crop.from_photo))
+    np.testing.assert_allclose(geometry.move_points(corner, answer.from_photo), [-0.5, -0.5], atol=1e-9)
+    assert geometry.scale_of(answer.from_photo) == pytest.approx(k * geometry.scale_of(crop.from_photo))
 
 
 def test_a_mirrored_mask_swaps_sides_and_keeps_the_unknown():

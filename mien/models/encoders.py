@@ -40,10 +40,11 @@ class EfficientNetLite(nn.Module):
 
     forward: (B, 3, H, W) normalised with mean 0.498 and std 0.502 (the scale of its ImageNet weights) ->
     maps at strides 4, 8, 16 and 32 with 24, 40, 112 and 320 channels.
+
+    Args:
+        early: hand out the first stage's map too, stride 2 and 16 channels, before the others.
     """
 
-    channels = (24, 40, 112, 320)
-    strides = (4, 8, 16, 32)
     mean = (0.498, 0.498, 0.498)
     std = (0.502, 0.502, 0.502)
 
@@ -57,10 +58,14 @@ class EfficientNetLite(nn.Module):
         (6, 192, 4, 5, 2),
         (6, 320, 1, 3, 1),
     )
-    _taps = (1, 2, 4, 6)  # stages after which a map is handed out
 
-    def __init__(self) -> None:
+    def __init__(self, *, early: bool = False) -> None:
         super().__init__()
+        self.channels: tuple[int, ...] = (24, 40, 112, 320)
+        self.strides: tuple[int, ...] = (4, 8, 16, 32)
+        self._taps: tuple[int, ...] = (1, 2, 4, 6)  # stages after which a map is handed out
+        if early:
+            self.channels, self.strides, self._taps = (16, *self.channels), (2, *self.strides), (0, *self._taps)
         self.stem = conv_bn(3, 32, 3, 2)
         stages, c = [], 32
         for expand, out, repeats, kernel, stride in self._stages:
@@ -122,13 +127,13 @@ class EfficientNetLite(nn.Module):
         return keys
 
 
-def efficientnet_lite(size: int, imagenet: bool) -> tuple[EfficientNetLite, View]:
+def efficientnet_lite(size: int, imagenet: bool, *, early: bool = False) -> tuple[EfficientNetLite, View]:
     """The encoder of every tiny system, and its view: a crop of the whole head, `size` pixels square.
 
     Args:
-        imagenet: start from ImageNet weights instead of random ones.
+        imagenet: start from ImageNet weights instead of random ones. early: with a map of stride 2, see `EfficientNetLite`.
     """
-    encoder = EfficientNetLite()
+    encoder = EfficientNetLite(early=early)
     if imagenet:
         encoder.load_imagenet()
     return encoder, View((size, size), "head", encoder.mean, encoder.std)

@@ -3,7 +3,8 @@
 - Values (age, expression, attributes) are read by queries, as in Faceptor and Q-Face, from two levels with a norm on each;
   a gated summary of the whole face is added to what the queries say, as Naive Faceptor's head has it.
 - Places (points, parsing) come from one pyramid with plain convolutions, as in Naive Faceptor: with few labelled pictures they
-  learned more than queries did. All dense tasks share the pyramid; each shape of answer has one convolution of its own.
+  learned more than queries did. All dense tasks share the pyramid; each shape of answer has one convolution of its own, and
+  parsing a second one at twice the resolution, on the encoder's first map: eyes are two cells high without it.
 - Identity weighs the places of the last map by learned weights (a global depthwise convolution, MobileFaceNet, Chen et al. 2018).
 
 While it learns, a head runs on the pictures of the batch that label one of its tasks, and on no others.
@@ -95,21 +96,51 @@ class Pyramid(nn.Module):
         return x
 
 
-class Dense(nn.Module):
-    """The pyramid and one branch a shape of answer -> task name -> logits (B, n, h, w), a quarter of the crop's side."""
+class Finer(nn.Module):
+    """Logits (B, n, h, w) -> logits (B, n, 2h, 2w): enlarged, plus what edges at twice the resolution change.
 
-    def __init__(self, channels: Sequence[int], points: Mapping[str, int], maps: Mapping[str, int], width: int):
+    Args:
+        early: channels of the encoder's map of that resolution. coarse: of the branch's. n: of the logits. width: inside.
+    """
+
+    def __init__(self, early: int, coarse: int, n: int, width: int):
+        super().__init__()
+        self.low, self.high = conv_bn(early, width, 3), conv_bn(coarse, width, 1)
+        self.mix, self.out = conv_bn(2 * width, 2 * width, 3), nn.Conv2d(2 * width, n, 1)
+        nn.init.zeros_(self.out.weight)  # a network that it is added to answers as before until it learns
+        nn.init.zeros_(cast(Tensor, self.out.bias))
+
+    def forward(self, early: Tensor, coarse: Tensor, logits: Tensor) -> Tensor:
+        size = early.shape[-2:]
+        enlarged, context = (F.interpolate(x, size, mode="bilinear", align_corners=False) for x in (logits, self.high(coarse)))
+        return enlarged + self.out(self.mix(torch.cat([self.low(early), context], 1)))
+
+
+class Dense(nn.Module):
+    """The pyramid and one branch a shape of answer -> task name -> logits (B, n, h, w), a quarter of the crop's side.
+
+    Args:
+        finer: width of what makes maps (not points) twice as fine; 0: nothing does. Then the first level is only for it.
+    """
+
+    def __init__(self, channels: Sequence[int], points: Mapping[str, int], maps: Mapping[str, int], width: int, finer: int = 0):
         super().__init__()
         self.kinds = {kind: dict(answers) for kind, answers in (("points", points), ("maps", maps)) if answers}
-        self.pyramid = Pyramid(channels, width)
+        self.finer = Finer(channels[0], width, sum(maps.values()), finer) if finer and maps else None
+        self.pyramid = Pyramid(channels[1:] if finer else channels, width)
         self.branch = nn.ModuleDict(
             {k: nn.Sequential(conv_bn(width, width, 3), nn.Conv2d(width, sum(a.values()), 1)) for k, a in self.kinds.items()}
         )
 
     def forward(self, maps: Sequence[Tensor]) -> dict[str, Tensor]:
-        x, told = self.pyramid(maps), dict[str, Tensor]()
+        x, told = self.pyramid(maps[-len(self.pyramid.laterals) :]), dict[str, Tensor]()
         for kind, answers in self.kinds.items():
-            told |= dict(zip(answers, self.branch[kind](x).split(list(answers.values()), 1), strict=True))
+            narrow, out = cast(nn.Sequential, self.branch[kind])
+            seen = narrow(x)
+            logits = out(seen)
+            if kind == "maps" and self.finer is not None:
+                logits = self.finer(maps[0], seen, logits)
+            told |= dict(zip(answers, logits.split(list(answers.values()), 1), strict=True))
         return told
 
 
@@ -135,9 +166,11 @@ class Mien(nn.Module):
     """See the module's text. forward: (B, 3, H, W) -> task name -> raw answers, for all tasks, in one pass.
 
     Args:
-        encoder: images -> four maps, finest first. tasks: what is asked, in output order. view: how faces are shown.
+        encoder: images -> four maps, finest first, and with `finer` one more before them. tasks: what is asked, in output order.
+        view: how faces are shown.
         levels: of the encoder, that the queries read. dim, heads, layers, ffn: of the query decoder.
-        width: of the pyramid. summary: width of the whole face's summary. hidden: width inside an identity head.
+        width: of the pyramid. finer: of what makes parsing twice as fine, see `Dense`. summary: of the whole face's summary.
+        hidden: width inside an identity head.
         dropout: before the last layer of values.
     """
 
@@ -146,8 +179,10 @@ class Mien(nn.Module):
     def __init__(
         self, encoder: EfficientNetLite, tasks: Sequence[Task], view: View, *, levels: tuple[int, ...] = (2, 3), dim: int = 128,
         heads: int = 4, layers: int = 2, ffn: int = 256, width: int = 64, summary: int = 512, hidden: int = 512, dropout: float = 0.2,
+        finer: int = 0,
     ):  # fmt: skip
         super().__init__()
+        self.early = 1 if finer else 0  # maps before the four that all heads know
         self.encoder, self.tasks, self.view, self.levels = encoder, tuple(tasks), view, levels
         kinds: tuple[Any, ...] = (Vector, Points, Map)
         vectors, points, maps = ({t.name: cast(Vector, t.shape).n for t in tasks if isinstance(t.shape, kind)} for kind in kinds)
@@ -157,9 +192,9 @@ class Mien(nn.Module):
         last, stride = encoder.channels[-1], encoder.strides[-1]
         grid = (-(-view.size[1] // stride), -(-view.size[0] // stride))
         self.summary = conv_bn(last, summary) if vectors else None
-        read = tuple(encoder.channels[i] for i in levels)
+        read = tuple(encoder.channels[self.early + i] for i in levels)
         self.values = Values(read, summary, vectors, dim=dim, heads=heads, layers=layers, ffn=ffn, dropout=dropout) if vectors else None
-        self.dense = Dense(encoder.channels, points, maps, width) if points or maps else None
+        self.dense = Dense(encoder.channels, points, maps, width, finer) if points or maps else None
         self.who = nn.ModuleDict({name: Who(last, grid, hidden, d) for name, d in embeddings.items()})
         self.heads: dict[tuple[str, ...], Callable[[list[Tensor]], dict[str, Tensor]]] = {
             **({tuple(vectors): self._values} if vectors else {}),
@@ -169,7 +204,7 @@ class Mien(nn.Module):
 
     def _values(self, maps: list[Tensor]) -> dict[str, Tensor]:
         assert self.values is not None and self.summary is not None
-        return self.values([maps[i] for i in self.levels], self.summary(maps[-1]).mean((2, 3)))
+        return self.values([maps[self.early + i] for i in self.levels], self.summary(maps[-1]).mean((2, 3)))
 
     def _embedding(self, name: str) -> Callable[[list[Tensor]], dict[str, Tensor]]:
         return lambda maps: {name: self.who[name](maps[-1])}
@@ -203,23 +238,24 @@ class Mien(nn.Module):
         if self.values is None:
             return {}
         maps, values = self.encoder(images), self.values
-        memory = values.decoder.memory([maps[i] for i in self.levels])
+        memory = values.decoder.memory([maps[self.early + i] for i in self.levels])
         seen = values.split(values.decoder.attention(values.content, values.place, memory, cast(Tensor, values.apart)))
         return {name: seen[name] for name in self.asked}
 
     def grids(self, images: Tensor) -> tuple[tuple[int, int], ...]:
         """(h, w) of each level that the queries read, for these images."""
         h, w = images.shape[-2:]
-        return tuple((-(-h // s), -(-w // s)) for s in (self.encoder.strides[i] for i in self.levels))
+        return tuple((-(-h // s), -(-w // s)) for s in (self.encoder.strides[self.early + i] for i in self.levels))
 
 
-def mien_tiny(*, tasks: Sequence[Task] = DEFAULT_TASKS, size: int = 128, imagenet: bool = False) -> Mien:
+def mien_tiny(*, tasks: Sequence[Task] = DEFAULT_TASKS, size: int = 128, imagenet: bool = False, finer: int = 0) -> Mien:
     """The embedded network, on EfficientNet-Lite0.
 
     Args:
         size: side of the crop in pixels. imagenet: start the encoder from ImageNet weights.
+        finer: width of what makes parsing twice as fine; 0: a map of a quarter of the crop's side, as in the first networks.
     """
-    encoder, view = efficientnet_lite(size, imagenet)
-    model = Mien(encoder, tasks, view)
-    model.builder = ("mien_tiny", {"tasks": [t.name for t in tasks], "size": size})
+    encoder, view = efficientnet_lite(size, imagenet, early=finer > 0)
+    model = Mien(encoder, tasks, view, finer=finer)
+    model.builder = ("mien_tiny", {"tasks": [t.name for t in tasks], "size": size, "finer": finer})
     return model

@@ -25,7 +25,8 @@ class Parsing:
     """A class per pixel.
 
     Attributes:
-        mask: (h, w) uint8 class index in crop geometry.
+        mask: (h, w) uint8 class index in crop geometry: as many pixels as the crop, or twice as many each way where the network's
+            maps are at least half the crop's size.
         from_photo: (2, 3) affine, photo pixels -> mask pixels.
         names: class names by index; `l_` and `r_` are the subject's own left and right (`l_eye` is on the picture's right).
         labels: the label set's id.
@@ -48,7 +49,7 @@ class Parsing:
 
 
 class ParsingTask(Task[Parsing]):
-    """A class per pixel from logit maps, enlarged bilinearly to the crop.
+    """A class per pixel from logit maps, enlarged bilinearly to the crop, or to twice its size where they are fine enough.
 
     Loss: cross-entropy over known pixels (Faceptor) plus soft Dice over the classes present.
     Ours: the Dice term; mean F1 weighs an earring like the skin, and cross-entropy does not.
@@ -91,11 +92,12 @@ class ParsingTask(Task[Parsing]):
 
     def read(self, raw: Floats, crop: Crop) -> Parsing:
         h, w = crop.pixels.shape[:2]
-        logits = cv2.resize(np.ascontiguousarray(raw.transpose(1, 2, 0), np.float32), (w, h), interpolation=cv2.INTER_LINEAR)
-        mask = logits.argmax(-1).astype(np.uint8)
+        k = 2 if 2 * raw.shape[1] >= h else 1  # where an edge passes between two cells is known to about a quarter of a cell
+        mask = _winners(np.ascontiguousarray(raw, np.float32), (k * w, k * h))
         share = np.bincount(mask.reshape(-1), minlength=len(self.names)) / mask.size
         fractions = {n: float(s) for n, s in zip(self.names, share, strict=True) if s > 0}
-        return Parsing(mask, crop.from_photo, self.names, self.labels, fractions)
+        to_mask = geometry.compose(geometry.about((-0.5, -0.5), scale=k), crop.from_photo)  # pixels are counted from their centres
+        return Parsing(mask, to_mask, self.names, self.labels, fractions)
 
     def metrics(self) -> MeanF1:
         return MeanF1(self.names)
@@ -106,6 +108,21 @@ class ParsingTask(Task[Parsing]):
 
     def blank(self, size: tuple[int, int]) -> tuple[Any, Any]:
         return np.full((size[1], size[0]), UNKNOWN, np.uint8), np.False_
+
+
+def _winners(logits: Floats, size: tuple[int, int]) -> Pixels:
+    """(n, h, w) -> the class of the largest logit, (height, width) uint8, of the maps enlarged bilinearly to (width, height).
+
+    A class at a time: with 19 classes several times as fast as enlarging them together and taking the argmax, whose answer it is.
+    """
+    best = cv2.resize(logits[0], size, interpolation=cv2.INTER_LINEAR)
+    mask, plane, won = np.zeros(best.shape, np.uint8), np.empty_like(best), np.empty(best.shape, np.uint8)
+    for k in range(1, len(logits)):
+        cv2.resize(logits[k], size, plane, interpolation=cv2.INTER_LINEAR)
+        cv2.compare(plane, best, cv2.CMP_GT, won)
+        cv2.max(mask, cv2.bitwise_and(won, np.full_like(won, k), won), mask)  # the latest winner has the largest index
+        cv2.max(best, plane, best)
+    return mask
 
 
 class MeanF1:
