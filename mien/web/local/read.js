@@ -1,5 +1,5 @@
 // Raw answers -> the record's answers: `read` and `to_dict` of mien/tasks, in JavaScript.
-import { invert, move, poseFrom68 } from "./geometry.js";
+import { compose, invert, move, poseFrom68 } from "./geometry.js";
 import { enlargeMaps } from "./pixels.js";
 
 const round = (v, digits) => Number(v.toFixed(digits));
@@ -43,18 +43,20 @@ export function runs(values) {
 }
 
 function parsing(raw, [n, h, w], { fromPhoto, crop }, task) {
-  const { width, height } = crop;
+  const k = 2 * h >= crop.height ? 2 : 1; // as fine maps as these tell edges to half a pixel of the crop
+  const [width, height] = [k * crop.width, k * crop.height];
   const maps = enlargeMaps(raw, n, h, w, height, width);
   const mask = new Uint8Array(width * height);
   const counts = new Array(n).fill(0);
   for (let i = 0; i < mask.length; i++) {
     let best = 0;
-    for (let k = 1; k < n; k++) if (maps[k * mask.length + i] > maps[best * mask.length + i]) best = k;
+    for (let c = 1; c < n; c++) if (maps[c * mask.length + i] > maps[best * mask.length + i]) best = c;
     mask[i] = best;
     counts[best]++;
   }
-  const seen = task.names.map((name, k) => [name, round(counts[k] / mask.length, 4)]).filter((_, k) => counts[k]);
-  return { set: task.labels, classes: Object.fromEntries(seen), mask: { size: [width, height], from_photo: fromPhoto, runs: runs(mask) } };
+  const seen = task.names.map((name, c) => [name, round(counts[c] / mask.length, 4)]).filter((_, c) => counts[c]);
+  const toMask = compose([[k, 0, (k - 1) / 2], [0, k, (k - 1) / 2]], fromPhoto);
+  return { set: task.labels, classes: Object.fromEntries(seen), mask: { size: [width, height], from_photo: toMask, runs: runs(mask) } };
 }
 
 function age(raw, temperature) {
