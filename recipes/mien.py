@@ -109,7 +109,8 @@ def recipe(
     mixture = blend(now.shares, model.view, model.tasks, seed=seed, augment=AUGMENT, drawn=drawn, borrow=True)
     if start.endswith(".onnx"):
         restore.settle(model, (to_tensors(mixture.batch(i), model.view)[0] for i in range(16)))
-    sets = dict.fromkeys(name.split("-")[0] for name in now.shares)
+    before = (p for name, p in PARTS.items() if part == "masks" or name == part)  # what stands still was learned from all of them
+    sets = dict.fromkeys(name.split("-")[0] for p in before for name in p.shares)
     return Recipe(
         name="mien", model=model, mixture=mixture, schedule=cosine(now.warmup),
         optimizer=adamw(model, lr or now.lr, rates={"dense.branch.maps.": 0.4} if part == "masks" else None),

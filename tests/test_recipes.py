@@ -336,6 +336,7 @@ def test_masks_of_the_face_network_learn_when_all_else_stands_still(tmp_path: Pa
     checkpoint.save(tmp_path / "first.safetensors", mien_tiny(tasks=(task("age"), task("points5"), task("parsing")), size=64))
     module, start = module_of("mien"), str(tmp_path / "first.safetensors")
     recipe = module.recipe(drawn=True, part="masks", start=start, steps=2)
+    assert set(recipe.data) == {*module.RAISE, "imagenet", "descriptors"}, "the sets of what stands still are named too"
     before = {k: v.clone() for k, v in recipe.model.state_dict().items()}
     learned(recipe, tmp_path / "run")
     moved = {k for k, v in recipe.model.state_dict().items() if not torch.equal(v, before[k])}
