@@ -39,6 +39,7 @@ def images():
 
 def test_the_size_that_its_page_tells():
     with torch.device("meta"):
+        assert sum(p.numel() for p in mien_tiny(finer=16).parameters()) == 4_324_425
         assert sum(p.numel() for p in mien_tiny().parameters()) == 4_311_126
 
 

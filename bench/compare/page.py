@@ -168,8 +168,8 @@ and Helen from 4.03 to 3.79; on the systems of this page it was not measured.
 
 {notes}
 
-"No look at the picture" answers every face alike, with the mean of the labels of 2,000 training faces (`bench/compare/guess.py`): mean places, the
-commonest class of each pixel, mean years. A number no better than this comes from nothing learned.
+"No look at the picture" answers every face alike, with the mean of the labels of 2,000 training faces (`bench/compare/guess.py`):
+mean places, the commonest class of each pixel, mean years. A number no better than this comes from nothing learned.
 
 Speeds: training, whole steps on two idle cores; ONNX Runtime, one face on one thread, median of 40.
 

@@ -57,18 +57,24 @@ class ParsingTask(Task[Parsing]):
     Args:
         names: class names by index; index 0 is the background.
         mirror: for each class, the class it becomes when the picture is mirrored.
+        dice_weight: of the Dice term. weights: class -> what its pixels weigh in the cross-entropy; 1 where none is named.
     """
 
-    def __init__(self, name: str, labels: str, names: tuple[str, ...], mirror: Mapping[str, str], *, dice_weight: float = 1.0):
+    def __init__(
+        self, name: str, labels: str, names: tuple[str, ...], mirror: Mapping[str, str], *, dice_weight: float = 1.0,
+        weights: Mapping[str, float] | None = None,
+    ):  # fmt: skip
         self.name, self.labels, self.names, self.shape = name, labels, names, Map(len(names))
         both = {**mirror, **{b: a for a, b in mirror.items()}}
         self.mirror = np.arange(256, dtype=np.uint8)
         self.mirror[: len(names)] = [names.index(both.get(n, n)) for n in names]
-        self.dice_weight = dice_weight
+        self.dice_weight, self.weights = dice_weight, weights or {}
 
     def criterion(self) -> Criterion:
         import torch
         from torch.nn import functional as F
+
+        weights = torch.tensor([self.weights.get(n, 1.0) for n in self.names])
 
         def loss(raw: Tensor, target: Tensor) -> Tensor:
             logits = F.interpolate(raw, target.shape[-2:], mode="bilinear", align_corners=False)
@@ -78,7 +84,8 @@ class ParsingTask(Task[Parsing]):
                 return silent(raw)
             log_p = logits.log_softmax(1).permute(0, 2, 3, 1)[seen]  # (pixels, classes)
             hot = F.one_hot(labels[seen], len(self.names)).to(log_p.dtype)
-            ce = -(hot * log_p).sum(-1).mean()
+            heavy = hot * weights.to(hot)
+            ce = -(heavy * log_p).sum() / heavy.sum()
             p = log_p.exp()
             total = hot.sum(0)
             dice = 1 - (2 * (p * hot).sum(0) + 1) / (p.sum(0) + total + 1)
