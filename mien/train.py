@@ -46,13 +46,13 @@ def adamw(
         lr: of the encoder; of everything where the model has none.
         rates: how the names of weights begin -> a factor on their learning rate, in place of `heads`.
     """
-    groups, rates = dict[float, list[nn.Parameter]](), rates or {}
+    groups, rates = dict[float, list[nn.Parameter]]({1.0: []}), rates or {}  # the encoder's come first
     others = heads if any(n.startswith("encoder.") and p.requires_grad for n, p in model.named_parameters()) else 1.0
     for name, p in model.named_parameters():
         if p.requires_grad:
             factor = next((f for begin, f in rates.items() if name.startswith(begin)), 1.0 if name.startswith("encoder.") else others)
             groups.setdefault(factor, []).append(p)
-    return torch.optim.AdamW([{"params": p, "lr": lr * factor} for factor, p in groups.items()], weight_decay=weight_decay)
+    return torch.optim.AdamW([{"params": p, "lr": lr * factor} for factor, p in groups.items() if p], weight_decay=weight_decay)
 
 
 @dataclass

@@ -32,7 +32,7 @@ from mien.tasks import (
     task,
 )  # fmt: skip
 from mien.tasks.landmarks import expected_place
-from mien.tasks.parsing import UNKNOWN
+from mien.tasks.parsing import UNKNOWN, ParsingTask
 from mien.tasks.pose import Pose
 from mien.types import Crop, View
 
@@ -148,6 +148,14 @@ def test_parsing_reads_masks_into_the_photo_and_scores_them():
     for name, index in (("skin", 1), ("hair", 13)):
         a, b = labels == index, shifted == index
         assert got[f"f1:{name}"] == pytest.approx(2 * (a & b).sum() / (a.sum() + b.sum()))
+
+
+def test_a_class_may_weigh_more_in_the_loss_of_masks():
+    heavy = ParsingTask("parsing", "three", ("background", "skin", "hat"), {}, dice_weight=0.0, weights={"hat": 3.0})
+    logits = torch.log(torch.tensor([0.5, 0.3, 0.2])).reshape(1, 3, 1, 1).expand(1, 3, 2, 2)
+    target = torch.tensor([[[0, 1], [2, UNKNOWN]]], dtype=torch.uint8)
+    want = -(np.log(0.5) + np.log(0.3) + 3 * np.log(0.2)) / 5
+    assert float(heavy.criterion()(logits, target, torch.tensor([True]))) == pytest.approx(want, abs=1e-6)
 
 
 @given(st.integers(0, 2**32 - 1), st.sampled_from([(16, 12), (32, 32), (64, 48)]))
