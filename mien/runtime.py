@@ -194,6 +194,8 @@ class OnnxModel:
         options.inter_op_num_threads = 1
         # Detector and reader take turns: a pool that waits awake for its next call would take the cores from the other network's.
         options.add_session_config_entry("session.force_spinning_stop", "1")
+        # Photos have any number of faces. A plan of memory for each number is kept: it saves no time, and 200 photos held 163 MB for 114.
+        options.enable_mem_pattern = False
         # Weights may point to other files (ONNX external data), which no sha256 covers. There is no such folder, so that none is read.
         options.add_session_config_entry("session.model_external_initializers_file_folder_path", f"{self.path}/none")
         try:
