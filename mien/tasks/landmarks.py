@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mien import geometry
-from mien.tasks.contract import Criterion, Points, Task, over_known, softmax
+from mien.tasks.contract import Criterion, Points, Task, over_known
 from mien.types import Crop, Floats
 
 if TYPE_CHECKING:
@@ -162,10 +162,12 @@ def _points_of(label: Any) -> npt.NDArray[np.float64]:
 
 def expected_place(logits: npt.ArrayLike) -> npt.NDArray[np.float64]:
     """Heat maps (n, h, w), logits -> expected places (n, 2) as fractions of the crop: softmax, then the mean."""
-    maps = np.asarray(logits, np.float64)
-    n, h, w = maps.shape
-    p = softmax(maps.reshape(n, -1)).reshape(n, h, w)
-    return np.stack([p.sum(1) @ ((np.arange(w) + 0.5) / w), p.sum(2) @ ((np.arange(h) + 0.5) / h)], -1)
+    maps = np.asarray(logits, np.float32)
+    _, h, w = maps.shape
+    e = np.exp(maps - maps.max((1, 2), keepdims=True))
+    columns, rows = e.sum(1, dtype=np.float64), e.sum(2, dtype=np.float64)
+    x, y = columns @ ((np.arange(w) + 0.5) / w), rows @ ((np.arange(h) + 0.5) / h)
+    return np.stack([x, y], -1) / rows.sum(1, keepdims=True)
 
 
 class NME:

@@ -101,7 +101,7 @@ class ParsingTask(Task[Parsing]):
         h, w = crop.pixels.shape[:2]
         k = 2 if 2 * raw.shape[1] >= h else 1  # where an edge passes between two cells is known to about a quarter of a cell
         mask = _winners(np.ascontiguousarray(raw, np.float32), (k * w, k * h))
-        share = np.bincount(mask.reshape(-1), minlength=len(self.names)) / mask.size
+        share = cv2.calcHist([mask], [0], None, [len(self.names)], [0, len(self.names)]).reshape(-1) / mask.size
         fractions = {n: float(s) for n, s in zip(self.names, share, strict=True) if s > 0}
         to_mask = geometry.compose(geometry.about((-0.5, -0.5), scale=k), crop.from_photo)  # pixels are counted from their centres
         return Parsing(mask, to_mask, self.names, self.labels, fractions)
@@ -127,7 +127,7 @@ def _winners(logits: Floats, size: tuple[int, int]) -> Pixels:
     for k in range(1, len(logits)):
         cv2.resize(logits[k], size, plane, interpolation=cv2.INTER_LINEAR)
         cv2.compare(plane, best, cv2.CMP_GT, won)
-        cv2.max(mask, cv2.bitwise_and(won, np.full_like(won, k), won), mask)  # the latest winner has the largest index
+        cv2.max(mask, cv2.bitwise_and(won, k, won), mask)  # type: ignore[call-overload]  # the latest winner has the largest index
         cv2.max(best, plane, best)
     return mask
 
