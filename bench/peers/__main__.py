@@ -75,7 +75,8 @@ def main(words: Sequence[str] | None = None) -> None:
         for sets in accuracy.measure(peers, given.limit, given.threads, ROOT):  # an hour or more: what is done is kept
             keep("accuracy", before | {"limit": given.limit, "sets": sets})
     if "page" in given.only:
-        PAGE.write_text(fill(PAGE.read_text(encoding="utf-8"), section(found)), encoding="utf-8")
+        # from the numbers that are kept, so that the page can be made again from them
+        PAGE.write_text(fill(PAGE.read_text(encoding="utf-8"), section(rounded(found))), encoding="utf-8")
         print(f"wrote {PAGE}")
 
 
