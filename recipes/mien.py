@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from safetensors.torch import load_file
@@ -36,9 +36,19 @@ FINISH = {"ferplus": 9, "utkface": 7, "celeba": 5, "mtfl": 4, "mtfl-turned": 3, 
 AUGMENT = Augment(surround=0.75, borrow=0.7)
 
 
+FINER = 16  # width of the finer look at masks
+RARE = {"necklace": 10.0, "earring": 3.0, "hat": 2.0, "cloth": 1.5}  # what their pixels weigh in it: few, and missed more than invented
+WATCHED = (*watched(DEFAULT_TASKS), "utkface-gender")
+
+
 @dataclass(frozen=True)
 class Part:
-    """What differs between the parts of the training: pictures of each set a step, steps, rates, warm-up and averaging."""
+    """What differs between the parts of the training.
+
+    Attributes:
+        shares: pictures of each set a step. steps, lr, ema, warmup, seed: see `Recipe`.
+        rates: see `adamw`. rare: class -> what its pixels weigh. watched: protocols, every so many steps.
+    """
 
     shares: Mapping[str, int]
     steps: int
@@ -46,16 +56,20 @@ class Part:
     ema: float
     warmup: int
     seed: int
+    rates: Mapping[str, float] = field(default_factory=dict)
+    rare: Mapping[str, float] = field(default_factory=dict)
+    watched: tuple[str, ...] = WATCHED
+    every: int = 1000
 
 
 PARTS = {
     "raise": Part(RAISE, 9000, 5e-4, 0.999, 300, 1),
     "finish": Part(FINISH, 3000, 4e-4, 0.998, 100, 3),
-    # a finer look at masks, when all else stands still (log, entry 18)
-    "masks": Part({"celebamask": 16}, 3000, 1e-3, 0.998, 100, 1),
-}
-FINER = 16  # width of that look
-RARE = {"necklace": 10.0, "earring": 3.0, "hat": 2.0, "cloth": 1.5}  # what their pixels weigh then: few, and missed more than invented
+    # a finer look at masks, when all else stands still (log, entry 18); their branch knows much already and learns slower
+    "masks": Part(
+        {"celebamask": 16}, 3000, 1e-3, 0.998, 100, 1, rates={"dense.branch.maps.": 0.4}, rare=RARE, watched=("celebamask",), every=500,
+    ),
+}  # fmt: skip
 
 
 def only_masks(start: str) -> Mien:
@@ -114,12 +128,10 @@ def recipe(
     before = (p for name, p in PARTS.items() if part == "masks" or name == part)  # what stands still was learned from all of them
     sets = dict.fromkeys(name.split("-")[0] for p in before for name in p.shares)
     parsing = copy.copy(PARSING)
-    parsing.weights = RARE
+    parsing.weights = now.rare
     return Recipe(
-        name="mien", model=model, mixture=mixture, schedule=cosine(now.warmup),
-        optimizer=adamw(model, lr or now.lr, rates={"dense.branch.maps.": 0.4} if part == "masks" else None),
+        name="mien", model=model, mixture=mixture, optimizer=adamw(model, lr or now.lr, rates=now.rates), schedule=cosine(now.warmup),
         steps=steps or now.steps, balance=Fixed({**LOSS_WEIGHTS, "parsing": 1.5}), seed=seed, ema=now.ema,
-        data=(*sets, "imagenet", "descriptors"), criteria={"parsing": parsing.criterion()} if part == "masks" else {},
-        protocols=() if drawn else ("celebamask",) if part == "masks" else (*watched(DEFAULT_TASKS), "utkface-gender"),
-        every=500 if part == "masks" else 1000, limit=600,
+        criteria={"parsing": parsing.criterion()} if now.rare else {}, data=(*sets, "imagenet", "descriptors"),
+        protocols=() if drawn else now.watched, every=now.every, limit=600,
     )  # fmt: skip
