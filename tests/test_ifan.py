@@ -11,7 +11,7 @@ from mien import export
 from mien.errors import UsageError
 from mien.models.fc_densenet import TaskNorm
 from mien.models.ifan import IFAN, draw_disks, ifan, ifan_tiny, plug_in
-from mien.tasks import AGE, ATTRIBUTES, EXPRESSION, PARSING, POINTS5
+from mien.tasks import AGE, ATTRIBUTES, EULER, EXPRESSION, PARSING, POINTS5
 from mien.train import adamw
 
 NAMES = ["parsing", "points5", "expression"]
@@ -245,10 +245,10 @@ def test_onnx_answers_the_same(tmp_path):
 
 
 def test_dense_heads_begin_at_the_mean_answers():
-    net = tiny(tasks=(POINTS5, EXPRESSION, ATTRIBUTES))
+    net = tiny(tasks=(POINTS5, EXPRESSION, ATTRIBUTES, EULER))
     g = torch.Generator().manual_seed(3)
     means = {"points5": torch.rand(5, 2, generator=g), "expression": torch.rand(8, generator=g).softmax(0)}
-    net.set_means({**means, "attributes": torch.rand(40, generator=g)})
+    net.set_means({**means, "attributes": torch.rand(40, generator=g), "euler": 30 * torch.randn(3, generator=g)})
     net.begin_at_means()
     answers = net.eval().settle(net(torch.randn(2, 3, 32, 32, generator=g)))
     for t in net.tasks:

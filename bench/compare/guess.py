@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 
+from bench.compare.work import scores_of
 from mien.data.augment import NONE
 from mien.data.blend import SHARES, blend
-from mien.evaluate import run
-from mien.models.ifan import ifan_tiny
-from mien.tasks import AGE, ATTRIBUTES, EXPRESSION, LANDMARKS, PARSING, POINTS5, Points
+from mien.models.ifan import ifan_tiny, unsettled
+from mien.tasks import AGE, ATTRIBUTES, EXPRESSION, LANDMARKS, PARSING, POINTS5
 from mien.types import Floats
 
 TASKS = (PARSING, POINTS5, LANDMARKS, EXPRESSION, ATTRIBUTES, AGE)
@@ -27,17 +27,10 @@ class Guess:
 
     def __init__(self, means: Mapping[str, Any], view: Any):
         self.tasks, self.view = tuple(t for t in TASKS if t.name in means), view
-        self.raw = {t.name: _raw(np.asarray(means[t.name], np.float32), t) for t in self.tasks}
+        self.raw = {t.name: unsettled(t, means[t.name], 1e-6).numpy() for t in self.tasks}
 
     def __call__(self, images: Floats) -> dict[str, Floats]:
         return {name: np.repeat(raw[None], len(images), 0) for name, raw in self.raw.items()}
-
-
-def _raw(mean: Floats, task: Any) -> Floats:
-    if isinstance(task.shape, Points):
-        return mean
-    p = mean.clip(1e-6, 1 - 1e-6)
-    return np.log(p / (1 - p)) if task is ATTRIBUTES else np.log(p)
 
 
 def guess(*, batches: int = 100, drawn: bool = False) -> Guess:
@@ -49,4 +42,4 @@ def guess(*, batches: int = 100, drawn: bool = False) -> Guess:
 
 def score_guess() -> dict[str, Any]:
     """Every protocol of the pack that it can answer: protocol -> numbers."""
-    return {s.protocol: {k: round(v, 5) for k, v in s.values.items()} for s in run(guess())}
+    return scores_of(guess())

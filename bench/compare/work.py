@@ -107,19 +107,25 @@ def exported(name: str, out: Path) -> Path:
     return path
 
 
+def scores_of(model: Any, names: Sequence[str] = ()) -> dict[str, Any]:
+    """Protocols, all that the model answers if none is named -> their numbers, as they are kept."""
+    from mien.evaluate import run
+
+    return {s.protocol: {k: round(v, 5) for k, v in s.values.items()} for s in run(model, names)}
+
+
 def score(name: str, out: Path, *, threads: int | None = None) -> dict[str, Any]:
     """The protocols that the page shows of the run: protocol -> numbers. Kept in scores.json.
 
     By the exported network, which answers as torch does.
     """
-    from mien.evaluate import run
     from mien.runtime import OnnxModel
 
     kept, weights = out / name / "scores.json", out / name / "model.safetensors"
     if kept.exists() and kept.stat().st_mtime >= weights.stat().st_mtime:
         return json.loads(kept.read_text(encoding="utf-8"))  # type: ignore[no-any-return]
     model = OnnxModel(exported(name, out), threads=threads)
-    scores = {s.protocol: {k: round(v, 5) for k, v in s.values.items()} for s in run(model, asked_of(name))}
+    scores = scores_of(model, asked_of(name))
     kept.write_text(json.dumps(scores, indent=1) + "\n", encoding="utf-8")
     return scores
 

@@ -162,10 +162,8 @@ class IFAN(nn.Module):
             if isinstance(out := self.heads[t.name].out, nn.Linear):
                 mean = self.get_buffer(f"mean_{t.name}")
                 nn.init.zeros_(out.weight)
-                if isinstance(t.shape, Points):
-                    out.bias.copy_((mean - 0.5).T.flatten())
-                else:
-                    out.bias.copy_(mean.logit(1e-4) if isinstance(t, AttributesTask) else mean.clamp_min(1e-4).log())
+                raw = unsettled(t, mean, 1e-4)
+                out.bias.copy_((raw - 0.5).T.flatten() if isinstance(t.shape, Points) else raw)
 
     def rates(self, inputs: float = 50.0) -> dict[str, float]:
         """How the names of dense heads' weights begin -> a factor on their learning rate, for `adamw`: `inputs` over theirs.
@@ -274,6 +272,13 @@ def _settled(t: Task, raw: Tensor) -> Tensor:
         return raw
     # attributes exclude nothing: one yes or no each
     return raw.sigmoid() if isinstance(t, AttributesTask) else raw.softmax(1)
+
+
+def unsettled(t: Task, settled: Tensor, least: float) -> Tensor:
+    """The raw answer that is settled to this one; probabilities of less than `least` are taken for it."""
+    if isinstance(t.shape, Points) or isinstance(t, EulerTask):
+        return settled
+    return settled.logit(least) if isinstance(t, AttributesTask) else settled.clamp_min(least).log()
 
 
 def _labelled(t: Task, target: Tensor, known: Tensor, shape: torch.Size) -> tuple[Tensor, Tensor]:
