@@ -4,12 +4,12 @@ One network, shown the same photo at two or three sizes:
 
 - main: the longer side brought to 640 pixels (a small photo is enlarged, at most twice): faces of 10 to 400 pixels.
 - far: a thumbnail with black around it, so that a face that fills the photo, or reaches beyond it, is a middling one.
-- near: only when the photo is larger than 640; at up to 1,280, in two or four tiles, for faces that main saw too small.
+- near: only when the photo is larger than 640, and only where main suspects a face too small for it: at up to 1,280, in tiles of 256
+  around the suspects, or in two or four large ones where those are fewer pixels.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import cv2
@@ -22,6 +22,7 @@ from mien.types import Answerer, Detection, Floats, Pixels, View
 
 Array = npt.NDArray[np.float64]
 STEP = 32  # the network's coarsest stride
+TILE = 256  # pixels, side of a small tile
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +56,7 @@ class Detector:
         threshold: least score, 0..1. overlap: IoU above which two boxes are one face.
         main, far, near: longer side of the photo in each look, pixels; near = 0 switches it off.
         enlarge: most that a small photo is enlarged for the main look.
+        suspect: score from which a small face in the main look is worth a nearer one, 0..1.
 
     Raises:
         UsageError: the model finds no faces, or a value is out of range.
@@ -62,73 +64,114 @@ class Detector:
 
     def __init__(
         self, model: Answerer, *, threshold: float = FACES.threshold, overlap: float = FACES.overlap,
-        main: int = 640, far: int = 128, near: int = 1280, enlarge: float = 2.0,
+        main: int = 640, far: int = 128, near: int = 1280, enlarge: float = 2.0, suspect: float = 0.15,
     ):  # fmt: skip
         if FACES.name not in [t.name for t in model.tasks]:
             raise UsageError(f"the detector's network answers {[t.name for t in model.tasks]}, not {FACES.name!r}")
-        if not 0 < threshold < 1:
-            raise UsageError(f"threshold must lie between 0 and 1, not {threshold}")
+        for name, value in (("threshold", threshold), ("suspect", suspect)):
+            if not 0 < value < 1:
+                raise UsageError(f"{name} must lie between 0 and 1, not {value}")
         if min(main, far) < STEP:
             raise UsageError(f"main and far must be at least {STEP} pixels, not {main} and {far}")
         self.model, self.threshold, self.overlap = model, threshold, overlap
         self.main, self.far, self.near, self.enlarge = main, far, near, enlarge
+        self.suspect = min(suspect, threshold)
 
     def __call__(self, pixels: Pixels) -> list[Detection]:
         """Faces in photo pixels; boxes may reach beyond the photo."""
-        boxes, scores, points = [np.zeros((0, 4))], [np.zeros(0)], [np.zeros((0, 5, 2))]
-        scaled: dict[float, Pixels] = {}
-        for look in self.plan(pixels.shape[1], pixels.shape[0]):
-            if look.scale not in scaled:
-                scaled[look.scale] = resized(pixels, look.scale)
-            b, s, p = self.look(scaled[look.scale], look)
-            # home, an axis at a time; pixel centres are whole numbers, so half a pixel moves with the scale
-            home = np.array(pixels.shape[1::-1]) / scaled[look.scale].shape[1::-1]
-            boxes.append((b + 0.5) * np.tile(home, 2) - 0.5)
-            scores.append(s)
-            points.append((p + 0.5) * home - 0.5)
-        found = merge(np.concatenate(boxes), np.concatenate(scores), np.concatenate(points), self.overlap)
+        shown = Shown(pixels)
+        main, far = self.plan(shown.width, shown.height)
+        boxes, scores, points = self.look(shown, main, self.suspect)
+        nearer = self.nearer(shown.width, shown.height, boxes)
+        sure = scores >= self.threshold
+        rows = [(boxes[sure], scores[sure], points[sure]), *(self.look(shown, look, self.threshold) for look in (far, *nearer))]
+        boxes, scores, points = (np.concatenate(column) for column in zip(*rows, strict=True))
+        found = merge(boxes, scores, points, self.overlap)
         return alone(sorted(found, key=lambda d: -d.area))
 
-    def plan(self, width: int, height: int) -> Iterator[Showing]:
-        """The looks at a photo of that size; few shapes, so that the runtime's memory stays small."""
+    def plan(self, width: int, height: int) -> tuple[Showing, Showing]:
+        """The two looks that every photo of that size gets, main and far; few shapes, so that the runtime's memory stays small."""
         longer = max(width, height)
         scale = min(self.main / longer, self.enlarge)
         w, h = scaled_size(width, height, scale)
-        yield Showing(scale, (0, 0, w, h), (up(w), up(h)), largest=0.7 * self.main)
+        main = Showing(scale, (0, 0, w, h), (up(w), up(h)), largest=0.7 * self.main)
         scale = self.far / longer
         w, h = scaled_size(width, height, scale)
         side = up(1.5 * self.far)
-        yield Showing(scale, (0, 0, w, h), (side, side), ((side - w) // 2, (side - h) // 2), smallest=24)
-        if self.near and longer > 1.2 * self.main:
-            yield from self._tiles(width, height, min(1.0, self.near / longer))
+        return main, Showing(scale, (0, 0, w, h), (side, side), ((side - w) // 2, (side - h) // 2), smallest=24)
 
-    def _tiles(self, width: int, height: int, scale: float, share: int = 64) -> Iterator[Showing]:
-        """Tiles that share a strip as wide as the largest face believed in them: each such face is whole in one."""
+    def nearer(self, width: int, height: int, boxes: Array, share: int = 64) -> list[Showing]:
+        """Looks at the suspects among boxes (n, 4) of the photo, those that a nearer look would show at most `share` pixels large.
+
+        Tiles share a strip as wide as the largest face believed in them, so that each such face is whole in one.
+        """
+        longer = max(width, height)
+        if not self.near or longer <= 1.2 * self.main:
+            return []
+        scale = min(1.0, self.near / longer)
         w, h = scaled_size(width, height, scale)
-        spans = []
-        for length in (w, h):
-            side = length if length <= self.main + share else up(length / 2 + share / 2)
-            spans.append([(0, length)] if side >= length else [(0, side), (length - side, length)])
-        for y1, y2 in spans[1]:
-            for x1, x2 in spans[0]:
-                yield Showing(scale, (x1, y1, x2, y2), (up(x2 - x1), up(y2 - y1)), largest=share)
+        suspects = boxes[np.sqrt((boxes[:, 2:] - boxes[:, :2]).prod(1)) * scale <= share]
+        middles = (suspects[:, :2] + suspects[:, 2:]) / 2 * scale
+        small = [spans(length, TILE, share) for length in (w, h)]
+        held = {(most_inside(small[0], x), most_inside(small[1], y)) for x, y in middles}
+        large = [spans(length, length if length <= self.main + share else up(length / 2 + share / 2), share) for length in (w, h)]
+        every = [(x, y) for y in large[1] for x in large[0]]
+        if sum(map(_pixels, held)) < sum(map(_pixels, every)):
+            every = sorted(held)
+        return [Showing(scale, (x1, y1, x2, y2), (up(x2 - x1), up(y2 - y1)), largest=share) for (x1, x2), (y1, y2) in every]
 
-    def look(self, photo: Pixels, look: Showing) -> tuple[Array, Array, Array]:
-        """Faces of one look: boxes (n, 4), scores (n,), points (n, 5, 2), in pixels of the scaled photo given."""
-        x1, y1, x2, y2 = look.window
+    def look(self, shown: Shown, look: Showing, least: float) -> tuple[Array, Array, Array]:
+        """What one look believes, from a score on: boxes (n, 4), scores (n,), points (n, 5, 2), in photo pixels."""
+        photo, (x1, y1, x2, y2) = shown.at(look.scale), look.window
         part = photo[y1:y2, x1:x2]
         left, top = look.corner
         right, bottom = look.canvas[0] - left - (x2 - x1), look.canvas[1] - top - (y2 - y1)
         if left or top or right or bottom:
             part = cv2.copyMakeBorder(part, top, bottom, left, right, cv2.BORDER_CONSTANT)  # type: ignore[assignment]
         raw = self.model(tensor(part, self.model.view))[FACES.name][0]
-        boxes, scores, points = decode(raw, look.canvas, self.threshold)
+        boxes, scores, points = decode(raw, look.canvas, least)
         offset = np.array([x1 - left, y1 - top], np.float64)
         boxes, points = boxes + np.tile(offset, 2), points + offset
         side = np.sqrt((boxes[:, 2:] - boxes[:, :2]).prod(1))
         keep = (side >= look.smallest) & (side <= look.largest)
         keep &= ~cut(boxes, look.window, photo.shape[1], photo.shape[0])
+        # home, an axis at a time; pixel centres are whole numbers, so half a pixel moves with the scale
+        home = np.array([shown.width, shown.height]) / photo.shape[1::-1]
+        boxes, points = (boxes + 0.5) * np.tile(home, 2) - 0.5, (points + 0.5) * home - 0.5
         return boxes[keep], scores[keep], points[keep]
+
+
+class Shown:
+    """A photo (H, W, 3) and what it is at other scales, each made once."""
+
+    def __init__(self, pixels: Pixels):
+        self.height, self.width = pixels.shape[:2]
+        self._scales = {1.0: pixels}
+
+    def at(self, scale: float) -> Pixels:
+        """The photo at that scale."""
+        if scale not in self._scales:
+            self._scales[scale] = resized(self._scales[1.0], scale)
+        return self._scales[scale]
+
+
+def spans(length: int, side: int, share: int) -> list[tuple[int, int]]:
+    """(from, to) of the fewest tiles of that side over a length, which share `share` or more; all of it where it is shorter."""
+    if length <= side:
+        return [(0, length)]
+    n = -(-(length - share) // (side - share))
+    starts = [(length - side) * i // (n - 1) for i in range(n)]
+    return [(start, start + side) for start in starts]
+
+
+def most_inside(tiles: list[tuple[int, int]], middle: float) -> tuple[int, int]:
+    """The tile whose edges are farthest from a place; the first of equals."""
+    return max(tiles, key=lambda t: min(middle - t[0], t[1] - middle))
+
+
+def _pixels(tile: tuple[tuple[int, int], tuple[int, int]]) -> int:
+    (x1, x2), (y1, y2) = tile
+    return (x2 - x1) * (y2 - y1)
 
 
 def cut(boxes: Array, window: tuple[int, int, int, int], width: int, height: int) -> npt.NDArray[np.bool_]:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from itertools import pairwise
 
 import cv2
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from mien.detect import Detector, alone, cut, resized, tensor, up
+from mien.detect import Detector, alone, cut, most_inside, resized, spans, tensor, up
 from mien.errors import UsageError
 from mien.tasks import AGE, FACES
 from mien.tasks.faces import cells
@@ -21,13 +24,13 @@ VIEW = View((320, 320), "photo", (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
 class Squares:
     """A network that takes every bright blob for a face, and remembers the shapes that it was shown.
 
-    As a real one it knows only some sizes: it is blind to blobs outside `sees` (sides in shown pixels).
+    As a real one it knows only some sizes: of blobs outside `sees` (sides in shown pixels) it is unsure.
     """
 
     view, tasks = VIEW, (FACES,)
 
-    def __init__(self, sees: tuple[float, float] = (9, 450)):
-        self.sees, self.shapes = sees, list[tuple[int, int]]()
+    def __init__(self, sees: tuple[float, float] = (9, 450), unsure: float = -1.5):
+        self.sees, self.unsure, self.shapes = sees, unsure, list[tuple[int, int]]()
 
     def __call__(self, images: Floats) -> dict[str, Floats]:
         h, w = images.shape[2:]
@@ -38,11 +41,10 @@ class Squares:
         raw = np.zeros((1, len(centres), 15), np.float32)
         raw[..., 0] = -9
         for x, y, bw, bh, _ in cv2.connectedComponentsWithStats(bright)[2][1:]:
-            if not self.sees[0] <= np.sqrt(bw * bh) <= self.sees[1]:
-                continue
+            seen = self.sees[0] <= np.sqrt(bw * bh) <= self.sees[1]
             middle = np.array([x + bw / 2 - 0.5, y + bh / 2 - 0.5])
             i = int(np.argmin(np.abs(centres - middle).sum(1)))
-            raw[0, i, 0] = 3
+            raw[0, i, 0] = 3 if seen else self.unsure
             raw[0, i, 1:3] = (middle - centres[i]) / strides[i]
             raw[0, i, 3:5] = np.log(np.array([bw, bh]) / strides[i])
             raw[0, i, 5:] = np.tile(raw[0, i, 1:3], 5)
@@ -85,12 +87,43 @@ def test_small_faces_of_a_large_photo_are_found_once() -> None:
     assert Detector(network, near=0)(photo(1280, 960, *places)) == []
 
 
-def test_shapes_are_few_and_bounded() -> None:
-    network = Squares()
+def test_a_crowd_is_looked_at_in_large_tiles() -> None:
+    places = [(x, y, 16, 16) for x in range(10, 1260, 60) for y in range(10, 940, 60)]
+    network = Squares(sees=(12, 450))
+    assert len(Detector(network)(photo(1280, 960, *places))) == len(places)
+    assert network.shapes == [(480, 640), (192, 192)] + 4 * [(512, 672)]
+
+
+def test_near_looks_go_where_a_small_face_is_suspected_and_nowhere_else() -> None:
+    network = Squares(sees=(12, 450))
     find = Detector(network)
+    large, small = (700, 100, 300, 300), (300, 800, 16, 16)
+    assert len(find(photo(1280, 960, large))) == 1 and network.shapes == [(480, 640), (192, 192)]
+    network.shapes.clear()
+    assert len(find(photo(1280, 960, large, small))) == 2 and network.shapes == [(480, 640), (192, 192), (256, 256)]
+    sure = Squares(sees=(12, 450), unsure=-2.5)  # 8 %, below what is suspected
+    assert len(Detector(sure)(photo(1280, 960, large, small))) == 1
+    assert len(Detector(sure, suspect=0.05)(photo(1280, 960, large, small))) == 2
+
+
+@given(st.integers(1, 1300), st.floats(0, 1), st.floats(0.1, 64))
+def test_a_face_that_tiles_may_show_is_whole_in_the_one_chosen(length: int, at: float, side: float) -> None:
+    middle = side / 2 + at * max(0.0, length - side)
+    tiles = spans(length, 256, 64)
+    assert tiles[0][0] == 0 and tiles[-1][1] == length and all(a[1] - b[0] >= 64 for a, b in pairwise(tiles))
+    lo, hi = most_inside(tiles, middle)
+    assert lo - 1e-6 <= middle - side / 2 and middle + side / 2 <= max(hi, side) + 1e-6
+
+
+def test_shapes_are_few_and_bounded() -> None:
+    network = Squares(sees=(12, 450))
+    find = Detector(network)
+    crowd = [(x, y, 15, 15) for x in range(10, 1260, 60) for y in range(10, 940, 60)]
     for size in ((640, 480), (320, 240), (1280, 960), (4000, 3000)):
         find(photo(*size))
-    assert set(network.shapes) == {(480, 640), (192, 192), (512, 672)}
+    find(photo(1280, 960, (10, 10, 16, 16), (900, 500, 16, 16)))
+    find(photo(1280, 960, *crowd))
+    assert set(network.shapes) == {(480, 640), (192, 192), (256, 256), (512, 672)}
 
 
 def test_no_face_in_nothing() -> None:
@@ -124,6 +157,8 @@ def test_wrong_use_is_told() -> None:
         Detector(Other())
     with pytest.raises(UsageError, match="threshold"):
         Detector(Squares(), threshold=1.5)
+    with pytest.raises(UsageError, match="suspect"):
+        Detector(Squares(), suspect=0)
     with pytest.raises(UsageError, match="at least 32"):
         Detector(Squares(), far=8)
 

@@ -171,8 +171,9 @@ const { crop, fromPhoto } = geometry.align(photo, job.points, job.view);
 keep("crop", crop);
 const rows = detect.decode(Float32Array.from(job.raw), job.canvas, 0.5);
 const plans = job.sizes.map(([w, h]) => detect.plan(w, h, job.looks));
+const nearer = job.sizes.flatMap(([w, h]) => job.suspects.map((boxes) => detect.nearer(w, h, boxes, job.looks)));
 const [pose, found, runs] = [job.faces.map(geometry.poseFrom68), detect.merge(rows, 0.4), read.runs([3, 3, 0, 3])];
-console.log(JSON.stringify({ fromPhoto, pose, found, plans, runs }));
+console.log(JSON.stringify({ fromPhoto, pose, found, plans, nearer, runs }));
 """
 
 
@@ -190,9 +191,12 @@ def checked(tmp_path_factory, reader):
     raw = rng.normal(0, 1, (84, 15)).astype(np.float32)
     looks = {n: getattr(reader.detector, n) for n in ("main", "far", "near", "enlarge")}
     sizes = [(512, 512), (3, 900), (1000, 667), (4032, 3024), (1281, 40)]
+    corners = rng.uniform(0, 4000, (300, 2))
+    boxes = np.hstack([corners, corners + rng.uniform(5, 300, (300, 2))]).tolist()
     job = {
         "width": 280, "height": 300, "scales": [1.25, 2.0, 0.5, 0.25, 0.37], "points": face.points.tolist(),
         "raw": raw.reshape(-1).tolist(), "canvas": [64, 64], "looks": looks, "sizes": sizes, "faces": turned,
+        "suspects": [[], boxes[:3], boxes[:60], boxes],
         "view": {"size": [64, 48], "points": geometry.TEMPLATES["arcface"].tolist()},
     }  # fmt: skip
     (folder / "photo").write_bytes(np.ascontiguousarray(photo).tobytes())
@@ -245,10 +249,13 @@ def test_faces_are_decoded_and_merged_as_in_python(checked):
 
 def test_looks_are_those_of_the_detector(checked, reader):
     _, out, job, _, _ = checked
-    for plan, (w, h) in zip(out["plans"], job["sizes"], strict=True):
-        want = list(reader.detector.plan(w, h))
-        assert [(p["scale"], p["window"], p["canvas"], p["corner"]) for p in plan] == [
-            (s.scale, list(s.window), list(s.canvas), list(s.corner)) for s in want
+    find = reader.detector
+    want = [list(find.plan(w, h)) for w, h in job["sizes"]]
+    want += [find.nearer(w, h, np.array(b).reshape(-1, 4)) for w, h in job["sizes"] for b in job["suspects"]]
+    assert {len(looks) for looks in want[len(job["sizes"]) :]} > {0, 2, 4}  # none, some and all of a photo
+    for looks, expected in zip(out["plans"] + out["nearer"], want, strict=True):
+        assert [(p["scale"], p["window"], p["canvas"], p["corner"]) for p in looks] == [
+            (s.scale, list(s.window), list(s.canvas), list(s.corner)) for s in expected
         ]
 
 

@@ -61,7 +61,7 @@ def model_table(model: OnnxModel, finder: Detector) -> dict[str, Any]:
             tasks.append({"name": t.name, "labels": t.labels, "kind": kind, **more})
     order = [n for n in answerable(t["name"] for t in tasks) if n != "points5"]
     view = model.view.to_dict() | {"points": TEMPLATES[model.view.template].tolist()}
-    looks = {n: getattr(finder, n) for n in ("threshold", "overlap", "main", "far", "near", "enlarge")}
+    looks = {n: getattr(finder, n) for n in ("threshold", "overlap", "main", "far", "near", "enlarge", "suspect")}
     try:
         cut: dict[str, Any] | None = cut_for(model).to_dict()
     except UsageError:  # nobody measured one for these weights; the page says so

@@ -3,36 +3,59 @@ import { iou } from "./geometry.js";
 import { even, fill, resized } from "./pixels.js";
 
 const STEP = 32;
+const TILE = 256;
 const STRIDES = [8, 16, 32];
 
 const up = (length) => Math.max(STEP, Math.ceil(even(length) / STEP) * STEP);
 const side = ([x1, y1, x2, y2]) => Math.sqrt((x2 - x1) * (y2 - y1));
 export const area = ([x1, y1, x2, y2]) => Math.max(0, x2 - x1) * Math.max(0, y2 - y1);
 
-/** The looks at a photo of that size: scale, window, canvas, corner, sides of boxes believed. */
-export function plan(width, height, { main, far, near, enlarge }) {
+const whole = (width, height, scale) => [Math.max(1, even(width * scale)), Math.max(1, even(height * scale))];
+const look = (scale, window, canvas, more) => ({ scale, window, canvas, corner: [0, 0], smallest: 0, largest: Infinity, ...more });
+
+/** The two looks that every photo of that size gets: scale, window, canvas, corner, sides of boxes believed. */
+export function plan(width, height, { main, far, enlarge }) {
   const longer = Math.max(width, height);
-  const scaled = (scale) => [Math.max(1, even(width * scale)), Math.max(1, even(height * scale))];
-  const look = (scale, window, canvas, more) => ({ scale, window, canvas, corner: [0, 0], smallest: 0, largest: Infinity, ...more });
   let scale = Math.min(main / longer, enlarge);
-  let [w, h] = scaled(scale);
-  const looks = [look(scale, [0, 0, w, h], [up(w), up(h)], { largest: 0.7 * main })];
+  let [w, h] = whole(width, height, scale);
+  const first = look(scale, [0, 0, w, h], [up(w), up(h)], { largest: 0.7 * main });
   scale = far / longer;
-  [w, h] = scaled(scale);
+  [w, h] = whole(width, height, scale);
   const square = up(1.5 * far);
   const corner = [Math.floor((square - w) / 2), Math.floor((square - h) / 2)];
-  looks.push(look(scale, [0, 0, w, h], [square, square], { corner, smallest: 24 }));
-  if (near && longer > 1.2 * main) {
-    const share = 64;
-    scale = Math.min(1, near / longer);
-    [w, h] = scaled(scale);
-    const [xs, ys] = [w, h].map((length) => {
-      const part = length <= main + share ? length : up(length / 2 + share / 2);
-      return part >= length ? [[0, length]] : [[0, part], [length - part, length]];
-    });
-    for (const [y1, y2] of ys) for (const [x1, x2] of xs) looks.push(look(scale, [x1, y1, x2, y2], [up(x2 - x1), up(y2 - y1)], { largest: share }));
+  return [first, look(scale, [0, 0, w, h], [square, square], { corner, smallest: 24 })];
+}
+
+/** [from, to] of the fewest tiles of that side over a length, which share `share` or more. */
+function spans(length, part, share) {
+  if (length <= part) return [[0, length]];
+  const n = Math.ceil((length - share) / (part - share));
+  return Array.from({ length: n }, (_, i) => Math.floor(((length - part) * i) / (n - 1))).map((start) => [start, start + part]);
+}
+
+/** The tile whose edges are farthest from a place; the first of equals. */
+const mostInside = (tiles, at) => tiles.reduce((best, t) => (Math.min(at - t[0], t[1] - at) > Math.min(at - best[0], best[1] - at) ? t : best));
+
+/** Nearer looks at the suspects among boxes of the photo: small tiles around them, or all large ones where those are fewer pixels. */
+export function nearer(width, height, boxes, { main, near }, share = 64) {
+  const longer = Math.max(width, height);
+  if (!near || longer <= 1.2 * main) return [];
+  const scale = Math.min(1, near / longer);
+  const [w, h] = whole(width, height, scale);
+  const small = [w, h].map((length) => spans(length, TILE, share));
+  const held = new Map();
+  for (const [x1, y1, x2, y2] of boxes) {
+    if (side([x1, y1, x2, y2]) * scale > share) continue;
+    const tile = [mostInside(small[0], ((x1 + x2) / 2) * scale), mostInside(small[1], ((y1 + y2) / 2) * scale)];
+    held.set(tile.join(), tile);
   }
-  return looks;
+  const [xs, ys] = [w, h].map((length) => spans(length, length <= main + share ? length : up(length / 2 + share / 2), share));
+  const pixels = (tiles) => tiles.reduce((sum, [[x1, x2], [y1, y2]]) => sum + (x2 - x1) * (y2 - y1), 0);
+  let tiles = ys.flatMap((y) => xs.map((x) => [x, y]));
+  if (pixels([...held.values()]) < pixels(tiles)) {
+    tiles = [...held.values()].sort(([a, b], [c, d]) => a[0] - c[0] || b[0] - d[0]);
+  }
+  return tiles.map(([[x1, x2], [y1, y2]]) => look(scale, [x1, y1, x2, y2], [up(x2 - x1), up(y2 - y1)], { largest: share }));
 }
 
 /** Rows above a score -> [{box, score, points}], in pixels of the network's picture. */
@@ -97,9 +120,8 @@ function cut([x1, y1, x2, y2], box, width, height) {
  * run: (Float32Array, [1, 3, h, w]) -> raw rows. about: the detector's part of model.json.
  */
 export async function detect(photo, about, run) {
-  const rows = [];
   const scaled = new Map();
-  for (const look of plan(photo.width, photo.height, about)) {
+  const seen = async (look, least) => {
     if (!scaled.has(look.scale)) scaled.set(look.scale, resized(photo, look.scale));
     const picture = scaled.get(look.scale);
     const [width, height] = look.canvas;
@@ -109,12 +131,19 @@ export async function detect(photo, about, run) {
     const raw = await run(input, [1, 3, height, width]);
     const [dx, dy] = [look.window[0] - left, look.window[1] - top];
     const [hx, hy] = [photo.width / picture.width, photo.height / picture.height];
-    for (const r of decode(raw, look.canvas, about.threshold)) {
+    const rows = [];
+    for (const r of decode(raw, look.canvas, least)) {
       const box = r.box.map((v, k) => v + (k % 2 ? dy : dx));
       if (side(box) < look.smallest || side(box) > look.largest || cut(look.window, box, picture.width, picture.height)) continue;
       const home = ([x, y]) => [(x + 0.5) * hx - 0.5, (y + 0.5) * hy - 0.5];
       rows.push({ box: [...home(box.slice(0, 2)), ...home(box.slice(2))], score: r.score, points: r.points.map(([x, y]) => home([x + dx, y + dy])) });
     }
-  }
+    return rows;
+  };
+  const [main, far] = plan(photo.width, photo.height, about);
+  const suspects = await seen(main, about.suspect);
+  const rows = suspects.filter((r) => r.score >= about.threshold);
+  const more = nearer(photo.width, photo.height, suspects.map((r) => r.box), about);
+  for (const look of [far, ...more]) rows.push(...(await seen(look, about.threshold)));
   return alone(merge(rows, about.overlap).sort((a, b) => area(b.box) - area(a.box)));
 }
