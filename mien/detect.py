@@ -1,11 +1,14 @@
 """A photo of any size -> its faces. Torch-free: numpy, OpenCV and an `Answerer` (see `mien.runtime`).
 
-One network, shown the same photo at two or three sizes:
+One network, shown the same photo at one to three sizes:
 
 - main: the longer side brought to 640 pixels (a small photo is enlarged, at most twice): faces of 10 to 400 pixels.
-- far: a thumbnail with black around it, so that a face that fills the photo, or reaches beyond it, is a middling one.
+- far: a thumbnail with black around it, so that a face that fills the photo, or reaches beyond it, is a middling one; where main is
+  sure of no face, or suspects a large one.
 - near: only when the photo is larger than 640, and only where main suspects a face too small for it: at up to 1,280, in tiles of 256
   around the suspects, or in two or four large ones where those are fewer pixels.
+
+A suspect is a box that main scores too low to believe, or believes, of a size that another look shows better.
 """
 
 from __future__ import annotations
@@ -18,11 +21,12 @@ import numpy.typing as npt
 
 from mien.errors import UsageError
 from mien.tasks.faces import FACES, decode, merge
-from mien.types import Answerer, Detection, Floats, Pixels, View
+from mien.types import Answerer, Detection, Pixels
 
 Array = npt.NDArray[np.float64]
 STEP = 32  # the network's coarsest stride
 TILE = 256  # pixels, side of a small tile
+LARGE = 0.3  # side of a box, as a fraction of the main look's, from which a far look may show it better
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +60,7 @@ class Detector:
         threshold: least score, 0..1. overlap: IoU above which two boxes are one face.
         main, far, near: longer side of the photo in each look, pixels; near = 0 switches it off.
         enlarge: most that a small photo is enlarged for the main look.
-        suspect: score from which a small face in the main look is worth a nearer one, 0..1.
+        suspect: score from which a small or large face in the main look is worth another look, 0..1.
 
     Raises:
         UsageError: the model finds no faces, or a value is out of range.
@@ -82,15 +86,16 @@ class Detector:
         shown = Shown(pixels)
         main, far = self.plan(shown.width, shown.height)
         boxes, scores, points = self.look(shown, main, self.suspect)
-        nearer = self.nearer(shown.width, shown.height, boxes)
-        sure = scores >= self.threshold
-        rows = [(boxes[sure], scores[sure], points[sure]), *(self.look(shown, look, self.threshold) for look in (far, *nearer))]
+        looks, sure = self.nearer(shown.width, shown.height, boxes), scores >= self.threshold
+        if not sure.any() or (sides(boxes) * main.scale > LARGE * self.main).any():
+            looks = [far, *looks]
+        rows = [(boxes[sure], scores[sure], points[sure]), *(self.look(shown, look, self.threshold) for look in looks)]
         boxes, scores, points = (np.concatenate(column) for column in zip(*rows, strict=True))
         found = merge(boxes, scores, points, self.overlap)
         return alone(sorted(found, key=lambda d: -d.area))
 
     def plan(self, width: int, height: int) -> tuple[Showing, Showing]:
-        """The two looks that every photo of that size gets, main and far; few shapes, so that the runtime's memory stays small."""
+        """The main and the far look at a photo of that size; few shapes, so that the runtime's memory stays small."""
         longer = max(width, height)
         scale = min(self.main / longer, self.enlarge)
         w, h = scaled_size(width, height, scale)
@@ -110,7 +115,7 @@ class Detector:
             return []
         scale = min(1.0, self.near / longer)
         w, h = scaled_size(width, height, scale)
-        suspects = boxes[np.sqrt((boxes[:, 2:] - boxes[:, :2]).prod(1)) * scale <= share]
+        suspects = boxes[sides(boxes) * scale <= share]
         middles = (suspects[:, :2] + suspects[:, 2:]) / 2 * scale
         small = [spans(length, TILE, share) for length in (w, h)]
         held = {(most_inside(small[0], x), most_inside(small[1], y)) for x, y in middles}
@@ -128,12 +133,11 @@ class Detector:
         right, bottom = look.canvas[0] - left - (x2 - x1), look.canvas[1] - top - (y2 - y1)
         if left or top or right or bottom:
             part = cv2.copyMakeBorder(part, top, bottom, left, right, cv2.BORDER_CONSTANT)  # type: ignore[assignment]
-        raw = self.model(tensor(part, self.model.view))[FACES.name][0]
+        raw = self.model(self.model.view.tensor(part[None]))[FACES.name][0]
         boxes, scores, points = decode(raw, look.canvas, least)
         offset = np.array([x1 - left, y1 - top], np.float64)
         boxes, points = boxes + np.tile(offset, 2), points + offset
-        side = np.sqrt((boxes[:, 2:] - boxes[:, :2]).prod(1))
-        keep = (side >= look.smallest) & (side <= look.largest)
+        keep = (sides(boxes) >= look.smallest) & (sides(boxes) <= look.largest)
         keep &= ~cut(boxes, look.window, photo.shape[1], photo.shape[0])
         # home, an axis at a time; pixel centres are whole numbers, so half a pixel moves with the scale
         home = np.array([shown.width, shown.height]) / photo.shape[1::-1]
@@ -153,6 +157,12 @@ class Shown:
         if scale not in self._scales:
             self._scales[scale] = resized(self._scales[1.0], scale)
         return self._scales[scale]
+
+
+def sides(boxes: Array) -> Array:
+    """Of squares as large as these boxes (n, 4)."""
+    found: Array = np.sqrt((boxes[:, 2:] - boxes[:, :2]).prod(1))
+    return found
 
 
 def spans(length: int, side: int, share: int) -> list[tuple[int, int]]:
@@ -211,13 +221,3 @@ def resized(pixels: Pixels, scale: float) -> Pixels:
         return pixels
     how = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
     return cv2.resize(pixels, size, interpolation=how)  # type: ignore[return-value]
-
-
-def tensor(pixels: Pixels, view: View) -> Floats:
-    """(H, W, 3) uint8 -> (1, 3, H, W) float32, normalised as the view says.
-
-    Where all channels have one mean and one spread OpenCV does it in one pass, several times faster than numpy.
-    """
-    if len(set(view.mean)) == len(set(view.std)) == 1:
-        return cv2.dnn.blobFromImage(pixels, 1 / (255 * view.std[0]), mean=(255 * view.mean[0],) * 3)  # type: ignore[return-value]
-    return view.tensor(pixels[None])

@@ -50,7 +50,11 @@ class View:
         """(B, H, W, 3) uint8 RGB -> (B, 3, H, W) float32, normalised."""
         scale = 1 / (255 * np.asarray(self.std, np.float32))
         offset = np.asarray(self.mean, np.float32) / np.asarray(self.std, np.float32)
-        return np.ascontiguousarray((pixels * scale - offset).transpose(0, 3, 1, 2), np.float32)
+        out = np.empty((len(pixels), 3, *pixels.shape[1:3]), np.float32)
+        for channel in range(3):  # each to its place at once: a transposed copy of floats costs several times as much
+            np.multiply(pixels[..., channel], scale[channel], out=out[:, channel])
+            out[:, channel] -= offset[channel]
+        return out
 
 
 @dataclass(frozen=True, slots=True)

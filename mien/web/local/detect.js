@@ -4,6 +4,7 @@ import { even, fill, resized } from "./pixels.js";
 
 const STEP = 32;
 const TILE = 256;
+const LARGE = 0.3;
 const STRIDES = [8, 16, 32];
 
 const up = (length) => Math.max(STEP, Math.ceil(even(length) / STEP) * STEP);
@@ -13,7 +14,7 @@ export const area = ([x1, y1, x2, y2]) => Math.max(0, x2 - x1) * Math.max(0, y2 
 const whole = (width, height, scale) => [Math.max(1, even(width * scale)), Math.max(1, even(height * scale))];
 const look = (scale, window, canvas, more) => ({ scale, window, canvas, corner: [0, 0], smallest: 0, largest: Infinity, ...more });
 
-/** The two looks that every photo of that size gets: scale, window, canvas, corner, sides of boxes believed. */
+/** The main and the far look at a photo of that size: scale, window, canvas, corner, sides of boxes believed. */
 export function plan(width, height, { main, far, enlarge }) {
   const longer = Math.max(width, height);
   let scale = Math.min(main / longer, enlarge);
@@ -143,7 +144,8 @@ export async function detect(photo, about, run) {
   const [main, far] = plan(photo.width, photo.height, about);
   const suspects = await seen(main, about.suspect);
   const rows = suspects.filter((r) => r.score >= about.threshold);
-  const more = nearer(photo.width, photo.height, suspects.map((r) => r.box), about);
-  for (const look of [far, ...more]) rows.push(...(await seen(look, about.threshold)));
+  const looks = nearer(photo.width, photo.height, suspects.map((r) => r.box), about);
+  if (!rows.length || suspects.some((r) => side(r.box) * main.scale > LARGE * about.main)) looks.unshift(far);
+  for (const look of looks) rows.push(...(await seen(look, about.threshold)));
   return alone(merge(rows, about.overlap).sort((a, b) => area(b.box) - area(a.box)));
 }
