@@ -37,6 +37,8 @@ AUGMENT = Augment(surround=0.75, borrow=0.7)
 
 
 FINER = 16  # width of the finer look at masks
+OWN = 192  # of identity's own last stages
+LEFT = 0.3  # how much of their mean the descriptors keep, see `pack.centred`; found on LFW's View 1, which is there for such choices
 RARE = {"necklace": 10.0, "earring": 3.0, "hat": 2.0, "cloth": 1.5}  # what their pixels weigh in it: few, and missed more than invented
 WATCHED = (*watched(DEFAULT_TASKS), "utkface-gender")
 
@@ -60,6 +62,8 @@ class Part:
     rare: Mapping[str, float] = field(default_factory=dict)
     watched: tuple[str, ...] = WATCHED
     every: int = 1000
+    augment: Augment = AUGMENT
+    bf16: bool = False
 
 
 PARTS = {
@@ -69,25 +73,37 @@ PARTS = {
     "masks": Part(
         {"celebamask": 16}, 3000, 1e-3, 0.998, 100, 1, rates={"dense.branch.maps.": 0.4}, rare=RARE, watched=("celebamask",), every=500,
     ),
+    # stages of identity's own, when all else stands still
+    "identity": Part(
+        {"celeba": 13, "utkface": 13, "mtfl": 6, "blends": 32}, 8000, 2e-3, 0.998, 100, 1, watched=("lfw",), every=1000,
+        augment=Augment(degrees=10, scale=0.08, shift=0.03, erase=0.05, surround=0.75, borrow=0.3), bf16=True,
+    ),
 }  # fmt: skip
 
 
-def only_masks(start: str) -> Mien:
-    """The network of a checkpoint, with a finer look at masks if it has none; only what answers masks learns.
+# part -> what it adds to the network, and how the names begin of what learns; all else stands still
+ADDS = {
+    "masks": ({"finer": FINER}, ("dense.finer.", "dense.branch.maps.")),
+    "identity": ({"own": OWN}, ("own.", "who.")),
+}
+
+
+def grown(start: str, part: str) -> Mien:
+    """The network of a checkpoint with what a part adds, if it has none; only that, and what answers with it, learns.
 
     Raises:
         UsageError: the checkpoint is another system's.
     """
-    old = checkpoint.load(start)
+    old, (more, learns) = checkpoint.load(start), ADDS[part]
     if not isinstance(old, Mien):
-        raise UsageError(f"{start} holds a {type(old).__name__}; the part masks adds to a Mien")
-    model = mien_tiny(**{**old.builder[1], "tasks": old.tasks, "finer": FINER})
-    left = model.load_state_dict(old.state_dict(), strict=False)
-    assert not left.unexpected_keys and all(n.startswith("dense.finer.") for n in left.missing_keys), left
-    assert model.dense is not None and model.dense.finer is not None
-    model.requires_grad_(False)
-    model.dense.finer.requires_grad_(True)
-    model.dense.branch["maps"].requires_grad_(True)
+        raise UsageError(f"{start} holds a {type(old).__name__}; the part {part} adds to a Mien")
+    model = mien_tiny(**{**old.builder[1], "tasks": old.tasks, **more})
+    fresh, theirs = model.state_dict(), old.state_dict()
+    kept = {n: t for n, t in theirs.items() if n in fresh and t.shape == fresh[n].shape}
+    left = model.load_state_dict(kept, strict=False)
+    assert all(n.startswith(learns) for n in {*left.missing_keys, *theirs} - {*kept}), left
+    for name, p in model.named_parameters():
+        p.requires_grad_(name.startswith(learns))
     return model
 
 
@@ -98,40 +114,41 @@ def recipe(
     """See the module's text.
 
     Args:
-        part: "raise", or "finish" and "masks" for what follows it, each from the weights of the one before.
+        part: "raise", or "finish", "masks" and "identity" for what follows it, each from the weights of the one before.
         steps, seed, lr: instead of the part's own; `lr` is the encoder's, the heads learn twice as fast.
         size: side of the crop. frozen: stages of the encoder, besides the stem, that do not learn.
         encoder: a checkpoint of any system on EfficientNet-Lite0 whose encoder to begin from, instead of ImageNet's.
         start: a checkpoint of this network to begin from, or its .onnx. drawn: learn drawn faces, to try the recipe without data.
 
     Raises:
-        UsageError: no such part, or masks without a start.
+        UsageError: no such part, or one that adds to a network without a start.
     """
     if part not in PARTS:
         raise UsageError(f"no part {part!r}; there are: {', '.join(PARTS)}")
-    if part == "masks" and not start:
-        raise UsageError("the part masks adds to a network that is raised; name it by start=")
+    if part in ADDS and not start:
+        raise UsageError(f"the part {part} adds to a network that is raised; name it by start=")
     now = PARTS[part]
     seed = seed or now.seed
     torch.manual_seed(seed)
-    if part == "masks":
-        model = only_masks(start)
+    if part in ADDS:
+        model = grown(start, part)
     else:
         model = checkpoint.load(start) if start else mien_tiny(size=size, imagenet=not (encoder or drawn))
     if encoder:
         theirs = load_file(encoder)
         model.encoder.load_state_dict({k.removeprefix("encoder."): v for k, v in theirs.items() if k.startswith("encoder.")})
     model.encoder.freeze(frozen)
-    mixture = blend(now.shares, model.view, model.tasks, seed=seed, augment=AUGMENT, drawn=drawn, borrow=True)
-    if start.endswith(".onnx"):
+    alone = {"only": "identity", "left": LEFT} if part == "identity" else {}
+    mixture = blend(now.shares, model.view, model.tasks, seed=seed, augment=now.augment, drawn=drawn, borrow=True, **alone)
+    if start.endswith(".onnx") and part != "identity":  # what it brings stands still there
         restore.settle(model, (to_tensors(mixture.batch(i), model.view)[0] for i in range(16)))
-    before = (p for name, p in PARTS.items() if part == "masks" or name == part)  # what stands still was learned from all of them
-    sets = dict.fromkeys(name.split("-")[0] for p in before for name in p.shares)
+    before = (p for name, p in PARTS.items() if part in ADDS or name == part)  # what stands still was learned from all of them
+    sets = dict.fromkeys(name.split("-")[0] for p in before for name in p.shares if name != "blends")  # those are of the others' pictures
     parsing = copy.copy(PARSING)
     parsing.weights = now.rare
     return Recipe(
         name="mien", model=model, mixture=mixture, optimizer=adamw(model, lr or now.lr, rates=now.rates), schedule=cosine(now.warmup),
-        steps=steps or now.steps, balance=Fixed({**LOSS_WEIGHTS, "parsing": 1.5}), seed=seed, ema=now.ema,
+        steps=steps or now.steps, bf16=now.bf16, balance=Fixed({**LOSS_WEIGHTS, "parsing": 1.5}), seed=seed, ema=now.ema,
         criteria={"parsing": parsing.criterion()} if now.rare else {}, data=(*sets, "imagenet", "descriptors"),
         protocols=() if drawn else now.watched, every=now.every, limit=600,
     )  # fmt: skip

@@ -39,6 +39,7 @@ def images():
 
 def test_the_size_that_its_page_tells():
     with torch.device("meta"):
+        assert sum(p.numel() for p in mien_tiny(finer=16, own=192).parameters()) == 6_153_801
         assert sum(p.numel() for p in mien_tiny(finer=16).parameters()) == 4_324_425
         assert sum(p.numel() for p in mien_tiny().parameters()) == 4_311_126
 
@@ -72,6 +73,21 @@ def test_a_head_sees_the_pictures_that_label_its_tasks(model, images):
     for hook in hooks:
         hook.remove()
     assert seen == {"dense": 2, "values": 3, "who": 2}
+
+
+def test_a_head_that_stands_still_sees_one_picture_where_nothing_is_labelled(images):
+    model, seen = mien_tiny(tasks=TASKS, size=64, own=16), []
+    model.requires_grad_(False)
+    model.own.requires_grad_(True)
+    model.eval()
+    for part in (model.summary, model.dense.pyramid.laterals[0], model.own["identity"].eighth):
+        part.register_forward_hook(lambda m, given, out: seen.append(len(out)))
+    targets, known = labels(model, images, {"identity": [True, True, True, False]})
+    losses = model.learn(images, targets, known, {t.name: t.criterion() for t in model.tasks})
+    assert seen == [1, 1, 3]
+    assert {n for n, v in losses.items() if float(v.detach()) != 0} == {"identity"}
+    sum(losses.values()).backward()
+    assert all(p.grad is not None for p in model.own.parameters())
 
 
 def test_one_labelled_picture_does_not_stop_a_batch_norm(images):
@@ -134,6 +150,21 @@ def test_a_finer_look_at_masks_begins_with_the_answers_of_the_network_it_is_adde
         assert torch.equal(finer.attention(images)["attributes"], plain.attention(images)["attributes"])
         torch.nn.init.normal_(finer.dense.finer.out.weight)
         assert not torch.allclose(finer(images)["parsing"], enlarged, atol=1e-2)
+
+
+def test_stages_of_identitys_own_change_nobody_elses_answers(images):
+    plain, own = mien_tiny(tasks=TASKS, size=64).eval(), mien_tiny(tasks=TASKS, size=64, own=16).eval()
+    theirs, fresh = plain.state_dict(), own.state_dict()
+    kept = {k: v for k, v in theirs.items() if v.shape == fresh[k].shape}
+    assert {k for k in fresh if k not in kept} == {k for k in fresh if k.startswith("own.")} | {"who.identity.widen.0.weight"}
+    own.load_state_dict(kept, strict=False)
+    with torch.no_grad():
+        before, after = plain(images), own(images)
+        assert all(torch.equal(before[t.name], after[t.name]) == (t is not IDENTITY) for t in TASKS)
+        earlier = [m.clone() for m in own.encoder(images)[-3:]]
+        for i in range(3):  # it looks at all three maps
+            other = [m + (i == j) for j, m in enumerate(earlier)]
+            assert not torch.allclose(own.own["identity"](other), own.own["identity"](earlier), atol=1e-3)
 
 
 def test_a_network_without_masks_has_nothing_to_make_finer(images):

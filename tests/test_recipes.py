@@ -350,6 +350,25 @@ def test_masks_of_the_face_network_learn_when_all_else_stands_still(tmp_path: Pa
         module.recipe(drawn=True, part="masks", start=str(tmp_path / "other.safetensors"))
 
 
+def test_identity_of_the_face_network_gets_stages_of_its_own_when_all_else_stands_still(tmp_path: Path):
+    torch.manual_seed(9)
+    first = mien_tiny(tasks=(task("age"), task("parsing"), task("identity")), size=64, finer=8)
+    checkpoint.save(tmp_path / "first.safetensors", first)
+    module, start = module_of("mien"), str(tmp_path / "first.safetensors")
+    recipe = module.recipe(drawn=True, part="identity", start=start, steps=2)
+    assert set(recipe.data) == {*module.RAISE, "imagenet", "descriptors"}, "blends are of the other sets' pictures"
+    batch = recipe.mixtures[0].batch(0)
+    assert batch.known["identity"].all() and not batch.known["age"].any() and not batch.known["parsing"].any()
+    before = {k: v.clone() for k, v in recipe.model.state_dict().items()}
+    assert all(torch.equal(v, before[k]) for k, v in first.state_dict().items() if not k.startswith("who."))
+    learned(recipe, tmp_path / "run")
+    moved = {k for k, v in recipe.model.state_dict().items() if not torch.equal(v, before[k])}
+    assert moved and all(k.startswith(("own.", "who.")) for k in moved)
+    again = module.recipe(drawn=True, part="identity", start=str(tmp_path / "run" / "model.safetensors"))
+    theirs = checkpoint.load(tmp_path / "run" / "model.safetensors").state_dict()
+    assert all(torch.equal(v, theirs[k]) for k, v in again.model.state_dict().items())
+
+
 @needs_pack
 @pytest.mark.slow
 @pytest.mark.parametrize("name", NEED_PACK)

@@ -9,21 +9,23 @@ import numpy as np
 
 from mien.data import Dataset, FaceSource, Joined, pack, toy
 from mien.data.augment import Augment
+from mien.data.blends import Blends
 from mien.data.mix import Mixture
 from mien.errors import UsageError
 from mien.tasks import Task
 from mien.types import Sample, View
 
-# set -> how its training part is opened, given the teacher's descriptors
-_OPEN: dict[str, Callable[[Mapping[str, Any]], pack.PackDataset]] = {
-    "ferplus": lambda teacher: pack.ferplus("train", soft=True),
-    "utkface": lambda teacher: pack.utkface("train", teacher=teacher),
-    "celeba": lambda teacher: pack.celeba("train", teacher=teacher),
-    "mtfl": lambda teacher: pack.mtfl("train", teacher=teacher),
-    "mtfl-turned": lambda teacher: pack.mtfl("train", teacher=teacher, turned=True),
-    "helen68": lambda teacher: pack.helen68("train"),
-    "afw68": lambda teacher: pack.afw68("train"),
-    "celebamask": lambda teacher: pack.celebamask("train"),
+# set -> how its training part is opened, given the teacher's descriptors, and how much of their mean is left in them
+_OPEN: dict[str, Callable[[Mapping[str, Any], float], Dataset]] = {
+    "ferplus": lambda teacher, left: pack.ferplus("train", soft=True),
+    "utkface": lambda teacher, left: pack.utkface("train", teacher=teacher),
+    "celeba": lambda teacher, left: pack.celeba("train", teacher=teacher),
+    "mtfl": lambda teacher, left: pack.mtfl("train", teacher=teacher),
+    "mtfl-turned": lambda teacher, left: pack.mtfl("train", teacher=teacher, turned=True),
+    "helen68": lambda teacher, left: pack.helen68("train"),
+    "afw68": lambda teacher, left: pack.afw68("train"),
+    "celebamask": lambda teacher, left: pack.celebamask("train"),
+    "blends": lambda teacher, left: Blends(left=left),
 }
 
 # cut to the face, or nearly so; and whole heads, whose surroundings the former may borrow
@@ -36,7 +38,7 @@ MADE_FOR: dict[str, tuple[str, ...]] = {
     "points5": ("mtfl", "mtfl-turned"),
     "landmarks": ("helen68", "afw68"),
     "parsing": ("celebamask",),
-    "identity": ("celeba", "utkface", "mtfl", "mtfl-turned"),
+    "identity": ("celeba", "utkface", "mtfl", "mtfl-turned", "blends"),
 }
 # pictures of each set in a batch of 20 that raises all tasks
 SHARES = {"ferplus": 5, "utkface": 4, "celeba": 4, "mtfl": 2, "helen68": 1, "afw68": 1, "celebamask": 3}
@@ -61,6 +63,22 @@ class Some:
 
     def __getitem__(self, i: int, /) -> Sample:
         return self.dataset[int(self.rows[i])]
+
+
+class Labelled:
+    """The pictures of a data set that a task has a label for."""
+
+    def __init__(self, dataset: Dataset, task: str):
+        self.name, self.dataset = dataset.name, dataset
+        labels = getattr(dataset, "labels", None)  # without opening every picture, where a set keeps them apart
+        known = (task in (dataset[i].labels if labels is None else labels[i]) for i in range(len(dataset)))
+        self.rows = [i for i, there in enumerate(known) if there]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, i: int, /) -> Sample:
+        return self.dataset[self.rows[i]]
 
 
 def shares_of(tasks: Sequence[Task[Any]], batch: int) -> dict[str, int]:
@@ -92,7 +110,7 @@ def watched(tasks: Sequence[Task[Any]]) -> tuple[str, ...]:
 
 def blend(
     shares: Mapping[str, int], view: View, tasks: Sequence[Task[Any]], *, seed: int, augment: Augment | None = None,
-    most: Mapping[str, int] | None = None, drawn: bool = False, borrow: bool = False,
+    most: Mapping[str, int] | None = None, drawn: bool = False, borrow: bool = False, only: str = "", left: float = 0.0,
 ) -> Mixture:  # fmt: skip
     """Training parts of the pack in one mixture: set -> pictures a batch, in that order.
 
@@ -101,6 +119,7 @@ def blend(
         augment: default `Augment()`. most: set -> use so many of its pictures only, to study how much a task needs.
         borrow: surround faces of tight sets with what surrounds those of whole ones, see `Augment.borrow`.
         drawn: drawn faces in place of the pack, each set with the labels it was made for: a recipe can be tried without data.
+        only: a task; then pictures that it has no label for stay out, and labels of other tasks too. left: see `pack.centred`.
 
     Raises:
         UsageError: a set that the pack does not have.
@@ -108,13 +127,15 @@ def blend(
     unknown = [name for name in (*shares, *(most or {})) if name not in _OPEN]
     if unknown:
         raise UsageError(f"the pack has no set {unknown[0]!r}; it has: {', '.join(_OPEN)}")
-    teacher = pack.descriptors() if not drawn and any(t.name == "identity" for t in tasks) else {}
+    teacher = pack.descriptors(left=left) if not drawn and any(t.name == "identity" for t in tasks) else {}
     opened = dict[str, Dataset]()
     for name in shares:
         made_for = tuple(task for task, sets in MADE_FOR.items() if name in sets)
-        dataset: Dataset = toy.toy(tasks=made_for) if drawn else _OPEN[name](teacher)
+        dataset: Dataset = toy.toy(tasks=made_for) if drawn else _OPEN[name](teacher, left)
+        dataset = Labelled(dataset, only) if only else dataset
         opened[name] = Some(dataset, most[name]) if most and name in most else dataset
     lenders = [opened[name] for name in WHOLE if borrow and name in opened]
     others, augment = Joined(lenders) if lenders else None, augment or Augment()
-    parts = [(FaceSource(opened[s], view, augment, others=others if s in TIGHT else None), n) for s, n in shares.items()]
+    told = (only,) if only else ()
+    parts = [(FaceSource(opened[s], view, augment, only=told, others=others if s in TIGHT else None), n) for s, n in shares.items()]
     return Mixture(parts, tasks, seed=seed, size=view.size)

@@ -28,6 +28,8 @@ Row = Mapping[str, Any]
 # learned from both says of a picture and of its mirror image (log, entry 13)
 LEAN = {"mtfl": 0.70, "helen68": 0.80, "afw68": 1.25}
 
+DESCRIBED = ("celeba", "utkface", "mtfl")  # sets that bring a teacher's face descriptors of their training pictures
+
 
 class Pictures:
     """Decoded pictures of one table, (H, W, channels) uint8 each, in one memory-mapped file."""
@@ -101,18 +103,30 @@ class PackDataset:
         return Sample(self.pictures[self.rows[i]], {**self.labels[i], **masks}, self.points[i], self.names[i], self.lean)
 
 
-def descriptors(sets: Sequence[str] = ("celeba", "utkface", "mtfl"), *, root: Path | None = None) -> dict[str, np.ndarray]:
-    """Teacher descriptors by "set/name": (128,) float32 each, the mean over the training sets taken off and the
-    numbers scaled to unit variance (one factor for all 128, so that angles and order of distances stay)."""
-    root, found = root or settings.data_root(), dict[str, np.ndarray]()
-    for folder in sets:
-        table = pq.read_table(root / folder / "train_descriptors.parquet")
-        values = np.asarray(table["descriptor"].to_pylist(), np.float32)
-        found |= {f"{folder}/{n}": v for n, v in zip(table["name"].to_pylist(), values, strict=True)}
-    everything = np.stack(list(found.values()))
+def _described(folder: str, root: Path | None = None) -> tuple[list[str], np.ndarray]:
+    """Names, and the teacher's descriptors as it gave them, (n, 128) float32."""
+    found = pq.read_table((root or settings.data_root()) / folder / "train_descriptors.parquet")
+    return found["name"].to_pylist(), np.asarray(found["descriptor"].to_pylist(), np.float32)
+
+
+def centred(values: np.ndarray, left: float = 0.0, *, root: Path | None = None) -> np.ndarray:
+    """A teacher's descriptors (n, 128) less the mean over the training sets, the numbers scaled to unit variance there (one
+    factor for all 128, so that angles and order of distances stay).
+
+    Args:
+        left: how much of the mean stays, 0..1. Without any, faces near the mean, which an unsure network answers, have no
+            direction; with all of it angles between people are small.
+    """
+    everything = np.concatenate([_described(folder, root)[1] for folder in DESCRIBED])
     mean = everything.mean(0)
-    scale = 1 / (everything - mean).std()
-    return {k: (v - mean) * scale for k, v in found.items()}
+    return (values - (1 - left) * mean) * (1 / (everything - mean).std())
+
+
+def descriptors(*, left: float = 0.0, root: Path | None = None) -> dict[str, np.ndarray]:
+    """The teacher's descriptors of training pictures by "set/name", (128,) float32 each; centred, see `centred` for `left`."""
+    found = {folder: _described(folder, root) for folder in DESCRIBED}
+    values = centred(np.concatenate([v for _, v in found.values()]), left, root=root)
+    return dict(zip((f"{folder}/{n}" for folder, (names, _) in found.items() for n in names), values, strict=True))
 
 
 def _with_identity(

@@ -5,7 +5,9 @@
 - Places (points, parsing) come from one pyramid with plain convolutions, as in Naive Faceptor: with few labelled pictures they
   learned more than queries did. All dense tasks share the pyramid; each shape of answer has one convolution of its own, and
   parsing a second one at twice the resolution, on the encoder's first map: eyes are two cells high without it.
-- Identity weighs the places of the last map by learned weights (a global depthwise convolution, MobileFaceNet, Chen et al. 2018).
+- Identity has last stages of its own, plain residual blocks on the encoder's maps of strides 8, 16 and 32: what tells people apart is
+  not what tells ages or smiles. It weighs the places of their map by learned weights (a global depthwise convolution, MobileFaceNet,
+  Chen et al. 2018).
 
 While it learns, a head runs on the pictures of the batch that label one of its tasks, and on no others.
 """
@@ -144,6 +146,36 @@ class Dense(nn.Module):
         return told
 
 
+class Residual(nn.Module):
+    """(B, c, h, w) -> the same: two 3x3 convolutions, what they change is added (He et al., CVPR 2016)."""
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.first, self.second = conv_bn(channels, channels, 3), conv_bn(channels, channels, 3, act=None)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.relu(x + self.second(self.first(x)))
+
+
+class OwnStages(nn.Module):
+    """Maps of strides 8, 16 and 32 -> one of stride 32 with `width` channels, for a task that shares no more than those maps.
+
+    Args:
+        channels: of the three maps. width: of the result. middle: at stride 16. blocks: residual blocks at stride 16.
+    """
+
+    def __init__(self, channels: Sequence[int], width: int, *, middle: int = 128, blocks: int = 3):
+        super().__init__()
+        self.eighth, self.sixteenth = conv_bn(channels[0], middle, 3, 2, act=None), conv_bn(channels[1], middle, 1, act=None)
+        self.blocks = nn.Sequential(*(Residual(middle) for _ in range(blocks)))
+        self.down, self.last = conv_bn(middle, width, 3, 2, act=None), conv_bn(channels[2], width, 1, act=None)
+        self.end = Residual(width)
+
+    def forward(self, maps: Sequence[Tensor]) -> Tensor:
+        x = self.blocks(F.relu(self.eighth(maps[0]) + self.sixteenth(maps[1])))
+        return self.end(F.relu(self.down(x) + self.last(maps[2])))
+
+
 class Who(nn.Module):
     """Last map (B, c, h, w) -> an embedding: 1x1 convolution, a weight a place and channel, a linear layer.
 
@@ -170,7 +202,7 @@ class Mien(nn.Module):
         view: how faces are shown.
         levels: of the encoder, that the queries read. dim, heads, layers, ffn: of the query decoder.
         width: of the pyramid. finer: of what makes parsing twice as fine, see `Dense`. summary: of the whole face's summary.
-        hidden: width inside an identity head.
+        hidden: width inside an identity head. own: of an identity's last stages, see `OwnStages`; 0: it reads the encoder's last map.
         dropout: before the last layer of values.
     """
 
@@ -179,7 +211,7 @@ class Mien(nn.Module):
     def __init__(
         self, encoder: EfficientNetLite, tasks: Sequence[Task], view: View, *, levels: tuple[int, ...] = (2, 3), dim: int = 128,
         heads: int = 4, layers: int = 2, ffn: int = 256, width: int = 64, summary: int = 512, hidden: int = 512, dropout: float = 0.2,
-        finer: int = 0,
+        finer: int = 0, own: int = 0,
     ):  # fmt: skip
         super().__init__()
         self.early = 1 if finer else 0  # maps before the four that all heads know
@@ -195,19 +227,23 @@ class Mien(nn.Module):
         read = tuple(encoder.channels[self.early + i] for i in levels)
         self.values = Values(read, summary, vectors, dim=dim, heads=heads, layers=layers, ffn=ffn, dropout=dropout) if vectors else None
         self.dense = Dense(encoder.channels, points, maps, width, finer) if points or maps else None
-        self.who = nn.ModuleDict({name: Who(last, grid, hidden, d) for name, d in embeddings.items()})
+        self.own = nn.ModuleDict({name: OwnStages(encoder.channels[-3:], own) for name in embeddings if own})
+        self.who = nn.ModuleDict({name: Who(own or last, grid, hidden, d) for name, d in embeddings.items()})
         self.heads: dict[tuple[str, ...], Callable[[list[Tensor]], dict[str, Tensor]]] = {
             **({tuple(vectors): self._values} if vectors else {}),
             **({(*points, *maps): self.dense} if self.dense else {}),
             **{(name,): self._embedding(name) for name in embeddings},
         }
+        parts: dict[tuple[str, ...], list[Any]] = {tuple(vectors): [self.values, self.summary], (*points, *maps): [self.dense]}
+        parts |= {(name,): [self.who[name], *([self.own[name]] if own else [])] for name in embeddings}
+        self.parts = {names: tuple(p for p in of if p is not None) for names, of in parts.items()}  # what only that head uses
 
     def _values(self, maps: list[Tensor]) -> dict[str, Tensor]:
         assert self.values is not None and self.summary is not None
         return self.values([maps[self.early + i] for i in self.levels], self.summary(maps[-1]).mean((2, 3)))
 
     def _embedding(self, name: str) -> Callable[[list[Tensor]], dict[str, Tensor]]:
-        return lambda maps: {name: self.who[name](maps[-1])}
+        return lambda maps: {name: self.who[name](self.own[name](maps[-3:]) if name in self.own else maps[-1])}
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         maps, told = self.encoder(images), dict[str, Tensor]()
@@ -218,12 +254,15 @@ class Mien(nn.Module):
     def learn(self, images: Tensor, targets: dict[str, Tensor], known: dict[str, Tensor], criteria: Mapping[str, Any]) -> dict[str, Tensor]:
         """Losses by task: each head sees the pictures that label one of its tasks, or all of them where none does.
 
-        The same losses as on all pictures, but for batch norms, which then follow labelled pictures alone.
+        The same losses as on all pictures, but for batch norms, which then follow labelled pictures alone. A head that stands still and
+        has nothing labelled sees one picture, for a loss of zero.
         """
         maps, losses = self.encoder(images), dict[str, Tensor]()
         for names, head in self.heads.items():
             labelled = torch.stack([known[n].flatten(1).any(1) if known[n].ndim > 1 else known[n] for n in names]).any(0)
             rows = labelled.nonzero().flatten() if int(labelled.sum()) > 1 else torch.arange(len(images))
+            if not labelled.any() and not any(p.requires_grad for part in self.parts[names] for p in part.parameters()):
+                rows = rows[:1]
             told = head([m[rows] for m in maps])
             losses |= {n: criteria[n](told[n], targets[n][rows], known[n][rows]) for n in names}
         return {t.name: losses[t.name] for t in self.tasks}
@@ -248,14 +287,17 @@ class Mien(nn.Module):
         return tuple((-(-h // s), -(-w // s)) for s in (self.encoder.strides[self.early + i] for i in self.levels))
 
 
-def mien_tiny(*, tasks: Sequence[Task] = DEFAULT_TASKS, size: int = 128, imagenet: bool = False, finer: int = 0) -> Mien:
+def mien_tiny(
+    *, tasks: Sequence[Task] = DEFAULT_TASKS, size: int = 128, imagenet: bool = False, finer: int = 0, own: int = 0
+) -> Mien:  # fmt: skip
     """The embedded network, on EfficientNet-Lite0.
 
     Args:
         size: side of the crop in pixels. imagenet: start the encoder from ImageNet weights.
         finer: width of what makes parsing twice as fine; 0: a map of a quarter of the crop's side, as in the first networks.
+        own: width of identity's own last stages; 0: none, as in the first networks.
     """
     encoder, view = efficientnet_lite(size, imagenet, early=finer > 0)
-    model = Mien(encoder, tasks, view, finer=finer)
-    model.builder = ("mien_tiny", {"tasks": [t.name for t in tasks], "size": size, "finer": finer})
+    model = Mien(encoder, tasks, view, finer=finer, own=own)
+    model.builder = ("mien_tiny", {"tasks": [t.name for t in tasks], "size": size, "finer": finer, "own": own})
     return model
