@@ -3,6 +3,8 @@
     mien train recipes/mien.py --out runs/mien
     mien train recipes/mien.py --out runs/mien-finish --part finish --start runs/mien/model.safetensors
     mien train recipes/mien.py --out runs/mien-masks --part masks --start runs/mien-finish/model.safetensors
+    python -m mien.data.describe     # blended faces for identity, see there
+    mien train recipes/mien.py --out runs/mien-identity --part identity --start runs/mien-masks/model.safetensors
     mien train recipes/mien.py --out runs/further --part finish --start mien/weights/mien.onnx
 
 9,000 steps of 34 pictures, about 80 minutes on two idle cores (65 to 80 images/s), then 3,000 of 39; or on from the network in the

@@ -38,7 +38,7 @@ class Identity:
 class IdentityTask(Task[Identity]):
     """An embedding, here trained by regressing a teacher's descriptors: (1 - cosine) + mean squared difference.
 
-    Labels are teacher descriptors with the mean descriptor taken off and unit variance (the data set does that): then
+    Labels are teacher descriptors with the mean descriptor, or most of it, taken off and unit variance (the data set does that): then
     directions, not a common offset, tell people apart, and the loss starts near 2.
     """
 
