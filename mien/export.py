@@ -101,7 +101,8 @@ SETS = {
     "ferplus": "FER2013 with FER+ votes (Barsoum et al. 2016): labels MIT, pictures research use",
     "imagenet": "ImageNet-1k (Russakovsky et al. 2015), through the EfficientNet-Lite0 weights that the encoder started from: "
     "pictures research use",
-    "descriptors": "identity was taught by descriptors of dlib's ResNet v1 (CC0) of pictures of mtfl, celeba and utkface, and of blends of two training pictures",
+    "descriptors": "identity was taught by descriptors of dlib's ResNet v1 (CC0) of pictures of mtfl, celeba and utkface, and of blends "
+    "of two training pictures",
     "toy": "drawn by mien itself: free",
     "photos": "photographs with boxes and points by a teacher detector (YuNet-n, Apache-2.0): research use",
 }
