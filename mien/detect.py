@@ -19,6 +19,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from mien import geometry
 from mien.errors import UsageError
 from mien.tasks.faces import FACES, decode, merge
 from mien.types import Answerer, Detection, Pixels
@@ -26,7 +27,7 @@ from mien.types import Answerer, Detection, Pixels
 Array = npt.NDArray[np.float64]
 STEP = 32  # the network's coarsest stride
 TILE = 256  # pixels, side of a small tile
-LARGE = 0.3  # side of a box, as a fraction of the main look's, from which a far look may show it better
+LARGE, LARGE_SCORE = 0.3, 0.3  # side of a box, as a fraction of the main look's, and score, from which a far look may show it better
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +61,7 @@ class Detector:
         threshold: least score, 0..1. overlap: IoU above which two boxes are one face.
         main, far, near: longer side of the photo in each look, pixels; near = 0 switches it off.
         enlarge: most that a small photo is enlarged for the main look.
-        suspect: score from which a small or large face in the main look is worth another look, 0..1.
+        suspect: score from which a small face in the main look is worth a nearer one, 0..1.
 
     Raises:
         UsageError: the model finds no faces, or a value is out of range.
@@ -87,7 +88,7 @@ class Detector:
         main, far = self.plan(shown.width, shown.height)
         boxes, scores, points = self.look(shown, main, self.suspect)
         looks, sure = self.nearer(shown.width, shown.height, boxes), scores >= self.threshold
-        if not sure.any() or (sides(boxes) * main.scale > LARGE * self.main).any():
+        if not sure.any() or ((sides(boxes) * main.scale > LARGE * self.main) & (scores >= LARGE_SCORE)).any():
             looks = [far, *looks]
         rows = [(boxes[sure], scores[sure], points[sure]), *(self.look(shown, look, self.threshold) for look in looks)]
         boxes, scores, points = (np.concatenate(column) for column in zip(*rows, strict=True))
@@ -214,10 +215,13 @@ def scaled_size(width: int, height: int, scale: float) -> tuple[int, int]:
 
 
 def resized(pixels: Pixels, scale: float) -> Pixels:
-    """The photo at another scale: by area when it shrinks, else bilinear."""
-    h, w = pixels.shape[:2]
-    size = scaled_size(w, h, scale)
-    if size == (w, h):
+    """The photo at another scale: halved by area averaging while it is twice as large or more, then bilinear.
+
+    Area averaging in one go costs up to ten times as much: 28 ms for 12 million pixels to 640.
+    """
+    size = scaled_size(pixels.shape[1], pixels.shape[0], scale)
+    while pixels.shape[1] >= 2 * size[0] and pixels.shape[0] >= 2 * size[1]:
+        pixels = geometry.halved(pixels)
+    if size == pixels.shape[1::-1]:
         return pixels
-    how = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
-    return cv2.resize(pixels, size, interpolation=how)  # type: ignore[return-value]
+    return cv2.resize(pixels, size, interpolation=cv2.INTER_LINEAR)  # type: ignore[return-value]

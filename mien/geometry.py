@@ -92,6 +92,12 @@ def scale_of(affine: npt.ArrayLike) -> float:
     return float(np.sqrt(abs(np.linalg.det(np.asarray(affine, np.float64)[:, :2]))))
 
 
+def halved(pixels: Pixels) -> Pixels:
+    """(H, W, 3) -> (H // 2, W // 2, 3), at least one pixel a side, by area averaging."""
+    h, w = pixels.shape[:2]
+    return cv2.resize(pixels, (max(1, w // 2), max(1, h // 2)), interpolation=cv2.INTER_AREA)  # type: ignore[return-value]
+
+
 def warp(pixels: Pixels, affine: npt.ArrayLike, size: tuple[int, int], outside: tuple[int, int, int] = (0, 0, 0)) -> Pixels:
     """Pixels through an affine into (width, height); the RGB colour `outside` where the source has no pixel.
 
@@ -100,7 +106,7 @@ def warp(pixels: Pixels, affine: npt.ArrayLike, size: tuple[int, int], outside: 
     a = np.asarray(affine, np.float64)
     while scale_of(a) < 0.5 and min(pixels.shape[:2]) >= 2:
         h, w = pixels.shape[:2]
-        pixels = cv2.resize(pixels, (max(1, w // 2), max(1, h // 2)), interpolation=cv2.INTER_AREA)  # type: ignore[assignment]
+        pixels = halved(pixels)
         sx, sy = w / pixels.shape[1], h / pixels.shape[0]
         a = compose(a, [[sx, 0, (sx - 1) / 2], [0, sy, (sy - 1) / 2]])
     return cv2.warpAffine(  # type: ignore[return-value]

@@ -194,7 +194,7 @@ def checked(tmp_path_factory, reader):
     corners = rng.uniform(0, 4000, (300, 2))
     boxes = np.hstack([corners, corners + rng.uniform(5, 300, (300, 2))]).tolist()
     job = {
-        "width": 280, "height": 300, "scales": [1.25, 2.0, 0.5, 0.25, 0.37], "points": face.points.tolist(),
+        "width": 280, "height": 300, "scales": [1.25, 2.0, 0.5, 0.25, 0.37, 0.64], "points": face.points.tolist(),
         "raw": raw.reshape(-1).tolist(), "canvas": [64, 64], "looks": looks, "sizes": sizes, "faces": turned,
         "suspects": [[], boxes[:3], boxes[:60], boxes],
         "view": {"size": [64, 48], "points": geometry.TEMPLATES["arcface"].tolist()},

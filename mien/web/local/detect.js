@@ -5,6 +5,7 @@ import { even, fill, resized } from "./pixels.js";
 const STEP = 32;
 const TILE = 256;
 const LARGE = 0.3;
+const LARGE_SCORE = 0.3;
 const STRIDES = [8, 16, 32];
 
 const up = (length) => Math.max(STEP, Math.ceil(even(length) / STEP) * STEP);
@@ -145,7 +146,7 @@ export async function detect(photo, about, run) {
   const suspects = await seen(main, about.suspect);
   const rows = suspects.filter((r) => r.score >= about.threshold);
   const looks = nearer(photo.width, photo.height, suspects.map((r) => r.box), about);
-  if (!rows.length || suspects.some((r) => side(r.box) * main.scale > LARGE * about.main)) looks.unshift(far);
+  if (!rows.length || suspects.some((r) => r.score >= LARGE_SCORE && side(r.box) * main.scale > LARGE * about.main)) looks.unshift(far);
   for (const look of looks) rows.push(...(await seen(look, about.threshold)));
   return alone(merge(rows, about.overlap).sort((a, b) => area(b.box) - area(a.box)));
 }

@@ -83,8 +83,8 @@ function between(from, to) {
   });
 }
 
-/** Larger, bilinear, in OpenCV's integers (cv2.resize, INTER_LINEAR, eleven bits a weight). */
-export function enlarge(photo, width, height) {
+/** Another size, bilinear, in OpenCV's integers (cv2.resize, INTER_LINEAR, eleven bits a weight). */
+export function bilinear(photo, width, height) {
   const { data } = photo;
   const across = between(photo.width, width).map(([i, j, f]) => [3 * i, 3 * j, even(f * 2048)]);
   const out = new Uint8ClampedArray(width * height * 3);
@@ -109,12 +109,14 @@ export function enlarge(photo, width, height) {
   return { data: out, width, height };
 }
 
-/** The photo at another scale: by area when it shrinks, else bilinear (mien.detect.resized). */
+/** The photo at another scale: halved by area while it is twice as large or more, then bilinear (mien.detect.resized). */
 export function resized(photo, scale) {
   const width = Math.max(1, even(photo.width * scale));
   const height = Math.max(1, even(photo.height * scale));
-  if (width === photo.width && height === photo.height) return photo;
-  return scale < 1 ? shrink(photo, width, height) : enlarge(photo, width, height);
+  while (photo.width >= 2 * width && photo.height >= 2 * height) {
+    photo = shrink(photo, Math.max(1, photo.width >> 1), Math.max(1, photo.height >> 1));
+  }
+  return width === photo.width && height === photo.height ? photo : bilinear(photo, width, height);
 }
 
 /** Maps of floats, one after another, enlarged bilinearly: (n, h, w) -> (n, height, width). */
