@@ -51,34 +51,33 @@ WATCHED = {
 LOSS_WEIGHTS = {"landmarks": 0.5, "points5": 0.5, "parsing": 1.0, "age": 0.5, "expression": 1.5, "attributes": 7.0, "identity": 2.0}
 
 
-class Some:
-    """A part of a data set, drawn once: the first `n` of an order that never changes."""
+class Rows:
+    """These pictures of a data set."""
 
-    def __init__(self, dataset: Dataset, n: int):
-        self.name, self.dataset = dataset.name, dataset
-        self.rows = np.random.default_rng(0).permutation(len(dataset))[:n]
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __getitem__(self, i: int, /) -> Sample:
-        return self.dataset[int(self.rows[i])]
-
-
-class Labelled:
-    """The pictures of a data set that a task has a label for."""
-
-    def __init__(self, dataset: Dataset, task: str):
-        self.name, self.dataset = dataset.name, dataset
-        labels = getattr(dataset, "labels", None)  # without opening every picture, where a set keeps them apart
-        known = (task in (dataset[i].labels if labels is None else labels[i]) for i in range(len(dataset)))
-        self.rows = [i for i, there in enumerate(known) if there]
+    def __init__(self, dataset: Dataset, rows: Sequence[int]):
+        self.name, self.dataset, self.rows = dataset.name, dataset, rows
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def __getitem__(self, i: int, /) -> Sample:
         return self.dataset[self.rows[i]]
+
+
+class Some(Rows):
+    """A part of a data set, drawn once: the first `n` of an order that never changes."""
+
+    def __init__(self, dataset: Dataset, n: int):
+        super().__init__(dataset, np.random.default_rng(0).permutation(len(dataset))[:n].tolist())
+
+
+class Labelled(Rows):
+    """The pictures of a data set that a task has a label for."""
+
+    def __init__(self, dataset: Dataset, task: str):
+        labels = getattr(dataset, "labels", None)  # without opening every picture, where a set keeps them apart
+        known = (task in (dataset[i].labels if labels is None else labels[i]) for i in range(len(dataset)))
+        super().__init__(dataset, [i for i, there in enumerate(known) if there])
 
 
 def shares_of(tasks: Sequence[Task[Any]], batch: int) -> dict[str, int]:
