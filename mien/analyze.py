@@ -84,6 +84,7 @@ class Reader:
         detector: photo pixels -> faces, largest first. model: the network (ONNX or torch behind `Answerer`).
         tasks: names to answer; None for all but identity, which is biometric data and comes only when asked for.
         batch: most faces a forward. max_pixels: larger photos are refused before they are decoded.
+        excerpt: the same model, which works for no more than these tasks; None: the model itself.
 
     Raises:
         UnknownTask: a name that this model does not answer.
@@ -91,7 +92,7 @@ class Reader:
 
     def __init__(
         self, detector: Callable[[Any], list[Detection]], model: Answerer, *, tasks: Sequence[str] | None = None, batch: int = 16,
-        max_pixels: int = MAX_PIXELS,
+        max_pixels: int = MAX_PIXELS, excerpt: Answerer | None = None,
     ):  # fmt: skip
         if batch < 1:
             raise UsageError(f"batch must be 1 or more faces, not {batch}")
@@ -101,8 +102,8 @@ class Reader:
             raise UnknownTask(f"this model does not answer {wrong[0]!r}; it answers: {', '.join(can)}")
         self.detector, self.model, self.batch, self.max_pixels = detector, model, batch, max_pixels
         self.asked = tuple(n for n in can if (n in tasks if tasks is not None else n.partition("@")[0] not in ON_REQUEST))
-        sources = {DERIVED[n].source if n in DERIVED else n for n in self.asked}
-        self._read = [t for t in model.tasks if t.name in sources]
+        self._read = [t for t in model.tasks if needed(self.asked)(t.name)]
+        self._excerpt = (model, excerpt or model)
         self._model = {"name": getattr(model, "name", type(model).__name__), "sha256": getattr(model, "sha256", "")}
 
     @overload
@@ -174,9 +175,11 @@ class Reader:
         if not self.asked:
             return [{} for _ in crops]
         out: list[dict[str, Any]] = []
+        whole, part_of = self._excerpt
+        net = part_of if self.model is whole else self.model  # another model may have been put in its place
         for start in range(0, len(crops), self.batch):
             part = crops[start : start + self.batch]
-            raw = self.model(self.model.view.tensor(np.stack([c.pixels for c in part])))
+            raw = net(self.model.view.tensor(np.stack([c.pixels for c in part])))
             out += [self._answers({n: v[i] for n, v in raw.items()}, crop) for i, crop in enumerate(part)]
         return out
 
@@ -209,7 +212,16 @@ def load(
         BadWeights: a file is missing, truncated or altered. UnknownTask: see `Reader`. No socket is ever opened.
     """
     path = WEIGHTS / "mien.onnx" if weights is None else weights
-    model = OnnxModel(path, threads=threads) if isinstance(path, (str, os.PathLike)) else path
+    part: Answerer = OnnxModel(path, threads=threads, answers=needed(tasks)) if isinstance(path, (str, os.PathLike)) else path
+    model = part.whole() if isinstance(part, OnnxModel) else part
     finder = OnnxModel(detector or WEIGHTS / "detector.onnx", threads=threads)
     find = Detector(finder) if score is None else Detector(finder, threshold=score)
-    return Reader(find, Mirrored(model) if mirror else model, tasks=tasks, batch=batch, max_pixels=max_pixels)
+    if mirror:
+        model, part = Mirrored(model), Mirrored(part)
+    return Reader(find, model, tasks=tasks, batch=batch, max_pixels=max_pixels, excerpt=part)
+
+
+def needed(tasks: Sequence[str] | None) -> Callable[[str], bool]:
+    """Whether a network's task, by its name, is needed for these."""
+    sources = {DERIVED[n].source if n in DERIVED else n for n in tasks or ()}
+    return lambda name: name.partition("@")[0] not in ON_REQUEST if tasks is None else name in sources

@@ -7,7 +7,7 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ import numpy as np
 import onnxruntime as ort
 from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
 
+from mien import excerpt
 from mien.errors import BadWeights, UnknownTask, UsageError
 from mien.geometry import TEMPLATES
 from mien.tasks import Boxes, Map, Points, Shape, Task, Vector, task
@@ -154,12 +155,16 @@ class OnnxModel:
     Args:
         path: an .onnx file that mien exported. threads: of one forward; None lets the runtime take all cores.
         providers: ONNX Runtime execution providers, in order of preference.
+        answers: whether a task, by its name, is answered and worked for; None, or no for all that there are: all are. See `whole`.
 
     Raises:
         BadWeights: unreadable, altered, or without a mien header. UsageError: a provider that is not here.
     """
 
-    def __init__(self, path: str | os.PathLike[str], *, threads: int | None = None, providers: Sequence[str] = ("CPUExecutionProvider",)):
+    def __init__(
+        self, path: str | os.PathLike[str], *, threads: int | None = None, providers: Sequence[str] = ("CPUExecutionProvider",),
+        answers: Callable[[str], bool] | None = None,
+    ):  # fmt: skip
         if threads is not None and threads < 1:
             raise UsageError(f"threads must be 1 or more, not {threads}")
         missing = [p for p in providers if p not in ort.get_available_providers()]
@@ -167,7 +172,8 @@ class OnnxModel:
             raise UsageError(f"no {missing[0]} here; there are: {', '.join(ort.get_available_providers())}")
         self.path, self.threads, self.providers = Path(path), threads, list(providers)
         self._data, self.sha256 = read_weights(self.path)
-        self._session = self._start()
+        self._answers = None if answers is None else frozenset(filter(answers, self._outputs()))
+        self._session: ort.InferenceSession | None = self._start()
         self._owner = os.getpid()
         self._parents: list[ort.InferenceSession] = []
         self.header = self._read_header()
@@ -179,7 +185,8 @@ class OnnxModel:
         except (LookupError, TypeError, ValueError, ArithmeticError) as e:
             raise BadWeights(f"the header of {self.path} is damaged ({type(e).__name__}: {e}); copy the file again") from e
         temperatures = _temperatures(self.path)
-        self.tasks: tuple[Task[Any], ...] = tuple(calibrated(t, temperatures) for t in own)
+        self._all: tuple[Task[Any], ...] = tuple(calibrated(t, temperatures) for t in own)
+        self.tasks = tuple(t for t in self._all if t.name in (self._answers or ())) or self._all
         self._names = self._check_ends()
 
     @property
@@ -199,11 +206,29 @@ class OnnxModel:
         # Weights may point to other files (ONNX external data), which no sha256 covers. There is no such folder, so that none is read.
         options.add_session_config_entry("session.model_external_initializers_file_folder_path", f"{self.path}/none")
         try:
-            return ort.InferenceSession(self._data, options, providers=self.providers)
+            data = self._data if self._answers is None else excerpt.excerpt(self._data, self._answers)
+            return ort.InferenceSession(data, options, providers=self.providers)
         except _REFUSALS as e:
             raise BadWeights(f"{self.path} is no ONNX network that runs here: {e}") from e
 
+    def whole(self) -> OnnxModel:
+        """The same network with all its answers; its session starts when it is first called."""
+        if self._answers is None:
+            return self
+        other = copy.copy(self)
+        other._answers, other._session, other._owner, other._parents = None, None, -1, []
+        other.tasks, other._names = self._all, other._outputs()
+        return other
+
+    def _outputs(self) -> list[str]:
+        """Of the file; none where its bytes cannot be followed, for the runtime to say so."""
+        try:
+            return excerpt.outputs(self._data)
+        except ValueError:
+            return []
+
     def _read_header(self) -> dict[str, Any]:
+        assert self._session is not None
         try:
             text = self._session.get_modelmeta().custom_metadata_map.get("mien")
         except UnicodeDecodeError as e:
@@ -223,6 +248,7 @@ class OnnxModel:
 
     def _check_ends(self) -> list[str]:
         """Names of the network's outputs, once it takes and gives what its header says."""
+        assert self._session is not None
         into, out = [i.name for i in self._session.get_inputs()], [o.name for o in self._session.get_outputs()]
         absent = [t.name for t in self.tasks if t.name not in out]
         if into != ["images"] or absent:
@@ -232,9 +258,9 @@ class OnnxModel:
 
     def __call__(self, images: Floats) -> Mapping[str, Floats]:
         """(B, 3, H, W) float32, normalised by `view` -> task name -> raw answers (B, ...)."""
-        if os.getpid() != self._owner:
+        if self._session is None or os.getpid() != self._owner:
             # A session does not survive a fork: its threads are gone. It is kept, for ending it would wait for them.
-            self._parents.append(self._session)
+            self._parents += [self._session] if self._session is not None else []
             self._session, self._owner = self._start(), os.getpid()
         try:
             given = np.ascontiguousarray(images, np.float32)

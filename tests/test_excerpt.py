@@ -1,0 +1,102 @@
+"""A network cut down to the answers asked for: the same answers, fewer nodes, and damaged bytes told."""
+
+from __future__ import annotations
+
+import contextlib
+
+import numpy as np
+import onnx
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from onnx import TensorProto, helper
+
+import mien
+from mien import excerpt
+from mien.analyze import needed
+from mien.runtime import WEIGHTS, OnnxModel
+
+FILE = WEIGHTS / "mien.onnx"
+
+
+def small(kind: str = "Relu") -> bytes:
+    """x -> a = x * w, x -> b = relu(x * v), b's product unused by a; one more field behind the graph."""
+    info = [helper.make_tensor_value_info(n, TensorProto.FLOAT, [1, 2]) for n in "xab"]
+    nodes = [
+        helper.make_node("Mul", ["x", "w"], ["a"]),
+        helper.make_node("Mul", ["x", "v"], ["c"]),
+        helper.make_node(kind, ["c"], ["b"]),
+    ]
+    weights = [helper.make_tensor(n, TensorProto.FLOAT, [1, 2], [1.0, 2.0]) for n in "wv"]
+    return helper.make_model(helper.make_graph(nodes, "g", info[:1], info[1:], weights)).SerializeToString()
+
+
+def test_nodes_and_weights_of_what_is_asked_stay() -> None:
+    assert excerpt.outputs(small()) == ["a", "b"]
+    graph = onnx.load_from_string(excerpt.excerpt(small(), {"b"})).graph
+    assert [n.op_type for n in graph.node] == ["Mul", "Relu"] and [i.name for i in graph.initializer] == ["v"]
+    assert [o.name for o in graph.output] == ["b"] and [i.name for i in graph.input] == ["x"]
+
+
+@pytest.mark.parametrize("answers", [{"a", "b"}, {"z"}, set()])
+def test_all_or_nothing_leaves_the_file_as_it_is(answers: set[str]) -> None:
+    assert excerpt.excerpt(small(), answers) == small()
+
+
+def test_a_graph_in_a_graph_may_read_anything() -> None:
+    assert excerpt.excerpt(small("Loop"), {"a"}) == small("Loop")
+
+
+@pytest.mark.parametrize("data", [b"", b"\x08", b"\x3a\x05ab", b"\x0b\x00", b"\xff" * 20])
+def test_what_is_no_model_is_told(data: bytes) -> None:
+    with pytest.raises(ValueError, match=r"graph|end|kind"):
+        excerpt.outputs(data)
+
+
+@given(st.binary(max_size=200))
+def test_bytes_of_any_kind_end(data: bytes) -> None:
+    with contextlib.suppress(ValueError):
+        assert isinstance(excerpt.outputs(data), list)
+
+
+@pytest.fixture(scope="module")
+def whole() -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """Noise of the embedded network's size, and all its answers."""
+    model = OnnxModel(FILE, threads=1)
+    w, h = model.view.size
+    images = np.random.default_rng(0).standard_normal((2, 3, h, w)).astype(np.float32)
+    return images, dict(model(images))
+
+
+@pytest.mark.parametrize("tasks", [None, ["age"], ["identity"], ["gender", "pose"], ["parsing", "expression"]])
+def test_a_reader_works_for_what_is_asked_and_answers_the_same(tasks: list[str] | None, whole: tuple) -> None:
+    images, answers = whole
+    asked = OnnxModel(FILE, threads=1, answers=needed(tasks))
+    wanted = {None: set(answers) - {"identity"}, "gender": {"attributes", "landmarks"}}.get(tasks and tasks[0], set(tasks or ()))
+    found = asked(images)
+    assert set(found) == {t.name for t in asked.tasks} == wanted
+    assert all(np.array_equal(found[n], answers[n]) for n in found)
+    other = asked.whole()
+    assert other._session is None, "nobody has called it"
+    assert [t.name for t in other.tasks] == list(answers) and other.sha256 == asked.sha256
+    assert all(np.array_equal(v, answers[n]) for n, v in other(images).items())
+    assert asked.whole() is not asked and other.whole() is other
+
+
+def test_a_reader_knows_all_answers_of_its_model_and_takes_another_model() -> None:
+    reader = mien.load(tasks=["age"], threads=1)
+    assert "identity" in [t.name for t in reader.model.tasks]
+    photo = "examples/astronaut.jpg"
+    (face,) = reader(photo)
+    again = mien.Reader(reader.detector, reader.model, tasks=["age", "identity"])(photo)[0]
+    assert again["age"] == face["age"] and "identity" in again
+
+    class Other:
+        view, tasks = reader.model.view, reader.model.tasks
+
+        def __call__(self, images: np.ndarray) -> dict[str, np.ndarray]:
+            raise LookupError("asked")
+
+    reader.model = Other()
+    with pytest.raises(LookupError, match="asked"):
+        reader(photo)
