@@ -172,7 +172,10 @@ class OnnxModel:
             raise UsageError(f"no {missing[0]} here; there are: {', '.join(ort.get_available_providers())}")
         self.path, self.threads, self.providers = Path(path), threads, list(providers)
         self._data, self.sha256 = read_weights(self.path)
-        self._answers = None if answers is None else frozenset(filter(answers, self._outputs()))
+        self._every = self._outputs()
+        self._answers = None if answers is None else frozenset(filter(answers, self._every))
+        if self._answers:
+            self._data = excerpt.excerpt(self._data, self._answers)
         self._session: ort.InferenceSession | None = self._start()
         self._owner = os.getpid()
         self._parents: list[ort.InferenceSession] = []
@@ -205,19 +208,22 @@ class OnnxModel:
         options.enable_mem_pattern = False
         # Weights may point to other files (ONNX external data), which no sha256 covers. There is no such folder, so that none is read.
         options.add_session_config_entry("session.model_external_initializers_file_folder_path", f"{self.path}/none")
+        if not self._data:
+            self._data, found = read_weights(self.path)
+            if found != self.sha256:
+                raise BadWeights(f"the weights {self.path} have changed since they were loaded; load them again")
         try:
-            data = self._data if self._answers is None else excerpt.excerpt(self._data, self._answers)
-            return ort.InferenceSession(data, options, providers=self.providers)
+            return ort.InferenceSession(self._data, options, providers=self.providers)
         except _REFUSALS as e:
             raise BadWeights(f"{self.path} is no ONNX network that runs here: {e}") from e
 
     def whole(self) -> OnnxModel:
-        """The same network with all its answers; its session starts when it is first called."""
+        """The same network with all its answers; its file is read again, and its session starts, when it is first called."""
         if self._answers is None:
             return self
         other = copy.copy(self)
-        other._answers, other._session, other._owner, other._parents = None, None, -1, []
-        other.tasks, other._names = self._all, other._outputs()
+        other._answers, other._data, other._session, other._owner, other._parents = None, b"", None, -1, []
+        other.tasks, other._names = self._all, self._every
         return other
 
     def _outputs(self) -> list[str]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import shutil
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -14,6 +16,7 @@ from onnx import TensorProto, helper
 import mien
 from mien import excerpt
 from mien.analyze import needed
+from mien.errors import BadWeights
 from mien.runtime import WEIGHTS, OnnxModel
 
 FILE = WEIGHTS / "mien.onnx"
@@ -81,6 +84,15 @@ def test_a_reader_works_for_what_is_asked_and_answers_the_same(tasks: list[str] 
     assert [t.name for t in other.tasks] == list(answers) and other.sha256 == asked.sha256
     assert all(np.array_equal(v, answers[n]) for n, v in other(images).items())
     assert asked.whole() is not asked and other.whole() is other
+
+
+def test_a_file_that_changes_before_all_of_it_is_asked_for_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "mien.onnx"
+    shutil.copy(FILE, path)
+    model = OnnxModel(path, threads=1, answers=needed(["age"]))
+    path.write_bytes(FILE.read_bytes() + bytes(2))
+    with pytest.raises(BadWeights, match="changed since they were loaded"):
+        model.whole()(np.zeros((1, 3, 128, 128), np.float32))
 
 
 def test_a_reader_knows_all_answers_of_its_model_and_takes_another_model() -> None:
