@@ -102,7 +102,8 @@ class Reader:
             raise UnknownTask(f"this model does not answer {wrong[0]!r}; it answers: {', '.join(can)}")
         self.detector, self.model, self.batch, self.max_pixels = detector, model, batch, max_pixels
         self.asked = tuple(n for n in can if (n in tasks if tasks is not None else n.partition("@")[0] not in ON_REQUEST))
-        self._read = [t for t in model.tasks if needed(self.asked)(t.name)]
+        wanted = needed(self.asked)
+        self._read = [t for t in model.tasks if wanted(t.name)]
         self._excerpt = (model, excerpt or model)
         self._model = {"name": getattr(model, "name", type(model).__name__), "sha256": getattr(model, "sha256", "")}
 

@@ -33,9 +33,10 @@ def excerpt(data: bytes, answers: Collection[str]) -> bytes:
         ValueError: these are no fields.
     """
     around, fields = _graph(data)
-    kept = {_name(value, _OUTPUT) for number, value, _ in fields if number == _OUTPUT} & set(answers)
+    every = {_name(value, _OUTPUT) for number, value, _ in fields if number == _OUTPUT}
+    kept = every & set(answers)
     nodes = [_node(value) if number == _NODE else None for number, value, _ in fields]
-    if not kept or kept == set(outputs(data)) or any(n and n[2] in _NESTED for n in nodes):
+    if not kept or kept == every or any(n and n[2] in _NESTED for n in nodes):
         return data
     needed = {n.encode() for n in kept}
     used = set[int]()

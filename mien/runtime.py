@@ -172,10 +172,9 @@ class OnnxModel:
             raise UsageError(f"no {missing[0]} here; there are: {', '.join(ort.get_available_providers())}")
         self.path, self.threads, self.providers = Path(path), threads, list(providers)
         self._data, self.sha256 = read_weights(self.path)
-        self._every = self._outputs()
-        self._answers = None if answers is None else frozenset(filter(answers, self._every))
-        if self._answers:
-            self._data = excerpt.excerpt(self._data, self._answers)
+        self._every, self._answers = list[str](), frozenset[str]()  # of an excerpt: what the file answers, and what is left
+        if answers is not None:
+            self._cut(answers)
         self._session: ort.InferenceSession | None = self._start()
         self._owner = os.getpid()
         self._parents: list[ort.InferenceSession] = []
@@ -189,7 +188,7 @@ class OnnxModel:
             raise BadWeights(f"the header of {self.path} is damaged ({type(e).__name__}: {e}); copy the file again") from e
         temperatures = _temperatures(self.path)
         self._all: tuple[Task[Any], ...] = tuple(calibrated(t, temperatures) for t in own)
-        self.tasks = tuple(t for t in self._all if t.name in (self._answers or ())) or self._all
+        self.tasks = tuple(t for t in self._all if t.name in self._answers) or self._all
         self._names = self._check_ends()
 
     @property
@@ -219,19 +218,22 @@ class OnnxModel:
 
     def whole(self) -> OnnxModel:
         """The same network with all its answers; its file is read again, and its session starts, when it is first called."""
-        if self._answers is None:
+        if not self._answers:
             return self
         other = copy.copy(self)
-        other._answers, other._data, other._session, other._owner, other._parents = None, b"", None, -1, []
+        other._answers, other._data, other._session, other._owner, other._parents = frozenset(), b"", None, -1, []
         other.tasks, other._names = self._all, self._every
         return other
 
-    def _outputs(self) -> list[str]:
-        """Of the file; none where its bytes cannot be followed, for the runtime to say so."""
+    def _cut(self, answers: Callable[[str], bool]) -> None:
+        """Keep what these answers need, where that is less than all. Bytes that cannot be followed stay, for the runtime to refuse."""
         try:
-            return excerpt.outputs(self._data)
+            every = excerpt.outputs(self._data)
+            kept = frozenset(filter(answers, every))
+            if 0 < len(kept) < len(every):
+                self._data, self._every, self._answers = excerpt.excerpt(self._data, kept), every, kept
         except ValueError:
-            return []
+            return
 
     def _read_header(self) -> dict[str, Any]:
         assert self._session is not None

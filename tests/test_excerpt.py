@@ -86,6 +86,21 @@ def test_a_reader_works_for_what_is_asked_and_answers_the_same(tasks: list[str] 
     assert asked.whole() is not asked and other.whole() is other
 
 
+def test_all_or_nothing_of_a_network_is_the_network_itself() -> None:
+    for answers in (lambda name: True, lambda name: False):
+        model = OnnxModel(FILE, threads=1, answers=answers)
+        assert model.whole() is model and len(model.tasks) == 7
+
+
+def test_bytes_that_cannot_be_followed_are_refused_by_the_runtime(tmp_path: Path) -> None:
+    path = tmp_path / "broken.onnx"
+    output = b"\x62\x03\x0a\x01a" + b"\x62\x03\x0a\x01b"  # two outputs, then a node of a kind of field that there is not
+    graph = output + b"\x0a\x02\x0b\x00"
+    path.write_bytes(b"\x3a" + bytes([len(graph)]) + graph)
+    with pytest.raises(BadWeights, match="no ONNX network that runs here"):
+        OnnxModel(path, answers=lambda name: name == "a")
+
+
 def test_a_file_that_changes_before_all_of_it_is_asked_for_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "mien.onnx"
     shutil.copy(FILE, path)

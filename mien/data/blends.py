@@ -23,14 +23,14 @@ SIDE, MARGIN = 128, 24  # pixels: a head's crop, and what is kept around it for 
 _HEAD = geometry.template_points(View((SIDE, SIDE), "head", (0.5,) * 3, (0.5,) * 3))
 POINTS = _HEAD + MARGIN  # (5, 2), of every blend
 
-# set -> its training pictures; none of LFW's, which MTFL has many of
-SETS: dict[str, Callable[[], pack.PackDataset]] = {
-    "celeba": lambda: pack.celeba("train"),
-    "utkface": lambda: pack.utkface("train"),
-    "mtfl": lambda: pack.mtfl("train"),
-    "celebamask": lambda: pack.celebamask("train"),
-    "helen68": lambda: pack.helen68("train"),
-    "afw68": lambda: pack.afw68("train"),
+# set -> how it is opened, for its training pictures; none of LFW's, which MTFL has many of
+SETS: dict[str, Callable[[str], pack.PackDataset]] = {
+    "celeba": pack.celeba,
+    "utkface": pack.utkface,
+    "mtfl": pack.mtfl,
+    "celebamask": pack.celebamask,
+    "helen68": pack.helen68,
+    "afw68": pack.afw68,
 }
 
 
@@ -43,7 +43,7 @@ class Faces:
     """The pictures of `SETS` by "set/name", each brought to one place."""
 
     def __init__(self) -> None:
-        self._sets = {name: open_set() for name, open_set in SETS.items()}
+        self._sets = {name: open_set("train") for name, open_set in SETS.items()}
         self._rows = {
             f"{name}/{picture}": (name, i)
             for name, data in self._sets.items()

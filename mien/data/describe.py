@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mien import geometry
+from mien.data import pack
 from mien.data.blends import POINTS, Faces, table
 from mien.errors import BadWeights, MissingData
 
@@ -162,7 +163,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1)
     given = parser.parse_args()
     teacher, faces = Teacher(given.weights or installed()).eval(), Faces()
-    alone = [n for n in faces.names if n.split("/")[0] not in ("celeba", "utkface", "mtfl")]
+    alone = [n for n in faces.names if n.split("/")[0] not in pack.DESCRIBED]
     rows = pairs(faces.names, alone, given.n, given.seed)
     told = describe(teacher, faces, rows)
     columns = dict(zip(("first", "second", "weight"), zip(*rows, strict=True), strict=True))

@@ -117,7 +117,10 @@ def centred(values: np.ndarray, left: float = 0.0, *, root: Path | None = None) 
         left: how much of the mean stays, 0..1. Without any, faces near the mean, which an unsure network answers, have no
             direction; with all of it angles between people are small.
     """
-    everything = np.concatenate([_described(folder, root)[1] for folder in DESCRIBED])
+    return _centred(values, np.concatenate([_described(folder, root)[1] for folder in DESCRIBED]), left)
+
+
+def _centred(values: np.ndarray, everything: np.ndarray, left: float) -> np.ndarray:
     mean = everything.mean(0)
     return (values - (1 - left) * mean) * (1 / (everything - mean).std())
 
@@ -125,7 +128,8 @@ def centred(values: np.ndarray, left: float = 0.0, *, root: Path | None = None) 
 def descriptors(*, left: float = 0.0, root: Path | None = None) -> dict[str, np.ndarray]:
     """The teacher's descriptors of training pictures by "set/name", (128,) float32 each; centred, see `centred` for `left`."""
     found = {folder: _described(folder, root) for folder in DESCRIBED}
-    values = centred(np.concatenate([v for _, v in found.values()]), left, root=root)
+    everything = np.concatenate([v for _, v in found.values()])
+    values = _centred(everything, everything, left)
     return dict(zip((f"{folder}/{n}" for folder, (names, _) in found.items() for n in names), values, strict=True))
 
 
