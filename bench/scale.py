@@ -15,7 +15,6 @@ import argparse
 import functools
 import json
 import os
-import resource
 import subprocess
 import sys
 import tempfile
@@ -25,6 +24,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from mien.memory import resident
 
 OUT = Path("bench/scale.json")
 # (name, builder, view's side, pictures a step, steps) of recipes/*.py: what a training is made of
@@ -100,7 +101,7 @@ def one(folder: str, out: str, engine: str, workers: int, photos: int) -> dict[s
     return {
         "photos": done.photos, "faces": done.faces, "seconds": done.seconds, "photos_per_s": done.photos / done.seconds,
         "steady_photos_per_s": steady, "cpu_s_per_photo": done.cpu / done.photos, "worker_peak_mb": done.peak_mb,
-        "driver_peak_mb": job.peak_mb(),
+        "driver_peak_mb": resident()["peak"],
         "bytes_per_face": sum(p.stat().st_size for p in Path(out).glob("*.parquet")) / max(done.faces, 1), "stages": done.stages,
     }  # fmt: skip
 
@@ -165,7 +166,7 @@ def named(sizes: list[int], faces: int = 4096) -> None:
             for q in some:
                 table.near(q, 16)
             found["lancedb_faces_per_s"] = len(some) / (time.perf_counter() - start)
-        found["peak_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        found["peak_mb"] = resident()["peak"]
         keep("people", str(n), found)
 
 

@@ -6,12 +6,12 @@ python bench/speed.py [--threads N]
 from __future__ import annotations
 
 import argparse
-import resource
 import time
 
 import numpy as np
 
 import mien
+from mien.memory import resident
 from mien.photo import load_photo
 
 
@@ -48,7 +48,7 @@ def main() -> None:
         print(f"{name} detect + align + read  {clock(lambda p=pixels: reader(p))}")
     one = np.zeros((1, 3, h, w), np.float32)
     print(f"network alone, one face  {clock(lambda: reader.model(one))}")
-    print(f"largest resident size {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:.0f} MB")
+    print(f"largest resident size {resident().get('peak', 0):.0f} MB")
 
 
 if __name__ == "__main__":

@@ -7,7 +7,6 @@ python bench/video.py long [--minutes 60]      320 x 180, 25 frames a second, an
 from __future__ import annotations
 
 import argparse
-import os
 import tempfile
 import time
 from collections.abc import Iterator
@@ -20,6 +19,7 @@ import numpy as np
 import mien
 from mien import video
 from mien.film import Film, Writer
+from mien.memory import resident
 from mien.photo import load_photo
 from mien.types import Pixels
 
@@ -45,11 +45,6 @@ def film(path: Path, count: int, width: int, height: int, faces: int) -> Path:
         for i, pixels in enumerate(frames(count, width, height, faces)):
             out.add(pixels, float(Fraction(i, 25)))
     return path
-
-
-def resident() -> float:
-    """Resident size in MB (Linux)."""
-    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
 
 
 def speed(folder: Path, threads: int, count: int) -> None:
@@ -93,7 +88,7 @@ def long(folder: Path, threads: int, minutes: float) -> None:
             out.add(frame.drawn(), frame.time)
             if frame.number in (250, 2500) or frame.number % (count // 10) == 0:
                 took = time.perf_counter() - start
-                print(f"{frame.time / 60:5.1f} min of film, {took / 60:5.1f} min of work: {resident():.0f} MB", flush=True)
+                print(f"{frame.time / 60:5.1f} min of film, {took / 60:5.1f} min of work: {resident()['now']:.0f} MB", flush=True)
     print(f"{len(reading.tracks)} tracks, {reading.count / (time.perf_counter() - start):.0f} frames a second")
 
 

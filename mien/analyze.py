@@ -91,7 +91,7 @@ class Reader:
     """
 
     def __init__(
-        self, detector: Callable[[Any], list[Detection]], model: Answerer, *, tasks: Sequence[str] | None = None, batch: int = 16,
+        self, detector: Callable[[Any], list[Detection]], model: Answerer, *, tasks: Sequence[str] | None = None, batch: int = 8,
         max_pixels: int = MAX_PIXELS, excerpt: Answerer | None = None,
     ):  # fmt: skip
         if batch < 1:
@@ -198,7 +198,7 @@ def looks_bgr(crops: Sequence[Crop], margin: float = 12.0) -> bool:
 
 def load(
     weights: str | os.PathLike[str] | Answerer | None = None, *, detector: str | os.PathLike[str] | None = None,
-    tasks: Sequence[str] | None = None, threads: int | None = None, batch: int = 16, max_pixels: int = MAX_PIXELS,
+    tasks: Sequence[str] | None = None, threads: int | None = None, batch: int = 8, max_pixels: int = MAX_PIXELS,
     score: float | None = None, mirror: bool = False,
 ) -> Reader:  # fmt: skip
     """A reader with the embedded weights, or with others.

@@ -23,6 +23,7 @@ from mien.analyze import Reader, load
 from mien.doctor import cores, drawn_face, machine, packages
 from mien.errors import PhotoError, UsageError
 from mien.files import find_photos
+from mien.memory import resident
 from mien.photo import Source, load_photo
 from mien.types import Pixels
 
@@ -153,20 +154,6 @@ def start_up(threads: int | None, repeats: int = 3) -> dict[str, float]:
     ]
     least = np.min(rows, axis=0).tolist()
     return dict(zip(("import_mien", "import_reader", "load_weights"), least, strict=True))
-
-
-def resident() -> dict[str, float]:
-    """Megabytes: the most so far, and now where the system tells; nothing on systems without `resource`."""
-    try:
-        import resource
-    except ImportError:
-        return {}
-    unit = 2**20 if sys.platform == "darwin" else 2**10
-    out = {"peak": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit, 1)}
-    if os.path.exists("/proc/self/statm"):
-        with open("/proc/self/statm", encoding="ascii") as file:
-            out["now"] = round(int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20, 1)
-    return out
 
 
 def surroundings() -> dict[str, Any]:

@@ -64,6 +64,7 @@ def test_a_killed_actor_loses_and_doubles_nothing(album, tmp_path, ray) -> None:
 
 def test_a_killed_job_goes_on(album, tmp_path) -> None:
     """The whole job dies, Ray and all; what is there is whole, and the rest is read by the next one."""
+    pytest.importorskip("ray", reason="pip install 'mien[scale]'")
     out = tmp_path / "out"
     code = (
         "import functools, mien\nfrom mien.scale import photos\n"

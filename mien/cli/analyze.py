@@ -215,7 +215,7 @@ def analyze(
     crops_as: Annotated[str, typer.Option(help="png or jpg.")] = "png",
     sheet: Annotated[Path | None, typer.Option(help="FILE.html: a contact sheet with filters, all in one file.")] = None,
     tasks: Annotated[str | None, typer.Option(help="Answers wanted, comma-separated; identity only comes when named.")] = None,
-    batch: Annotated[int, typer.Option(min=1, help="Most faces a forward.")] = 16,
+    batch: Annotated[int, typer.Option(min=1, help="Most faces a forward.")] = 8,
     threads: Annotated[int | None, typer.Option(min=1, help="Threads of a forward; all cores if not given.")] = None,
     score: Annotated[float | None, typer.Option(min=0.0, max=1.0, help="Least score of a face.")] = None,
     max_pixels: Annotated[int, typer.Option(min=1, help="Larger photos are refused before they are decoded.")] = 64_000_000,

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import logging
 import os
-import resource
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from mien.analyze import Reader, Reading
 from mien.errors import PhotoError, UsageError
+from mien.memory import resident
 from mien.output import arrow_schema, columns, plain, rows
 from mien.scale.engine import Progress, check, run
 from mien.scale.places import Parts, arrow, fetch, find, is_uri
@@ -29,15 +28,6 @@ _log = logging.getLogger(__name__)
 def model_of(reader: Reader) -> str:
     """As in the rows: "name:first 12 of sha256"."""
     return f"{getattr(reader.model, 'name', '')}:{getattr(reader.model, 'sha256', '')[:12]}"
-
-
-def peak_mb() -> float:
-    """The most memory that this process has had, MB."""
-    status = Path("/proc/self/status")
-    if status.exists():  # the other count is passed on from parent to child
-        line = next(x for x in status.read_text(encoding="ascii", errors="replace").splitlines() if x.startswith("VmHWM"))
-        return int(line.split()[1]) / 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20  # bytes on macOS
 
 
 @dataclass
@@ -107,7 +97,7 @@ class Worker:
         return {
             "photos": len(item["paths"]), "faces": faces, "failed": failed, "stages": stages, "pid": os.getpid(),
             "seconds": time.perf_counter() - began, "cpu": time.process_time() - used,
-            "peak_mb": peak_mb(),
+            "peak_mb": resident().get("peak", 0.0),
         }  # fmt: skip
 
     def _readings(self, paths: Sequence[str], base: str, stages: dict[str, float]) -> Iterator[Reading]:
