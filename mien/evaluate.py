@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
@@ -14,9 +14,12 @@ from mien import geometry, settings
 from mien.data import Dataset
 from mien.detect import Detector
 from mien.errors import MissingData, UsageError
-from mien.protocols import PROTOCOLS, Protocol
+from mien.protocols import CROP, PROTOCOLS, Protocol
 from mien.tasks import TASKS, Metrics, Task
-from mien.types import Answerer, Crop, Floats, View
+from mien.types import Answerer, Crop, Detection, Floats, Pixels, Sample, View
+
+Find = Callable[[Pixels], list[Detection]]
+DETECTED = "cropped by a detector's points; of the faces that it found"
 
 
 @dataclass(frozen=True)
@@ -51,12 +54,16 @@ class TorchAnswerer:
             return {k: v.float().numpy() for k, v in self.model(x).items()}
 
 
-def evaluate(model: Answerer, protocol: Protocol, *, batch: int = 32, limit: int | None = None, dataset: Any = None) -> Score:
+def evaluate(
+    model: Answerer, protocol: Protocol, *, batch: int = 32, limit: int | None = None, dataset: Any = None, find: Find | None = None
+) -> Score:
     """Run a protocol: align by the set's points, one forward a batch, read, score in pixels of the stored picture.
 
     Args:
         limit: use the first so many pictures only (for tests; the score says its count).
         dataset: the protocol's, where it is open already.
+        find: a detector, whose points are aligned by in place of the set's. A labelled face that it does not find has no answer: the
+            score has the share of those found, in percent, as "found", and its other numbers are of these alone.
 
     Raises:
         UsageError: the model does not answer the protocol's task. MissingData: the set is not there, or empty.
@@ -68,11 +75,11 @@ def evaluate(model: Answerer, protocol: Protocol, *, batch: int = 32, limit: int
         raise UsageError(f"this model does not answer {asked}, which {protocol.name} scores; it answers: {', '.join(names)}")
     dataset = protocol.dataset() if dataset is None else dataset
     if protocol.task == "faces":
-        metrics = _score_photos(model, protocol, dataset, limit)
+        values = _score_photos(model, protocol, dataset, limit).compute()
     else:
-        metrics = _score_faces(model, protocol, answer, dataset, batch, limit)
-    values = metrics.compute()
-    return Score(protocol.name, values, values[protocol.keys[0]], protocol.keys)
+        values = _score_faces(model, protocol, answer, dataset, batch, limit, find)
+    keys = (*protocol.keys, "found") if "found" in values else protocol.keys
+    return Score(protocol.name, values, values[keys[0]], keys)
 
 
 def _score_photos(model: Answerer, protocol: Protocol, dataset: Any, limit: int | None) -> Metrics:
@@ -83,18 +90,45 @@ def _score_photos(model: Answerer, protocol: Protocol, dataset: Any, limit: int 
     return metrics
 
 
-def _score_faces(model: Answerer, protocol: Protocol, answer: str, dataset: Dataset, batch: int, limit: int | None) -> Metrics:
+def _score_faces(
+    model: Answerer, protocol: Protocol, answer: str, dataset: Dataset, batch: int, limit: int | None, find: Find | None
+) -> dict[str, float]:
     """A face network on aligned crops."""
     task: Task[Any] = TASKS[protocol.task]
     metrics, n = protocol.metrics() if protocol.metrics else task.metrics(), min(len(dataset), limit or len(dataset))
     if n == 0:
         raise MissingData(f"{dataset.name} holds no pictures, so that {protocol.name} has no number; check that its files are whole")
+    found = 0
     for start in range(0, n, batch):
         samples = [dataset[i] for i in range(start, min(start + batch, n))]
-        crops = [geometry.align(s.image, s.points, model.view) for s in samples]
-        for sample, crop, numbers in zip(samples, crops, _raw(model, crops, answer, protocol.mirror), strict=True):
+        placed = [(s, points) for s in samples if (points := _points(s, find)) is not None]
+        found += len(placed)
+        crops = [geometry.align(s.image, points, model.view) for s, points in placed]
+        for (sample, _), crop, numbers in zip(placed, crops, _raw(model, crops, answer, protocol.mirror) if crops else (), strict=True):
             metrics.update(task.read(numbers, crop), sample.labels[task.name])
-    return metrics
+    if found == 0:
+        raise MissingData(f"the detector found none of the {n:,} faces of {protocol.name}, so that it has no number")
+    return metrics.compute() | ({"found": 100 * found / n} if find else {})
+
+
+def _points(sample: Sample, find: Find | None) -> Any:
+    """The five points to align by; None where the detector does not find the labelled face."""
+    if find is None:
+        return sample.points
+    found = find(sample.image)
+    which = face_at(sample.points, [f.box for f in found])
+    return None if which is None else found[which].points
+
+
+def face_at(points: Any, boxes: Sequence[Any]) -> int | None:
+    """Which of the boxes (x1, y1, x2, y2) that hold the middle of these points (n, 2) has its own nearest to it; None: none holds it."""
+    x, y = np.asarray(points, np.float64).mean(0)
+    away = {
+        i: float(np.hypot((x1 + x2) / 2 - x, (y1 + y2) / 2 - y))
+        for i, (x1, y1, x2, y2) in enumerate(boxes)
+        if x1 <= x <= x2 and y1 <= y <= y2
+    }
+    return min(away, key=away.__getitem__, default=None)
 
 
 def _raw(model: Answerer, crops: Sequence[Crop], answer: str, mirror: bool) -> Floats:
@@ -104,7 +138,7 @@ def _raw(model: Answerer, crops: Sequence[Crop], answer: str, mirror: bool) -> F
     return raw + model(model.view.tensor(pixels[:, :, ::-1]))[answer] if mirror else raw
 
 
-def run(model: Answerer, names: Sequence[str] | None = None) -> list[Score]:
+def run(model: Answerer, names: Sequence[str] | None = None, *, find: Find | None = None) -> list[Score]:
     """Run protocols by name; when none is named, all that the model answers and whose data is on this machine.
 
     What is left out then is said on stderr, with the reason.
@@ -113,7 +147,7 @@ def run(model: Answerer, names: Sequence[str] | None = None) -> list[Score]:
         MissingData: the data of a named protocol is missing, or that of every one. UsageError: see `evaluate`.
     """
     if names:
-        return [evaluate(model, PROTOCOLS[n]) for n in names]
+        return [evaluate(model, PROTOCOLS[n], find=find) for n in names]
     settings.data_root()  # without it there is nothing to look for
     answered = {t.name for t in model.tasks}
     scores, absent = list[Score](), dict[str, list[str]]()
@@ -125,7 +159,7 @@ def run(model: Answerer, names: Sequence[str] | None = None) -> list[Score]:
         except MissingData as e:
             absent.setdefault(str(e), []).append(p.name)
             continue
-        scores.append(evaluate(model, p, dataset=dataset))
+        scores.append(evaluate(model, p, dataset=dataset, find=find))
     _say_skipped(absent, [f"{p.name} ({p.task})" for p in PROTOCOLS.values() if p.answer(answered) is None])
     if not scores:
         raise MissingData("no protocol was run: the model answers none whose data is here; see above, and name one to insist")
@@ -145,5 +179,6 @@ def as_table(scores: Sequence[Score]) -> str:
     for s in scores:
         p = PROTOCOLS[s.protocol]
         numbers = ", ".join(f"{k} {s.values[k]:.4f}" if s.values[k] < 1 else f"{k} {s.values[k]:.2f}" for k in s.keys)
-        lines.append(f"| {s.protocol} | {p.split} | {int(s.values['n']):,} | {numbers} | {p.note} |")
+        note = p.note.replace(CROP, DETECTED) if "found" in s.keys else p.note
+        lines.append(f"| {s.protocol} | {p.split} | {int(s.values['n']):,} | {numbers} | {note} |")
     return "\n".join(lines)

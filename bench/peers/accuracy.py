@@ -15,6 +15,7 @@ from bench.peers.install import ROOT
 from bench.peers.maps import answer
 from bench.peers.roster import Peer
 from bench.peers.wire import PeerFailed, Worker
+from mien.evaluate import face_at
 from mien.protocols import PROTOCOLS, Protocol
 from mien.tasks import TASKS, Metrics
 from mien.types import Sample
@@ -78,14 +79,8 @@ class Tally:
 
 def the_face(faces: Sequence[Mapping[str, Any]], points: np.ndarray) -> Mapping[str, Any] | None:
     """Of the faces whose box holds the middle of the labelled five points, the one whose own middle is nearest; else None."""
-    x, y = np.asarray(points, np.float64).mean(0)
-    holding = [f for f in faces if f["box"][0] <= x <= f["box"][2] and f["box"][1] <= y <= f["box"][3]]
-
-    def away(face: Mapping[str, Any]) -> float:
-        x1, y1, x2, y2 = face["box"]
-        return float(np.hypot((x1 + x2) / 2 - x, (y1 + y2) / 2 - y))
-
-    return min(holding, key=away, default=None)
+    which = face_at(points, [f["box"] for f in faces])
+    return None if which is None else faces[which]
 
 
 def some(dataset: Any, protocol: Protocol, limit: int | None) -> list[Sample]:

@@ -88,28 +88,33 @@ def evaluate(
     record: Annotated[bool, typer.Option("--record", help="Write the scores into the provenance file beside the weights.")] = False,
     threads: Annotated[int | None, typer.Option(min=1)] = None,
     mirror: Annotated[bool, typer.Option("--mirror", help="Answer by the mean of each face and its mirror image.")] = False,
+    detect: Annotated[
+        bool, typer.Option("--detect", help="Cut faces out by the embedded detector's points, not by the labelled ones.")
+    ] = False,
 ) -> None:
     """Run named protocols on labelled data and print a table."""
+    from mien.detect import Detector
     from mien.evaluate import PROTOCOLS, as_table, run
     from mien.mirror import Mirrored
     from mien.runtime import WEIGHTS, OnnxModel
 
     named = answerer(weights, threads)
     model = OnnxModel(named or WEIGHTS / "mien.onnx", threads=threads) if named is None or isinstance(named, str) else named
+    if record and (mirror or detect):
+        raise UsageError(f"--record tells of one forward a face, placed by its labels; leave {'--mirror' if mirror else '--detect'} out")
+    if record and not isinstance(model, OnnxModel):
+        raise UsageError("--record needs an .onnx; export the run first")
     unknown = [p for p in protocol or () if p not in PROTOCOLS]
     if unknown:
         raise UsageError(f"no protocol {unknown[0]!r}; there are: {', '.join(PROTOCOLS)}")
-    scores = run(Mirrored(model) if mirror else model, protocol or None)
+    find = Detector(OnnxModel(WEIGHTS / "detector.onnx", threads=threads)) if detect else None
+    scores = run(Mirrored(model) if mirror else model, protocol or None, find=find)
     typer.echo(as_table(scores))
     values = {s.protocol: {k: round(v, 5) for k, v in s.values.items()} for s in scores}
     if out:
         out.parent.mkdir(parents=True, exist_ok=True)
         out.write_text(json.dumps({"weights": getattr(model, "sha256", weights), "scores": values}, indent=1) + "\n", encoding="utf-8")
     if record:
-        if mirror:
-            raise UsageError("--record tells of one forward a face; leave --mirror out")
-        if not isinstance(model, OnnxModel):
-            raise UsageError("--record needs an .onnx; export the run first")
         beside = model.path.with_suffix(".json")
         beside.write_text(
             json.dumps(json.loads(beside.read_text(encoding="utf-8")) | {"scores": values}, indent=1) + "\n", encoding="utf-8"
