@@ -50,6 +50,14 @@ def answerer(weights: str | None, threads: int | None) -> Any:
     return TorchAnswerer(checkpoint.load(path))
 
 
+def network(weights: str | None, threads: int | None) -> Any:
+    """The same, loaded: all its answers in one session, for whoever will ask for any of them."""
+    from mien.runtime import WEIGHTS, OnnxModel
+
+    named = answerer(weights, threads)
+    return OnnxModel(named or WEIGHTS / "mien.onnx", threads=threads) if named is None or isinstance(named, str) else named
+
+
 def torch_threads(threads: int | None) -> None:
     if threads:
         import torch

@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from mien.cli.common import answerer, app, names_of
+from mien.cli.common import app, names_of, network
 
 
 @app.command()
@@ -62,7 +62,7 @@ def serve(
     )  # fmt: skip
     from mien.analyze import load
 
-    reader = load(answerer(weights, threads), threads=threads, batch=batch, max_pixels=max_pixels, score=score)
+    reader = load(network(weights, threads), threads=threads, batch=batch, max_pixels=max_pixels, score=score)
     made = server.app(
         reader, keys=let_in, limits=limits, offered=names_of(tasks), workers=workers, batch_faces=batch, batch_wait_ms=wait, gallery=who
     )

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
-from mien.cli.common import answerer, app, torch_threads
+from mien.cli.common import app, network, torch_threads
 from mien.errors import UsageError
 
 
@@ -98,8 +98,7 @@ def evaluate(
     from mien.mirror import Mirrored
     from mien.runtime import WEIGHTS, OnnxModel
 
-    named = answerer(weights, threads)
-    model = OnnxModel(named or WEIGHTS / "mien.onnx", threads=threads) if named is None or isinstance(named, str) else named
+    model = network(weights, threads)
     if record and (mirror or detect):
         raise UsageError(f"--record tells of one forward a face, placed by its labels; leave {'--mirror' if mirror else '--detect'} out")
     if record and not isinstance(model, OnnxModel):
