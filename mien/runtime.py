@@ -220,7 +220,8 @@ class OnnxModel:
         """The same network with all its answers; its file is read again, and its session starts, when it is first called."""
         if not self._answers:
             return self
-        other = copy.copy(self)
+        other = object.__new__(type(self))  # a copy would start a session, as a worker's does
+        vars(other).update(vars(self))
         other._answers, other._data, other._session, other._owner, other._parents = frozenset(), b"", None, -1, []
         other.tasks, other._names = self._all, self._every
         return other

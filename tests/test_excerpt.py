@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
+import onnxruntime as ort
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -16,6 +19,7 @@ from onnx import TensorProto, helper
 import mien
 from mien import excerpt
 from mien.analyze import needed
+from mien.cli.common import network
 from mien.errors import BadWeights
 from mien.runtime import WEIGHTS, OnnxModel
 
@@ -90,6 +94,18 @@ def test_all_or_nothing_of_a_network_is_the_network_itself() -> None:
     for answers in (lambda name: True, lambda name: False):
         model = OnnxModel(FILE, threads=1, answers=answers)
         assert model.whole() is model and len(model.tasks) == 7
+
+
+@pytest.mark.parametrize(("given", "sessions"), [(lambda: None, 3), (lambda: network(None, 1), 2)])
+def test_a_network_that_is_given_whole_has_one_session(given: Callable[[], Any], sessions: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Besides the detector's; a reader that works for less has a second one when its whole network is called, as a server does."""
+    started = list[object]()
+    start = ort.InferenceSession
+    monkeypatch.setattr("mien.runtime.ort.InferenceSession", lambda *a, **more: started.append(a) or start(*a, **more))
+    reader = mien.load(given(), threads=1)
+    reader("examples/astronaut.jpg")
+    reader.model(np.zeros((1, 3, 128, 128), np.float32))
+    assert len(started) == sessions
 
 
 def test_bytes_that_cannot_be_followed_are_refused_by_the_runtime(tmp_path: Path) -> None:
