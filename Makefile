@@ -37,7 +37,8 @@ compare: $(VENV)/.dev
 	$(BIN)/python -m bench.compare
 
 bench: $(VENV)/.base
-	$(BIN)/python bench/speed.py
+	$(BIN)/mien bench examples/astronaut.jpg
+	$(BIN)/mien bench examples/collage.jpg
 
 # the tools of today, installed beside and measured with us, and docs/peers-benchmark.md: hours; ARGS="--limit 500" for less
 bench-peers: $(VENV)/.dev

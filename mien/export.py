@@ -56,6 +56,7 @@ def export(model: Any, path: Path, *, free_size: bool = False, **header: Any) ->
     proto = program.model_proto
     entry = proto.metadata_props.add()
     entry.key, entry.value = "mien", json.dumps(header_of(model, **header))
+    path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_suffix(".part")
     onnx.save(proto, part)
     path.with_suffix(".json").unlink(missing_ok=True)  # it tells of the file that is replaced
