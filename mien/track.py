@@ -322,7 +322,7 @@ class Tracker:
     """
 
     def __init__(
-        self, *, gap: float = 1.0, nearness: float = 0.1, same: float = 0.85, other: float = 0.55, smooth: bool = True,
+        self, *, gap: float = 1.0, nearness: float = 0.1, same: float = 0.83, other: float = 0.55, smooth: bool = True,
         remembered: int = 500,
     ):  # fmt: skip
         if gap < 0 or not 0 < nearness < 1:

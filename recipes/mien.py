@@ -11,7 +11,7 @@
 package. What to expect on the validation sets is in the README and docs/benchmark.md; the way there in dev/LOG.md. The weights in the
 package were raised without borrowed surroundings, had a shorter finish in between, and rare classes weighed more in the last 1,000 of
 4,000 steps of masks only; identity kept nothing of its descriptors' mean until its own part, of which 3,500 steps came without blends and
-6,500 (40 minutes) with them: their provenance file tells the steps, the log (entries 12 to 14, 18, 22) the shares.
+6,500 and 8,000 (40 and 55 minutes) with them: their provenance file tells the steps, the log (entries 12 to 14, 18, 22, 26) the shares.
 """
 
 from __future__ import annotations

@@ -237,7 +237,7 @@ EXPORT_QUERY: Json = {
 }
 
 _ID = "5b0f4c1e9d6a4e0f8b1d2c3a4f5e6d7c"
-_MODEL = {"name": "mien_tiny", "sha256": "b70691a2524f7fac6d4fa71a92b6156803aa21480872e97e5c92e1379a471445"}
+_MODEL = {"name": "mien_tiny", "sha256": "e23c6c83410c195d5ed669077406b7644c82bb09aa05e599f5abacf55bfffc1e"}
 _BOX = [172.4, 52.1, 275.9, 178.6]
 _ANN = {"person": "p_1", "name": "Ann", "similarity": 0.731, "fmr": 0.0011}
 _PERSON = {"person": "p_1", "name": "Ann", "faces": ["f_1"], "corrections": 0, "note": "signed", "until": None, "expired": False}
