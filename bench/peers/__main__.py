@@ -18,6 +18,7 @@ from bench.peers.install import ROOT, Environment, InstallFailed, install
 from bench.peers.page import PAGE, fill, section
 from bench.peers.roster import PEERS, Peer, chosen
 from mien.bench import surroundings
+from mien.runtime import WEIGHTS, provenance_of
 
 FOUND = Path("bench/peers.json")
 STEPS = ("install", "speed", "accuracy", "page")
@@ -61,7 +62,8 @@ def main(words: Sequence[str] | None = None) -> None:
     peers = installed(chosen(given.peers), found)
 
     def facts() -> dict[str, Any]:
-        return {"date": given.date, "machine": surroundings(), "command": command, "threads": given.threads}
+        network = provenance_of(WEIGHTS / "mien.onnx")["sha256"][:12]
+        return {"date": given.date, "machine": surroundings(), "command": command, "threads": given.threads, "network": network}
 
     def keep(stage: str, result: dict[str, Any]) -> None:
         found[stage] = result

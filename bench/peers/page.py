@@ -73,9 +73,10 @@ def stages(found: Mapping[str, Any]) -> Iterator[str]:
         load, cores = m.get("load") or [], m.get("cores", 1)
         busy = ". **The machine was busy with other work**: compare rows, not with other pages" if load and load[0] > 0.5 * cores else ""
         cut = f"; at most {f['limit']:,} pictures (or pairs) a set, drawn with a fixed seed" if f.get("limit") else ""
+        mine = f"; mien's network {f['network']}" if "network" in f else ""
         yield (
             f"- {what}: {f['date']}, {m.get('cpu') or 'processor unknown'}, {cores} cores, load before it "
-            f"{' '.join(map(str, load)) or 'unknown'}{busy if stage == 'speed' else ''}; {f['threads']} threads a tool{cut}. "
+            f"{' '.join(map(str, load)) or 'unknown'}{busy if stage == 'speed' else ''}; {f['threads']} threads a tool{cut}{mine}. "
             f"`{f['command']}`"
         )
 
