@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 
 import mien
+from mien.memory import resident
 from mien.server.client import Client
 
 TASKS = ("landmarks", "parsing", "age", "gender", "expression", "attributes", "pose", "identity")
@@ -76,14 +77,9 @@ def server(faces: int, wait_ms: float, threads: int) -> Iterator[tuple[str, int]
             process.wait()
 
 
-def resident(pid: int) -> float:
-    """MB, or nan where there is no /proc."""
-    try:
-        text = Path(f"/proc/{pid}/status").read_text()
-    except OSError:
-        return float("nan")
-    found = re.search(r"VmRSS:\s+(\d+) kB", text)
-    return int(found[1]) / 1024 if found else float("nan")
+def now_mb(pid: int) -> float:
+    """Resident MB, or nan where the system does not tell."""
+    return resident(pid).get("now", float("nan"))
 
 
 def cpu(pid: int) -> float:
@@ -165,7 +161,7 @@ def main() -> None:
         with server(most, wait_ms, given.threads) as (url, pid):
             Run(url, 2, 2.0, pictures, expected)()  # to warm up
             for n in clients:
-                before, used, (f0, n0) = resident(pid), cpu(pid), forwards(url)
+                before, used, (f0, n0) = now_mb(pid), cpu(pid), forwards(url)
                 run = Run(url, n, each, pictures, expected)()
                 f1, n1 = forwards(url)
                 used = 1e3 * (cpu(pid) - used) / max(len(run.times), 1)
@@ -180,7 +176,7 @@ def main() -> None:
                     f"{used:.0f}",
                     f"{(f1 - f0) / max(n1 - n0, 1):.2f}",
                 ]
-                row += [f"{len(run.times)}", f"{run.wrong}", f"{run.lost}", f"{before:.0f}", f"{resident(pid):.0f}"]
+                row += [f"{len(run.times)}", f"{run.wrong}", f"{run.lost}", f"{before:.0f}", f"{now_mb(pid):.0f}"]
                 print("| " + " | ".join(row) + " |", flush=True)
                 for reason in sorted(run.reasons):
                     print("lost:", reason, file=sys.stderr)

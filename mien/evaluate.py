@@ -14,8 +14,8 @@ from mien import geometry, settings
 from mien.data import Dataset
 from mien.detect import Detector
 from mien.errors import MissingData, UsageError
-from mien.protocols import CROP, PROTOCOLS, Protocol
-from mien.tasks import TASKS, Metrics, Task
+from mien.protocols import PROTOCOLS, Protocol
+from mien.tasks import TASKS, Task
 from mien.types import Answerer, Crop, Detection, Floats, Pixels, Sample, View
 
 Find = Callable[[Pixels], list[Detection]]
@@ -75,19 +75,19 @@ def evaluate(
         raise UsageError(f"this model does not answer {asked}, which {protocol.name} scores; it answers: {', '.join(names)}")
     dataset = protocol.dataset() if dataset is None else dataset
     if protocol.task == "faces":
-        values = _score_photos(model, protocol, dataset, limit).compute()
+        values = _score_photos(model, protocol, dataset, limit)
     else:
         values = _score_faces(model, protocol, answer, dataset, batch, limit, find)
     keys = (*protocol.keys, "found") if "found" in values else protocol.keys
     return Score(protocol.name, values, values[keys[0]], keys)
 
 
-def _score_photos(model: Answerer, protocol: Protocol, dataset: Any, limit: int | None) -> Metrics:
+def _score_photos(model: Answerer, protocol: Protocol, dataset: Any, limit: int | None) -> dict[str, float]:
     """A detector on whole photos, with all its looks."""
     metrics, find = TASKS[protocol.task].metrics(), Detector(model)
     for pixels, faces in islice(dataset, limit):
         metrics.update(find(pixels), faces)
-    return metrics
+    return metrics.compute()
 
 
 def _score_faces(
@@ -179,6 +179,6 @@ def as_table(scores: Sequence[Score]) -> str:
     for s in scores:
         p = PROTOCOLS[s.protocol]
         numbers = ", ".join(f"{k} {s.values[k]:.4f}" if s.values[k] < 1 else f"{k} {s.values[k]:.2f}" for k in s.keys)
-        note = p.note.replace(CROP, DETECTED) if "found" in s.keys else p.note
+        note = "; ".join(filter(None, (p.note, DETECTED if "found" in s.keys else p.crop)))
         lines.append(f"| {s.protocol} | {p.split} | {int(s.values['n']):,} | {numbers} | {note} |")
     return "\n".join(lines)

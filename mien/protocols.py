@@ -16,6 +16,8 @@ from mien.tasks import HELEN9
 from mien.tasks.contract import Metrics
 from mien.tasks.parsing import MeanF1
 
+CROP = "cropped by the set's points (labels or a detector's), not by our detector"
+
 
 @dataclass(frozen=True)
 class Protocol:
@@ -28,6 +30,7 @@ class Protocol:
         at: a model that keeps an answer for each set is scored by its "task@at"; one that does not, by its "task".
         mirror: raw answers on a crop and on its mirror image are added, as verification of faces does.
         metrics: in place of the task's own.
+        crop: what cuts the faces out, unless a detector does (`evaluate`).
     """
 
     name: str
@@ -39,6 +42,7 @@ class Protocol:
     at: str = ""
     mirror: bool = False
     metrics: Callable[[], Metrics] | None = None
+    crop: str = CROP
 
     @property
     def asked(self) -> tuple[str, ...]:
@@ -76,33 +80,32 @@ def _of(name: str, split: str, **options: Any) -> Callable[[], Any]:
     return partial(DATASETS[name], split, **options)
 
 
-CROP = "cropped by the set's points (labels or a detector's), not by our detector"
 _NME = ("nme", "fr@0.1", "auc@0.1")
-_FACES = f"NME by outer eye corners, x 100; FR and AUC at 0.1; {CROP}"
-_BOX = f"NME by the diagonal of the set's box, x 100; nme_box by its side; {CROP}"
+_FACES = "NME by outer eye corners, x 100; FR and AUC at 0.1"
+_BOX = "NME by the diagonal of the set's box, x 100; nme_box by its side"
 _PIXELS = "F1 from one confusion matrix over all pixels"
 _VERIFY = "embeddings of the picture and its mirror image added; 10 folds, each at the best threshold of the others"
 
 # The project's data pack: samples of the sets, at the size and in the split that the pack has
 _PACK = (
-    Protocol("mtfl", lambda: pack.mtfl("test"), "points5", "MTFL test (AFLW)", ("nme", "fr@0.1"), f"NME by eye distance; {CROP}", "mtfl"),
+    Protocol("mtfl", lambda: pack.mtfl("test"), "points5", "MTFL test (AFLW)", ("nme", "fr@0.1"), "NME by eye distance", "mtfl"),
     Protocol(
-        "helen68", lambda: pack.helen68("val"), "landmarks", "Helen val", ("nme", "fr@0.1"), f"NME by outer eye corners; {CROP}", "300w"
+        "helen68", lambda: pack.helen68("val"), "landmarks", "Helen val", ("nme", "fr@0.1"), "NME by outer eye corners", "300w"
     ),
     Protocol(
-        "celebamask", lambda: pack.celebamask("val"), "parsing", "CelebAMask val", ("mean_f1",), f"18 classes at 256 px; {CROP}",
+        "celebamask", lambda: pack.celebamask("val"), "parsing", "CelebAMask val", ("mean_f1",), "18 classes at 256 px",
         "celebamask",
     ),
     Protocol(
-        "celeba", lambda: pack.celeba("val"), "attributes", "CelebA val", ("mean_accuracy",), f"40 attributes, 89x109 px; {CROP}", "celeba"
+        "celeba", lambda: pack.celeba("val"), "attributes", "CelebA val", ("mean_accuracy",), "40 attributes, 89x109 px", "celeba"
     ),
-    Protocol("utkface-age", lambda: pack.utkface("val"), "age", "UTKFace val", ("mae", "cs5", "coverage"), f"own split; {CROP}", "utkface"),
+    Protocol("utkface-age", lambda: pack.utkface("val"), "age", "UTKFace val", ("mae", "cs5", "coverage"), "own split", "utkface"),
     Protocol(
-        "utkface-gender", lambda: pack.utkface("val"), "attributes", "UTKFace val", ("accuracy:Male",), f"own split; {CROP}", "utkface"
+        "utkface-gender", lambda: pack.utkface("val"), "attributes", "UTKFace val", ("accuracy:Male",), "own split", "utkface"
     ),
     *(
         Protocol(
-            f"ferplus-{s}", partial(pack.ferplus, s), "expression", f"FER+ {s}", ("accuracy",), f"majority, 8 classes; {CROP}", "ferplus"
+            f"ferplus-{s}", partial(pack.ferplus, s), "expression", f"FER+ {s}", ("accuracy",), "majority, 8 classes", "ferplus"
         )
         for s in ("val", "test")
     ),
@@ -110,8 +113,9 @@ _PACK = (
         "photos", lambda: PhotosDataset(settings.data_root(), "val"), "faces", "photos val", ("recall", "precision", "point_error"),
         "whole photos through our detector against a teacher's boxes (score >= 0.6; the others are ignored), IoU 0.5; median point "
         "error in % of the box side; n counts faces",
+        crop="",
     ),
-    Protocol("lfw", pack.lfw_pairs, "identity", "LFW View 1", ("accuracy", "threshold"), f"10-fold over 1,000 pairs; {CROP}"),
+    Protocol("lfw", pack.lfw_pairs, "identity", "LFW View 1", ("accuracy", "threshold"), "10-fold over 1,000 pairs"),
 )  # fmt: skip
 
 _LANDMARKS = (
@@ -131,57 +135,57 @@ _LANDMARKS = (
     ),
     Protocol(
         "mtfl-official", _of("mtfl-official", "test"), "points5", "MTFL test (2,995)", ("nme", "fr@0.1"),
-        f"NME by the distance of the eye centres, x 100: larger than by outer corners; {CROP}", "mtfl",
+        "NME by the distance of the eye centres, x 100: larger than by outer corners", "mtfl",
     ),
 )  # fmt: skip
 
 _PARSING = (
     Protocol(
         "celebamask-hq", _of("celebamask-hq", "test"), "parsing", "CelebAMask-HQ test (2,824)", ("mean_f1",),
-        f"{_PIXELS} at 512 px, mean of 18 classes; five points of the whole set place the faces", "celebamask",
+        f"{_PIXELS} at 512 px, mean of 18 classes", "celebamask", crop="five points of the whole set place the faces",
     ),
     Protocol(
         "lapa", _of("lapa", "test"), "lapa11", "LaPa test (2,000)", ("mean_f1",),
-        f"{_PIXELS} at the pictures' own size, masks brought back out of the crop, mean of 10 classes; {CROP}", "lapa",
+        f"{_PIXELS} at the pictures' own size, masks brought back out of the crop, mean of 10 classes", "lapa",
     ),
     Protocol(
         "helen", _of("helen", "test"), "helen9", "Helen test", ("overall_f", "mean_f1"),
-        f"overall F of brows, eyes, nose and the whole mouth; {_PIXELS}; the faces are placed by the labels' parts", "helen",
-        metrics=helen_f,
+        f"overall F of brows, eyes, nose and the whole mouth; {_PIXELS}", "helen",
+        metrics=helen_f, crop="the faces are placed by the labels' parts",
     ),
 )  # fmt: skip
 
 _VALUES = (
     Protocol(
         "morph2", _of("morph2", "test"), "age", "MORPH II test", ("mae", "cs5"),
-        f"RANDOM_80_20, seed 0: a draw of our own, the same people in both halves; {CROP}", "morph2",
+        "RANDOM_80_20, seed 0: a draw of our own, the same people in both halves", "morph2",
     ),
     Protocol(
         "utkface-official", _of("utkface-official", "test"), "age", "UTKFace test", ("mae", "cs5"),
-        f"RANDOM_80_20, seed 0: papers split otherwise; {CROP}", "utkface",
+        "RANDOM_80_20, seed 0: papers split otherwise", "utkface",
     ),
     *(
         Protocol(
             f"affectnet-{k}", _of("affectnet", "val", classes=k), task, f"AffectNet val, {k} classes", ("accuracy", "mean_class_accuracy"),
-            f"the test labels are not public; {CROP}", "affectnet",
+            "the test labels are not public", "affectnet",
         )
         for k, task in ((7, "expression7"), (8, "expression"))
     ),
     Protocol(
         "rafdb", _of("rafdb", "test"), "expression7", "RAF-DB test (3,068)", ("accuracy", "mean_class_accuracy"),
-        f"single label, 7 classes, the set's aligned crops; {CROP}", "rafdb",
+        "single label, 7 classes, the set's aligned crops", "rafdb",
     ),
     Protocol(
-        "ferplus-official", _of("ferplus-official", "test"), "expression", "FER+ test", ("accuracy",), f"majority, 8 classes; {CROP}",
+        "ferplus-official", _of("ferplus-official", "test"), "expression", "FER+ test", ("accuracy",), "majority, 8 classes",
         "ferplus",
     ),
     Protocol(
         "ferplus-official-7", _of("ferplus-official", "test", classes=7), "expression7", "FER+ test, 7 classes", ("accuracy",),
-        f"majority, pictures of contempt left out; {CROP}", "ferplus",
+        "majority, pictures of contempt left out", "ferplus",
     ),
     *(
         Protocol(
-            name, _of(name, "test"), "attributes", f"{said} test ({n})", ("mean_accuracy",), f"mean of 40 accuracies at 0.5; {CROP}", at
+            name, _of(name, "test"), "attributes", f"{said} test ({n})", ("mean_accuracy",), "mean of 40 accuracies at 0.5", at
         )
         for name, said, n, at in (("celeba-official", "CelebA", "19,962", "celeba"), ("lfwa", "LFWA", "6,880", "lfwa"))
     ),
@@ -191,7 +195,7 @@ _IDENTITY = (
     *(
         Protocol(
             name, _of(name, "test"), "identity512", f"{said} pairs", ("accuracy", "threshold"),
-            f"{_VERIFY}; crops of 112 px as published", "ms1mv3", mirror=True,
+            _VERIFY, "ms1mv3", mirror=True, crop="crops of 112 px as published",
         )
         for name, said in (
             ("lfw.bin", "LFW, 6,000"), ("cfp_fp", "CFP-FP, 7,000"), ("agedb_30", "AgeDB-30, 6,000"), ("calfw", "CALFW, 6,000"),
@@ -200,7 +204,7 @@ _IDENTITY = (
     ),
     Protocol(
         "lfw-official", _of("lfw-official", "test"), "identity512", "LFW View 2, 6,000 pairs", ("accuracy", "threshold"),
-        f"the ten folds of pairs.txt; {_VERIFY}; {CROP}", "ms1mv3", mirror=True,
+        f"the ten folds of pairs.txt; {_VERIFY}", "ms1mv3", mirror=True,
     ),
 )  # fmt: skip
 

@@ -14,7 +14,7 @@ from mien.cli import app
 from mien.data.toy import Toy, toy
 from mien.detect import Detector
 from mien.errors import MissingData, UsageError
-from mien.evaluate import Score, evaluate, face_at
+from mien.evaluate import DETECTED, Score, as_table, evaluate, face_at
 from mien.photo import load_photo
 from mien.protocols import PROTOCOLS
 from mien.runtime import WEIGHTS, OnnxModel
@@ -77,7 +77,8 @@ def test_the_face_is_the_box_around_it_whose_middle_is_nearest(boxes: list[tuple
 
 def test_the_embedded_detector_places_a_photo(model: OnnxModel) -> None:
     pixels = load_photo("examples/astronaut.jpg").pixels
-    [face] = Detector(OnnxModel(WEIGHTS / "detector.onnx", threads=1))(pixels)
+    find = Detector(OnnxModel(WEIGHTS / "detector.onnx", threads=1))
+    [face] = find(pixels)
 
     class One:
         name = "one"
@@ -88,12 +89,18 @@ def test_the_embedded_detector_places_a_photo(model: OnnxModel) -> None:
         def __getitem__(self, i: int) -> Sample:
             return Sample(pixels, {"landmarks": np.zeros((68, 2)) + np.arange(68)[:, None]}, np.asarray(face.points, np.float64) + 8, "a")
 
-    dataset = One()
-    labelled, found = (
-        evaluate(model, PROTOCOL, dataset=dataset, find=find) for find in (None, Detector(OnnxModel(WEIGHTS / "detector.onnx", threads=1)))
-    )
+    labelled, found = (evaluate(model, PROTOCOL, dataset=One(), find=how) for how in (None, find))
     assert found.values["found"] == 100
     assert found.values["nme"] != labelled.values["nme"]
+
+
+@pytest.mark.parametrize("name", [n for n, p in PROTOCOLS.items() if p.crop])
+def test_a_table_says_what_cut_the_faces_out(name: str) -> None:
+    p = PROTOCOLS[name]
+    values = dict.fromkeys((*p.keys, "n", "found"), 1.0)
+    placed, found = (as_table([Score(name, values, 1.0, keys)]) for keys in (p.keys, (*p.keys, "found")))
+    assert f"{p.note}; {p.crop} |" in placed
+    assert f"{p.note}; {DETECTED} |" in found
 
 
 @needs_pack

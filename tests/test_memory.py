@@ -10,6 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from mien.memory import resident
+
 SIZE = 150  # MB
 pytestmark = pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="what a process holds now is told on Linux alone")
 
@@ -26,6 +28,16 @@ def test_the_peak_stays_when_memory_is_given_back() -> None:
     assert before["now"] + 0.9 * SIZE < during["now"] < during["peak"] + 1  # the kernel counts a little late
     assert after["now"] < during["now"] - 0.9 * SIZE
     assert after["peak"] > during["peak"] - 1
+
+
+def test_another_process_is_told_until_it_is_gone() -> None:
+    child = subprocess.Popen([sys.executable, "-c", f"held = bytearray({SIZE} << 20)\nprint(1, flush=True)\ninput()"], stdin=-1, stdout=-1)
+    assert child.stdout
+    child.stdout.readline()
+    assert SIZE < resident(child.pid)["now"] < resident(child.pid)["peak"] + 1
+    child.kill()
+    child.communicate()
+    assert resident(child.pid) == {}
 
 
 def test_a_small_child_of_a_large_parent_is_small() -> None:

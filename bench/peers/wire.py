@@ -13,6 +13,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
+from mien.memory import resident
+
 
 class PeerFailed(Exception):
     """A tool's process ended, was too slow or said what is no answer; the message is the reason that stands in the table."""
@@ -103,11 +105,7 @@ class Worker:
 
     def memory_mb(self) -> dict[str, float]:
         """Resident now and at most; empty where the system does not tell (not Linux)."""
-        path = Path(f"/proc/{self.process.pid}/status")
-        if not path.is_file():
-            return {}
-        lines = dict(line.split(":", 1) for line in path.read_text().splitlines() if ":" in line)
-        return {"now": int(lines["VmRSS"].split()[0]) / 1024, "peak": int(lines["VmHWM"].split()[0]) / 1024}
+        return resident(self.process.pid)
 
     def _reason(self, what: str) -> str:
         said = [line.strip() for line in self.log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]

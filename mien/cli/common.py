@@ -54,8 +54,8 @@ def network(weights: str | None, threads: int | None) -> Any:
     """The same, loaded: all its answers in one session, for whoever will ask for any of them."""
     from mien.runtime import WEIGHTS, OnnxModel
 
-    named = answerer(weights, threads)
-    return OnnxModel(named or WEIGHTS / "mien.onnx", threads=threads) if named is None or isinstance(named, str) else named
+    named = answerer(weights, threads) or WEIGHTS / "mien.onnx"
+    return OnnxModel(named, threads=threads) if isinstance(named, (str, Path)) else named
 
 
 def torch_threads(threads: int | None) -> None:

@@ -98,9 +98,9 @@ def evaluate(
     from mien.mirror import Mirrored
     from mien.runtime import WEIGHTS, OnnxModel
 
-    model = network(weights, threads)
     if record and (mirror or detect):
         raise UsageError(f"--record tells of one forward a face, placed by its labels; leave {'--mirror' if mirror else '--detect'} out")
+    model = network(weights, threads)
     if record and not isinstance(model, OnnxModel):
         raise UsageError("--record needs an .onnx; export the run first")
     unknown = [p for p in protocol or () if p not in PROTOCOLS]
