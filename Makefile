@@ -24,7 +24,7 @@ check: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
-	$(BIN)/python -m pytest tests/test_docs.py
+	$(BIN)/python -m pytest tests/docs/test_docs.py
 
 train: $(VENV)/.dev
 	$(BIN)/mien train $(RECIPE) --out $(RUN)
@@ -34,7 +34,7 @@ evaluate: $(VENV)/.dev
 
 # every system, every ablation, and docs/comparison.md from them: hours, goes on where it stopped
 compare: $(VENV)/.dev
-	$(BIN)/python -m bench.compare
+	$(BIN)/python -m bench.comparison
 
 bench: $(VENV)/.base
 	$(BIN)/mien bench examples/astronaut.jpg

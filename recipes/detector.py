@@ -10,13 +10,13 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from mien.checkpoint import load
-from mien.data.mix import Mixture
-from mien.data.photos import MosaicSource, read_photos
+from mien.data.detection import MosaicSource, read_photos
+from mien.data.mixture import Mixture
 from mien.models.detector import detector
 from mien.models.widen import place_within
 from mien.settings import data_root
-from mien.train import Recipe, cosine
+from mien.training.checkpoint import load
+from mien.training.recipe import Recipe, cosine
 
 
 def grow(small: nn.Module, large: nn.Module) -> None:
@@ -38,7 +38,7 @@ def recipe(*, steps: int = 6000, seed: int = 1, batch: int = 16, lr: float = 2e-
 
     About 55 pictures a second on two cores: 12,000 steps of 16 take an hour. The embedded weights took 7,500 steps of a
     narrower network (widths 32, 48, 96, 160; depths 1, 2, 4, 3; dim 48), grown into this one with `start`, and 12,000
-    more with seed 2. On photos/val (200 photos, 357 faces, whole photos through `mien.detect`, in ONNX) they give
+    more with seed 2. On photos/val (200 photos, 357 faces, whole photos through `mien.inference.detector`, in ONNX) they give
     recall 0.941 and precision 0.971 at IoU 0.5 and a score of 0.56, with a median point error of 3.0 % of the box's
     side. The loss is still the same on training photos and on unseen ones: more steps help.
 

@@ -9,7 +9,7 @@ of 512 px (Full: 496 and 24), and there are 50,000: too many for the CPUs that m
 parameters and that every set reaches its task, no more. One thing differs that may matter: both views pass through every head, and
 the running statistics of the identity head's batch norms follow both; official heads see their own view only.
 
-Data, in the publishers' layouts below the data root (`mien.data.OFFICIAL`): 300w, celebamask-hq, morph2, affectnet, rafdb,
+Data, in the publishers' layouts below the data root (`mien.data.catalogue.OFFICIAL`): 300w, celebamask-hq, morph2, affectnet, rafdb,
 celeba-official, ms1mv3; Full also wflw, cofw, aflw19, lapa, utkface-official, ferplus-official.
 
 Published, Base: 300-W NME 3.00 (full), CelebAMask-HQ F1 88.22, MORPH II MAE 1.869, RAF-DB 90.38, CelebA 91.43, verification 95.10.
@@ -27,21 +27,21 @@ from typing import Any
 
 import torch
 
-from mien import checkpoint
-from mien.balance import Fixed
-from mien.data import Part, open_parts
 from mien.data.augment import NONE, Augment
-from mien.data.mix import Mixture
+from mien.data.catalogue import Part, open_parts
+from mien.data.mixture import Mixture
 from mien.errors import UsageError
+from mien.models.backbones.vit import load_clip
 from mien.models.faceptor import faceptor_base
 from mien.models.naive_faceptor import naive_faceptor_base
-from mien.models.vit import load_clip
 from mien.tasks import Embedding, Map, Points, Task, task
 from mien.tasks.age import AgeTask
 from mien.tasks.attributes import AttributesTask
 from mien.tasks.identity import MarginTask
 from mien.tasks.parsing import ParsingTask
-from mien.train import Recipe, adamw, cosine
+from mien.training import checkpoint
+from mien.training.loss_weighting import Fixed
+from mien.training.recipe import Recipe, adamw, cosine
 from mien.types import View
 
 # Ours: the nearest that `Augment` has to the official moves. No mirror for maps, as in the official code.

@@ -12,12 +12,12 @@ from __future__ import annotations
 
 import torch
 
-from mien import checkpoint
-from mien.balance import Fixed
-from mien.data.blend import LOSS_WEIGHTS, blend, shares_of, watched
+from mien.data.pack_mixture import LOSS_WEIGHTS, blend, shares_of, watched
 from mien.models.faceptor import faceptor_tiny
 from mien.tasks import DEFAULT_TASKS, task
-from mien.train import Recipe, adamw, cosine
+from mien.training import checkpoint
+from mien.training.loss_weighting import Fixed
+from mien.training.recipe import Recipe, adamw, cosine
 
 
 def fewer(text: str) -> dict[str, int]:

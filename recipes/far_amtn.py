@@ -3,7 +3,7 @@
     mien train recipes/far_amtn.py --out runs/far_amtn --imagenet resnet50.pth
     mien train recipes/far_amtn.py --out runs/far_amtn_lfwa --data lfwa --imagenet resnet50.pth --steps 3000
 
-Data, in the publishers' layouts below the data root (`mien.data.OFFICIAL`): celeba-official, or lfwa.
+Data, in the publishers' layouts below the data root (`mien.data.catalogue.OFFICIAL`): celeba-official, or lfwa.
 
 Not run by us, and setting, GPUs and hours of the paper are not public. 38,000 steps of 128 pictures are thirty epochs of CelebA,
 too many for the CPUs that mien's trainer works on. No number of the paper is known with a source; compare with those of the same
@@ -16,14 +16,14 @@ from dataclasses import replace
 
 import torch
 
-from mien.balance import Dynamic, Fixed
-from mien.data import Part, open_parts
 from mien.data.augment import NONE
-from mien.data.mix import Mixture
+from mien.data.catalogue import Part, open_parts
+from mien.data.mixture import Mixture
 from mien.errors import UsageError
+from mien.models.backbones.resnet import ResNet50
 from mien.models.far_amtn import Wsgsa, far_amtn
-from mien.models.resnet import ResNet50
-from mien.train import Recipe, adamw, cosine
+from mien.training.loss_weighting import Dynamic, Fixed
+from mien.training.recipe import Recipe, adamw, cosine
 
 LAST = "layer4.2."  # the block of a published ResNet-50 whose place WSGSA takes
 
@@ -36,7 +36,7 @@ def recipe(
 
     Args:
         data: celeba-official or lfwa. imagenet: a file with a published ResNet-50's state dict (.pth).
-        groups: a table of `mien.tasks.groups`. fusion: attention, concat or off.
+        groups: a table of `mien.tasks.attribute_groups`. fusion: attention, concat or off.
         dynamic: a group weighs by how its loss fell from epoch to epoch; else equally. drawn: drawn faces in place of the set.
     """
     if data not in ("celeba-official", "lfwa"):

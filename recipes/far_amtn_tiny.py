@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import torch
 
-from mien.balance import Dynamic, Fixed
-from mien.data.blend import blend, shares_of, watched
+from mien.data.pack_mixture import blend, shares_of, watched
 from mien.models.far_amtn import far_amtn_tiny
-from mien.train import Recipe, adamw, cosine
+from mien.training.loss_weighting import Dynamic, Fixed
+from mien.training.recipe import Recipe, adamw, cosine
 
 
 def recipe(
@@ -23,7 +23,7 @@ def recipe(
     """See the module's text.
 
     Args:
-        groups: a table of `mien.tasks.groups`. fusion: of the groups' features: attention, concat or off.
+        groups: a table of `mien.tasks.attribute_groups`. fusion: of the groups' features: attention, concat or off.
         shared: group attention over one block (WSGSA), or a block a group; gates: of WSGSA.
         dynamic: weights follow each group's progress over `window` steps, or are equal.
         frozen: stages of the encoder, besides the stem, that do not learn. drawn: learn drawn faces, to try the recipe without data.

@@ -3,7 +3,7 @@
     mien train recipes/ifan.py --out runs/ifan
     mien train recipes/ifan.py --out runs/ifan --emotion DATA/bnu-lsved
 
-Helen (9 classes) and MTFL (5 points) are read in their publishers' layouts below the data root (`mien.data.OFFICIAL`: helen,
+Helen (9 classes) and MTFL (5 points) are read in their publishers' layouts below the data root (`mien.data.catalogue.OFFICIAL`: helen,
 mtfl-official). BNU-LSVED, the third task's set, is given by its authors on request: --emotion names a folder of face crops, with a
 sub-folder for each of concentrated, disgust, distracted, happy, puzzled, surprised, tired. Without it this is the two-task net.
 
@@ -21,15 +21,17 @@ from pathlib import Path
 import torch
 
 from mien import geometry
-from mien.data import FaceSource, Part, open_parts, toy
+from mien.data import synthetic
 from mien.data.augment import NONE, Augment
-from mien.data.mix import Mixture
-from mien.data.tables import Table, need
-from mien.files import EXTENSIONS
+from mien.data.catalogue import Part, open_parts
+from mien.data.dataset import FaceSource
+from mien.data.formats.attributes import Table, need
+from mien.data.mixture import Mixture
+from mien.io.image import load_photo
+from mien.io.paths import EXTENSIONS
 from mien.models.ifan import ifan
-from mien.photo import load_photo
 from mien.tasks import EMOTION7, HELEN9
-from mien.train import Recipe, adamw, cosine
+from mien.training.recipe import Recipe, adamw, cosine
 
 # Ours: how many of each; the paper takes turns between the sets
 HELEN, MTFL, BNU = 8, 16, 16
@@ -69,7 +71,7 @@ def recipe(
         parts = [Part("helen", "train", "helen9", HELEN, augment), Part("mtfl-official", "train", "points5", MTFL, augment)]
         sources = open_parts(parts, model.view, drawn=drawn)
         if emotion:
-            faces = toy.toy(tasks=("emotion7",)) if drawn else lessons(Path(emotion))
+            faces = synthetic.toy(tasks=("emotion7",)) if drawn else lessons(Path(emotion))
             sources.append((FaceSource(faces, model.view, augment), BNU))
         return Mixture(sources, model.tasks, seed=seed, size=model.view.size)
 

@@ -3,7 +3,7 @@
     mien train recipes/mgmtn.py --out runs/mgmtn_masks --part masks --steps 20000
     mien train recipes/mgmtn.py --out runs/mgmtn --start runs/mgmtn_masks/model.safetensors --imagenet resnest50.pth
 
-Data, in the publishers' layouts below the data root (`mien.data.OFFICIAL`): wflw for the masks; celeba-official, or lfwa.
+Data, in the publishers' layouts below the data root (`mien.data.catalogue.OFFICIAL`): wflw for the masks; celeba-official, or lfwa.
 The paper's masks come from 98 points that a network found; Ours: from WFLW's own, which that network had learned from.
 
 Not run by us, and setting, GPUs and hours of the paper are not public. 38,000 steps of 128 pictures are thirty epochs of CelebA,
@@ -17,14 +17,14 @@ from typing import Any
 
 import torch
 
-from mien import checkpoint
-from mien.data import Part, open_parts
 from mien.data.augment import NONE, Augment
-from mien.data.mix import Mixture
+from mien.data.catalogue import Part, open_parts
+from mien.data.mixture import Mixture
 from mien.errors import UsageError
 from mien.models.mgmtn import mgmtn
 from mien.tasks import WFLW98, Task
-from mien.train import Recipe, adamw, cosine
+from mien.training import checkpoint
+from mien.training.recipe import Recipe, adamw, cosine
 
 
 def recipe(

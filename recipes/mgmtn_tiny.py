@@ -11,12 +11,12 @@ from __future__ import annotations
 
 import torch
 
-from mien import checkpoint
-from mien.data.blend import blend, shares_of, watched
+from mien.data.pack_mixture import blend, shares_of, watched
 from mien.errors import UsageError
 from mien.models.mgmtn import mgmtn_tiny
 from mien.tasks import LANDMARKS
-from mien.train import Recipe, adamw, cosine
+from mien.training import checkpoint
+from mien.training.recipe import Recipe, adamw, cosine
 
 
 def recipe(

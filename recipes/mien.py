@@ -3,9 +3,9 @@
     mien train recipes/mien.py --out runs/mien
     mien train recipes/mien.py --out runs/mien-finish --part finish --start runs/mien/model.safetensors
     mien train recipes/mien.py --out runs/mien-masks --part masks --start runs/mien-finish/model.safetensors
-    python -m mien.data.describe     # blended faces for identity, see there
+    python -m recipes.dlib_descriptors     # blended faces for identity, see there
     mien train recipes/mien.py --out runs/mien-identity --part identity --start runs/mien-masks/model.safetensors
-    mien train recipes/mien.py --out runs/further --part finish --start mien/weights/mien.onnx
+    mien train recipes/mien.py --out runs/further --part finish --start src/mien/weights/mien.onnx
 
 9,000 steps of 34 pictures, about 80 minutes on two idle cores (65 to 80 images/s), then 3,000 of 39; or on from the network in the
 package. What to expect on the validation sets is in the README and docs/benchmark.md; the way there in dev/LOG.md. The weights in the
@@ -23,14 +23,16 @@ from dataclasses import dataclass, field
 import torch
 from safetensors.torch import load_file
 
-from mien import checkpoint, restore
-from mien.balance import Fixed
 from mien.data.augment import Augment
-from mien.data.blend import LOSS_WEIGHTS, blend, watched
+from mien.data.pack_mixture import LOSS_WEIGHTS, blend, watched
 from mien.errors import UsageError
+from mien.export import onnx_import
 from mien.models.mien import Mien, mien_tiny
 from mien.tasks import DEFAULT_TASKS, PARSING
-from mien.train import Recipe, adamw, cosine, to_tensors
+from mien.training import checkpoint
+from mien.training.loop import to_tensors
+from mien.training.loss_weighting import Fixed
+from mien.training.recipe import Recipe, adamw, cosine
 
 # pictures of each set a step: FER+ and points are what the first network lacked most, and masks need company (log, entry 7)
 RAISE = {"ferplus": 9, "utkface": 6, "celeba": 6, "mtfl": 4, "helen68": 3, "afw68": 1, "celebamask": 5}
@@ -146,7 +148,7 @@ def recipe(
         only="identity" if part == "identity" else "",
     )  # fmt: skip
     if start.endswith(".onnx") and part != "identity":  # what it brings stands still there
-        restore.settle(model, (to_tensors(mixture.batch(i), model.view)[0] for i in range(16)))
+        onnx_import.settle(model, (to_tensors(mixture.batch(i), model.view)[0] for i in range(16)))
     before = (p for name, p in PARTS.items() if part in ADDS or name == part)  # what stands still was learned from all of them
     sets = dict.fromkeys(name.split("-")[0] for p in before for name in p.shares if name != "blends")  # those are of the others' pictures
     parsing = copy.copy(PARSING)

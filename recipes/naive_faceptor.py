@@ -14,7 +14,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from mien.cli import load_recipe
-from mien.train import Recipe
+from mien.training.recipe import Recipe
 
 
 def recipe(

@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import torch
 
-from mien.balance import Fixed
-from mien.data.blend import LOSS_WEIGHTS, blend, shares_of, watched
+from mien.data.pack_mixture import LOSS_WEIGHTS, blend, shares_of, watched
 from mien.models.naive_faceptor import naive_faceptor_tiny
 from mien.tasks import DEFAULT_TASKS, task
-from mien.train import Recipe, adamw, cosine
+from mien.training.loss_weighting import Fixed
+from mien.training.recipe import Recipe, adamw, cosine
 
 
 def recipe(

@@ -5,7 +5,7 @@
 Not run by us. The paper trains on RAF-DB, CelebA and other sets whose list, like the hours and the whole setting, is not public:
 every number below is ours. 50,000 steps of 128 pictures of 224 px are too many for the CPUs that mien's trainer works on.
 
-Data, in the publishers' layouts below the data root (`mien.data.OFFICIAL`): rafdb, celeba-official, utkface-official.
+Data, in the publishers' layouts below the data root (`mien.data.catalogue.OFFICIAL`): rafdb, celeba-official, utkface-official.
 Published: RAF-DB 92.86, CelebA 91.56.
 """
 
@@ -15,15 +15,15 @@ from dataclasses import replace
 
 import torch
 
-from mien.balance import Fixed
-from mien.data import Part, open_parts
 from mien.data.augment import Augment
-from mien.data.mix import Mixture
+from mien.data.catalogue import Part, open_parts
+from mien.data.mixture import Mixture
 from mien.errors import UsageError
+from mien.models.backbones.vit import load_clip
 from mien.models.qface import qface_base
-from mien.models.vit import load_clip
 from mien.tasks import task
-from mien.train import Recipe, adamw, cosine
+from mien.training.loss_weighting import Fixed
+from mien.training.recipe import Recipe, adamw, cosine
 
 # Ours: sets beside RAF-DB and CelebA, and how many pictures of each. No reader knows BP4D or DISFA, so action units stay out.
 PARTS = (

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import torch
 
-from mien.balance import Fixed
-from mien.data.blend import LOSS_WEIGHTS, blend, shares_of, watched
+from mien.data.pack_mixture import LOSS_WEIGHTS, blend, shares_of, watched
 from mien.models.qface import qface_tiny
 from mien.tasks import task
-from mien.train import Recipe, adamw, cosine
+from mien.training.loss_weighting import Fixed
+from mien.training.recipe import Recipe, adamw, cosine
 
 
 def recipe(

@@ -1,4 +1,4 @@
-"""Install the others, measure all, write bench/peers.json and the page.
+"""Install the others, measure all, write bench/results/peers.json and the page.
 
 python -m bench.peers [--rounds 30] [--limit N] [--threads 2] [--date 2026-11-24] [--peers mien human] [--only install speed accuracy page]
 """
@@ -17,10 +17,10 @@ from bench.peers import accuracy, speed
 from bench.peers.install import ROOT, Environment, InstallFailed, install
 from bench.peers.page import PAGE, fill, section
 from bench.peers.roster import PEERS, Peer, chosen
-from mien.bench import surroundings
-from mien.runtime import WEIGHTS, provenance_of
+from mien.diagnostics.benchmark import surroundings
+from mien.inference.weights_file import WEIGHTS, provenance_of
 
-FOUND = Path("bench/peers.json")
+FOUND = Path("bench/results/peers.json")
 STEPS = ("install", "speed", "accuracy", "page")
 
 

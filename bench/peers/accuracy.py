@@ -15,8 +15,8 @@ from bench.peers.install import ROOT
 from bench.peers.maps import answer
 from bench.peers.roster import Peer
 from bench.peers.wire import PeerFailed, Worker
-from mien.evaluate import face_at
-from mien.protocols import PROTOCOLS, Protocol
+from mien.evaluation.evaluate import face_at
+from mien.evaluation.protocols import PROTOCOLS, Protocol
 from mien.tasks import TASKS, Metrics
 from mien.types import Sample
 
@@ -29,7 +29,7 @@ class Sitting:
 
     Attributes:
         name: for the result. job: asked of those that can do it; of the others, detection alone.
-        protocols: names in `mien.protocols.PROTOCOLS`; the first opens the set.
+        protocols: names in `mien.evaluation.protocols.PROTOCOLS`; the first opens the set.
     """
 
     name: str

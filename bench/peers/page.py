@@ -1,4 +1,4 @@
-"""docs/peers-benchmark.md from bench/peers.json: written by code, so that no number in it is copied by hand."""
+"""docs/peers-benchmark.md from bench/results/peers.json: written by code, so that no number in it is copied by hand."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def fill(page: str, text: str) -> str:
 
 
 def section(found: Mapping[str, Any]) -> str:
-    """What was measured: bench/peers.json as Markdown."""
+    """What was measured: bench/results/peers.json as Markdown."""
     parts = ["### Where and when\n", *stages(found)]
     if "speed" in found:
         parts += ["\n### Like for like\n", *like_for_like(found["speed"]), "\n### The whole job\n", *whole(found["speed"])]

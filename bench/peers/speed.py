@@ -13,7 +13,7 @@ from bench.peers.install import ROOT
 from bench.peers.roster import JOBS, Peer
 from bench.peers.wire import PeerFailed, Worker
 from mien import geometry
-from mien.photo import load_photo
+from mien.io.image import load_photo
 from mien.types import Pixels
 
 # the two portraits of examples/: where the face is in each (x, y between eyes and mouth) and its width, pixels

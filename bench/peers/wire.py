@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
-from mien.memory import resident
+from mien.diagnostics.memory import resident
 
 
 class PeerFailed(Exception):

@@ -9,17 +9,20 @@ import sys
 import numpy as np
 import pytest
 
-from mien.data import DATASETS, OFFICIAL, FaceSource, pack, toy
+from mien.data import synthetic
 from mien.data.augment import NONE, Augment, crop_example
+from mien.data.catalogue import DATASETS, OFFICIAL
+from mien.data.dataset import FaceSource
+from mien.data.formats import pack
 from mien.errors import MissingData, UsageError
-from mien.evaluate import PROTOCOLS, as_table, evaluate
+from mien.evaluation.evaluate import PROTOCOLS, as_table, evaluate
+from mien.evaluation.protocols import PartsF
 from mien.models.faceptor import faceptor_tiny
-from mien.protocols import PartsF
 from mien.tasks import AGE, TASKS
 from mien.tasks.parsing import HELEN9_NAMES, Parsing
 from mien.types import View
-from tests import layouts_people as people_sets
 from tests.conftest import PACK, needs_pack
+from tests.support import layouts_people as people_sets
 
 VIEW = View((64, 64), "head", (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 
@@ -59,12 +62,12 @@ def check(dataset) -> None:
 
 
 def test_the_toy_set():
-    check(toy.toy())
-    a, b = toy.toy(n=3)[1], toy.toy(n=3)[1]
+    check(synthetic.toy())
+    a, b = synthetic.toy(n=3)[1], synthetic.toy(n=3)[1]
     assert np.array_equal(a.image, b.image)
     assert set(a.labels) == {n for n in TASKS if n != "faces"}
     with pytest.raises(IndexError):
-        toy.toy(n=3)[3]
+        synthetic.toy(n=3)[3]
 
 
 @needs_pack
@@ -132,7 +135,7 @@ def test_a_points_table_in_the_folder_is_used(tmp_path, monkeypatch):
 
 
 def test_the_catalogue_imports_no_library_of_a_single_set():
-    code = "import sys, mien.evaluate; sys.exit(', '.join(m for m in ('scipy', 'h5py', 'torch') if m in sys.modules))"
+    code = "import sys, mien.evaluation.evaluate; sys.exit(', '.join(m for m in ('scipy', 'h5py', 'torch') if m in sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr.strip()) in ((0, ""), (1, "")), done.stderr
 
@@ -140,7 +143,7 @@ def test_the_catalogue_imports_no_library_of_a_single_set():
 def test_labels_follow_their_picture():
     """A drawn face's eye stays on white pixels through turning, scaling and mirroring."""
     for i in range(8):
-        sample = toy.toy(n=8)[i]
+        sample = synthetic.toy(n=8)[i]
         example = crop_example(
             sample,
             View((128, 128), "head", VIEW.mean, VIEW.std),
@@ -160,7 +163,7 @@ def test_labels_follow_their_picture():
 def test_no_augmentation_is_the_plain_crop():
     from mien import geometry
 
-    sample = toy.toy(n=1)[0]
+    sample = synthetic.toy(n=1)[0]
     plain = crop_example(sample, VIEW, NONE, np.random.default_rng(0))
     assert np.array_equal(plain.pixels, geometry.align(sample.image, sample.points, VIEW).pixels)
 
@@ -197,7 +200,7 @@ def test_a_missing_set_says_which_file_was_expected(tmp_path, monkeypatch):
 def test_a_network_of_two_views_is_asked_in_the_other():
     import torch
 
-    from mien.evaluate import TorchAnswerer
+    from mien.models.torch_model import TorchAnswerer
 
     class Net(torch.nn.Module):
         view, tasks = VIEW, (TASKS["age"],)
@@ -215,7 +218,7 @@ def test_the_overall_f_by_hand():
 
 
 def test_a_model_is_not_scored_on_what_it_does_not_answer():
-    from mien.evaluate import TorchAnswerer
+    from mien.models.torch_model import TorchAnswerer
 
     model = TorchAnswerer(faceptor_tiny(tasks=(AGE,), size=64))
     with pytest.raises(UsageError, match="does not answer 'landmarks'.*answers: age"):
@@ -226,9 +229,9 @@ def test_a_model_is_not_scored_on_what_it_does_not_answer():
 def test_a_protocol_runs_on_torch_and_onnx_alike(tmp_path):
     import torch
 
-    from mien.evaluate import TorchAnswerer
-    from mien.export import export
-    from mien.runtime import OnnxModel
+    from mien.export.onnx_export import export
+    from mien.inference.onnx_model import OnnxModel
+    from mien.models.torch_model import TorchAnswerer
     from mien.tasks import LANDMARKS
 
     torch.manual_seed(0)

@@ -6,14 +6,16 @@ import numpy as np
 import pytest
 import torch
 
-from mien import checkpoint
-from mien.data import FaceSource, toy
+from mien.data import synthetic
 from mien.data.augment import Augment
-from mien.data.mix import Mixture, collate
-from mien.export import difference, export
+from mien.data.dataset import FaceSource
+from mien.data.mixture import Mixture, collate
+from mien.export.onnx_export import difference, export
 from mien.models import MODELS
 from mien.tasks import Boxes, Embedding, Map, Points, Vector
-from mien.train import Recipe, cosine, fit, losses_of, to_tensors
+from mien.training import checkpoint
+from mien.training.loop import fit, losses_of, to_tensors
+from mien.training.recipe import Recipe, cosine
 
 FACE_MODELS = [n for n in MODELS if n.endswith("_tiny")]  # the full sizes have tests of their own
 
@@ -24,7 +26,7 @@ def test_the_catalogue_is_whole():
 
 
 def batch(model, n: int = 4, tasks: tuple[str, ...] | None = None):
-    source = FaceSource(toy.toy(n=n, tasks=tasks), model.view, Augment())
+    source = FaceSource(synthetic.toy(n=n, tasks=tasks), model.view, Augment())
     return collate([source.example(i, np.random.default_rng(i)) for i in range(n)], model.tasks, model.view.size)
 
 
@@ -104,7 +106,7 @@ def test_two_steps_of_training_move_the_weights(name, tmp_path):
     torch.manual_seed(0)
     model = MODELS[name](size=64)
     before = {n: p.detach().clone() for n, p in model.named_parameters()}
-    source = FaceSource(toy.toy(n=8), model.view, Augment())
+    source = FaceSource(synthetic.toy(n=8), model.view, Augment())
     mixture = Mixture([(source, 4)], model.tasks, seed=1, size=model.view.size)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
     fit(Recipe(name="test", model=model, mixture=mixture, optimizer=optimizer, schedule=cosine(1), steps=2), tmp_path)

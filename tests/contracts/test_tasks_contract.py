@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from mien import geometry
-from mien.data import toy
+from mien.data import synthetic
 from mien.tasks import ANSWER_ORDER, DEFAULT_TASKS, DERIVED, TASKS, Embedding, Map, Points, Vector
 from mien.types import Crop
 
@@ -41,7 +41,7 @@ def batch_of(task, rng: np.random.Generator) -> tuple[torch.Tensor, torch.Tensor
     """Three labelled drawn faces and one without a label."""
     rows = []
     for i in range(3):
-        _, labels, five = toy.draw(np.random.default_rng(i))
+        _, labels, five = synthetic.draw(np.random.default_rng(i))
         a = geometry.fit_similarity(five, geometry.TEMPLATES["head"] * SIZE)
         rows.append(task.move(labels[task.name], a, False, SIZE))
     rows.append(task.blank(SIZE))
@@ -51,7 +51,7 @@ def batch_of(task, rng: np.random.Generator) -> tuple[torch.Tensor, torch.Tensor
 
 @pytest.mark.parametrize("task", FACE_TASKS, ids=lambda t: t.name)
 def test_a_blank_has_the_shape_of_a_label_and_is_finite(task):
-    _, labels, _ = toy.draw(np.random.default_rng(0))
+    _, labels, _ = synthetic.draw(np.random.default_rng(0))
     target, known = task.move(labels[task.name], np.eye(2, 3), False, SIZE)
     blank, unknown = task.blank(SIZE)
     assert np.asarray(blank).shape == np.asarray(target).shape
@@ -98,7 +98,7 @@ def test_metrics_give_their_headline(task, rng):
     crop = Crop(np.zeros((160, 160, 3), np.uint8), np.eye(2, 3))
     metrics = task.metrics()
     for i in range(4):
-        _, labels, _ = toy.draw(np.random.default_rng(i))
+        _, labels, _ = synthetic.draw(np.random.default_rng(i))
         label = [(i // 2, True)] if isinstance(task.shape, Embedding) else labels[task.name]
         metrics.update(task.read(raw_of(task, 1, rng)[0], crop), label)
     if task.name == "identity":
@@ -143,7 +143,7 @@ def test_reading_and_scoring_need_no_torch():
 @pytest.mark.parametrize("task", FACE_TASKS, ids=lambda t: t.name)
 def test_an_answer_comes_back_from_the_mirror(task):
     """What a perfect network says of the mirrored picture, brought back, is what it says of the picture."""
-    picture, labels, _ = toy.draw(np.random.default_rng(0))
+    picture, labels, _ = synthetic.draw(np.random.default_rng(0))
     h, w = picture.shape[:2]
     plain, _ = task.move(labels[task.name], np.eye(2, 3), False, (w, h))
     seen, _ = task.move(labels[task.name], np.array([[-1.0, 0, w - 1], [0, 1, 0]]), True, (w, h))

@@ -5,9 +5,10 @@ import importlib.metadata
 
 from serve import serve
 
-from mien.analyze import Reader
-from mien.analyze import load as load_reader
-from mien.runtime import WEIGHTS, OnnxModel
+from mien.inference.onnx_model import OnnxModel
+from mien.inference.reader import Reader
+from mien.inference.reader import load as load_reader
+from mien.inference.weights_file import WEIGHTS
 from mien.tasks import answerable
 
 JOBS = {"points": ("points5", "landmarks"), "embedding": ("identity",), "age_gender": ("age", "gender"), "expression": ("expression",)}

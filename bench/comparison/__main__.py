@@ -1,0 +1,55 @@
+"""Train every system and every ablation on the data pack, score them, and write docs/comparison.md.
+
+python -m bench.comparison                     # everything: about ten hours on two cores; goes on where it stopped
+python -m bench.comparison train faceptor far_amtn
+python -m bench.comparison cost                # parameters, speeds: wants an idle machine
+python -m bench.comparison page
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+from bench.comparison.guess import score_guess
+from bench.comparison.page import GUESS, page
+from bench.comparison.runs import SINGLE, SYSTEMS, asked_of, every_run
+from bench.comparison.work import cost, curve, score, train_all
+
+KEPT = Path("bench/results/comparison.json")  # every number, committed beside the page
+
+
+def main() -> None:
+    """See the module's text."""
+    parser = argparse.ArgumentParser(prog="python -m bench.comparison", description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("what", nargs="?", choices=("all", "train", "score", "cost", "page"), default="all")
+    parser.add_argument("names", nargs="*", help="runs; all if none is named")
+    parser.add_argument("--out", type=Path, default=Path("runs/compare"))
+    parser.add_argument("--workers", type=int, default=2)
+    told = parser.parse_args()
+    names = told.names or list(every_run())
+    if unknown := [n for n in names if n not in every_run()]:
+        parser.error(f"no run {unknown[0]!r}; there are: {', '.join(every_run())}")
+    if told.what in ("all", "train"):
+        train_all(names, told.out, told.workers)
+    shown = {r.name for r in (*SYSTEMS, *SINGLE) if r.answers}
+    trained = [n for n in every_run() if (n in shown or asked_of(n)) and (told.out / n / "done").exists()]
+    results = json.loads(KEPT.read_text(encoding="utf-8")) if KEPT.exists() else {}
+    if told.what in ("all", "score"):
+        if GUESS not in results:
+            results[GUESS] = {"scores": score_guess()}
+        for name in trained:
+            results.setdefault(name, {})["scores"] = score(name, told.out)
+            if name in shown:
+                results[name]["curve"] = curve(name, told.out)
+    if told.what in ("all", "cost"):
+        for name in trained:
+            if name in shown:
+                results.setdefault(name, {})["cost"] = cost(name, told.out)
+    KEPT.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    Path("docs/comparison.md").write_text(page(results), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,143 @@
+"""docs/scale.md's tables and docs/scale.svg from bench/results/scale.json. What was not measured is said, and never guessed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+PAGE, PICTURE = Path("docs/scale.md"), Path("docs/scale.svg")
+NONE = "not measured yet"
+GPU = 100e12  # floating-point operations a second that one GPU sustains: an assumption, said on the page
+TRAINED = 3 * 2  # operations a multiply-add: forward, and backward as dear as two more
+Known = dict[str, dict[str, dict[str, Any]]]
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table; without rows, a line that says so."""
+    lines = [head, ["---"] * len(head), *rows] if rows else []
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in lines) or f"{NONE[0].upper()}{NONE[1:]}."
+
+
+def _n(value: Any, form: str = ",.1f", unit: str = "") -> str:
+    return NONE if value is None else f"{value:{form}}{unit}"
+
+
+def _when(rows: Sequence[dict[str, Any]]) -> str:
+    days, loads = sorted({r["date"] for r in rows}), [r["load"] for r in rows]
+    return f"\n\n{', '.join(days)}, {rows[0]['cores']} cores, load average up to {max(loads):g} when they were done." if rows else ""
+
+
+def reading(known: Known) -> str:
+    """Photos."""
+    rows = sorted(known.get("read", {}).values(), key=lambda r: (r["size"], r["workers"]))
+    cells = [
+        [f"{r['size']:,}", str(r["workers"]), _n(r["photos_per_s"]), _n(r["steady_photos_per_s"]), _n(r["cpu_s_per_photo"], ".3f"),
+         _n(r["driver_peak_mb"], ",.0f"), _n(r["worker_peak_mb"], ",.0f"),
+         _n(r["faces"] / r["photos"], ".2f"), _n(r["bytes_per_face"], ",.0f")]
+        for r in rows
+    ]  # fmt: skip
+    head = ["photos", "workers", "photos/s, start included", "photos/s, steady", "CPU s a photo", "driver, MB", "worker, MB",
+            "faces a photo", "bytes a face, Parquet"]  # fmt: skip
+    return table(head, cells) + _when(rows)
+
+
+def training(known: Known) -> str:
+    """Ranks."""
+    rows = sorted(known.get("train", {}).values(), key=lambda r: r["ranks"])
+    cells = [[str(r["ranks"]), _n(r["images_per_s"]) if r["images_per_s"] else f"failed: {r['failed']}".replace("|", "/")] for r in rows]
+    return table(["ranks, one thread each", "pictures/s"], cells) + _when(rows)
+
+
+def people(known: Known) -> str:
+    """Galleries."""
+    rows = sorted(known.get("people", {}).values(), key=lambda r: r["size"])
+    cells = [
+        [f"{r['size']:,}", _n(r["faces_per_s"], ",.0f"), _n(1e3 * r["cpu_s_per_face"], ".3f"), _n(r["right"], ".4f"),
+         _n(r["lancedb_faces_per_s"])]
+        for r in rows
+    ]  # fmt: skip
+    head = ["people in the gallery", "faces/s, table", "CPU ms a face, table", "found", "faces/s, one by one (LanceDB)"]
+    return table(head, cells) + _when(rows)
+
+
+def papers(known: Known) -> str:
+    """Full-size trainings, from multiply-adds."""
+    cells = []
+    for name, r in known.get("papers", {}).items():
+        work = TRAINED * r["steps"] * sum(v["macs"] * v["pictures"] for v in r["views"])
+        views = ", ".join(f"{v['macs'] / 1e9:,.1f} at {v['side']} px" for v in r["views"])
+        seen = r["steps"] * sum(v["pictures"] for v in r["views"])
+        cells.append(
+            [name, f"{r['parameters'] / 1e6:,.0f}", views, f"{seen / 1e6:,.1f}", f"{work / 1e18:,.1f}", f"{work / GPU / 3600:,.1f}"]
+        )
+    head = ["recipe", "parameters, M", "multiply-adds a picture, G", "pictures, M", "operations, 1e18", "GPU-hours at 100 TFLOP/s"]
+    return table(head, cells)
+
+
+def plan(known: Known) -> str:
+    """A million and a billion photos, from the largest measurement with the fewest workers."""
+    rows = sorted(known.get("read", {}).values(), key=lambda r: (-r["size"], r["workers"]))
+    if not rows:
+        return table([], [])
+    r = rows[0]
+    faces, cells = r["faces"] / r["photos"], []
+    for what, of in (
+        ("CPU-hours", lambda n: f"{n * r['cpu_s_per_photo'] / 3600:,.0f}"),
+        ("cores for a day", lambda n: f"{n * r['cpu_s_per_photo'] / 86400:,.1f}"),
+        ("rows", lambda n: f"{n * faces:,.0f}"),
+        ("Parquet written, GB", lambda n: f"{n * faces * r['bytes_per_face'] / 1e9:,.1f}"),
+        ("photos read at 3 MB each, TB", lambda n: f"{n * 3e6 / 1e12:,.0f}"),
+        ("network for a day of that, Gbit/s", lambda n: f"{n * 3e6 * 8 / 86400 / 1e9:,.2f}"),
+        ("parts of 512 photos", lambda n: f"{-(-n // 512):,}"),
+    ):
+        cells.append([what, of(10**6), of(10**9)])
+    cpu = f"{r['cpu_s_per_photo']:.3f} CPU s a photo"
+    by = f"{r['workers']} worker{'s' * (r['workers'] > 1)}"
+    made = f"From {r['size']:,} photos of {r['bytes_per_photo']:,.0f} bytes by {by}: {cpu}."
+    small = " **A trial with few photos: start-up weighs too much, do not plan with it.**" if r["size"] < 1000 else ""
+    return f"{made}{small}\n\n" + table(["", "1 million photos", "1 billion photos"], cells)
+
+
+def chart(title: str, left: int, lines: dict[str, list[tuple[float, float]]]) -> str:
+    """Points joined by lines on 300 x 200, x by its rank, y from 0."""
+    xs = sorted({x for points in lines.values() for x, _ in points})
+    top = max([y for points in lines.values() for _, y in points], default=1) * 1.1 or 1
+    at = {x: left + 50 + 220 * (i + 0.5) / max(len(xs), 1) for i, x in enumerate(xs)}
+    out = [
+        f'<text x="{left + 50}" y="18" font-weight="bold">{title}</text>',
+        f'<path d="M{left + 50} 30V170H{left + 280}" fill="none" stroke="#888"/>',
+    ]
+    out += [f'<text x="{at[x]:.0f}" y="186" text-anchor="middle">{x:,.0f}</text>' for x in xs]
+    out += [f'<text x="{left + 45}" y="{170 - 140 * f:.0f}" text-anchor="end">{top * f:,.3g}</text>' for f in (0, 0.5, 1)]
+    for (name, points), colour in zip(lines.items(), ("#2563eb", "#c2410c", "#15803d", "#7e22ce"), strict=False):
+        dots = [(at[x], 170 - 140 * y / top) for x, y in sorted(points)]
+        out.append(f'<polyline points="{" ".join(f"{x:.1f},{y:.1f}" for x, y in dots)}" fill="none" stroke="{colour}" stroke-width="2"/>')
+        out += [f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3" fill="{colour}"/>' for x, y in dots]
+        if dots:
+            out.append(f'<text x="{dots[-1][0]:.0f}" y="{dots[-1][1] - 7:.0f}" fill="{colour}" text-anchor="middle">{name}</text>')
+    return "\n".join(out)
+
+
+def picture(known: Known) -> str:
+    """Two charts: photos a second by number, and faces a second by gallery."""
+    speeds: dict[str, list[tuple[float, float]]] = {}
+    for r in known.get("read", {}).values():
+        speeds.setdefault(f"{r['workers']} worker{'s' * (r['workers'] > 1)}", []).append((r["size"], r["photos_per_s"]))
+    found = {"table": [(r["size"], r["faces_per_s"]) for r in known.get("people", {}).values()]}
+    both = chart("photos/s by photos", 0, speeds) + "\n" + chart("faces/s by people", 320, found)
+    head = '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 640 200" font-family="sans-serif" font-size="11" fill="#666">'
+    return f"{head}\n{both}\n</svg>\n"
+
+
+def write(known: Known) -> None:
+    """Put everything between the page's marks."""
+    text = PAGE.read_text(encoding="utf-8")
+    for name, made in (("reading", reading), ("training", training), ("people", people), ("papers", papers), ("plan", plan)):
+        begin, end = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
+        before, _, rest = text.partition(begin)
+        _, found, after = rest.partition(end)
+        assert found, f"{PAGE} has no {begin} ... {end}"
+        text = f"{before}{begin}\n\n{made(known)}\n\n{end}{after}"
+    PAGE.write_text(text, encoding="utf-8")
+    PICTURE.write_text(picture(known), encoding="utf-8")

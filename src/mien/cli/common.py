@@ -1,0 +1,151 @@
+"""What every command shares: the app, weights by name, progress."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from mien import __version__
+from mien.errors import UsageError
+
+HELP = """The command line: results on stdout, progress and errors on stderr.
+
+Exit codes: 0 all photos were read, 1 some failed (each has an error record in the output), 2 wrong usage.
+"""
+app = typer.Typer(add_completion=True, no_args_is_help=True, pretty_exceptions_enable=False, help=HELP, rich_markup_mode=None)
+
+
+def _version(show: bool) -> None:
+    if show:
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def _top(version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False) -> None:
+    pass
+
+
+def names_of(text: str | None) -> list[str] | None:
+    """ "a,b" -> ["a", "b"]; None stays None."""
+    return None if text is None else [n.strip() for n in text.split(",") if n.strip()]
+
+
+def answerer(weights: str | None, threads: int | None) -> Any:
+    """What `--weights` names: an .onnx, a .safetensors, or a run's folder (its model.safetensors); None for the default."""
+    if weights is None:
+        return None
+    path = Path(weights)
+    path = path / "model.safetensors" if path.is_dir() else path
+    if path.suffix != ".safetensors":
+        return str(path)
+    from mien.models.torch_model import TorchAnswerer
+    from mien.training import checkpoint
+
+    torch_threads(threads)
+    return TorchAnswerer(checkpoint.load(path))
+
+
+def network(weights: str | None, threads: int | None) -> Any:
+    """The same, loaded: all its answers in one session, for whoever will ask for any of them."""
+    from mien.inference.onnx_model import OnnxModel
+    from mien.inference.weights_file import WEIGHTS
+
+    named = answerer(weights, threads) or WEIGHTS / "mien.onnx"
+    return OnnxModel(named, threads=threads) if isinstance(named, (str, Path)) else named
+
+
+def torch_threads(threads: int | None) -> None:
+    if threads:
+        import torch
+
+        torch.set_num_threads(threads)
+
+
+@contextmanager
+def progress(total: int) -> Iterator[Callable[[], None]]:
+    """A bar on stderr for more than a few photos on a terminal; quiet otherwise."""
+    if total <= 4 or not sys.stderr.isatty():
+        yield lambda: None
+        return
+    with typer.progressbar(length=total, label="reading", file=sys.stderr) as bar:
+        yield lambda: bar.update(1)
+
+
+INTERRUPTED = 130  # as a shell says it of Ctrl-C
+
+
+def photos_of(inputs: list[str]) -> list[tuple[str, Any]]:
+    """Words of a command line -> (path as shown, what a Reader takes); "-" is one picture's bytes on stdin.
+
+    Raises:
+        UsageError: "-" twice, or with other photos, or a terminal as stdin.
+    """
+    from mien.io.paths import find_photos
+
+    if "-" not in inputs:
+        return [(path, path) for path in find_photos(inputs)]
+    if len(inputs) > 1:
+        raise UsageError("- is one picture on stdin and comes alone; a file of that name is ./-")
+    if sys.stdin.isatty():
+        raise UsageError("- waits for a picture on stdin, and stdin is a terminal; use: mien analyze - < photo.jpg")
+    return [("-", sys.stdin.buffer.read())]
+
+
+def output_names(paths: list[str]) -> list[str]:
+    """A file name for each path: its stem, numbered when two photos share one."""
+    used: dict[str, int] = {}
+    names = []
+    for path in paths:
+        stem = Path(path).stem.replace("\n", "_") or "photo"
+        used[stem] = used.get(stem, 0) + 1
+        names.append(stem if used[stem] == 1 else f"{stem}-{used[stem]}")
+    return names
+
+
+def readings_of(reader: Any, photos: list[tuple[str, Any]]) -> Iterator[Any]:
+    """Readings of photos in order, each with its path as shown; what fails is told on stderr, and a bar shows how far it is."""
+    with progress(len(photos)) as step:
+        for (path, _), reading in zip(photos, reader.stream(source for _, source in photos), strict=True):
+            reading.path = path
+            if reading.error is not None:
+                typer.echo(f"mien: {reading.error}", err=True)
+            yield reading
+            step()
+
+
+def reader_of(weights: str | None, tasks: list[str] | None, **more: Any) -> Any:
+    """A reader as the options say, made anew in each worker."""
+    from mien.inference.reader import load
+
+    return load(answerer(weights, more["threads"]), tasks=tasks, **more)
+
+
+Fmr = Annotated[float | None, typer.Option(help="How often two strangers may pass for one person, per comparison, such as 1e-3.")]
+
+
+Threshold = Annotated[float | None, typer.Option(help="A similarity, -1..1, instead of --fmr.")]
+
+
+Threads = Annotated[int | None, typer.Option(min=1, help="Threads of a forward; all cores if not given.")]
+
+
+Weights = Annotated[str | None, typer.Option(help="An .onnx, a .safetensors or a run's folder, instead of the embedded network.")]
+
+
+def _identity_reader(weights: str | None, threads: int | None, also: tuple[str, ...] = (), **more: Any) -> Any:
+    """A reader of identity, and of `also` as far as the network answers it."""
+    from mien.inference.reader import Reader, load
+    from mien.tasks import answerable
+
+    plain = load(answerer(weights, threads), tasks=[], threads=threads, **more)
+    can = answerable(t.name for t in plain.model.tasks)
+    who = [n for n in can if n.startswith("identity")][:1]
+    if not who:
+        raise UsageError(f"this network does not answer identity; it answers: {', '.join(can)}")
+    return Reader(plain.detector, plain.model, tasks=[*who, *(n for n in also if n in can)], max_pixels=plain.max_pixels)

@@ -1,0 +1,105 @@
+"""The data set contract, and wrappers that join, filter and crop data sets."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Protocol
+
+import numpy as np
+
+from mien import geometry
+from mien.data.augment import Augment, crop_example
+from mien.data.dataset import Dataset, FaceSource, Joined
+from mien.types import Example, Pixels, Sample, View
+
+
+class Dataset(Protocol):
+    """Labelled pictures by number."""
+
+    name: str
+
+    def __len__(self) -> int: ...
+    def __getitem__(self, i: int, /) -> Sample: ...
+
+
+class FaceSource:
+    """A data set as the trainer wants it: each sample brought to a view, moved at random, with its labels.
+
+    Args:
+        at: where given, the labels answer "task@at" instead of "task"; see `mien.tasks.catalogue.task`.
+        only: tasks whose labels are handed on; all when empty. A set made for one task may know a little of others.
+        others: faces whose surroundings a tightly cut picture may borrow, see `Augment.borrow`.
+    """
+
+    def __init__(
+        self, dataset: Dataset, view: View, augment: Augment, *, at: str = "", only: Sequence[str] = (), others: Dataset | None = None
+    ):
+        self.dataset, self.view, self.augment, self.at, self.only = dataset, view, augment, at, tuple(only)
+        self.others = others
+        self.name = dataset.name
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def example(self, index: int, rng: np.random.Generator) -> Example:
+        """The index-th sample, moved by draws from `rng`."""
+        sample = self.dataset[index]
+        if self.only:
+            labels = {name: label for name, label in sample.labels.items() if name in self.only}
+            sample = replace(sample, labels=labels)
+        example = crop_example(sample, self.view, self.augment, rng, self._other if self.others is not None else None)
+        if not self.at:
+            return example
+        return Example(example.pixels, {f"{name}@{self.at}": label for name, label in example.labels.items()})
+
+    def _other(self, rng: np.random.Generator) -> Pixels:
+        assert self.others is not None
+        other = self.others[int(rng.integers(len(self.others)))]
+        return geometry.align(other.image, other.points, self.view).pixels
+
+
+class Joined:
+    """Several data sets one after the other, such as training and validation pictures of one."""
+
+    def __init__(self, parts: Sequence[Dataset]):
+        self.parts, self.name = tuple(parts), "+".join(p.name for p in parts)
+        self._ends = np.cumsum([len(p) for p in parts])
+
+    def __len__(self) -> int:
+        return int(self._ends[-1])
+
+    def __getitem__(self, i: int, /) -> Sample:
+        if not 0 <= i < len(self):
+            raise IndexError(f"picture {i} of the {len(self)} in {self.name}")
+        part = int(np.searchsorted(self._ends, i, side="right"))
+        return self.parts[part][i - (int(self._ends[part - 1]) if part else 0)]
+
+
+class Rows:
+    """These pictures of a data set."""
+
+    def __init__(self, dataset: Dataset, rows: Sequence[int]):
+        self.name, self.dataset, self.rows = dataset.name, dataset, rows
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, i: int, /) -> Sample:
+        return self.dataset[self.rows[i]]
+
+
+class Some(Rows):
+    """A part of a data set, drawn once: the first `n` of an order that never changes."""
+
+    def __init__(self, dataset: Dataset, n: int):
+        super().__init__(dataset, np.random.default_rng(0).permutation(len(dataset))[:n].tolist())
+
+
+class Labelled(Rows):
+    """The pictures of a data set that a task has a label for."""
+
+    def __init__(self, dataset: Dataset, task: str):
+        labels = getattr(dataset, "labels", None)  # without opening every picture, where a set keeps them apart
+        known = (task in (dataset[i].labels if labels is None else labels[i]) for i in range(len(dataset)))
+        super().__init__(dataset, [i for i, there in enumerate(known) if there])

@@ -1,0 +1,216 @@
+"""Whole photos with every face marked, and the moved, joined and cut pictures that the detector learns from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+import pyarrow.parquet as pq
+
+from mien import geometry
+from mien.data.augment import Augment, light
+from mien.errors import MissingData
+from mien.tasks.detection import FACES, SURE, moved, padded, within
+from mien.types import Example, Floats, Pixels
+
+LIGHT = Augment(light=0.6, gray=0.1, blur=0.2, noise=0.1, erase=0.0)
+FINE = Augment(light=0.6, gray=0.1, blur=0.0, noise=0.06, erase=0.0)  # small faces do not survive blur
+TILES, TILE_ODDS = (1, 2, 3, 4, 5, 6), (0.5, 0.2, 0.12, 0.09, 0.05, 0.04)
+
+
+@dataclass(frozen=True, slots=True)
+class Photo:
+    """A photo and its faces.
+
+    Attributes:
+        name: unique in its table. pixels: (H, W, 3) uint8 RGB.
+        faces: (n, 15) float32: x, y, w, h, five points in picture order, score; see `mien.tasks.detection`.
+    """
+
+    name: str
+    pixels: Pixels
+    faces: Floats
+
+
+def read_photos(root: Path, split: str) -> list[Photo]:
+    """All photos of a split ("train", "val"), decoded: about 350 MB for 1,687 of them.
+
+    Raises:
+        MissingData: the table is not there, or a picture in it cannot be decoded.
+    """
+    path = root / "photos" / f"{split}.parquet"
+    if not path.is_file():
+        raise MissingData(f"no table {path}; set MIEN_DATA to the folder that holds photos/")
+    photos = []
+    for row in pq.read_table(path).to_pylist():
+        bgr = cv2.imdecode(np.frombuffer(row["image"], np.uint8), cv2.IMREAD_COLOR)
+        if bgr is None:
+            raise MissingData(f"{path}: the picture of {row['name']!r} cannot be decoded")
+        faces = np.asarray(row["faces"], np.float32).reshape(-1, 15)
+        photos.append(Photo(row["name"], np.ascontiguousarray(bgr[..., ::-1]), faces))
+    return photos
+
+
+class PhotosDataset:
+    """Photos as they are: what a protocol measures on. Iterating gives (pixels, faces (n, 15))."""
+
+    def __init__(self, root: Path, split: str):
+        self.photos = read_photos(root, split)
+
+    def __len__(self) -> int:
+        return len(self.photos)
+
+    def __iter__(self) -> Iterator[tuple[Pixels, Floats]]:
+        return ((p.pixels, p.faces) for p in self.photos)
+
+
+class MosaicSource:
+    """Training pictures from photos: one photo, strongly scaled and turned, or 2 x 2 to 6 x 6 of them in tiles.
+
+    A photo alone shows a face of any size from small to beyond the picture; tiles show many small ones. A few pictures
+    are background only.
+
+    Args:
+        photos: decoded. size: side of the square pictures in pixels.
+        empty: chance of a picture without faces.
+        groups: chance to take, instead of a photo of its turn, one drawn by the square root of its faces' number: most
+            photos hold one large face, and those of groups have more to teach.
+    """
+
+    name = "photos"
+
+    def __init__(self, photos: list[Photo], *, size: int = 320, empty: float = 0.04, groups: float = 0.6):
+        self.photos, self.size, self.empty, self.groups = photos, size, empty, groups
+        weights = np.sqrt([float((p.faces[:, 14] >= SURE).sum()) for p in photos])
+        self._odds = np.cumsum(weights) / max(weights.sum(), 1.0)
+
+    def __len__(self) -> int:
+        return len(self.photos)
+
+    def example(self, index: int, rng: np.random.Generator) -> Example:
+        """The i-th photo with others around it, moved by `rng` alone."""
+        if rng.random() < self.empty:
+            made = background(self.photos[index], self.size, rng)
+            if made is not None:
+                return self._example(made, np.zeros((0, 16)), LIGHT, rng)
+        tiles = int(rng.choice(TILES, p=TILE_ODDS))
+        index = self._draw(index, rng)
+        if tiles == 1:
+            photo = self.photos[index]
+            affine, mirrored = alone(photo, self.size, rng)
+            pixels, rows = show(photo, affine, mirrored, (0, 0, self.size, self.size), border(rng))
+            return self._example(pixels, rows, LIGHT, rng)
+        canvas, rows = self._mosaic(index, tiles, rng)
+        return self._example(canvas, rows, LIGHT if tiles == 2 else FINE, rng)
+
+    def _draw(self, index: int, rng: np.random.Generator) -> int:
+        if rng.random() < self.groups:
+            return min(int(np.searchsorted(self._odds, rng.random(), side="right")), len(self.photos) - 1)
+        return index
+
+    def _mosaic(self, index: int, tiles: int, rng: np.random.Generator) -> tuple[Pixels, npt.NDArray[np.float64]]:
+        edges = np.linspace(0, self.size, tiles + 1).round().astype(int)
+        canvas, rows, own = np.empty((self.size, self.size, 3), np.uint8), [], int(rng.integers(tiles * tiles))
+        for t in range(tiles * tiles):
+            other = int(rng.integers(len(self.photos)))
+            photo = self.photos[index if t == own else self._draw(other, rng) if tiles < 4 else other]
+            (x1, x2), (y1, y2) = edges[t % tiles : t % tiles + 2], edges[t // tiles : t // tiles + 2]
+            affine, mirrored = tiled(photo, (x1, y1, x2, y2), rng)
+            canvas[y1:y2, x1:x2], found = show(photo, affine, mirrored, (x1, y1, x2, y2), border(rng))
+            rows.append(found)
+        return canvas, np.concatenate(rows)
+
+    @staticmethod
+    def _example(pixels: Pixels, rows: npt.NDArray[np.float64], augment: Augment, rng: np.random.Generator) -> Example:
+        return Example(light(pixels, augment, rng), {FACES.name: (padded(rows), np.True_)})
+
+
+def turn(rng: np.random.Generator) -> float:
+    """Degrees: mostly nearly upright, one in seven up to 45."""
+    return float(rng.uniform(-45, 45) if rng.random() < 0.15 else rng.normal(0, 8))
+
+
+def border(rng: np.random.Generator) -> tuple[int, int, int]:
+    """The colour beyond a photo's edge: black as the runtime pads, or gray, or any."""
+    kind = rng.random()
+    if kind < 0.5:
+        return (0, 0, 0)
+    if kind < 0.7:
+        return (128, 128, 128)
+    r, g, b = (int(v) for v in rng.integers(0, 256, 3))
+    return (r, g, b)
+
+
+def alone(photo: Photo, size: int, rng: np.random.Generator) -> tuple[geometry.Array, bool]:
+    """A move around one face of the photo.
+
+    Four times in ten its side becomes 24 pixels to 1.25 x the picture, uniform in octaves; else the photo becomes one
+    to 2.4 times as large as the picture, whatever the face: as the runtime shows it, enlarged and a little blurred.
+    """
+    mirrored = bool(rng.random() < 0.5)
+    h, w = photo.pixels.shape[:2]
+    sure = np.flatnonzero(photo.faces[:, 14] >= SURE)
+    if len(sure):
+        x, y, fw, fh = photo.faces[rng.choice(sure), :4].astype(float)
+        middle, side = (x + fw / 2, y + fh / 2), max(4.0, float(np.sqrt(fw * fh)))
+    else:
+        middle, side = (rng.uniform(0, w), rng.uniform(0, h)), max(h, w) * 0.4
+    fit = size / max(h, w)
+    if rng.random() < 0.4:
+        scale = float(np.clip(np.exp(rng.uniform(np.log(24), np.log(1.25 * size))) / side, 0.7 * fit, 4.5 * fit))
+    else:
+        scale = fit * float(np.exp(rng.uniform(0, np.log(2.4))))
+    move = geometry.about(middle, degrees=turn(rng), scale=scale, mirror=mirrored)
+    # the face's centre lands where the photo fills the picture, or is inside it if smaller; or a little beyond
+    place = []
+    for before, length in ((w - 1 - middle[0] if mirrored else middle[0], w), (middle[1], h)):
+        lo, hi = sorted((size - (length - before) * scale, before * scale))
+        slack = 0.2 * side * scale
+        keep = min(size / 2, 0.25 * side * scale)  # most of the face stays inside
+        place.append(float(np.clip(rng.uniform(lo - slack, hi + slack), keep, size - keep)))
+    move[:, 2] += np.asarray(place) - middle
+    return move, mirrored
+
+
+def tiled(photo: Photo, tile: tuple[int, int, int, int], rng: np.random.Generator) -> tuple[geometry.Array, bool]:
+    """A move that fills a tile (x1, y1, x2, y2) with the photo, or a part of it."""
+    h, w = photo.pixels.shape[:2]
+    x1, y1, x2, y2 = tile
+    scale = max(x2 - x1, y2 - y1) / max(h, w) * float(np.exp(rng.uniform(np.log(0.65), np.log(1.8))))
+    mirrored = bool(rng.random() < 0.5)
+    spare = [max(0.0, length * scale - extent) / 2 for length, extent in ((w, x2 - x1), (h, y2 - y1))]
+    shift = [rng.uniform(-1, 1) * (s + 0.05 * (x2 - x1)) for s in spare]
+    centre = ((w - 1) / 2, (h - 1) / 2)
+    move = geometry.about(centre, degrees=turn(rng), scale=scale, mirror=mirrored)
+    move[:, 2] += np.array([(x1 + x2 - 1) / 2, (y1 + y2 - 1) / 2]) + shift - centre
+    return move, mirrored
+
+
+def show(
+    photo: Photo, affine: geometry.Array, mirrored: bool, tile: tuple[int, int, int, int], outside: tuple[int, int, int]
+) -> tuple[Pixels, npt.NDArray[np.float64]]:
+    """A photo through an affine (photo -> canvas) into a tile of the canvas: its pixels, and rows in canvas pixels."""
+    x1, y1, x2, y2 = tile
+    inner = geometry.compose([[1, 0, -x1], [0, 1, -y1]], affine)
+    made = geometry.warp(photo.pixels, inner, (x2 - x1, y2 - y1), outside)
+    rows = within(moved(photo.faces, affine, mirrored), (x1 - 0.5, y1 - 0.5, x2 - 0.5, y2 - 0.5))
+    return made, rows
+
+
+def background(photo: Photo, size: int, rng: np.random.Generator) -> Pixels | None:
+    """A square of the photo that no marked face touches, enlarged to the picture's size; None when none was found."""
+    h, w = photo.pixels.shape[:2]
+    boxes = np.hstack([photo.faces[:, :2], photo.faces[:, :2] + photo.faces[:, 2:4]])
+    for _ in range(8):
+        side = int(rng.integers(40, 161))
+        if side > min(h, w):
+            continue
+        x, y = int(rng.integers(0, w - side + 1)), int(rng.integers(0, h - side + 1))
+        apart = (boxes[:, 0] > x + side) | (boxes[:, 2] < x) | (boxes[:, 1] > y + side) | (boxes[:, 3] < y)
+        if apart.all():
+            return cv2.resize(photo.pixels[y : y + side, x : x + side], (size, size), interpolation=cv2.INTER_LINEAR)  # type: ignore[return-value]
+    return None

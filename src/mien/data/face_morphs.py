@@ -1,0 +1,92 @@
+"""Faces that nobody has: two training faces laid over one another, each with the descriptor that a teacher gives of it.
+
+A set of pictures names each person a few times at most, and a network that shall learn a teacher's descriptors of faces needs many
+different faces, not names. What the teacher says of a blend is a label as good as any, and there are as many blends as pairs.
+`python -m recipes.dlib_descriptors` makes the table: which faces, how much of the second, and the descriptor; pictures stay where they are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pyarrow.parquet as pq
+
+from mien import geometry, settings
+from mien.data.formats import pack
+from mien.errors import MissingData
+from mien.types import Pixels, Sample, View
+
+SIDE, MARGIN = 128, 24  # pixels: a head's crop, and what is kept around it for moves of the picture
+_HEAD = geometry.template_points(View((SIDE, SIDE), "head", (0.5,) * 3, (0.5,) * 3))
+POINTS = _HEAD + MARGIN  # (5, 2), of every blend
+
+# set -> how it is opened, for its training pictures; none of LFW's, which MTFL has many of
+SETS: dict[str, Callable[[str], pack.PackDataset]] = {
+    "celeba": pack.celeba,
+    "utkface": pack.utkface,
+    "mtfl": pack.mtfl,
+    "celebamask": pack.celebamask,
+    "helen68": pack.helen68,
+    "afw68": pack.afw68,
+}
+
+
+def table() -> Path:
+    """Where the table of blends is, in the cache folder."""
+    return settings.cache_root() / "blends.parquet"
+
+
+class Faces:
+    """The pictures of `SETS` by "set/name", each brought to one place."""
+
+    def __init__(self) -> None:
+        self._sets = {name: open_set("train") for name, open_set in SETS.items()}
+        self._rows = {
+            f"{name}/{picture}": (name, i)
+            for name, data in self._sets.items()
+            for i, picture in enumerate(data.names)
+            if not picture.startswith("lfw_")
+        }
+        self.names = list(self._rows)
+
+    def __getitem__(self, name: str) -> Pixels:
+        """(176, 176, 3): the head with its five points at `POINTS`; mirrored beyond the picture's edge."""
+        of, i = self._rows[name]
+        sample, side = self._sets[of][i], SIDE + 2 * MARGIN
+        affine = geometry.fit_similarity(sample.points, POINTS)
+        return cv2.warpAffine(sample.image, affine, (side, side), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT_101)  # type: ignore[return-value]
+
+    def blend(self, first: str, second: str, weight: float) -> Pixels:
+        """(1 - weight) of one and `weight` of the other; no second where its name is empty."""
+        a = self[first]
+        return cv2.addWeighted(a, 1 - weight, self[second], weight, 0) if second else a  # type: ignore[return-value]
+
+
+class Blends:
+    """The blends of the table, with centred descriptors as identity.
+
+    Args:
+        left: see `pack.centred`.
+
+    Raises:
+        MissingData: there is no table; the message says how to make one.
+    """
+
+    def __init__(self, *, left: float = 0.0) -> None:
+        path = table()
+        if not path.is_file():
+            raise MissingData(f"expected {path}; make it with: python -m recipes.dlib_descriptors")
+        rows = pq.read_table(path).to_pydict()
+        self.name, self.faces = "blends", Faces()
+        self.rows = list(zip(rows["first"], rows["second"], rows["weight"], strict=True))
+        values = pack.centred(np.asarray(rows["descriptor"], np.float32), left)
+        self.labels: list[Mapping[str, np.ndarray]] = [{"identity": v} for v in values]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, i: int, /) -> Sample:
+        return Sample(self.faces.blend(*self.rows[i]), dict(self.labels[i]), POINTS, str(i))

@@ -1,0 +1,1 @@
+"""Readers of data sets in their publishers' layouts, one file per kind of label."""

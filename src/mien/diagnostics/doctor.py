@@ -1,0 +1,263 @@
+"""Is this installation well? Machine and versions first, then the weights, then a drawn face is read and timed.
+
+The machine and the versions are looked at before anything heavy is imported, so that they are known even where an import fails.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import json
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Literal
+
+Verdict = Literal["ok", "note", "bad"]
+NEEDED = ("numpy", "onnxruntime", "pillow", "opencv-python-headless", "typer")
+# package -> the extra that brings it, and what it is for
+EXTRAS = {
+    "torch": "train: training, evaluation of checkpoints, export",
+    "pyarrow": "parquet: --out FILE.parquet, and data packs",
+    "pillow-heif": "heif: HEIC pictures",
+    "av": "video: films",
+    "lancedb": "gallery: a gallery of people",
+    "fastapi": "serve: the server",
+}
+FEATURES = ("sse4_2", "avx", "avx2", "fma", "avx512f", "avx512_vnni", "avx_vnni", "amx_int8", "neon", "asimd", "asimddp", "i8mm", "sve")
+WEIGHTS = Path(__file__).parents[1] / "weights"
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One thing looked at: "ok"; "note", worth knowing; "bad", which mien will not work with."""
+
+    name: str
+    verdict: Verdict
+    text: str
+    facts: dict[str, Any] = field(default_factory=dict)
+
+
+def examine(*, threads: int | None = None, repeats: int = 5) -> Iterator[Check]:
+    """All checks, each as soon as it is done. threads: of a forward in the last one; repeats: of its timing."""
+    yield machine()
+    yield cores()
+    yield from packages()
+    good = True
+    for check in weights():
+        good = good and check.verdict != "bad"
+        yield check
+    if good:
+        yield from _guarded("imports", lambda: imports())
+        yield from _guarded("self-test", lambda: self_test(threads, repeats))
+
+
+def _guarded(name: str, check: Callable[[], list[Check]]) -> list[Check]:
+    """A doctor reports what fails and does not fail itself; the error's kind and text are in the report."""
+    try:
+        return check()
+    except Exception as e:  # noqa: BLE001
+        return [Check(name, "bad", f"{type(e).__name__}: {e}")]
+
+
+# --- Before anything is imported
+
+
+def machine() -> Check:
+    """System, processor and the features that networks are fast with."""
+    found = cpu_features()
+    kind = platform.machine().lower()
+    facts = {"system": platform.platform(), "machine": kind, "cpu": cpu_name(), "python": platform.python_version(), "features": found}
+    text = f"{facts['cpu']}; Python {facts['python']} on {facts['system']}; {' '.join(found) or 'features unknown'}"
+    if kind in ("x86_64", "amd64") and found and "avx" not in found:
+        return Check("machine", "bad", text + "; without AVX the ONNX runtime and OpenCV may stop with an illegal instruction", facts)
+    return Check("machine", "ok", text, facts)
+
+
+def _cpuinfo() -> dict[str, str]:
+    path = Path("/proc/cpuinfo")
+    if not path.is_file():
+        return {}
+    block = path.read_text(encoding="utf-8", errors="replace").split("\n\n")[0]
+    return {k.strip().lower(): v.strip() for k, _, v in (line.partition(":") for line in block.splitlines())}
+
+
+def cpu_name() -> str:
+    """The processor's name, as far as the system tells it."""
+    return _cpuinfo().get("model name") or platform.processor() or platform.machine()
+
+
+def cpu_features() -> list[str]:
+    """Those of `FEATURES` that the processor has; none where the system does not tell (only Linux does, by a file)."""
+    info = _cpuinfo()
+    have = set(f"{info.get('flags', '')} {info.get('features', '')}".split())
+    return [f for f in FEATURES if f in have]
+
+
+def cores() -> Check:
+    """How many cores there are, may be used, and are paid for."""
+    there = os.cpu_count() or 1
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else there
+    quota = cpu_quota()
+    named = {k: os.environ[k] for k in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS") if k in os.environ}
+    facts = {"cores": there, "usable": usable, "quota": quota, "environment": named}
+    text = f"{there} cores, {usable} usable" + (f", quota {quota:g}" if quota else "") + "".join(f", {k}={v}" for k, v in named.items())
+    if quota and quota < usable:
+        return Check("cores", "note", f"{text}; the container may use fewer than it sees: pass --threads {max(1, int(quota))}", facts)
+    return Check("cores", "ok", text, facts)
+
+
+def cpu_quota(root: Path = Path("/sys/fs/cgroup")) -> float | None:
+    """Cores that a container is given (cgroup 2 or 1); None for no limit."""
+    two, one = root / "cpu.max", root / "cpu" / "cpu.cfs_quota_us"
+    if two.is_file():
+        limit, _, period = two.read_text().strip().partition(" ")
+        return None if limit == "max" else int(limit) / int(period or 100_000)
+    if one.is_file() and int(one.read_text()) > 0:
+        return int(one.read_text()) / int((root / "cpu" / "cpu.cfs_period_us").read_text())
+    return None
+
+
+def packages() -> list[Check]:
+    """Versions, without importing anything."""
+    have = {name: _version(name) for name in ("mien", *NEEDED, *EXTRAS)}
+    missing = [n for n in NEEDED if have[n] is None and not (n.startswith("opencv") and _any_opencv())]
+    text = ", ".join(f"{n} {have[n] or 'missing'}" for n in ("mien", *NEEDED))
+    lacking = f"; install what is missing: pip install {' '.join(missing)}" if missing else ""
+    needed = Check("packages", "bad" if missing else "ok", text + lacking, {n: have[n] for n in ("mien", *NEEDED)})
+    here, not_here = [n for n in EXTRAS if have[n]], [EXTRAS[n].partition(":")[0] for n in EXTRAS if not have[n]]
+    text = ", ".join(f"{n} {have[n]}" for n in here) or "none"
+    text += f"; not installed: mien[{','.join(not_here)}]" if not_here else ""
+    return [needed, Check("extras", "ok", text, {n: have[n] for n in EXTRAS})]
+
+
+def _version(name: str) -> str | None:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _any_opencv() -> bool:
+    return any(_version(n) for n in ("opencv-python", "opencv-contrib-python", "opencv-contrib-python-headless"))
+
+
+def weights(folder: Path = WEIGHTS) -> list[Check]:
+    """Each embedded file against the sha256 and the size that its provenance promises."""
+    out = []
+    for name in ("detector.onnx", "mien.onnx"):
+        path, beside = folder / name, (folder / name).with_suffix(".json")
+        if not path.is_file() or not beside.is_file():
+            out.append(Check(name, "bad", f"{path if not path.is_file() else beside} is missing; install mien again"))
+            continue
+        promised = json.loads(beside.read_text(encoding="utf-8"))
+        data = path.read_bytes()
+        found = hashlib.sha256(data).hexdigest()
+        facts = {"sha256": found, "promised": promised.get("sha256"), "bytes": len(data), "licence": promised.get("licence")}
+        if found != promised.get("sha256"):
+            out.append(Check(name, "bad", f"sha256 is {found}, {beside.name} promises {promised.get('sha256')}; install mien again", facts))
+        else:
+            text = f"{len(data) / 1e6:.1f} MB, sha256 {found[:16]}... as promised; {promised.get('licence', 'no licence said')}"
+            out.append(Check(name, "ok", text, facts))
+    rates = folder / "identity_fmr.json"
+    measured = json.loads(rates.read_text(encoding="utf-8")).get("model") if rates.is_file() else None
+    facts = {"measured_with": measured}
+    if measured is not None and measured == out[-1].facts.get("sha256"):
+        out.append(Check(rates.name, "ok", "thresholds for verify and cluster by false-match rate, measured with these weights", facts))
+    else:
+        why = "measured with other weights" if measured else "not there"
+        out.append(Check(rates.name, "note", f"{why}; verify and cluster take the best threshold on LFW instead", facts))
+    return out
+
+
+# --- At work
+
+
+def imports() -> list[Check]:
+    """What the packages say of themselves once they are there."""
+    began = time.perf_counter()
+    cv2, ort = importlib.import_module("cv2"), importlib.import_module("onnxruntime")
+    features = importlib.import_module("PIL.features")
+    importlib.import_module("mien.inference.reader")
+    ms = 1e3 * (time.perf_counter() - began)
+    formats = {n: bool(features.check(k)) for n, k in (("JPEG", "jpg"), ("WebP", "webp"), ("AVIF", "avif"), ("TIFF", "libtiff"))}
+    formats["HEIC"] = _version("pillow-heif") is not None
+    facts = {"providers": ort.get_available_providers(), "formats": formats, "opencv_threads": cv2.getNumThreads(), "import_ms": round(ms)}
+    lacking = [n for n, there in formats.items() if not there]
+    text = f"ONNX providers {', '.join(facts['providers'])}; imported in {ms:.0f} ms"
+    return [Check("runtime", "note" if lacking else "ok", text + (f"; cannot read {', '.join(lacking)}" if lacking else ""), facts)]
+
+
+def drawn_face() -> tuple[Any, Any]:
+    """A face drawn by hand: (320, 320, 3) uint8 RGB, and its five points (5, 2). The package ships no photograph."""
+    import cv2
+    import numpy as np
+
+    p = np.full((320, 320, 3), (120, 140, 160), np.uint8)
+
+    def oval(center: tuple[int, int], radii: tuple[int, int], color: tuple[int, int, int]) -> None:
+        cv2.ellipse(p, center, radii, 0, 0, 360, color, -1, cv2.LINE_AA)
+
+    oval((160, 140), (88, 100), (62, 44, 34))  # hair
+    oval((160, 262), (42, 50), (196, 150, 128))  # neck
+    oval((160, 330), (130, 60), (50, 70, 130))  # cloth
+    oval((160, 165), (68, 88), (224, 178, 152))  # skin
+    points = np.array([[132.0, 148], [188, 148], [160, 182], [138, 212], [182, 212]])
+    for x in (132, 188):
+        cv2.ellipse(p, (x, 132), (17, 6), 0, 190, 350, (70, 48, 36), 4, cv2.LINE_AA)
+        oval((x, 148), (14, 7), (246, 244, 240))
+        oval((x, 148), (6, 6), (66, 46, 36))
+    cv2.ellipse(p, (160, 178), (14, 8), 0, 20, 160, (176, 126, 104), 3, cv2.LINE_AA)
+    oval((160, 212), (24, 8), (186, 84, 88))
+    cv2.line(p, (138, 212), (182, 212), (120, 44, 52), 2, cv2.LINE_AA)
+    return cv2.GaussianBlur(p, (0, 0), 1.6), points
+
+
+def self_test(threads: int | None, repeats: int) -> list[Check]:
+    """A drawn face is found, and its points are where they were drawn; then where the time goes."""
+    import numpy as np
+
+    from mien import geometry
+    from mien.inference.reader import load
+
+    began = time.perf_counter()
+    reader = load(threads=threads)
+    loaded = 1e3 * (time.perf_counter() - began)
+    pixels, points = drawn_face()
+    found = reader.detector(pixels)
+    (answers,) = reader.read_crops([geometry.align(pixels, points, reader.model.view)])
+    got = answers["points5"].points if "points5" in answers else geometry.five_of_68(answers["landmarks"].points)
+    eyes = float(np.linalg.norm(points[1] - points[0]))
+    off = float(np.linalg.norm(got - points, axis=1).mean()) / eyes
+    facts = {"found": len(found), "score": round(found[0].score, 3) if found else None, "point_error": round(off, 4)}
+    text = f"a drawn face: {len(found)} found, its points {100 * off:.1f} % of the eyes' distance from where they were drawn"
+    verdict: Verdict = "bad" if off > 0.25 else "ok" if len(found) == 1 else "note"
+    return [Check("self-test", verdict, text, facts), _times(reader, pixels, points, loaded, repeats)]
+
+
+def _times(reader: Any, pixels: Any, points: Any, loaded: float, repeats: int) -> Check:
+    from mien import geometry
+
+    crop = geometry.align(pixels, points, reader.model.view)
+    stages: dict[str, Callable[[], Any]] = {
+        "detect": lambda: reader.detector(pixels),
+        "align": lambda: geometry.align(pixels, points, reader.model.view),
+        "read 1 face": lambda: reader.read_crops([crop]),
+        "read 8 faces": lambda: reader.read_crops([crop] * 8),
+    }
+    facts = {"load": round(loaded, 1)}
+    for name, run in stages.items():
+        taken = []
+        run()
+        for _ in range(repeats):
+            began = time.perf_counter()
+            run()
+            taken.append(1e3 * (time.perf_counter() - began))
+        facts[name] = round(statistics.median(taken), 2)
+    text = ", ".join(f"{name} {ms:.1f} ms" for name, ms in facts.items())
+    return Check("time", "ok", f"{text} (320x320, median of {repeats}, {reader.model.threads or 'all'} threads)", facts)

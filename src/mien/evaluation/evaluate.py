@@ -1,0 +1,166 @@
+"""Running protocols: which pictures, which question, which number. Torch weights and ONNX are evaluated alike."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import Any
+
+import numpy as np
+
+from mien import geometry, settings
+from mien.data.dataset import Dataset
+from mien.errors import MissingData, UsageError
+from mien.evaluation.protocols import PROTOCOLS, Protocol
+from mien.inference.detector import Detector
+from mien.tasks import TASKS, Task
+from mien.types import Answerer, Crop, Detection, Floats, Pixels, Sample
+
+Find = Callable[[Pixels], list[Detection]]
+DETECTED = "cropped by a detector's points; of the faces that it found"
+
+
+@dataclass(frozen=True)
+class Score:
+    """What a protocol gave.
+
+    Attributes:
+        protocol: its name. values: every number that the task's metrics compute. headline: the first of the keys.
+    """
+
+    protocol: str
+    values: dict[str, float]
+    headline: float
+    keys: tuple[str, ...] = field(default=())
+
+
+def evaluate(
+    model: Answerer, protocol: Protocol, *, batch: int = 32, limit: int | None = None, dataset: Any = None, find: Find | None = None
+) -> Score:
+    """Run a protocol: align by the set's points, one forward a batch, read, score in pixels of the stored picture.
+
+    Args:
+        limit: use the first so many pictures only (for tests; the score says its count).
+        dataset: the protocol's, where it is open already.
+        find: a detector, whose points are aligned by in place of the set's. A labelled face that it does not find has no answer: the
+            score has the share of those found, in percent, as "found", and its other numbers are of these alone.
+
+    Raises:
+        UsageError: the model does not answer the protocol's task. MissingData: the set is not there, or empty.
+    """
+    names = [t.name for t in model.tasks]
+    answer = protocol.answer(names)
+    if answer is None:
+        asked = " or ".join(map(repr, reversed(protocol.asked)))
+        raise UsageError(f"this model does not answer {asked}, which {protocol.name} scores; it answers: {', '.join(names)}")
+    dataset = protocol.dataset() if dataset is None else dataset
+    if protocol.task == "faces":
+        values = _score_photos(model, protocol, dataset, limit)
+    else:
+        values = _score_faces(model, protocol, answer, dataset, batch, limit, find)
+    keys = (*protocol.keys, "found") if "found" in values else protocol.keys
+    return Score(protocol.name, values, values[keys[0]], keys)
+
+
+def _score_photos(model: Answerer, protocol: Protocol, dataset: Any, limit: int | None) -> dict[str, float]:
+    """A detector on whole photos, with all its looks."""
+    metrics, find = TASKS[protocol.task].metrics(), Detector(model)
+    for pixels, faces in islice(dataset, limit):
+        metrics.update(find(pixels), faces)
+    return metrics.compute()
+
+
+def _score_faces(
+    model: Answerer, protocol: Protocol, answer: str, dataset: Dataset, batch: int, limit: int | None, find: Find | None
+) -> dict[str, float]:
+    """A face network on aligned crops."""
+    task: Task[Any] = TASKS[protocol.task]
+    metrics, n = protocol.metrics() if protocol.metrics else task.metrics(), min(len(dataset), limit or len(dataset))
+    if n == 0:
+        raise MissingData(f"{dataset.name} holds no pictures, so that {protocol.name} has no number; check that its files are whole")
+    found = 0
+    for start in range(0, n, batch):
+        samples = [dataset[i] for i in range(start, min(start + batch, n))]
+        placed = [(s, points) for s in samples if (points := _points(s, find)) is not None]
+        found += len(placed)
+        crops = [geometry.align(s.image, points, model.view) for s, points in placed]
+        for (sample, _), crop, numbers in zip(placed, crops, _raw(model, crops, answer, protocol.mirror) if crops else (), strict=True):
+            metrics.update(task.read(numbers, crop), sample.labels[task.name])
+    if found == 0:
+        raise MissingData(f"the detector found none of the {n:,} faces of {protocol.name}, so that it has no number")
+    return metrics.compute() | ({"found": 100 * found / n} if find else {})
+
+
+def _points(sample: Sample, find: Find | None) -> Any:
+    """The five points to align by; None where the detector does not find the labelled face."""
+    if find is None:
+        return sample.points
+    found = find(sample.image)
+    which = face_at(sample.points, [f.box for f in found])
+    return None if which is None else found[which].points
+
+
+def face_at(points: Any, boxes: Sequence[Any]) -> int | None:
+    """Which of the boxes (x1, y1, x2, y2) that hold the middle of these points (n, 2) has its own nearest to it; None: none holds it."""
+    x, y = np.asarray(points, np.float64).mean(0)
+    away = {
+        i: float(np.hypot((x1 + x2) / 2 - x, (y1 + y2) / 2 - y))
+        for i, (x1, y1, x2, y2) in enumerate(boxes)
+        if x1 <= x <= x2 and y1 <= y <= y2
+    }
+    return min(away, key=away.__getitem__, default=None)
+
+
+def _raw(model: Answerer, crops: Sequence[Crop], answer: str, mirror: bool) -> Floats:
+    """Raw answers on these crops, plus, with `mirror`, those on their mirror images."""
+    pixels = np.stack([c.pixels for c in crops])
+    raw = model(model.view.tensor(pixels))[answer]
+    return raw + model(model.view.tensor(pixels[:, :, ::-1]))[answer] if mirror else raw
+
+
+def run(model: Answerer, names: Sequence[str] | None = None, *, find: Find | None = None) -> list[Score]:
+    """Run protocols by name; when none is named, all that the model answers and whose data is on this machine.
+
+    What is left out then is said on stderr, with the reason.
+
+    Raises:
+        MissingData: the data of a named protocol is missing, or that of every one. UsageError: see `evaluate`.
+    """
+    if names:
+        return [evaluate(model, PROTOCOLS[n], find=find) for n in names]
+    settings.data_root()  # without it there is nothing to look for
+    answered = {t.name for t in model.tasks}
+    scores, absent = list[Score](), dict[str, list[str]]()
+    for p in PROTOCOLS.values():
+        if p.answer(answered) is None:
+            continue
+        try:
+            dataset = p.dataset()
+        except MissingData as e:
+            absent.setdefault(str(e), []).append(p.name)
+            continue
+        scores.append(evaluate(model, p, dataset=dataset, find=find))
+    _say_skipped(absent, [f"{p.name} ({p.task})" for p in PROTOCOLS.values() if p.answer(answered) is None])
+    if not scores:
+        raise MissingData("no protocol was run: the model answers none whose data is here; see above, and name one to insist")
+    return scores
+
+
+def _say_skipped(absent: dict[str, list[str]], unanswered: list[str]) -> None:
+    for why, skipped in absent.items():
+        print(f"mien: skipped {', '.join(skipped)}: {why}", file=sys.stderr)
+    if unanswered:
+        print(f"mien: skipped, for the model does not answer them: {', '.join(unanswered)}", file=sys.stderr)
+
+
+def as_table(scores: Sequence[Score]) -> str:
+    """Scores as a Markdown table: protocol, set, pictures, numbers, and what to know."""
+    lines = ["| protocol | set | n | result | note |", "|---|---|---|---|---|"]
+    for s in scores:
+        p = PROTOCOLS[s.protocol]
+        numbers = ", ".join(f"{k} {s.values[k]:.4f}" if s.values[k] < 1 else f"{k} {s.values[k]:.2f}" for k in s.keys)
+        note = "; ".join(filter(None, (p.note, DETECTED if "found" in s.keys else p.crop)))
+        lines.append(f"| {s.protocol} | {p.split} | {int(s.values['n']):,} | {numbers} | {note} |")
+    return "\n".join(lines)

@@ -1,0 +1,364 @@
+"""The door for pictures: a path, bytes, a Pillow image or an array in; upright RGB uint8 pixels out.
+
+Pillow is the only decoder, and only for the formats of `FORMATS`; HEIC comes with the extra `heif`. We look at the first
+bytes ourselves and call that one reader, so no other Pillow plugin ever sees a stranger's bytes. Colour profiles (ICC)
+are left as they are. Pictures with transparency are put on white, as a browser would show them. Of animations and
+multi-page files the first picture counts.
+"""
+
+from __future__ import annotations
+
+import io
+import logging
+import os
+import re
+import stat
+import struct
+import zlib
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageFile, features
+from PIL.AvifImagePlugin import AvifImageFile
+from PIL.BmpImagePlugin import BmpImageFile
+from PIL.GifImagePlugin import GifImageFile
+from PIL.JpegImagePlugin import JpegImageFile
+from PIL.PngImagePlugin import PngImageFile
+from PIL.TiffImagePlugin import TiffImageFile
+from PIL.WebPImagePlugin import WebPImageFile
+
+from mien.errors import BadArray, EmptyFile, NotAPicture, NotFound, TooLarge, Truncated, Unreadable, UsageError
+from mien.io.color import to_rgb
+from mien.types import Pixels
+
+Source = str | os.PathLike[str] | bytes | bytearray | memoryview | Image.Image | npt.NDArray[np.uint8]
+
+Color = Literal["rgb", "bgr"]
+
+MAX_PIXELS = 64_000_000
+
+
+class _Jpeg(JpegImageFile):
+    """Pillow's reader, minus the EXIF parse for a dpi value that we never use: it warns on damaged EXIF."""
+
+    def _read_dpi_from_exif(self) -> None:
+        pass
+
+
+FORMATS: dict[str, type[ImageFile.ImageFile]] = {
+    "JPEG": _Jpeg,
+    "PNG": PngImageFile,
+    "WebP": WebPImageFile,
+    "BMP": BmpImageFile,
+    "GIF": GifImageFile,
+    "TIFF": TiffImageFile,
+    "AVIF": AvifImageFile,
+}
+_ALLOWED = ", ".join(FORMATS)
+
+# What Pillow's readers raise on damaged data; a fuzz test holds the list. UserWarning: on damaged TIFF tags Pillow
+# warns and goes on, unless the caller runs with warnings as errors.
+_DAMAGE = (
+    OSError, SyntaxError, ValueError, TypeError, LookupError, EOFError, ArithmeticError, NotImplementedError,
+    UserWarning, RuntimeError, struct.error, zlib.error,
+)  # fmt: skip
+_BOMB = (Image.DecompressionBombError, Image.DecompressionBombWarning)
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
+_ORIENTATION = 0x0112
+_HEAD = 64  # bytes that tell the format
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Photo:
+    """One picture, ready to be looked at.
+
+    Attributes:
+        pixels: (H, W, 3) uint8 RGB, upright (EXIF applied), C-contiguous, not shared with the source.
+        path: the file it came from, as the caller wrote it; None for bytes, images and arrays.
+    """
+
+    pixels: Pixels = field(repr=False)
+    path: str | None = None
+
+    @property
+    def width(self) -> int:
+        """Pixels."""
+        return int(self.pixels.shape[1])
+
+    @property
+    def height(self) -> int:
+        """Pixels."""
+        return int(self.pixels.shape[0])
+
+
+def load_photo(source: Source, *, max_pixels: int = MAX_PIXELS, color: Color = "rgb") -> Photo:
+    """Read one picture.
+
+    Args:
+        source: a path; the bytes of a file (JPEG, PNG, WebP, BMP, GIF, TIFF, AVIF; HEIC with the extra `heif`); a Pillow
+            image, whose EXIF orientation is applied; or a uint8 array (H, W, 3).
+        max_pixels: a picture whose header claims more is refused before anything is decoded.
+        color: the order of an array's channels: "rgb", or "bgr" as OpenCV has it. Files and images say theirs.
+
+    Raises:
+        NotFound: no such file, or a URL. Unreadable: no permission, or a folder or device in a file's place.
+        EmptyFile: no bytes. NotAPicture: not one of the formats. Truncated: cut short or damaged.
+        TooLarge: more than max_pixels, or than memory holds. BadArray: an array, or another object, that is no RGB picture.
+        UsageError: another color.
+    """
+    if color not in ("rgb", "bgr"):
+        raise UsageError(f'color is "rgb" or "bgr", not {color!r}')
+    try:
+        return _photo(source, max_pixels, color)
+    except (MemoryError, *_BOMB) as error:
+        name = repr(os.fspath(source)) if isinstance(source, (str, os.PathLike)) else f"the {_kind(source)} given"
+        raise TooLarge(f"{name} needs more memory than there is, or than Pillow takes ({error}); make it smaller") from error
+
+
+def _photo(source: Source, max_pixels: int, color: Color) -> Photo:
+    if isinstance(source, np.ndarray):
+        check_pixels(source)
+        _check_size(source.shape[1], source.shape[0], max_pixels, "the array")
+        source = source if color == "rgb" else source[..., ::-1]
+        return Photo(np.array(source, np.uint8, order="C", copy=True, subok=False))
+    if isinstance(source, Image.Image):
+        return _from_image(source, max_pixels)
+    if isinstance(source, (bytes, bytearray, memoryview)):
+        data = bytes(source)
+        return Photo(_decode(data, f"the {len(data)} bytes given", max_pixels))
+    if isinstance(source, (str, os.PathLike)) and isinstance(path := os.fspath(source), str):
+        return Photo(_decode(_read(path), repr(path), max_pixels), path)
+    mend = "read it first and pass the bytes" if hasattr(source, "read") else "np.asarray may make it an array"
+    raise BadArray(f"a photo is a path, bytes, a Pillow image or an RGB uint8 array (H, W, 3); got {_kind(source)}: {mend}")
+
+
+def url_refusal(path: str) -> str:
+    """What to tell somebody who gives a URL; "" for a path."""
+    if not _URL.match(path) or os.path.lexists(path):
+        return ""
+    return f"{path!r} is a URL, and mien opens no socket; download it first, or pipe it: curl -sL URL | mien analyze -"
+
+
+def check_pixels(array: object, what: str = "a photo") -> None:
+    """Pass quietly if `array` is RGB uint8 (H, W, 3) with H, W > 0.
+
+    Raises:
+        BadArray: it is not; the message says what to do about it.
+    """
+    if not isinstance(array, np.ndarray):
+        raise BadArray(f"{what} must be a numpy array (H, W, 3) uint8 RGB; got {_kind(array)}: use np.asarray")
+    shape, mend = array.shape, ""
+    if array.ndim == 2:
+        mend = "a gray picture: use np.stack([a, a, a], axis=-1)"
+    elif array.ndim == 4:
+        mend = "a batch: pass its photos one by one"
+    elif array.ndim != 3:
+        mend = "give it two sides and three channels"
+    elif shape[2] == 3:
+        mend = "" if array.size else "it has no pixels; check the crop that made it"
+    elif shape[0] == 3:
+        mend = "channels come last: use a.transpose(1, 2, 0)"
+    elif shape[2] == 4:
+        mend = "drop the alpha channel: use a[..., :3]"
+    elif shape[2] == 1:
+        mend = "a gray picture: use np.repeat(a, 3, axis=2)"
+    else:
+        mend = "three channels are needed: red, green, blue"
+    if mend:
+        raise BadArray(f"{what} must be (H, W, 3); got shape {shape}: {mend}")
+    if array.dtype == np.uint8:
+        return
+    if array.dtype.kind == "f":
+        mend = "for values 0..1 use (a * 255).round().astype(np.uint8), for 0..255 a.clip(0, 255).astype(np.uint8)"
+    elif array.dtype == np.uint16:
+        mend = "for values 0..65535 use (a // 257).astype(np.uint8), for 0..255 a.astype(np.uint8)"
+    elif array.dtype.kind == "b":
+        mend = "use a.astype(np.uint8) * 255"
+    else:
+        mend = "for values 0..255 use a.astype(np.uint8)"
+    raise BadArray(f"{what} must be uint8 with values 0..255; got {array.dtype}: {mend}")
+
+
+# Reading a file
+
+
+def _read(path: str) -> bytes:
+    """The file's bytes, once its first ones look like a picture (a film of 5 GB is not read to its end)."""
+    name = repr(path)
+    if not path or "\0" in path:
+        raise NotFound(f"{name} names no file; give the path of a picture")
+    if refusal := url_refusal(path):
+        raise NotFound(refusal)
+    try:
+        mode = os.stat(path).st_mode
+        if stat.S_ISDIR(mode):
+            if not os.access(path, os.R_OK | os.X_OK):
+                raise Unreadable(f"the folder {name} may not be listed; change its permissions")
+            raise Unreadable(f"{name} is a folder, not a picture; find_photos lists the pictures in a folder")
+        if not stat.S_ISREG(mode):  # a pipe could block for ever, a device never end
+            raise Unreadable(f"{name} is no regular file; read it yourself and pass the bytes")
+        with Path(path).open("rb") as file:
+            _format_of(file.read(_HEAD), name)
+            file.seek(0)
+            return file.read()
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise NotFound(f"there is no file {name}; check the path") from error
+    except PermissionError as error:
+        raise Unreadable(f"{name} may not be read; change its permissions") from error
+    except OSError as error:
+        raise Unreadable(f"{name} cannot be read ({error.strerror or error}); check the path and the disk") from error
+
+
+def _format_of(head: bytes, name: str) -> str:
+    """The first bytes of a file -> a key of FORMATS or "HEIC"; EmptyFile or NotAPicture otherwise."""
+    if not head:
+        raise EmptyFile(f"{name} is empty (0 bytes); save or download it again")
+    if head.startswith(b"\xff\xd8\xff"):
+        return "JPEG"
+    if head.startswith(b"\x89PNG\r\n\x1a\n"):
+        return "PNG"
+    if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
+        return "WebP"
+    if head.startswith((b"GIF87a", b"GIF89a")):
+        return "GIF"
+    if head.startswith((b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")):
+        return "TIFF"
+    # "BM" alone may start any text; the size of the header that follows is one of a few
+    if head.startswith(b"BM") and int.from_bytes(head[14:18], "little") in (12, 40, 52, 56, 64, 108, 124):
+        return "BMP"
+    if head[4:8] == b"ftyp":
+        # major brand, then the compatible ones: mif1 is a container for either
+        brands = {head[8:12]} | {head[i : i + 4] for i in range(16, min(len(head), int.from_bytes(head[:4], "big")), 4)}
+        if brands & {b"avif", b"avis"}:
+            return "AVIF"
+        if brands & {b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"mif1", b"msf1"}:
+            return "HEIC"
+    if other := _foreign(head):
+        raise NotAPicture(f"{name} is {other}, which mien does not read; convert it to JPEG or PNG")
+    raise NotAPicture(f"{name} is no picture that mien reads ({_ALLOWED}); it starts with {head[:8]!r}")
+
+
+def _foreign(head: bytes) -> str:
+    """A name for formats that people often have and we do not read, or ""."""
+    if head[4:8] == b"ftyp":
+        return "a video"
+    if head.startswith((b"\0\0\0\x0cJXL ", b"\xff\x0a")):
+        return "a JPEG XL picture"
+    if head.startswith((b"\0\0\0\x0cjP  ", b"\xff\x4f\xff\x51")):
+        return "a JPEG 2000 picture"
+    text = head.lstrip().lower()
+    starts = {"a PDF": (b"%pdf",), "an SVG or XML file": (b"<svg", b"<?xml"), "a web page": (b"<!doctype", b"<html")}
+    return next((name for name, first in starts.items() if text.startswith(first)), "")
+
+
+# Decoding
+
+
+def _decode(data: bytes, name: str, max_pixels: int) -> Pixels:
+    """The bytes of a file -> (H, W, 3) uint8 RGB, upright."""
+    reader = _reader(kind := _format_of(data[:_HEAD], name), name)
+    # The reader itself and not Image.open: that would check its own global pixel limit, by a warning.
+    try:
+        image = reader(io.BytesIO(data))
+    except _DAMAGE as error:
+        raise _damaged(name, kind, error) from error
+    pixels = _loaded(image, name, kind, max_pixels)
+    if kind in ("TIFF", "HEIC"):  # turned while loading: there the turn belongs to the picture itself
+        return _upright(pixels, 1)
+    return _upright(pixels, _orientation(image.info.get("exif", b""), name))
+
+
+def _reader(kind: str, name: str) -> type[ImageFile.ImageFile]:
+    """A format's own reader; NotAPicture, naming what to install, where there is none."""
+    if kind == "AVIF" and not features.check("avif"):
+        raise NotAPicture(f"{name} is an AVIF picture, and this Pillow was built without AVIF; install Pillow's own wheel")
+    if kind in FORMATS:
+        return FORMATS[kind]
+    try:
+        from pillow_heif import HeifImageFile
+    except ImportError as error:
+        raise NotAPicture(f"{name} is a HEIC picture; to read these: pip install 'mien[heif]', or convert it to JPEG") from error
+    return HeifImageFile  # type: ignore[no-any-return]
+
+
+def _loaded(image: Image.Image, name: str, kind: str, max_pixels: int) -> Pixels:
+    """Decode an image that is open; (H, W, 3) uint8 RGB, not yet turned."""
+    _check_size(image.width, image.height, max_pixels, name)
+    try:
+        image.load()
+        return to_rgb(image, name)
+    except _DAMAGE as error:
+        raise _damaged(name, kind, error) from error
+
+
+def _damaged(name: str, kind: str, error: BaseException) -> Truncated:
+    why = str(error) or type(error).__name__
+    return Truncated(f"{name} starts as {kind} but ends too early or is damaged ({why}); save or download it again")
+
+
+def _from_image(image: Image.Image, max_pixels: int) -> Photo:
+    name = f"the Pillow image ({image.width} x {image.height}, mode {image.mode})"
+    if image.width < 1 or image.height < 1:
+        raise BadArray(f"{name} has no pixels; check the crop that made it")
+    pixels = _loaded(image, name, image.format or "a picture", max_pixels)
+    try:
+        turn = image.getexif().get(_ORIENTATION, 1)
+    except _DAMAGE as error:
+        _log.warning("%s: its EXIF is damaged (%s); read as upright", name, error)
+        turn = 1
+    return Photo(_upright(pixels, turn))
+
+
+def _check_size(width: int, height: int, max_pixels: int, name: str) -> None:
+    if width * height > max_pixels:
+        raise TooLarge(
+            f"{name} has {width} x {height} = {width * height} pixels, the limit is {max_pixels}; "
+            "make it smaller, or raise max_pixels if you trust it"
+        )
+
+
+def _orientation(exif: bytes, name: str) -> int:
+    """An EXIF block -> its orientation 1..8; 1 where it says none, or is too damaged to tell.
+
+    We read the one tag ourselves: Pillow's parser reads all of them, and gives up on any that is broken.
+    """
+    exif = exif.removeprefix(b"Exif\0\0")
+    order = {b"II": "<", b"MM": ">"}.get(exif[:2])
+    if not exif:
+        return 1
+    try:
+        if order is None:
+            raise struct.error("no byte order")
+        (start,) = struct.unpack_from(order + "I", exif, 4)
+        (count,) = struct.unpack_from(order + "H", exif, start)
+        for at in range(start + 2, start + 2 + 12 * count, 12):
+            tag, kind = struct.unpack_from(order + "HH", exif, at)
+            if tag == _ORIENTATION:
+                (value,) = struct.unpack_from(order + ("H" if kind == 3 else "I"), exif, at + 8)
+                return int(value) if 1 <= value <= 8 else 1
+    except struct.error as error:
+        _log.warning("%s: its EXIF is damaged (%s); read as upright", name, error)
+    return 1
+
+
+def _upright(pixels: Pixels, orientation: int) -> Pixels:
+    """Undo an EXIF orientation 1..8 (anything else counts as 1); contiguous."""
+    turned = {
+        2: lambda p: p[:, ::-1],
+        3: lambda p: p[::-1, ::-1],
+        4: lambda p: p[::-1],
+        5: lambda p: p.swapaxes(0, 1),
+        6: lambda p: p.swapaxes(0, 1)[:, ::-1],
+        7: lambda p: p[::-1, ::-1].swapaxes(0, 1),
+        8: lambda p: p.swapaxes(0, 1)[::-1],
+    }.get(orientation, lambda p: p)(pixels)
+    return np.ascontiguousarray(turned)
+
+
+def _kind(thing: object) -> str:
+    return f"{type(thing).__module__}.{type(thing).__qualname__}".removeprefix("builtins.")

@@ -1,0 +1,400 @@
+"""Records of photos written as they come: JSON Lines, a JSON array, CSV, Parquet. One row a face in the last two.
+
+A killed run leaves what it had. JSON Lines and CSV are flushed after each photo; what was cut off is dropped by `resume`.
+A Parquet file cannot be read before its end is written, so its records wait in FILE.parquet.part (JSON Lines) and FILE.parquet
+is written from them in one go, under another name, when the run ends or is interrupted; `resume` takes the waiting ones along.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TextIO
+
+from mien.errors import UsageError
+from mien.tasks import TASKS, task
+from mien.tasks.age import AgeTask
+from mien.tasks.attributes import AttributesTask
+from mien.tasks.base import Embedding, Points
+from mien.tasks.choice import ChoiceTask
+from mien.tasks.parsing import ParsingTask
+
+Record = Mapping[str, Any]
+SUFFIXES = (".jsonl", ".json", ".csv", ".parquet")
+ROW_GROUP = 512  # photos
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """One column of the flat form.
+
+    Attributes:
+        name: of the column; a list column is `name_part` for each of its parts in CSV.
+        kind: str, int or float. get: a face's record -> the value, or the list of them; None where there is none.
+        parts: names of a list column's numbers; empty for a single value.
+    """
+
+    name: str
+    kind: type
+    get: Callable[[Record], Any]
+    parts: tuple[str, ...] = ()
+
+
+def _at(*path: str) -> Callable[[Record], Any]:
+    """A face's record -> what lies at the path, or None."""
+
+    def get(face: Record) -> Any:
+        value: Any = face
+        for key in path:
+            value = value.get(key) if isinstance(value, Mapping) else None
+        return value
+
+    return get
+
+
+def _flat(get: Callable[[Record], Any]) -> Callable[[Record], Any]:
+    """Points [[x, y], ...] -> [x, y, x, y, ...]."""
+    return lambda face: None if (points := get(face)) is None else [v for point in points for v in point]
+
+
+def _xy(n: int) -> tuple[str, ...]:
+    return tuple(f"{i}_{axis}" for i in range(n) for axis in "xy")
+
+
+PHOTO: tuple[tuple[str, type], ...] = (
+    ("path", str), ("width", int), ("height", int), ("model", str), ("error", str), ("faces", int), ("face", int),
+)  # fmt: skip
+
+
+def columns(asked: Iterable[str]) -> list[Column]:
+    """The columns of a face for the answers asked for, by name (`Reader.asked`); docs/cli.md lists them.
+
+    An answer of a kind that is not known here is one text column of JSON.
+    """
+    out = [Column(n, float, lambda face, i=i: face["box"][i]) for i, n in enumerate(("x1", "y1", "x2", "y2"))]  # type: ignore[misc]
+    out += [Column("score", float, _at("score")), Column("points5", float, _flat(_at("points5")), _xy(5))]
+    for name in asked:
+        if name != "points5":
+            out += _columns_of(name)
+    return out
+
+
+def _columns_of(name: str) -> list[Column]:
+    def several(keys: Iterable[str], kind: type = float, inside: tuple[str, ...] = ()) -> list[Column]:
+        return [Column(f"{name}_{k}", kind, _at(name, *inside, k)) for k in keys]
+
+    base = name.partition("@")[0]
+    if base == "gender":
+        return [Column(name, str, _at(name, "label")), *several(("probability",))]
+    if base in ("pose", "euler"):
+        return several(("yaw", "pitch", "roll"))
+    what = task(name) if base in TASKS else None
+    if isinstance(what, AgeTask):
+        return [Column(name, float, _at(name, "years")), *several(("low", "high"))]
+    if isinstance(what, ChoiceTask):
+        return [Column(name, str, _at(name, "label")), *several(what.display, inside=("probabilities",))]
+    if isinstance(what, AttributesTask):
+        return several(what.names)
+    if isinstance(what, ParsingTask):
+        shares = _at(name, "classes")
+        return [
+            Column(f"{name}_{n}", float, lambda face, n=n: None if (s := shares(face)) is None else s.get(n, 0.0))  # type: ignore[misc]
+            for n in what.names
+        ]
+    if what is not None and isinstance(what.shape, Points):
+        return [Column(name, float, _flat(_at(name, "points")), _xy(what.shape.n))]
+    if what is not None and isinstance(what.shape, Embedding):
+        return [Column(name, float, _at(name, "embedding"), tuple(str(i) for i in range(what.shape.d)))]
+    return [Column(name, str, lambda face: json.dumps(face[name], ensure_ascii=False) if name in face else None)]
+
+
+def rows(record: Record, of_face: Sequence[Column]) -> list[dict[str, Any]]:
+    """A photo's record -> one row a face; one with an empty `face` for a photo without faces, or that failed."""
+    model = record.get("model")
+    head = {
+        "path": plain(record["path"]),
+        "width": record.get("width"),
+        "height": record.get("height"),
+        "model": f"{model['name']}:{model['sha256'][:12]}" if model else None,
+        "error": record["error"]["code"] if "error" in record else None,
+        "faces": len(record.get("faces", ())),
+    }
+    if not record.get("faces"):
+        return [head | {"face": None} | {c.name: None for c in of_face}]
+    return [head | {"face": i} | {c.name: c.get(face) for c in of_face} for i, face in enumerate(record["faces"], 1)]
+
+
+def plain(path: str | None) -> str | None:
+    """A path that UTF-8 can hold: bytes that are no unicode as \\udcff."""
+    return path if path is None else path.encode("utf-8", "backslashreplace").decode()
+
+
+def json_line(record: Record) -> str:
+    """One line of JSON. A file name that is no unicode stays readable: it is escaped, and comes back as it was."""
+    text = json.dumps(record, ensure_ascii=False, allow_nan=False)
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return json.dumps(record, allow_nan=False)
+    return text
+
+
+# --- Writers
+
+
+class Writer:
+    """Takes records of photos one by one; `close` also after an interruption. Base: JSON Lines to an open file.
+
+    Attributes:
+        done: paths (as `plain` gives them) that the output had before this run.
+    """
+
+    def __init__(self, file: TextIO):
+        self.file, self.done = file, frozenset[str]()
+
+    def add(self, record: Record) -> None:
+        """One photo; it is in the file when this returns."""
+        self.file.write(json_line(record) + "\n")
+        self.file.flush()
+
+    def close(self) -> None:
+        """Finish the file."""
+        if self.file is not sys.stdout:
+            self.file.close()
+
+
+class JsonLines(Writer):
+    """A record a line."""
+
+    def __init__(self, path: Path, model: str = "", resume: bool = False):
+        done = _mended_lines(path, model) if resume and path.exists() else set()
+        super().__init__(path.open("a" if resume else "w", encoding="utf-8"))
+        self.done = frozenset(done)
+
+
+class JsonArray(Writer):
+    """All records in one array."""
+
+    count = 0
+
+    def add(self, record: Record) -> None:
+        self.file.write(("[\n" if self.count == 0 else ",\n") + json_line(record))
+        self.file.flush()
+        self.count += 1
+
+    def close(self) -> None:
+        self.file.write("\n]\n" if self.count else "[]\n")
+        super().close()
+
+
+class Csv(Writer):
+    """One row a face, RFC 4180 quoting, UTF-8; an empty cell where there is no value."""
+
+    def __init__(self, path: Path, of_face: Sequence[Column], model: str = "", resume: bool = False):
+        self.of_face = of_face
+        self.names = [n for n, _ in PHOTO]
+        for c in of_face:
+            self.names += [f"{c.name}_{p}" for p in c.parts] or [c.name]
+        done = _mended_csv(path, self.names, model) if resume and path.exists() and path.stat().st_size else None
+        super().__init__(path.open("w" if done is None else "a", encoding="utf-8", newline=""))
+        if done is None:
+            self._write([self.names])
+        self.done = frozenset(done or ())
+
+    def _write(self, lines: Iterable[Sequence[Any]]) -> None:
+        text = io.StringIO()
+        csv.writer(text).writerows(lines)
+        self.file.write(text.getvalue())
+        self.file.flush()
+
+    def add(self, record: Record) -> None:
+        self._write([self._cells(row) for row in rows(record, self.of_face)])
+
+    def _cells(self, row: Record) -> list[Any]:
+        out = [row[n] for n, _ in PHOTO]
+        for c in self.of_face:
+            out += (row[c.name] or [None] * len(c.parts)) if c.parts else [row[c.name]]
+        return out
+
+
+class Parquet(Writer):
+    """One row a face; list columns (points, embeddings) are fixed-size lists of float32. See the module's docstring."""
+
+    def __init__(self, path: Path, of_face: Sequence[Column], model: str = "", resume: bool = False):
+        self.path, self.of_face, self.part = path, of_face, path.with_name(path.name + ".part")
+        try:
+            self.schema = arrow_schema(of_face)
+        except ImportError as e:
+            raise UsageError("Parquet needs pyarrow: pip install 'mien[parquet]'") from e
+        self.old = path if resume and path.exists() else None
+        done = set[str]()
+        if self.old:
+            import pyarrow.parquet as pq
+
+            table = pq.ParquetFile(self.old)
+            if table.schema_arrow.names != self.schema.names:
+                raise _other_columns(path)
+            for group in range(table.num_row_groups):
+                part = table.read_row_group(group, columns=["path", "model"])
+                done |= {p for p in part["path"].to_pylist() if p}
+                for name in set(part["model"].to_pylist()) - {None}:
+                    _same_model(path, name, model)
+        elif path.exists():
+            path.unlink()  # a new run's file must not be taken for its result before it is there
+        waiting = _mended_lines(self.part, model) if resume and self.part.exists() else set[str]()
+        super().__init__(self.part.open("a" if resume else "w", encoding="utf-8"))
+        self.in_old, self.done = frozenset(done), frozenset(done | waiting)
+
+    def close(self) -> None:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        super().close()
+        unfinished = self.path.with_name(self.path.name + ".tmp.part")
+        with pq.ParquetWriter(unfinished, self.schema, compression="zstd") as out:
+            if self.old:
+                before = pq.ParquetFile(self.old)
+                for group in range(before.num_row_groups):
+                    out.write_table(before.read_row_group(group).cast(self.schema))
+            for records in _chunks(self._waiting(), ROW_GROUP):
+                lines = [row for record in records for row in rows(record, self.of_face)]
+                out.write_table(pa.Table.from_pylist(lines, schema=self.schema))
+        os.replace(unfinished, self.path)
+        self.part.unlink()
+
+    def _waiting(self) -> Iterator[Record]:
+        with self.part.open(encoding="utf-8") as file:
+            for line in file:
+                record = json.loads(line)
+                if plain(record["path"]) not in self.in_old:  # killed between the two last lines of `close`
+                    yield record
+
+
+def arrow_schema(of_face: Sequence[Column]) -> Any:
+    """The Parquet file's pyarrow schema."""
+    import pyarrow as pa
+
+    of = {str: pa.string(), int: pa.int32(), float: pa.float32()}
+    fields = [(n, of[kind]) for n, kind in PHOTO]
+    fields += [(c.name, pa.list_(pa.float32(), len(c.parts)) if c.parts else of[c.kind]) for c in of_face]
+    return pa.schema(fields)
+
+
+def _chunks(items: Iterator[Record], n: int) -> Iterator[list[Record]]:
+    chunk: list[Record] = []
+    for item in items:
+        chunk.append(item)
+        if len(chunk) == n:
+            yield chunk
+            chunk = []
+    if chunk:
+        yield chunk
+
+
+def open_output(where: str | None, asked: Sequence[str], *, model: str = "", resume: bool = False) -> Writer:
+    """The writer that a file's name asks for.
+
+    Args:
+        where: FILE.jsonl, FILE.json, FILE.csv or FILE.parquet; "-" or None: JSON Lines on stdout.
+        asked: answers in the records, `Reader.asked`. model: "name:first 12 of sha256"; a resumed file of another is refused.
+        resume: keep what the file has; `done` names the photos in it.
+
+    Raises:
+        UsageError: another suffix, no pyarrow, or a file that does not go on with these columns or this model.
+    """
+    if where in (None, "-"):
+        if resume:
+            raise UsageError("--resume goes on with a file; give --out FILE.jsonl, FILE.csv or FILE.parquet")
+        return Writer(sys.stdout)
+    path = Path(where or "")
+    suffix = path.suffix.lower()
+    if suffix not in SUFFIXES:
+        raise UsageError(f"--out takes FILE.jsonl, FILE.json, FILE.csv, FILE.parquet or -, not {where!r}")
+    if suffix == ".json" and resume:
+        raise UsageError("--resume cannot go on with a JSON array; write FILE.jsonl, FILE.csv or FILE.parquet")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if suffix == ".json":
+        return JsonArray(path.open("w", encoding="utf-8"))
+    if suffix == ".jsonl":
+        return JsonLines(path, model, resume)
+    return (Csv if suffix == ".csv" else Parquet)(path, columns(asked), model, resume)
+
+
+# --- Going on with a file
+
+
+def _other_columns(path: Path) -> UsageError:
+    return UsageError(f"{str(path)!r} has other columns than this run writes; use the same --tasks and weights, or another file")
+
+
+def _same_model(path: Path, found: str, model: str) -> None:
+    if model and found != model:
+        raise UsageError(f"{str(path)!r} was written by {found}, this run would go on with {model}; use the same weights, or another file")
+
+
+def _mended_lines(path: Path, model: str) -> set[str]:
+    """Cut a last line that was not finished off a JSON Lines file, and return the paths in it."""
+    done, good = set[str](), 0
+    with path.open("rb") as file:
+        for number, line in enumerate(file, 1):
+            if not line.endswith(b"\n"):
+                break
+            try:
+                record = json.loads(line)
+                done.add(str(plain(record["path"])))
+            except (ValueError, KeyError, TypeError) as e:
+                raise UsageError(f"line {number} of {str(path)!r} is no record of mien's; --resume cannot go on with this file") from e
+            if record.get("model"):
+                _same_model(path, f"{record['model']['name']}:{record['model']['sha256'][:12]}", model)
+            good += len(line)
+    os.truncate(path, good)
+    return done
+
+
+def _mended_csv(path: Path, names: list[str], model: str) -> set[str]:
+    """Drop the last photo of a CSV file if its rows are not all there, and return the paths of the others."""
+    done = set[str]()
+    with path.open("rb") as raw:
+        raw.seek(-1, os.SEEK_END)
+        whole = raw.read() == b"\n"
+    copy = path.with_name(path.name + ".part")
+    with path.open(encoding="utf-8", newline="", errors="replace") as file, copy.open("w", encoding="utf-8", newline="") as out:
+        lines, write = csv.reader(file), csv.writer(out).writerow
+        if next(lines, None) != names:
+            copy.unlink()
+            raise _other_columns(path)
+        write(names)
+        group: list[list[str]] = []
+        for line in lines:
+            if group and _complete(group, names):
+                _keep(group, path, model, done, write)
+                group = []
+            group.append(line)
+            if len(line) != len(names):
+                break
+        if next(lines, None) is not None:
+            copy.unlink()
+            raise UsageError(f"line {lines.line_num} of {str(path)!r} does not belong there; --resume cannot go on with this file")
+        if group and whole and _complete(group, names):
+            _keep(group, path, model, done, write)
+    os.replace(copy, path)
+    return done
+
+
+def _complete(group: list[list[str]], names: list[str]) -> bool:
+    return all(len(line) == len(names) for line in group) and len(group) == max(1, int(group[0][names.index("faces")]))
+
+
+def _keep(group: list[list[str]], path: Path, model: str, done: set[str], write: Callable[[list[str]], Any]) -> None:
+    found = group[0][[n for n, _ in PHOTO].index("model")]
+    if found:
+        _same_model(path, found, model)
+    done.add(group[0][0])
+    for line in group:
+        write(line)

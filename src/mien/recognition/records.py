@@ -1,0 +1,219 @@
+"""What a gallery hands out, and the small rules of names, days and pictures."""
+
+from __future__ import annotations
+
+import base64
+import io
+import secrets
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, date, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from PIL import Image
+
+from mien.errors import PhotoError, UsageError
+from mien.recognition.store import FACE, Row
+from mien.types import Crop, Face
+
+if TYPE_CHECKING:
+    from mien.inference.reader import Reader, Reading
+
+THUMBNAIL = 96  # pixels of the longer side
+
+
+class NoFace(PhotoError):
+    """A picture that should show a person shows none."""
+
+    code = "no_face"
+
+
+class SeveralFaces(PhotoError):
+    """A picture that should show one person shows more."""
+
+    code = "several_faces"
+
+
+@dataclass(frozen=True, slots=True)
+class Match:
+    """A person, and how near.
+
+    Attributes:
+        person: stable id. name: as enrolled.
+        similarity: cosine of the face and the person's nearest one, -1..1; not a probability.
+        fmr: measured share of strangers' pairs that are as near, per comparison; the ends of the table stand for all
+            beyond them. None where no table was measured for the network.
+    """
+
+    person: str
+    name: str
+    similarity: float
+    fmr: float | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values; similarities are rounded, since exact ones help to rebuild a face."""
+        fmr = None if self.fmr is None else float(f"{self.fmr:.2g}")
+        return {"person": self.person, "name": self.name, "similarity": round(self.similarity, 3), "fmr": fmr}
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """Who a face is.
+
+    Attributes:
+        match: the best person, or None: unknown. candidates: the nearest people, best first, below the threshold too.
+        margin: similarity of the first less that of the second; None with fewer than two people.
+        threshold: the similarity asked for, inclusive. face: where it was found; None for a bare embedding.
+    """
+
+    match: Match | None
+    candidates: tuple[Match, ...]
+    margin: float | None
+    threshold: float
+    face: Face | None = field(default=None, repr=False)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values. Never the embedding."""
+        head: dict[str, Any] = {}
+        if self.face is not None:
+            head = {"box": [round(float(v), 2) for v in self.face.box], "score": round(float(self.face.score), 4)}
+        margin = None if self.margin is None else round(self.margin, 3)
+        match = None if self.match is None else self.match.to_dict()
+        rest = {"threshold": round(self.threshold, 4), "candidates": [c.to_dict() for c in self.candidates]}
+        return head | {"match": match, "margin": margin} | rest
+
+
+@dataclass(frozen=True, slots=True)
+class Added:
+    """An enrolled face. `new` is False where the same picture was there already; `alike`: another person as near as a match."""
+
+    face: str
+    person: str
+    name: str
+    new: bool
+    alike: Match | None
+
+
+@dataclass(frozen=True, slots=True)
+class Person:
+    """One person of a gallery: how many faces and corrections, the consent note, the last day of keeping ("" for no end)."""
+
+    id: str
+    name: str
+    faces: tuple[str, ...]
+    corrections: int
+    note: str
+    until: str
+    expired: bool
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        texts = {"note": self.note, "until": self.until or None, "expired": self.expired}
+        return {"person": self.id, "name": self.name, "faces": list(self.faces), "corrections": self.corrections} | texts
+
+
+@dataclass(frozen=True, slots=True)
+class Forgotten:
+    """What was erased."""
+
+    people: int
+    faces: int
+    corrections: int
+
+
+def sha256_of(reader: Reader) -> str:
+    return str(getattr(reader.model, "sha256", ""))
+
+
+def one_face(reading: Reading, pick: str) -> Face:
+    """The face to enrol."""
+    if reading.error is not None:
+        raise reading.error
+    where = reading.path or "the picture"
+    if not reading:
+        raise NoFace(f"no face was found in {where}; give one where the face is larger and turned to the camera")
+    if len(reading) > 1 and pick == "refuse":
+        raise SeveralFaces(f'{where} shows {len(reading)} faces; cut it to one, or take the largest with pick="largest" (--pick largest)')
+    return reading[0]
+
+
+def thumbnail(crop: Crop) -> bytes:
+    """The crop as a small JPEG."""
+    picture, buffer = Image.fromarray(crop.pixels), io.BytesIO()
+    picture.thumbnail((THUMBNAIL, THUMBNAIL))
+    picture.save(buffer, "JPEG", quality=80)
+    return buffer.getvalue()
+
+
+def exported(rows: Sequence[Row], picture: Callable[[Row], str], embeddings: bool) -> list[dict[str, Any]]:
+    """People as plain JSON values with all that is kept of them; picture: what stands for a row's thumbnail."""
+
+    def plain(r: Row) -> dict[str, Any]:
+        shown = {"thumbnail": picture(r)} if r.thumbnail else {}
+        return {"id": r.id, "added": r.added} | shown | ({"embedding": [float(v) for v in r.vector]} if embeddings else {})
+
+    both = {p.id: p.to_dict() | {"faces": [], "corrections": []} for p in people_of(rows)}
+    for r in sorted(rows, key=lambda r: (r.added, r.id)):
+        both[r.person]["faces" if r.kind == FACE else "corrections"].append(plain(r))
+    return list(both.values())
+
+
+def file_of(row: Row, folder: Path) -> str:
+    """A thumbnail as a file of an export's folder."""
+    name = f"thumbnails/{row.id}.jpg"
+    (folder / name).write_bytes(row.thumbnail)
+    return name
+
+
+def base64_of(row: Row) -> str:
+    """A thumbnail as text."""
+    return base64.b64encode(row.thumbnail).decode("ascii")
+
+
+def people_of(rows: Iterable[Row]) -> list[Person]:
+    mine: dict[str, list[Row]] = {}
+    for r in sorted(rows, key=lambda r: (r.added, r.id)):
+        mine.setdefault(r.person, []).append(r)
+    now, people = today(), []
+    for person, own in mine.items():
+        faces, r = tuple(r.id for r in own if r.kind == FACE), own[0]
+        people.append(Person(person, r.name, faces, len(own) - len(faces), r.note, r.until, bool(r.until) and r.until < now))
+    return sorted(people, key=lambda p: (p.name.casefold(), p.id))
+
+
+def ids_of(rows: Iterable[Row]) -> str:
+    return ", ".join(sorted({r.person for r in rows}))
+
+
+def clean_name(name: str) -> str:
+    clean = name.strip()
+    if not clean or len(clean) > 200 or not clean.isprintable():
+        raise UsageError(f"a name needs 1 to 200 printable characters, not {name!r}")
+    return clean
+
+
+def day_of(until: date | str) -> str:
+    """A day as text; "" is no end."""
+    if until == "":
+        return ""
+    try:
+        day = date.fromisoformat(until) if isinstance(until, str) else until
+    except ValueError as e:
+        raise UsageError(f"until takes a day such as 2027-01-31, not {until!r}") from e
+    text = date(day.year, day.month, day.day).isoformat()  # of a datetime its day; days are compared as text, so four digits a year
+    if text < today():
+        raise UsageError(f"until {text} is over; give a day to come, or forget the person")
+    return text
+
+
+def today() -> str:
+    return datetime.now(UTC).strftime("%Y-%m-%d")
+
+
+def now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def new_id(kind: str) -> str:
+    return f"{kind}_{secrets.token_hex(8)}"

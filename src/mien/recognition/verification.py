@@ -1,0 +1,88 @@
+"""Similarity thresholds by false match rate, and the embedding of a face."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mien.errors import UsageError
+from mien.types import Face, Floats
+
+VERIFY_FMR, CLUSTER_FMR = 1e-2, 1e-3
+
+
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """The similarity from which two faces count as one person, inclusive.
+
+    Attributes:
+        fmr: how often two strangers reach it, 0..1, or None where nobody measured that. source: where the number is from.
+        fnmr: how often two pictures of one person do not reach it, or None.
+    """
+
+    similarity: float
+    fmr: float | None
+    source: str
+    fnmr: float | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """{"threshold", "false_match_rate", "false_non_match_rate", "source"}."""
+        fmr, fnmr = (None if v is None else float(f"{v:.3g}") for v in (self.fmr, self.fnmr))
+        return {"threshold": round(self.similarity, 4), "false_match_rate": fmr, "false_non_match_rate": fnmr, "source": self.source}
+
+
+def cut_for(model: Any, *, fmr: float | None = None, threshold: float | None = None, default_fmr: float = VERIFY_FMR) -> Cut:
+    """The cut for a network.
+
+    Args:
+        model: the network, `Reader.model`. threshold: a similarity to take as it is.
+        fmr: wanted false-match rate, a comparison; needs weights/identity_fmr.json, measured with this network. Without
+            either: `default_fmr`, or, where there is no such file, the best threshold on LFW that the weights' provenance has.
+
+    Raises:
+        UsageError: fmr and threshold together, or a number that is not there or out of range.
+    """
+    from mien.recognition.error_rates import TABLE, Rates
+
+    if fmr is not None and threshold is not None:
+        raise UsageError("a threshold and a false-match rate say the same thing; give one of them")
+    sha256 = getattr(model, "sha256", "")
+    rates = Rates.of(sha256) if TABLE.is_file() and sha256 else None
+    if threshold is not None:
+        if not -1 <= threshold <= 1:
+            raise UsageError(f"a threshold is a cosine, -1..1, not {threshold}")
+        return Cut(threshold, rates.fmr(threshold), "given", _missed(rates, threshold)) if rates else Cut(threshold, None, "given")
+    if rates:
+        wanted = default_fmr if fmr is None else fmr
+        similarity = rates.threshold(wanted)
+        return Cut(similarity, wanted, TABLE.name, _missed(rates, similarity))
+    if fmr is not None:
+        raise UsageError(f"no false-match rates were measured for these weights, so there is no threshold for {fmr:g}; give a threshold")
+    path = getattr(model, "path", None)
+    beside = Path(path).with_suffix(".json") if path else None
+    scores = json.loads(beside.read_text(encoding="utf-8")).get("scores", {}) if beside and beside.is_file() else {}
+    if "lfw" not in scores:
+        raise UsageError("nobody measured a threshold for these weights; give one: two faces are one person from this similarity on")
+    return Cut(float(scores["lfw"]["threshold"]), None, f"LFW, accuracy {scores['lfw']['accuracy']:.1f} %")
+
+
+def _missed(rates: Any, similarity: float) -> float:
+    """The share of one person's pairs below a similarity, between the table's rows linear."""
+    rows = sorted(rates.rows, key=lambda r: r["threshold"])
+    return float(np.interp(similarity, [r["threshold"] for r in rows], [r["fnmr"] for r in rows]))
+
+
+def identity_of(face: Face) -> Floats:
+    """A face's embedding, of whichever identity task was answered.
+
+    Raises:
+        UsageError: none was.
+    """
+    name = next((n for n in face if n.partition("@")[0].startswith("identity")), None)
+    if name is None:
+        raise UsageError("this face has no identity; it comes only when asked for by name: tasks=['identity']")
+    return face[name].embedding  # type: ignore[no-any-return]

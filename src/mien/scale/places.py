@@ -1,0 +1,186 @@
+"""Places: paths and URIs -> file systems, the photos there, and parts that are whole or not there at all."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import re
+import secrets
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from mien.errors import EmptyFile, NotFound, PhotoError, TooLarge, Unreadable, UsageError
+from mien.io.paths import EXTENSIONS, find_photos
+from mien.io.writers import plain
+from mien.scale.engine import hint
+
+MAX_BYTES = 512 * 2**20  # Ours: of one photo in an object store; the pixel limit comes only once its bytes are here
+OBJECT_STORES = ("s3", "gcs", "abfs")  # writing there is all or nothing, and renaming is copying
+PART = "part-"
+_MAGIC = re.compile(r"[*?\[]")
+
+
+def arrow() -> Any:
+    """pyarrow with the modules used here.
+
+    Raises:
+        UsageError: the extra is not installed.
+    """
+    try:
+        import pyarrow
+        import pyarrow.fs
+        import pyarrow.parquet
+    except ImportError as e:
+        raise hint(e.name) from e
+    return pyarrow
+
+
+def is_uri(text: str) -> bool:
+    """Whether this is scheme://..., not a path of this machine."""
+    return "://" in text
+
+
+def place(uri: str) -> tuple[Any, str]:
+    """A path or URI -> Arrow's file system and the path in it. What Arrow does not know is asked of fsspec.
+
+    Raises:
+        UsageError: nobody knows the scheme.
+    """
+    pa = arrow()
+    if not is_uri(uri):
+        return pa.fs.LocalFileSystem(), os.path.abspath(uri)
+    try:
+        system, path = pa.fs.FileSystem.from_uri(uri)
+        return system, path
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as e:
+        try:
+            import fsspec
+
+            system, path = fsspec.core.url_to_fs(uri)
+        except (ImportError, ValueError) as e2:
+            raise UsageError(
+                f"cannot open {uri!r} ({e2 or e}); use a path, s3://, gs://, abfs://, or install fsspec's file system for it"
+            ) from e
+        return pa.fs.PyFileSystem(pa.fs.FSSpecHandler(system)), path
+
+
+# --- Photos
+
+
+def find(inputs: Iterable[str]) -> list[str]:
+    """Paths and URIs of photos, each once. Paths are searched as `files.find_photos` does; URIs may be folders or globs too.
+
+    Raises:
+        NotFound: a folder or glob holds no pictures. UsageError: a scheme that nobody knows.
+    """
+    found: dict[str, str] = {}
+    for item in inputs:
+        for path in _find_uri(item) if is_uri(item) else find_photos([item]):
+            found.setdefault(path if is_uri(path) else os.path.abspath(path), path)
+    return list(found.values())
+
+
+def _find_uri(uri: str) -> list[str]:
+    pa = arrow()
+    magic = _MAGIC.search(uri)
+    top = uri[: uri.rindex("/", 0, magic.start())] if magic else uri.rstrip("/")
+    system, base = place(top)
+    if not magic and system.get_file_info(base).type == pa.fs.FileType.File:
+        return [uri]
+    listed = system.get_file_info(pa.fs.FileSelector(base, recursive=True, allow_not_found=True))
+    below = [i.path[len(base.rstrip("/")) :].lstrip("/") for i in listed if i.type == pa.fs.FileType.File]
+    fits = re.compile(glob_pattern(uri[len(top) + 1 :])).fullmatch if magic else lambda name: True
+    names = sorted(n for n in below if fits(n) and is_photo(n))
+    if not names:
+        raise NotFound(f"{uri!r} holds no pictures ({' '.join(sorted(EXTENSIONS))}); check it")
+    return [f"{top}/{n}" for n in names]
+
+
+def is_photo(name: str) -> bool:
+    """By its ending; what starts with a dot, or lies below such a folder, is left out."""
+    return any(name.lower().endswith(e) for e in EXTENSIONS) and not any(p.startswith(".") for p in name.split("/"))
+
+
+def glob_pattern(glob: str) -> str:
+    """A glob as a regular expression: * and ? stay inside of a folder, ** crosses them."""
+    out = re.escape(glob)
+    out = out.replace(r"\*\*/", "(?:.+/)?").replace(r"\*\*", ".*").replace(r"\*", "[^/]*").replace(r"\?", "[^/]")
+    return re.sub(r"\\\[(!?)(.+?)\\\]", lambda m: f"[{'^' if m[1] else ''}{m[2]}]", out)
+
+
+def fetch(uri: str) -> bytes | PhotoError:
+    """The bytes of one photo in an object store, or why there are none."""
+    try:
+        system, path = place(uri)
+        with system.open_input_file(path) as file:
+            if (size := file.size()) > MAX_BYTES:
+                return TooLarge(f"{uri!r} has {size:,} bytes, more than {MAX_BYTES:,}; make it smaller")
+            return bytes(file.read()) or EmptyFile(f"{uri!r} is empty; copy it again")
+    except FileNotFoundError:
+        return NotFound(f"there is no {uri!r}; check it")
+    except OSError as e:  # not swallowed: it is the photo's error row
+        return Unreadable(f"cannot read {uri!r} ({e}); check the address and the rights")
+
+
+# --- Parts
+
+
+class Parts:
+    """A folder of Parquet files, each the whole result of one piece of work.
+
+    A part has the name of its content's key, and comes there in one step: the file is made in memory, and put whole (object
+    stores) or written beside and renamed (disks). So a killed job leaves no half part, and a piece that is done twice is
+    there once. One job at a time may write a folder.
+    """
+
+    def __init__(self, uri: str):
+        self.uri = uri
+        self.system, self.path = place(uri)
+
+    def name(self, *key: str) -> str:
+        """The part of a key."""
+        return f"{PART}{hashlib.sha256(chr(0).join(key).encode()).hexdigest()[:24]}.parquet"
+
+    def write(self, name: str, table: Any) -> None:
+        """Put a part there, over what is there already."""
+        pa, buffer = arrow(), io.BytesIO()
+        pa.parquet.write_table(table, buffer, compression="zstd")
+        target = f"{self.path}/{name}"
+        if self.system.type_name in OBJECT_STORES:
+            self._put(target, buffer)
+            return
+        self.system.create_dir(self.path, recursive=True)
+        beside = f"{self.path}/.{name}.{secrets.token_hex(4)}.tmp"
+        self._put(beside, buffer)
+        self.system.move(beside, target)
+
+    def _put(self, path: str, buffer: io.BytesIO) -> None:
+        with self.system.open_output_stream(path) as out:
+            out.write(buffer.getbuffer())
+
+    def names(self, *, sweep: bool = False) -> list[str]:
+        """Parts that are there. sweep: remove what a killed writer left half-written."""
+        pa = arrow()
+        listed = self.system.get_file_info(pa.fs.FileSelector(self.path, allow_not_found=True))
+        for info in listed if sweep else ():
+            if info.base_name.startswith(f".{PART}") and info.base_name.endswith(".tmp"):
+                self.system.delete_file(info.path)
+        return sorted(i.base_name for i in listed if i.base_name.endswith(".parquet") and not i.base_name.startswith((".", "_")))
+
+    def read(self, name: str, columns: list[str] | None = None) -> Any:
+        """One part as an Arrow table."""
+        return arrow().parquet.read_table(f"{self.path}/{name}", columns=columns, filesystem=self.system)
+
+    def done(self, check: Callable[[str, Any], None]) -> set[str]:
+        """Paths in all parts. check: is given each part's name and Arrow schema, and raises where it does not go on."""
+
+        def paths(name: str) -> list[str]:
+            with self.system.open_input_file(f"{self.path}/{name}") as raw:
+                file = arrow().parquet.ParquetFile(raw)
+                check(f"{self.uri}/{name}", file.schema_arrow)
+                return list(file.read(columns=["path"])["path"].to_pylist())
+
+        with ThreadPoolExecutor(16) as pool:
+            return {str(plain(p)) for some in pool.map(paths, self.names(sweep=True)) for p in some}

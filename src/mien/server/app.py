@@ -1,0 +1,187 @@
+"""`app(reader)`: the ASGI app. Pictures come in a form and go when they are answered; no address and no path is ever followed."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from mien.errors import PhotoError, UsageError
+from mien.server.errors import NEEDED, ApiError, of_photo
+
+try:
+    import python_multipart  # noqa: F401 - Starlette's form parser asks for it only when a form comes
+    from fastapi import FastAPI, Request
+    from fastapi.responses import JSONResponse, PlainTextResponse
+    from starlette.exceptions import HTTPException
+
+    from mien.server import schema
+    from mien.server.middleware import Gate
+    from mien.server.request_body import read_form
+except ModuleNotFoundError as e:
+    raise UsageError(f"{NEEDED} ({e.name} is not installed)") from e
+
+from mien import __version__
+from mien.inference.reader import Reader
+from mien.server.errors import envelope
+from mien.server.limits import Keys, Limits
+from mien.server.page import Page
+from mien.server.worker import Question
+from mien.tasks import DERIVED, TASKS
+
+if TYPE_CHECKING:
+    from mien.recognition.gallery import Gallery
+from mien.server.service import Service
+
+ABOUT = "Reads whole faces. Pictures come in a form, stay in memory, and go when they are answered."
+ANALYZE_ERRORS = (400, 401, 403, 408, 413, 415, 422, 429, 500, 503, 504)
+
+
+def app(
+    reader: Reader, *, keys: Keys | None = None, limits: Limits | None = None, offered: Sequence[str] | None = None, workers: int = 4,
+    batch_faces: int = 16, batch_wait_ms: float = 4.0, gallery: Callable[[Reader], Gallery] | None = None,
+) -> FastAPI:  # fmt: skip
+    """The server as an ASGI app, for `mien serve` or any ASGI runner (one process; run several for more).
+
+    Args:
+        reader: from `mien.load()`. keys: who is let in; None lets in those who use a loopback name.
+        limits: see `Limits`. offered: tasks that may be asked for, None for all of the model's.
+        gallery: makes a gallery with the reader it is given, such as `functools.partial(Gallery, "people")`; None for no gallery.
+        workers: pictures decoded and searched for faces at once. batch_faces, batch_wait_ms: see `Batcher`.
+
+    Raises:
+        UnknownTask, UsageError: arguments that do not fit.
+    """
+    service = Service(
+        reader, limits=limits or Limits(), offered=offered, workers=workers, batch_faces=batch_faces, batch_wait_ms=batch_wait_ms
+    )
+
+    @asynccontextmanager
+    async def life(_: FastAPI) -> AsyncIterator[None]:
+        yield
+        service.stopping = True
+        service.close()
+
+    api = FastAPI(title="mien", version=__version__, lifespan=life, docs_url=None, redoc_url=None, description=ABOUT)
+    api.state.service = service
+    _pictures(api, service)
+    _about(api, service)
+    _errors(api)
+    if gallery is not None:
+        from mien.server.gallery_routes import routes
+
+        if service.identity not in service.offered:
+            raise UsageError("a gallery needs identity, and this server does not offer it; add it to --tasks, or leave the gallery out")
+        routes(api, service, gallery(service.work.ready(Question((service.identity,)))))
+    plain = api.openapi
+    api.openapi = lambda: schema.finish(plain(), keys is not None)  # type: ignore[method-assign]
+    api.add_middleware(Gate, keys=keys, limits=service.limits, counts=service.counts)
+    api.add_middleware(Page)  # before the gate: a browser has no key to send until the page has asked for it
+    return api
+
+
+def _pictures(api: FastAPI, service: Service) -> None:
+    """The routes that take pictures."""
+
+    @api.post("/v1/analyze", responses=schema.replies("Analysis", *ANALYZE_ERRORS), openapi_extra=schema.body(schema.ANALYZE_FORM))
+    async def analyze(request: Request) -> JSONResponse:
+        """Every face of one or more pictures, as the records of `mien analyze`.
+
+        A picture that cannot be read has an error record and the others go on; where it came alone, the reply is that error.
+        """
+        form = await read_form(request, service.limits, request.state.deadline)
+        tasks = form.names("tasks")
+        score = form.number("score", float, lambda v: 0 < v < 1, "a number between 0 and 1")
+        faces = form.number("faces", int, lambda v: v >= 1, "a whole number of 1 or more")
+        masks = form.text("masks")
+        form.done(("image", "tasks", "score", "faces", "masks"))
+        if masks not in (None, "runs"):
+            raise ApiError(400, "bad_field", f"the field 'masks' must be runs, not {masks[:40]!r}", details={"field": "masks"})
+        if tasks is not None:
+            service.allowed(tasks)
+        question = Question(tasks or service.default, score, faces, masks is not None)
+        records = await service.each(service.work.record, form.images, question, request)
+        if len(records) == 1 and records[0].error is not None:
+            raise of_photo(records[0].error, 1)
+        return JSONResponse({"request_id": request.state.request_id, "results": [r.json for r in records]})
+
+    @api.post("/v1/verify", responses=schema.replies("Verification", *ANALYZE_ERRORS, 501), openapi_extra=schema.body(schema.VERIFY_FORM))
+    async def verify(request: Request) -> JSONResponse:
+        """How alike the largest faces of two pictures are. The embeddings themselves are not answered."""
+        if service.identity is None:
+            raise ApiError(501, "not_answered", "the model of this server answers no identity")
+        service.allowed([service.identity])
+        form = await read_form(request, service.limits, request.state.deadline)
+        threshold = form.number("threshold", float, lambda v: -1 <= v <= 1, "a number from -1 to 1")
+        fmr = form.number("fmr", float, lambda v: 0 < v < 1, "a number between 0 and 1")
+        score = form.number("score", float, lambda v: 0 < v < 1, "a number between 0 and 1")
+        form.done(("image", "threshold", "fmr", "score"))
+        cut = service.cut(threshold, fmr)
+        if len(form.images) != 2:
+            raise ApiError(400, "bad_field", f"two pictures are compared; {len(form.images)} came", details={"field": "image"})
+        readings = await service.each(service.work.read, form.images, Question((service.identity,), score), request)
+        for number, reading in enumerate(readings, 1):
+            if isinstance(reading.error, PhotoError):
+                raise of_photo(reading.error, number)
+            if not reading:
+                raise ApiError(
+                    422, "no_face", f"no face was found in picture {number}; send another, or a lower score", details={"image": number}
+                )
+        a, b = (r[0][service.identity] for r in readings)
+        similarity = round(max(-1.0, min(1.0, a.similarity(b))), 3)
+        out: dict[str, Any] = {"request_id": request.state.request_id, "similarity": similarity}
+        if cut is not None:
+            out |= {"same": similarity >= cut.similarity, **cut.to_dict()}
+        faces = [{k: r[0].to_dict()[k] for k in ("box", "score")} | {"found": len(r)} for r in readings]
+        return JSONResponse(out | {"task": service.identity, "model": service.work.model, "faces": faces})
+
+
+def _about(api: FastAPI, service: Service) -> None:
+    """The routes that tell about the server."""
+
+    @api.get("/v1/models", responses=schema.replies("Models", 401, 403, 429, 500))
+    async def models(request: Request) -> JSONResponse:
+        """What can be asked here, of which weights, and how much at once."""
+        tasks = [{"name": n, "sensitive": _sensitive(n), "default": n in service.default} for n in service.offered]
+        limits = {name: value for name, value in asdict(service.limits).items() if value is not None}
+        return JSONResponse({"request_id": request.state.request_id, "models": [service.work.model | {"tasks": tasks}], "limits": limits})
+
+    @api.get("/healthz", responses=schema.replies("Health"))
+    async def healthz() -> JSONResponse:
+        """The process is alive."""
+        return JSONResponse({"status": "ok"})
+
+    @api.get("/readyz", responses=schema.replies("Health", 503))
+    async def readyz() -> JSONResponse:
+        """A picture sent now would be taken in: the weights are loaded, the line has a place, no stop is under way."""
+        if service.stopping or service.line.inside >= service.line.places:
+            raise ApiError(503, "not_ready", "the server is stopping" if service.stopping else "the line is full; ask again", retry_after=1)
+        return JSONResponse({"status": "ready"})
+
+    @api.get("/metrics", response_class=PlainTextResponse, responses=schema.errors(401, 403, 500))
+    async def metrics() -> PlainTextResponse:
+        """For Prometheus."""
+        return PlainTextResponse(service.counts.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
+
+
+def _sensitive(name: str) -> bool:
+    base = name.partition("@")[0]
+    return bool((DERIVED[base] if base in DERIVED else TASKS[base]).sensitive)
+
+
+def _errors(api: FastAPI) -> None:
+    """Errors that routes or the router raise, in the one envelope."""
+
+    @api.exception_handler(ApiError)
+    async def refused(request: Request, error: Exception) -> JSONResponse:
+        assert isinstance(error, ApiError)
+        return JSONResponse(envelope(error, request.state.request_id), error.status, headers=error.headers)
+
+    @api.exception_handler(HTTPException)
+    async def lost(request: Request, error: Exception) -> JSONResponse:
+        assert isinstance(error, HTTPException)
+        code = {404: "no_route", 405: "wrong_method"}.get(error.status_code, "http")
+        text = {404: "there is no such route; /openapi.json lists them", 405: "this route has another method; /openapi.json lists them"}
+        wrong = ApiError(error.status_code, code, text.get(error.status_code, str(error.detail)))
+        return JSONResponse(envelope(wrong, request.state.request_id), error.status_code, headers=dict(error.headers or {}))

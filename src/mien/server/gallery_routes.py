@@ -1,0 +1,300 @@
+"""Who is this: the routes of a gallery, where the server was given one."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from functools import partial
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
+
+from fastapi import FastAPI, Request
+from fastapi.responses import JSONResponse
+from PIL import Image
+
+from mien.errors import UsageError
+from mien.recognition.gallery import Gallery, NotErased
+from mien.server import schema
+from mien.server.errors import ApiError, of_photo
+from mien.server.limits import Deadline
+from mien.server.request_body import Form, read_form, read_json
+from mien.server.worker import Question, Record
+
+Pick = Literal["refuse", "largest"]
+
+if TYPE_CHECKING:
+    from mien.inference.reader import Reading
+    from mien.server.service import Service
+
+T = TypeVar("T")
+ERRORS = (400, 401, 403, 408, 413, 415, 422, 429, 500, 503, 504)
+JSON_ERRORS = (400, 401, 403, 404, 408, 413, 415, 429, 500, 503, 504)
+PLAIN_ERRORS = (400, 401, 403, 429, 500, 503, 504)
+PAGE = 100  # people of an export at once, where nobody says how many
+MOST = 1000
+_log = logging.getLogger("mien.server")
+
+
+@contextmanager
+def said(gallery: Gallery) -> Iterator[None]:
+    """The gallery's own refusals as replies, without the place where it lies."""
+    try:
+        yield
+    except UsageError as e:
+        raise ApiError(400, "gallery", str(e).replace(gallery.uri, "(this server's)")) from e
+    except NotErased as e:
+        _log.error("%s", e)
+        raise ApiError(500, "not_erased", "something of what was to be forgotten is still on the disk; ask again") from e
+
+
+def begun(gallery: Gallery) -> bool:
+    """Whether anybody was ever enrolled: before that there is no table."""
+    try:
+        return gallery.store is not None
+    except UsageError:
+        return False
+
+
+def of_people(gallery: Gallery, ids: Sequence[str], change: Callable[[], T]) -> T:
+    """A change of people who are here, by id. Raises: ApiError 404, and see `said`."""
+    with said(gallery):
+        if not begun(gallery) or not {p.id for p in gallery.people()}.issuperset(ids):
+            raise ApiError(404, "no_person", "nobody in this gallery has that id; GET /v1/gallery/people lists them")
+        return change()
+
+
+def people(gallery: Gallery) -> list[dict[str, Any]]:
+    """Everybody, as plain JSON values."""
+    with said(gallery):
+        return [p.to_dict() for p in gallery.people()] if begun(gallery) else []
+
+
+def prune(gallery: Gallery) -> list[dict[str, Any]]:
+    """Forget whoever's last day is over; who that was."""
+    with said(gallery):
+        return [p.to_dict() for p in gallery.prune()] if begun(gallery) else []
+
+
+def stats(gallery: Gallery) -> dict[str, Any]:
+    """Counts, sizes, threshold and errors."""
+    with said(gallery):
+        return gallery.stats()
+
+
+def export(gallery: Gallery, after: str, limit: int, embeddings: bool) -> dict[str, Any]:
+    """A part of everybody, in the order of their ids, so that parts fit together whatever happens between two."""
+    with said(gallery):
+        ids = sorted(p.id for p in gallery.people() if p.id > after) if begun(gallery) else []
+        found = gallery.details(ids[:limit], embeddings=embeddings) if ids else []
+        return {"people": sorted(found, key=lambda p: str(p["person"])), "next": ids[limit - 1] if len(ids) > limit else None}
+
+
+def export_one(gallery: Gallery, person: str, embeddings: bool) -> dict[str, Any]:
+    """One person, in the form of `export`. Raises: ApiError 404."""
+    return of_people(gallery, [person], lambda: {"people": gallery.details([person], embeddings=embeddings), "next": None})
+
+
+def merge(gallery: Gallery, person: str, others: Sequence[str]) -> dict[str, Any]:
+    """These are one person. Raises: ApiError 404, also where one of the others is not here."""
+
+    def change() -> dict[str, Any]:
+        return gallery.who(gallery.merge(person, *others)).to_dict()
+
+    return of_people(gallery, [person, *others], change)
+
+
+def split(gallery: Gallery, person: str, faces: Sequence[str], name: str) -> dict[str, Any]:
+    """Some faces are somebody else's; that person. Raises: ApiError 404."""
+    return of_people(gallery, [person], lambda: gallery.who(gallery.split(person, faces, name)).to_dict())
+
+
+def edit(gallery: Gallery, person: str, changes: dict[str, str]) -> dict[str, Any]:
+    """Another name, note or last day; the person. Raises: ApiError 404."""
+
+    def change() -> dict[str, Any]:
+        gallery.edit(person, **changes)
+        return gallery.who(person).to_dict()
+
+    return of_people(gallery, [person], change)
+
+
+def enrol(gallery: Gallery, pictures: list[Any], name: str, note: str | None, until: str | None, pick: Pick) -> list[dict[str, Any]]:
+    """All or none. Raises: ApiError, see `said`."""
+    with said(gallery):
+        added = gallery.add(pictures, name, note=note, until=until, pick=pick)
+    plain = [{"face": a.face, "person": a.person, "name": a.name, "new": a.new} for a in added]
+    return [p | {"alike": a.alike.to_dict() if a.alike else None} for p, a in zip(plain, added, strict=True)]
+
+
+def picked(form: Form) -> Pick:
+    """The field 'pick'. Raises: ApiError 400."""
+    pick = form.text("pick")
+    if pick not in (None, "refuse", "largest"):
+        raise ApiError(400, "bad_field", "the field 'pick' must be refuse or largest", details={"field": "pick"})
+    return "largest" if pick == "largest" else "refuse"
+
+
+def one_face_each(readings: Sequence[Reading], pick: Pick) -> list[Any]:
+    """The pictures, when each shows the one face that is needed. Raises: ApiError.
+
+    The gallery reads them once more, by itself: enrolling is rare, and so its rules stay in one place. Decoded as they are,
+    nothing can be wrong with them that its log would have to tell.
+    """
+    for number, reading in enumerate(readings, 1):
+        if reading.error is not None:
+            raise of_photo(reading.error, number)
+        if len(reading) != 1 and not (reading and pick == "largest"):
+            text = f"picture {number} shows {len(reading)} faces where one is needed; cut it to one" + (
+                ", or send pick=largest" if reading else ""
+            )
+            raise ApiError(422, "several_faces" if reading else "no_face", text, details={"image": number})
+    return [Image.fromarray(r.photo.pixels) for r in readings if r.photo is not None]
+
+
+def routes(api: FastAPI, service: Service, gallery: Gallery) -> None:
+    """What `mien gallery` does, by HTTP. All of it runs on the line's threads."""
+    _ = gallery.threshold  # where none is known the server shall not start
+    question = Question((gallery.task,))
+    _identify(api, service, gallery, question)
+    _people(api, service, gallery, question)
+    _mend(api, service, gallery)
+    _correct(api, service, gallery, question)
+    _whole(api, service, gallery)
+
+
+def _said_once(request: Request, **found: Any) -> JSONResponse:
+    return JSONResponse({"request_id": request.state.request_id, **found})
+
+
+def _identify(api: FastAPI, service: Service, gallery: Gallery, question: Question) -> None:
+    def who_is(top: int, data: bytes, question: Question, deadline: Deadline) -> Record:
+        reading = service.work.read(data, question, deadline)
+        record = reading.to_dict()
+        if reading.error is None:
+            with said(gallery):
+                record["faces"] = [a.to_dict() for a in gallery.answers(reading, top=top)]
+        return Record(record, reading.error)
+
+    @api.post("/v1/gallery/identify", responses=schema.replies("Identified", *ERRORS), openapi_extra=schema.body(schema.IDENTIFY_FORM))
+    async def identify(request: Request) -> JSONResponse:
+        """Who is in one or more pictures: the best people of each face, or unknown."""
+        form = await read_form(request, service.limits, request.state.deadline)
+        top = form.number("top", int, lambda v: 1 <= v <= 100, "a whole number from 1 to 100") or 3
+        form.done(("image", "top"))
+        if not begun(gallery):
+            raise ApiError(400, "gallery", "nobody was enrolled yet; POST /v1/gallery/people does that")
+        records = await service.each(partial(who_is, top), form.images, question, request)
+        if len(records) == 1 and records[0].error is not None:
+            raise of_photo(records[0].error, 1)
+        return JSONResponse({"request_id": request.state.request_id, "results": [r.json for r in records]})
+
+
+def _people(api: FastAPI, service: Service, gallery: Gallery, question: Question) -> None:
+    @api.post("/v1/gallery/people", responses=schema.replies("Enrolled", *ERRORS), openapi_extra=schema.body(schema.ENROL_FORM))
+    async def add(request: Request) -> JSONResponse:
+        """Enrol the one face of each picture under one name. If any picture will not do, none is enrolled."""
+        form = await read_form(request, service.limits, request.state.deadline)
+        (name, note, until), pick = (form.text(n) for n in ("name", "note", "until")), picked(form)
+        form.done(("image", "name", "note", "until", "pick"))
+        if not name:
+            raise ApiError(400, "bad_field", "the field 'name' says whose faces these are; send it", details={"field": "name"})
+        readings = await service.each(service.work.read, form.images, question, request)
+        job = partial(enrol, gallery, one_face_each(readings, pick), name, note, until, pick)
+        (added,) = await service.line.run([job], request.state.deadline)
+        return _said_once(request, added=added)
+
+    @api.get("/v1/gallery/people", responses=schema.replies("People", *PLAIN_ERRORS))
+    async def everybody(request: Request) -> JSONResponse:
+        """Who is enrolled: ids, names, faces, consent notes, last days. No embedding and no picture."""
+        (found,) = await service.line.run([partial(people, gallery)], request.state.deadline)
+        return _said_once(request, people=found)
+
+    @api.delete("/v1/gallery/people/{person}", responses=schema.replies("Forgotten", 404, *PLAIN_ERRORS))
+    async def erase(request: Request, person: str) -> JSONResponse:
+        """Forget a person, by id, for good: vectors, pictures, name, note, old versions."""
+        job = partial(of_people, gallery, [person], lambda: asdict(gallery.forget(person)))
+        (gone,) = await service.line.run([job], request.state.deadline)
+        return _said_once(request, **gone)
+
+
+def _mend(api: FastAPI, service: Service, gallery: Gallery) -> None:
+    place, replies = "/v1/gallery/people/{person}", schema.replies("Changed", *JSON_ERRORS)
+
+    @api.patch(place, responses=replies, openapi_extra=schema.json_body(schema.EDIT_BODY, schema.EDIT_EXAMPLE))
+    async def change(request: Request, person: str) -> JSONResponse:
+        """Another name, consent note or last day; what is not sent stays."""
+        body = await read_json(request, request.state.deadline, texts=("name", "note", "until"))
+        if not body:
+            raise ApiError(400, "bad_json", "nothing is to be changed; send name, note or until")
+        (found,) = await service.line.run([partial(edit, gallery, person, body)], request.state.deadline)
+        return _said_once(request, person=found)
+
+    @api.post(f"{place}/merge", responses=replies, openapi_extra=schema.json_body(schema.MERGE_BODY, schema.MERGE_EXAMPLE))
+    async def join(request: Request, person: str) -> JSONResponse:
+        """Others are this person too: their faces come here, and their ids go. The earliest last day of all counts."""
+        body = await read_json(request, request.state.deadline, lists=("others",))
+        if not body.get("others"):
+            raise ApiError(400, "bad_field", "the field 'others' lists the ids of those who are the same", details={"field": "others"})
+        (found,) = await service.line.run([partial(merge, gallery, person, body["others"])], request.state.deadline)
+        return _said_once(request, person=found)
+
+    @api.post(f"{place}/split", responses=replies, openapi_extra=schema.json_body(schema.SPLIT_BODY, schema.SPLIT_EXAMPLE))
+    async def part(request: Request, person: str) -> JSONResponse:
+        """Some faces of this person are somebody else: a person of that name, new or known, who is answered."""
+        body = await read_json(request, request.state.deadline, texts=("name",), lists=("faces",))
+        for field in ("faces", "name"):
+            if not body.get(field):
+                text = f"the field {field!r} is needed: which faces, and whose they are"
+                raise ApiError(400, "bad_field", text, details={"field": field})
+        (found,) = await service.line.run([partial(split, gallery, person, body["faces"], body["name"])], request.state.deadline)
+        return _said_once(request, person=found)
+
+
+def _correct(api: FastAPI, service: Service, gallery: Gallery, question: Question) -> None:
+    replies = schema.replies("Corrected", 404, *ERRORS)
+
+    @api.post("/v1/gallery/people/{person}/corrections", responses=replies, openapi_extra=schema.body(schema.CORRECT_FORM))
+    async def correct(request: Request, person: str) -> JSONResponse:
+        """The face of the picture is not this person: it, and what is nearer to it than to the person, is no match from now on.
+
+        Its embedding is kept with the person, no picture. Enrolling the same picture as that person takes it back.
+        """
+        form = await read_form(request, service.limits, request.state.deadline)
+        pick = picked(form)
+        form.done(("image", "pick"))
+        if len(form.images) != 1:
+            raise ApiError(400, "bad_field", f"one picture corrects; {len(form.images)} came", details={"field": "image"})
+        (picture,) = one_face_each(await service.each(service.work.read, form.images, question, request), pick)
+        job = partial(of_people, gallery, [person], lambda: gallery.correct(picture, person, pick=pick))
+        (made,) = await service.line.run([job], request.state.deadline)
+        return _said_once(request, correction=made)
+
+
+def _whole(api: FastAPI, service: Service, gallery: Gallery) -> None:
+    @api.post("/v1/gallery/prune", responses=schema.replies("People", *PLAIN_ERRORS))
+    async def tidy(request: Request) -> JSONResponse:
+        """Forget everybody whose last day is over, for good; answers who that was. Takes no body."""
+        (gone,) = await service.line.run([partial(prune, gallery)], request.state.deadline)
+        return _said_once(request, people=gone)
+
+    @api.get("/v1/gallery/stats", responses=schema.replies("Stats", *PLAIN_ERRORS))
+    async def counts(request: Request) -> JSONResponse:
+        """How many are here, how large it is, its threshold, and a stranger's chance of a false match."""
+        (found,) = await service.line.run([partial(stats, gallery)], request.state.deadline)
+        return _said_once(request, **found)
+
+    @api.get("/v1/gallery/export", responses=schema.replies("Export", 404, *PLAIN_ERRORS), openapi_extra=schema.EXPORT_QUERY)
+    async def take(request: Request) -> JSONResponse:
+        """All that is kept, open and not sealed: of one person, or of everybody in parts. Embeddings only where asked for."""
+        form = Form([], {n: request.query_params.getlist(n) for n in request.query_params})
+        person, after = form.text("person"), form.text("after") or ""
+        limit = form.number("limit", int, lambda v: 1 <= v <= MOST, f"a whole number from 1 to {MOST}") or PAGE
+        embeddings = form.text("embeddings") or "false"
+        form.done(("person", "after", "limit", "embeddings"))
+        if embeddings not in ("true", "false"):
+            raise ApiError(400, "bad_field", "the field 'embeddings' must be true or false", details={"field": "embeddings"})
+        whole = embeddings == "true"
+        job = partial(export, gallery, after, limit, whole) if person is None else partial(export_one, gallery, person, whole)
+        (found,) = await service.line.run([job], request.state.deadline)
+        return _said_once(request, **found)

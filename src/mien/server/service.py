@@ -1,0 +1,90 @@
+"""What the routes share: reader, batcher, queue and metrics."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, TypeVar
+
+from mien.errors import UnknownTask, UsageError
+from mien.inference.reader import Reader
+from mien.recognition.verification import Cut, cut_for
+from mien.server.batcher import Batcher
+from mien.server.errors import ApiError
+from mien.server.limits import Deadline, Limits
+from mien.server.worker import Line, Question, Work
+from mien.tasks import ON_REQUEST, answerable
+
+if TYPE_CHECKING:
+    pass
+
+
+T = TypeVar("T")
+
+
+class Service:
+    """What the routes share: the reader, its batcher, the line of pictures, the counts.
+
+    Args: see `app`.
+    """
+
+    def __init__(
+        self, reader: Reader, *, limits: Limits, offered: Sequence[str] | None, workers: int, batch_faces: int, batch_wait_ms: float
+    ):
+        can = answerable(t.name for t in reader.model.tasks)
+        wrong = [n for n in offered or () if n not in can]
+        if wrong:
+            raise UnknownTask(f"this model does not answer {wrong[0]!r}; it answers: {', '.join(can)}")
+        if workers < 1:
+            raise UsageError(f"workers must be 1 or more, not {workers}")
+        self.limits, self.counts, self.stopping = limits, Counts(), False
+        self.offered = tuple(n for n in can if offered is None or n in offered)
+        self.default = tuple(
+            n for n in self.offered if n.partition("@")[0] not in ON_REQUEST and (offered is not None or n in reader.asked)
+        )
+        self.identity = next((n for n in ("identity512", "identity") if n in can), None)
+        self.batcher = Batcher(reader.model, faces=batch_faces, wait_ms=batch_wait_ms, observe=self.counts.forward)
+        self.line = Line(workers, limits.queue)
+        self.work = Work(reader, self.batcher, most_faces=limits.faces, pixels=limits.pixels, counts=self.counts)
+        self.counts.watch("mien_queue_depth", "Pictures that wait for a thread.", lambda: self.line.waiting)
+        self.counts.watch("mien_pictures_inside", "Pictures that wait or are being read.", lambda: self.line.inside)
+
+    def allowed(self, names: Sequence[str]) -> None:
+        """Raises: ApiError 400 for what the model does not know, 403 for what this server does not offer."""
+        try:
+            self.work.ready(Question(tuple(names)))
+        except UnknownTask as e:
+            raise ApiError(400, "unknown_task", str(e), details={"offered": list(self.offered)}) from e
+        for name in names:
+            if name not in self.offered:
+                text = f"this server does not offer {name!r}; it offers: {', '.join(self.offered)}"
+                raise ApiError(403, "task_not_offered", text, details={"offered": list(self.offered)})
+
+    async def each(
+        self, how: Callable[[bytes, Question, Deadline], T], images: Sequence[bytes], question: Question, request: Request
+    ) -> list[T]:
+        """All pictures of a request, in order, by `Work.read` or `Work.record`."""
+        state = request.state
+        self.work.ready(question)
+        if len(images) > 1:
+            state.charge(state.key, len(images) - 1)
+        deadline: Deadline = state.deadline
+        return await self.line.run([partial(how, data, question, deadline) for data in images], deadline)
+
+    def cut(self, threshold: float | None, fmr: float | None) -> Cut | None:
+        """From which similarity on two faces are one person's; None where nobody asked and nobody measured it.
+
+        Raises:
+            ApiError: 400, what was asked for cannot be had.
+        """
+        try:
+            return cut_for(self.work.reader.model, threshold=threshold, fmr=fmr)
+        except UsageError as e:
+            if threshold is None and fmr is None:
+                return None
+            raise ApiError(400, "bad_field", str(e), details={"field": "threshold" if fmr is None else "fmr"}) from e
+
+    def close(self) -> None:
+        """Ends when what is inside has been answered."""
+        self.line.close()
+        self.batcher.close()

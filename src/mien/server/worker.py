@@ -1,0 +1,213 @@
+"""The reading of pictures, away from the event loop: a bounded line, a few threads, one batcher."""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any, TypeVar
+
+import numpy as np
+
+from mien import geometry
+from mien.errors import PhotoError
+from mien.inference.detector import Detector
+from mien.inference.reader import Reader, Reading
+from mien.io.image import load_photo
+from mien.server.batcher import Batcher
+from mien.server.errors import ApiError
+from mien.server.limits import Deadline, Late, TooManyFaces
+from mien.server.metrics import Counts
+from mien.tasks.parsing import Parsing
+from mien.types import Answerer, Face
+
+T = TypeVar("T")
+
+
+class Line:
+    """Threads behind a bounded line. Used from one event loop.
+
+    Args:
+        threads: pictures read at once. places: pictures inside at once, read or waiting.
+    """
+
+    def __init__(self, threads: int, places: int):
+        self.places, self.inside, self.running = places, 0, 0
+        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="mien-photo")
+        self._lock = threading.Lock()
+
+    @property
+    def waiting(self) -> int:
+        """Pictures that no thread has begun."""
+        return self.inside - self.running
+
+    async def run(self, jobs: Sequence[Callable[[], T]], deadline: Deadline) -> list[T]:
+        """All jobs' results, in order.
+
+        Raises:
+            ApiError: 503 when the line is full, or when the time was over before the jobs had begun; 504 when they had.
+        """
+        if self.inside + len(jobs) > self.places:
+            text = f"{self.inside} pictures are being read or wait, and the line has {self.places} places; ask again"
+            raise ApiError(503, "queue_full", text, retry_after=1)
+        futures = [self._submit(job) for job in jobs]
+        # a result that comes after the time was over is nobody's; looking at its exception says that we know
+        wrapped = [asyncio.wrap_future(f) for f in futures]
+        for w in wrapped:
+            w.add_done_callback(lambda w: w.cancelled() or w.exception())
+        _, late = await asyncio.wait(wrapped, timeout=deadline.left())
+        if not late:
+            try:
+                return [w.result() for w in wrapped]
+            except Late as e:
+                raise ApiError(504, "timeout", str(e)) from e
+        unbegun = [f.cancel() for f in futures if not f.done()]
+        if unbegun and all(unbegun):
+            text = f"no thread was free for {deadline.seconds:g} s; ask again when fewer do"
+            raise ApiError(503, "queue_timeout", text, retry_after=deadline.seconds)
+        raise ApiError(504, "timeout", f"the request took longer than {deadline.seconds:g} s; send fewer or smaller pictures")
+
+    def _submit(self, job: Callable[[], T]) -> Future[T]:
+        def run() -> T:
+            with self._lock:
+                self.running += 1
+            try:
+                return job()
+            finally:
+                with self._lock:
+                    self.running -= 1
+                    self.inside -= 1
+
+        def left(future: Future[T]) -> None:
+            if future.cancelled():  # it never ran
+                with self._lock:
+                    self.inside -= 1
+
+        with self._lock:
+            self.inside += 1
+        future = self._pool.submit(run)
+        future.add_done_callback(left)
+        return future
+
+    def close(self) -> None:
+        """Ends when all jobs have."""
+        self._pool.shutdown()
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """What a request wants to know of each picture.
+
+    Attributes:
+        tasks: names, None for the reader's own. score: least score of a face, None for the detector's own.
+        faces: read only the largest so many, None for all. masks: answer the parsing masks too.
+    """
+
+    tasks: tuple[str, ...] | None = None
+    score: float | None = None
+    faces: int | None = None
+    masks: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """A picture's record, and why it is an error record, if it is one."""
+
+    json: dict[str, Any]
+    error: PhotoError | None
+
+
+def mask_of(answer: Parsing) -> dict[str, Any]:
+    """A parsing mask as JSON: {"size": [w, h], "from_photo": affine, "runs": [class index, length, ...] in row order}.
+
+    In crop geometry, which is small whatever the photo's size; the affine brings photo pixels to mask pixels.
+    """
+    flat = answer.mask.reshape(-1)
+    starts = np.concatenate([[0], np.flatnonzero(np.diff(flat)) + 1])
+    runs = np.stack([flat[starts], np.diff(np.append(starts, flat.size))], 1)
+    h, w = answer.mask.shape
+    return {"size": [w, h], "from_photo": answer.from_photo.tolist(), "runs": runs.reshape(-1).tolist()}
+
+
+class Work:
+    """Bytes -> `Reading`, by the reader's detector and the batcher's shared forwards. Called from the line's threads."""
+
+    def __init__(self, reader: Reader, batcher: Batcher, *, most_faces: int, pixels: int, counts: Counts):
+        self.reader, self.batcher, self.most_faces, self.pixels, self.counts = reader, batcher, most_faces, pixels, counts
+        self.model = {"name": batcher.name, "sha256": batcher.sha256}
+
+    def ready(self, question: Question, model: Answerer | None = None) -> Reader:
+        """The reader that answers this question, with the batcher's model or with a visit to it. What cannot be asked shows here.
+
+        Raises:
+            UnknownTask: a task that the model does not answer. ApiError: 400, `score` where the detector takes none.
+        """
+        detector = self.reader.detector
+        if question.score is not None:
+            if not isinstance(detector, Detector):
+                raise ApiError(400, "bad_field", "the detector of this server takes no score; leave it out")
+            detector = copy.copy(detector)
+            detector.threshold = question.score
+        tasks = self.reader.asked if question.tasks is None else question.tasks
+        return Reader(detector, model or self.batcher, tasks=tasks, batch=self.batcher.faces, max_pixels=self.pixels)
+
+    def read(self, data: bytes, question: Question, deadline: Deadline) -> Reading:
+        """One picture. One that cannot be read gives a reading with `.error`, as in a list of `Reader`.
+
+        Raises:
+            Late: between two stages, or while waiting for a forward.
+        """
+        with self.batcher.visit(deadline) as visit:
+            try:
+                reading = self._read(self.ready(question, visit), data, question, deadline)
+            except PhotoError as e:  # not logged: its message may show the picture's first bytes
+                self.counts.pictures.labels(e.code).inc()
+                return Reading(None, error=e)
+        self.counts.pictures.labels("read").inc()
+        self.counts.faces.inc(len(reading))
+        for stage, ms in reading.timing_ms.items():
+            self.counts.stage.labels(stage).observe(ms / 1e3)
+        return reading
+
+    def record(self, data: bytes, question: Question, deadline: Deadline) -> Record:
+        """As `read`, but only what is answered: made here, off the event loop."""
+        reading = self.read(data, question, deadline)
+        json = reading.to_dict()
+        if question.masks:
+            for plain, face in zip(json.get("faces", ()), reading, strict=True):
+                for name, answer in face.answers.items():
+                    if isinstance(answer, Parsing):
+                        plain[name]["mask"] = mask_of(answer)
+        return Record(json, reading.error)
+
+    def _read(self, reader: Reader, data: bytes, question: Question, deadline: Deadline) -> Reading:
+        times = [time.perf_counter()]
+
+        def lap() -> None:
+            times.append(time.perf_counter())
+            deadline.check()
+
+        deadline.check()
+        photo = load_photo(data, max_pixels=self.pixels)
+        lap()
+        found = reader.detector(photo.pixels)[: question.faces]
+        if len(found) > self.most_faces:
+            raise TooManyFaces(
+                f"the picture shows {len(found)} faces, the limit is {self.most_faces}; send faces={self.most_faces} for the largest ones, "
+                "a higher score, or parts of the picture"
+            )
+        lap()
+        crops = [geometry.align(photo.pixels, face.points, reader.model.view) for face in found]
+        lap()
+        answers = reader.read_crops(crops)
+        lap()
+        reading = Reading(None, photo, model=self.model)
+        reading += [Face(f.box, f.score, f.points, a, c) for f, a, c in zip(found, answers, crops, strict=True)]
+        spans = zip(("decode", "detect", "align", "read"), pairwise(times), strict=True)
+        reading.timing_ms = {name: 1e3 * (end - start) for name, (start, end) in spans}
+        return reading

@@ -1,0 +1,24 @@
+"""What can be asked. One file = one kind of question, whole; here they are listed.
+
+A new task is a file with a `Task` and one line in `TASKS` (or a `Derived` and one line in `DERIVED`).
+"""
+
+from __future__ import annotations
+
+from mien.tasks.age import AGE
+from mien.tasks.attributes import ATTRIBUTES, GENDER, UNITS8, UNITS12
+from mien.tasks.base import Boxes, Derived, Embedding, Map, Metrics, Points, Shape, Task, Vector
+from mien.tasks.catalogue import _ALL, ANSWER_ORDER, DEFAULT_TASKS, DERIVED, ON_REQUEST, TASKS, answerable, task
+from mien.tasks.choice import EMOTION7, EXPRESSION, EXPRESSION7, POSE5
+from mien.tasks.detection import FACES
+from mien.tasks.identity import IDENTITY, IDENTITY512
+from mien.tasks.landmarks import AFLW19, COFW29, LANDMARKS, POINTS5, WFLW98
+from mien.tasks.parsing import HELEN9, LAPA11, PARSING
+from mien.tasks.pose import EULER, POSE
+
+__all__ = [
+    "ANSWER_ORDER", "DEFAULT_TASKS", "DERIVED", "ON_REQUEST", "TASKS",
+    "AFLW19", "AGE", "ATTRIBUTES", "COFW29", "EMOTION7", "EULER", "EXPRESSION", "EXPRESSION7", "FACES", "GENDER", "HELEN9",
+    "IDENTITY", "IDENTITY512", "LANDMARKS", "LAPA11", "PARSING", "POINTS5", "POSE", "POSE5", "UNITS12", "UNITS8", "WFLW98",
+    "Boxes", "Derived", "Embedding", "Map", "Metrics", "Points", "Shape", "Task", "Vector", "answerable", "task",
+]  # fmt: skip

@@ -1,0 +1,118 @@
+"""Age: years and their spread."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from mien.tasks.base import Criterion, Task, Vector, over_known, softmax
+from mien.types import Crop, Floats
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Age:
+    """How old a face looks.
+
+    Attributes:
+        years: expectation of the predicted distribution, 0..100.
+        low, high: years between which the middle `coverage` of that distribution lies.
+        coverage: 0..1, the share of the distribution between low and high.
+    """
+
+    years: float
+    low: float
+    high: float
+    coverage: float = 0.8
+
+    def to_dict(self) -> dict[str, Any]:
+        """{"years", "low", "high", "coverage"}."""
+        return {"years": round(self.years, 1), "low": round(self.low, 1), "high": round(self.high, 1), "coverage": self.coverage}
+
+
+class AgeTask(Task[Age]):
+    """A distribution over 0..100 years, read as expectation and interval.
+
+    A label is a number of years, or (mean, sigma) of what several people guessed; sigma counts in the metric only.
+
+    Loss (DLDL-v2, as in Faceptor): KL to a Gaussian of `sigma` years around the label, plus the error of the
+    expectation in years times `l1_weight`. Ours: softmax in place of normalised sigmoids, and the weight.
+    """
+
+    name, labels, sensitive = "age", "years101", True
+    shape = Vector(101)
+    # Of the interval, not of the years: what logits are divided by for it. Weights may bring theirs, see `mien.evaluation.calibration`.
+    temperature: float = 1.0
+
+    def __init__(self, *, sigma: float = 2.0, l1_weight: float = 0.1):
+        self.sigma, self.l1_weight = sigma, l1_weight
+
+    def criterion(self) -> Criterion:
+        def loss(raw: Tensor, years: Tensor) -> Tensor:
+            bins = raw.new_ones(101).cumsum(0) - 1
+            goal = (-0.5 * ((bins - years[:, None]) / self.sigma).square()).softmax(-1)
+            log_p = raw.log_softmax(-1)
+            kl = (goal * (goal.clamp_min(1e-12).log() - log_p)).sum(-1).mean()
+            return kl + self.l1_weight * ((log_p.exp() * bins).sum(-1) - years).abs().mean()
+
+        return over_known(loss)
+
+    def read(self, raw: Floats, crop: Crop) -> Age:
+        years = float(softmax(raw) @ np.arange(101))
+        spread = softmax(np.asarray(raw, np.float64) / self.temperature)
+        edges = np.concatenate([[0.0], np.cumsum(spread)])  # bin k covers k - 1/2 .. k + 1/2
+        low, high = np.interp([0.1, 0.9], edges, np.arange(102) - 0.5)
+        if self.temperature != 1:  # a narrowed interval of a lopsided distribution may lie beside its mean
+            low, high = min(low, years), max(high, years)
+        return Age(years, float(np.clip(low, 0, 100)), float(np.clip(high, 0, 100)))
+
+    def metrics(self) -> AgeError:
+        return AgeError()
+
+    def move(self, label: Any, affine: npt.ArrayLike, mirrored: bool, size: tuple[int, int]) -> tuple[Any, Any]:
+        return np.float32(min(max(_guess(label)[0], 0.0), 100.0)), np.True_
+
+    def blank(self, size: tuple[int, int]) -> tuple[Any, Any]:
+        return np.float32(0), np.False_
+
+
+def _guess(label: Any) -> tuple[float, float]:
+    """(years, sigma); sigma is 3 where none, or none above 0, is given."""
+    if np.ndim(label) == 0:
+        return float(label), 3.0
+    years, sigma = (float(v) for v in label)
+    return years, sigma if sigma > 0 else 3.0
+
+
+class AgeError:
+    """MAE in years, CS5 (percentage within five years), epsilon-error, and how often the interval holds the truth.
+
+    Epsilon-error (ChaLearn LAP 2015): 1 - mean exp(-error^2 / (2 sigma^2)), sigma the label's own or 3 years; 0..1.
+    """
+
+    headline = "mae"
+
+    def __init__(self) -> None:
+        self.rows = list[tuple[float, float, bool]]()
+
+    def update(self, answer: Age, label: Any) -> None:
+        years, sigma = _guess(label)
+        self.rows.append((abs(answer.years - years), sigma, answer.low - 0.5 <= years <= answer.high + 0.5))
+
+    def compute(self) -> dict[str, float]:
+        error, sigma, inside = np.asarray(self.rows, np.float64).T
+        return {
+            "mae": float(error.mean()),
+            "cs5": 100 * float((error <= 5).mean()),
+            "epsilon_error": 1 - float(np.exp(-0.5 * (error / sigma) ** 2).mean()),
+            "coverage": 100 * float(inside.mean()),
+            "n": len(error),
+        }
+
+
+AGE = AgeTask()

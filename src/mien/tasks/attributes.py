@@ -1,0 +1,182 @@
+"""Attributes: many yes/no questions, each known or not by itself, such as CelebA's forty or facial action units.
+
+Gender is read from one of the forty.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from mien.tasks.base import Criterion, Derived, Metrics, Task, Vector, rounded, sigmoid, silent
+from mien.types import Crop, Floats
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+CELEBA40 = (
+    "5_o_Clock_Shadow", "Arched_Eyebrows", "Attractive", "Bags_Under_Eyes", "Bald", "Bangs", "Big_Lips", "Big_Nose", "Black_Hair",
+    "Blond_Hair", "Blurry", "Brown_Hair", "Bushy_Eyebrows", "Chubby", "Double_Chin", "Eyeglasses", "Goatee", "Gray_Hair",
+    "Heavy_Makeup", "High_Cheekbones", "Male", "Mouth_Slightly_Open", "Mustache", "Narrow_Eyes", "No_Beard", "Oval_Face",
+    "Pale_Skin", "Pointy_Nose", "Receding_Hairline", "Rosy_Cheeks", "Sideburns", "Smiling", "Straight_Hair", "Wavy_Hair",
+    "Wearing_Earrings", "Wearing_Hat", "Wearing_Lipstick", "Wearing_Necklace", "Wearing_Necktie", "Young",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Attributes:
+    """Many yes/no answers.
+
+    Attributes:
+        probabilities: name -> 0..1 of "yes", in the label set's order.
+        labels: the label set's id.
+    """
+
+    probabilities: Mapping[str, float]
+    labels: str
+
+    def __getitem__(self, name: str) -> float:
+        return self.probabilities[name]
+
+    def to_dict(self) -> dict[str, Any]:
+        """{name: probability}."""
+        return rounded(self.probabilities)
+
+
+@dataclass(frozen=True, slots=True)
+class Gender:
+    """Gender as it is perceived from the picture.
+
+    Attributes:
+        label: "female" or "male". probability: of that label, 0.5..1.
+    """
+
+    label: str
+    probability: float
+
+    def sure(self, least: float) -> str | None:
+        """The label where its probability is at least this much, else None: better no answer than a wrong one."""
+        return self.label if self.probability >= least else None
+
+    def to_dict(self) -> dict[str, Any]:
+        """{"label", "probability"}."""
+        return {"label": self.label, "probability": round(self.probability, 4)}
+
+
+class AttributesTask(Task[Attributes]):
+    """n yes/no questions by binary cross-entropy.
+
+    A label is a mapping name -> 0/1 of whatever the data set knows; None, NaN and -1 are unknown too. Loss: the mean over
+    known elements, where those of a picture that knows k of them weigh 1/sqrt(k). With equal weights a set that knows one
+    of forty is not heard beside one that knows all; with equal weights a picture, the forty are not.
+
+    Attributes:
+        temperature: what logits are divided by when they are read; weights may bring theirs, see `mien.evaluation.calibration`.
+    """
+
+    sensitive = True
+    temperature: float = 1.0
+
+    def __init__(self, name: str, labels: str, names: tuple[str, ...]):
+        self.name, self.labels, self.names, self.shape = name, labels, names, Vector(len(names))
+        self.index = {n: i for i, n in enumerate(names)}
+
+    def criterion(self) -> Criterion:
+        from torch.nn import functional as F
+
+        def loss(raw: Tensor, target: Tensor, known: Tensor) -> Tensor:
+            if not bool(known.any()):
+                return silent(raw)
+            bce = F.binary_cross_entropy_with_logits(raw, target, reduction="none")
+            weight = known.to(raw.dtype)
+            weight = weight * weight.sum(1, keepdim=True).clamp_min(1).rsqrt()
+            return (bce * weight).sum() / weight.sum()
+
+        return loss
+
+    def read(self, raw: Floats, crop: Crop) -> Attributes:
+        return Attributes(dict(zip(self.names, sigmoid(np.asarray(raw, np.float64) / self.temperature).tolist(), strict=True)), self.labels)
+
+    def metrics(self) -> Metrics:
+        return MeanAccuracy()
+
+    def move(self, label: Any, affine: npt.ArrayLike, mirrored: bool, size: tuple[int, int]) -> tuple[Any, Any]:
+        target, known = self.blank(size)
+        for name, value in _known(label).items():
+            target[self.index[name]], known[self.index[name]] = value, True
+        return target, known
+
+    def blank(self, size: tuple[int, int]) -> tuple[Any, Any]:
+        return np.zeros(len(self.names), np.float32), np.zeros(len(self.names), bool)
+
+
+def _known(label: Mapping[str, Any]) -> dict[str, float]:
+    """What a label says: unknown is None, NaN or -1 (a reader of a set that writes -1 for "no" gives 0 instead)."""
+    return {n: float(v) for n, v in label.items() if v is not None and v == v and v != -1}
+
+
+class MeanAccuracy:
+    """Accuracy at 0.5 of each attribute over the pictures that know it; mean over attributes."""
+
+    headline = "mean_accuracy"
+
+    def __init__(self) -> None:
+        self.hits: dict[str, list[bool]] = {}
+        self.n = 0
+
+    def update(self, answer: Attributes, label: Any) -> None:
+        self.n += 1
+        for name, value in _known(label).items():
+            self.hits.setdefault(name, []).append((answer[name] >= 0.5) == (value >= 0.5))
+
+    def compute(self) -> dict[str, float]:
+        each = {n: 100 * float(np.mean(v)) for n, v in self.hits.items()}
+        return {"mean_accuracy": float(np.mean(list(each.values()))), "n": self.n, **{f"accuracy:{k}": v for k, v in each.items()}}
+
+
+class UnitsTask(AttributesTask):
+    """Facial action units: AttributesTask in all, but scored by F1, since most units are absent most of the time."""
+
+    def __init__(self, name: str, labels: str, units: tuple[int, ...]):
+        super().__init__(name, labels, tuple(f"AU{n}" for n in units))
+
+    def metrics(self) -> UnitsF1:
+        return UnitsF1()
+
+
+class UnitsF1:
+    """F1 of "yes" at 0.5 of each unit over the pictures that know it, 0..1; mean over units.
+
+    A unit that is absent in both truth and answer everywhere has no F1 (0/0) and is left out of the mean.
+    """
+
+    headline = "mean_f1"
+
+    def __init__(self) -> None:
+        self.counts: dict[str, np.ndarray] = {}  # hits, yes in the truth, yes in the answer
+        self.n = 0
+
+    def update(self, answer: Attributes, label: Any) -> None:
+        self.n += 1
+        for name, value in _known(label).items():
+            truth, guess = value >= 0.5, answer[name] >= 0.5
+            self.counts[name] = self.counts.get(name, np.zeros(3, int)) + (truth and guess, truth, guess)
+
+    def compute(self) -> dict[str, float]:
+        each = {n: 2 * float(hit) / float(truth + guess) for n, (hit, truth, guess) in self.counts.items() if truth + guess}
+        return {"mean_f1": float(np.mean(list(each.values()))) if each else 0.0, "n": self.n, **{f"f1:{k}": v for k, v in each.items()}}
+
+
+def _gender(answer: Attributes) -> Gender:
+    p = answer["Male"]
+    return Gender("male" if p >= 0.5 else "female", max(p, 1 - p))
+
+
+ATTRIBUTES = AttributesTask("attributes", "celeba40", CELEBA40)
+GENDER: Derived[Gender] = Derived("gender", "attributes", _gender, sensitive=True)
+UNITS12 = UnitsTask("units12", "bp4d12", (1, 2, 4, 6, 7, 10, 12, 14, 15, 17, 23, 24))
+UNITS8 = UnitsTask("units8", "disfa8", (1, 2, 4, 6, 9, 12, 25, 26))

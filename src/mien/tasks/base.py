@@ -1,0 +1,168 @@
+"""What a task is: one question about a face, whole. Label in, loss, answer out, metric.
+
+Torch is needed by `criterion` only, and imported there: reading answers never does.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from mien.types import Crop, Floats
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+R = TypeVar("R")
+
+
+@dataclass(frozen=True, slots=True)
+class Vector:
+    """n numbers: raw answers are (B, n)."""
+
+    n: int
+
+
+@dataclass(frozen=True, slots=True)
+class Points:
+    """n places: raw answers are heat maps (B, n, h, w), logits, or coordinates (B, n, 2) as fractions of the crop."""
+
+    n: int
+
+
+@dataclass(frozen=True, slots=True)
+class Map:
+    """n classes per place: raw answers are (B, n, h, w), logits at any resolution."""
+
+    n: int
+
+
+@dataclass(frozen=True, slots=True)
+class Embedding:
+    """A vector of d numbers whose direction says who it is: raw answers are (B, d)."""
+
+    d: int
+
+
+@dataclass(frozen=True, slots=True)
+class Boxes:
+    """Faces in a whole photo: raw answers are (B, cells, 15), see `mien.tasks.detection`."""
+
+    strides: tuple[int, ...]
+
+
+Shape = Vector | Points | Map | Embedding | Boxes
+Criterion = Callable[["Tensor", "Tensor", "Tensor"], "Tensor"]
+
+
+class Metrics(Protocol):
+    """Collects answers against labels, both in pixels of the original picture."""
+
+    headline: str
+
+    def update(self, answer: Any, label: Any) -> None: ...
+    def compute(self) -> dict[str, float]: ...
+
+
+class Task(ABC, Generic[R]):
+    """One question. R is the answer's frozen dataclass; its docstring says units and ranges.
+
+    Attributes:
+        name: the key in `Face`, in batches and in JSON.
+        shape: all that a model needs to know to answer it.
+        labels: the label set's id, such as "ibug68"; two orders of 19 classes exist, so it travels with the weights.
+        sensitive: whether a policy may want to switch it off (identity, gender, expression ...).
+    """
+
+    name: str
+    shape: Shape
+    labels: str
+    sensitive: bool = False
+
+    @abstractmethod
+    def criterion(self) -> Criterion:
+        """A callable (raw, target, known) -> scalar tensor: the mean over known items; zero, with zero gradient, when none is."""
+
+    @abstractmethod
+    def read(self, raw: Floats, crop: Crop) -> R:
+        """One face's raw answer (no batch axis) -> the answer in photo coordinates."""
+
+    @abstractmethod
+    def metrics(self) -> Metrics:
+        """A fresh metric for this task's answers."""
+
+    @abstractmethod
+    def move(self, label: Any, affine: npt.ArrayLike, mirrored: bool, size: tuple[int, int]) -> tuple[Any, Any]:
+        """Follow a picture into a crop: label -> (target, known), as they stand in a batch.
+
+        Args:
+            label: as a data set gives it, in pixels of the stored picture.
+            affine: (2, 3) stored picture -> crop; it contains the mirroring, if any.
+            mirrored: whether left and right were exchanged.
+            size: (width, height) of the crop.
+        """
+
+    @abstractmethod
+    def blank(self, size: tuple[int, int]) -> tuple[Any, Any]:
+        """A finite (target, known = all False) of the right shapes, for a picture that has no label."""
+
+    def unmirror(self, raw: Floats) -> Floats:
+        """Raw answers (B, ...) to mirrored crops -> what they say of the crops as they are. Most answers are the same in a mirror."""
+        return raw
+
+    def header(self) -> dict[str, Any]:
+        """What the weights' header says of this task."""
+        return {"name": self.name, "labels": self.labels}
+
+
+@dataclass(frozen=True)
+class Derived(Generic[R]):
+    """An answer that follows from another task's answer; no head, no training.
+
+    Attributes:
+        name: the key in `Face` and JSON. source: the task whose answer is used. derive: that answer -> this answer.
+    """
+
+    name: str
+    source: str
+    derive: Callable[[Any], R]
+    sensitive: bool = False
+
+    def read(self, raw: Floats, crop: Crop) -> R:
+        """Not from raw numbers: `mien.inference.reader` calls `derive`. Present so that `face[mien.POSE]` is typed."""
+        raise TypeError(f"{self.name} is derived from {self.source}; call derive(answer)")
+
+
+def over_known(loss: Callable[[Tensor, Tensor], Tensor]) -> Criterion:
+    """A criterion from a loss over rows: it sees the rows whose label is known, and is silent when there is none."""
+
+    def over(raw: Tensor, target: Tensor, known: Tensor) -> Tensor:
+        return loss(raw[known], target[known]) if bool(known.any()) else silent(raw)
+
+    return over
+
+
+def silent(raw: Tensor) -> Tensor:
+    """Zero loss that still reaches the parameters, so that an absent task has zero (not missing) gradients."""
+    return raw.sum() * 0.0
+
+
+def sigmoid(x: npt.ArrayLike) -> npt.NDArray[np.float64]:
+    """Logistic function that does not overflow."""
+    return np.exp(-np.logaddexp(0.0, -np.asarray(x, np.float64)))
+
+
+def softmax(x: npt.ArrayLike, axis: int = -1) -> npt.NDArray[np.float64]:
+    """Normalised exponential along an axis."""
+    e = np.exp(np.asarray(x, np.float64) - np.max(x, axis=axis, keepdims=True))
+    return e / e.sum(axis=axis, keepdims=True)
+
+
+def rounded(values: Mapping[str, float], digits: int = 4) -> dict[str, float]:
+    """Plain JSON numbers by name."""
+    return {k: round(float(v), digits) for k, v in values.items()}

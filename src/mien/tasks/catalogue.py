@@ -1,0 +1,72 @@
+"""All tasks by name."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable
+from typing import Any
+
+from mien.errors import UnknownTask
+from mien.tasks.age import AGE
+from mien.tasks.attributes import ATTRIBUTES, GENDER, UNITS8, UNITS12
+from mien.tasks.base import Derived, Task
+from mien.tasks.choice import EMOTION7, EXPRESSION, EXPRESSION7, POSE5
+from mien.tasks.detection import FACES
+from mien.tasks.identity import IDENTITY, IDENTITY512
+from mien.tasks.landmarks import AFLW19, COFW29, LANDMARKS, POINTS5, WFLW98
+from mien.tasks.parsing import HELEN9, LAPA11, PARSING
+from mien.tasks.pose import EULER, POSE
+
+_ALL: tuple[Task[Any], ...] = (
+    LANDMARKS, POINTS5, WFLW98, COFW29, AFLW19, PARSING, LAPA11, HELEN9, AGE, EXPRESSION, EXPRESSION7, EMOTION7, POSE5, EULER,
+    ATTRIBUTES, UNITS12, UNITS8, IDENTITY, IDENTITY512, FACES,
+)  # fmt: skip
+
+
+TASKS: dict[str, Task[Any]] = {t.name: t for t in _ALL}
+
+
+# What a system that can answer every kind of question is asked, unless told otherwise.
+DEFAULT_TASKS = (LANDMARKS, POINTS5, PARSING, AGE, EXPRESSION, ATTRIBUTES, IDENTITY)
+
+
+DERIVED: dict[str, Derived[Any]] = {d.name: d for d in (GENDER, POSE)}
+
+
+# The order in which answers appear. Identity is biometric data and comes only when asked for by name.
+ANSWER_ORDER = (
+    "points5", "landmarks", "wflw98", "cofw29", "aflw19",
+    "parsing", "lapa11", "helen9",
+    "age", "gender", "expression", "expression7", "emotion7", "attributes", "units12", "units8",
+    "pose", "euler", "pose5",
+    "identity", "identity512",
+)  # fmt: skip
+
+
+ON_REQUEST = frozenset({"identity", "identity512"})
+
+
+def task(name: str) -> Task[Any]:
+    """The task of that name, or of "name@set": the same question as one data set answers it.
+
+    Two sets may label one question by different hands (ages of MORPH II and of UTKFace); a model that is asked for
+    "age@morph2" and "age@utkface" keeps queries or a head for each.
+
+    Raises:
+        UnknownTask: naming the ones there are.
+    """
+    base, at, _ = name.partition("@")
+    if base not in TASKS:
+        raise UnknownTask(f"no task {base!r}; there are: {', '.join(TASKS)}")
+    if not at:
+        return TASKS[base]
+    same = copy.copy(TASKS[base])
+    same.name = name
+    return same
+
+
+def answerable(tasks: Iterable[str]) -> tuple[str, ...]:
+    """What a model with these tasks can answer, derived answers included, in answer order."""
+    own = set(tasks)
+    own |= {d.name for d in DERIVED.values() if d.source in own}
+    return tuple(n for n in ANSWER_ORDER if n in own) + tuple(sorted(own - set(ANSWER_ORDER)))

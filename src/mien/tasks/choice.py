@@ -1,0 +1,123 @@
+"""Choice: one of k, such as the expression of a face."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from mien.tasks.base import Criterion, Task, Vector, over_known, rounded, softmax
+from mien.types import Crop, Floats
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """One of k.
+
+    Attributes:
+        label: the likeliest. probabilities: name -> 0..1, summing to 1, in the label set's display order.
+        labels: the label set's id.
+    """
+
+    label: str
+    probabilities: Mapping[str, float]
+    labels: str
+
+    def sure(self, least: float) -> str | None:
+        """The label where its probability is at least this much, else None: better no answer than a wrong one."""
+        return self.label if self.probabilities[self.label] >= least else None
+
+    def to_dict(self) -> dict[str, Any]:
+        """{"set", "label", "probabilities"}."""
+        return {"set": self.labels, "label": self.label, "probabilities": rounded(self.probabilities)}
+
+
+class ChoiceTask(Task[Choice]):
+    """One of k, trained by cross-entropy; a label is an index or a distribution over the k (votes).
+
+    Args:
+        names: in index order. display: the same names in the order in which people are shown them.
+        mirror: for each index, the one it becomes when the picture is mirrored; by default itself.
+
+    Attributes:
+        temperature: what logits are divided by when they are read; weights may bring theirs, see `mien.evaluation.calibration`.
+    """
+
+    temperature: float = 1.0
+
+    def __init__(
+        self, name: str, labels: str, names: tuple[str, ...], *, display: tuple[str, ...] | None = None,
+        mirror: tuple[int, ...] | None = None, sensitive: bool = True,
+    ):  # fmt: skip
+        self.name, self.labels, self.names, self.sensitive = name, labels, names, sensitive
+        self.display = display or names
+        self.shape, self.mirror = Vector(len(names)), list(mirror or range(len(names)))
+
+    def criterion(self) -> Criterion:
+        def loss(raw: Tensor, target: Tensor) -> Tensor:
+            return -(target * raw.log_softmax(-1)).sum(-1).mean()
+
+        return over_known(loss)
+
+    def unmirror(self, raw: Floats) -> Floats:
+        return raw[:, self.mirror]
+
+    def read(self, raw: Floats, crop: Crop) -> Choice:
+        by_name = dict(zip(self.names, softmax(np.asarray(raw, np.float64) / self.temperature).tolist(), strict=True))
+        shown = {n: by_name[n] for n in self.display}
+        return Choice(max(shown, key=lambda n: shown[n]), shown, self.labels)
+
+    def metrics(self) -> Accuracy:
+        return Accuracy(self.names)
+
+    def move(self, label: Any, affine: npt.ArrayLike, mirrored: bool, size: tuple[int, int]) -> tuple[Any, Any]:
+        votes = np.asarray(label, np.float32) if np.ndim(label) else np.eye(len(self.names), dtype=np.float32)[int(label)]
+        return (votes[self.mirror] if mirrored else votes) / votes.sum(), np.True_
+
+    def blank(self, size: tuple[int, int]) -> tuple[Any, Any]:
+        return np.full(len(self.names), 1 / len(self.names), np.float32), np.False_
+
+
+class Accuracy:
+    """Percentage of right answers, the recall of each class that occurs in the truth, and the mean of these recalls."""
+
+    headline = "accuracy"
+
+    def __init__(self, names: tuple[str, ...]):
+        self.names, self.rows = names, list[tuple[int, int]]()
+
+    def update(self, answer: Choice, label: Any) -> None:
+        truth = int(label) if np.ndim(label) == 0 else int(np.argmax(label))
+        self.rows.append((truth, self.names.index(answer.label)))
+
+    def compute(self) -> dict[str, float]:
+        truth, guess = np.asarray(self.rows).T
+        recall = {f"recall:{n}": 100 * float((guess[truth == i] == i).mean()) for i, n in enumerate(self.names) if (truth == i).any()}
+        return {
+            "accuracy": 100 * float((truth == guess).mean()),
+            "mean_class_accuracy": float(np.mean(list(recall.values()))),
+            "n": len(truth),
+            **recall,
+        }
+
+
+# FER+ index order inside the weights; people are shown neutral first, then the other seven.
+EXPRESSION8 = ("neutral", "happiness", "surprise", "sadness", "anger", "disgust", "fear", "contempt")
+EXPRESSION = ChoiceTask(
+    "expression",
+    "expression8",
+    EXPRESSION8,
+    display=("neutral", "happiness", "sadness", "surprise", "fear", "disgust", "anger", "contempt"),
+)
+# The order of AffectNet's first seven, which Faceptor gives RAF-DB and FER+ too.
+EXPRESSION7 = ChoiceTask("expression7", "expression7", ("neutral", "happiness", "sadness", "surprise", "fear", "disgust", "anger"))
+# How closely somebody follows a lesson (BNU-LSVED; iFAN's third task).
+EMOTION7 = ChoiceTask("emotion7", "emotion7", ("concentrated", "disgust", "distracted", "happy", "puzzled", "surprised", "tired"))
+# MTFL numbers its five poses 1 to 5; a mirror turns left into right.
+POSE5 = ChoiceTask("pose5", "pose5", ("left_profile", "left", "front", "right", "right_profile"), mirror=(4, 3, 2, 1, 0), sensitive=False)

@@ -1,0 +1,121 @@
+"""Weights on disk, torch side: safetensors with a JSON header. No pickle."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from mien.errors import BadWeights
+from mien.export import onnx_import
+from mien.inference.weights_file import FORMAT
+
+
+def header_of(model: Any, **more: Any) -> dict[str, Any]:
+    """What travels with weights: builder and its arguments, view, tasks and their label sets, and what is given."""
+    name, arguments = model.builder
+    tasks = [t.header() for t in model.tasks]
+    return {"format": FORMAT, "builder": name, "arguments": arguments, "view": model.view.to_dict(), "tasks": tasks, **more}
+
+
+def _write(path: Path, tensors: dict[str, Tensor], header: dict[str, Any]) -> None:
+    """All or nothing: a run that is killed while writing keeps its last whole file."""
+    part = path.with_suffix(".part")
+    save_file({k: v.contiguous() for k, v in tensors.items()}, part, {"mien": json.dumps(header)})
+    os.replace(part, path)
+
+
+def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    try:
+        with safe_open(path, "pt") as f:
+            header = json.loads((f.metadata() or {}).get("mien", "{}"))
+            tensors = {k: f.get_tensor(k) for k in f.keys()}  # noqa: SIM118  (a safe_open is no mapping)
+    except (SafetensorError, OSError) as e:
+        raise BadWeights(f"{path} is no readable safetensors file ({e}); train or copy it again") from e
+    if header.get("format") != FORMAT:
+        raise BadWeights(f"{path} has no {FORMAT} header; it was not written by mien")
+    return tensors, header
+
+
+def save(path: Path, model: Any, **more: Any) -> None:
+    """Write a model's weights with their header."""
+    _write(path, dict(model.state_dict()), header_of(model, **more))
+
+
+def load(path: Path | str) -> Any:
+    """Build the model that a checkpoint's header names and fill it, in evaluation mode.
+
+    Args:
+        path: a .safetensors of a run, or an .onnx of `mien export`; before the latter learns, `restore.settle` must see some pictures.
+
+    Raises:
+        BadWeights: unreadable, unknown builder, or tensors that do not fit; the message names the first of them.
+    """
+    from mien.models import MODELS
+    from mien.tasks import task
+
+    exported = Path(path).suffix == ".onnx"
+    tensors, header = onnx_import.read(Path(path)) if exported else _read(Path(path))
+    if header["builder"] not in MODELS:
+        raise BadWeights(f"{path} was made by {header['builder']!r}, which is not one of: {', '.join(MODELS)}")
+    arguments = dict(header["arguments"])
+    if "tasks" in arguments:
+        arguments["tasks"] = [task(n) for n in arguments["tasks"]]
+    model = MODELS[header["builder"]](**arguments)
+    try:
+        if exported:
+            onnx_import.fill(model, tensors, Path(path))
+        else:
+            model.load_state_dict(tensors)
+    except RuntimeError as e:
+        raise BadWeights(f"{path} does not fit {header['builder']}: {e}") from e
+    model.header = header
+    return model.eval()
+
+
+def save_run(
+    path: Path, model: nn.Module, average: nn.Module, optimizer: torch.optim.Optimizer, balance: Any, step: int,
+    criteria: Mapping[str, Any] | None = None,
+) -> None:  # fmt: skip
+    """Everything that a run needs to go on exactly. criteria: by task; those that are modules have a state."""
+    tensors = {f"model.{k}": v for k, v in model.state_dict().items()}
+    tensors |= {f"average.{k}": v for k, v in average.state_dict().items()}
+    for name, criterion in (criteria or {}).items():
+        if isinstance(criterion, nn.Module):
+            tensors |= {f"criterion.{name}.{k}": v for k, v in criterion.state_dict().items()}
+    for number, state in optimizer.state_dict()["state"].items():
+        tensors |= {f"optimizer.{number}.{k}": torch.as_tensor(v) for k, v in state.items()}
+    tensors["rng"] = torch.get_rng_state()
+    _write(path, tensors, {"format": FORMAT, "step": step, "balance": balance.state_dict()})
+
+
+def load_run(
+    path: Path, model: nn.Module, average: nn.Module, optimizer: torch.optim.Optimizer, balance: Any,
+    criteria: Mapping[str, Any] | None = None,
+) -> int:  # fmt: skip
+    """Fill everything from `save_run` and return the step to go on from."""
+    tensors, header = _read(path)
+
+    def part(prefix: str) -> dict[str, Tensor]:
+        return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+
+    model.load_state_dict(part("model."))
+    average.load_state_dict(part("average."))
+    for name, criterion in (criteria or {}).items():
+        if isinstance(criterion, nn.Module):
+            criterion.load_state_dict(part(f"criterion.{name}."))
+    states: dict[int, dict[str, Tensor]] = {}
+    for key, value in part("optimizer.").items():
+        number, name = key.split(".", 1)
+        states.setdefault(int(number), {})[name] = value
+    optimizer.load_state_dict({**optimizer.state_dict(), "state": states})
+    balance.load_state_dict(header["balance"])
+    torch.set_rng_state(tensors["rng"])
+    return int(header["step"])

@@ -1,0 +1,234 @@
+"""Several processes, one training: what `torchrun` starts, and all that passes between them.
+
+Each rank takes its share of the pictures of a step and holds everything else whole. What passes, a step: how much of
+each task every share knows, the losses as numbers, and one flat buffer of gradients after the last backward.
+
+Ours: one sum of a flat buffer in place of torch's DistributedDataParallel. That wraps a model's `forward`, where models here
+may be asked through `learn`, and counts on every parameter having a gradient; batches of many tasks leave some without.
+Here such a parameter counts as zero on that rank, and stays without a gradient if no rank has one, as in one process. What
+it costs: gradients travel after the backward, not during it.
+
+Batch norms normalise each share by itself (there is no SyncBatchNorm). The running statistics of those that learn are averaged
+over the ranks each step, so that all ranks hold the same state, and that is what is saved.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from mien.errors import MienError, UsageError
+from mien.tasks import Task
+from mien.tasks.attributes import AttributesTask
+from mien.tasks.parsing import UNKNOWN, ParsingTask
+
+
+class RankLost(MienError):
+    """Another process of the same training ended, or did not answer in time."""
+
+    code = "rank_lost"
+
+
+@dataclass
+class Ranks:
+    """This process among those of its training. The default is a process alone, for which every method does nothing.
+
+    Attributes:
+        rank, world: this one's number, and how many there are. device: where its model and batches are.
+        store: torch's key-value store, by which a rank that is missed is found. timeout: seconds to wait for the others.
+    """
+
+    rank: int = 0
+    world: int = 1
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    store: Any = None
+    timeout: float = 0.0
+    met: int = 0  # exchanges so far
+
+    @property
+    def first(self) -> bool:
+        """Whether this is the one that writes, logs and validates."""
+        return self.rank == 0
+
+    def seed(self, seed: int, step: int) -> None:
+        """Torch's generator for that step, other on each rank. A process alone on a CPU keeps the one in its checkpoint."""
+        if self.world > 1 or self.device.type != "cpu":
+            torch.manual_seed(int(np.random.SeedSequence([seed, 3, step, self.rank]).generate_state(1)[0]))
+
+    def add(self, values: Tensor) -> Tensor:
+        """The sum over ranks, the same bits on all of them.
+
+        Raises:
+            RankLost: another rank has ended, or does not come within the timeout.
+        """
+        if self.world == 1:
+            return values
+        return self._add(values.detach().to(self.device, copy=True).contiguous()).to(values.device)
+
+    def _add(self, total: Tensor) -> Tensor:
+        with self._meeting():
+            dist.all_reduce(total)  # in place: a buffer of all gradients is large
+        return total
+
+    def wait(self) -> None:
+        """Until all ranks are here."""
+        float(self.add(torch.zeros(1)))
+
+    def agree(self, value: int, what: str) -> None:
+        """Raises UsageError where ranks hold different values."""
+        mine = torch.zeros(self.world, dtype=torch.int64)
+        mine[self.rank] = value
+        if len(set(theirs := self.add(mine).tolist())) > 1:
+            raise UsageError(f"the ranks do not agree on {what}: {theirs}; give all of them the same recipe, settings and folder")
+
+    def add_losses(self, losses: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Losses by name, summed over ranks; every rank has the same names."""
+        if self.world == 1:
+            return losses
+        total = self.add(torch.stack([v.detach().float() for v in losses.values()]))
+        return dict(zip(losses, total, strict=True))
+
+    @torch.no_grad()
+    def add_gradients(self, learning: nn.Module) -> None:
+        """Sum gradients over ranks, and average the running statistics of the batch norms that learn."""
+        if self.world == 1:
+            return
+        weights = [p for p in learning.parameters() if p.requires_grad]
+        statistics = [b for n in learning.modules() if _follows(n) for b in n.buffers(recurse=False) if b.is_floating_point()]
+        has = torch.tensor([float(p.grad is not None) for p in weights], device=self.device)
+        grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in weights]
+        flat = self._add(torch.cat([has, *(t.reshape(-1) for t in grads), *(b.reshape(-1) / self.world for b in statistics)]))
+        total, *parts = flat.split([len(weights), *(t.numel() for t in (*weights, *statistics))])
+        for p, n, grad, part in zip(weights, total.tolist(), grads, parts, strict=False):
+            p.grad = grad.copy_(part.view_as(grad)) if n else None
+        for b, part in zip(statistics, parts[len(weights) :], strict=True):
+            b.copy_(part.view_as(b))
+
+    @torch.no_grad()
+    def copy_first(self, learning: nn.Module) -> None:
+        """Everybody begins with the weights and buffers of rank 0."""
+        if self.world == 1:
+            return
+        for t in (*learning.parameters(), *learning.buffers()):
+            told = t.detach().contiguous()
+            with self._meeting():
+                dist.broadcast(told, 0)
+            t.copy_(told)
+
+    @contextlib.contextmanager
+    def _meeting(self) -> Iterator[None]:
+        self.met += 1
+        try:
+            self.store.set(f"mien/{self.rank}", str(self.met))
+            yield
+        except RuntimeError as e:  # what torch raises for a closed connection as for a timeout
+            reason = (str(e).splitlines() or ["no reason given"])[0]
+            raise RankLost(
+                f"rank {self.rank} of {self.world} lost the others at exchange {self.met} ({self._missing()}). Look for that "
+                f"rank's own message, or raise the timeout of {self.timeout:g} s if it was only slow; then go on with --resume. "
+                f"torch says: {reason}"
+            ) from e
+
+    def _missing(self) -> str:
+        try:
+            seen = {r: int(self.store.get(f"mien/{r}")) if self.store.check([f"mien/{r}"]) else 0 for r in range(self.world)}
+        except RuntimeError:
+            return "the store is gone too: rank 0 or torchrun has ended"
+        late = [f"rank {r} at {n}" for r, n in seen.items() if n < self.met]
+        return "not arrived: " + ", ".join(late) if late else "all had arrived, one ended during it"
+
+
+ALONE = Ranks()
+
+
+def _follows(module: nn.Module) -> bool:
+    """A batch norm whose statistics move: frozen ones are in evaluation mode, see `mien.training.loop.learn_mode`."""
+    return isinstance(module, nn.modules.batchnorm._BatchNorm) and module.training
+
+
+@contextlib.contextmanager
+def join(timeout: float = 600.0) -> Iterator[Ranks]:
+    """The process group that `torchrun` asks for in the environment; without it a process alone.
+
+    Args:
+        timeout: seconds after which a rank that does not answer counts as lost. The others wait while rank 0 validates.
+
+    Raises:
+        UsageError: the environment tells a rank but not where to meet. RankLost: not all ranks came.
+    """
+    env = os.environ
+    if "RANK" not in env or "WORLD_SIZE" not in env:
+        yield Ranks()
+        return
+    rank, world, local = int(env["RANK"]), int(env["WORLD_SIZE"]), int(env.get("LOCAL_RANK", env["RANK"]))
+    cuda = torch.cuda.is_available()
+    if cuda and local >= torch.cuda.device_count():
+        raise UsageError(f"rank {rank} wants CUDA device {local}, and there are {torch.cuda.device_count()}; lower --nproc-per-node")
+    device = torch.device("cuda", local) if cuda else torch.device("cpu")
+    if cuda:
+        torch.cuda.set_device(device)
+    if world == 1:
+        yield Ranks(device=device)
+        return
+    if missing := [n for n in ("MASTER_ADDR", "MASTER_PORT") if n not in env]:
+        raise UsageError(f"RANK and WORLD_SIZE are set, but not {', '.join(missing)}; start with torchrun, or unset them")
+    patience = timedelta(seconds=timeout)
+    try:
+        store, _, _ = next(iter(dist.rendezvous("env://", timeout=patience)))
+        dist.init_process_group("nccl" if cuda else "gloo", store=store, rank=rank, world_size=world, timeout=patience)
+    except RuntimeError as e:
+        raise RankLost(f"rank {rank} did not find the other {world - 1} within {timeout:g} s: {e}") from e
+    yield Ranks(rank, world, device, store, timeout)
+    dist.destroy_process_group()  # after a failure not: it could wait for those that are lost
+
+
+def weight_of(task: Task[Any], criterion: Any, target: Tensor, known: Tensor) -> float:
+    """What a criterion divides its sum by: means over shares, weighed by it, are the mean over all of them.
+
+    A criterion tells it by an attribute `weigh(target, known) -> number`. Else: for attributes the sum of the elements'
+    weights, 1/sqrt(k) each in a picture that knows k; for parsing the known pixels; else the number of known items.
+    Not exact for parsing's Dice term, which is no mean over pixels, nor for face boxes, whose mean is over assigned cells.
+    """
+    if weigh := getattr(criterion, "weigh", None):
+        return float(weigh(target, known))
+    if isinstance(task, AttributesTask):
+        return float(known.double().sum(1).sqrt().sum())
+    if isinstance(task, ParsingTask):
+        return float((target[known] != UNKNOWN).sum())
+    return float(known.sum())
+
+
+def shares_of(
+    tasks: Iterable[Task[Any]], criteria: dict[str, Any], batches: list[Any], mixtures: int, ranks: Ranks
+) -> list[dict[str, float]]:
+    """For each of this rank's batches: loss name -> the share of the joined batch's mean that it speaks for.
+
+    Args:
+        batches: numpy batches, one a mixture, micro-batch after micro-batch.
+
+    The key "" is for a loss that is named after no task: its share is that of the pictures. Where nothing is known, the
+    loss is zero whatever its share.
+    """
+    by_name = {t.name: t for t in tasks}
+    rows = []
+    for batch in batches:
+        pairs = {n: (torch.from_numpy(batch.targets[n]), torch.from_numpy(batch.known[n])) for n in by_name if n in batch.targets}
+        rows.append([weight_of(t, criteria[n], *pairs[n]) if n in pairs else 0.0 for n, t in by_name.items()] + [len(batch.images)])
+    mine = torch.tensor(rows, dtype=torch.float64).unflatten(0, (-1, mixtures))  # (micro-batches, mixtures, names)
+    total = ranks.add(mine.sum(0))
+    share = (mine / total.clamp_min(torch.finfo(torch.float64).tiny)).flatten(0, 1)
+    return [dict(zip((*by_name, ""), row, strict=True)) for row in share.tolist()]
+
+
+def share_of(name: str, shares: dict[str, float]) -> float:
+    """Of a loss by its name: a task's own, that of "task:part" as its task's, else that of the pictures."""
+    return next((shares[n] for n in (name, name.split(":")[0]) if n in shares), shares[""])

@@ -1,0 +1,220 @@
+"""The nouns that cross rooms. Needs numpy only.
+
+Conventions: pictures are RGB uint8 (H, W, 3) and upright (EXIF applied at the door); boxes are float xyxy in pixels
+of the upright photo; points are float (n, 2), x then y, where the centre of the top-left pixel is (0, 0).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol, TypeVar, overload
+
+import numpy as np
+import numpy.typing as npt
+
+from mien.errors import UnknownTask
+
+Pixels = npt.NDArray[np.uint8]
+Floats = npt.NDArray[np.float32]
+Array = npt.NDArray[np.float64]
+R = TypeVar("R")
+R_co = TypeVar("R_co", covariant=True)
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """How a model wants to see a face. It travels inside the weights, never with the caller.
+
+    Attributes:
+        size: (width, height) of the crop in pixels.
+        template: name of the five-point template in `geometry.TEMPLATES`; "photo" means no alignment.
+        mean, std: per channel, RGB, on the 0..1 scale.
+    """
+
+    size: tuple[int, int]
+    template: str
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values; `View.from_dict` is the way back."""
+        return {"size": list(self.size), "template": self.template, "mean": list(self.mean), "std": list(self.std)}
+
+    @staticmethod
+    def from_dict(d: Mapping[str, Any]) -> View:
+        """Inverse of `to_dict`."""
+        size, mean, std = (tuple(d[k]) for k in ("size", "mean", "std"))
+        return View(size, d["template"], mean, std)  # type: ignore[arg-type]
+
+    def tensor(self, pixels: Pixels) -> Floats:
+        """(B, H, W, 3) uint8 RGB -> (B, 3, H, W) float32, normalised."""
+        scale = 1 / (255 * np.asarray(self.std, np.float32))
+        offset = np.asarray(self.mean, np.float32) / np.asarray(self.std, np.float32)
+        out = np.empty((len(pixels), 3, *pixels.shape[1:3]), np.float32)
+        for channel in range(3):  # each to its place at once: a transposed copy of floats costs several times as much
+            np.multiply(pixels[..., channel], scale[channel], out=out[:, channel])
+            out[:, channel] -= offset[channel]
+        return out
+
+
+@dataclass(frozen=True, slots=True)
+class Crop:
+    """Pixels and the way home, never apart.
+
+    Attributes:
+        pixels: (H, W, 3) uint8 RGB.
+        from_photo: (2, 3) affine, photo pixels -> crop pixels.
+    """
+
+    pixels: Pixels
+    from_photo: npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class Detection:
+    """One face found in a photo.
+
+    Attributes:
+        box: (4,) float xyxy, photo pixels. It may reach beyond the photo where the face does.
+        score: 0..1.
+        points: (5, 2) photo pixels, picture order: left eye in the picture, right eye, nose, mouth corners.
+    """
+
+    box: Floats
+    score: float
+    points: Floats
+
+    @property
+    def area(self) -> float:
+        """Pixels squared."""
+        x1, y1, x2, y2 = (float(v) for v in self.box)
+        return max(0.0, x2 - x1) * max(0.0, y2 - y1)
+
+
+class Named(Protocol[R_co]):
+    """Whatever has a task's name and gives answers of type R."""
+
+    @property
+    def name(self) -> str: ...
+
+    def read(self, raw: Floats, crop: Crop) -> R_co: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Face:
+    """What a caller receives: one face and the answers about it, in photo pixels.
+
+    Attributes:
+        box: (4,) float xyxy. score: 0..1. points: (5, 2), see `Detection.points`.
+        answers: task name -> the answer's own frozen dataclass.
+        crop: the pixels that the network saw and the affine that made them.
+    """
+
+    box: Floats
+    score: float
+    points: Floats
+    answers: Mapping[str, Any] = field(default_factory=dict)
+    crop: Crop | None = field(default=None, repr=False)
+
+    @overload
+    def __getitem__(self, task: Named[R]) -> R: ...
+    @overload
+    def __getitem__(self, task: str) -> Any: ...
+    def __getitem__(self, task: Any) -> Any:
+        """`face["age"]` or `face[mien.AGE]`.
+
+        Raises:
+            UnknownTask: (a KeyError) naming what was answered.
+        """
+        name = task if isinstance(task, str) else task.name
+        if name not in self.answers:
+            have = ", ".join(self.answers) or "nothing"
+            raise UnknownTask(f"this face has no answer {name!r}; it has: {have}. Ask for it with tasks=[...]")
+        return self.answers[name]
+
+    def __contains__(self, task: object) -> bool:
+        return getattr(task, "name", task) in self.answers
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.answers)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The face as plain JSON values; the schema is in docs/schema.md."""
+        points = self.answers["points5"].points if "points5" in self.answers else self.points
+        out: dict[str, Any] = {
+            "box": [round(float(v), 2) for v in self.box],
+            "score": round(float(self.score), 4),
+            "points5": [[round(float(x), 2), round(float(y), 2)] for x, y in points],
+        }
+        for name, answer in self.answers.items():
+            if name != "points5":
+                out[name] = answer.to_dict()
+        return out
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One labelled picture, as its data set gives it.
+
+    Attributes:
+        image: (H, W, 3) uint8 RGB.
+        labels: task name -> label in pixels of this picture; a missing key was never annotated.
+        points: (5, 2) float, where the face is; a template fit brings it to a model's view.
+        name: unique within its data set.
+        lean: pixels by which labelled places lie to the right of what a mirror leaves in place, as where a set counts pixels from 1.
+            Labels of a mirrored picture lean to the right too, so that a network learns the set's way, not the mean of two.
+    """
+
+    image: Pixels
+    labels: Mapping[str, Any]
+    points: npt.NDArray[np.float64]
+    name: str = ""
+    lean: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """One training picture in a model's view, labels moved along.
+
+    Attributes:
+        pixels: (H, W, 3) uint8 RGB.
+        labels: task name -> (target, known); see `Task.encode`.
+    """
+
+    pixels: Pixels
+    labels: Mapping[str, tuple[Any, Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """What the trainer eats, as numpy arrays.
+
+    Attributes:
+        images: (B, H, W, 3) uint8 RGB.
+        targets: task name -> (B, ...) array, finite everywhere.
+        known: task name -> bool (B,) or (B, K): which targets were really annotated.
+    """
+
+    images: Pixels
+    targets: Mapping[str, np.ndarray]
+    known: Mapping[str, np.ndarray]
+
+
+class Source(Protocol):
+    """Where training pictures come from: asked for the i-th picture with a generator of its own."""
+
+    @property
+    def name(self) -> str: ...
+    def __len__(self) -> int: ...
+    def example(self, index: int, rng: np.random.Generator) -> Example: ...
+
+
+class Answerer(Protocol):
+    """A model at work, torch or ONNX alike: (B, 3, H, W) float32 -> task name -> raw answers (B, ...)."""
+
+    @property
+    def view(self) -> View: ...
+    @property
+    def tasks(self) -> tuple[Any, ...]: ...
+    def __call__(self, images: Floats) -> Mapping[str, Floats]: ...

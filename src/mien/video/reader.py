@@ -1,0 +1,138 @@
+"""Films: decode -> read every n-th frame -> track -> rows and an annotated film. Needs PyAV (`pip install 'mien[video]'`).
+
+    for frame in mien.video.reader.read("clip.mp4", reader, stride=5):
+        for face in frame.faces:
+            print(frame.time, face.track, face["age"].years)
+
+Everything is a stream: a frame is forgotten when the next is asked for, so an hour costs the memory of a minute.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import cv2
+import numpy as np
+from PIL import Image
+
+from mien.errors import UsageError
+from mien.types import Face, Pixels
+from mien.video.container import Film
+from mien.video.tracker import Summary, Tracked, Tracker
+from mien.visualize import annotate
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """One frame and its faces.
+
+    Attributes:
+        number: from 0, counting every frame that could be decoded. time: seconds from the start of the film.
+        pixels: (H, W, 3) uint8 RGB, upright. faces: largest first.
+        read: False for a frame between two strides: its faces are predictions to draw, without answers of their own.
+    """
+
+    number: int
+    time: float
+    pixels: Pixels = field(repr=False)
+    faces: list[Tracked]
+    read: bool = True
+
+    def drawn(self) -> Pixels:
+        """A copy of the pixels with faces, mean answers so far and track numbers drawn in."""
+        shown = [Face(f.box, f.score, f.points, {**f.answers, **f.so_far}) for f in self.faces]
+        out = annotate.annotate(self.pixels, shown, parsing=False)
+        for face in self.faces:
+            _number(out, face)
+        return out
+
+
+def _number(out: Pixels, face: Tracked) -> None:
+    """The track's number in the box's top left corner."""
+    text, size = f"#{face.track}", min(max(float(face.box[2] - face.box[0]) / 160, 0.35), 1.2)
+    (wide, tall), _ = cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, size, 1)
+    x = int(np.clip(face.box[0], 0, max(0, out.shape[1] - wide - 4)))
+    y = int(np.clip(face.box[1], 0, max(0, out.shape[0] - tall - 4)))
+    cv2.rectangle(out, (x, y), (x + wide + 3, y + tall + 4), annotate.BOX, -1)
+    cv2.putText(out, text, (x + 2, y + tall + 2), cv2.FONT_HERSHEY_SIMPLEX, size, annotate.INK, 1, cv2.LINE_AA)
+
+
+def is_cut(before: Pixels, now: Pixels) -> bool:
+    """Whether two gray thumbnails are of different scenes: much changed, and the pattern too (a flash changes no pattern)."""
+    a, b = before.astype(np.float64).ravel(), now.astype(np.float64).ravel()
+    changed = float(np.abs(a - b).mean()) / 255
+    a, b = a - a.mean(), b - b.mean()
+    alike = float(a @ b) / max(float(np.linalg.norm(a) * np.linalg.norm(b)), 1e-9)
+    return changed > 0.06 and alike < 0.5
+
+
+# Reading
+
+
+@dataclass(slots=True)
+class Reading:
+    """An iterable of frames, to be walked once. See `read`.
+
+    Attributes:
+        film: what is read. reader, stride, every, max_seconds: see `read`. tracker: what gives the tracks.
+        count: frames decoded so far.
+    """
+
+    film: Film
+    reader: Callable[[Any], Sequence[Face]]
+    tracker: Tracker = field(default_factory=Tracker)
+    stride: int = 1
+    every: bool = False
+    max_seconds: float | None = None
+    count: int = 0
+
+    @property
+    def tracks(self) -> list[Summary]:
+        """Every track so far, by number; whole when all frames were taken."""
+        return self.tracker.summaries()
+
+    def __iter__(self) -> Iterator[Frame]:
+        """Raises Truncated after the last frame that could be read, where the film is damaged."""
+        before, cut = None, False
+        with self.film:
+            for number, (time, raw) in enumerate(self.film.frames()):
+                if self.max_seconds is not None and time >= self.max_seconds:
+                    break
+                self.count += 1
+                thumbnail = self.film.thumbnail(raw)
+                cut, before = cut or (before is not None and is_cut(before, thumbnail)), thumbnail
+                if number % self.stride == 0:
+                    pixels = self.film.pixels(raw)
+                    found = self.reader(Image.fromarray(pixels))  # an Image is RGB for sure; arrays are looked at for BGR
+                    yield Frame(number, time, pixels, self.tracker.update(found, number, time, cut=cut))
+                    cut = False
+                elif self.every:
+                    yield Frame(number, time, self.film.pixels(raw), [] if cut else self.tracker.expect(time), read=False)
+        error = self.film.error()
+        if error is not None:
+            raise error
+
+
+def read_video(
+    source: str | os.PathLike[str], reader: Callable[[Any], Sequence[Face]], *, stride: int = 1, every: bool = False,
+    max_seconds: float | None = None, tracker: Tracker | None = None,
+) -> Reading:  # fmt: skip
+    """Faces of a film, a frame at a time: `for frame in mien.video.reader.read(path, mien.load()): ...`, then `.tracks`.
+
+    Args:
+        source: see `Film`. reader: of `mien.load()`, or any callable from a Pillow image to faces.
+        stride: every n-th frame is read. every: the frames between come too, with predicted boxes and `read` False.
+        max_seconds: where to stop. tracker: with other settings than `Tracker()`.
+
+    Raises:
+        Truncated: after all frames that could be read, where the film is damaged. And what `Film` raises, at once.
+    """
+    if stride < 1:
+        raise UsageError(f"stride must be 1 frame or more, not {stride}")
+    return Reading(Film(source), reader, tracker or Tracker(), stride, every, max_seconds)
+
+
+# Writing

@@ -1,0 +1,189 @@
+"""`mien models`: what the weights are, and for what they may be used."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from bench.model_card import data
+from mien import cli
+from mien.cli import app
+from mien.errors import BadWeights, UsageError
+from mien.inference import provenance
+from mien.inference.onnx_model import OnnxModel
+from mien.inference.weights_file import WEIGHTS
+from mien.models import MODELS
+
+
+def run(*words: str) -> str:
+    done = CliRunner().invoke(app, ["models", *words])
+    assert done.exit_code == 0, done.output + str(done.exception)
+    return done.stdout
+
+
+@pytest.fixture
+def weights(tmp_path):
+    """A copy whose provenance a test may change."""
+    shutil.copy(WEIGHTS / "detector.onnx", tmp_path / "own.onnx")
+    record = json.loads((WEIGHTS / "detector.json").read_text(encoding="utf-8"))
+
+    def write(**changes):
+        kept = {k: v for k, v in (record | changes).items() if v is not None}
+        (tmp_path / "own.json").write_text(json.dumps(kept), encoding="utf-8")
+        return str(tmp_path / "own.onnx")
+
+    return write
+
+
+def test_weights_and_builders_are_listed() -> None:
+    found = json.loads(run("--json"))
+    by = {w["file"]: w for w in found["weights"]}
+    assert list(by) == ["detector.onnx", "mien.onnx"]
+    for name, one in by.items():
+        model = OnnxModel(WEIGHTS / name, threads=1)
+        assert one["sha256"] == model.sha256
+        assert one["bytes"] == (WEIGHTS / name).stat().st_size
+        assert one["view"] == model.view.to_dict()
+        assert list(one["tasks"]) == [t.name for t in model.tasks]
+        assert one["uses"] == ["research"]
+        assert one["sets"]
+    assert list(found["builders"]) == list(MODELS)
+    assert all(found["builders"].values())
+
+
+def test_text_for_people() -> None:
+    text = run()
+    for word in ("mien.onnx", "licence", "celeba:", "template", "landmarks (ibug68)", provenance.read(WEIGHTS / "mien.onnx").sha256):
+        assert word in text
+    assert all(f"  {name} " in text for name in MODELS)
+    assert "builders" not in run("--no-builders")
+
+
+def test_every_training_set_has_its_terms() -> None:
+    for one in provenance.embedded():
+        assert set(one.record["data"]) <= set(one.sets)
+        assert "licence not stated" not in one.sets.values()
+
+
+def test_commercial_use_is_refused_with_exit_code_2(monkeypatch, capsys) -> None:
+    monkeypatch.setattr(sys, "argv", ["mien", "models", "--license", "commercial"])
+    with pytest.raises(SystemExit) as stop:
+        cli.main()
+    assert stop.value.code == 2
+    told = capsys.readouterr()
+    assert told.out == ""
+    assert "detector.onnx is not for commercial use: research use only" in told.err
+    assert "photos (photographs" in told.err
+
+
+def test_research_is_allowed_and_other_words_are_not() -> None:
+    assert "mien.onnx" in run("--license", "research", "--no-builders")
+    with pytest.raises(UsageError, match="research or commercial, not 'military'"):
+        provenance.read(WEIGHTS / "mien.onnx").demand("military")
+
+
+def test_what_the_file_allows_is_allowed_and_silence_allows_nothing(weights) -> None:
+    assert "own.onnx" in run(weights(uses=["research", "commercial"]), "--license", "commercial")
+    silent = provenance.read(weights(uses=None))
+    for use in provenance.USES:
+        with pytest.raises(UsageError, match="does not say what it may be used for"):
+            silent.demand(use)
+    assert "none is stated" in run(weights(uses=None))
+
+
+def test_provenance_of_another_file_is_refused(weights, tmp_path) -> None:
+    with pytest.raises(BadWeights, match=r"own\.onnx is not what own\.json tells of"):
+        provenance.read(weights(sha256="0" * 64))
+    path = weights(header=None)
+    with pytest.raises(BadWeights, match="is no provenance file"):
+        provenance.read(path)
+    os.remove(tmp_path / "own.json")
+    with pytest.raises(BadWeights, match="cannot be read"):
+        provenance.read(path)
+
+
+def test_without_torch_weights_are_listed_all_the_same(monkeypatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name, package=None: None)
+    done = CliRunner().invoke(app, ["models"])
+    assert done.exit_code == 0
+    assert "mien.onnx" in done.stdout
+    assert "builders\n" not in done.stdout
+    assert "pip install 'mien[train]'" in done.stderr
+
+
+def test_calibration_is_shown(weights) -> None:
+    assert "read at   no temperatures" in run(weights())
+    assert "read at   faces 1.5 (temperatures)" in run(weights(calibration={"temperatures": {"faces": 1.5}}))
+
+
+# --- What is made from the weights
+
+
+def test_pages_tell_of_the_weights_in_the_package() -> None:
+    """Made again by: python -m bench.model_card.__main__, and: python -m bench.speed.roofline."""
+    sha256 = provenance.read(WEIGHTS / "mien.onnx").sha256
+    assert sha256 in Path("docs/model-card.md").read_text(encoding="utf-8")
+    assert sha256[:12] in Path("docs/benchmark.md").read_text(encoding="utf-8")
+
+
+def test_the_card_recommends_the_cuts_that_are_recorded() -> None:
+    page = Path("docs/model-card.md").read_text(encoding="utf-8")
+    known = provenance.read(WEIGHTS / "mien.onnx").record["calibration"]
+    for answer, cut in known["abstain"].items():
+        assert f'face["{answer}"].sure({cut})' in page
+    for task, temperature in known["temperatures"].items():
+        assert f"\n| {task}" in page
+        assert f"{temperature:.3f} | yes |" in page or task == "age"
+
+
+@pytest.fixture
+def drawn_answers(rng):
+    """Answers of a network that is as sure as it is right, on drawn numbers, but for what a test spoils."""
+    z = rng.standard_normal((1500, 8)) * 2
+    truth = np.array([rng.choice(8, p=np.exp(r) / np.exp(r).sum()) for r in z])
+    y = rng.standard_normal((300, 40)) * 3
+    yes = (rng.random(y.shape) < 1 / (1 + np.exp(-y))).astype(int)
+    years = rng.uniform(20, 60, 300)
+    age = -0.5 * ((np.arange(101) - rng.normal(years, 6)[:, None]) / 6) ** 2
+    utk = data.People({"age": age, "attributes": y}, yes[:, data.MALE], years, np.zeros(300, int))
+    return data.Answers(utk, {"attributes": y}, yes, np.arange(300), {"val": (z[:1000], truth[:1000]), "test": (z[1000:], truth[1000:])})
+
+
+def test_a_network_that_is_as_sure_as_right_gets_no_temperature_and_a_spoilt_one_does(drawn_answers) -> None:
+    a = drawn_answers
+    good = data.fit(a)
+    assert good.temperatures.get("attributes", 1) == pytest.approx(1, abs=0.1)
+    assert good.temperatures.get("expression", 1) == pytest.approx(1, abs=0.1)
+    assert "age" not in good.temperatures
+    a.fer = {s: (3 * z, y) for s, (z, y) in a.fer.items()}
+    a.celeba["attributes"] = 2 * a.celeba["attributes"]
+    a.utk.raw["age"] = 4 * a.utk.raw["age"]
+    spoilt = data.fit(a)
+    assert spoilt.temperatures["expression"] == pytest.approx(3, rel=0.1)
+    assert spoilt.temperatures["attributes"] == pytest.approx(2, rel=0.1)
+    assert spoilt.temperatures["age"] == pytest.approx(3.5, rel=0.4)
+    assert spoilt.covered[0].mean() < 0.7
+    assert spoilt.covered[1].mean() == pytest.approx(0.8, abs=0.05)
+
+
+def test_an_interval_that_holds_more_than_promised_is_left_alone(drawn_answers) -> None:
+    drawn_answers.utk.raw["age"] = 0.3 * drawn_answers.utk.raw["age"]
+    found = data.fit(drawn_answers)
+    assert found.covered[0].mean() > 0.95
+    assert "age" not in found.temperatures
+
+
+def test_temperatures_are_not_chosen_on_test_pictures(drawn_answers) -> None:
+    a = drawn_answers
+    before = data.fit(a)
+    z, y = a.fer["test"]
+    a.fer["test"] = (5 * z, (y + 1) % 8)
+    after = data.fit(a)
+    assert (after.temperatures, after.abstain) == (before.temperatures, before.abstain)

@@ -1,0 +1,42 @@
+"""Moves of the picture: what a mirror does to the places of a set whose labels lean to one side."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from mien import geometry
+from mien.data import synthetic
+from mien.data.augment import Augment, crop_example, grayed
+from mien.types import Sample, View
+
+
+def test_places_that_lean_to_the_right_lean_so_in_a_mirror_too():
+    """Labels 2 px to the right of a drawn face's places: mirrored, they lie 2 px to the right of the mirrored places."""
+    view = View((96, 96), "head", (0.5,) * 3, (0.5,) * 3)
+    picture, labels, five = synthetic.draw(np.random.default_rng(3))
+    honest = Sample(picture, labels, five)
+    leaning = Sample(picture, {**labels, "landmarks": labels["landmarks"] + (2.0, 0.0)}, five + (2.0, 0.0), lean=2.0)
+    step = 2.0 / 96 * float(np.hypot(*geometry.fit_similarity(five, geometry.template_points(view))[0, :2]))
+    for mirror in (0.0, 1.0):
+        still = Augment(0, 0, 0, mirror, 0, 0, 0, 0, 0, 0)
+        a, b = (crop_example(s, view, still, np.random.default_rng(0)) for s in (honest, leaning))
+        # the crop follows the leaning points, so places stay where they were in it and the picture moves under them
+        assert np.allclose(a.labels["landmarks"][0], b.labels["landmarks"][0], atol=1e-6)
+        shown, moved = a.pixels.astype(float), b.pixels.astype(float)
+        shift = step * 96
+        assert np.abs(np.roll(shown, -round(shift), 1) - moved)[20:-20, 20:-20].mean() < np.abs(shown - moved)[20:-20, 20:-20].mean()
+
+
+def test_a_tight_face_borrows_what_is_around_it_and_keeps_its_own():
+    """A gray cut-out of a drawn face in another one's crop: its middle stays, the corners are the other's without colour."""
+    view, still = View((96, 96), "head", (0.5,) * 3, (0.5,) * 3), Augment(0, 0, 0, 0, 0, 0, 0, 0, 0, surround=1, borrow=1)
+    picture, labels, five = synthetic.draw(np.random.default_rng(3))
+    (left, top), (right, bottom) = five.min(0).astype(int) - 8, five.max(0).astype(int) + 8
+    tight = Sample(grayed(picture)[top:bottom, left:right].copy(), {}, five - (left, top))
+    other = np.random.default_rng(1).integers(0, 256, (96, 96, 3), np.uint8)
+    alone = crop_example(tight, view, still, np.random.default_rng(0)).pixels
+    both = crop_example(tight, view, still, np.random.default_rng(0), lambda rng: other).pixels
+    assert np.array_equal(both[:8, :8], grayed(other)[:8, :8])
+    assert np.array_equal(both[50:60, 44:52], alone[50:60, 44:52])
+    coloured = Sample(np.ascontiguousarray(picture[top:bottom, left:right]), {}, five - (left, top))
+    assert np.array_equal(crop_example(coloured, view, still, np.random.default_rng(0), lambda rng: other).pixels[:8, :8], other[:8, :8])

@@ -1,1 +1,0 @@
-"""Hard use: damaged bytes, many threads and processes, long runs, full disks, no network. See docs/hard-use.md."""

@@ -1,0 +1,189 @@
+"""From a photo to its faces, with a network that finds bright squares."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from itertools import pairwise
+
+import cv2
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mien.errors import UsageError
+from mien.inference.detector import Detector, alone, cut, most_inside, resized, spans, up
+from mien.tasks import AGE, FACES
+from mien.tasks.detection import cells
+from mien.types import Detection, Floats, View
+
+VIEW = View((320, 320), "photo", (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
+
+
+class Squares:
+    """A network that takes every bright blob for a face, and remembers the shapes that it was shown.
+
+    As a real one it knows only some sizes: of blobs outside `sees` (sides in shown pixels) it is unsure.
+    """
+
+    view, tasks = VIEW, (FACES,)
+
+    def __init__(self, sees: tuple[float, float] = (9, 450), unsure: float = -1.5):
+        self.sees, self.unsure, self.shapes = sees, unsure, list[tuple[int, int]]()
+
+    def __call__(self, images: Floats) -> dict[str, Floats]:
+        h, w = images.shape[2:]
+        assert images.dtype == np.float32 and h % 32 == 0 and w % 32 == 0
+        self.shapes.append((h, w))
+        bright = (images[0].mean(0) > 0).astype(np.uint8)
+        centres, strides = cells((w, h))
+        raw = np.zeros((1, len(centres), 15), np.float32)
+        raw[..., 0] = -9
+        for x, y, bw, bh, _ in cv2.connectedComponentsWithStats(bright)[2][1:]:
+            seen = self.sees[0] <= np.sqrt(bw * bh) <= self.sees[1]
+            middle = np.array([x + bw / 2 - 0.5, y + bh / 2 - 0.5])
+            i = int(np.argmin(np.abs(centres - middle).sum(1)))
+            raw[0, i, 0] = 3 if seen else self.unsure
+            raw[0, i, 1:3] = (middle - centres[i]) / strides[i]
+            raw[0, i, 3:5] = np.log(np.array([bw, bh]) / strides[i])
+            raw[0, i, 5:] = np.tile(raw[0, i, 1:3], 5)
+        return {"faces": raw}
+
+
+def photo(width: int, height: int, *boxes: tuple[int, int, int, int]) -> np.ndarray:
+    """Black, with white boxes x, y, w, h."""
+    out = np.zeros((height, width, 3), np.uint8)
+    for x, y, w, h in boxes:
+        out[y : y + h, x : x + w] = 255
+    return out
+
+
+@pytest.mark.parametrize("size", [(640, 480), (320, 320), (200, 333), (1280, 960), (2000, 1500), (45, 30)])
+def test_boxes_come_back_in_photo_pixels(size: tuple[int, int]) -> None:
+    w, h = size
+    box = (w // 4, h // 3, w // 5, h // 4)
+    (found,) = Detector(Squares())(photo(w, h, box))
+    x, y, bw, bh = box
+    near = 3 * max(1.0, max(size) / 640)
+    np.testing.assert_allclose(found.box, (x - 0.5, y - 0.5, x + bw - 0.5, y + bh - 0.5), atol=near)
+    np.testing.assert_allclose(found.points, np.tile((x + bw / 2 - 0.5, y + bh / 2 - 0.5), (5, 1)), atol=near)
+    assert found.score == pytest.approx(0.9526, abs=1e-3) and found.box.dtype == np.float32
+
+
+def test_largest_comes_first() -> None:
+    found = Detector(Squares())(photo(640, 480, (10, 10, 30, 30), (200, 100, 200, 220), (500, 300, 80, 80)))
+    assert [round(float(d.box[2] - d.box[0]), -1) for d in found] == [200, 80, 30]
+
+
+def test_a_face_that_fills_the_photo_is_found_from_afar() -> None:
+    assert len(Detector(Squares(sees=(9, 150)))(photo(640, 480, (0, 0, 640, 480)))) == 1
+
+
+def test_small_faces_of_a_large_photo_are_found_once() -> None:
+    places = [(x, y, 16, 16) for x in (5, 300, 610, 634, 660, 1250) for y in (7, 470, 500, 930)]
+    network = Squares(sees=(12, 450))  # in the main look they are 8 pixels
+    assert len(Detector(network)(photo(1280, 960, *places))) == len(places)
+    assert Detector(network, near=0)(photo(1280, 960, *places)) == []
+
+
+def test_a_crowd_is_looked_at_in_large_tiles() -> None:
+    places = [(x, y, 16, 16) for x in range(10, 1260, 60) for y in range(10, 940, 60)]
+    network = Squares(sees=(12, 450))
+    assert len(Detector(network)(photo(1280, 960, *places))) == len(places)
+    assert network.shapes == [(480, 640), (192, 192)] + 4 * [(512, 672)]
+
+
+def test_near_looks_go_where_a_small_face_is_suspected_and_nowhere_else() -> None:
+    network = Squares(sees=(12, 450))
+    find = Detector(network)
+    large, small = (700, 100, 300, 300), (300, 800, 16, 16)
+    assert len(find(photo(1280, 960, large))) == 1 and network.shapes == [(480, 640)]
+    network.shapes.clear()
+    assert len(find(photo(1280, 960, large, small))) == 2 and network.shapes == [(480, 640), (256, 256)]
+    sure = Squares(sees=(12, 450), unsure=-2.5)  # 8 %, below what is suspected
+    assert len(Detector(sure)(photo(1280, 960, large, small))) == 1
+    assert len(Detector(sure, suspect=0.05)(photo(1280, 960, large, small))) == 2
+
+
+@given(st.integers(1, 1300), st.floats(0, 1), st.floats(0.1, 64))
+def test_a_face_that_tiles_may_show_is_whole_in_the_one_chosen(length: int, at: float, side: float) -> None:
+    middle = side / 2 + at * max(0.0, length - side)
+    tiles = spans(length, 256, 64)
+    assert tiles[0][0] == 0 and tiles[-1][1] == length and all(a[1] - b[0] >= 64 for a, b in pairwise(tiles))
+    lo, hi = most_inside(tiles, middle)
+    assert lo - 1e-6 <= middle - side / 2 and middle + side / 2 <= max(hi, side) + 1e-6
+
+
+def test_a_far_look_is_for_photos_without_a_sure_face_and_for_large_ones() -> None:
+    network, far = Squares(sees=(9, 150), unsure=-0.5), (192, 192)  # 38 %: no face, but worth a far look
+    find = Detector(network)
+    small, large = (10, 10, 60, 60), (300, 100, 300, 300)
+    for boxes, looks in (((small,), []), ((), [far]), ((small, large), [far])):
+        network.shapes.clear()
+        assert len(find(photo(640, 480, *boxes))) == len(boxes)
+        assert network.shapes == [(480, 640), *looks]
+
+
+def test_shapes_are_few_and_bounded() -> None:
+    network = Squares(sees=(12, 450))
+    find = Detector(network)
+    crowd = [(x, y, 15, 15) for x in range(10, 1260, 60) for y in range(10, 940, 60)]
+    for size in ((640, 480), (320, 240), (1280, 960), (4000, 3000)):
+        find(photo(*size))
+    find(photo(1280, 960, (10, 10, 16, 16), (900, 500, 16, 16)))
+    find(photo(1280, 960, *crowd))
+    assert set(network.shapes) == {(480, 640), (192, 192), (256, 256), (512, 672)}
+
+
+def test_no_face_in_nothing() -> None:
+    assert Detector(Squares())(photo(1, 1)) == []
+    assert Detector(Squares())(photo(3000, 2)) == []
+
+
+def test_cut_boxes_belong_to_the_neighbour() -> None:
+    boxes = np.array([(-3, 5, 20, 20), (90, 5, 110, 20), (40, 40, 50, 50)], float)
+    assert cut(boxes, (0, 0, 100, 100), 200, 100).tolist() == [False, True, False]
+    assert cut(boxes, (0, 0, 100, 100), 100, 100).tolist() == [False, False, False]
+
+
+def test_pictures_are_normalised_a_channel_at_a_time() -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (2, 32, 64, 3), dtype=np.uint8)
+    view = View((32, 32), "photo", (0.4, 0.5, 0.6), (0.2, 0.25, 0.3))
+    found = view.tensor(pixels)
+    assert found.dtype == np.float32 and found.flags.c_contiguous
+    np.testing.assert_allclose(found, ((pixels / 255 - view.mean) / view.std).transpose(0, 3, 1, 2), atol=1e-6)
+
+
+def test_sizes() -> None:
+    assert (up(1), up(32), up(33)) == (32, 32, 64)
+    assert resized(photo(100, 50), 0.004).shape == (1, 1, 3)
+
+
+def test_wrong_use_is_told() -> None:
+    class Other(Squares):
+        tasks = (AGE,)  # type: ignore[assignment]
+
+    with pytest.raises(UsageError, match="not 'faces'"):
+        Detector(Other())
+    with pytest.raises(UsageError, match="threshold"):
+        Detector(Squares(), threshold=1.5)
+    with pytest.raises(UsageError, match="suspect"):
+        Detector(Squares(), suspect=0)
+    with pytest.raises(UsageError, match="at least 32"):
+        Detector(Squares(), far=8)
+
+
+def test_detecting_needs_no_torch() -> None:
+    code = "import sys, mien.inference.detector; print({'torch', 'mien.data', 'mien.training.loop'} & set(sys.modules) or 'none')"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.stdout.strip() == "none", done
+
+
+def test_a_part_of_a_surer_face_is_no_face() -> None:
+    def found(box: tuple[float, ...], score: float) -> Detection:
+        return Detection(np.array(box, np.float32), score, np.zeros((5, 2), np.float32))
+
+    face, part = found((0, 0, 100, 100), 0.8), found((20, 40, 60, 80), 0.6)
+    beside, surer = found((90, 10, 130, 50), 0.6), found((10, 10, 30, 30), 0.9)
+    assert alone([face, part, beside, surer]) == [face, beside, surer]
