@@ -29,7 +29,6 @@ from mien.errors import UsageError
 from mien.export import onnx_import
 from mien.models.mien import Mien, mien_tiny
 from mien.tasks import DEFAULT_TASKS, PARSING
-from mien.training import checkpoint
 from mien.training.loop import to_tensors
 from mien.training.loss_weighting import Fixed
 from mien.training.recipe import Recipe, adamw, cosine
@@ -99,7 +98,7 @@ def grown(start: str, part: str) -> Mien:
     Raises:
         UsageError: the checkpoint is another system's.
     """
-    old, (more, learns) = checkpoint.load(start), ADDS[part]
+    old, (more, learns) = onnx_import.load(start), ADDS[part]
     if not isinstance(old, Mien):
         raise UsageError(f"{start} holds a {type(old).__name__}; the part {part} adds to a Mien")
     model = mien_tiny(**{**old.builder[1], "tasks": old.tasks, **more})
@@ -138,7 +137,7 @@ def recipe(
     if part in ADDS:
         model = grown(start, part)
     else:
-        model = checkpoint.load(start) if start else mien_tiny(size=size, imagenet=not (encoder or drawn))
+        model = onnx_import.load(start) if start else mien_tiny(size=size, imagenet=not (encoder or drawn))
     if encoder:
         theirs = load_file(encoder)
         model.encoder.load_state_dict({k.removeprefix("encoder."): v for k, v in theirs.items() if k.startswith("encoder.")})

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from mien import geometry
 from mien.errors import UsageError
+from mien.tasks import pose
 from mien.types import View
 
 VIEW = View((128, 128), "head", (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
@@ -96,8 +97,8 @@ def _turned_head(yaw: float, pitch: float, roll: float) -> np.ndarray:
     rz = np.array([[np.cos(r), -np.sin(r), 0], [np.sin(r), np.cos(r), 0], [0, 0, 1]])
     rx = np.array([[1, 0, 0], [0, np.cos(p), np.sin(p)], [0, -np.sin(p), np.cos(p)]])  # p > 0 lifts the nose
     ry = np.array([[np.cos(y), 0, -np.sin(y)], [0, 1, 0], [np.sin(y), 0, np.cos(y)]])
-    seen = geometry._MODEL @ (ry @ rx @ rz).T
-    depth = 4 * np.ptp(geometry._MODEL, axis=0).max() + seen[:, 2:]
+    seen = pose._MODEL @ (ry @ rx @ rz).T
+    depth = 4 * np.ptp(pose._MODEL, axis=0).max() + seen[:, 2:]
     out = np.zeros((68, 2))
     out[list(geometry._MODEL_INDEX)] = seen[:, :2] / depth * 1000 + 300
     return out
@@ -105,7 +106,7 @@ def _turned_head(yaw: float, pitch: float, roll: float) -> np.ndarray:
 
 @pytest.mark.parametrize(("yaw", "pitch", "roll"), [(0, 0, 0), (30, 0, 0), (-30, 0, 0), (0, 20, 0), (0, -20, 0), (0, 0, 25), (20, -10, 15)])
 def test_pose_of_a_turned_head(yaw, pitch, roll):
-    assert geometry.pose_from_68(_turned_head(yaw, pitch, roll)) == pytest.approx((yaw, pitch, roll), abs=4)
+    assert pose.pose_from_68(_turned_head(yaw, pitch, roll)) == pytest.approx((yaw, pitch, roll), abs=4)
 
 
 def test_signs_of_pose_are_the_documented_ones():
@@ -126,5 +127,5 @@ def test_mirroring_a_face_flips_yaw_and_roll(rng):
 
     points = _turned_head(25, 10, 12) + rng.normal(0, 0.01, (68, 2))
     mirrored = (points * (-1, 1))[list(LANDMARKS.mirror)]
-    yaw, pitch, roll = geometry.pose_from_68(points)
-    assert geometry.pose_from_68(mirrored) == pytest.approx((-yaw, pitch, -roll), abs=0.5)
+    yaw, pitch, roll = pose.pose_from_68(points)
+    assert pose.pose_from_68(mirrored) == pytest.approx((-yaw, pitch, -roll), abs=0.5)

@@ -1,6 +1,7 @@
 """Reads a whole face with one network in one pass.
 
 import mien
+
 reader = mien.load()
 for face in reader("photo.jpg"):
     print(face["age"].years, face[mien.EXPRESSION].label)
@@ -8,35 +9,44 @@ for face in reader("photo.jpg"):
 
 from __future__ import annotations
 
+import importlib
 from typing import TYPE_CHECKING, Any
 
-from mien.errors import MienError, PhotoError
+from mien.errors import BadWeights, MienError, PhotoError, UnknownTask, UsageError
 from mien.types import Crop, Detection, Face, View
 
 if TYPE_CHECKING:
-    from mien.inference.reader import Reader, Reading, load
+    from mien.inference import OnnxModel, Reader, Reading, load
+    from mien.io import find_photos
+    from mien.recognition import Gallery, cluster_faces, verify
     from mien.tasks import AGE, ATTRIBUTES, EXPRESSION, GENDER, IDENTITY, LANDMARKS, PARSING, POINTS5, POSE
+    from mien.video import read_video
+    from mien.visualize import annotate, anonymize
 
-__version__ = "0.1.0"
-_TASKS = ("AGE", "ATTRIBUTES", "EXPRESSION", "GENDER", "IDENTITY", "LANDMARKS", "PARSING", "POINTS5", "POSE")
-_READING = ("Reader", "Reading", "load")
+__version__ = "0.2.0"
+
+# `import mien` must stay cheap: what needs OpenCV or ONNX Runtime is imported on first use.
+_LAZY = {
+    **dict.fromkeys(("OnnxModel", "Reader", "Reading", "load"), "mien.inference"),
+    **dict.fromkeys(("find_photos",), "mien.io"),
+    **dict.fromkeys(("Gallery", "cluster_faces", "verify"), "mien.recognition"),
+    **dict.fromkeys(
+        ("AGE", "ATTRIBUTES", "EXPRESSION", "GENDER", "IDENTITY", "LANDMARKS", "PARSING", "POINTS5", "POSE"), "mien.tasks"
+    ),
+    **dict.fromkeys(("read_video",), "mien.video"),
+    **dict.fromkeys(("annotate", "anonymize"), "mien.visualize"),
+}
 __all__ = [
     "AGE", "ATTRIBUTES", "EXPRESSION", "GENDER", "IDENTITY", "LANDMARKS", "PARSING", "POINTS5", "POSE",
-    "Crop", "Detection", "Face", "MienError", "PhotoError", "Reader", "Reading", "View", "load",
+    "BadWeights", "Crop", "Detection", "Face", "Gallery", "MienError", "OnnxModel", "PhotoError", "Reader", "Reading",
+    "UnknownTask", "UsageError", "View", "annotate", "anonymize", "cluster_faces", "find_photos", "load", "read_video", "verify",
 ]  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:
-    """Tasks and the reader come when first used: they need OpenCV and the ONNX runtime, and `import mien` does not."""
-    if name in _TASKS:
-        from mien import tasks
-
-        return getattr(tasks, name)
-    if name in _READING:
-        from mien.inference import reader
-
-        return getattr(reader, name)
-    raise AttributeError(f"module 'mien' has no attribute {name!r}")
+    if name not in _LAZY:
+        raise AttributeError(f"module 'mien' has no attribute {name!r}")
+    return getattr(importlib.import_module(_LAZY[name]), name)
 
 
 def __dir__() -> list[str]:

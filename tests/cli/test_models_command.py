@@ -13,8 +13,8 @@ import pytest
 from typer.testing import CliRunner
 
 from bench.model_card import data
-from mien import cli
 from mien.cli import app
+from mien.cli import entry as cli
 from mien.errors import BadWeights, UsageError
 from mien.inference import provenance
 from mien.inference.onnx_model import OnnxModel

@@ -11,6 +11,7 @@ import torch
 from mien import geometry
 from mien.data import synthetic
 from mien.errors import BadWeights, UsageError
+from mien.export import onnx_import
 from mien.export.onnx_export import difference, export, release, write_provenance
 from mien.export.onnx_import import settle
 from mien.inference.onnx_model import OnnxModel
@@ -122,7 +123,7 @@ def test_provenance_is_json(tmp_path):
 def test_an_exported_network_can_be_trained_further(pair):
     """The shipped file too: it is what a fork begins from, and its run's checkpoints are in no package."""
     for path in (pair[1] / "m.onnx", WEIGHTS / "mien.onnx"):
-        model = checkpoint.load(path)
+        model = onnx_import.load(path)
         images = crops(model.view, 12)
         assert max(difference(model, path, images).values()) < 1e-3
         with torch.no_grad():
@@ -145,10 +146,10 @@ def test_an_export_that_cannot_be_trained_further_says_why(pair, tmp_path):
 
     (tmp_path / "cut.onnx").write_bytes((pair[1] / "m.onnx").read_bytes()[:1000])
     with pytest.raises(BadWeights, match="no readable ONNX"):
-        checkpoint.load(tmp_path / "cut.onnx")
+        onnx_import.load(tmp_path / "cut.onnx")
     proto = onnx.load(pair[1] / "m.onnx")
     (lost,) = (i for i in proto.graph.initializer if i.name == "model.encoder.stem.0.weight")
     proto.graph.initializer.remove(lost)
     onnx.save(proto, tmp_path / "less.onnx")
     with pytest.raises(BadWeights, match=r"less.onnx: encoder.stem.0.weight is not in it"):
-        checkpoint.load(tmp_path / "less.onnx")
+        onnx_import.load(tmp_path / "less.onnx")

@@ -30,6 +30,7 @@ from mien.tasks import (
     POINTS5,
     POSE5,
     WFLW98,
+    pose,
     task,
 )  # fmt: skip
 from mien.tasks.landmarks import expected_place
@@ -294,8 +295,8 @@ def test_euler_angles_follow_their_picture_and_come_back():
 def test_euler_angles_mean_what_the_derived_pose_means():
     """A generic head, turned by the same angles and seen from far away, is read by `pose_from_68`."""
     for angles in ((25, 10, -15), (-30, -20, 5), (0, 0, 40)):
-        seen = geometry._MODEL @ geometry.pose_matrix(*angles).T
+        seen = pose._MODEL @ pose.pose_matrix(*angles).T
         points = np.zeros((68, 2))
         points[list(geometry._MODEL_INDEX)] = seen[:, :2] / (4 * 103 + seen[:, 2:])  # the model is 103 high; see pose_from_68
-        assert geometry.pose_from_68(points) == pytest.approx(angles, abs=1.2)
-        assert geometry.pose_angles(geometry.pose_matrix(*angles)) == pytest.approx(angles)
+        assert pose.pose_from_68(points) == pytest.approx(angles, abs=1.2)
+        assert pose.pose_angles(pose.pose_matrix(*angles)) == pytest.approx(angles)

@@ -15,7 +15,7 @@ from PIL import Image
 from mien.errors import NotFound, UsageError
 from mien.inference.reader import Reading
 from mien.types import Face
-from mien.visualize.contact_sheet import SCRIPT, STYLE, Sheet, thumb
+from mien.visualize.contact_sheet import SCRIPT, STYLE, ContactSheet, thumb
 
 
 class Page(HTMLParser):
@@ -41,7 +41,7 @@ class Page(HTMLParser):
 
 @pytest.fixture
 def page(reader, astronaut, tmp_path):
-    sheet = Sheet(tmp_path / "deep" / "s.html", "Album <1>")
+    sheet = ContactSheet(tmp_path / "deep" / "s.html", "Album <1>")
     reading = reader(astronaut)
     reading.path = 'x</script><img src=x onerror="alert(1)">.jpg'
     sheet.add(reading, [3])
@@ -95,12 +95,12 @@ def test_every_control_of_the_script_is_on_the_page(page) -> None:
 
 def test_only_html_and_only_faces_of_a_reader(tmp_path) -> None:
     with pytest.raises(UsageError, match="FILE.html"):
-        Sheet(tmp_path / "s.pdf")
+        ContactSheet(tmp_path / "s.pdf")
     with pytest.raises(UsageError, match="no crop"):
         thumb(Face([0, 0, 1, 1], 0.5, []))  # type: ignore[arg-type]
 
 
 def test_an_empty_sheet_is_a_page_too(tmp_path) -> None:
-    Sheet(tmp_path / "s.html").close()
+    ContactSheet(tmp_path / "s.html").close()
     assert json.loads(Page((tmp_path / "s.html").read_text()).inside["data"]) == {"photos": 0, "faces": [], "errors": []}
     assert [p.name for p in tmp_path.iterdir()] == ["s.html"]

@@ -26,7 +26,7 @@ from mien.io.image import load_photo
 from mien.server.app import app
 from mien.server.limits import Keys
 from mien.server.run import running
-from mien.tasks import ATTRIBUTES, HELEN9, LAPA11, PARSING
+from mien.tasks import ATTRIBUTES, HELEN9, LAPA11, PARSING, pose
 from mien.tasks.detection import decode, merge
 from mien.web import build
 from mien.web.assets import WEB, about, parts
@@ -233,7 +233,7 @@ def test_pixels_move_as_opencv_moves_them(checked):
 def test_poses_are_pythons(checked):
     _, out, job, _, _ = checked
     for found, points in zip(out["pose"], job["faces"], strict=True):
-        np.testing.assert_allclose(found, geometry.pose_from_68(points), atol=0.01)
+        np.testing.assert_allclose(found, pose.pose_from_68(points), atol=0.01)
 
 
 def test_faces_are_decoded_and_merged_as_in_python(checked):

@@ -36,9 +36,9 @@ class Pictures:
         self.show: Callable[[str, Any], Any] | None = _attention_saver(reader, attention, label) if attention else None
         self.sheet: Any = None
         if sheet:
-            from mien.visualize.contact_sheet import Sheet
+            from mien.visualize.contact_sheet import ContactSheet
 
-            self.sheet = Sheet(sheet, sheet.stem)
+            self.sheet = ContactSheet(sheet, sheet.stem)
         for folder in (draw, masks, crops):
             if folder:
                 folder.mkdir(parents=True, exist_ok=True)

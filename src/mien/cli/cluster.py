@@ -27,16 +27,13 @@ def cluster(
     weights: Weights = None,
 ) -> None:
     """Who is in an album: faces in groups, a group a person, by a stricter threshold than `verify` takes."""
-    from mien.recognition.clustering import STRICTER, Album
-    from mien.recognition.verification import CLUSTER_FMR, Cut, cut_for
+    from mien.recognition.clustering import Album, album_cut
 
     if out and out.suffix.lower() != ".json":
         raise UsageError(f"--out takes FILE.json, not {str(out)!r}")
     also = ("age", "gender", "expression", "attributes") if sheet else ("age",)
     reader = _identity_reader(weights, threads, also)
-    cut = cut_for(reader.model, fmr=fmr, threshold=threshold, default_fmr=CLUSTER_FMR)
-    if cut.fmr is None and threshold is None:
-        cut = Cut(cut.similarity + STRICTER, None, f"{cut.source}; {STRICTER:g} stricter")
+    cut = album_cut(reader.model, fmr=fmr, threshold=threshold)
     found = photos_of(photos)
     album, kept, failed = Album(cut, smallest, same_photo), list[tuple[Any, list[int | None]]](), 0
     try:
@@ -68,9 +65,9 @@ def cluster(
 def _save_people(album: Any, kept: list[tuple[Any, list[int | None]]], folders: Path | None, sheet: Path | None) -> None:
     """Crops in a folder a person ("alone" for the rest), and the sheet."""
     from mien.visualize import annotate
-    from mien.visualize.contact_sheet import Sheet
+    from mien.visualize.contact_sheet import ContactSheet
 
-    page = Sheet(sheet, sheet.stem) if sheet else None
+    page = ContactSheet(sheet, sheet.stem) if sheet else None
     for number, (reading, places) in enumerate(kept, 1):
         persons = [album.persons[place] if place is not None else 0 for place in places]
         if page:

@@ -9,7 +9,6 @@ from typing import Annotated
 import typer
 
 from mien.cli.common import Fmr, Threads, Threshold, Weights, _identity_reader, app
-from mien.errors import UsageError
 
 
 @app.command()
@@ -25,18 +24,11 @@ def verify(
 
     Exit codes: 0 the same person, 1 not, 2 wrong usage, or a photo that cannot be read or shows no face.
     """
-    from mien.recognition.verification import cut_for, identity_of
+    from mien.recognition.verification import verify as compare
 
-    reader = _identity_reader(weights, threads)
-    cut = cut_for(reader.model, fmr=fmr, threshold=threshold)
-    faces = []
-    for path in (first, second):
-        reading = reader(path)
-        if not reading:
-            raise UsageError(f"no face was found in {path!r}; try a larger or a clearer photo")
-        faces.append((path, len(reading), reading[0]))
-    similarity = float(identity_of(faces[0][2]) @ identity_of(faces[1][2]))
-    same = similarity >= cut.similarity
+    found = compare(first, second, reader=_identity_reader(weights, threads), fmr=fmr, threshold=threshold)
+    same, similarity, cut = found.same, found.similarity, found.threshold
+    faces = list(zip((first, second), found.counts, found.faces, strict=True))
     record = {"schema": 1, "same": same, "similarity": round(similarity, 4), **cut.to_dict()}
     record["faces"] = [{"path": p, "faces": n, "box": [round(float(v), 2) for v in f.box]} for p, n, f in faces]
     if sys.stdout.isatty():

@@ -9,6 +9,7 @@ from typing import Any, Literal
 from mien import settings
 from mien.data import synthetic
 from mien.data.augment import Augment
+from mien.data.dataset import Dataset, FaceSource, Joined
 from mien.data.formats import attributes, pack, parsing, recognition
 from mien.data.formats import landmarks as points
 from mien.errors import MissingData, UsageError

@@ -10,7 +10,6 @@ import numpy as np
 
 from mien import geometry
 from mien.data.augment import Augment, crop_example
-from mien.data.dataset import Dataset, FaceSource, Joined
 from mien.types import Example, Pixels, Sample, View
 
 

@@ -17,6 +17,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from mien.errors import BadWeights
 from mien.inference.weights_file import FORMAT, read_weights
+from mien.training import checkpoint
 
 _ROOT = "model."  # the exporter's own wrapper
 _SHIFT = "folded_shift"  # what a layer adds in the file: its own bias, or that of the norm after it
@@ -53,6 +54,27 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
                 if multiplied.get(product) in found and bias.endswith(".bias"):
                     found[bias.removesuffix("bias") + "weight"] = found[multiplied[product]].T.contiguous()
     return found, header
+
+
+def load_onnx(path: Path | str) -> Any:
+    """The torch model of an exported file, in evaluation mode. Call `settle` before it is trained further.
+
+    Raises:
+        BadWeights: unreadable, unknown builder, or tensors that do not fit; the message names the first of them.
+    """
+    tensors, header = read(Path(path))
+    model = checkpoint.build(header, path)
+    fill(model, tensors, Path(path))
+    return model.eval()
+
+
+def load(path: Path | str) -> Any:
+    """The torch model of a weights file of either kind: an exported .onnx, or a .safetensors of a run.
+
+    Raises:
+        BadWeights: see `load_onnx` and `mien.training.checkpoint.load`.
+    """
+    return load_onnx(path) if Path(path).suffix == ".onnx" else checkpoint.load(path)
 
 
 def fill(model: nn.Module, found: dict[str, Tensor], path: Path) -> None:

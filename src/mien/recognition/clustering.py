@@ -7,13 +7,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from mien.recognition.verification import Cut, identity_of
+from mien.io.image import Source
+from mien.recognition.verification import CLUSTER_FMR, Cut, cut_for, identity_of
 from mien.types import Face, Floats
+
+if TYPE_CHECKING:
+    from mien.inference.reader import Reader
 
 Array = npt.NDArray[np.float64]
 # Ours: where no false-match rates were measured, groups ask for this much more than the best threshold for pairs.
@@ -84,6 +88,40 @@ def _linked(s: Array, cut: float) -> list[list[int]]:
         for k in {i, j, *stale.tolist()}:
             best[k], partner[k] = s[k].max(), s[k].argmax()
     return [sorted(m) for m in members if m]
+
+
+def cluster_faces(
+    photos: Iterable[Source], *, reader: Reader | None = None, fmr: float | None = None, threshold: float | None = None,
+    min_size: float = 32.0, same_photo: bool = False,
+) -> Album:  # fmt: skip
+    """Group the faces of many photos by person.
+
+    Args:
+        photos: paths, bytes, Pillow images or RGB arrays. A photo that cannot be read is logged and left out.
+        reader: from `mien.load(tasks=["identity", "age"])`; None loads one.
+        fmr: accepted false match rate per comparison, 0..1. threshold: a similarity, in place of `fmr`.
+        min_size: minimum width of a face in pixels. same_photo: whether two faces of one photo may be one person.
+
+    Returns:
+        The album: `persons` holds one number per row of `rows`, 0 for faces that match nobody else's.
+    """
+    from mien.inference.reader import load
+
+    reader = reader or load(tasks=["identity", "age"])
+    album = Album(album_cut(reader.model, fmr=fmr, threshold=threshold), min_size, same_photo)
+    for reading in reader.stream(photos):
+        if reading.error is None:
+            album.add(reading.path, reading)
+    album.solve()
+    return album
+
+
+def album_cut(model: Any, *, fmr: float | None = None, threshold: float | None = None) -> Cut:
+    """The similarity that joins two faces of an album: stricter than for one pair, because an album has many pairs."""
+    cut = cut_for(model, fmr=fmr, threshold=threshold, default_fmr=CLUSTER_FMR)
+    if cut.fmr is None and threshold is None:
+        return Cut(cut.similarity + STRICTER, None, f"{cut.source}; {STRICTER:g} stricter")
+    return cut
 
 
 @dataclass

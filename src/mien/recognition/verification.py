@@ -5,12 +5,16 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from mien.errors import UsageError
+from mien.io.image import Source
 from mien.types import Face, Floats
+
+if TYPE_CHECKING:
+    from mien.inference.reader import Reader
 
 VERIFY_FMR, CLUSTER_FMR = 1e-2, 1e-3
 
@@ -68,6 +72,54 @@ def cut_for(model: Any, *, fmr: float | None = None, threshold: float | None = N
     if "lfw" not in scores:
         raise UsageError("nobody measured a threshold for these weights; give one: two faces are one person from this similarity on")
     return Cut(float(scores["lfw"]["threshold"]), None, f"LFW, accuracy {scores['lfw']['accuracy']:.1f} %")
+
+
+@dataclass(frozen=True, slots=True)
+class Verification:
+    """The answer of `verify`.
+
+    Attributes:
+        same: whether the similarity reaches the threshold. similarity: cosine of the two embeddings, -1..1.
+        threshold: the operating point, see `Cut`.
+        faces: the face of each photo that was compared.
+        counts: faces found in each photo.
+    """
+
+    same: bool
+    similarity: float
+    threshold: Cut
+    faces: tuple[Face, Face]
+    counts: tuple[int, int]
+
+
+def verify(
+    first: Source, second: Source, *, reader: Reader | None = None, fmr: float | None = None, threshold: float | None = None
+) -> Verification:
+    """Whether the largest faces of two photos show the same person.
+
+    Args:
+        first, second: paths, bytes, Pillow images or RGB arrays.
+        reader: from `mien.load(tasks=["identity"])`; None loads one, which takes a quarter of a second, so pass your own in a loop.
+        fmr: accepted false match rate per comparison, 0..1. threshold: a similarity, in place of `fmr`.
+
+    Raises:
+        PhotoError: a photo cannot be read.
+        UsageError: a photo shows no face, or these weights have no measured threshold.
+    """
+    from mien.inference.reader import load
+
+    reader = reader or load(tasks=["identity"])
+    cut = cut_for(reader.model, fmr=fmr, threshold=threshold)
+    readings = []
+    for photo in (first, second):
+        reading = reader(photo)
+        if not reading:
+            named = repr(reading.path) if reading.path else "a photo"
+            raise UsageError(f"no face was found in {named}; try a larger or a clearer photo")
+        readings.append(reading)
+    faces = (readings[0][0], readings[1][0])
+    similarity = float(identity_of(faces[0]) @ identity_of(faces[1]))
+    return Verification(similarity >= cut.similarity, similarity, cut, faces, (len(readings[0]), len(readings[1])))
 
 
 def _missed(rates: Any, similarity: float) -> float:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
+
+from fastapi import Request
 
 from mien.errors import UnknownTask, UsageError
 from mien.inference.reader import Reader
@@ -12,12 +14,9 @@ from mien.recognition.verification import Cut, cut_for
 from mien.server.batcher import Batcher
 from mien.server.errors import ApiError
 from mien.server.limits import Deadline, Limits
+from mien.server.metrics import Counts
 from mien.server.worker import Line, Question, Work
 from mien.tasks import ON_REQUEST, answerable
-
-if TYPE_CHECKING:
-    pass
-
 
 T = TypeVar("T")
 

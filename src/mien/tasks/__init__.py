@@ -8,7 +8,7 @@ from __future__ import annotations
 from mien.tasks.age import AGE
 from mien.tasks.attributes import ATTRIBUTES, GENDER, UNITS8, UNITS12
 from mien.tasks.base import Boxes, Derived, Embedding, Map, Metrics, Points, Shape, Task, Vector
-from mien.tasks.catalogue import _ALL, ANSWER_ORDER, DEFAULT_TASKS, DERIVED, ON_REQUEST, TASKS, answerable, task
+from mien.tasks.catalogue import ANSWER_ORDER, DEFAULT_TASKS, DERIVED, ON_REQUEST, TASKS, answerable, task
 from mien.tasks.choice import EMOTION7, EXPRESSION, EXPRESSION7, POSE5
 from mien.tasks.detection import FACES
 from mien.tasks.identity import IDENTITY, IDENTITY512

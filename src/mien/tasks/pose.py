@@ -2,28 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import cv2
 import numpy as np
 import numpy.typing as npt
 
 from mien import geometry
+from mien.errors import UsageError
+from mien.geometry import Array, scale_of
 from mien.tasks.base import Criterion, Derived, Task, Vector, over_known
 from mien.tasks.landmarks import Landmarks
 from mien.types import Crop, Floats
 
 if TYPE_CHECKING:
     from torch import Tensor
-from collections.abc import Sequence
-
-import cv2
-import numpy as np
-import numpy.typing as npt
-
-from mien.errors import UsageError
-from mien.geometry import Array, scale_of
-from mien.types import Crop
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +39,7 @@ class Pose:
 
 
 def _pose(answer: Landmarks) -> Pose:
-    return Pose(*geometry.pose_from_68(answer.points))
+    return Pose(*pose_from_68(answer.points))
 
 
 POSE: Derived[Pose] = Derived("pose", "landmarks", _pose)
@@ -78,13 +73,13 @@ class EulerTask(Task[Pose]):
         yaw, pitch, roll = np.asarray(raw, np.float64) * self.unit
         # a head cannot look more than straight up or down, but a network can say so
         pitch = min(max(pitch, -90.0), 90.0)
-        return Pose(*geometry.turn_pose((yaw, pitch, roll), geometry.invert(crop.from_photo)))
+        return Pose(*turn_pose((yaw, pitch, roll), geometry.invert(crop.from_photo)))
 
     def metrics(self) -> PoseError:
         return PoseError()
 
     def move(self, label: Any, affine: npt.ArrayLike, mirrored: bool, size: tuple[int, int]) -> tuple[Any, Any]:
-        return np.asarray(geometry.turn_pose(label, affine), np.float32) / np.float32(self.unit), np.True_
+        return np.asarray(turn_pose(label, affine), np.float32) / np.float32(self.unit), np.True_
 
     def blank(self, size: tuple[int, int]) -> tuple[Any, Any]:
         return np.zeros(3, np.float32), np.False_

@@ -14,7 +14,6 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from mien.errors import BadWeights
-from mien.export import onnx_import
 from mien.inference.weights_file import FORMAT
 
 
@@ -53,31 +52,40 @@ def load(path: Path | str) -> Any:
     """Build the model that a checkpoint's header names and fill it, in evaluation mode.
 
     Args:
-        path: a .safetensors of a run, or an .onnx of `mien export`; before the latter learns, `restore.settle` must see some pictures.
+        path: a .safetensors of a run. `mien.export.onnx_import.load` reads exported files too.
 
     Raises:
         BadWeights: unreadable, unknown builder, or tensors that do not fit; the message names the first of them.
     """
+    tensors, header = _read(Path(path))
+    model = build(header, path)
+    try:
+        model.load_state_dict(tensors)
+    except RuntimeError as e:
+        raise BadWeights(f"{path} does not fit {header['builder']}: {e}") from e
+    return model.eval()
+
+
+def build(header: Mapping[str, Any], path: Path | str) -> Any:
+    """The model that a header describes, with initial weights and the header as its attribute `header`.
+
+    Args:
+        header: of a weights file. path: of that file, for messages.
+
+    Raises:
+        BadWeights: the builder is not in `MODELS`.
+    """
     from mien.models import MODELS
     from mien.tasks import task
 
-    exported = Path(path).suffix == ".onnx"
-    tensors, header = onnx_import.read(Path(path)) if exported else _read(Path(path))
     if header["builder"] not in MODELS:
         raise BadWeights(f"{path} was made by {header['builder']!r}, which is not one of: {', '.join(MODELS)}")
     arguments = dict(header["arguments"])
     if "tasks" in arguments:
         arguments["tasks"] = [task(n) for n in arguments["tasks"]]
     model = MODELS[header["builder"]](**arguments)
-    try:
-        if exported:
-            onnx_import.fill(model, tensors, Path(path))
-        else:
-            model.load_state_dict(tensors)
-    except RuntimeError as e:
-        raise BadWeights(f"{path} does not fit {header['builder']}: {e}") from e
     model.header = header
-    return model.eval()
+    return model
 
 
 def save_run(

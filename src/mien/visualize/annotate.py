@@ -230,7 +230,7 @@ def _draw_gaze(out: Pixels, face: Face) -> None:
     pose = face["pose"]
     yaw, pitch = math.radians(pose.yaw), math.radians(pose.pitch)
     start = np.asarray(face.points[2], np.float64)
-    # geometry.pose_from_68: yaw > 0 to the picture's right, pitch > 0 up
+    # tasks.pose.pose_from_68: yaw > 0 to the picture's right, pitch > 0 up
     step = 0.6 * _width(face) * np.array([math.sin(yaw) * math.cos(pitch), -math.sin(pitch)])
     ends = _near(np.array([start, start + step]), out.shape)
     if len(ends) == 2:

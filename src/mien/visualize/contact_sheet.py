@@ -177,7 +177,7 @@ PAGE = """<!doctype html>
 """
 
 
-class Sheet:
+class ContactSheet:
     """Collects readings and writes them as one HTML file; about 5 KB a face are kept in memory until then.
 
     Args:
