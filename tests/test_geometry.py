@@ -100,7 +100,7 @@ def _turned_head(yaw: float, pitch: float, roll: float) -> np.ndarray:
     seen = pose._MODEL @ (ry @ rx @ rz).T
     depth = 4 * np.ptp(pose._MODEL, axis=0).max() + seen[:, 2:]
     out = np.zeros((68, 2))
-    out[list(geometry._MODEL_INDEX)] = seen[:, :2] / depth * 1000 + 300
+    out[list(pose._MODEL_INDEX)] = seen[:, :2] / depth * 1000 + 300
     return out
 
 

@@ -108,7 +108,7 @@ def exported(name: str, out: Path) -> Path:
 
 def scores_of(model: Any, names: Sequence[str] = ()) -> dict[str, Any]:
     """Protocols, all that the model answers if none is named -> their numbers, as they are kept."""
-    from mien.evaluation.evaluate import run
+    from mien.evaluation.scoring import run
 
     return {s.protocol: {k: round(v, 5) for k, v in s.values.items()} for s in run(model, names)}
 

@@ -15,8 +15,8 @@ from bench.peers.install import ROOT
 from bench.peers.maps import answer
 from bench.peers.roster import Peer
 from bench.peers.wire import PeerFailed, Worker
-from mien.evaluation.evaluate import face_at
 from mien.evaluation.protocols import PROTOCOLS, Protocol
+from mien.evaluation.scoring import face_at
 from mien.tasks import TASKS, Metrics
 from mien.types import Sample
 

@@ -17,8 +17,8 @@ from bench.speed.roofline import markdown
 from mien.data.augment import NONE
 from mien.data.dataset import FaceSource
 from mien.data.formats import pack
-from mien.evaluation.evaluate import PROTOCOLS, evaluate
-from mien.export.quantize import quantize
+from mien.evaluation.scoring import PROTOCOLS, evaluate
+from mien.export.quantization import quantize
 from mien.inference.flip_tta import Mirrored
 from mien.inference.onnx_model import OnnxModel
 from mien.inference.weights_file import WEIGHTS

@@ -30,9 +30,7 @@ _LAZY = {
     **dict.fromkeys(("OnnxModel", "Reader", "Reading", "load"), "mien.inference"),
     **dict.fromkeys(("find_photos",), "mien.io"),
     **dict.fromkeys(("Gallery", "cluster_faces", "verify"), "mien.recognition"),
-    **dict.fromkeys(
-        ("AGE", "ATTRIBUTES", "EXPRESSION", "GENDER", "IDENTITY", "LANDMARKS", "PARSING", "POINTS5", "POSE"), "mien.tasks"
-    ),
+    **dict.fromkeys(("AGE", "ATTRIBUTES", "EXPRESSION", "GENDER", "IDENTITY", "LANDMARKS", "PARSING", "POINTS5", "POSE"), "mien.tasks"),
     **dict.fromkeys(("read_video",), "mien.video"),
     **dict.fromkeys(("annotate", "anonymize"), "mien.visualize"),
 }

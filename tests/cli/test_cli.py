@@ -145,12 +145,12 @@ def test_recipe_arguments_become_flags(tmp_path):
 TOY_RECIPE = '''
 """A drawn face learned in a few steps."""
 import torch
-from mien.data import FaceSource, toy
+from mien.data.dataset import FaceSource; from mien.data import synthetic as toy
 from mien.data.augment import Augment
-from mien.data.mix import Mixture
+from mien.data.mixture import Mixture
 from mien.models.faceptor import faceptor_tiny
 from mien.tasks import AGE, LANDMARKS
-from mien.train import Recipe, cosine
+from mien.training.recipe import Recipe, cosine
 
 def recipe(*, steps: int = 2, seed: int = 1) -> Recipe:
     torch.manual_seed(seed)

@@ -15,8 +15,8 @@ from mien.data.catalogue import DATASETS, OFFICIAL
 from mien.data.dataset import FaceSource
 from mien.data.formats import pack
 from mien.errors import MissingData, UsageError
-from mien.evaluation.evaluate import PROTOCOLS, as_table, evaluate
 from mien.evaluation.protocols import PartsF
+from mien.evaluation.scoring import PROTOCOLS, as_table, evaluate
 from mien.models.faceptor import faceptor_tiny
 from mien.tasks import AGE, TASKS
 from mien.tasks.parsing import HELEN9_NAMES, Parsing
@@ -135,7 +135,7 @@ def test_a_points_table_in_the_folder_is_used(tmp_path, monkeypatch):
 
 
 def test_the_catalogue_imports_no_library_of_a_single_set():
-    code = "import sys, mien.evaluation.evaluate; sys.exit(', '.join(m for m in ('scipy', 'h5py', 'torch') if m in sys.modules))"
+    code = "import sys, mien.evaluation.scoring; sys.exit(', '.join(m for m in ('scipy', 'h5py', 'torch') if m in sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr.strip()) in ((0, ""), (1, "")), done.stderr
 

@@ -113,7 +113,7 @@ NO_TORCH = """
 import sys
 sys.modules["torch"] = None  # an import of it fails
 import numpy as np
-from mien.data import toy
+from mien.data import synthetic as toy
 from mien.tasks import TASKS, Embedding, Points, Vector
 from mien.types import Crop
 _, labels, _ = toy.draw(np.random.default_rng(0))

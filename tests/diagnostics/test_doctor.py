@@ -120,7 +120,7 @@ def test_a_quota_below_what_is_seen_is_pointed_out(monkeypatch) -> None:
 
 def test_machine_and_versions_are_known_before_anything_heavy_is_imported() -> None:
     code = (
-        "import sys; import mien.cli; from mien import doctor\n"
+        "import sys; import mien.cli; from mien.diagnostics import doctor\n"
         "doctor.machine(), doctor.cores(), doctor.packages(), doctor.weights()\n"
         "print(sorted({'cv2', 'onnxruntime', 'torch', 'PIL'} & set(sys.modules)))"
     )

@@ -15,8 +15,8 @@ from mien import geometry
 from mien.data.catalogue import DATASETS, OFFICIAL, Official
 from mien.data.formats import landmarks
 from mien.errors import MissingData, UsageError
-from mien.evaluation.evaluate import PROTOCOLS, evaluate, run
 from mien.evaluation.protocols import Protocol
+from mien.evaluation.scoring import PROTOCOLS, evaluate, run
 from mien.tasks import TASKS, task
 from mien.tasks.attributes import AttributesTask
 from mien.tasks.base import Embedding, Map, Points, Vector

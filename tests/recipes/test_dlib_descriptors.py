@@ -96,7 +96,7 @@ def test_pairs_are_of_two_faces_and_follow_from_the_seed() -> None:
 
 def test_a_missing_table_says_how_to_make_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(face_morphs, "table", lambda: tmp_path / "blends.parquet")
-    with pytest.raises(MissingData, match=r"python -m mien\.data\.describe"):
+    with pytest.raises(MissingData, match=r"python -m recipes\.dlib_descriptors"):
         face_morphs.Blends()
 
 

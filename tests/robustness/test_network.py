@@ -14,8 +14,8 @@ import pytest
 
 import mien
 from mien.data.synthetic import toy
-from mien.evaluation.evaluate import evaluate
 from mien.evaluation.protocols import Protocol
+from mien.evaluation.scoring import evaluate
 
 ROOT = Path(__file__).parents[2]
 
@@ -30,9 +30,9 @@ sys.addaudithook(watch)
 WORK = """
 import json, sys
 import mien
-from mien.data.toy import toy
-from mien.evaluate import evaluate
-from mien.protocols import Protocol
+from mien.data.synthetic import toy
+from mien.evaluation.scoring import evaluate
+from mien.evaluation.protocols import Protocol
 reader = mien.load(threads=1)
 readings = reader(["examples/astronaut.jpg", "https://example.org/a.jpg", b"no picture"])
 assert len(readings[0]) == 1 and readings[1].error.code == "not_found" and readings[2].error.code == "not_a_picture"

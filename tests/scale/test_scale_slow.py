@@ -93,9 +93,9 @@ def test_a_killed_job_goes_on(album, tmp_path) -> None:
 WRITER = """
 import sys
 import numpy as np
-from mien.gallery import Gallery
-from mien.gallery.store import FACE, Row, new_store
-from mien.gallery.records import new_id, now
+from mien.recognition.gallery import Gallery
+from mien.recognition.store import FACE, Row, new_store
+from mien.recognition.records import new_id, now
 place, rounds = sys.argv[1], int(sys.argv[2])
 axes = np.eye(64, dtype=np.float32)
 store = new_store(place, None, None, {"model": "m" * 64, "task": "identity", "view": {}, "d": 64})
@@ -111,7 +111,7 @@ for i in range(rounds):
 READER = """
 import json, sys, time
 import numpy as np
-from mien.gallery import Gallery
+from mien.recognition.gallery import Gallery
 place, seconds = sys.argv[1], float(sys.argv[2])
 axes, gallery, n, seen, end = np.eye(64, dtype=np.float32), Gallery(place, threshold=0.5), 0, set(), time.monotonic() + float(sys.argv[2])
 while time.monotonic() < end:

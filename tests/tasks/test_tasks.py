@@ -297,6 +297,6 @@ def test_euler_angles_mean_what_the_derived_pose_means():
     for angles in ((25, 10, -15), (-30, -20, 5), (0, 0, 40)):
         seen = pose._MODEL @ pose.pose_matrix(*angles).T
         points = np.zeros((68, 2))
-        points[list(geometry._MODEL_INDEX)] = seen[:, :2] / (4 * 103 + seen[:, 2:])  # the model is 103 high; see pose_from_68
+        points[list(pose._MODEL_INDEX)] = seen[:, :2] / (4 * 103 + seen[:, 2:])  # the model is 103 high; see pose_from_68
         assert pose.pose_from_68(points) == pytest.approx(angles, abs=1.2)
         assert pose.pose_angles(pose.pose_matrix(*angles)) == pytest.approx(angles)

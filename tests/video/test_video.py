@@ -100,7 +100,7 @@ def contents(path) -> dict:
 
 
 def annotate(source, target, reader=squares, **settings) -> film.Writer:
-    reading = video.read(source, reader, every=True, **settings)
+    reading = video.read_video(source, reader, every=True, **settings)
     with film.Writer(target, rate=reading.film.rate, sound_of=reading.film) as out:
         for frame in reading:
             out.add(frame.drawn(), frame.time)
@@ -115,7 +115,7 @@ def crossing(n=20) -> list[np.ndarray]:
 
 
 def test_frames_have_numbers_times_and_steady_tracks(tmp_path):
-    reading = video.read(clip(tmp_path / "a.mp4", crossing()), squares)
+    reading = video.read_video(clip(tmp_path / "a.mp4", crossing()), squares)
     frames = list(reading)
     assert [f.number for f in frames] == list(range(20))
     assert [f.time for f in frames] == pytest.approx([i / 10 for i in range(20)])
@@ -130,10 +130,10 @@ def test_frames_have_numbers_times_and_steady_tracks(tmp_path):
 def test_a_stride_reads_fewer_and_predicts_the_rest(tmp_path):
     path = clip(tmp_path / "a.mp4", crossing())
     seen = []
-    some = list(video.read(path, lambda image: seen.append(1) or squares(image), stride=4))
+    some = list(video.read_video(path, lambda image: seen.append(1) or squares(image), stride=4))
     assert len(seen) == 5
     assert [f.number for f in some] == [0, 4, 8, 12, 16]
-    every = list(video.read(path, squares, stride=4, every=True))
+    every = list(video.read_video(path, squares, stride=4, every=True))
     assert [f.read for f in every] == [i % 4 == 0 for i in range(20)]
     between = next(face for face in every[14].faces if face.track == 1)
     assert between.box[0] == pytest.approx(4 + 6 * 14, abs=4)
@@ -144,11 +144,11 @@ def test_a_stride_reads_fewer_and_predicts_the_rest(tmp_path):
 def test_one_that_leaves_and_returns(tmp_path):
     there, away = scene((RED, 20, 20)), scene()
     path = clip(tmp_path / "a.mp4", [there] * 5 + [away] * 20 + [scene((RED, 100, 40))] * 5)
-    tracks = video.read(path, squares)
+    tracks = video.read_video(path, squares)
     assert [f.faces[0].track for f in tracks if f.faces] == [1] * 10
     (only,) = tracks.tracks
     assert (only.frames, only.first, only.last) == (10, 0.0, 2.9)
-    nameless = video.read(path, lambda image: [Face(f.box, f.score, f.points) for f in squares(image)])
+    nameless = video.read_video(path, lambda image: [Face(f.box, f.score, f.points) for f in squares(image)])
     assert [f.faces[0].track for f in nameless if f.faces] == [1] * 5 + [2] * 5
 
 
@@ -158,8 +158,8 @@ def test_a_cut_starts_new_tracks(tmp_path, rng):
         ground[20:52, 20:52] = RED
     path = clip(tmp_path / "a.mp4", [scenes[0]] * 5 + [scenes[1]] * 5)
     nameless = lambda image: [Face(f.box, f.score, f.points) for f in squares(image)]  # noqa: E731
-    assert [f.faces[0].track for f in video.read(path, nameless)] == [1] * 5 + [2] * 5
-    between = list(video.read(path, nameless, stride=4, every=True))
+    assert [f.faces[0].track for f in video.read_video(path, nameless)] == [1] * 5 + [2] * 5
+    between = list(video.read_video(path, nameless, stride=4, every=True))
     assert [len(f.faces) for f in between] == [1] * 5 + [0] * 3 + [1] * 2  # after the cut nothing is predicted
 
 
@@ -173,7 +173,7 @@ def test_a_flash_is_no_cut_and_a_move_neither():
 
 
 def test_max_seconds_stops(tmp_path):
-    reading = video.read(clip(tmp_path / "a.mp4", crossing()), squares, max_seconds=0.5)
+    reading = video.read_video(clip(tmp_path / "a.mp4", crossing()), squares, max_seconds=0.5)
     assert len(list(reading)) == 5
     assert reading.count == 5
 
@@ -181,7 +181,7 @@ def test_max_seconds_stops(tmp_path):
 def test_a_variable_frame_rate_keeps_its_times(tmp_path):
     times = [0.0, 0.04, 0.2, 0.21, 0.9, 1.0, 2.5, 2.533]
     path = clip(tmp_path / "a.mkv", crossing(8), times=times)
-    assert [f.time for f in video.read(path, squares)] == pytest.approx(times)
+    assert [f.time for f in video.read_video(path, squares)] == pytest.approx(times)
     annotate(path, tmp_path / "b.mp4")
     assert contents(tmp_path / "b.mp4")["times"] == pytest.approx(times, abs=1e-3)
 
@@ -208,7 +208,7 @@ def test_the_turn_of_a_phone_is_applied_to_pixels_faces_and_the_film(matrix, tur
     a, b, c, d = (v * 65536 for v in matrix)
     data[at : at + 36] = np.array([a, b, 0, c, d, 0, 0, 0, 2**30], ">i4").tobytes()
     path.write_bytes(data)
-    frames = list(video.read(path, squares))
+    frames = list(video.read_video(path, squares))
     shown = np.rot90(stored, turns)
     assert frames[0].pixels.shape == shown.shape
     assert np.abs(frames[0].pixels.astype(int) - shown).mean() < 4
@@ -230,7 +230,7 @@ def test_the_annotated_film_has_the_frames_and_the_very_sound(tmp_path):
     assert (after["packets"], after["codec"]) == (before["packets"], "aac")
     assert after["seconds"] == pytest.approx(before["seconds"], abs=1e-3)
     assert out.warnings == []
-    (first, *_) = video.read(tmp_path / "b.mp4", nobody)
+    (first, *_) = video.read_video(tmp_path / "b.mp4", nobody)
     assert np.abs(first.pixels[3:6, 40:140].astype(int) - GRAY).mean() < 10  # drawn where the faces are and nowhere else
     box = first.pixels[4:36, 4:36].astype(int)
     assert ((box[..., 1] - box[..., 0]) > 90).sum() > 60
@@ -261,7 +261,7 @@ def test_sound_that_an_mp4_does_not_take_becomes_aac(name, codec, rate, layout, 
 
 def test_copied_sound_of_a_transport_stream_starts_with_the_film(tmp_path):
     path = clip(tmp_path / "a.ts", crossing(), sound="aac")
-    assert [f.time for f in video.read(path, nobody)][0] < 0.2  # such files start at 1.4 s
+    assert [f.time for f in video.read_video(path, nobody)][0] < 0.2  # such files start at 1.4 s
     annotate(path, tmp_path / "b.mp4", nobody)
     after = contents(tmp_path / "b.mp4")
     assert after["codec"] == "aac"
@@ -270,10 +270,10 @@ def test_copied_sound_of_a_transport_stream_starts_with_the_film(tmp_path):
 
 def test_odd_sizes_keep_their_coordinates(tmp_path):
     path = clip(tmp_path / "a.mkv", [scene((RED, 40, 40), size=(161, 97))] * 4, pix_fmt="yuv444p")
-    assert next(iter(video.read(path, squares))).pixels.shape == (97, 161, 3)
+    assert next(iter(video.read_video(path, squares))).pixels.shape == (97, 161, 3)
     annotate(path, tmp_path / "b.mp4", nobody)
     assert contents(tmp_path / "b.mp4")["size"] == (162, 98)
-    (face,) = next(iter(video.read(tmp_path / "b.mp4", squares))).faces
+    (face,) = next(iter(video.read_video(tmp_path / "b.mp4", squares))).faces
     assert face.box[:2] == pytest.approx([40, 40], abs=1)
 
 
@@ -304,7 +304,7 @@ def test_memory_stays_flat(tmp_path):
             yield out
 
     path = clip(tmp_path / "a.mp4", moved(600), rate=25, sound="aac")
-    sizes, reading = [], video.read(path, squares, every=True, stride=2)
+    sizes, reading = [], video.read_video(path, squares, every=True, stride=2)
     with film.Writer(tmp_path / "b.mp4", rate=25, sound_of=reading.film) as out:
         for frame in reading:
             out.add(frame.drawn(), frame.time)
@@ -324,7 +324,7 @@ def test_what_was_read_of_a_film_that_is_cut_short_is_kept(tmp_path):
     path.write_bytes(whole[: int(0.6 * len(whole))])
     frames = list[video.Frame]()
     with pytest.raises(Truncated, match=r"short\.mkv.*what could be read is kept"):
-        frames.extend(video.read(path, squares))
+        frames.extend(video.read_video(path, squares))
     assert 3 < len(frames) < 20
     assert frames[3].faces[0].track == 1
 
@@ -335,7 +335,7 @@ def test_damaged_packets_are_reported_and_the_rest_is_read(tmp_path, rng):
     middle = len(data) // 2
     data[middle : middle + 20_000] = bytes(20_000)
     path.write_bytes(data)
-    reading = video.read(path, nobody)
+    reading = video.read_video(path, nobody)
     times = []
     with pytest.raises(Truncated, match="damaged"):
         times.extend(f.time for f in reading)
@@ -349,7 +349,7 @@ def test_a_faststart_film_that_is_cut_short(tmp_path):
     (tmp_path / "a.mp4").write_bytes(whole[: int(0.8 * len(whole))])
     frames = list[video.Frame]()
     with pytest.raises(Truncated):
-        frames.extend(video.read(tmp_path / "a.mp4", nobody))
+        frames.extend(video.read_video(tmp_path / "a.mp4", nobody))
     assert 0 < len(frames) < 20
 
 
@@ -371,14 +371,14 @@ def test_what_cannot_be_opened_says_why(tmp_path):
     with pytest.raises(UsageError, match="opens no socket"):
         film.Film("https://example.org/a.mp4")
     with pytest.raises(UsageError, match="stride"):
-        video.read(clip(tmp_path / "a.mp4", crossing(2)), nobody, stride=0)
+        video.read_video(clip(tmp_path / "a.mp4", crossing(2)), nobody, stride=0)
 
 
 def test_a_name_with_a_colon_is_a_name(tmp_path):
-    assert len(list(video.read(clip(tmp_path / "a.mp4", crossing(3)), nobody))) == 3
+    assert len(list(video.read_video(clip(tmp_path / "a.mp4", crossing(3)), nobody))) == 3
     (tmp_path / "a.mp4").rename(tmp_path / "concat:ü 1.mp4")
     os.chdir(tmp_path)
-    assert len(list(video.read("concat:ü 1.mp4", nobody))) == 3
+    assert len(list(video.read_video("concat:ü 1.mp4", nobody))) == 3
 
 
 def test_without_pyav_the_mend_is_named(monkeypatch):
@@ -449,7 +449,7 @@ def test_a_woman_who_returns_is_known_by_her_embedding_and_another_is_not_taken_
     for i, (head, x) in {1: (0, 4), 2: (0, 6), 7: (1, 8), 8: (1, 10), 13: (2, 150), 14: (2, 148)}.items():
         side = len(small[head])
         frames[i][4 : 4 + side, x : x + side] = small[head]
-    reading = video.read(clip(tmp_path / "a.mp4", frames), named, tracker=Tracker(gap=0.2))
+    reading = video.read_video(clip(tmp_path / "a.mp4", frames), named, tracker=Tracker(gap=0.2))
     assert {f.number: [face.track for face in f.faces] for f in reading if f.faces} == {1: [1], 2: [1], 7: [2], 8: [2], 13: [1], 14: [1]}
 
 
@@ -532,5 +532,5 @@ def test_ctrl_c_leaves_files_that_are_whole(tmp_path):
 def test_a_tracker_of_ones_own_is_used(tmp_path):
     path = clip(tmp_path / "a.mp4", crossing(4))
     tracker = Tracker(smooth=False)
-    list(video.read(path, squares, tracker=tracker))
+    list(video.read_video(path, squares, tracker=tracker))
     assert [t.frames for t in tracker.summaries()] == [4, 4]

@@ -19,7 +19,7 @@ from mien.models.qface import FUSIONS, qface_tiny
 from mien.models.torch_model import TorchAnswerer
 from mien.tasks import AGE, ATTRIBUTES, EXPRESSION, IDENTITY, LANDMARKS, PARSING
 from mien.types import Crop
-from mien.visualize import annotate, attention
+from mien.visualize import attention, drawing
 
 
 def network(make, **arguments):
@@ -151,7 +151,7 @@ def test_heat_is_where_the_map_is():
     pixels = np.full((40, 60, 3), 120, np.uint8)
     seen = np.zeros((2, 3))
     seen[0, 2] = 5
-    hot = annotate.heat(pixels, seen)
+    hot = drawing.heat(pixels, seen)
     assert hot.shape == (40, 60, 3)
     assert (pixels == 120).all()
     changed = (hot != 120).any(-1)
@@ -160,17 +160,17 @@ def test_heat_is_where_the_map_is():
     assert not changed[30:].any()
     red, _, blue = (int(v) for v in hot[5, 55])
     assert red > 180 > blue
-    assert np.array_equal(annotate.heat(pixels, seen / 7), hot)  # scale does not matter
+    assert np.array_equal(drawing.heat(pixels, seen / 7), hot)  # scale does not matter
     for flat in (np.zeros((2, 3)), np.full((2, 3), 0.2)):
-        assert np.abs(annotate.heat(pixels, flat).astype(int) - 120).max() <= 1
+        assert np.abs(drawing.heat(pixels, flat).astype(int) - 120).max() <= 1
 
 
 @pytest.mark.parametrize("bad", [np.zeros(3), np.zeros((0, 2)), -np.ones((2, 2)), np.full((2, 2), np.nan)])
 def test_what_is_no_map_is_not_drawn(bad):
     with pytest.raises(UsageError, match="map to draw"):
-        annotate.heat(np.zeros((8, 8, 3), np.uint8), bad)
+        drawing.heat(np.zeros((8, 8, 3), np.uint8), bad)
     with pytest.raises(BadArray):
-        annotate.heat(np.zeros((8, 8)), np.ones((2, 2)))
+        drawing.heat(np.zeros((8, 8)), np.ones((2, 2)))
 
 
 def test_a_sheet_has_a_tile_a_label():
@@ -186,8 +186,8 @@ def test_a_sheet_has_a_tile_a_label():
         x, y = attention.GAP + column * step, attention.HEAD + row * tall + top
         return picture[y : y + height, x : x + attention.SIDE]
 
-    assert np.array_equal(part(1, 1, 0, attention.SIDE), annotate.heat(crop.pixels, maps[ATTRIBUTES.names[9]]))
-    green = [(r, c) for r in range(5) for c in range(8) if (part(r, c, attention.SIDE, attention.CAPTION) == annotate.BOX).all(-1).any()]
+    assert np.array_equal(part(1, 1, 0, attention.SIDE), drawing.heat(crop.pixels, maps[ATTRIBUTES.names[9]]))
+    green = [(r, c) for r in range(5) for c in range(8) if (part(r, c, attention.SIDE, attention.CAPTION) == drawing.BOX).all(-1).any()]
     assert green == [(1, 1)]  # the one likely label, and only where it stands
     assert (picture[: attention.HEAD] != picture[0, 0]).any()
 

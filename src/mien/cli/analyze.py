@@ -45,7 +45,7 @@ class Pictures:
 
     def add(self, reading: Any, name: str) -> None:
         """One photo that was read or not; name: of its files, without an ending."""
-        from mien.visualize import annotate as drawing
+        from mien.visualize import drawing
 
         if self.sheet:
             self.sheet.add(reading)

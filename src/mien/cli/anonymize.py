@@ -46,9 +46,9 @@ def anonymize(
     """Blur, pixelate or fill every face that is found; EXIF and other metadata are not written."""
     from mien.inference.reader import Reader, load
     from mien.tasks import answerable
-    from mien.visualize import annotate
-    from mien.visualize.anonymize import anonymize as hide
-    from mien.visualize.anonymize import check
+    from mien.visualize import drawing
+    from mien.visualize.anonymization import anonymize as hide
+    from mien.visualize.anonymization import check
 
     check(how, strength)
     reader = load(answerer(weights, threads), tasks=[], threads=threads, max_pixels=max_pixels, score=score)
@@ -65,7 +65,7 @@ def anonymize(
                 continue
             target = targets[reading.path]
             pixels = hide(reading.photo.pixels, reading, how=how, strength=strength)  # type: ignore[arg-type]
-            (annotate.save_png if target.suffix == ".png" else annotate.save_jpeg)(target, pixels)
+            (drawing.save_png if target.suffix == ".png" else drawing.save_jpeg)(target, pixels)
             written += 1
             faces = f"{len(reading)} face{'' if len(reading) == 1 else 's'} covered"
             typer.echo(f"{reading.path}: {faces if len(reading) else 'no face found, look at it yourself'}; {target}")

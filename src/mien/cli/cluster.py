@@ -64,7 +64,7 @@ def cluster(
 
 def _save_people(album: Any, kept: list[tuple[Any, list[int | None]]], folders: Path | None, sheet: Path | None) -> None:
     """Crops in a folder a person ("alone" for the rest), and the sheet."""
-    from mien.visualize import annotate
+    from mien.visualize import drawing
     from mien.visualize.contact_sheet import ContactSheet
 
     page = ContactSheet(sheet, sheet.stem) if sheet else None
@@ -77,6 +77,6 @@ def _save_people(album: Any, kept: list[tuple[Any, list[int | None]]], folders: 
                 folder = folders / (f"person-{person:03d}" if person else "alone")
                 folder.mkdir(parents=True, exist_ok=True)
                 stem = os.path.splitext(os.path.basename(reading.path))[0].replace("\n", "_")
-                annotate.save_png(folder / f"{number:05d}-{stem}-{i}.png", face.crop.pixels)
+                drawing.save_png(folder / f"{number:05d}-{stem}-{i}.png", face.crop.pixels)
     if page:
         page.close()

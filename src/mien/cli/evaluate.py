@@ -29,7 +29,7 @@ def evaluate(
     ] = False,
 ) -> None:
     """Run named protocols on labelled data and print a table."""
-    from mien.evaluation.evaluate import PROTOCOLS, as_table, run
+    from mien.evaluation.scoring import PROTOCOLS, as_table, run
     from mien.inference.detector import Detector
     from mien.inference.flip_tta import Mirrored
     from mien.inference.onnx_model import OnnxModel

@@ -21,7 +21,7 @@ def quantize(
     """Write 8-bit weights, and print how far each answer moves and how fast both networks are here."""
     import numpy as np
 
-    from mien.export.quantize import milliseconds, quantize, shift
+    from mien.export.quantization import milliseconds, quantize, shift
     from mien.inference.reader import load
     from mien.inference.weights_file import WEIGHTS
 

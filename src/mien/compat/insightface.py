@@ -112,7 +112,7 @@ class FaceAnalysis:
 
     def draw_on(self, img: Pixels, faces: Sequence[Face]) -> Pixels:
         """A copy of the BGR picture with its faces drawn in."""
-        from mien.visualize.annotate import annotate
+        from mien.visualize.drawing import annotate
 
         return np.ascontiguousarray(annotate(np.ascontiguousarray(img[..., ::-1]), [f["mien"] for f in faces])[..., ::-1])
 

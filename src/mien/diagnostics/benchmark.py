@@ -26,7 +26,7 @@ from mien.inference.reader import Reader, load
 from mien.io.image import Source, load_photo
 from mien.io.paths import find_photos
 from mien.types import Pixels
-from mien.visualize import annotate
+from mien.visualize import drawing
 
 STAGES = ("decode", "detect", "align", "read", "draw")
 WARM_UP = 3
@@ -113,7 +113,7 @@ def _once(reader: Reader, source: Source) -> tuple[dict[str, float], int]:
     crops = timed("align", lambda: [geometry.align(photo.pixels, d.points, reader.model.view) for d in found])
     timed("read", lambda: reader.read_crops(crops))
     reading = reader(photo.pixels)  # not timed: it is here to be drawn
-    timed("draw", lambda: annotate.annotate(photo.pixels, reading))
+    timed("draw", lambda: drawing.annotate(photo.pixels, reading))
     taken["all"] = sum(taken[name] for name in STAGES[:-1])
     return taken, len(found)
 
@@ -139,7 +139,7 @@ import json, time
 t = [time.perf_counter()]
 import mien
 t.append(time.perf_counter())
-import mien.analyze
+import mien.inference.reader
 t.append(time.perf_counter())
 mien.load(threads={threads})
 t.append(time.perf_counter())

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 from mien._lazy import attach
 
 if TYPE_CHECKING:
-    from mien.evaluation.evaluate import evaluate
     from mien.evaluation.protocols import PROTOCOLS
+    from mien.evaluation.scoring import evaluate
 
 __all__ = ["PROTOCOLS", "evaluate"]
 
-__getattr__ = attach(__name__, {"evaluate": "evaluate", "PROTOCOLS": "protocols"})
+__getattr__ = attach(__name__, {"PROTOCOLS": "protocols", "evaluate": "scoring"})

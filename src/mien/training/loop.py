@@ -228,7 +228,7 @@ def fit(
 
 
 def _validate(recipe: Recipe, model: Any, step: int, log: Log) -> None:
-    from mien.evaluation.evaluate import PROTOCOLS, evaluate
+    from mien.evaluation.scoring import PROTOCOLS, evaluate
     from mien.models.torch_model import TorchAnswerer
 
     model = copy.deepcopy(model).cpu() if next(model.parameters()).is_cuda else model  # answers are numpy

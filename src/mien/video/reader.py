@@ -1,6 +1,6 @@
 """Films: decode -> read every n-th frame -> track -> rows and an annotated film. Needs PyAV (`pip install 'mien[video]'`).
 
-    for frame in mien.video.reader.read("clip.mp4", reader, stride=5):
+    for frame in mien.read_video("clip.mp4", reader, stride=5):
         for face in frame.faces:
             print(frame.time, face.track, face["age"].years)
 
@@ -22,7 +22,7 @@ from mien.errors import UsageError
 from mien.types import Face, Pixels
 from mien.video.container import Film
 from mien.video.tracker import Summary, Tracked, Tracker
-from mien.visualize import annotate
+from mien.visualize import drawing
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +44,7 @@ class Frame:
     def drawn(self) -> Pixels:
         """A copy of the pixels with faces, mean answers so far and track numbers drawn in."""
         shown = [Face(f.box, f.score, f.points, {**f.answers, **f.so_far}) for f in self.faces]
-        out = annotate.annotate(self.pixels, shown, parsing=False)
+        out = drawing.annotate(self.pixels, shown, parsing=False)
         for face in self.faces:
             _number(out, face)
         return out
@@ -56,8 +56,8 @@ def _number(out: Pixels, face: Tracked) -> None:
     (wide, tall), _ = cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, size, 1)
     x = int(np.clip(face.box[0], 0, max(0, out.shape[1] - wide - 4)))
     y = int(np.clip(face.box[1], 0, max(0, out.shape[0] - tall - 4)))
-    cv2.rectangle(out, (x, y), (x + wide + 3, y + tall + 4), annotate.BOX, -1)
-    cv2.putText(out, text, (x + 2, y + tall + 2), cv2.FONT_HERSHEY_SIMPLEX, size, annotate.INK, 1, cv2.LINE_AA)
+    cv2.rectangle(out, (x, y), (x + wide + 3, y + tall + 4), drawing.BOX, -1)
+    cv2.putText(out, text, (x + 2, y + tall + 2), cv2.FONT_HERSHEY_SIMPLEX, size, drawing.INK, 1, cv2.LINE_AA)
 
 
 def is_cut(before: Pixels, now: Pixels) -> bool:
@@ -120,7 +120,7 @@ def read_video(
     source: str | os.PathLike[str], reader: Callable[[Any], Sequence[Face]], *, stride: int = 1, every: bool = False,
     max_seconds: float | None = None, tracker: Tracker | None = None,
 ) -> Reading:  # fmt: skip
-    """Faces of a film, a frame at a time: `for frame in mien.video.reader.read(path, mien.load()): ...`, then `.tracks`.
+    """Faces of a film, a frame at a time: `for frame in mien.read_video(path, mien.load()): ...`, then `.tracks`.
 
     Args:
         source: see `Film`. reader: of `mien.load()`, or any callable from a Pillow image to faces.

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 from mien._lazy import attach
 
 if TYPE_CHECKING:
-    from mien.visualize.annotate import annotate
-    from mien.visualize.anonymize import anonymize
+    from mien.visualize.anonymization import anonymize
     from mien.visualize.contact_sheet import ContactSheet
+    from mien.visualize.drawing import annotate
 
 __all__ = ["ContactSheet", "annotate", "anonymize"]
 
-__getattr__ = attach(__name__, {"annotate": "annotate", "anonymize": "anonymize", "ContactSheet": "contact_sheet"})
+__getattr__ = attach(__name__, {"anonymize": "anonymization", "ContactSheet": "contact_sheet", "annotate": "drawing"})

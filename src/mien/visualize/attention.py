@@ -18,7 +18,7 @@ from PIL import Image, ImageDraw, ImageFont
 from mien.errors import UsageError
 from mien.tasks import Embedding, Task
 from mien.types import Crop, Face, Floats, Pixels
-from mien.visualize import annotate
+from mien.visualize import drawing
 
 Maps = dict[str, Floats]
 
@@ -143,10 +143,10 @@ def sheet(maps: Mapping[str, Floats], crop: Crop, answer: Any = None, *, title: 
     _write(pen, (GAP, HEAD / 2), title, image.width - 2 * GAP, _TEXT)
     for i, (label, seen) in enumerate(maps.items()):
         x, y = GAP + i % columns * (side + GAP), HEAD + i // columns * (tall + CAPTION)
-        image.paste(Image.fromarray(annotate.heat(face, seen)), (x, y))
+        image.paste(Image.fromarray(drawing.heat(face, seen)), (x, y))
         p = likely.get(label)
         numbers = f"{p:.0%}  " if p is not None else ""
-        colour = annotate.BOX if p is not None and p >= 0.5 else _TEXT
+        colour = drawing.BOX if p is not None and p >= 0.5 else _TEXT
         _write(pen, (x, y + tall + 0.8 * LETTERS), label, side, colour)
         _write(pen, (x, y + tall + 2 * LETTERS), f"{numbers}peak {peak(seen):.1f}x", side, colour)
     return np.array(image)
@@ -157,7 +157,7 @@ def peak(seen: Floats) -> float:
     return float(seen.max() / seen.mean())
 
 
-def _write(pen: ImageDraw.ImageDraw, at: tuple[float, float], text: str, room: int, colour: annotate.Colour) -> None:
+def _write(pen: ImageDraw.ImageDraw, at: tuple[float, float], text: str, room: int, colour: drawing.Colour) -> None:
     """A line of text, its left middle at a place, smaller where it would not fit."""
     wide = pen.textlength(text, ImageFont.load_default(LETTERS))
     size = LETTERS if wide <= room else max(1, math.floor(LETTERS * room / wide))
@@ -183,5 +183,5 @@ def save(folder: Path, name: str, model: Any, faces: Sequence[Face], wanted: Map
             shown = {n: maps[task][n] for n in labels}
             picture = sheet(shown, face.crop, face.answers.get(task), title=title, side=LARGE if alone else SIDE)
             paths.append(folder / f"{name}-{number}-{task}{'-' + labels[0] if alone else ''}.jpg")
-            annotate.save_jpeg(paths[-1], picture)
+            drawing.save_jpeg(paths[-1], picture)
     return paths

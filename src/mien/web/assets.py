@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from mien import __version__
 from mien.tasks import HELEN9, LAPA11, PARSING
 from mien.tasks.attribute_groups import GROUPS
-from mien.visualize.annotate import COLOURS
+from mien.visualize.drawing import COLOURS
 
 if TYPE_CHECKING:
     pass

@@ -13,8 +13,8 @@ from typer.testing import CliRunner
 from mien.cli import app
 from mien.data.synthetic import Toy, toy
 from mien.errors import MissingData, UsageError
-from mien.evaluation.evaluate import DETECTED, Score, as_table, evaluate, face_at
 from mien.evaluation.protocols import PROTOCOLS
+from mien.evaluation.scoring import DETECTED, Score, as_table, evaluate, face_at
 from mien.inference.detector import Detector
 from mien.inference.onnx_model import OnnxModel
 from mien.inference.weights_file import WEIGHTS

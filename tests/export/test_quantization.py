@@ -11,7 +11,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from mien.errors import UsageError
-from mien.export.quantize import LEAST, only_for, quantize, shift
+from mien.export.quantization import LEAST, only_for, quantize, shift
 from mien.inference.onnx_model import OnnxModel
 from mien.inference.reader import load
 from mien.inference.weights_file import WEIGHTS

@@ -15,7 +15,7 @@ from mien import geometry
 from mien.cli import app
 from mien.errors import UsageError
 from mien.types import Face
-from mien.visualize.anonymize import GRAY, anonymize, region
+from mien.visualize.anonymization import GRAY, anonymize, region
 
 
 def box_face(x1: float, y1: float, x2: float, y2: float) -> Face:
