@@ -28,7 +28,7 @@ from typing import Any
 import torch
 
 from mien.data.augment import NONE, Augment
-from mien.data.catalogue import Part, open_parts
+from mien.data.catalogue import SourceSpec, open_parts
 from mien.data.mixture import Mixture
 from mien.errors import UsageError
 from mien.models.backbones.vit import load_clip
@@ -46,35 +46,35 @@ from mien.types import View
 
 # Ours: the nearest that `Augment` has to the official moves. No mirror for maps, as in the official code.
 FLIP = replace(NONE, mirror=0.5)
-VALUES = replace(NONE, mirror=0.5, light=0.8, gray=0.1, blur=0.1, erase=0.25)
-MASKS = Augment(degrees=18, scale=0.1, shift=0.01, mirror=0, light=0.5, gray=0.1, blur=0.1, erase=0, noise=0, surround=0)
-MARKS = Augment(degrees=10, scale=0.1, shift=0.05, mirror=0, light=0.5, gray=0.1, blur=0.1, erase=0.5, noise=0.5, surround=0)
+VALUES = replace(NONE, mirror=0.5, photometric=0.8, gray=0.1, blur=0.1, erase=0.25)
+MASKS = Augment(degrees=18, scale=0.1, shift=0.01, mirror=0, photometric=0.5, gray=0.1, blur=0.1, erase=0, noise=0, fill_border=0)
+MARKS = Augment(degrees=10, scale=0.1, shift=0.05, mirror=0, photometric=0.5, gray=0.1, blur=0.1, erase=0.5, noise=0.5, fill_border=0)
 
 SEVEN = {"classes": 7}
 # (what a set gives to every batch, over all GPUs; what its loss weighs)
-BASE: tuple[tuple[Part, float], ...] = (
-    (Part("ms1mv3", "train", "identity512@ms1mv3", 256, FLIP), 5.0),
-    (Part("morph2", "train", "age@morph2", 64, VALUES), 6.0),
-    (Part("celeba-official", "train+val", "attributes@celeba", 64, VALUES), 2.0),
-    (Part("affectnet", "train", "expression7@affectnet", 64, VALUES, SEVEN), 4.0),
-    (Part("rafdb", "train", "expression7@rafdb", 16, VALUES), 1.0),
-    (Part("celebamask-hq", "train+val", "parsing@celebamask", 4, MASKS), 100.0),
-    (Part("300w", "train", "landmarks@300w", 4, MARKS), 1000.0),
+BASE: tuple[tuple[SourceSpec, float], ...] = (
+    (SourceSpec("ms1mv3", "train", "identity512@ms1mv3", 256, FLIP), 5.0),
+    (SourceSpec("morph2", "train", "age@morph2", 64, VALUES), 6.0),
+    (SourceSpec("celeba-official", "train+val", "attributes@celeba", 64, VALUES), 2.0),
+    (SourceSpec("affectnet", "train", "expression7@affectnet", 64, VALUES, SEVEN), 4.0),
+    (SourceSpec("rafdb", "train", "expression7@rafdb", 16, VALUES), 1.0),
+    (SourceSpec("celebamask-hq", "train+val", "parsing@celebamask", 4, MASKS), 100.0),
+    (SourceSpec("300w", "train", "landmarks@300w", 4, MARKS), 1000.0),
 )
-FULL: tuple[tuple[Part, float], ...] = (
-    (Part("ms1mv3", "train", "identity512@ms1mv3", 256, FLIP), 5.0),
-    (Part("morph2", "train", "age@morph2", 64, VALUES), 4.0),
-    (Part("utkface-official", "train", "age@utkface", 16, VALUES), 1.0),
-    (Part("celeba-official", "train+val", "attributes@celeba", 64, VALUES), 2.0),
-    (Part("affectnet", "train", "expression7@affectnet", 64, VALUES, SEVEN), 6.66),
-    (Part("rafdb", "train", "expression7@rafdb", 16, VALUES), 1.67),
-    (Part("ferplus-official", "train+val", "expression7@ferplus", 16, VALUES, SEVEN), 1.67),
-    (Part("celebamask-hq", "train+val", "parsing@celebamask", 4, MASKS), 100.0),
-    (Part("lapa", "train+val", "lapa11", 4, MASKS), 100.0),
-    (Part("300w", "train", "landmarks@300w", 4, MARKS), 250.0),
-    (Part("wflw", "train", "wflw98", 4, MARKS), 250.0),
-    (Part("cofw", "train", "cofw29", 4, MARKS), 250.0),
-    (Part("aflw19", "train", "aflw19", 4, MARKS), 250.0),
+FULL: tuple[tuple[SourceSpec, float], ...] = (
+    (SourceSpec("ms1mv3", "train", "identity512@ms1mv3", 256, FLIP), 5.0),
+    (SourceSpec("morph2", "train", "age@morph2", 64, VALUES), 4.0),
+    (SourceSpec("utkface-official", "train", "age@utkface", 16, VALUES), 1.0),
+    (SourceSpec("celeba-official", "train+val", "attributes@celeba", 64, VALUES), 2.0),
+    (SourceSpec("affectnet", "train", "expression7@affectnet", 64, VALUES, SEVEN), 6.66),
+    (SourceSpec("rafdb", "train", "expression7@rafdb", 16, VALUES), 1.67),
+    (SourceSpec("ferplus-official", "train+val", "expression7@ferplus", 16, VALUES, SEVEN), 1.67),
+    (SourceSpec("celebamask-hq", "train+val", "parsing@celebamask", 4, MASKS), 100.0),
+    (SourceSpec("lapa", "train+val", "lapa11", 4, MASKS), 100.0),
+    (SourceSpec("300w", "train", "landmarks@300w", 4, MARKS), 250.0),
+    (SourceSpec("wflw", "train", "wflw98", 4, MARKS), 250.0),
+    (SourceSpec("cofw", "train", "cofw29", 4, MARKS), 250.0),
+    (SourceSpec("aflw19", "train", "aflw19", 4, MARKS), 250.0),
 )
 SCORED = ("300w-full", "celebamask-hq", "wflw", "cofw", "aflw19", "lapa")
 
@@ -84,7 +84,7 @@ def values_view(size: int = 112) -> View:
     return View((size, size), "arcface", (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 
 
-def weights_of(rows: Sequence[tuple[Part, float]]) -> dict[str, float]:
+def weights_of(rows: Sequence[tuple[SourceSpec, float]]) -> dict[str, float]:
     """The paper's alpha / sum of alphas, brought to our losses.
 
     Attributes: the paper sums the cross-entropy over 40, ours is the mean. Landmarks: our distance has a weight of its own,
@@ -109,7 +109,7 @@ def criterion_of(t: Task[Any]) -> Any:
 
 
 def second_stage(
-    rows: Sequence[tuple[Part, float]], name: str, start: str, *, steps: int, seed: int, size: int, small: int, lr: float, drawn: bool,
+    rows: Sequence[tuple[SourceSpec, float]], name: str, start: str, *, steps: int, seed: int, size: int, small: int, lr: float, drawn: bool,
 ) -> Recipe:  # fmt: skip
     """Layer-Attention: five levels more, whose projections and embeddings alone learn, on one of the sets (64 a batch)."""
     tasks = [task(p.task) for p, _ in rows]

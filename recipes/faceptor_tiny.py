@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import torch
 
-from mien.data.pack_mixture import LOSS_WEIGHTS, blend, shares_of, watched
+from mien.data.pack_mixture import LOSS_WEIGHTS, batch_shares, blend, validation_protocols
 from mien.models.faceptor import faceptor_tiny
 from mien.tasks import DEFAULT_TASKS, task
 from mien.training import checkpoint
@@ -46,10 +46,10 @@ def recipe(
         left = model.load_state_dict(checkpoint.load(start).state_dict(), strict=False)
         assert all(n.startswith(("decoder.project.", "decoder.level.")) for n in left.missing_keys), left
         model.second_stage()
-    mixture = blend(shares_of(asked, batch), model.view, asked, seed=seed, drawn=drawn, most=fewer(few))
+    mixture = blend(batch_shares(asked, batch), model.view, asked, seed=seed, drawn=drawn, most=fewer(few))
     warmup = min(150, steps // 4) if start else 150  # a second stage is short, and must not be all warm-up
     return Recipe(
         name="faceptor_tiny", model=model, mixture=mixture, optimizer=adamw(model, lr), schedule=cosine(warmup), steps=steps,
-        balance=Fixed(LOSS_WEIGHTS), seed=seed, ema=0.998, data=tuple(shares_of(asked, batch)),
-        protocols=() if drawn else watched(asked), every=500, limit=300,
+        balance=Fixed(LOSS_WEIGHTS), seed=seed, ema=0.998, data=tuple(batch_shares(asked, batch)),
+        protocols=() if drawn else validation_protocols(asked), every=500, limit=300,
     )  # fmt: skip

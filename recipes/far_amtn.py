@@ -17,7 +17,7 @@ from dataclasses import replace
 import torch
 
 from mien.data.augment import NONE
-from mien.data.catalogue import Part, open_parts
+from mien.data.catalogue import SourceSpec, open_parts
 from mien.data.mixture import Mixture
 from mien.errors import UsageError
 from mien.models.backbones.resnet import ResNet50
@@ -48,7 +48,9 @@ def recipe(
         assert isinstance(model.encoder, ResNet50) and isinstance(model.split, Wsgsa)
         model.encoder.load_imagenet(state, leave=("fc.", LAST))
         model.split.block.load_state_dict({k.removeprefix(LAST): v for k, v in state.items() if k.startswith(LAST)})
-    sources = open_parts([Part(data, "train", "attributes", batch, replace(NONE, mirror=0.5, light=0.5))], model.view, drawn=drawn)
+    sources = open_parts(
+        [SourceSpec(data, "train", "attributes", batch, replace(NONE, mirror=0.5, photometric=0.5))], model.view, drawn=drawn
+    )
     epoch = max(1, len(sources[0][0]) // batch)
     return Recipe(
         name="far_amtn", model=model, mixture=Mixture(sources, model.tasks, seed=seed, size=model.view.size),

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import torch
 
-from mien.data.pack_mixture import blend, shares_of, watched
+from mien.data.pack_mixture import batch_shares, blend, validation_protocols
 from mien.models.far_amtn import far_amtn_tiny
 from mien.training.loss_weighting import Dynamic, Fixed
 from mien.training.recipe import Recipe, adamw, cosine
@@ -31,9 +31,9 @@ def recipe(
     torch.manual_seed(seed)
     model = far_amtn_tiny(groups=groups, size=size, imagenet=imagenet, fusion=fusion, shared=shared, gates=gates)
     model.encoder.freeze(frozen)
-    mixture = blend(shares_of(model.tasks, batch), model.view, model.tasks, seed=seed, drawn=drawn)
+    mixture = blend(batch_shares(model.tasks, batch), model.view, model.tasks, seed=seed, drawn=drawn)
     return Recipe(
         name="far_amtn_tiny", model=model, mixture=mixture, optimizer=adamw(model, lr), schedule=cosine(150), steps=steps,
-        balance=Dynamic(window) if dynamic else Fixed(), seed=seed, ema=0.998, data=tuple(shares_of(model.tasks, batch)),
-        protocols=() if drawn else watched(model.tasks), every=500, limit=300,
+        balance=Dynamic(window) if dynamic else Fixed(), seed=seed, ema=0.998, data=tuple(batch_shares(model.tasks, batch)),
+        protocols=() if drawn else validation_protocols(model.tasks), every=500, limit=300,
     )  # fmt: skip

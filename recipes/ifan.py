@@ -23,7 +23,7 @@ import torch
 from mien import geometry
 from mien.data import synthetic
 from mien.data.augment import NONE, Augment
-from mien.data.catalogue import Part, open_parts
+from mien.data.catalogue import SourceSpec, open_parts
 from mien.data.dataset import FaceSource
 from mien.data.formats.attributes import Table, need
 from mien.data.mixture import Mixture
@@ -68,7 +68,7 @@ def recipe(
     model = ifan(emotion=bool(emotion), laps=laps, disks=disks)
 
     def mixture(augment: Augment) -> Mixture:
-        parts = [Part("helen", "train", "helen9", HELEN, augment), Part("mtfl-official", "train", "points5", MTFL, augment)]
+        parts = [SourceSpec("helen", "train", "helen9", HELEN, augment), SourceSpec("mtfl-official", "train", "points5", MTFL, augment)]
         sources = open_parts(parts, model.view, drawn=drawn)
         if emotion:
             faces = synthetic.toy(tasks=("emotion7",)) if drawn else lessons(Path(emotion))
@@ -83,7 +83,7 @@ def recipe(
     parsing.dice_weight = 0.0  # the paper's loss has no Dice
     # Ours: all but the weight decay, which is the official code's L2, in number; and equal weights
     return Recipe(
-        name="ifan", model=model, mixture=mixture(Augment(surround=0)), schedule=cosine(1000), steps=steps, seed=seed, every=steps,
+        name="ifan", model=model, mixture=mixture(Augment(fill_border=0)), schedule=cosine(1000), steps=steps, seed=seed, every=steps,
         optimizer=adamw(model, lr, weight_decay=1e-4, rates=model.rates()),
         data=["helen", "mtfl-official", *(["bnu-lsved"] if emotion else [])],
         protocols=() if drawn else ("helen", "mtfl-official"), criteria={HELEN9.name: parsing.criterion()},

@@ -12,7 +12,7 @@ from __future__ import annotations
 import torch
 
 from mien.data.augment import NONE
-from mien.data.pack_mixture import LOSS_WEIGHTS, blend, shares_of, watched
+from mien.data.pack_mixture import LOSS_WEIGHTS, batch_shares, blend, validation_protocols
 from mien.models.ifan import ifan_tiny
 from mien.tasks import task
 from mien.training import checkpoint
@@ -33,17 +33,17 @@ def recipe(
     torch.manual_seed(seed)
     asked = [task(n) for n in tasks.split(",")]
     model = ifan_tiny(tasks=asked, size=size, laps=laps, norms=norms)
-    mixture = blend(shares_of(asked, batch), model.view, asked, seed=seed, drawn=drawn)
+    mixture = blend(batch_shares(asked, batch), model.view, asked, seed=seed, drawn=drawn)
     if start:
         model.load_state_dict(checkpoint.load(start).state_dict())  # the mean answers come along
     else:
-        plain = blend(shares_of(asked, batch), model.view, asked, seed=seed, augment=NONE, drawn=drawn)
+        plain = blend(batch_shares(asked, batch), model.view, asked, seed=seed, augment=NONE, drawn=drawn)
         model.set_means(model.mean_answers(plain.batch(i) for i in range(1 if drawn else 50)))
         model.begin_at_means()
     # a dense head on a flattened map has a large gradient (norm 120 of all at this weight; they are clipped at 5)
     weights = {**LOSS_WEIGHTS, "points5": 0.2}
     return Recipe(
         name="ifan_tiny", model=model, mixture=mixture, optimizer=adamw(model, lr, rates=model.rates()), schedule=cosine(150), steps=steps,
-        balance=Fixed(weights), seed=seed, ema=0.998, data=tuple(shares_of(asked, batch)),
-        protocols=() if drawn else watched(asked), every=500, limit=300,
+        balance=Fixed(weights), seed=seed, ema=0.998, data=tuple(batch_shares(asked, batch)),
+        protocols=() if drawn else validation_protocols(asked), every=500, limit=300,
     )  # fmt: skip

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 from mien.data.augment import NONE, Augment
-from mien.data.catalogue import Part, open_parts
+from mien.data.catalogue import SourceSpec, open_parts
 from mien.data.mixture import Mixture
 from mien.errors import UsageError
 from mien.models.mgmtn import mgmtn
@@ -58,11 +58,11 @@ def recipe(
     if part == "masks":
         model.learn_masks()
         # the batch carries the points, of which the masks are made; the model does not answer them
-        parts, tasks = [Part("wflw", "train", "wflw98", batch, Augment(surround=0))], [*tasks, WFLW98]
+        parts, tasks = [SourceSpec("wflw", "train", "wflw98", batch, Augment(fill_border=0))], [*tasks, WFLW98]
         optimizer = adamw(model, 10 * lr)  # the U-Net starts from nothing
     else:
         model.learn_attributes()
-        parts = [Part(data, "train", "attributes", batch, replace(NONE, mirror=0.5, light=0.5))]
+        parts = [SourceSpec(data, "train", "attributes", batch, replace(NONE, mirror=0.5, photometric=0.5))]
         optimizer = adamw(model, lr, heads=10, weight_decay=0.05)
     mixture = Mixture(open_parts(parts, model.view, drawn=drawn), tasks, seed=seed, size=model.view.size)
     return Recipe(

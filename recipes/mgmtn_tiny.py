@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import torch
 
-from mien.data.pack_mixture import blend, shares_of, watched
+from mien.data.pack_mixture import batch_shares, blend, validation_protocols
 from mien.errors import UsageError
 from mien.models.mgmtn import mgmtn_tiny
 from mien.tasks import LANDMARKS
@@ -52,8 +52,8 @@ def recipe(
     else:
         model.learn_attributes()
         model.encoder.freeze(frozen)
-        shares, tasks = shares_of(model.tasks, batch), model.tasks
-        optimizer, warmup, protocols = adamw(model, lr), 150, watched(model.tasks)
+        shares, tasks = batch_shares(model.tasks, batch), model.tasks
+        optimizer, warmup, protocols = adamw(model, lr), 150, validation_protocols(model.tasks)
     learned_from = shares if part == "masks" or not masks else [*shares, "helen68", "afw68"]
     return Recipe(
         name=f"mgmtn_tiny/{part}", model=model, mixture=blend(shares, model.view, tasks, seed=seed, drawn=drawn), optimizer=optimizer,

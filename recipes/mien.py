@@ -24,7 +24,7 @@ import torch
 from safetensors.torch import load_file
 
 from mien.data.augment import Augment
-from mien.data.pack_mixture import LOSS_WEIGHTS, blend, watched
+from mien.data.pack_mixture import LOSS_WEIGHTS, blend, validation_protocols
 from mien.errors import UsageError
 from mien.export import onnx_import
 from mien.models.mien import Mien, mien_tiny
@@ -37,14 +37,14 @@ from mien.training.recipe import Recipe, adamw, cosine
 RAISE = {"ferplus": 9, "utkface": 6, "celeba": 6, "mtfl": 4, "helen68": 3, "afw68": 1, "celebamask": 5}
 # more of what was still short then, and faces that look aside a second time (log, entry 14)
 FINISH = {"ferplus": 9, "utkface": 7, "celeba": 5, "mtfl": 4, "mtfl-turned": 3, "helen68": 4, "afw68": 1, "celebamask": 6}
-AUGMENT = Augment(surround=0.75, borrow=0.7)
+AUGMENT = Augment(fill_border=0.75, paste_background=0.7)
 
 
 FINER = 16  # width of the finer look at masks
 OWN = 192  # of identity's own last stages
 LEFT = 0.3  # how much of their mean the descriptors keep, see `pack.centred`; found on LFW's View 1, which is there for such choices
 RARE = {"necklace": 10.0, "earring": 3.0, "hat": 2.0, "cloth": 1.5}  # what their pixels weigh in it: few, and missed more than invented
-WATCHED = (*watched(DEFAULT_TASKS), "utkface-gender")
+WATCHED = (*validation_protocols(DEFAULT_TASKS), "utkface-gender")
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ class Part:
     seed: int
     rates: Mapping[str, float] = field(default_factory=dict)
     rare: Mapping[str, float] = field(default_factory=dict)
-    watched: tuple[str, ...] = WATCHED
+    validation_protocols: tuple[str, ...] = WATCHED
     every: int = 1000
     augment: Augment = AUGMENT
     bf16: bool = False
@@ -75,12 +75,12 @@ PARTS = {
     "finish": Part(FINISH, 3000, 4e-4, 0.998, 100, 3),
     # a finer look at masks, when all else stands still (log, entry 18); their branch knows much already and learns slower
     "masks": Part(
-        {"celebamask": 16}, 3000, 1e-3, 0.998, 100, 1, rates={"dense.branch.maps.": 0.4}, rare=RARE, watched=("celebamask",), every=500,
+        {"celebamask": 16}, 3000, 1e-3, 0.998, 100, 1, rates={"dense.branch.maps.": 0.4}, rare=RARE, validation_protocols=("celebamask",), every=500,
     ),
     # stages of identity's own, when all else stands still
     "identity": Part(
-        {"celeba": 13, "utkface": 13, "mtfl": 6, "blends": 32}, 8000, 2e-3, 0.998, 100, 1, watched=("lfw",), every=1000,
-        augment=Augment(degrees=10, scale=0.08, shift=0.03, erase=0.05, surround=0.75, borrow=0.3), bf16=True,
+        {"celeba": 13, "utkface": 13, "mtfl": 6, "blends": 32}, 8000, 2e-3, 0.998, 100, 1, validation_protocols=("lfw",), every=1000,
+        augment=Augment(degrees=10, scale=0.08, shift=0.03, erase=0.05, fill_border=0.75, paste_background=0.3), bf16=True,
     ),
 }  # fmt: skip
 
@@ -143,11 +143,11 @@ def recipe(
         model.encoder.load_state_dict({k.removeprefix("encoder."): v for k, v in theirs.items() if k.startswith("encoder.")})
     model.encoder.freeze(frozen)
     mixture = blend(
-        now.shares, model.view, model.tasks, seed=seed, augment=now.augment, drawn=drawn, borrow=True, left=LEFT,
+        now.shares, model.view, model.tasks, seed=seed, augment=now.augment, drawn=drawn, paste_background=True, left=LEFT,
         only="identity" if part == "identity" else "",
     )  # fmt: skip
     if start.endswith(".onnx") and part != "identity":  # what it brings stands still there
-        onnx_import.settle(model, (to_tensors(mixture.batch(i), model.view)[0] for i in range(16)))
+        onnx_import.recompute_batchnorm_stats(model, (to_tensors(mixture.batch(i), model.view)[0] for i in range(16)))
     before = (p for name, p in PARTS.items() if part in ADDS or name == part)  # what stands still was learned from all of them
     sets = dict.fromkeys(name.split("-")[0] for p in before for name in p.shares if name != "blends")  # those are of the others' pictures
     parsing = copy.copy(PARSING)
@@ -156,5 +156,5 @@ def recipe(
         name="mien", model=model, mixture=mixture, optimizer=adamw(model, lr or now.lr, rates=now.rates), schedule=cosine(now.warmup),
         steps=steps or now.steps, bf16=now.bf16, balance=Fixed({**LOSS_WEIGHTS, "parsing": 1.5}), seed=seed, ema=now.ema,
         criteria={"parsing": parsing.criterion()} if now.rare else {}, data=(*sets, "imagenet", "descriptors"),
-        protocols=() if drawn else now.watched, every=now.every, limit=600,
+        protocols=() if drawn else now.validation_protocols, every=now.every, limit=600,
     )  # fmt: skip

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import torch
 
-from mien.data.pack_mixture import LOSS_WEIGHTS, blend, shares_of, watched
+from mien.data.pack_mixture import LOSS_WEIGHTS, batch_shares, blend, validation_protocols
 from mien.models.naive_faceptor import naive_faceptor_tiny
 from mien.tasks import DEFAULT_TASKS, task
 from mien.training.loss_weighting import Fixed
@@ -31,9 +31,9 @@ def recipe(
     asked = [task(n) for n in tasks.split(",")] if tasks else list(DEFAULT_TASKS)
     model = naive_faceptor_tiny(tasks=asked, size=size, imagenet=imagenet)
     model.encoder.freeze(frozen)
-    mixture = blend(shares_of(asked, batch), model.view, asked, seed=seed, drawn=drawn)
+    mixture = blend(batch_shares(asked, batch), model.view, asked, seed=seed, drawn=drawn)
     return Recipe(
         name="naive_faceptor_tiny", model=model, mixture=mixture, optimizer=adamw(model, lr), schedule=cosine(150), steps=steps,
-        balance=Fixed(LOSS_WEIGHTS), seed=seed, ema=0.998, data=tuple(shares_of(asked, batch)),
-        protocols=() if drawn else watched(asked), every=500, limit=300,
+        balance=Fixed(LOSS_WEIGHTS), seed=seed, ema=0.998, data=tuple(batch_shares(asked, batch)),
+        protocols=() if drawn else validation_protocols(asked), every=500, limit=300,
     )  # fmt: skip

@@ -16,7 +16,7 @@ from dataclasses import replace
 import torch
 
 from mien.data.augment import Augment
-from mien.data.catalogue import Part, open_parts
+from mien.data.catalogue import SourceSpec, open_parts
 from mien.data.mixture import Mixture
 from mien.errors import UsageError
 from mien.models.backbones.vit import load_clip
@@ -27,9 +27,9 @@ from mien.training.recipe import Recipe, adamw, cosine
 
 # Ours: sets beside RAF-DB and CelebA, and how many pictures of each. No reader knows BP4D or DISFA, so action units stay out.
 PARTS = (
-    Part("rafdb", "train", "expression7", 32),
-    Part("celeba-official", "train", "attributes", 64),
-    Part("utkface-official", "train", "age", 32),
+    SourceSpec("rafdb", "train", "expression7", 32),
+    SourceSpec("celeba-official", "train", "attributes", 64),
+    SourceSpec("utkface-official", "train", "age", 32),
 )
 SCORED = {"expression7": "rafdb", "attributes": "celeba-official", "age": "utkface-official"}
 # Ours: found on a small network, where at equal weights attributes hardly learned
@@ -54,7 +54,7 @@ def recipe(
     if encoder:
         load_clip(model.encoder, torch.load(encoder, map_location="cpu", weights_only=True))  # type: ignore[arg-type]
     # these sets' crops end near the face; no colour is made up around it, since protocols crop alike
-    parts = [replace(p, augment=Augment(surround=0)) for p in PARTS if p.task in asked]
+    parts = [replace(p, augment=Augment(fill_border=0)) for p in PARTS if p.task in asked]
     mixture = Mixture(open_parts(parts, model.view, drawn=drawn), model.tasks, seed=seed, size=model.view.size)
     return Recipe(
         name="qface", model=model, mixture=mixture,

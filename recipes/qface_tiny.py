@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import torch
 
-from mien.data.pack_mixture import LOSS_WEIGHTS, blend, shares_of, watched
+from mien.data.pack_mixture import LOSS_WEIGHTS, batch_shares, blend, validation_protocols
 from mien.models.qface import qface_tiny
 from mien.tasks import task
 from mien.training.loss_weighting import Fixed
@@ -30,9 +30,9 @@ def recipe(
     asked = [task(n) for n in tasks.split(",")]
     model = qface_tiny(tasks=asked, size=size, imagenet=imagenet, fusion=fusion, taps=[int(i) for i in taps.split(",")])
     model.encoder.freeze(frozen)
-    mixture = blend(shares_of(asked, batch), model.view, asked, seed=seed, drawn=drawn)
+    mixture = blend(batch_shares(asked, batch), model.view, asked, seed=seed, drawn=drawn)
     return Recipe(
         name="qface_tiny", model=model, mixture=mixture, optimizer=adamw(model, lr), schedule=cosine(150), steps=steps,
-        balance=Fixed(LOSS_WEIGHTS), seed=seed, ema=0.998, data=tuple(shares_of(asked, batch)),
-        protocols=() if drawn else watched(asked), every=500, limit=300,
+        balance=Fixed(LOSS_WEIGHTS), seed=seed, ema=0.998, data=tuple(batch_shares(asked, batch)),
+        protocols=() if drawn else validation_protocols(asked), every=500, limit=300,
     )  # fmt: skip

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from bench.comparison.runs import ABLATIONS, ALONE, FEWER, MEASURE, SINGLE, STEPS, SYSTEMS, TOGETHER, Ablation, Run
+from bench.comparison.runs import ABLATIONS, FEWER, MEASURE, SINGLE, SINGLE_PROCESS, STEPS, SYSTEMS, TOGETHER, Ablation, Run
 from bench.comparison.work import BATCH
 
 # protocol -> (the number shown, what the column is called, whether less is better)
@@ -120,7 +120,7 @@ def claims(results: Results) -> str:
 def alone(results: Results) -> str:
     """Every task learned with the others, and alone, in the network with standard heads: a row a task."""
     rows = []
-    for task, runs in ALONE.items():
+    for task, runs in SINGLE_PROCESS.items():
         protocol = MEASURE[task]
         sides = [[v for r in side if (v := number(results, r.name, protocol)) is not None] for side in (TOGETHER, runs)]
         cells = [spread(side, protocol) if side else "" for side in sides]

@@ -74,7 +74,7 @@ SINGLE: tuple[Run, ...] = tuple(Run(f"single-{t}", "naive_faceptor_tiny", {"step
 
 # a task alone in the network with standard heads, beside all of them in it; FEWER steps, a run a seed
 TOGETHER = _seeds("naive-short", "naive_faceptor_tiny")
-ALONE = {t: _seeds(f"alone-{t}", "naive_faceptor_tiny", tasks=t) for t in TASKS}
+SINGLE_PROCESS = {t: _seeds(f"alone-{t}", "naive_faceptor_tiny", tasks=t) for t in TASKS}
 
 FEW = {"age": "utkface=1500", "expression": "ferplus=1500"}
 
@@ -157,7 +157,7 @@ _FIRST = _seeds("layers-first", "faceptor_tiny", levels="2")
 def every_run() -> dict[str, Run]:
     """All trainings by name, those that others start from before them."""
     tried = (side for a in ABLATIONS for side in a.sides.values())
-    runs = [*SYSTEMS, *SINGLE, *_FIRST, *(r for side in (*tried, *ALONE.values()) for r in side)]
+    runs = [*SYSTEMS, *SINGLE, *_FIRST, *(r for side in (*tried, *SINGLE_PROCESS.values()) for r in side)]
     return {r.name: r for r in runs}
 
 
@@ -166,5 +166,5 @@ def asked_of(name: str) -> tuple[str, ...]:
     if name in {r.name for r in (*SYSTEMS, *SINGLE)}:
         return ()
     asked = {p for a in ABLATIONS for side in a.sides.values() if name in {r.name for r in side} for p in a.measures}
-    asked |= {MEASURE[t] for t, runs in ALONE.items() if name in {r.name for r in runs}}
+    asked |= {MEASURE[t] for t, runs in SINGLE_PROCESS.items() if name in {r.name for r in runs}}
     return tuple(sorted(asked))

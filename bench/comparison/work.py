@@ -170,13 +170,13 @@ def train_speed(run: Run, out: Path, *, steps: int = 8, threads: int = 2) -> flo
     import torch
 
     from mien.cli import load_recipe
-    from mien.training.loop import keep_memory, learn_mode, train_step
+    from mien.training.loop import keep_memory, train_step, training_mode
 
     keep_memory()
     torch.set_num_threads(threads)
     recipe = load_recipe(Path(f"recipes/{run.recipe}.py"))(**settings_of(run, out))
     model = recipe.model.to(memory_format=torch.channels_last)
-    learn_mode(model)
+    training_mode(model)
     criteria, times = recipe.criteria_by_task(), []
     for step in range(steps + 3):
         batch = recipe.mixture.batch(step)

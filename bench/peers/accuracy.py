@@ -50,7 +50,7 @@ SITTINGS = (
 SHOWN = {
     "mtfl": "nme", "helen68": "nme", "utkface-age": "mae", "utkface-gender": "accuracy:Male", "ferplus-test": "accuracy", "lfw": "accuracy",
 }  # fmt: skip
-LEAST = 20  # answered pictures, or pairs, below which there is no number
+MINIMUM = 20  # answered pictures, or pairs, below which there is no number
 
 
 @dataclass(slots=True)
@@ -211,11 +211,11 @@ def compared(name: str, told: Mapping[str, Told]) -> dict[str, dict[str, float]]
 
 
 def score(name: str, told: Told) -> dict[str, float]:
-    """{"answered", "value", "half"}: the protocol's number with half of its 95 % interval; the count alone below `LEAST`."""
+    """{"answered", "value", "half"}: the protocol's number with half of its 95 % interval; the count alone below `MINIMUM`."""
     protocol = PROTOCOLS[name]
     metrics: Any = _collected(protocol, told.values())
     n = len([1 for _, embeddings in metrics.seen.values() if len(embeddings) == 2]) if protocol.task == "identity" else len(told)
-    if n < LEAST:
+    if n < MINIMUM:
         return {"answered": n}
     value = float(metrics.compute()[SHOWN[name]])
     if SHOWN[name].startswith("accuracy"):

@@ -110,12 +110,12 @@ def chart(title: str, left: int, lines: dict[str, list[tuple[float, float]]]) ->
     ]
     out += [f'<text x="{at[x]:.0f}" y="186" text-anchor="middle">{x:,.0f}</text>' for x in xs]
     out += [f'<text x="{left + 45}" y="{170 - 140 * f:.0f}" text-anchor="end">{top * f:,.3g}</text>' for f in (0, 0.5, 1)]
-    for (name, points), colour in zip(lines.items(), ("#2563eb", "#c2410c", "#15803d", "#7e22ce"), strict=False):
+    for (name, points), color in zip(lines.items(), ("#2563eb", "#c2410c", "#15803d", "#7e22ce"), strict=False):
         dots = [(at[x], 170 - 140 * y / top) for x, y in sorted(points)]
-        out.append(f'<polyline points="{" ".join(f"{x:.1f},{y:.1f}" for x, y in dots)}" fill="none" stroke="{colour}" stroke-width="2"/>')
-        out += [f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3" fill="{colour}"/>' for x, y in dots]
+        out.append(f'<polyline points="{" ".join(f"{x:.1f},{y:.1f}" for x, y in dots)}" fill="none" stroke="{color}" stroke-width="2"/>')
+        out += [f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3" fill="{color}"/>' for x, y in dots]
         if dots:
-            out.append(f'<text x="{dots[-1][0]:.0f}" y="{dots[-1][1] - 7:.0f}" fill="{colour}" text-anchor="middle">{name}</text>')
+            out.append(f'<text x="{dots[-1][0]:.0f}" y="{dots[-1][1] - 7:.0f}" fill="{color}" text-anchor="middle">{name}</text>')
     return "\n".join(out)
 
 

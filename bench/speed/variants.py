@@ -19,7 +19,7 @@ from mien.data.dataset import FaceSource
 from mien.data.formats import pack
 from mien.evaluation.scoring import PROTOCOLS, evaluate
 from mien.export.quantization import quantize
-from mien.inference.flip_tta import Mirrored
+from mien.inference.flip_tta import FlipTTA
 from mien.inference.onnx_model import OnnxModel
 from mien.inference.weights_file import WEIGHTS
 from mien.types import Floats
@@ -69,7 +69,7 @@ def section(threads: int, runs: int) -> str:
         files[name] = OUT / f"int8_{i}.onnx"
         quantize(float32.path, files[name], images, keep=keep)
     models: dict[str, Any] = {name: OnnxModel(f, threads=threads) for name, f in files.items()}
-    models["float32, with its mirror image"] = Mirrored(float32)
+    models["float32, with its mirror image"] = FlipTTA(float32)
     scores = {name: {p: evaluate(m, PROTOCOLS[p]) for p in ROWS} for name, m in models.items()}
     body = [[told, *(f"{scores[m][p].headline:.{digits}f}" for m in models)] for p, (told, digits) in ROWS.items()]
     body += [["bytes, MB", *(f"{os.path.getsize(files.get(m, float32.path)) / 1e6:.1f}" for m in models)]]

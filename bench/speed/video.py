@@ -21,7 +21,7 @@ from mien.diagnostics.memory import resident
 from mien.io.image import load_photo
 from mien.types import Pixels
 from mien.video import reader as video
-from mien.video.container import Film, Writer
+from mien.video.container import VideoContainer, Writer
 
 
 def frames(count: int, width: int, height: int, faces: int) -> Iterator[Pixels]:
@@ -61,7 +61,7 @@ def speed(folder: Path, threads: int, count: int) -> None:
                                            ("write, stride 5", 5, True, True)):  # fmt: skip
             start, used = time.perf_counter(), time.process_time()
             if stride == 0:
-                with Film(path) as source:
+                with VideoContainer(path) as source:
                     n = sum(source.pixels(raw).size > 0 for _, raw in source.frames())
             else:
                 reading = video.read_video(path, reader, stride=stride, every=every)

@@ -170,7 +170,7 @@ class Sample:
     labels: Mapping[str, Any]
     points: npt.NDArray[np.float64]
     name: str = ""
-    lean: float = 0.0
+    label_offset_x: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,7 +198,7 @@ class Batch:
 
     images: Pixels
     targets: Mapping[str, np.ndarray]
-    known: Mapping[str, np.ndarray]
+    mask: Mapping[str, np.ndarray]
 
 
 class Source(Protocol):
@@ -210,7 +210,7 @@ class Source(Protocol):
     def example(self, index: int, rng: np.random.Generator) -> Example: ...
 
 
-class Answerer(Protocol):
+class InferenceModel(Protocol):
     """A model at work, torch or ONNX alike: (B, 3, H, W) float32 -> task name -> raw answers (B, ...)."""
 
     @property

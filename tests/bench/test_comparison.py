@@ -11,12 +11,25 @@ import pytest
 
 from bench.comparison.guess import guess
 from bench.comparison.page import GUESS, ablation, alone, claims, page, spread, systems, verdict
-from bench.comparison.runs import ABLATIONS, ALONE, FEWER, MEASURE, SINGLE, STEPS, SYSTEMS, TOGETHER, Ablation, Run, asked_of, every_run
+from bench.comparison.runs import (
+    ABLATIONS,
+    FEWER,
+    MEASURE,
+    SINGLE,
+    SINGLE_PROCESS,
+    STEPS,
+    SYSTEMS,
+    TOGETHER,
+    Ablation,
+    Run,
+    asked_of,
+    every_run,
+)
 from bench.comparison.work import curve, multiply_adds, train_all
 from mien.cli import load_recipe
 from mien.data.augment import NONE
-from mien.data.dataset import Some
-from mien.data.pack_mixture import MADE_FOR, SHARES, blend, shares_of
+from mien.data.dataset import RandomSubset
+from mien.data.pack_mixture import MADE_FOR, SHARES, batch_shares, blend
 from mien.errors import UsageError
 from mien.models.ifan import ifan_tiny
 from mien.tasks import ATTRIBUTES, DEFAULT_TASKS, POINTS5, task
@@ -103,8 +116,8 @@ def test_an_ablation_is_judged_seed_by_seed():
 
 
 def test_a_task_alone_is_judged_against_all_together():
-    assert {t: r[0].settings["tasks"] for t, r in ALONE.items()} == {t.name: t.name for t in DEFAULT_TASKS}
-    assert {r.settings["steps"] for runs in (TOGETHER, *ALONE.values()) for r in runs} == {FEWER}
+    assert {t: r[0].settings["tasks"] for t, r in SINGLE_PROCESS.items()} == {t.name: t.name for t in DEFAULT_TASKS}
+    assert {r.settings["steps"] for runs in (TOGETHER, *SINGLE_PROCESS.values()) for r in runs} == {FEWER}
     both = results(**{"naive-short-1": 85, "naive-short-2": 86, "alone-attributes-1": 87, "alone-attributes-2": 88})
     assert "| attributes | CelebA val, 40 attributes, % | 85.50 ± 0.50 | 87.50 ± 0.50 | no, worse |" in alone(both)
 
@@ -140,18 +153,18 @@ def test_multiply_adds_are_those_of_the_layers():
 
 
 def test_shares_keep_their_proportions_and_room_for_all():
-    every = shares_of(DEFAULT_TASKS, 20)
+    every = batch_shares(DEFAULT_TASKS, 20)
     assert every == SHARES
-    assert shares_of([task("age")], 20) == {"utkface": 20}
-    assert shares_of([task("landmarks")], 20) == {"helen68": 10, "afw68": 10}
-    few = shares_of([task("expression"), task("attributes"), task("age")], 20)
+    assert batch_shares([task("age")], 20) == {"utkface": 20}
+    assert batch_shares([task("landmarks")], 20) == {"helen68": 10, "afw68": 10}
+    few = batch_shares([task("expression"), task("attributes"), task("age")], 20)
     assert few == {"ferplus": 8, "utkface": 6, "celeba": 6}
-    assert sum(shares_of(DEFAULT_TASKS, 8).values()) == 8
-    assert set(shares_of(DEFAULT_TASKS, 8)) == set(SHARES)
+    assert sum(batch_shares(DEFAULT_TASKS, 8).values()) == 8
+    assert set(batch_shares(DEFAULT_TASKS, 8)) == set(SHARES)
     with pytest.raises(UsageError, match="no room for 7 sets"):
-        shares_of(DEFAULT_TASKS, 6)
+        batch_shares(DEFAULT_TASKS, 6)
     with pytest.raises(UsageError, match="no set of the pack is made for 'euler'"):
-        shares_of([task("euler")], 6)
+        batch_shares([task("euler")], 6)
     assert {t.name for t in DEFAULT_TASKS} == set(MADE_FOR)
 
 
@@ -159,9 +172,9 @@ def test_a_part_of_a_set_is_always_the_same_part():
     from mien.data import synthetic
 
     whole = synthetic.toy(n=20)
-    some = Some(whole, 5)
+    some = RandomSubset(whole, 5)
     assert len(some) == 5
-    assert [some[i].name for i in range(5)] == [Some(whole, 5)[i].name for i in range(5)]
+    assert [some[i].name for i in range(5)] == [RandomSubset(whole, 5)[i].name for i in range(5)]
     assert len({some[i].name for i in range(5)}) == 5
     assert [some[i].name for i in range(5)] != [whole[i].name for i in range(5)]
 

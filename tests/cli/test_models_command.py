@@ -91,10 +91,10 @@ def test_research_is_allowed_and_other_words_are_not() -> None:
 
 def test_what_the_file_allows_is_allowed_and_silence_allows_nothing(weights) -> None:
     assert "own.onnx" in run(weights(uses=["research", "commercial"]), "--license", "commercial")
-    silent = provenance.read(weights(uses=None))
+    zero_loss = provenance.read(weights(uses=None))
     for use in provenance.USES:
         with pytest.raises(UsageError, match="does not say what it may be used for"):
-            silent.demand(use)
+            zero_loss.demand(use)
     assert "none is stated" in run(weights(uses=None))
 
 

@@ -56,7 +56,7 @@ def check(dataset) -> None:
     example = FaceSource(dataset, VIEW, Augment()).example(0, np.random.default_rng(0))
     assert example.pixels.shape == (64, 64, 3)
     for name, (target, known) in example.labels.items():
-        blank, unknown = TASKS[name].blank(VIEW.size)
+        blank, unknown = TASKS[name].missing_target(VIEW.size)
         assert np.shape(target) == np.shape(blank), name
         assert np.shape(known) == np.shape(unknown), name
 
@@ -147,7 +147,7 @@ def test_labels_follow_their_picture():
         example = crop_example(
             sample,
             View((128, 128), "head", VIEW.mean, VIEW.std),
-            Augment(light=0, blur=0, erase=0, noise=0, gray=0),
+            Augment(photometric=0, blur=0, erase=0, noise=0, gray=0),
             np.random.default_rng(i),
         )
         mask, _ = example.labels["parsing"]
@@ -200,13 +200,13 @@ def test_a_missing_set_says_which_file_was_expected(tmp_path, monkeypatch):
 def test_a_network_of_two_views_is_asked_in_the_other():
     import torch
 
-    from mien.models.torch_model import TorchAnswerer
+    from mien.models.torch_model import TorchModel
 
     class Net(torch.nn.Module):
         view, tasks = VIEW, (TASKS["age"],)
 
     small = View((64, 64), "arcface", (0.5,) * 3, (0.5,) * 3)
-    assert TorchAnswerer(Net()).view is VIEW and TorchAnswerer(Net(), view=small).view is small
+    assert TorchModel(Net()).view is VIEW and TorchModel(Net(), view=small).view is small
 
 
 def test_the_overall_f_by_hand():
@@ -218,9 +218,9 @@ def test_the_overall_f_by_hand():
 
 
 def test_a_model_is_not_scored_on_what_it_does_not_answer():
-    from mien.models.torch_model import TorchAnswerer
+    from mien.models.torch_model import TorchModel
 
-    model = TorchAnswerer(faceptor_tiny(tasks=(AGE,), size=64))
+    model = TorchModel(faceptor_tiny(tasks=(AGE,), size=64))
     with pytest.raises(UsageError, match="does not answer 'landmarks'.*answers: age"):
         evaluate(model, PROTOCOLS["helen68"])
 
@@ -231,13 +231,13 @@ def test_a_protocol_runs_on_torch_and_onnx_alike(tmp_path):
 
     from mien.export.onnx_export import export
     from mien.inference.onnx_model import OnnxModel
-    from mien.models.torch_model import TorchAnswerer
+    from mien.models.torch_model import TorchModel
     from mien.tasks import LANDMARKS
 
     torch.manual_seed(0)
     model = faceptor_tiny(tasks=(LANDMARKS,), size=64).eval()
     export(model, tmp_path / "m.onnx")
-    scores = [evaluate(m, PROTOCOLS["helen68"], limit=8) for m in (TorchAnswerer(model), OnnxModel(tmp_path / "m.onnx", threads=1))]
+    scores = [evaluate(m, PROTOCOLS["helen68"], limit=8) for m in (TorchModel(model), OnnxModel(tmp_path / "m.onnx", threads=1))]
     assert scores[0].headline == pytest.approx(scores[1].headline, rel=1e-4)
     assert "| helen68 | Helen val | 8 |" in as_table(scores[:1])
     assert PACK.is_dir()

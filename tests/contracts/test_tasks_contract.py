@@ -43,41 +43,41 @@ def batch_of(task, rng: np.random.Generator) -> tuple[torch.Tensor, torch.Tensor
     for i in range(3):
         _, labels, five = synthetic.draw(np.random.default_rng(i))
         a = geometry.fit_similarity(five, geometry.TEMPLATES["head"] * SIZE)
-        rows.append(task.move(labels[task.name], a, False, SIZE))
-    rows.append(task.blank(SIZE))
-    target, known = (torch.from_numpy(np.stack([np.asarray(r[i]) for r in rows])) for i in (0, 1))
-    return torch.from_numpy(raw_of(task, 4, rng)).requires_grad_(), target, known
+        rows.append(task.encode_target(labels[task.name], a, False, SIZE))
+    rows.append(task.missing_target(SIZE))
+    target, mask = (torch.from_numpy(np.stack([np.asarray(r[i]) for r in rows])) for i in (0, 1))
+    return torch.from_numpy(raw_of(task, 4, rng)).requires_grad_(), target, mask
 
 
 @pytest.mark.parametrize("task", FACE_TASKS, ids=lambda t: t.name)
 def test_a_blank_has_the_shape_of_a_label_and_is_finite(task):
     _, labels, _ = synthetic.draw(np.random.default_rng(0))
-    target, known = task.move(labels[task.name], np.eye(2, 3), False, SIZE)
-    blank, unknown = task.blank(SIZE)
+    target, mask = task.encode_target(labels[task.name], np.eye(2, 3), False, SIZE)
+    blank, unknown = task.missing_target(SIZE)
     assert np.asarray(blank).shape == np.asarray(target).shape
     assert np.asarray(blank).dtype == np.asarray(target).dtype
-    assert np.asarray(unknown).shape == np.asarray(known).shape
+    assert np.asarray(unknown).shape == np.asarray(mask).shape
     assert not np.asarray(unknown).any()
     assert np.isfinite(np.asarray(blank, np.float64)).all()
 
 
 @pytest.mark.parametrize("task", FACE_TASKS, ids=lambda t: t.name)
 def test_unknown_rows_change_nothing(task, rng):
-    raw, target, known = batch_of(task, rng)
-    loss = task.criterion()(raw, target, known)
+    raw, target, mask = batch_of(task, rng)
+    loss = task.criterion()(raw, target, mask)
     loss.backward()
     assert torch.isfinite(loss)
     assert float(loss.detach()) > 0
     assert (raw.grad[3] == 0).all()
     assert (raw.grad[:3] != 0).any()
-    few = task.criterion()(raw[:3], target[:3], known[:3])
+    few = task.criterion()(raw[:3], target[:3], mask[:3])
     assert float(few.detach()) == pytest.approx(float(loss.detach()), rel=1e-5)
 
 
 @pytest.mark.parametrize("task", FACE_TASKS, ids=lambda t: t.name)
 def test_no_label_is_zero_loss_and_zero_gradient(task, rng):
-    raw, target, known = batch_of(task, rng)
-    loss = task.criterion()(raw, target, torch.zeros_like(known))
+    raw, target, mask = batch_of(task, rng)
+    loss = task.criterion()(raw, target, torch.zeros_like(mask))
     loss.backward()
     assert float(loss.detach()) == 0
     assert (raw.grad == 0).all()
@@ -145,16 +145,16 @@ def test_an_answer_comes_back_from_the_mirror(task):
     """What a perfect network says of the mirrored picture, brought back, is what it says of the picture."""
     picture, labels, _ = synthetic.draw(np.random.default_rng(0))
     h, w = picture.shape[:2]
-    plain, _ = task.move(labels[task.name], np.eye(2, 3), False, (w, h))
-    seen, _ = task.move(labels[task.name], np.array([[-1.0, 0, w - 1], [0, 1, 0]]), True, (w, h))
+    plain, _ = task.encode_target(labels[task.name], np.eye(2, 3), False, (w, h))
+    seen, _ = task.encode_target(labels[task.name], np.array([[-1.0, 0, w - 1], [0, 1, 0]]), True, (w, h))
     raw = raw_of(task, 2, np.random.default_rng(1))
-    assert np.array_equal(task.unmirror(task.unmirror(raw)), raw)
+    assert np.array_equal(task.undo_hflip(task.undo_hflip(raw)), raw)
     if isinstance(task.shape, Map):
-        known = np.asarray(plain) < task.shape.n
-        back = task.unmirror(np.eye(256, dtype=np.float32)[seen][..., : task.shape.n].transpose(2, 0, 1)[None])[0]
-        assert known.mean() > 0.5
-        assert np.array_equal(back.argmax(0)[known], np.asarray(plain)[known])
+        mask = np.asarray(plain) < task.shape.n
+        back = task.undo_hflip(np.eye(256, dtype=np.float32)[seen][..., : task.shape.n].transpose(2, 0, 1)[None])[0]
+        assert mask.mean() > 0.5
+        assert np.array_equal(back.argmax(0)[mask], np.asarray(plain)[mask])
     elif np.ndim(plain):
-        assert np.allclose(task.unmirror(np.asarray(seen)[None])[0], plain, atol=1e-5)
+        assert np.allclose(task.undo_hflip(np.asarray(seen)[None])[0], plain, atol=1e-5)
     else:
-        assert task.unmirror(raw) is raw
+        assert task.undo_hflip(raw) is raw

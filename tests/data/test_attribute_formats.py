@@ -227,8 +227,8 @@ def test_celeba(tmp_path: Path):
         assert set(sample.labels) == {"attributes", "points5"}
         assert [n for n, yes in sample.labels["attributes"].items() if yes] == [CELEBA40[i]]  # -1 is no, not unknown
         assert len(sample.labels["attributes"]) == 40
-        target, known = ATTRIBUTES.move(sample.labels["attributes"], np.eye(2, 3), False, (8, 8))
-        assert known.all() and target.tolist() == [float(k == i) for k in range(40)]
+        target, mask = ATTRIBUTES.encode_target(sample.labels["attributes"], np.eye(2, 3), False, (8, 8))
+        assert mask.all() and target.tolist() == [float(k == i) for k in range(40)]
         np.testing.assert_array_equal(sample.points, FIVE + i)
         np.testing.assert_array_equal(sample.labels["points5"], FIVE + i)
     assert attributes.celeba(tmp_path, "test", identity=True)[0].labels["identity512"] == 2882

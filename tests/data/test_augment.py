@@ -15,7 +15,7 @@ def test_places_that_lean_to_the_right_lean_so_in_a_mirror_too():
     view = View((96, 96), "head", (0.5,) * 3, (0.5,) * 3)
     picture, labels, five = synthetic.draw(np.random.default_rng(3))
     honest = Sample(picture, labels, five)
-    leaning = Sample(picture, {**labels, "landmarks": labels["landmarks"] + (2.0, 0.0)}, five + (2.0, 0.0), lean=2.0)
+    leaning = Sample(picture, {**labels, "landmarks": labels["landmarks"] + (2.0, 0.0)}, five + (2.0, 0.0), label_offset_x=2.0)
     step = 2.0 / 96 * float(np.hypot(*geometry.fit_similarity(five, geometry.template_points(view))[0, :2]))
     for mirror in (0.0, 1.0):
         still = Augment(0, 0, 0, mirror, 0, 0, 0, 0, 0, 0)
@@ -29,7 +29,7 @@ def test_places_that_lean_to_the_right_lean_so_in_a_mirror_too():
 
 def test_a_tight_face_borrows_what_is_around_it_and_keeps_its_own():
     """A gray cut-out of a drawn face in another one's crop: its middle stays, the corners are the other's without colour."""
-    view, still = View((96, 96), "head", (0.5,) * 3, (0.5,) * 3), Augment(0, 0, 0, 0, 0, 0, 0, 0, 0, surround=1, borrow=1)
+    view, still = View((96, 96), "head", (0.5,) * 3, (0.5,) * 3), Augment(0, 0, 0, 0, 0, 0, 0, 0, 0, fill_border=1, paste_background=1)
     picture, labels, five = synthetic.draw(np.random.default_rng(3))
     (left, top), (right, bottom) = five.min(0).astype(int) - 8, five.max(0).astype(int) + 8
     tight = Sample(grayed(picture)[top:bottom, left:right].copy(), {}, five - (left, top))

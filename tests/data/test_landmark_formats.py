@@ -217,8 +217,8 @@ def test_the_trainer_can_walk_it(layout: Layout, tmp_path: Path, rng: np.random.
         assert example.pixels.shape == (64, 64, 3) and set(example.labels) == set(sample.labels)
         fit = geometry.fit_similarity(sample.points, geometry.template_points(VIEW))
         for name in set(sample.labels) & {"landmarks", "points5", "wflw98", "cofw29", "aflw19"}:
-            target, known = example.labels[name]
+            target, mask = example.labels[name]
             label = sample.labels[name]["points"] if name == "aflw19" else sample.labels[name]
-            known = np.broadcast_to(known, len(label))
-            assert np.isfinite(target).all() and known.tolist() == np.isfinite(label).all(1).tolist()
-            np.testing.assert_allclose(target[known] * 64 - 0.5, geometry.move_points(label, fit)[known], rtol=1e-4, atol=1e-3)
+            mask = np.broadcast_to(mask, len(label))
+            assert np.isfinite(target).all() and mask.tolist() == np.isfinite(label).all(1).tolist()
+            np.testing.assert_allclose(target[mask] * 64 - 0.5, geometry.move_points(label, fit)[mask], rtol=1e-4, atol=1e-3)

@@ -110,7 +110,7 @@ def folder_of(p: Protocol) -> str:
 def raw_of(name: str, label: Any, sample: Sample, view: View) -> np.ndarray:
     """What a network would say that is right: a label as a raw answer."""
     t = TASKS[name]
-    target, _ = t.move(label, geometry.align(sample.image, sample.points, view).from_photo, False, view.size)
+    target, _ = t.encode_target(label, geometry.align(sample.image, sample.points, view).from_photo, False, view.size)
     if isinstance(t.shape, Points):
         return target
     if isinstance(t.shape, Map):

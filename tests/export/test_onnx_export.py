@@ -13,7 +13,7 @@ from mien.data import synthetic
 from mien.errors import BadWeights, UsageError
 from mien.export import onnx_import
 from mien.export.onnx_export import difference, export, release, write_provenance
-from mien.export.onnx_import import settle
+from mien.export.onnx_import import recompute_batchnorm_stats
 from mien.inference.onnx_model import OnnxModel
 from mien.inference.weights_file import WEIGHTS
 from mien.models import MODELS
@@ -128,7 +128,7 @@ def test_an_exported_network_can_be_trained_further(pair):
         assert max(difference(model, path, images).values()) < 1e-3
         with torch.no_grad():
             asked = {n: v.clone() for n, v in model(torch.from_numpy(images)).items()}
-            settle(model, torch.from_numpy(images).split(6))
+            recompute_batchnorm_stats(model, torch.from_numpy(images).split(6))
             for name, answer in model(torch.from_numpy(images)).items():
                 assert torch.allclose(answer, asked[name], atol=1e-3), name
             # while it learns, norms take a batch's own statistics: those that they were settled on

@@ -11,7 +11,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from mien.errors import UsageError
-from mien.export.quantization import LEAST, only_for, quantize, shift
+from mien.export.quantization import MINIMUM, only_for, quantize, shift
 from mien.inference.onnx_model import OnnxModel
 from mien.inference.reader import load
 from mien.inference.weights_file import WEIGHTS
@@ -25,8 +25,8 @@ def faces() -> np.ndarray:
     """Thirty-two looks at the example faces, normalised: (32, 3, H, W)."""
     reader = load(tasks=[], threads=1)
     crops = [f.crop.pixels for r in reader(["examples/astronaut.jpg", "examples/collage.jpg"]) for f in r if f.crop is not None]
-    looks = [c[:, ::-1] if i % 2 else c for i, c in enumerate(crops * LEAST)][:LEAST]
-    light = np.linspace(0.6, 1.1, LEAST)[:, None, None, None]
+    looks = [c[:, ::-1] if i % 2 else c for i, c in enumerate(crops * MINIMUM)][:MINIMUM]
+    light = np.linspace(0.6, 1.1, MINIMUM)[:, None, None, None]
     return reader.model.view.tensor((np.stack(looks) * light).clip(0, 255).astype(np.uint8))
 
 
@@ -52,7 +52,7 @@ def test_it_answers_as_the_float_network_does_and_says_where_it_comes_from(small
     out, record = small
     before, after = OnnxModel(FLOAT), OnnxModel(out)
     assert record["bytes"] == out.stat().st_size < 0.6 * FLOAT.stat().st_size
-    assert record["int8"] == {"of": before.sha256, "faces": LEAST, "float": ["parsing"]}
+    assert record["int8"] == {"of": before.sha256, "faces": MINIMUM, "float": ["parsing"]}
     assert record["licence"] and "scores" not in record, "numbers of the float network are not this one's"
     assert after.header == before.header
     assert [getattr(t, "temperature", None) for t in after.tasks] == [getattr(t, "temperature", None) for t in before.tasks]
@@ -70,7 +70,7 @@ def test_a_kept_task_has_float_convolutions_of_its_own(small: tuple[Path, dict])
 
 
 @pytest.mark.parametrize(
-    ("keep", "n", "says"), [(("hair",), LEAST, "'hair' is no task"), ((), LEAST - 1, f"{LEAST - 1} faces are too few")]
+    ("keep", "n", "says"), [(("hair",), MINIMUM, "'hair' is no task"), ((), MINIMUM - 1, f"{MINIMUM - 1} faces are too few")]
 )
 def test_what_cannot_be_made_is_refused(keep: tuple[str, ...], n: int, says: str, faces: np.ndarray, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=says):

@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 import mien
 from mien.cli import app
 from mien.errors import UsageError
-from mien.inference.flip_tta import Mirrored
+from mien.inference.flip_tta import FlipTTA
 from mien.inference.onnx_model import OnnxModel
 from mien.inference.weights_file import WEIGHTS
 from mien.tasks import AGE, LANDMARKS
@@ -29,7 +29,7 @@ class Leaning:
 
 def test_answers_are_the_mean_of_both_in_one_call():
     inner, images = Leaning(), np.random.default_rng(0).standard_normal((3, 3, 8, 8)).astype(np.float32)
-    both = Mirrored(inner)(images)
+    both = FlipTTA(inner)(images)
     assert inner.calls == 1
     assert np.allclose(both["age"][:, 0], images.mean((1, 2, 3)), atol=1e-6)
     assert np.array_equal(both["landmarks"], inner(images)["landmarks"]), "points are answered from the picture alone"
@@ -50,7 +50,7 @@ def test_a_reader_that_mirrors_answers_alike_for_a_face_and_its_mirror_image():
 
 def test_a_detector_cannot_be_mirrored():
     with pytest.raises(UsageError, match="'faces' cannot be answered from a mirror"):
-        Mirrored(OnnxModel(WEIGHTS / "detector.onnx", threads=1))
+        FlipTTA(OnnxModel(WEIGHTS / "detector.onnx", threads=1))
 
 
 def test_records_say_so_and_a_table_of_one_forward_is_not_gone_on_with(tmp_path):

@@ -88,9 +88,9 @@ def test_jpeg(options: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF"])
-@pytest.mark.parametrize("colour", [(255, 0, 0), (0, 255, 0), (0, 0, 255)])
-def test_red_stays_red(kind: str, colour: tuple[int, int, int], tmp_path: Path) -> None:
-    plain = np.full((16, 16, 3), colour, np.uint8)
+@pytest.mark.parametrize("color", [(255, 0, 0), (0, 255, 0), (0, 0, 255)])
+def test_red_stays_red(kind: str, color: tuple[int, int, int], tmp_path: Path) -> None:
+    plain = np.full((16, 16, 3), color, np.uint8)
     path = tmp_path / "x"
     path.write_bytes(encode(plain, kind))
     same(load_photo(path), plain, 3)

@@ -195,9 +195,9 @@ def test_groups_hear_each_other_through_fusion_only(fusion, heard, images):
         bias.data.copy_(kept)
         return (after - before).detach().abs().amax(0)
 
-    silent = change()
-    assert float(silent[mouth].min()) > 0
-    assert float(silent[others].max()) == 0
+    zero_loss = change()
+    assert float(zero_loss[mouth].min()) > 0
+    assert float(zero_loss[others].max()) == 0
     if fusion != "off":
         torch.nn.init.normal_(model.fusion.w[1].weight)
         assert (float(change()[others].min()) > 0) == heard
@@ -219,12 +219,12 @@ def test_each_logit_comes_from_its_groups_classifier(tiny, images):
 
 
 def test_a_loss_a_group_over_what_is_known(tiny, images):
-    known = torch.zeros(2, 40, dtype=torch.bool)
+    mask = torch.zeros(2, 40, dtype=torch.bool)
     some = [(0, "Smiling"), (1, "Smiling"), (1, "Big_Lips"), (0, "Bald")]
     for row, name in some:
-        known[row, CELEBA40.index(name)] = True
+        mask[row, CELEBA40.index(name)] = True
     target = torch.ones(2, 40)
-    losses = tiny.learn(images, {"attributes": target}, {"attributes": known}, {})
+    losses = tiny.learn(images, {"attributes": target}, {"attributes": mask}, {})
     assert list(losses) == [f"attributes:{g}" for g in GROUPS["mgmtn8"]]
     each = torch.nn.functional.softplus(-tiny(images)["attributes"])
     mouth = torch.stack([each[r, CELEBA40.index(n)] for r, n in some[:3]]).mean()
@@ -236,8 +236,8 @@ def test_a_loss_a_group_over_what_is_known(tiny, images):
 @pytest.mark.parametrize("options", [{}, {"fusion": "concat"}, {"fusion": "off"}, {"shared": False}])
 def test_nothing_known_leaves_zero_not_missing_gradients(options, images):
     model = far_amtn_tiny(size=64, **options).train()
-    known = torch.zeros(2, 40, dtype=torch.bool)
-    losses = model.learn(images, {"attributes": torch.zeros(2, 40)}, {"attributes": known}, {})
+    mask = torch.zeros(2, 40, dtype=torch.bool)
+    losses = model.learn(images, {"attributes": torch.zeros(2, 40)}, {"attributes": mask}, {})
     assert [float(v.detach()) for v in losses.values()] == [0.0] * 8
     sum(losses.values()).backward()
     for name, p in model.named_parameters():

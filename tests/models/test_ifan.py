@@ -32,14 +32,14 @@ def tiny(**arguments) -> IFAN:
     return ifan_tiny(**{"size": 32, **arguments})
 
 
-def batch(model: IFAN, b: int = 3, known: tuple[str, ...] = ()):
+def batch(model: IFAN, b: int = 3, mask: tuple[str, ...] = ()):
     g, side = torch.Generator().manual_seed(1), model.sizes.side
     targets = {
         "parsing": torch.randint(0, 19, (b, side, side), generator=g),
         "points5": torch.rand(b, 5, 2, generator=g),
         "expression": torch.eye(8)[torch.randint(0, 8, (b,), generator=g)],
     }
-    seen = {n: torch.full((b,), n in known) for n in targets}
+    seen = {n: torch.full((b,), n in mask) for n in targets}
     return torch.randn(b, 3, side, side, generator=g), targets, seen, {t.name: t.criterion() for t in model.tasks}
 
 
@@ -159,7 +159,7 @@ def test_paths_share_convolutions_and_swapping_norms_swaps_answers():
 def test_a_step_for_one_task_leaves_the_others_alone(own):
     net = tiny().train()
     before = {k: v.clone() for k, v in net.state_dict().items()}
-    losses = net.learn(*batch(net, known=(own,)))
+    losses = net.learn(*batch(net, mask=(own,)))
     assert {n for n, v in losses.items() if float(v.detach()) != 0} == {own}
     sum(losses.values()).backward()
     assert [n for n, p in net.named_parameters() if p.grad is None] == []
@@ -174,11 +174,11 @@ def test_a_step_for_one_task_leaves_the_others_alone(own):
 
 def test_learning_looks_at_known_rows_only_and_sums_over_laps():
     net = tiny().train()
-    x, targets, known, criteria = batch(net, known=("points5",))
-    known["points5"][1] = False
+    x, targets, mask, criteria = batch(net, mask=("points5",))
+    mask["points5"][1] = False
     calls = []
     criteria["points5"] = lambda raw, target, seen: calls.append(len(raw)) or raw.new_ones(()) + 0 * raw.sum()
-    losses = net.learn(x, targets, known, criteria)
+    losses = net.learn(x, targets, mask, criteria)
     assert calls == [2, 2, 2]
     assert float(losses["points5"].detach()) == pytest.approx(3.0)
     nothing = net.learn(x, targets, {}, criteria)
@@ -250,7 +250,7 @@ def test_dense_heads_begin_at_the_mean_answers():
     means = {"points5": torch.rand(5, 2, generator=g), "expression": torch.rand(8, generator=g).softmax(0)}
     net.set_means({**means, "attributes": torch.rand(40, generator=g), "euler": 30 * torch.randn(3, generator=g)})
     net.begin_at_means()
-    answers = net.eval().settle(net(torch.randn(2, 3, 32, 32, generator=g)))
+    answers = net.eval().recompute_batchnorm_stats(net(torch.randn(2, 3, 32, 32, generator=g)))
     for t in net.tasks:
         torch.testing.assert_close(answers[t.name], net.get_buffer(f"mean_{t.name}").expand_as(answers[t.name]), atol=1e-4, rtol=0)
 

@@ -16,7 +16,7 @@ from mien.data.mixture import Mixture
 from mien.errors import UsageError
 from mien.export.onnx_export import difference, export
 from mien.models.mgmtn import (
-    COLOURS,
+    COLORS,
     MASKS,
     G2ff,
     MaskNet,
@@ -359,7 +359,7 @@ def test_the_unet_can_learn_a_face():
     model = mgmtn_tiny(size=64).learn_masks()
     images, targets, known = batch_of(model, WFLW98)
     optimizer = torch.optim.AdamW(model.unet.parameters(), lr=1e-2)
-    loop.learn_mode(model)
+    loop.training_mode(model)
     values = []
     for _ in range(40):
         loss = model.learn(images, targets, known, {})["masks"]
@@ -405,6 +405,6 @@ def test_drawn_masks_are_tinted_inside_only():
     below = np.arange(SIDE)[:, None] > 20  # the name stands above
     nose = masks[4].astype(bool)
     assert (tile[~nose & below] == 100).all()
-    expected = np.rint(0.4 * 100 + 0.6 * np.array(COLOURS[4]))
+    expected = np.rint(0.4 * 100 + 0.6 * np.array(COLORS[4]))
     assert (tile[nose & below] == expected).all()
     assert (out[:20, :SIDE] != 100).any()

@@ -16,15 +16,15 @@ TASKS = (LANDMARKS, PARSING, AGE, ATTRIBUTES, IDENTITY)
 def labels(model, images, which: dict[str, list[bool]]):
     """Targets and known: a task that `which` does not name is known nowhere."""
     n = len(images)
-    targets, known = {}, {}
+    targets, mask = {}, {}
     for t in model.tasks:
-        target, told = t.blank(model.view.size)
+        target, told = t.missing_target(model.view.size)
         targets[t.name] = torch.as_tensor(target).expand(n, *torch.as_tensor(target).shape).clone()
         flags = torch.tensor(which.get(t.name, [False] * n))
-        known[t.name] = flags.reshape(n, *[1] * torch.as_tensor(told).ndim).expand(n, *torch.as_tensor(told).shape).clone()
+        mask[t.name] = flags.reshape(n, *[1] * torch.as_tensor(told).ndim).expand(n, *torch.as_tensor(told).shape).clone()
     if "parsing" in which:
         targets["parsing"][:] = 1
-    return targets, known
+    return targets, mask
 
 
 @pytest.fixture(scope="module")
@@ -48,13 +48,13 @@ WHICH = {"parsing": [True, False, True, False], "age": [False, True, True, False
 
 
 def test_losses_are_those_of_the_whole_batch(model, images):
-    targets, known = labels(model, images, WHICH)
+    targets, mask = labels(model, images, WHICH)
     criteria = {t.name: t.criterion() for t in model.tasks}
     with torch.no_grad():
-        told, raw = model.learn(images, targets, known, criteria), model(images)
+        told, raw = model.learn(images, targets, mask, criteria), model(images)
     assert list(told) == [t.name for t in TASKS]
     for t in TASKS:
-        whole = criteria[t.name](raw[t.name], targets[t.name], known[t.name])
+        whole = criteria[t.name](raw[t.name], targets[t.name], mask[t.name])
         assert torch.allclose(told[t.name], whole, atol=1e-5), t.name
     assert {n for n, v in told.items() if float(v) != 0} == set(WHICH)
 
@@ -67,9 +67,9 @@ def test_a_head_sees_the_pictures_that_label_its_tasks(model, images):
         )
         for name, m in (("dense", model.dense), ("values", model.values), ("who", model.who["identity"]))
     ]
-    targets, known = labels(model, images, {**WHICH, "age": [False, True, True, True]})
+    targets, mask = labels(model, images, {**WHICH, "age": [False, True, True, True]})
     with torch.no_grad():
-        model.learn(images, targets, known, {t.name: t.criterion() for t in model.tasks})
+        model.learn(images, targets, mask, {t.name: t.criterion() for t in model.tasks})
     for hook in hooks:
         hook.remove()
     assert seen == {"dense": 2, "values": 3, "who": 2}
@@ -82,8 +82,8 @@ def test_a_head_that_stands_still_sees_one_picture_where_nothing_is_labelled(ima
     model.eval()
     for part in (model.summary, model.dense.pyramid.laterals[0], model.own["identity"].eighth):
         part.register_forward_hook(lambda m, given, out: seen.append(len(out)))
-    targets, known = labels(model, images, {"identity": [True, True, True, False]})
-    losses = model.learn(images, targets, known, {t.name: t.criterion() for t in model.tasks})
+    targets, mask = labels(model, images, {"identity": [True, True, True, False]})
+    losses = model.learn(images, targets, mask, {t.name: t.criterion() for t in model.tasks})
     assert seen == [1, 1, 3]
     assert {n for n, v in losses.items() if float(v.detach()) != 0} == {"identity"}
     sum(losses.values()).backward()
@@ -92,8 +92,8 @@ def test_a_head_that_stands_still_sees_one_picture_where_nothing_is_labelled(ima
 
 def test_one_labelled_picture_does_not_stop_a_batch_norm(images):
     model = mien_tiny(tasks=TASKS, size=64).train()
-    targets, known = labels(model, images, {"identity": [True, False, False, False]})
-    losses = model.learn(images, targets, known, {t.name: t.criterion() for t in model.tasks})
+    targets, mask = labels(model, images, {"identity": [True, False, False, False]})
+    losses = model.learn(images, targets, mask, {t.name: t.criterion() for t in model.tasks})
     assert torch.isfinite(torch.stack(list(losses.values()))).all()
 
 

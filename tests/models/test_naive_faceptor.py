@@ -219,11 +219,11 @@ def test_a_few_steps_lower_the_loss():
     model = naive_faceptor_tiny(tasks=[AGE, LANDMARKS], size=64)
     images = torch.randn(4, 3, 64, 64)
     targets = {"age": torch.tensor([5.0, 25.0, 45.0, 65.0]), "landmarks": torch.rand(4, 68, 2)}
-    known, criteria = torch.ones(4, dtype=torch.bool), {t.name: t.criterion() for t in model.tasks}
+    mask, criteria = torch.ones(4, dtype=torch.bool), {t.name: t.criterion() for t in model.tasks}
     optimizer, history = torch.optim.AdamW(model.parameters(), lr=1e-3), list[dict[str, float]]()
     for _ in range(12):
         raw = model(images)
-        losses = {k: criteria[k](raw[k], targets[k], known) for k in targets}
+        losses = {k: criteria[k](raw[k], targets[k], mask) for k in targets}
         history.append({k: float(v.detach()) for k, v in losses.items()})
         optimizer.zero_grad()
         sum(losses.values()).backward()

@@ -171,8 +171,8 @@ def test_labels_of_one_task_leave_zero_not_missing_gradients_to_the_others():
     model = qface_tiny(size=64)
     source = FaceSource(synthetic.toy(n=2, tasks=("age",)), model.view, Augment())
     batch = collate([source.example(i, np.random.default_rng(i)) for i in range(2)], model.tasks, model.view.size)
-    x, targets, known = to_tensors(batch, model.view)
-    losses = losses_of(model.train(), {t.name: t.criterion() for t in model.tasks}, x, targets, known)
+    x, targets, mask = to_tensors(batch, model.view)
+    losses = losses_of(model.train(), {t.name: t.criterion() for t in model.tasks}, x, targets, mask)
     assert {k for k, v in losses.items() if float(v.detach()) != 0} == {"age"}
     sum(losses.values()).backward()
     assert [n for n, p in model.named_parameters() if p.grad is None] == []

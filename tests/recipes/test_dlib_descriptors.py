@@ -97,7 +97,7 @@ def test_pairs_are_of_two_faces_and_follow_from_the_seed() -> None:
 def test_a_missing_table_says_how_to_make_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(face_morphs, "table", lambda: tmp_path / "blends.parquet")
     with pytest.raises(MissingData, match=r"python -m recipes\.dlib_descriptors"):
-        face_morphs.Blends()
+        face_morphs.FaceMorphs()
 
 
 @needs_pack
@@ -114,7 +114,7 @@ def test_blends_of_the_pack_are_described(drawn: tuple[Path, list[np.ndarray]], 
     told = dlib_descriptors.describe(dlib_descriptors.Teacher(drawn[0]).eval(), faces, rows)
     table = {"first": [first, second], "second": [second, ""], "weight": [0.5, 0.0], "descriptor": told.tolist()}
     pq.write_table(pa.table(table), tmp_path / "blends.parquet")
-    data = face_morphs.Blends(left=0.3)
+    data = face_morphs.FaceMorphs(left=0.3)
     assert len(data) == 2 and data[0].image.shape == (176, 176, 3)
     np.testing.assert_allclose(data[0].labels["identity"], pack.centred(told.astype(np.float32), 0.3)[0], rtol=1e-5)
     np.testing.assert_array_equal(data[0].points, face_morphs.POINTS)

@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from mien.data.augment import NONE
-from mien.data.catalogue import DATASETS, OFFICIAL, Crowd, Part, open_parts
+from mien.data.catalogue import DATASETS, OFFICIAL, SourceSpec, SyntheticIdentities, open_parts
 from mien.data.mixture import collate
 from mien.errors import MissingData, UsageError
 from mien.evaluation.scoring import PROTOCOLS
@@ -96,7 +96,7 @@ def check(recipe: Recipe) -> None:
             assert n > 0
             example = source.example(0, np.random.default_rng(0))
             batch = collate([example], mixture.tasks, mixture.size)
-            labelled = [name for name, known in batch.known.items() if known.any()]
+            labelled = [name for name, mask in batch.mask.items() if mask.any()]
             assert len(labelled) == 1, (source.name, labelled)
             assert f"{source.only[0]}{'@' if source.at else ''}{source.at}" == labelled[0]
 
@@ -139,12 +139,12 @@ def test_faceptors_losses_are_the_papers():
         module.criterion_of(task(name))
         assert {k: v for k, v in vars(TASKS[name.partition("@")[0]]).items() if k != "name"} == before  # the catalogue's are left alone
     # ages: at flat logits the expectation is 50, so that a label of 20 adds 30 years, where the task's own loss adds 3
-    raw, years, known = torch.zeros(1, 101), torch.tensor([20.0]), torch.tensor([True])
-    more = module.criterion_of(task("age@morph2"))(raw, years, known) - task("age@morph2").criterion()(raw, years, known)
+    raw, years, mask = torch.zeros(1, 101), torch.tensor([20.0]), torch.tensor([True])
+    more = module.criterion_of(task("age@morph2"))(raw, years, mask) - task("age@morph2").criterion()(raw, years, mask)
     assert float(more) == pytest.approx(0.9 * 30, abs=1e-3)
     # parsing: at flat logits cross-entropy is ln 19 and nothing more
     pixels = torch.zeros(1, 4, 4, dtype=torch.uint8)
-    assert float(module.criterion_of(task("parsing@celebamask"))(torch.zeros(1, 19, 4, 4), pixels, known)) == pytest.approx(math.log(19))
+    assert float(module.criterion_of(task("parsing@celebamask"))(torch.zeros(1, 19, 4, 4), pixels, mask)) == pytest.approx(math.log(19))
 
 
 def test_a_second_stage_trains_the_new_levels_alone():
@@ -263,9 +263,9 @@ def test_parts_name_sets_splits_and_protocols_that_exist():
 
 def test_drawn_parts():
     view = View((64, 64), "arcface", (0.5,) * 3, (0.5,) * 3)
-    parts = [Part("ms1mv3", "train", "identity512@ms1mv3", 3, NONE), Part("utkface-official", "train", "age@utkface", 2, NONE)]
+    parts = [SourceSpec("ms1mv3", "train", "identity512@ms1mv3", 3, NONE), SourceSpec("utkface-official", "train", "age@utkface", 2, NONE)]
     (people, n), (ages, m) = open_parts(parts, view, drawn=True)
-    assert (n, m) == (3, 2) and isinstance(people.dataset, Crowd) and people.dataset.classes == 8
+    assert (n, m) == (3, 2) and isinstance(people.dataset, SyntheticIdentities) and people.dataset.classes == 8
     rng = np.random.default_rng(0)
     assert [int(people.example(i, rng).labels["identity512@ms1mv3"][0]) for i in (0, 7, 8)] == [0, 7, 0]
     assert set(ages.example(0, rng).labels) == {"age@utkface"}
@@ -276,9 +276,9 @@ def test_drawn_parts():
 
 
 def small(name: str, **more: Any) -> Recipe:
-    known = inspect.signature(module_of(name).recipe).parameters
+    mask = inspect.signature(module_of(name).recipe).parameters
     arguments = {"steps": 2, "size": 64, "batch": 8, "imagenet": False, "drawn": True, **more}
-    return module_of(name).recipe(**{k: v for k, v in arguments.items() if k in known or k in more})
+    return module_of(name).recipe(**{k: v for k, v in arguments.items() if k in mask or k in more})
 
 
 def learned(recipe: Recipe, out: Path) -> int:
@@ -359,7 +359,7 @@ def test_identity_of_the_face_network_gets_stages_of_its_own_when_all_else_stand
     recipe = module.recipe(drawn=True, part="identity", start=start, steps=2)
     assert set(recipe.data) == {*module.RAISE, "imagenet", "descriptors"}, "blends are of the other sets' pictures"
     batch = recipe.mixtures[0].batch(0)
-    assert batch.known["identity"].all() and not batch.known["age"].any() and not batch.known["parsing"].any()
+    assert batch.mask["identity"].all() and not batch.mask["age"].any() and not batch.mask["parsing"].any()
     before = {k: v.clone() for k, v in recipe.model.state_dict().items()}
     assert all(torch.equal(v, before[k]) for k, v in first.state_dict().items() if not k.startswith("who."))
     learned(recipe, tmp_path / "run")

@@ -14,7 +14,7 @@ from mien.errors import UsageError
 from mien.inference.weights_file import WEIGHTS
 from mien.recognition import error_rates
 from mien.recognition.clustering import STRICTER, Album, _linked, group
-from mien.recognition.verification import Cut, cut_for, identity_of
+from mien.recognition.verification import MatchThreshold, embedding_of, match_threshold
 from mien.tasks.age import Age
 from mien.tasks.identity import Identity
 from mien.types import Face
@@ -100,7 +100,7 @@ def a_face(turn: float, width: float = 50, years: float = 30) -> Face:
 
 
 def test_an_album() -> None:
-    album = Album(Cut(0.9, 0.001, "given"))
+    album = Album(MatchThreshold(0.9, 0.001, "given"))
     assert album.add("a.jpg", [a_face(0), a_face(90), a_face(0, width=20)]) == [0, 1, None]
     album.add("b.jpg", [a_face(10)])
     album.add("c.jpg", [a_face(200)])
@@ -117,7 +117,7 @@ def test_an_album() -> None:
 def test_children_are_asked_for_more() -> None:
     turn = np.degrees(np.arccos(0.92))
     for years, persons in ((30, [1, 1]), (8, [0, 0])):
-        album = Album(Cut(0.9, None, "given"))
+        album = Album(MatchThreshold(0.9, None, "given"))
         album.add("a.jpg", [a_face(0, years=years)])
         album.add("b.jpg", [a_face(turn)])
         album.solve()
@@ -125,14 +125,14 @@ def test_children_are_asked_for_more() -> None:
 
 
 def test_an_empty_album_has_nobody() -> None:
-    album = Album(Cut(0.9, None, "given"))
+    album = Album(MatchThreshold(0.9, None, "given"))
     album.solve()
     assert album.to_dict()["people"] == []
 
 
 def test_a_face_without_identity_says_how_to_ask() -> None:
     with pytest.raises(UsageError, match="tasks="):
-        identity_of(Face(np.zeros(4, np.float32), 0.9, np.zeros((5, 2), np.float32)))
+        embedding_of(Face(np.zeros(4, np.float32), 0.9, np.zeros((5, 2), np.float32)))
 
 
 # Thresholds
@@ -157,31 +157,31 @@ def table(tmp_path, monkeypatch):
 
 @pytest.mark.usefixtures("table")
 def test_a_threshold_by_false_match_rate() -> None:
-    assert cut_for(Net()) == Cut(0.8, 0.01, "identity_fmr.json", 0.3)
-    assert cut_for(Net(), fmr=0.001).similarity == 0.9
-    given = cut_for(Net(), threshold=0.7)
+    assert match_threshold(Net()) == MatchThreshold(0.8, 0.01, "identity_fmr.json", 0.3)
+    assert match_threshold(Net(), fmr=0.001).similarity == 0.9
+    given = match_threshold(Net(), threshold=0.7)
     assert given.similarity == 0.7
     assert given.fmr == pytest.approx(10**-1.5)
     assert given.fnmr == pytest.approx(0.2)
     assert given.to_dict() == {"threshold": 0.7, "false_match_rate": 0.0316, "false_non_match_rate": 0.2, "source": "given"}
     with pytest.raises(UsageError, match="one of them"):
-        cut_for(Net(), fmr=0.01, threshold=0.5)
+        match_threshold(Net(), fmr=0.01, threshold=0.5)
     with pytest.raises(UsageError, match="fmr must be 0.001 to 0.1"):
-        cut_for(Net(), fmr=1e-6)
+        match_threshold(Net(), fmr=1e-6)
     with pytest.raises(UsageError, match="a cosine"):
-        cut_for(Net(), threshold=80)
+        match_threshold(Net(), threshold=80)
 
 
 def test_without_a_table_the_best_threshold_on_lfw(table) -> None:
     table.unlink()
     lfw = json.loads((WEIGHTS / "mien.json").read_text())["scores"]["lfw"]
-    cut = cut_for(Net())
+    cut = match_threshold(Net())
     assert (cut.similarity, cut.fmr) == (lfw["threshold"], None)
     assert cut.source.startswith("LFW, accuracy")
     with pytest.raises(UsageError, match="no false-match rates were measured"):
-        cut_for(Net(), fmr=0.01)
+        match_threshold(Net(), fmr=0.01)
     with pytest.raises(UsageError, match="nobody measured"):
-        cut_for(object())
+        match_threshold(object())
 
 
 # Commands

@@ -26,7 +26,7 @@ pytest.importorskip("lancedb")
 
 from mien.recognition import records, store
 from mien.recognition.error_rates import Rates, measure
-from mien.recognition.gallery import Gallery, NoFace, NotErased, SeveralFaces, new_key
+from mien.recognition.gallery import ErasureFailed, Gallery, NoFace, SeveralFaces, new_key
 
 SHA = json.loads((WEIGHTS / "mien.json").read_text())["sha256"]
 VIEW = View((32, 32), "head", (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
@@ -64,7 +64,7 @@ def detector(pixels):
     return [Detection(np.array([20, 20, 70 - i, 80], np.float32), 0.9, points) for i in range(int(pixels[0, 0, 2]))]
 
 
-def colours(**kw) -> Reader:
+def colors(**kw) -> Reader:
     return Reader(detector, Eyes(**kw), tasks=["identity"])
 
 
@@ -80,7 +80,7 @@ def key(tmp_path) -> Path:
 
 
 def filled(place: Path, people: int = 4, shots: int = 2, **kw) -> Gallery:
-    here = Gallery(place, colours(), **kw)
+    here = Gallery(place, colors(), **kw)
     for p in range(people):
         here.add([photo(p, s) for s in range(1, shots + 1)], f"Person{p:03d}xyz")
     return here
@@ -147,7 +147,7 @@ def test_search_is_exact(place, key, sealed):
 
 def test_an_index_is_built_past_a_size_and_answers_alike(place, monkeypatch):
     monkeypatch.setattr(store, "INDEX_ROWS", 40)
-    here = Gallery(place, colours(), thumbnails=False)
+    here = Gallery(place, colors(), thumbnails=False)
     here.add([photo(p, 1) for p in range(20)], "everybody")
     assert here.stats()["indexed"] is False
     here.add([photo(p, 2) for p in range(20)], "everybody else")
@@ -176,9 +176,9 @@ def test_a_photo_gives_an_answer_a_face(place):
 def test_the_rate_sets_the_threshold(place):
     filled(place)
     between = np.mean([Rates.of(SHA).threshold(f) for f in (1e-2, 1e-4)], dtype=np.float32)  # the similarity to person 1
-    loose, strict = (Gallery(place, colours(), fmr=f).search(embedding(1) * between) for f in (1e-2, 1e-4))
+    loose, strict = (Gallery(place, colors(), fmr=f).search(embedding(1) * between) for f in (1e-2, 1e-4))
     assert (name_of(loose), name_of(strict)) == ("Person001xyz", None)
-    assert Gallery(place, colours(), threshold=-1.0).search(embedding(99)).match is not None
+    assert Gallery(place, colors(), threshold=-1.0).search(embedding(99)).match is not None
 
 
 def test_one_person_has_no_margin_and_nobody_no_match(place):
@@ -208,7 +208,7 @@ def test_the_same_picture_stays_once_and_a_likeness_is_said(place):
     [(photo(1, faces=0), NoFace, "no face"), (photo(1, faces=2), SeveralFaces, "shows 2 faces.*largest")],
 )
 def test_a_picture_to_enrol_shows_one_face(place, picture, error, said):
-    here = Gallery(place, colours())
+    here = Gallery(place, colors())
     with pytest.raises(error, match=said):
         here.add([photo(2), picture], "A")
     assert not place.exists()  # nothing of the call was kept
@@ -248,7 +248,7 @@ def test_wrong_calls_say_the_mend_and_change_nothing(place, call, said):
 
 
 def test_names_are_data_and_not_language(place):
-    here = Gallery(place, colours())
+    here = Gallery(place, colors())
     here.add(photo(1, 1), "O'Hara' OR '1'='1")
     here.add(photo(2, 1), "Zoë 王")
     assert here.who("O'Hara' OR '1'='1").name == "O'Hara' OR '1'='1"
@@ -262,11 +262,11 @@ def test_names_are_data_and_not_language(place):
 def test_another_network_is_refused(place):
     filled(place, people=1)
     with pytest.raises(UsageError, match=rf"made with model {SHA[:16]}\.\.\..*ffffffffffffffff"):
-        Gallery(place, colours(sha256="f" * 64))
+        Gallery(place, colors(sha256="f" * 64))
     with pytest.raises(UsageError, match="made with view"):
-        Gallery(place, colours(view=View((64, 64), "head", VIEW.mean, VIEW.std)))
+        Gallery(place, colors(view=View((64, 64), "head", VIEW.mean, VIEW.std)))
     with pytest.raises(UsageError, match="pinned to a weights file"):
-        Gallery(place, colours(sha256=""))
+        Gallery(place, colors(sha256=""))
     with pytest.raises(UsageError, match="does not answer identity"):
         Gallery(place, Reader(detector, Eyes()))
     with pytest.raises(UsageError, match="needs a network"):
@@ -274,7 +274,7 @@ def test_another_network_is_refused(place):
 
 
 def test_an_unmeasured_network_needs_a_threshold(place):
-    reader = colours(sha256="e" * 64)
+    reader = colors(sha256="e" * 64)
     here = Gallery(place, reader)
     here.add(photo(1, 1), "A")
     with pytest.raises(UsageError, match="give threshold="):
@@ -402,7 +402,7 @@ def test_erasure_that_fails_is_said(place, monkeypatch):
     here = filled(place, people=2)
     here._store.table = Stubborn(here._store.table)
     monkeypatch.setattr(type(here._store.db), "create_table", lambda self, *a, **kw: here._store.table)
-    with pytest.raises(NotErased, match="older version"):
+    with pytest.raises(ErasureFailed, match="older version"):
         here.forget("Person000xyz")
 
 
@@ -444,7 +444,7 @@ def test_a_sealed_gallery_shows_nothing(place, key):
     found = traces(place, rows)
     assert {k.split()[1] for k in found} == {"id"}
     assert in_files(place, b"2999-01-01") == in_files(place, b"\xff\xd8\xff") == []
-    assert name_of(Gallery(place, colours(), key=key).search(embedding(1, 5))) == "Person001xyz"
+    assert name_of(Gallery(place, colors(), key=key).search(embedding(1, 5))) == "Person001xyz"
     before = here.store.table.search().to_arrow()
     boxes = dict(zip(before["id"].to_pylist(), before["box"].to_pylist(), strict=True))
     mine = here.who("Person001xyz").faces
@@ -483,9 +483,9 @@ def test_keys_are_checked(place, key, tmp_path):
 @pytest.mark.parametrize("sealed", [False, True])
 def test_readers_follow_the_writer(place, key, sealed):
     key = key if sealed else None
-    early = Gallery(place, colours(), key=key)
+    early = Gallery(place, colors(), key=key)
     writer = filled(place, people=2, key=key)
-    late = Gallery(place, colours(), key=key)
+    late = Gallery(place, colors(), key=key)
     assert [name_of(g.search(embedding(1, 5))) for g in (early, late)] == ["Person001xyz"] * 2
     writer.forget("Person001xyz")
     writer.add(photo(3, 1), "New")
@@ -496,7 +496,7 @@ def test_readers_follow_the_writer(place, key, sealed):
 
 
 def test_reading_goes_on_while_another_forgets(place):
-    writer, reader, errors, done = filled(place, people=12), Gallery(place, colours()), list[BaseException](), threading.Event()
+    writer, reader, errors, done = filled(place, people=12), Gallery(place, colors()), list[BaseException](), threading.Event()
 
     def ask():
         while not done.is_set():

@@ -28,7 +28,7 @@ from typer.testing import CliRunner
 from mien.cli import app as cli
 from mien.errors import UnknownTask, UsageError
 from mien.inference.reader import Reader
-from mien.recognition.verification import cut_for
+from mien.recognition.verification import match_threshold
 from mien.server.app import app
 from mien.server.client import Client, ServerError, mask_rows
 from mien.server.limits import Buckets, Keys, Limits, is_loopback, read_keys, without_port
@@ -182,7 +182,7 @@ def test_verify(http, reader):
     assert [f["found"] for f in other["faces"]] == [1, 1]
     assert "embedding" not in json.dumps(other)
     # without a threshold: the one that was measured for these weights, as `mien verify` takes it
-    usual = cut_for(reader.model)
+    usual = match_threshold(reader.model)
     measured = http.post("/v1/verify", files=images(a, b)).json()
     assert {k: measured[k] for k in usual.to_dict()} == usual.to_dict()
     assert measured["same"] is (measured["similarity"] >= usual.similarity)

@@ -11,7 +11,7 @@ import pytest
 
 from mien.errors import UsageError
 from mien.server.batcher import Batcher
-from mien.server.limits import Deadline, Late
+from mien.server.limits import Deadline, DeadlineExceeded
 from mien.types import View
 
 
@@ -142,7 +142,7 @@ def test_what_goes_wrong_is_told_to_its_callers_and_the_next_is_answered(model):
 def test_a_late_call_is_taken_back(model, pool):
     batcher = Batcher(model)
     busy(batcher, model, pool)
-    with pytest.raises(Late, match=r"longer than 0\.05 s"):
+    with pytest.raises(DeadlineExceeded, match=r"longer than 0\.05 s"):
         batcher.ask(faces(1), Deadline(0.05))
     assert batcher._waiting == []
     model.hold.set()

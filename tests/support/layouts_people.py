@@ -19,14 +19,14 @@ from PIL import Image
 
 from mien.tasks.attributes import CELEBA40
 
-COLOURS = ((200, 40, 40), (40, 200, 40), (40, 40, 200), (200, 200, 40))
+COLORS = ((200, 40, 40), (40, 200, 40), (40, 40, 200), (200, 200, 40))
 MAGIC = 0xCED7230A
 FIVE = np.array([(60.0, 110.0), (116.0, 110.0), (88.0, 140.0), (66.0, 170.0), (110.0, 170.0)])
 
 
 def encoded(i: int, size: tuple[int, int] = (112, 112), form: str = "JPEG") -> bytes:
     out = io.BytesIO()
-    Image.new("RGB", size, COLOURS[i]).save(out, form, quality=95)
+    Image.new("RGB", size, COLORS[i]).save(out, form, quality=95)
     return out.getvalue()
 
 
@@ -38,7 +38,7 @@ def put(path: Path, data: bytes | str) -> Path:
 
 def which(pixels: np.ndarray) -> int:
     """The number of the picture with that colour."""
-    return int(np.abs(np.array(COLOURS) - pixels.reshape(-1, 3).mean(0)).sum(1).argmin())
+    return int(np.abs(np.array(COLORS) - pixels.reshape(-1, 3).mean(0)).sum(1).argmin())
 
 
 def points_table(path: Path, names: Sequence[str], scores: Sequence[float] | None = None) -> Path:

@@ -21,7 +21,7 @@ from mien.data.augment import Augment
 from mien.data.dataset import FaceSource
 from mien.data.mixture import Mixture
 from mien.tasks import AGE, ATTRIBUTES, LANDMARKS
-from mien.training.distributed import Ranks, join
+from mien.training.distributed import Distributed, join
 from mien.training.loop import fit
 from mien.training.loss_weighting import Fixed, Uncertainty
 from mien.training.recipe import Recipe
@@ -121,7 +121,7 @@ def pair(work: Callable[..., None], folder: Path, *, timeout: float = 60, wait: 
     return codes
 
 
-def several_runs(ranks: Ranks, folder: Path) -> None:
+def several_runs(ranks: Distributed, folder: Path) -> None:
     fit(small(), folder / "two", report=1, ranks=ranks)
     fit(small(accumulate=2, balance=Uncertainty(0.1)), folder / "four", report=1, ranks=ranks)
     fit(small(dropout=0.5), folder / "whole", report=1, ranks=ranks)
@@ -134,20 +134,20 @@ def several_runs(ranks: Ranks, folder: Path) -> None:
     (folder / f"weights{ranks.rank}").write_bytes(b"".join(v.numpy().tobytes() for v in normed(ranks, folder).values()))
 
 
-def normed(ranks: Ranks, folder: Path) -> dict[str, torch.Tensor]:
+def normed(ranks: Distributed, folder: Path) -> dict[str, torch.Tensor]:
     """A batch norm that saw other numbers on each rank, and whose weight rank 0 has no gradient for."""
     torch.manual_seed(0)
     norm = nn.BatchNorm1d(4)
     norm(torch.randn(5, 4) + ranks.rank).sum().backward()
     if ranks.first:
         norm.weight.grad = None
-    ranks.add_gradients(norm)
+    ranks.all_reduce_gradients(norm)
     state = dict(norm.state_dict())
     state.pop("num_batches_tracked")
     return {**state, "weight": norm.weight.grad, "bias": norm.bias.grad}
 
 
-def dies(ranks: Ranks, folder: Path) -> None:
+def dies(ranks: Distributed, folder: Path) -> None:
     def schedule(step: int, steps: int) -> float:
         if ranks.rank == 1 and step == 3:
             os.kill(os.getpid(), signal.SIGKILL)
@@ -156,12 +156,12 @@ def dies(ranks: Ranks, folder: Path) -> None:
     fit(small(schedule=schedule), folder / "run", report=1, save=2, ranks=ranks)
 
 
-def sleeps(ranks: Ranks, folder: Path) -> None:
+def sleeps(ranks: Distributed, folder: Path) -> None:
     ranks.wait()
     if ranks.rank == 1:
         time.sleep(300)
     ranks.wait()
 
 
-def differs(ranks: Ranks, folder: Path) -> None:
+def differs(ranks: Distributed, folder: Path) -> None:
     ranks.agree(7 + ranks.rank, "the step to go on from")

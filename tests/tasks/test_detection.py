@@ -95,17 +95,17 @@ def test_padding_keeps_the_largest() -> None:
     many = np.stack([label(0, 0, 10 + i, 10) for i in range(ROWS + 5)])
     rows = padded(moved(many, np.eye(2, 3), False))
     assert rows.shape == (ROWS, 16) and rows[0, 2] == 10 + ROWS + 4 and rows[-1, 2] == 15
-    assert FACES.blank((SIDE, SIDE))[0].shape == (ROWS, 16)
+    assert FACES.missing_target((SIDE, SIDE))[0].shape == (ROWS, 16)
 
 
 def target(*faces: np.ndarray) -> np.ndarray:
     rows = np.stack(faces) if faces else np.zeros((0, 15))
-    return FACES.move(rows, np.eye(2, 3), False, (SIDE, SIDE))[0]
+    return FACES.encode_target(rows, np.eye(2, 3), False, (SIDE, SIDE))[0]
 
 
 def test_loss_of_boxes_and_points_is_zero_at_the_truth() -> None:
     torch = pytest.importorskip("torch")
-    known, truth = torch.ones(1, dtype=torch.bool), torch.from_numpy(target(FACES3[1]))[None]
+    mask, truth = torch.ones(1, dtype=torch.bool), torch.from_numpy(target(FACES3[1]))[None]
     row = moved(FACES3[1], np.eye(2, 3), False)[0]
     centres, strides = cells((SIDE, SIDE))
     raw = np.zeros((1, N, 15), np.float32)
@@ -116,21 +116,21 @@ def test_loss_of_boxes_and_points_is_zero_at_the_truth() -> None:
     at_truth = torch.from_numpy(raw)
     only_score = FaceTask(box_weight=0, point_weight=0).criterion()
     both = FACES.criterion()
-    assert abs(float(both(at_truth, truth, known)) - float(only_score(at_truth, truth, known))) < 1e-3
+    assert abs(float(both(at_truth, truth, mask)) - float(only_score(at_truth, truth, mask))) < 1e-3
     off = at_truth.clone()
     off[..., 1] += 0.5
-    assert float(both(off, truth, known)) - float(only_score(off, truth, known)) > 0.1
+    assert float(both(off, truth, mask)) - float(only_score(off, truth, mask)) > 0.1
 
 
 def test_score_loss_wants_faces_where_they_are_and_none_elsewhere() -> None:
     torch = pytest.importorskip("torch")
-    loss, known = FACES.criterion(), torch.ones(1, dtype=torch.bool)
+    loss, mask = FACES.criterion(), torch.ones(1, dtype=torch.bool)
     claim = torch.from_numpy(encode(moved(FACES3[1], np.eye(2, 3), False), (SIDE, SIDE)))[None]
     blank = torch.zeros(1, N, 15)
     blank[..., 0] = -8
     face, nothing = (torch.from_numpy(target(*f))[None] for f in ((FACES3[1],), ()))
-    assert float(loss(blank, nothing, known)) < 1e-3 < 1 < float(loss(claim, nothing, known))
-    assert float(loss(claim, face, known)) < float(loss(blank, face, known))
+    assert float(loss(blank, nothing, mask)) < 1e-3 < 1 < float(loss(claim, nothing, mask))
+    assert float(loss(claim, face, mask)) < float(loss(blank, face, mask))
 
 
 def test_an_unsure_face_teaches_nothing_about_scores() -> None:

@@ -82,7 +82,7 @@ def test_it_learns_to_keep_people_apart_by_the_margin():
     who = torch.arange(60) % 3
     pictures = torch.eye(3)[who] + 0.1 * torch.randn(60, 3, generator=g)
     torch.manual_seed(0)
-    network, criterion, known = (
+    network, criterion, mask = (
         torch.nn.Linear(3, 2, bias=False),
         MarginTask(3, d=2, scale=16.0).criterion(),
         torch.ones(60, dtype=torch.bool),
@@ -90,16 +90,16 @@ def test_it_learns_to_keep_people_apart_by_the_margin():
     optimizer = torch.optim.Adam([*network.parameters(), *criterion.parameters()], lr=0.02)
     for _ in range(200):
         optimizer.zero_grad()
-        criterion(network(pictures), who, known).backward()
+        criterion(network(pictures), who, mask).backward()
         optimizer.step()
     logits = criterion.logits(network(pictures), who)  # with the margin taken off the own class
     assert (logits.argmax(1) == who).all()
 
 
 def test_a_number_of_a_person_stays_one():
-    target, known = task("identity512").move(70_000, np.eye(2, 3), True, (8, 8))
-    blank, unknown = MarginTask(100_000).blank((8, 8))
-    assert target == 70_000 and known
+    target, mask = task("identity512").encode_target(70_000, np.eye(2, 3), True, (8, 8))
+    blank, unknown = MarginTask(100_000).missing_target((8, 8))
+    assert target == 70_000 and mask
     assert np.asarray(target).dtype == np.asarray(blank).dtype == np.int64
     assert np.shape(target) == np.shape(blank) == () and not unknown
 
@@ -165,7 +165,7 @@ def test_class_weights_that_nobody_trains_are_refused(given, tmp_path):
 
 def test_criteria_and_mixtures_answer_the_model(tmp_path):
     r = recipe()
-    r.criteria = {**r.criteria, "pose": lambda raw, target, known: raw.sum()}
+    r.criteria = {**r.criteria, "pose": lambda raw, target, mask: raw.sum()}
     with pytest.raises(UsageError, match="criteria for pose.*identity512, age"):
         fit(r, tmp_path)
     with pytest.raises(UsageError, match="no mixture has the task age"):

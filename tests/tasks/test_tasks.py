@@ -49,7 +49,7 @@ def test_one_hot_map_is_read_at_its_cell_centre():
 
 def test_landmarks_come_back_to_the_photo():
     truth = np.array([(20.0, 30.0), (60.0, 31.0), (41.0, 55.0), (25.0, 80.0), (58.0, 82.0)])
-    target, known = POINTS5.move(truth, CROP.from_photo, False, (64, 64))
+    target, known = POINTS5.encode_target(truth, CROP.from_photo, False, (64, 64))
     assert known.tolist() == [True] * 5
     assert POINTS5.read(target, CROP).points == pytest.approx(truth, abs=1e-3)
 
@@ -57,7 +57,7 @@ def test_landmarks_come_back_to_the_photo():
 def test_mirrored_landmarks_keep_picture_order():
     mirror = geometry.about((31.5, 31.5), mirror=True)
     points = np.array([(20.0, 30.0), (44.0, 30.0), (32.0, 40.0), (24.0, 50.0), (40.0, 50.0)])
-    target, _ = POINTS5.move(points, mirror, True, (64, 64))
+    target, _ = POINTS5.encode_target(points, mirror, True, (64, 64))
     assert target[0, 0] < target[1, 0]
     assert target[3, 0] < target[4, 0]
 
@@ -81,7 +81,7 @@ def test_mirror_pairs_on_a_symmetric_face(name, rng):
     left = points[:, 0] < -1e-6
     assert left.sum() == (len(points) - (pairs == np.arange(len(pairs))).sum()) / 2
     assert (points[pairs[left], 0] > 0).all()
-    target, known = what.move(points, geometry.about((0, 0), mirror=True), True, (64, 64))
+    target, known = what.encode_target(points, geometry.about((0, 0), mirror=True), True, (64, 64))
     assert known.all()
     assert target * 64 - 0.5 == pytest.approx(points, abs=1e-4)  # mirrored, the symmetric face is itself again
 
@@ -103,10 +103,10 @@ def test_a_point_nobody_labelled_is_unknown_by_itself():
     points[0] = np.nan
     points[13, 1] = np.nan
     for label in (points, {"points": points, "box": (0, 0, 9, 9)}):
-        target, known = AFLW19.move(label, np.eye(2, 3), False, (64, 64))
+        target, known = AFLW19.encode_target(label, np.eye(2, 3), False, (64, 64))
         assert np.flatnonzero(~known).tolist() == [0, 13]
         assert (target[~known] == 0.5).all()
-    target, known = AFLW19.move(points, geometry.about((0, 0), mirror=True), True, (64, 64))
+    target, known = AFLW19.encode_target(points, geometry.about((0, 0), mirror=True), True, (64, 64))
     assert np.flatnonzero(~known).tolist() == [5, 13]  # the partner of the outer left brow
     rest = [i for i in range(19) if i not in (5, 13)]
     for raw in (torch.randn(1, 19, 8, 8), torch.rand(1, 19, 2)):
@@ -179,7 +179,7 @@ def test_a_mask_is_the_argmax_of_the_enlarged_maps(seed, cells):
 def test_a_mirrored_mask_swaps_sides_and_keeps_the_unknown():
     mask = np.full((8, 8), UNKNOWN, np.uint8)
     mask[:, :4] = PARSING.names.index("l_eye")
-    moved, _ = PARSING.move(mask, geometry.about((3.5, 3.5), mirror=True), True, (8, 8))
+    moved, _ = PARSING.encode_target(mask, geometry.about((3.5, 3.5), mirror=True), True, (8, 8))
     assert set(np.unique(moved[:, 4:])) == {PARSING.names.index("r_eye")}
     assert set(np.unique(moved[:, :4])) == {UNKNOWN}
 
@@ -211,8 +211,8 @@ def test_age_loss_falls_towards_the_truth():
 
 
 def test_expression_takes_an_index_or_votes():
-    by_index, _ = EXPRESSION.move(1, np.eye(2, 3), False, (64, 64))
-    by_votes, _ = EXPRESSION.move([0, 5, 0, 0, 5, 0, 0, 0], np.eye(2, 3), False, (64, 64))
+    by_index, _ = EXPRESSION.encode_target(1, np.eye(2, 3), False, (64, 64))
+    by_votes, _ = EXPRESSION.encode_target([0, 5, 0, 0, 5, 0, 0, 0], np.eye(2, 3), False, (64, 64))
     assert by_index.tolist() == [0, 1, 0, 0, 0, 0, 0, 0]
     assert by_votes.tolist() == [0, 0.5, 0, 0, 0.5, 0, 0, 0]
     answer = EXPRESSION.read(np.array([0, 3, 0, 0, 0, 0, 0, 0], np.float32), CROP)
@@ -222,7 +222,7 @@ def test_expression_takes_an_index_or_votes():
 
 
 def test_attributes_know_each_element_by_itself():
-    target, known = ATTRIBUTES.move({"Male": 1, "Smiling": 0}, np.eye(2, 3), False, (64, 64))
+    target, known = ATTRIBUTES.encode_target({"Male": 1, "Smiling": 0}, np.eye(2, 3), False, (64, 64))
     assert known.sum() == 2
     assert target[ATTRIBUTES.index["Male"]] == 1
     raw = torch.zeros(1, 40, requires_grad=True)
@@ -265,26 +265,26 @@ def test_sides_of_the_smaller_parsing_sets():
 
 def test_a_mirrored_pose_looks_the_other_way():
     mirror = geometry.about((0, 0), mirror=True)
-    assert [int(POSE5.move(i, mirror, True, (8, 8))[0].argmax()) for i in range(5)] == [4, 3, 2, 1, 0]
-    assert [int(POSE5.move(i, np.eye(2, 3), False, (8, 8))[0].argmax()) for i in range(5)] == [0, 1, 2, 3, 4]
-    assert POSE5.move([3, 1, 0, 0, 0], mirror, True, (8, 8))[0].tolist() == [0, 0, 0, 0.25, 0.75]
-    assert EXPRESSION.move(1, mirror, True, (8, 8))[0].argmax() == 1
+    assert [int(POSE5.encode_target(i, mirror, True, (8, 8))[0].argmax()) for i in range(5)] == [4, 3, 2, 1, 0]
+    assert [int(POSE5.encode_target(i, np.eye(2, 3), False, (8, 8))[0].argmax()) for i in range(5)] == [0, 1, 2, 3, 4]
+    assert POSE5.encode_target([3, 1, 0, 0, 0], mirror, True, (8, 8))[0].tolist() == [0, 0, 0, 0.25, 0.75]
+    assert EXPRESSION.encode_target(1, mirror, True, (8, 8))[0].argmax() == 1
 
 
 def test_euler_angles_follow_their_picture_and_come_back():
-    turned, _ = EULER.move((0, 20, 0), geometry.about((0, 0), degrees=15, scale=3), False, (8, 8))
+    turned, _ = EULER.encode_target((0, 20, 0), geometry.about((0, 0), degrees=15, scale=3), False, (8, 8))
     up, aside = np.sin(np.radians(20)) * np.cos(np.radians(15)), np.sin(np.radians(20)) * np.sin(np.radians(15))
     # where the nose points turns with the picture: a head that looks up now looks to the right as well
     yaw, pitch = np.degrees(np.arctan2(aside, np.cos(np.radians(20)))), np.degrees(np.arcsin(up))
     assert turned[:2] * 30 == pytest.approx((yaw, pitch), abs=1e-4)
-    flat, known = EULER.move((0, 0, 10), geometry.about((5, 7), degrees=15, scale=3), False, (8, 8))
+    flat, known = EULER.encode_target((0, 0, 10), geometry.about((5, 7), degrees=15, scale=3), False, (8, 8))
     assert flat * 30 == pytest.approx((0, 0, 25), abs=1e-4)
     assert bool(known)
-    mirrored, _ = EULER.move((30, 20, 10), geometry.about((5, 7), mirror=True), True, (8, 8))
+    mirrored, _ = EULER.encode_target((30, 20, 10), geometry.about((5, 7), mirror=True), True, (8, 8))
     assert mirrored * 30 == pytest.approx((-30, 20, -10), abs=1e-4)
     for mirror in (False, True):
         crop = Crop(np.zeros((8, 8, 3), np.uint8), geometry.about((5, 7), degrees=-40, scale=0.3, mirror=mirror))
-        pose = EULER.read(EULER.move((50, -30, 20), crop.from_photo, mirror, (8, 8))[0], crop)
+        pose = EULER.read(EULER.encode_target((50, -30, 20), crop.from_photo, mirror, (8, 8))[0], crop)
         assert (pose.yaw, pose.pitch, pose.roll) == pytest.approx((50, -30, 20), abs=1e-3)
     metrics = EULER.metrics()
     metrics.update(Pose(10, 0, -3), (7, 0, 3))

@@ -25,8 +25,8 @@ from mien.errors import UsageError
 from mien.models.mien import mien_tiny
 from mien.tasks import AGE, ATTRIBUTES, EXPRESSION, LANDMARKS, PARSING
 from mien.training import checkpoint
-from mien.training.distributed import Ranks, join, share_of, shares_of, weight_of
-from mien.training.loop import batches_of, fit, learn_mode, train_step
+from mien.training.distributed import Distributed, batch_shares, join, loss_share, loss_weight
+from mien.training.loop import batches_of, fit, train_step, training_mode
 from mien.training.loss_weighting import Fixed, Uncertainty
 from mien.training.recipe import Recipe
 from mien.types import Batch, Example
@@ -166,7 +166,7 @@ def test_shares_are_the_joined_batch(counts, of, step):
 def test_streams_of_ranks_and_micro_batches_are_the_shares():
     mixture = small().mixture
     for rank in range(2):
-        stream = list(batches_of([mixture, mixture], 1, 3, accumulate=2, ranks=Ranks(rank, 2)))
+        stream = list(batches_of([mixture, mixture], 1, 3, accumulate=2, ranks=Distributed(rank, 2)))
         assert len(stream) == 2
         for step, batches in enumerate(stream, 1):
             expected = [mixture.batch(step, share, 4) for share in (rank, rank, rank + 2, rank + 2)]
@@ -174,34 +174,34 @@ def test_streams_of_ranks_and_micro_batches_are_the_shares():
 
 
 def test_weights_by_hand():
-    known = torch.zeros(3, 40, dtype=torch.bool)
-    known[0, :4], known[1, 0] = True, True
+    mask = torch.zeros(3, 40, dtype=torch.bool)
+    mask[0, :4], mask[1, 0] = True, True
     target = torch.zeros(3, 40)
-    assert weight_of(ATTRIBUTES, ATTRIBUTES.criterion(), target, known) == pytest.approx(4 / 2 + 1 / 1)
+    assert loss_weight(ATTRIBUTES, ATTRIBUTES.criterion(), target, mask) == pytest.approx(4 / 2 + 1 / 1)
     masks = torch.full((2, 4, 4), 255, dtype=torch.uint8)
     masks[:, :2] = 1
-    assert weight_of(PARSING, PARSING.criterion(), masks, torch.tensor([True, False])) == 8
-    assert weight_of(LANDMARKS, LANDMARKS.criterion(), torch.zeros(2, 68, 2), torch.ones(2, 68) > 0) == 136
+    assert loss_weight(PARSING, PARSING.criterion(), masks, torch.tensor([True, False])) == 8
+    assert loss_weight(LANDMARKS, LANDMARKS.criterion(), torch.zeros(2, 68, 2), torch.ones(2, 68) > 0) == 136
 
-    def own(raw: torch.Tensor, target: torch.Tensor, known: torch.Tensor) -> torch.Tensor:
+    def own(raw: torch.Tensor, target: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         return raw.sum()
 
-    own.weigh = lambda target, known: target.sum()  # type: ignore[attr-defined]
-    assert weight_of(AGE, own, torch.tensor([20.0, 30.0]), torch.tensor([True, True])) == 50
+    own.weigh = lambda target, mask: target.sum()  # type: ignore[attr-defined]
+    assert loss_weight(AGE, own, torch.tensor([20.0, 30.0]), torch.tensor([True, True])) == 50
 
 
 def test_a_share_without_labels_does_not_skew():
     """Ages of 3 pictures in one micro-batch and none in the other: the mean of the means would be half of the mean."""
     images = np.zeros((3, 32, 32, 3), np.uint8)
 
-    def batch(known: list[bool]) -> Batch:
-        return Batch(images, {"age": np.array([20, 30, 60], np.float32)}, {"age": np.array(known)})
+    def batch(mask: list[bool]) -> Batch:
+        return Batch(images, {"age": np.array([20, 30, 60], np.float32)}, {"age": np.array(mask)})
 
     parts = [batch([True, True, True]), batch([False, False, False]), batch([True, False, False])]
-    shares = shares_of((AGE,), {"age": AGE.criterion()}, parts, 1, Ranks())
+    shares = batch_shares((AGE,), {"age": AGE.criterion()}, parts, 1, Distributed())
     assert [s["age"] for s in shares] == [0.75, 0, 0.25]
-    assert [share_of("masks", s) for s in shares] == pytest.approx([1 / 3] * 3)
-    assert [share_of("age:old", s) for s in shares] == [0.75, 0, 0.25]
+    assert [loss_share("masks", s) for s in shares] == pytest.approx([1 / 3] * 3)
+    assert [loss_share("age:old", s) for s in shares] == [0.75, 0, 0.25]
 
 
 def tiny(accumulate: int) -> Recipe:
@@ -223,7 +223,7 @@ def test_micro_batches_of_a_network_with_learn_are_the_whole():
     told, grads = [], []
     for accumulate in (1, 3):
         recipe = tiny(accumulate)
-        learn_mode(recipe.model)
+        training_mode(recipe.model)
         (batches,) = batches_of(recipe.mixtures, 0, 1, accumulate=accumulate)
         told.append(train_step(recipe, recipe.criteria_by_task(), batches))
         grads.append({n: p.grad for n, p in recipe.model.named_parameters() if p.grad is not None})

@@ -23,7 +23,7 @@ from mien.models.ifan import ifan_tiny
 from mien.tasks import AGE, ATTRIBUTES, EXPRESSION, LANDMARKS, PARSING, POINTS5
 from mien.training import checkpoint, loop
 from mien.training.ema import Average
-from mien.training.loop import fit, learn_mode, train_step
+from mien.training.loop import fit, train_step, training_mode
 from mien.training.loss_weighting import Fixed
 from mien.training.recipe import Recipe, cosine
 from mien.types import Batch, View
@@ -155,7 +155,7 @@ def test_a_broken_source_is_raised_not_hidden():
 def test_learn_mode_keeps_frozen_norms_still():
     model = torch.nn.Sequential(torch.nn.BatchNorm2d(2), torch.nn.BatchNorm2d(2))
     model[0].requires_grad_(False)
-    learn_mode(model)
+    training_mode(model)
     assert not model[0].training
     assert model[1].training
 
@@ -333,9 +333,9 @@ def batch_of_two() -> Batch:
     }
     points = np.ones((2, 5), bool)
     points[1, 4] = False
-    known = {"parsing": np.array([True, True]), "points5": points, "attributes": asked, "age": np.array([True, True])}
-    known["expression"] = np.array([True, False])
-    return Batch(np.zeros((2, 32, 32, 3), np.uint8), targets, known)
+    mask = {"parsing": np.array([True, True]), "points5": points, "attributes": asked, "age": np.array([True, True])}
+    mask["expression"] = np.array([True, False])
+    return Batch(np.zeros((2, 32, 32, 3), np.uint8), targets, mask)
 
 
 def test_mean_answers_by_hand():

@@ -25,7 +25,7 @@ def test_fixed_weighs_as_told_and_others_one():
 
 def test_normalised_weights_give_equal_losses_their_own_size():
     alpha = {"identity": 5.0, "age": 6.0, "binary": 2.0, "expression": 5.0, "parsing": 100.0, "landmarks": 1000.0}
-    weights = Fixed(alpha, normalise=True)(losses(**dict.fromkeys(alpha, 0.7)))
+    weights = Fixed(alpha, normalize=True)(losses(**dict.fromkeys(alpha, 0.7)))
     assert sum(weights.values()) == pytest.approx(1)
     assert weights["parsing"] == pytest.approx(100 / 1118)
     assert sum(w * 0.7 for w in weights.values()) == pytest.approx(0.7)

@@ -18,7 +18,7 @@ from mien.tasks.landmarks import Landmarks
 from mien.tasks.pose import Pose
 from mien.types import Crop, Face
 from mien.video.assignment import assign
-from mien.video.averages import Means
+from mien.video.averages import TrackAverages
 from mien.video.one_euro import OneEuro
 from mien.video.tracker import Tracker
 
@@ -215,7 +215,7 @@ def test_settings_out_of_range_are_refused():
 
 
 def test_means_by_hand():
-    means = Means()
+    means = TrackAverages()
     means.add(
         {"age": Age(20, 10, 30), "gender": Gender("male", 0.8), "expression": Choice("a", {"a": 0.9, "b": 0.1}, "s"),
          "attributes": Attributes({"Hat": 0.0}, "c"), "identity": Identity(np.array([1, 0], np.float32))}, 1.0,

@@ -36,8 +36,8 @@ RED, BLUE, GRAY = (220, 40, 40), (40, 40, 220), (128, 128, 128)
 def scene(*blocks, size=(160, 96), ground=GRAY) -> np.ndarray:
     """(H, W, 3) RGB with squares of 32 px: (colour, left, top)."""
     out = np.full((size[1], size[0], 3), ground, np.uint8)
-    for colour, x, y in blocks:
-        out[max(y, 0) : y + 32, max(x, 0) : x + 32] = colour
+    for color, x, y in blocks:
+        out[max(y, 0) : y + 32, max(x, 0) : x + 32] = color
     return out
 
 
@@ -367,9 +367,9 @@ def test_what_cannot_be_opened_says_why(tmp_path):
         ("noise.mp4", film.NotAVideo, "no film"), ("sound.wav", film.NotAVideo, "no moving pictures"),
     ):  # fmt: skip
         with pytest.raises(kind, match=said):
-            film.Film(tmp_path / name)
+            film.VideoContainer(tmp_path / name)
     with pytest.raises(UsageError, match="opens no socket"):
-        film.Film("https://example.org/a.mp4")
+        film.VideoContainer("https://example.org/a.mp4")
     with pytest.raises(UsageError, match="stride"):
         video.read_video(clip(tmp_path / "a.mp4", crossing(2)), nobody, stride=0)
 
@@ -384,7 +384,7 @@ def test_a_name_with_a_colon_is_a_name(tmp_path):
 def test_without_pyav_the_mend_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "av", None)
     with pytest.raises(UsageError, match=r"pip install 'mien\[video\]'"):
-        film.Film("a.mp4")
+        film.VideoContainer("a.mp4")
 
 
 def test_nothing_else_imports_pyav():

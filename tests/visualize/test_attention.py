@@ -16,7 +16,7 @@ from mien.inference.reader import Reader
 from mien.models.decoders import Attention, QueryDecoder, lay_out
 from mien.models.faceptor import faceptor_base, faceptor_tiny
 from mien.models.qface import FUSIONS, qface_tiny
-from mien.models.torch_model import TorchAnswerer
+from mien.models.torch_model import TorchModel
 from mien.tasks import AGE, ATTRIBUTES, EXPRESSION, IDENTITY, LANDMARKS, PARSING
 from mien.types import Crop
 from mien.visualize import attention, drawing
@@ -30,7 +30,7 @@ def network(make, **arguments):
 @pytest.fixture(scope="module", params=[qface_tiny, faceptor_tiny], ids=["qface", "faceptor"])
 def read(request, astronaut) -> tuple[Reader, mien.Face]:
     """A reader with an untrained network, and the astronaut's face as it read it."""
-    reader = mien.load(TorchAnswerer(network(request.param)), threads=1)
+    reader = mien.load(TorchModel(network(request.param)), threads=1)
     return reader, reader(astronaut)[0]
 
 

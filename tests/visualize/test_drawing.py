@@ -15,7 +15,7 @@ from mien.errors import BadArray, UsageError
 from mien.types import Face
 from mien.visualize import drawing
 
-NAMES = tuple(drawing.COLOURS)
+NAMES = tuple(drawing.COLORS)
 
 
 def photo(width: int, height: int, value: int = 100) -> np.ndarray:
@@ -160,7 +160,7 @@ def test_parsing_colours_inside_only() -> None:
     assert changed(plain, out)[45, 45]
     assert not changed(plain, out)[5, 5]
     assert not changed(plain, out)[50, 73]
-    expected = 100 + 0.38 * (np.array(drawing.COLOURS["skin"]) - 100.0)
+    expected = 100 + 0.38 * (np.array(drawing.COLORS["skin"]) - 100.0)
     assert np.abs(out[45, 45] - expected).max() <= 1
 
 
@@ -178,9 +178,9 @@ def test_other_label_sets_get_colours_by_name() -> None:
 def plates(shape: tuple[int, int], faces: list[Face]) -> np.ndarray:
     """(n, 2) rows, columns that the labels paint: what is there with age and gender, and not without."""
     canvas = photo(shape[1], shape[0])
-    silent = [Face(f.box, f.score, f.points) for f in faces]
+    zero_loss = [Face(f.box, f.score, f.points) for f in faces]
     told = [Face(f.box, f.score, f.points, {k: f[k] for k in ("age", "gender")}) for f in faces]
-    return np.argwhere(changed(drawing.annotate(canvas, silent), drawing.annotate(canvas, told)))
+    return np.argwhere(changed(drawing.annotate(canvas, zero_loss), drawing.annotate(canvas, told)))
 
 
 @pytest.mark.parametrize("side", [60, 100, 320, 1500])
@@ -238,8 +238,8 @@ def test_bad_arrays(bad: Any, tmp_path: Path) -> None:
 def test_palette() -> None:
     assert len(drawing.PALETTE) == 19 == len(set(drawing.PALETTE))
     assert (0, 0, 0) not in drawing.PALETTE  # black is what lies outside the crop
-    colours = np.array(drawing.PALETTE, float)
-    far = np.linalg.norm(colours[:, None] - colours[None], axis=2)[~np.eye(19, dtype=bool)]
+    colors = np.array(drawing.PALETTE, float)
+    far = np.linalg.norm(colors[:, None] - colors[None], axis=2)[~np.eye(19, dtype=bool)]
     assert far.min() > 40
 
 
@@ -264,9 +264,9 @@ def test_save_mask_keeps_labels_and_colours(tmp_path: Path) -> None:
     with Image.open(tmp_path / "m.png") as back:
         assert back.mode == "P"
         assert (np.asarray(back) == mask[:, ::-1]).all()
-        colours = np.asarray(back.convert("RGB"))[:, ::-1]
-    assert [tuple(c) for c in colours.reshape(-1, 3)[:19].tolist()] == list(drawing.PALETTE)
-    assert tuple(colours[3, 4]) == (0, 0, 0)
+        colors = np.asarray(back.convert("RGB"))[:, ::-1]
+    assert [tuple(c) for c in colors.reshape(-1, 3)[:19].tolist()] == list(drawing.PALETTE)
+    assert tuple(colors[3, 4]) == (0, 0, 0)
     for bad in (mask.astype(np.int64), mask[None], np.zeros((0, 3), np.uint8), [[1]]):
         with pytest.raises(BadArray, match="a mask to save"):
             drawing.save_mask(tmp_path / "bad.png", bad)  # type: ignore[arg-type]

@@ -9,7 +9,7 @@ from mien.inference.onnx_model import OnnxModel
 from mien.inference.reader import Reader
 from mien.inference.reader import load as load_reader
 from mien.inference.weights_file import WEIGHTS
-from mien.tasks import answerable
+from mien.tasks import supported_tasks
 
 JOBS = {"points": ("points5", "landmarks"), "embedding": ("identity",), "age_gender": ("age", "gender"), "expression": ("expression",)}
 
@@ -17,7 +17,7 @@ JOBS = {"points": ("points5", "landmarks"), "embedding": ("identity",), "age_gen
 def load(threads, weights):
     """A reader for each job; they share the network and the detector."""
     model = OnnxModel(weights, threads=threads)
-    can = answerable(t.name for t in model.tasks)
+    can = supported_tasks(t.name for t in model.tasks)
     whole = load_reader(model, tasks=can, threads=threads)
     readers = {job: Reader(whole.detector, model, tasks=[t for t in tasks if t in can]) for job, tasks in JOBS.items()}
     readers["all"] = whole

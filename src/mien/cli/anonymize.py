@@ -45,14 +45,14 @@ def anonymize(
 ) -> None:
     """Blur, pixelate or fill every face that is found; EXIF and other metadata are not written."""
     from mien.inference.reader import Reader, load
-    from mien.tasks import answerable
+    from mien.tasks import supported_tasks
     from mien.visualize import drawing
     from mien.visualize.anonymization import anonymize as hide
     from mien.visualize.anonymization import check
 
     check(how, strength)
     reader = load(answerer(weights, threads), tasks=[], threads=threads, max_pixels=max_pixels, score=score)
-    if not boxes and "parsing" in answerable(t.name for t in reader.model.tasks):
+    if not boxes and "parsing" in supported_tasks(t.name for t in reader.model.tasks):
         reader = Reader(reader.detector, reader.model, tasks=["parsing"], max_pixels=max_pixels)
     found = photos_of(photos)
     targets = _targets(found, out)

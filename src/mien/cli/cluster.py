@@ -27,13 +27,13 @@ def cluster(
     weights: Weights = None,
 ) -> None:
     """Who is in an album: faces in groups, a group a person, by a stricter threshold than `verify` takes."""
-    from mien.recognition.clustering import Album, album_cut
+    from mien.recognition.clustering import Album, album_threshold
 
     if out and out.suffix.lower() != ".json":
         raise UsageError(f"--out takes FILE.json, not {str(out)!r}")
     also = ("age", "gender", "expression", "attributes") if sheet else ("age",)
     reader = _identity_reader(weights, threads, also)
-    cut = album_cut(reader.model, fmr=fmr, threshold=threshold)
+    cut = album_threshold(reader.model, fmr=fmr, threshold=threshold)
     found = photos_of(photos)
     album, kept, failed = Album(cut, smallest, same_photo), list[tuple[Any, list[int | None]]](), 0
     try:

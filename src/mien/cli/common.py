@@ -44,11 +44,11 @@ def answerer(weights: str | None, threads: int | None) -> Any:
     path = path / "model.safetensors" if path.is_dir() else path
     if path.suffix != ".safetensors":
         return str(path)
-    from mien.models.torch_model import TorchAnswerer
+    from mien.models.torch_model import TorchModel
     from mien.training import checkpoint
 
     torch_threads(threads)
-    return TorchAnswerer(checkpoint.load(path))
+    return TorchModel(checkpoint.load(path))
 
 
 def network(weights: str | None, threads: int | None) -> Any:
@@ -141,10 +141,10 @@ Weights = Annotated[str | None, typer.Option(help="An .onnx, a .safetensors or a
 def _identity_reader(weights: str | None, threads: int | None, also: tuple[str, ...] = (), **more: Any) -> Any:
     """A reader of identity, and of `also` as far as the network answers it."""
     from mien.inference.reader import Reader, load
-    from mien.tasks import answerable
+    from mien.tasks import supported_tasks
 
     plain = load(answerer(weights, threads), tasks=[], threads=threads, **more)
-    can = answerable(t.name for t in plain.model.tasks)
+    can = supported_tasks(t.name for t in plain.model.tasks)
     who = [n for n in can if n.startswith("identity")][:1]
     if not who:
         raise UsageError(f"this network does not answer identity; it answers: {', '.join(can)}")

@@ -31,7 +31,7 @@ def evaluate(
     """Run named protocols on labelled data and print a table."""
     from mien.evaluation.scoring import PROTOCOLS, as_table, run
     from mien.inference.detector import Detector
-    from mien.inference.flip_tta import Mirrored
+    from mien.inference.flip_tta import FlipTTA
     from mien.inference.onnx_model import OnnxModel
     from mien.inference.weights_file import WEIGHTS
 
@@ -44,7 +44,7 @@ def evaluate(
     if unknown:
         raise UsageError(f"no protocol {unknown[0]!r}; there are: {', '.join(PROTOCOLS)}")
     find = Detector(OnnxModel(WEIGHTS / "detector.onnx", threads=threads)) if detect else None
-    scores = run(Mirrored(model) if mirror else model, protocol or None, find=find)
+    scores = run(FlipTTA(model) if mirror else model, protocol or None, find=find)
     typer.echo(as_table(scores))
     values = {s.protocol: {k: round(v, 5) for k, v in s.values.items()} for s in scores}
     if out:

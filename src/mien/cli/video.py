@@ -180,7 +180,7 @@ def video(
     from mien.inference.reader import load
     from mien.io.writers import columns
     from mien.video.averages import averaged
-    from mien.video.container import Film, Writer
+    from mien.video.container import VideoContainer, Writer
     from mien.video.reader import Reading
     from mien.video.tracker import Tracker
 
@@ -188,7 +188,7 @@ def video(
     to_pipe = out is None and tracks is None and video is None and crops is None and not sys.stdout.isatty()
     with ExitStack() as stack:
         try:
-            film = stack.enter_context(Film(source))
+            film = stack.enter_context(VideoContainer(source))
         except PhotoError as error:
             typer.echo(f"mien: {error}", err=True)
             raise typer.Exit(1) from error

@@ -27,7 +27,7 @@ from mien.inference.detector import resized
 from mien.inference.reader import Reader, Reading, load
 from mien.io.image import load_photo
 from mien.io.paths import find_photos
-from mien.recognition.verification import cut_for, identity_of
+from mien.recognition.verification import embedding_of, match_threshold
 from mien.types import Crop, Face
 
 Picture = Any  # a path, a BGR array, bytes, or base64
@@ -105,7 +105,7 @@ def _checked(anti_spoofing: bool, distance_metric: str = "cosine") -> None:
 
 def analyze(
     img_path: Picture, actions: str | Sequence[str] | None = None, enforce_detection: bool = True, detector_backend: str = "mien",
-    align: bool = True, expand_percentage: int = 0, silent: bool = False, anti_spoofing: bool = False,
+    align: bool = True, expand_percentage: int = 0, zero_loss: bool = False, anti_spoofing: bool = False,
 ) -> list[Any]:  # fmt: skip
     """Age, gender and emotion of each face, percentages as there; a list of pictures gives a list of lists.
 
@@ -160,12 +160,12 @@ def _embedded(picture: Picture, enforce_detection: bool, detector_backend: str) 
     if isinstance(picture, list) and picture and isinstance(picture[0], (int, float)):
         return [(np.asarray(picture, np.float32), None, 0.0)]
     found = _faces(_reader("identity"), picture, enforce_detection, detector_backend)
-    return [(identity_of(face), _area(face, found.photo), float(face.score)) for face in found]
+    return [(embedding_of(face), _area(face, found.photo), float(face.score)) for face in found]
 
 
 def verify(
     img1_path: Picture, img2_path: Picture, model_name: str = MODEL, detector_backend: str = "mien", distance_metric: str = "cosine",
-    enforce_detection: bool = True, align: bool = True, expand_percentage: int = 0, normalization: str = "base", silent: bool = False,
+    enforce_detection: bool = True, align: bool = True, expand_percentage: int = 0, normalization: str = "base", zero_loss: bool = False,
     threshold: float | None = None, anti_spoofing: bool = False,
 ) -> Record:  # fmt: skip
     """Do two pictures show the same person? The two nearest of their faces decide. threshold: a distance, ours if not given."""
@@ -188,7 +188,7 @@ def verify(
 
 
 def _limit(metric: str) -> float:
-    return _of_cosine(cut_for(_reader("identity").model).similarity, metric)
+    return _of_cosine(match_threshold(_reader("identity").model).similarity, metric)
 
 
 def represent(
@@ -224,7 +224,7 @@ def extract_faces(
 def find(
     img_path: Picture, db_path: str, model_name: str = MODEL, distance_metric: str = "cosine", enforce_detection: bool = True,
     detector_backend: str = "mien", align: bool = True, expand_percentage: int = 0, threshold: float | None = None,
-    normalization: str = "base", silent: bool = False, refresh_database: bool = True, anti_spoofing: bool = False,
+    normalization: str = "base", zero_loss: bool = False, refresh_database: bool = True, anti_spoofing: bool = False,
     batched: bool = False,
 ) -> list[Any]:  # fmt: skip
     """The faces of a folder that are near each face of a picture: a DataFrame a face, or, with batched=True, a list of dicts.
@@ -255,7 +255,7 @@ def _folder(db_path: str) -> list[tuple[str, npt.NDArray[Any], Record]]:
     """(path, embedding, area) of every face in a folder; what cannot be read is a warning, as with a Reader's list."""
     out = []
     for reading in _reader("identity").stream(find_photos(db_path)):
-        out += [(str(reading.path), identity_of(face), _area(face, reading.photo)) for face in reading]
+        out += [(str(reading.path), embedding_of(face), _area(face, reading.photo)) for face in reading]
     return out
 
 

@@ -23,7 +23,7 @@ from mien.inference.detector import Detector
 from mien.inference.onnx_model import OnnxModel
 from mien.inference.reader import Reader, load
 from mien.inference.weights_file import WEIGHTS
-from mien.recognition.verification import identity_of
+from mien.recognition.verification import embedding_of
 from mien.types import Pixels
 
 Array = npt.NDArray[Any]
@@ -128,7 +128,7 @@ def _converted(face: Any) -> Face:
     if "pose" in face:
         out["pose"] = np.array([face["pose"].pitch, face["pose"].yaw, face["pose"].roll], np.float32)
     if any(n.startswith("identity") for n in face):
-        out["embedding"] = np.asarray(identity_of(face), np.float32)
+        out["embedding"] = np.asarray(embedding_of(face), np.float32)
     out["mien"] = face
     return out
 

@@ -32,13 +32,13 @@ class Augment:
     scale: float = 0.12
     shift: float = 0.035
     mirror: float = 0.5
-    light: float = 0.8
+    photometric: float = 0.8
     gray: float = 0.12
     blur: float = 0.2
     erase: float = 0.15
     noise: float = 0.1
-    surround: float = 0.55
-    borrow: float = 0.6
+    fill_border: float = 0.55
+    paste_background: float = 0.6
 
 
 NONE = Augment(0, 0, 0, 0, 0, 0, 0, 0, 0, 0)
@@ -54,7 +54,7 @@ def crop_example(
     """
     w, h = view.size
     mirrored = bool(rng.random() < augment.mirror)
-    aside = -2 * sample.lean if mirrored else 0.0  # of places, before the mirror, to lean to the right behind it
+    aside = -2 * sample.label_offset_x if mirrored else 0.0  # of places, before the mirror, to lean to the right behind it
     base = geometry.fit_similarity(sample.points + (aside, 0), geometry.template_points(view))
     move = geometry.about(
         ((w - 1) / 2, (h - 1) / 2),
@@ -65,20 +65,20 @@ def crop_example(
     )
     affine = geometry.compose(move, base)
     pixels = geometry.warp(sample.image, affine, view.size)
-    if rng.random() < augment.surround:
-        other = others(rng) if others is not None and rng.random() < augment.borrow else None
-        pixels = surround(pixels, sample.image, affine, rng) if other is None else inset(pixels, sample.image, affine, other, rng)
-    pixels = light(pixels, augment, rng)
+    if rng.random() < augment.fill_border:
+        other = others(rng) if others is not None and rng.random() < augment.paste_background else None
+        pixels = fill_border(pixels, sample.image, affine, rng) if other is None else paste_into(pixels, sample.image, affine, other, rng)
+    pixels = photometric(pixels, augment, rng)
     places = geometry.compose(affine, np.array([[1.0, 0.0, aside], [0.0, 1.0, 0.0]]))
     return Example(pixels, {name: _moved(name, label, affine, places, mirrored, view) for name, label in sample.labels.items()})
 
 
 def _moved(name: str, label: Any, affine: npt.ArrayLike, places: npt.ArrayLike, mirrored: bool, view: View) -> tuple[Any, Any]:
     of = task(name)
-    return of.move(label, places if isinstance(of.shape, Points) else affine, mirrored, view.size)
+    return of.encode_target(label, places if isinstance(of.shape, Points) else affine, mirrored, view.size)
 
 
-def surround(pixels: Pixels, image: Pixels, affine: npt.ArrayLike, rng: np.random.Generator) -> Pixels:
+def fill_border(pixels: Pixels, image: Pixels, affine: npt.ArrayLike, rng: np.random.Generator) -> Pixels:
     """Fill what lies outside the stored picture: with its mirror image, its border's colours, or one colour."""
     size = (pixels.shape[1], pixels.shape[0])
     how = rng.random()
@@ -91,7 +91,7 @@ def surround(pixels: Pixels, image: Pixels, affine: npt.ArrayLike, rng: np.rando
     return np.where(inside[..., None] > 0, pixels, around)
 
 
-def inset(pixels: Pixels, image: Pixels, affine: npt.ArrayLike, other: Pixels, rng: np.random.Generator) -> Pixels:
+def paste_into(pixels: Pixels, image: Pixels, affine: npt.ArrayLike, other: Pixels, rng: np.random.Generator) -> Pixels:
     """Set the stored picture into another face of the same view (H, W, 3), with a seam of random width; gray into gray."""
     h, w = pixels.shape[:2]
     if not np.any(np.ptp(image[::4, ::4].astype(np.int16), axis=2)):
@@ -114,9 +114,9 @@ def grayed(pixels: Pixels) -> Pixels:
     return cv2.cvtColor(cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)  # type: ignore[return-value]
 
 
-def light(pixels: Pixels, augment: Augment, rng: np.random.Generator) -> Pixels:
+def photometric(pixels: Pixels, augment: Augment, rng: np.random.Generator) -> Pixels:
     """Change light, colour and sharpness, not geometry: (H, W, 3) uint8 -> the same."""
-    if rng.random() < augment.light:
+    if rng.random() < augment.photometric:
         levels = np.arange(256, dtype=np.float32) / 255
         gain, lift, gamma = rng.uniform(0.7, 1.3), rng.uniform(-0.12, 0.12), np.exp(rng.uniform(-0.4, 0.4))
         tint = 1 + rng.uniform(-0.08, 0.08, 3)

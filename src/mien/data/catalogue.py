@@ -9,7 +9,7 @@ from typing import Any, Literal
 from mien import settings
 from mien.data import synthetic
 from mien.data.augment import Augment
-from mien.data.dataset import Dataset, FaceSource, Joined
+from mien.data.dataset import ConcatDataset, Dataset, FaceSource
 from mien.data.formats import attributes, pack, parsing, recognition
 from mien.data.formats import landmarks as points
 from mien.errors import MissingData, UsageError
@@ -50,7 +50,7 @@ class Official:
         table = root / "points5.parquet"
         found = {"points": table} if self.points == "must" or (self.points == "may" and table.is_file()) else {}
         parts = [self.read(root, self.splits[w], **{**self.options, **found, **options}) for w in words]
-        return parts[0] if len(parts) == 1 else Joined(parts)
+        return parts[0] if len(parts) == 1 else ConcatDataset(parts)
 
 
 def _same(*splits: str) -> dict[str, str]:
@@ -98,7 +98,7 @@ DATASETS: dict[str, Callable[..., Any]] = {
 }
 
 
-class Crowd:
+class SyntheticIdentities:
     """Drawn faces whose label is a person's number in 0..classes-1: it stands in for a recognition set."""
 
     def __init__(self, classes: int = 8):
@@ -113,7 +113,7 @@ class Crowd:
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class SourceSpec:
     """What one set gives to every batch.
 
     Attributes:
@@ -129,7 +129,7 @@ class Part:
     options: Mapping[str, Any] = field(default_factory=dict)
 
 
-def open_parts(parts: Sequence[Part], view: View, *, drawn: bool = False) -> list[tuple[FaceSource, int]]:
+def open_parts(parts: Sequence[SourceSpec], view: View, *, drawn: bool = False) -> list[tuple[FaceSource, int]]:
     """Parts as a `Mixture` takes them: (source, pictures a batch), each source with the labels of its task alone.
 
     Args:
@@ -141,7 +141,7 @@ def open_parts(parts: Sequence[Part], view: View, *, drawn: bool = False) -> lis
     opened = []
     for p in parts:
         name, _, at = p.task.partition("@")
-        faces: Dataset = Crowd() if name == "identity512" else synthetic.toy(tasks=(name,))
+        faces: Dataset = SyntheticIdentities() if name == "identity512" else synthetic.toy(tasks=(name,))
         dataset = faces if drawn else DATASETS[p.dataset](p.split, **p.options)
         opened.append((FaceSource(dataset, view, p.augment, at=at, only=(name,)), p.n))
     return opened

@@ -58,7 +58,7 @@ class FaceSource:
         return geometry.align(other.image, other.points, self.view).pixels
 
 
-class Joined:
+class ConcatDataset:
     """Several data sets one after the other, such as training and validation pictures of one."""
 
     def __init__(self, parts: Sequence[Dataset]):
@@ -75,7 +75,7 @@ class Joined:
         return self.parts[part][i - (int(self._ends[part - 1]) if part else 0)]
 
 
-class Rows:
+class Subset:
     """These pictures of a data set."""
 
     def __init__(self, dataset: Dataset, rows: Sequence[int]):
@@ -88,14 +88,14 @@ class Rows:
         return self.dataset[self.rows[i]]
 
 
-class Some(Rows):
+class RandomSubset(Subset):
     """A part of a data set, drawn once: the first `n` of an order that never changes."""
 
     def __init__(self, dataset: Dataset, n: int):
         super().__init__(dataset, np.random.default_rng(0).permutation(len(dataset))[:n].tolist())
 
 
-class Labelled(Rows):
+class LabelledSubset(Subset):
     """The pictures of a data set that a task has a label for."""
 
     def __init__(self, dataset: Dataset, task: str):

@@ -12,13 +12,13 @@ import numpy.typing as npt
 import pyarrow.parquet as pq
 
 from mien import geometry
-from mien.data.augment import Augment, light
+from mien.data.augment import Augment, photometric
 from mien.errors import MissingData
 from mien.tasks.detection import FACES, SURE, moved, padded, within
 from mien.types import Example, Floats, Pixels
 
-LIGHT = Augment(light=0.6, gray=0.1, blur=0.2, noise=0.1, erase=0.0)
-FINE = Augment(light=0.6, gray=0.1, blur=0.0, noise=0.06, erase=0.0)  # small faces do not survive blur
+PHOTOMETRIC = Augment(photometric=0.6, gray=0.1, blur=0.2, noise=0.1, erase=0.0)
+FINE = Augment(photometric=0.6, gray=0.1, blur=0.0, noise=0.06, erase=0.0)  # small faces do not survive blur
 TILES, TILE_ODDS = (1, 2, 3, 4, 5, 6), (0.5, 0.2, 0.12, 0.09, 0.05, 0.04)
 
 
@@ -96,16 +96,16 @@ class MosaicSource:
         if rng.random() < self.empty:
             made = background(self.photos[index], self.size, rng)
             if made is not None:
-                return self._example(made, np.zeros((0, 16)), LIGHT, rng)
+                return self._example(made, np.zeros((0, 16)), PHOTOMETRIC, rng)
         tiles = int(rng.choice(TILES, p=TILE_ODDS))
         index = self._draw(index, rng)
         if tiles == 1:
             photo = self.photos[index]
             affine, mirrored = alone(photo, self.size, rng)
             pixels, rows = show(photo, affine, mirrored, (0, 0, self.size, self.size), border(rng))
-            return self._example(pixels, rows, LIGHT, rng)
+            return self._example(pixels, rows, PHOTOMETRIC, rng)
         canvas, rows = self._mosaic(index, tiles, rng)
-        return self._example(canvas, rows, LIGHT if tiles == 2 else FINE, rng)
+        return self._example(canvas, rows, PHOTOMETRIC if tiles == 2 else FINE, rng)
 
     def _draw(self, index: int, rng: np.random.Generator) -> int:
         if rng.random() < self.groups:
@@ -126,7 +126,7 @@ class MosaicSource:
 
     @staticmethod
     def _example(pixels: Pixels, rows: npt.NDArray[np.float64], augment: Augment, rng: np.random.Generator) -> Example:
-        return Example(light(pixels, augment, rng), {FACES.name: (padded(rows), np.True_)})
+        return Example(photometric(pixels, augment, rng), {FACES.name: (padded(rows), np.True_)})
 
 
 def turn(rng: np.random.Generator) -> float:

@@ -65,7 +65,7 @@ class Faces:
         return cv2.addWeighted(a, 1 - weight, self[second], weight, 0) if second else a  # type: ignore[return-value]
 
 
-class Blends:
+class FaceMorphs:
     """The blends of the table, with centred descriptors as identity.
 
     Args:

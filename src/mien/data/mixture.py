@@ -28,13 +28,13 @@ def collate(examples: Sequence[Example], tasks: Sequence[Task], size: tuple[int,
     h, w = images.shape[1:3]
     if (w, h) != tuple(size):
         raise UsageError(f"pictures of {w} x {h} came to a mixture of {size[0]} x {size[1]}; give sources and mixture the same view")
-    targets, known = {}, {}
+    targets, mask = {}, {}
     for task in tasks:
-        blank = task.blank(size)
+        blank = task.missing_target(size)
         rows = [e.labels.get(task.name, blank) for e in examples]
         targets[task.name] = np.stack([np.asarray(t) for t, _ in rows])
-        known[task.name] = np.stack([np.asarray(k) for _, k in rows])
-    return Batch(images, targets, known)
+        mask[task.name] = np.stack([np.asarray(k) for _, k in rows])
+    return Batch(images, targets, mask)
 
 
 def shares(weights: Sequence[float], batch: int) -> list[int]:

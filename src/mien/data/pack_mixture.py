@@ -7,8 +7,8 @@ from typing import Any
 
 from mien.data import synthetic
 from mien.data.augment import Augment
-from mien.data.dataset import Dataset, FaceSource, Joined, Labelled, Some
-from mien.data.face_morphs import Blends
+from mien.data.dataset import ConcatDataset, Dataset, FaceSource, LabelledSubset, RandomSubset
+from mien.data.face_morphs import FaceMorphs
 from mien.data.formats import pack
 from mien.data.mixture import Mixture
 from mien.errors import UsageError
@@ -25,7 +25,7 @@ _OPEN: dict[str, Callable[[Mapping[str, Any], float], Dataset]] = {
     "helen68": lambda teacher, left: pack.helen68("train"),
     "afw68": lambda teacher, left: pack.afw68("train"),
     "celebamask": lambda teacher, left: pack.celebamask("train"),
-    "blends": lambda teacher, left: Blends(left=left),
+    "blends": lambda teacher, left: FaceMorphs(left=left),
 }
 
 # cut to the face, or nearly so; and whole heads, whose surroundings the former may borrow
@@ -51,7 +51,7 @@ WATCHED = {
 LOSS_WEIGHTS = {"landmarks": 0.5, "points5": 0.5, "parsing": 1.0, "age": 0.5, "expression": 1.5, "attributes": 7.0, "identity": 2.0}
 
 
-def shares_of(tasks: Sequence[Task[Any]], batch: int) -> dict[str, int]:
+def batch_shares(tasks: Sequence[Task[Any]], batch: int) -> dict[str, int]:
     """The sets made for these tasks -> pictures in a batch, in the proportions of `SHARES` and at least one of each.
 
     Raises:
@@ -73,14 +73,14 @@ def shares_of(tasks: Sequence[Task[Any]], batch: int) -> dict[str, int]:
     return whole
 
 
-def watched(tasks: Sequence[Task[Any]]) -> tuple[str, ...]:
+def validation_protocols(tasks: Sequence[Task[Any]]) -> tuple[str, ...]:
     """The protocols that show how these tasks learn, none of them on test pictures."""
     return tuple(WATCHED[t.name] for t in tasks if t.name in WATCHED)
 
 
 def blend(
     shares: Mapping[str, int], view: View, tasks: Sequence[Task[Any]], *, seed: int, augment: Augment | None = None,
-    most: Mapping[str, int] | None = None, drawn: bool = False, borrow: bool = False, only: str = "", left: float = 0.0,
+    most: Mapping[str, int] | None = None, drawn: bool = False, paste_background: bool = False, only: str = "", left: float = 0.0,
 ) -> Mixture:  # fmt: skip
     """Training parts of the pack in one mixture: set -> pictures a batch, in that order.
 
@@ -102,10 +102,10 @@ def blend(
     for name in shares:
         made_for = tuple(task for task, sets in MADE_FOR.items() if name in sets)
         dataset: Dataset = synthetic.toy(tasks=made_for) if drawn else _OPEN[name](teacher, left)
-        dataset = Labelled(dataset, only) if only else dataset
-        opened[name] = Some(dataset, most[name]) if most and name in most else dataset
-    lenders = [opened[name] for name in WHOLE if borrow and name in opened]
-    others, augment = Joined(lenders) if lenders else None, augment or Augment()
+        dataset = LabelledSubset(dataset, only) if only else dataset
+        opened[name] = RandomSubset(dataset, most[name]) if most and name in most else dataset
+    lenders = [opened[name] for name in WHOLE if paste_background and name in opened]
+    others, augment = ConcatDataset(lenders) if lenders else None, augment or Augment()
     told = (only,) if only else ()
     parts = [(FaceSource(opened[s], view, augment, only=told, others=others if s in TIGHT else None), n) for s, n in shares.items()]
     return Mixture(parts, tasks, seed=seed, size=view.size)

@@ -16,7 +16,7 @@ import numpy.typing as npt
 from mien.errors import UsageError
 
 Array = npt.NDArray[np.float64]
-LEAST, MOST = 0.05, 20.0  # temperatures tried
+MINIMUM, MAXIMUM = 0.05, 20.0  # temperatures tried
 CUTS = tuple(round(0.5 + 0.05 * i, 2) for i in range(10))
 
 
@@ -78,7 +78,7 @@ def binary_loss(logits: npt.ArrayLike, truth: npt.ArrayLike, temperature: float)
     return float((np.logaddexp(0, z) - np.asarray(truth, np.float64) * z).mean())
 
 
-def minimum(f: Callable[[float], float], *, low: float = LEAST, high: float = MOST, tolerance: float = 1e-5) -> float:
+def minimum(f: Callable[[float], float], *, low: float = MINIMUM, high: float = MAXIMUM, tolerance: float = 1e-5) -> float:
     """Where f is least between two positive numbers, by golden sections of the logarithm; f falls, then rises.
 
     Both losses do: they are convex in 1 / temperature.
@@ -117,7 +117,7 @@ def binary_temperature(logits: npt.ArrayLike, truth: npt.ArrayLike) -> float:
     return minimum(lambda t: binary_loss(logits, truth, t))
 
 
-def reaching(f: Callable[[float], float], goal: float, *, low: float = LEAST, high: float = MOST) -> float:
+def reaching(f: Callable[[float], float], goal: float, *, low: float = MINIMUM, high: float = MAXIMUM) -> float:
     """The least number between two positive ones at which f, which rises, reaches a goal (bisection of the logarithm).
 
     Raises:

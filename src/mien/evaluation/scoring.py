@@ -16,7 +16,7 @@ from mien.errors import MissingData, UsageError
 from mien.evaluation.protocols import PROTOCOLS, Protocol
 from mien.inference.detector import Detector
 from mien.tasks import TASKS, Task
-from mien.types import Answerer, Crop, Detection, Floats, Pixels, Sample
+from mien.types import Crop, Detection, Floats, InferenceModel, Pixels, Sample
 
 Find = Callable[[Pixels], list[Detection]]
 DETECTED = "cropped by a detector's points; of the faces that it found"
@@ -37,7 +37,7 @@ class Score:
 
 
 def evaluate(
-    model: Answerer, protocol: Protocol, *, batch: int = 32, limit: int | None = None, dataset: Any = None, find: Find | None = None
+    model: InferenceModel, protocol: Protocol, *, batch: int = 32, limit: int | None = None, dataset: Any = None, find: Find | None = None
 ) -> Score:
     """Run a protocol: align by the set's points, one forward a batch, read, score in pixels of the stored picture.
 
@@ -64,7 +64,7 @@ def evaluate(
     return Score(protocol.name, values, values[keys[0]], keys)
 
 
-def _score_photos(model: Answerer, protocol: Protocol, dataset: Any, limit: int | None) -> dict[str, float]:
+def _score_photos(model: InferenceModel, protocol: Protocol, dataset: Any, limit: int | None) -> dict[str, float]:
     """A detector on whole photos, with all its looks."""
     metrics, find = TASKS[protocol.task].metrics(), Detector(model)
     for pixels, faces in islice(dataset, limit):
@@ -73,7 +73,7 @@ def _score_photos(model: Answerer, protocol: Protocol, dataset: Any, limit: int 
 
 
 def _score_faces(
-    model: Answerer, protocol: Protocol, answer: str, dataset: Dataset, batch: int, limit: int | None, find: Find | None
+    model: InferenceModel, protocol: Protocol, answer: str, dataset: Dataset, batch: int, limit: int | None, find: Find | None
 ) -> dict[str, float]:
     """A face network on aligned crops."""
     task: Task[Any] = TASKS[protocol.task]
@@ -113,14 +113,14 @@ def face_at(points: Any, boxes: Sequence[Any]) -> int | None:
     return min(away, key=away.__getitem__, default=None)
 
 
-def _raw(model: Answerer, crops: Sequence[Crop], answer: str, mirror: bool) -> Floats:
+def _raw(model: InferenceModel, crops: Sequence[Crop], answer: str, mirror: bool) -> Floats:
     """Raw answers on these crops, plus, with `mirror`, those on their mirror images."""
     pixels = np.stack([c.pixels for c in crops])
     raw = model(model.view.tensor(pixels))[answer]
     return raw + model(model.view.tensor(pixels[:, :, ::-1]))[answer] if mirror else raw
 
 
-def run(model: Answerer, names: Sequence[str] | None = None, *, find: Find | None = None) -> list[Score]:
+def run(model: InferenceModel, names: Sequence[str] | None = None, *, find: Find | None = None) -> list[Score]:
     """Run protocols by name; when none is named, all that the model answers and whose data is on this machine.
 
     What is left out then is said on stderr, with the reason.

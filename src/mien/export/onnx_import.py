@@ -1,7 +1,7 @@
 """An exported network's tensors as the torch model's own again, so that learning can go on from an .onnx.
 
 The exporter folds each batch norm into the convolution before it and turns the weights of linear layers over; both are undone
-here by name. What a norm had counted is gone: it comes back as one that changes nothing, and `settle` gives it statistics.
+here by name. What a norm had counted is gone: it comes back as one that changes nothing, and `recompute_batchnorm_stats` gives it statistics.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 
 def load_onnx(path: Path | str) -> Any:
-    """The torch model of an exported file, in evaluation mode. Call `settle` before it is trained further.
+    """The torch model of an exported file, in evaluation mode. Call `recompute_batchnorm_stats` before it is trained further.
 
     Raises:
         BadWeights: unreadable, unknown builder, or tensors that do not fit; the message names the first of them.
@@ -119,7 +119,7 @@ def _folded(model: Any) -> dict[str, str]:
 
 
 @torch.no_grad()
-def settle(model: nn.Module, batches: Iterable[Tensor]) -> None:
+def recompute_batchnorm_stats(model: nn.Module, batches: Iterable[Tensor]) -> None:
     """Give every batch norm the mean and variance of what reaches it, and scale and shift with which its answers stay the same.
 
     Until then a norm of `fill` would change its answers as soon as it trained, for it would divide by a spread that it never had.

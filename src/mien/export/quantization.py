@@ -23,7 +23,7 @@ from mien.inference.onnx_model import OnnxModel
 from mien.inference.weights_file import provenance_of
 from mien.types import Floats
 
-LEAST = 32  # faces; with fewer, ranges are those of a few people
+MINIMUM = 32  # faces; with fewer, ranges are those of a few people
 
 
 def only_for(graph: onnx.GraphProto, outputs: Sequence[str]) -> list[str]:
@@ -59,8 +59,8 @@ def quantize(weights: Path, out: Path, images: Floats, *, keep: Sequence[str] = 
     own = [t.name for t in OnnxModel(weights).tasks]
     if unknown := [n for n in keep if n not in own]:
         raise UsageError(f"keep={unknown[0]!r} is no task of {weights}; it answers: {', '.join(own)}")
-    if len(images) < LEAST:
-        raise UsageError(f"{len(images)} faces are too few to see the network's ranges; give photos with {LEAST} or more")
+    if len(images) < MINIMUM:
+        raise UsageError(f"{len(images)} faces are too few to see the network's ranges; give photos with {MINIMUM} or more")
 
     class Faces(CalibrationDataReader):  # type: ignore[misc]
         def __init__(self) -> None:

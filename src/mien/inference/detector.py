@@ -1,4 +1,4 @@
-"""A photo of any size -> its faces. Torch-free: numpy, OpenCV and an `Answerer` (see `mien.inference.onnx_model`).
+"""A photo of any size -> its faces. Torch-free: numpy, OpenCV and an `InferenceModel` (see `mien.inference.onnx_model`).
 
 One network, shown the same photo at one to three sizes:
 
@@ -22,7 +22,7 @@ import numpy.typing as npt
 from mien import geometry
 from mien.errors import UsageError
 from mien.tasks.detection import FACES, decode, merge
-from mien.types import Answerer, Detection, Pixels
+from mien.types import Detection, InferenceModel, Pixels
 
 Array = npt.NDArray[np.float64]
 STEP = 32  # the network's coarsest stride
@@ -68,7 +68,7 @@ class Detector:
     """
 
     def __init__(
-        self, model: Answerer, *, threshold: float = FACES.threshold, overlap: float = FACES.overlap,
+        self, model: InferenceModel, *, threshold: float = FACES.threshold, overlap: float = FACES.overlap,
         main: int = 640, far: int = 128, near: int = 1280, enlarge: float = 2.0, suspect: float = 0.15,
     ):  # fmt: skip
         if FACES.name not in [t.name for t in model.tasks]:

@@ -16,17 +16,17 @@ import numpy as np
 
 from mien.errors import UsageError
 from mien.tasks import Boxes, Points
-from mien.types import Answerer, Floats, View
+from mien.types import Floats, InferenceModel, View
 
 
-class Mirrored:
-    """An `Answerer` around another one.
+class FlipTTA:
+    """An `InferenceModel` around another one.
 
     Raises:
         UsageError: the network finds faces in photos; what it sees in a mirror has other rows.
     """
 
-    def __init__(self, model: Answerer):
+    def __init__(self, model: InferenceModel):
         if found := [t.name for t in model.tasks if isinstance(t.shape, Boxes)]:
             raise UsageError(f"{found[0]!r} cannot be answered from a mirror; mirror=True is for networks that read aligned faces")
         self.model = model
@@ -51,4 +51,4 @@ class Mirrored:
 
     @staticmethod
     def _joined(task: Any, plain: Floats, mirrored: Floats) -> Floats:
-        return plain if isinstance(task.shape, Points) else (plain + task.unmirror(mirrored)) / 2
+        return plain if isinstance(task.shape, Points) else (plain + task.undo_hflip(mirrored)) / 2

@@ -14,12 +14,12 @@ import numpy as np
 from mien import geometry
 from mien.errors import PhotoError, UnknownTask, UsageError
 from mien.inference.detector import Detector
-from mien.inference.flip_tta import Mirrored
+from mien.inference.flip_tta import FlipTTA
 from mien.inference.onnx_model import OnnxModel
 from mien.inference.weights_file import WEIGHTS
 from mien.io.image import MAX_PIXELS, Color, Photo, Source, load_photo
-from mien.tasks import DERIVED, ON_REQUEST, answerable
-from mien.types import Answerer, Crop, Detection, Face
+from mien.tasks import DERIVED, ON_REQUEST, supported_tasks
+from mien.types import Crop, Detection, Face, InferenceModel
 
 SCHEMA = 1
 _log = logging.getLogger(__name__)
@@ -82,7 +82,7 @@ class Reader:
     """Reads faces. Build one with `mien.load()` and keep it; it holds no state between calls and may serve threads.
 
     Args:
-        detector: photo pixels -> faces, largest first. model: the network (ONNX or torch behind `Answerer`).
+        detector: photo pixels -> faces, largest first. model: the network (ONNX or torch behind `InferenceModel`).
         tasks: names to answer; None for all but identity, which is biometric data and comes only when asked for.
         batch: most faces a forward. max_pixels: larger photos are refused before they are decoded.
         excerpt: the same model, which works for no more than these tasks; None: the model itself.
@@ -92,12 +92,12 @@ class Reader:
     """
 
     def __init__(
-        self, detector: Callable[[Any], list[Detection]], model: Answerer, *, tasks: Sequence[str] | None = None, batch: int = 8,
-        max_pixels: int = MAX_PIXELS, excerpt: Answerer | None = None,
+        self, detector: Callable[[Any], list[Detection]], model: InferenceModel, *, tasks: Sequence[str] | None = None, batch: int = 8,
+        max_pixels: int = MAX_PIXELS, excerpt: InferenceModel | None = None,
     ):  # fmt: skip
         if batch < 1:
             raise UsageError(f"batch must be 1 or more faces, not {batch}")
-        can = answerable(t.name for t in model.tasks)
+        can = supported_tasks(t.name for t in model.tasks)
         wrong = [n for n in tasks or () if n not in can]
         if wrong:
             raise UnknownTask(f"this model does not answer {wrong[0]!r}; it answers: {', '.join(can)}")
@@ -198,7 +198,7 @@ def looks_bgr(crops: Sequence[Crop], margin: float = 12.0) -> bool:
 
 
 def load(
-    weights: str | os.PathLike[str] | Answerer | None = None, *, detector: str | os.PathLike[str] | None = None,
+    weights: str | os.PathLike[str] | InferenceModel | None = None, *, detector: str | os.PathLike[str] | None = None,
     tasks: Sequence[str] | None = None, threads: int | None = None, batch: int = 8, max_pixels: int = MAX_PIXELS,
     score: float | None = None, mirror: bool = False,
 ) -> Reader:  # fmt: skip
@@ -214,12 +214,12 @@ def load(
         BadWeights: a file is missing, truncated or altered. UnknownTask: see `Reader`. No socket is ever opened.
     """
     path = WEIGHTS / "mien.onnx" if weights is None else weights
-    part: Answerer = OnnxModel(path, threads=threads, answers=needed(tasks)) if isinstance(path, (str, os.PathLike)) else path
+    part: InferenceModel = OnnxModel(path, threads=threads, answers=needed(tasks)) if isinstance(path, (str, os.PathLike)) else path
     model = part.whole() if isinstance(part, OnnxModel) else part
     finder = OnnxModel(detector or WEIGHTS / "detector.onnx", threads=threads)
     find = Detector(finder) if score is None else Detector(finder, threshold=score)
     if mirror:
-        model, part = Mirrored(model), Mirrored(part)
+        model, part = FlipTTA(model), FlipTTA(part)
     return Reader(find, model, tasks=tasks, batch=batch, max_pixels=max_pixels, excerpt=part)
 
 

@@ -150,7 +150,7 @@ class FarAmtn(nn.Module):
         return {ATTRIBUTES.name: logits[:, self.order]}
 
     def learn(
-        self, images: Tensor, targets: Mapping[str, Tensor], known: Mapping[str, Tensor], criteria: Mapping[str, Any]
+        self, images: Tensor, targets: Mapping[str, Tensor], mask: Mapping[str, Tensor], criteria: Mapping[str, Any]
     ) -> dict[str, Tensor]:
         """One loss a group, "attributes:Mouth" and so on, for a balance between groups: BCE, the mean over its known elements.
 
@@ -158,7 +158,7 @@ class FarAmtn(nn.Module):
         is not used: it weighs pictures, where the paper weighs groups.
         """
         name = ATTRIBUTES.name
-        weight = known[name].float()
+        weight = mask[name].float()
         bce = F.binary_cross_entropy_with_logits(self(images)[name].float(), targets[name], reduction="none") * weight
         return {f"{name}:{g}": bce[:, m].sum() / weight[:, m].sum().clamp_min(1) for g, m in self.members.items()}
 

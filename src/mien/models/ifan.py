@@ -147,7 +147,7 @@ class IFAN(nn.Module):
         """Keep the training set's mean answers, the feedback of the first lap.
 
         Args:
-            means: by task, as `settle` gives answers, without the batch axis: (n, h, w) or (n,) probabilities, (n, 2) fractions.
+            means: by task, as `recompute_batchnorm_stats` gives answers, without the batch axis: (n, h, w) or (n,) probabilities, (n, 2) fractions.
         """
         for name, mean in means.items():
             mine = self.get_buffer(f"mean_{name}")
@@ -187,8 +187,8 @@ class IFAN(nn.Module):
             for t in self.tasks:
                 if t.name in batch.targets:
                     mean = self.get_buffer(f"mean_{t.name}")
-                    target, known = (torch.from_numpy(part[t.name]) for part in (batch.targets, batch.known))
-                    value, weight = _labelled(t, target, known, mean.shape)
+                    target, mask = (torch.from_numpy(part[t.name]) for part in (batch.targets, batch.mask))
+                    value, weight = _labelled(t, target, mask, mean.shape)
                     sums[t.name] = sums.get(t.name, 0) + value.sum(0)
                     counts[t.name] = counts.get(t.name, 0) + weight.sum(0)
         return {n: torch.where(counts[n] > 0, s / counts[n].clamp_min(1e-9), self.get_buffer(f"mean_{n}")).float() for n, s in sums.items()}
@@ -198,7 +198,7 @@ class IFAN(nn.Module):
         means = {t.name: self.get_buffer(f"mean_{t.name}") for t in self.tasks}
         return {k: m[None].repeat(batch, *[1] * m.ndim) for k, m in means.items()}
 
-    def settle(self, raw: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def recompute_batchnorm_stats(self, raw: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Raw answers -> answers as they are fed back: probabilities; points stay."""
         return {t.name: _settled(t, raw[t.name]) for t in self.tasks}
 
@@ -231,14 +231,14 @@ class IFAN(nn.Module):
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         state, names = self.first(images.shape[0]), [t.name for t in self.tasks]
         for _ in range(self.laps - 1):
-            state = self.settle(self.lap(images, state, names, self.training))
+            state = self.recompute_batchnorm_stats(self.lap(images, state, names, self.training))
             if not self.through:
                 state = {k: v.detach() for k, v in state.items()}
         raw = self.lap(images, state, names, self.training)
         return {n: raw[n] for n in names}
 
     def learn(
-        self, images: Tensor, targets: Mapping[str, Tensor], known: Mapping[str, Tensor], criteria: Mapping[str, Criterion]
+        self, images: Tensor, targets: Mapping[str, Tensor], mask: Mapping[str, Tensor], criteria: Mapping[str, Criterion]
     ) -> dict[str, Tensor]:
         """Hybrid training: one loss a task, from the rows labelled for it, summed over the laps (deep supervision).
 
@@ -247,23 +247,23 @@ class IFAN(nn.Module):
         """
         losses = {}
         for t in self.tasks:
-            rows = known[t.name].reshape(len(images), -1).any(1) if t.name in known else None
+            rows = mask[t.name].reshape(len(images), -1).any(1) if t.name in mask else None
             if rows is None or not bool(rows.any()):
                 losses[t.name] = torch.stack([p.sum() for p in self.parameters()]).sum() * 0.0
             else:
-                losses[t.name] = self._learn_one(t.name, images[rows], targets[t.name][rows], known[t.name][rows], criteria[t.name])
+                losses[t.name] = self._learn_one(t.name, images[rows], targets[t.name][rows], mask[t.name][rows], criteria[t.name])
         return losses
 
-    def _learn_one(self, name: str, images: Tensor, target: Tensor, known: Tensor, criterion: Criterion) -> Tensor:
+    def _learn_one(self, name: str, images: Tensor, target: Tensor, mask: Tensor, criterion: Criterion) -> Tensor:
         state, total = self.first(images.shape[0]), images.new_zeros(())
         others = [t.name for t in self.tasks if t.name != name]
         for lap in range(self.laps):
             own = self.lap(images, state, [name], self.training)[name]
-            total = total + criterion(own.float(), target, known)
+            total = total + criterion(own.float(), target, mask)
             if lap < self.laps - 1:
                 with torch.no_grad():
                     theirs = self.lap(images, state, others, False) if others else {}
-                state = self.settle({**theirs, name: own if self.through else own.detach()})
+                state = self.recompute_batchnorm_stats({**theirs, name: own if self.through else own.detach()})
         return total
 
 
@@ -281,15 +281,15 @@ def unsettled(t: Task, settled: Tensor, least: float) -> Tensor:
     return settled.logit(least) if isinstance(t, AttributesTask) else settled.clamp_min(least).log()
 
 
-def _labelled(t: Task, target: Tensor, known: Tensor, shape: torch.Size) -> tuple[Tensor, Tensor]:
+def _labelled(t: Task, target: Tensor, mask: Tensor, shape: torch.Size) -> tuple[Tensor, Tensor]:
     """Targets as settled answers times their weights, and the weights: (B, *shape) each, or (B, 1, h, w) weights of a map."""
     if isinstance(t.shape, Map):
-        seen = ((target != UNKNOWN) & known[:, None, None]).double()
+        seen = ((target != UNKNOWN) & mask[:, None, None]).double()
         hot = F.one_hot(torch.where(seen > 0, target, 0).long(), t.shape.n).permute(0, 3, 1, 2) * seen[:, None]
         return F.adaptive_avg_pool2d(hot, shape[1:]), F.adaptive_avg_pool2d(seen[:, None], shape[1:])  # type: ignore[arg-type]
     if isinstance(t.shape, Vector) and target.ndim == 1:
         target = F.one_hot(target.round().long(), t.shape.n)
-    weight = known.double().reshape(known.shape + (1,) * (target.ndim - known.ndim)).expand(target.shape)
+    weight = mask.double().reshape(mask.shape + (1,) * (target.ndim - mask.ndim)).expand(target.shape)
     return target * weight, weight
 
 

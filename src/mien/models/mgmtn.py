@@ -22,11 +22,11 @@ from mien.models.backbones.efficientnet_lite import EfficientNetLite, conv_bn, e
 from mien.models.backbones.resnest import ResNeSt50
 from mien.tasks import ATTRIBUTES, LANDMARKS, WFLW98
 from mien.tasks.attribute_groups import GROUPS
-from mien.tasks.base import silent
+from mien.tasks.base import zero_loss
 from mien.types import Pixels, View
 
 MASKS = tuple(GROUPS["mgmtn8"])  # Mouth, Ear, Lower Face, Cheeks, Nose, Eyes, Hair, Object
-COLOURS = ((255, 60, 90), (255, 200, 0), (150, 220, 60), (255, 130, 60), (0, 190, 255), (60, 90, 255), (150, 70, 230), (0, 230, 160))
+COLORS = ((255, 60, 90), (255, 200, 0), (150, 220, 60), (255, 130, 60), (0, 190, 255), (60, 90, 255), (150, 70, 230), (0, 230, 160))
 
 Array = npt.NDArray[np.float64]
 
@@ -132,10 +132,10 @@ def draw_masks(pixels: Pixels, masks: npt.ArrayLike, names: Sequence[str] = MASK
     tiles = []
     for i, (name, mask) in enumerate(zip(names, np.asarray(masks, np.float32), strict=True)):
         weight = 0.6 * mask[..., None]
-        tile = np.rint(pixels * (1 - weight) + weight * COLOURS[i % len(COLOURS)]).astype(np.uint8)
+        tile = np.rint(pixels * (1 - weight) + weight * COLORS[i % len(COLORS)]).astype(np.uint8)
         scale = max(0.35, pixels.shape[0] / 400)
-        for colour, thick in (((0, 0, 0), 3), ((255, 255, 255), 1)):
-            cv2.putText(tile, name, (3, 3 + round(24 * scale)), cv2.FONT_HERSHEY_SIMPLEX, scale, colour, thick, cv2.LINE_AA)
+        for color, thick in (((0, 0, 0), 3), ((255, 255, 255), 1)):
+            cv2.putText(tile, name, (3, 3 + round(24 * scale)), cv2.FONT_HERSHEY_SIMPLEX, scale, color, thick, cv2.LINE_AA)
         tiles.append(tile)
     tiles += [np.zeros_like(pixels)] * (-len(tiles) % 4)
     return np.concatenate([np.concatenate(tiles[i : i + 4], 1) for i in range(0, len(tiles), 4)])
@@ -348,7 +348,7 @@ class Mgmtn(nn.Module):
             for i in whole.nonzero()[:, 0].tolist():
                 truth[i] = masks_of(targets[name][i].cpu().numpy() * (w, h) - 0.5, (w, h))
         if not truth:
-            return {"masks": silent(logits)}
+            return {"masks": zero_loss(logits)}
         return {"masks": mask_loss(logits[list(truth)], torch.from_numpy(np.stack(list(truth.values()))).to(logits))}
 
 

@@ -31,7 +31,7 @@ _MANY = 48  # a task with more numbers than this shares queries: ages are steps 
 _SHARED = 8
 
 
-class Values(nn.Module):
+class VectorHeads(nn.Module):
     """Maps of two levels, and a summary of the face (B, c) -> task name -> (B, n).
 
     A query a number, or eight for a task of many; each task reads its queries with weights of its own. There is no
@@ -98,7 +98,7 @@ class Pyramid(nn.Module):
         return x
 
 
-class Finer(nn.Module):
+class ParsingRefinement(nn.Module):
     """Logits (B, n, h, w) -> logits (B, n, 2h, 2w): enlarged, plus what edges at twice the resolution change.
 
     Args:
@@ -118,7 +118,7 @@ class Finer(nn.Module):
         return enlarged + self.out(self.mix(torch.cat([self.low(early), context], 1)))
 
 
-class Dense(nn.Module):
+class DenseHeads(nn.Module):
     """The pyramid and one branch a shape of answer -> task name -> logits (B, n, h, w), a quarter of the crop's side.
 
     Args:
@@ -128,7 +128,7 @@ class Dense(nn.Module):
     def __init__(self, channels: Sequence[int], points: Mapping[str, int], maps: Mapping[str, int], width: int, finer: int = 0):
         super().__init__()
         self.kinds = {kind: dict(answers) for kind, answers in (("points", points), ("maps", maps)) if answers}
-        self.finer = Finer(channels[0], width, sum(maps.values()), finer) if finer and maps else None
+        self.finer = ParsingRefinement(channels[0], width, sum(maps.values()), finer) if finer and maps else None
         self.pyramid = Pyramid(channels[1:] if finer else channels, width)
         self.branch = nn.ModuleDict(
             {k: nn.Sequential(conv_bn(width, width, 3), nn.Conv2d(width, sum(a.values()), 1)) for k, a in self.kinds.items()}
@@ -157,7 +157,7 @@ class Residual(nn.Module):
         return F.relu(x + self.second(self.first(x)))
 
 
-class OwnStages(nn.Module):
+class IdentityBranch(nn.Module):
     """Maps of strides 8, 16 and 32 -> one of stride 32 with `width` channels, for a task that shares no more than those maps.
 
     Args:
@@ -201,8 +201,8 @@ class Mien(nn.Module):
         encoder: images -> four maps, finest first, and with `finer` one more before them. tasks: what is asked, in output order.
         view: how faces are shown.
         levels: of the encoder, that the queries read. dim, heads, layers, ffn: of the query decoder.
-        width: of the pyramid. finer: of what makes parsing twice as fine, see `Dense`. summary: of the whole face's summary.
-        hidden: width inside an identity head. own: of an identity's last stages, see `OwnStages`; 0: it reads the encoder's last map.
+        width: of the pyramid. finer: of what makes parsing twice as fine, see `DenseHeads`. summary: of the whole face's summary.
+        hidden: width inside an identity head. own: of an identity's last stages, see `IdentityBranch`; 0: it reads the encoder's last map.
         dropout: before the last layer of values.
     """
 
@@ -225,9 +225,11 @@ class Mien(nn.Module):
         grid = (-(-view.size[1] // stride), -(-view.size[0] // stride))
         self.summary = conv_bn(last, summary) if vectors else None
         read = tuple(encoder.channels[self.early + i] for i in levels)
-        self.values = Values(read, summary, vectors, dim=dim, heads=heads, layers=layers, ffn=ffn, dropout=dropout) if vectors else None
-        self.dense = Dense(encoder.channels, points, maps, width, finer) if points or maps else None
-        self.own = nn.ModuleDict({name: OwnStages(encoder.channels[-3:], own) for name in embeddings if own})
+        self.values = (
+            VectorHeads(read, summary, vectors, dim=dim, heads=heads, layers=layers, ffn=ffn, dropout=dropout) if vectors else None
+        )
+        self.dense = DenseHeads(encoder.channels, points, maps, width, finer) if points or maps else None
+        self.own = nn.ModuleDict({name: IdentityBranch(encoder.channels[-3:], own) for name in embeddings if own})
         self.who = nn.ModuleDict({name: Who(own or last, grid, hidden, d) for name, d in embeddings.items()})
         self.heads: dict[tuple[str, ...], Callable[[list[Tensor]], dict[str, Tensor]]] = {
             **({tuple(vectors): self._values} if vectors else {}),
@@ -251,7 +253,7 @@ class Mien(nn.Module):
             told |= head(maps)
         return {t.name: told[t.name] for t in self.tasks}
 
-    def learn(self, images: Tensor, targets: dict[str, Tensor], known: dict[str, Tensor], criteria: Mapping[str, Any]) -> dict[str, Tensor]:
+    def learn(self, images: Tensor, targets: dict[str, Tensor], mask: dict[str, Tensor], criteria: Mapping[str, Any]) -> dict[str, Tensor]:
         """Losses by task: each head sees the pictures that label one of its tasks, or all of them where none does.
 
         The same losses as on all pictures, but for batch norms, which then follow labelled pictures alone. A head that stands still and
@@ -259,12 +261,12 @@ class Mien(nn.Module):
         """
         maps, losses = self.encoder(images), dict[str, Tensor]()
         for names, head in self.heads.items():
-            labelled = torch.stack([known[n].flatten(1).any(1) if known[n].ndim > 1 else known[n] for n in names]).any(0)
+            labelled = torch.stack([mask[n].flatten(1).any(1) if mask[n].ndim > 1 else mask[n] for n in names]).any(0)
             rows = labelled.nonzero().flatten() if int(labelled.sum()) > 1 else torch.arange(len(images))
             if not labelled.any() and not any(p.requires_grad for part in self.parts[names] for p in part.parameters()):
                 rows = rows[:1]
             told = head([m[rows] for m in maps])
-            losses |= {n: criteria[n](told[n], targets[n][rows], known[n][rows]) for n in names}
+            losses |= {n: criteria[n](told[n], targets[n][rows], mask[n][rows]) for n in names}
         return {t.name: losses[t.name] for t in self.tasks}
 
     @property

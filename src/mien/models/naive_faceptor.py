@@ -186,8 +186,8 @@ class NaiveFaceptor(nn.Module):
         vectors = by_type({t.name: t.shape.n for t in tasks if isinstance(t.shape, Vector)})
         places = by_type({t.name: t.shape.n for t in tasks if isinstance(t.shape, Points | Map)})
         embeddings = {t.name: t.shape.d for t in tasks if isinstance(t.shape, Embedding)}
-        known = {name for group in (*vectors.values(), *places.values()) for name in group} | set(embeddings)
-        if unknown := [t.name for t in tasks if t.name not in known]:
+        mask = {name for group in (*vectors.values(), *places.values()) for name in group} | set(embeddings)
+        if unknown := [t.name for t in tasks if t.name not in mask]:
             raise UsageError(f"Naive Faceptor has no head for: {', '.join(unknown)}")
         if both := set(vectors) & set(places):
             raise UsageError(f"tasks of one type need one shape of answer; these have two: {', '.join(sorted(both))}")

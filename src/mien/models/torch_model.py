@@ -7,7 +7,7 @@ from typing import Any
 from mien.types import Floats, View
 
 
-class TorchAnswerer:
+class TorchModel:
     """A torch model behind the face of an ONNX one: numpy in, numpy out.
 
     Args:

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mien.io.image import Source
-from mien.recognition.verification import CLUSTER_FMR, Cut, cut_for, identity_of
+from mien.recognition.verification import CLUSTER_FMR, MatchThreshold, embedding_of, match_threshold
 from mien.types import Face, Floats
 
 if TYPE_CHECKING:
@@ -108,7 +108,7 @@ def cluster_faces(
     from mien.inference.reader import load
 
     reader = reader or load(tasks=["identity", "age"])
-    album = Album(album_cut(reader.model, fmr=fmr, threshold=threshold), min_size, same_photo)
+    album = Album(album_threshold(reader.model, fmr=fmr, threshold=threshold), min_size, same_photo)
     for reading in reader.stream(photos):
         if reading.error is None:
             album.add(reading.path, reading)
@@ -116,11 +116,11 @@ def cluster_faces(
     return album
 
 
-def album_cut(model: Any, *, fmr: float | None = None, threshold: float | None = None) -> Cut:
+def album_threshold(model: Any, *, fmr: float | None = None, threshold: float | None = None) -> MatchThreshold:
     """The similarity that joins two faces of an album: stricter than for one pair, because an album has many pairs."""
-    cut = cut_for(model, fmr=fmr, threshold=threshold, default_fmr=CLUSTER_FMR)
+    cut = match_threshold(model, fmr=fmr, threshold=threshold, default_fmr=CLUSTER_FMR)
     if cut.fmr is None and threshold is None:
-        return Cut(cut.similarity + STRICTER, None, f"{cut.source}; {STRICTER:g} stricter")
+        return MatchThreshold(cut.similarity + STRICTER, None, f"{cut.source}; {STRICTER:g} stricter")
     return cut
 
 
@@ -133,7 +133,7 @@ class Album:
             somebody was seen, 0 for faces that nobody else's joined.
     """
 
-    cut: Cut
+    cut: MatchThreshold
     smallest: float = 32.0
     same_photo: bool = False
     photos: int = 0
@@ -151,7 +151,7 @@ class Album:
                 self.small += 1
                 places.append(None)
                 continue
-            self._embeddings.append(identity_of(face))
+            self._embeddings.append(embedding_of(face))
             box = [round(float(v), 2) for v in face.box]
             child = "age" in face and face["age"].years < CHILD
             self.rows.append({"path": path, "face": number, "box": box, "photo": self.photos, "child": child})

@@ -24,13 +24,13 @@ from mien.io.image import Source
 from mien.recognition import records
 from mien.recognition.error_rates import Rates
 from mien.recognition.records import Added, Answer, Forgotten, Match, NoFace, Person, SeveralFaces
-from mien.recognition.store import FACE, NOT, NotErased, Row, Store, new_key, new_store, open_store
+from mien.recognition.store import FACE, NOT, ErasureFailed, Row, Store, new_key, new_store, open_store
 from mien.types import Face, Floats
 
 if TYPE_CHECKING:
     from mien.inference.reader import Reader
 
-__all__ = ["Added", "Answer", "Forgotten", "Gallery", "Match", "NoFace", "NotErased", "Person", "SeveralFaces", "new_key"]
+__all__ = ["Added", "Answer", "Forgotten", "Gallery", "Match", "NoFace", "ErasureFailed", "Person", "SeveralFaces", "new_key"]
 
 SAME = 0.9999  # similarity from which two pictures are one picture
 ALIKE = 0.5  # Ours: what counts as alike for a network whose false matches were not measured

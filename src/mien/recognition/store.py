@@ -35,7 +35,7 @@ FACE, NOT = "face", "not"
 _log = logging.getLogger(__name__)
 
 
-class NotErased(MienError):
+class ErasureFailed(MienError):
     """Something that was to be erased is still there."""
 
     code = "not_erased"
@@ -206,7 +206,9 @@ class _Table:
         self.table.optimize(cleanup_older_than=timedelta(milliseconds=1), delete_unverified=True)
         stale = sorted(str(p) for p in self._files() & before)
         if stale or len(self.table.list_versions()) != 1:
-            raise NotErased(f"an older version of {self.uri} is still there ({', '.join(stale)}); close its other writers and forget again")
+            raise ErasureFailed(
+                f"an older version of {self.uri} is still there ({', '.join(stale)}); close its other writers and forget again"
+            )
         self.tend()
 
     def _read(self, call: Callable[[], Any]) -> Any:

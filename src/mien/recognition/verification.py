@@ -20,7 +20,7 @@ VERIFY_FMR, CLUSTER_FMR = 1e-2, 1e-3
 
 
 @dataclass(frozen=True, slots=True)
-class Cut:
+class MatchThreshold:
     """The similarity from which two faces count as one person, inclusive.
 
     Attributes:
@@ -39,7 +39,9 @@ class Cut:
         return {"threshold": round(self.similarity, 4), "false_match_rate": fmr, "false_non_match_rate": fnmr, "source": self.source}
 
 
-def cut_for(model: Any, *, fmr: float | None = None, threshold: float | None = None, default_fmr: float = VERIFY_FMR) -> Cut:
+def match_threshold(
+    model: Any, *, fmr: float | None = None, threshold: float | None = None, default_fmr: float = VERIFY_FMR
+) -> MatchThreshold:
     """The cut for a network.
 
     Args:
@@ -59,11 +61,15 @@ def cut_for(model: Any, *, fmr: float | None = None, threshold: float | None = N
     if threshold is not None:
         if not -1 <= threshold <= 1:
             raise UsageError(f"a threshold is a cosine, -1..1, not {threshold}")
-        return Cut(threshold, rates.fmr(threshold), "given", _missed(rates, threshold)) if rates else Cut(threshold, None, "given")
+        return (
+            MatchThreshold(threshold, rates.fmr(threshold), "given", _missed(rates, threshold))
+            if rates
+            else MatchThreshold(threshold, None, "given")
+        )
     if rates:
         wanted = default_fmr if fmr is None else fmr
         similarity = rates.threshold(wanted)
-        return Cut(similarity, wanted, TABLE.name, _missed(rates, similarity))
+        return MatchThreshold(similarity, wanted, TABLE.name, _missed(rates, similarity))
     if fmr is not None:
         raise UsageError(f"no false-match rates were measured for these weights, so there is no threshold for {fmr:g}; give a threshold")
     path = getattr(model, "path", None)
@@ -71,7 +77,7 @@ def cut_for(model: Any, *, fmr: float | None = None, threshold: float | None = N
     scores = json.loads(beside.read_text(encoding="utf-8")).get("scores", {}) if beside and beside.is_file() else {}
     if "lfw" not in scores:
         raise UsageError("nobody measured a threshold for these weights; give one: two faces are one person from this similarity on")
-    return Cut(float(scores["lfw"]["threshold"]), None, f"LFW, accuracy {scores['lfw']['accuracy']:.1f} %")
+    return MatchThreshold(float(scores["lfw"]["threshold"]), None, f"LFW, accuracy {scores['lfw']['accuracy']:.1f} %")
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,14 +86,14 @@ class Verification:
 
     Attributes:
         same: whether the similarity reaches the threshold. similarity: cosine of the two embeddings, -1..1.
-        threshold: the operating point, see `Cut`.
+        threshold: the operating point, see `MatchThreshold`.
         faces: the face of each photo that was compared.
         counts: faces found in each photo.
     """
 
     same: bool
     similarity: float
-    threshold: Cut
+    threshold: MatchThreshold
     faces: tuple[Face, Face]
     counts: tuple[int, int]
 
@@ -109,7 +115,7 @@ def verify(
     from mien.inference.reader import load
 
     reader = reader or load(tasks=["identity"])
-    cut = cut_for(reader.model, fmr=fmr, threshold=threshold)
+    cut = match_threshold(reader.model, fmr=fmr, threshold=threshold)
     readings = []
     for photo in (first, second):
         reading = reader(photo)
@@ -118,7 +124,7 @@ def verify(
             raise UsageError(f"no face was found in {named}; try a larger or a clearer photo")
         readings.append(reading)
     faces = (readings[0][0], readings[1][0])
-    similarity = float(identity_of(faces[0]) @ identity_of(faces[1]))
+    similarity = float(embedding_of(faces[0]) @ embedding_of(faces[1]))
     return Verification(similarity >= cut.similarity, similarity, cut, faces, (len(readings[0]), len(readings[1])))
 
 
@@ -128,7 +134,7 @@ def _missed(rates: Any, similarity: float) -> float:
     return float(np.interp(similarity, [r["threshold"] for r in rows], [r["fnmr"] for r in rows]))
 
 
-def identity_of(face: Face) -> Floats:
+def embedding_of(face: Face) -> Floats:
     """A face's embedding, of whichever identity task was answered.
 
     Raises:

@@ -17,7 +17,7 @@ try:
     from starlette.exceptions import HTTPException
 
     from mien.server import schema
-    from mien.server.middleware import Gate
+    from mien.server.middleware import Middleware
     from mien.server.request_body import read_form
 except ModuleNotFoundError as e:
     raise UsageError(f"{NEEDED} ({e.name} is not installed)") from e
@@ -27,7 +27,7 @@ from mien.inference.reader import Reader
 from mien.server.errors import envelope
 from mien.server.limits import Keys, Limits
 from mien.server.page import Page
-from mien.server.worker import Question
+from mien.server.worker import AnalyzeRequest
 from mien.tasks import DERIVED, TASKS
 
 if TYPE_CHECKING:
@@ -73,10 +73,10 @@ def app(
 
         if service.identity not in service.offered:
             raise UsageError("a gallery needs identity, and this server does not offer it; add it to --tasks, or leave the gallery out")
-        routes(api, service, gallery(service.work.ready(Question((service.identity,)))))
+        routes(api, service, gallery(service.work.ready(AnalyzeRequest((service.identity,)))))
     plain = api.openapi
     api.openapi = lambda: schema.finish(plain(), keys is not None)  # type: ignore[method-assign]
-    api.add_middleware(Gate, keys=keys, limits=service.limits, counts=service.counts)
+    api.add_middleware(Middleware, keys=keys, limits=service.limits, counts=service.counts)
     api.add_middleware(Page)  # before the gate: a browser has no key to send until the page has asked for it
     return api
 
@@ -100,7 +100,7 @@ def _pictures(api: FastAPI, service: Service) -> None:
             raise ApiError(400, "bad_field", f"the field 'masks' must be runs, not {masks[:40]!r}", details={"field": "masks"})
         if tasks is not None:
             service.allowed(tasks)
-        question = Question(tasks or service.default, score, faces, masks is not None)
+        question = AnalyzeRequest(tasks or service.default, score, faces, masks is not None)
         records = await service.each(service.work.record, form.images, question, request)
         if len(records) == 1 and records[0].error is not None:
             raise of_photo(records[0].error, 1)
@@ -120,7 +120,7 @@ def _pictures(api: FastAPI, service: Service) -> None:
         cut = service.cut(threshold, fmr)
         if len(form.images) != 2:
             raise ApiError(400, "bad_field", f"two pictures are compared; {len(form.images)} came", details={"field": "image"})
-        readings = await service.each(service.work.read, form.images, Question((service.identity,), score), request)
+        readings = await service.each(service.work.read, form.images, AnalyzeRequest((service.identity,), score), request)
         for number, reading in enumerate(readings, 1):
             if isinstance(reading.error, PhotoError):
                 raise of_photo(reading.error, number)

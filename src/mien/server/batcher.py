@@ -9,8 +9,8 @@ from collections.abc import Callable, Mapping
 import numpy as np
 
 from mien.errors import UsageError
-from mien.server.limits import Deadline, Late
-from mien.types import Answerer, Floats
+from mien.server.limits import Deadline, DeadlineExceeded
+from mien.types import Floats, InferenceModel
 
 FOREVER = 365 * 86400.0
 
@@ -37,7 +37,7 @@ class Batcher:
         observe: told (faces, calls) of each forward.
     """
 
-    def __init__(self, model: Answerer, *, faces: int = 16, wait_ms: float = 4.0, observe: Callable[[int, int], None] | None = None):
+    def __init__(self, model: InferenceModel, *, faces: int = 16, wait_ms: float = 4.0, observe: Callable[[int, int], None] | None = None):
         if faces < 1 or wait_ms < 0:
             raise UsageError(f"a batch needs 1 or more faces and a wait of 0 ms or more, not {faces} and {wait_ms}")
         self.model, self.faces, self.wait, self._observe = model, faces, wait_ms / 1e3, observe
@@ -85,7 +85,7 @@ class Batcher:
                 if mine in self._waiting:
                     self._waiting.remove(mine)
             deadline.check()
-            raise Late("the request's time is over")
+            raise DeadlineExceeded("the request's time is over")
         if mine.error is not None:
             raise RuntimeError("the forward failed") from mine.error
         return mine.answer
@@ -142,7 +142,7 @@ class Batcher:
 
 
 class Visit:
-    """A `Batcher` for one picture: an `Answerer` with a deadline. Enter it before the picture is opened."""
+    """A `Batcher` for one picture: an `InferenceModel` with a deadline. Enter it before the picture is opened."""
 
     def __init__(self, batcher: Batcher, deadline: Deadline):
         self.view, self.tasks, self._batcher, self._deadline, self._expected = batcher.view, batcher.tasks, batcher, deadline, 0

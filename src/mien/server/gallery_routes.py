@@ -14,12 +14,12 @@ from fastapi.responses import JSONResponse
 from PIL import Image
 
 from mien.errors import UsageError
-from mien.recognition.gallery import Gallery, NotErased
+from mien.recognition.gallery import ErasureFailed, Gallery
 from mien.server import schema
 from mien.server.errors import ApiError, of_photo
 from mien.server.limits import Deadline
 from mien.server.request_body import Form, read_form, read_json
-from mien.server.worker import Question, Record
+from mien.server.worker import AnalyzeRequest, Record
 
 Pick = Literal["refuse", "largest"]
 
@@ -32,7 +32,7 @@ ERRORS = (400, 401, 403, 408, 413, 415, 422, 429, 500, 503, 504)
 JSON_ERRORS = (400, 401, 403, 404, 408, 413, 415, 429, 500, 503, 504)
 PLAIN_ERRORS = (400, 401, 403, 429, 500, 503, 504)
 PAGE = 100  # people of an export at once, where nobody says how many
-MOST = 1000
+MAXIMUM = 1000
 _log = logging.getLogger("mien.server")
 
 
@@ -43,7 +43,7 @@ def said(gallery: Gallery) -> Iterator[None]:
         yield
     except UsageError as e:
         raise ApiError(400, "gallery", str(e).replace(gallery.uri, "(this server's)")) from e
-    except NotErased as e:
+    except ErasureFailed as e:
         _log.error("%s", e)
         raise ApiError(500, "not_erased", "something of what was to be forgotten is still on the disk; ask again") from e
 
@@ -155,7 +155,7 @@ def one_face_each(readings: Sequence[Reading], pick: Pick) -> list[Any]:
 def routes(api: FastAPI, service: Service, gallery: Gallery) -> None:
     """What `mien gallery` does, by HTTP. All of it runs on the line's threads."""
     _ = gallery.threshold  # where none is known the server shall not start
-    question = Question((gallery.task,))
+    question = AnalyzeRequest((gallery.task,))
     _identify(api, service, gallery, question)
     _people(api, service, gallery, question)
     _mend(api, service, gallery)
@@ -167,8 +167,8 @@ def _said_once(request: Request, **found: Any) -> JSONResponse:
     return JSONResponse({"request_id": request.state.request_id, **found})
 
 
-def _identify(api: FastAPI, service: Service, gallery: Gallery, question: Question) -> None:
-    def who_is(top: int, data: bytes, question: Question, deadline: Deadline) -> Record:
+def _identify(api: FastAPI, service: Service, gallery: Gallery, question: AnalyzeRequest) -> None:
+    def who_is(top: int, data: bytes, question: AnalyzeRequest, deadline: Deadline) -> Record:
         reading = service.work.read(data, question, deadline)
         record = reading.to_dict()
         if reading.error is None:
@@ -190,7 +190,7 @@ def _identify(api: FastAPI, service: Service, gallery: Gallery, question: Questi
         return JSONResponse({"request_id": request.state.request_id, "results": [r.json for r in records]})
 
 
-def _people(api: FastAPI, service: Service, gallery: Gallery, question: Question) -> None:
+def _people(api: FastAPI, service: Service, gallery: Gallery, question: AnalyzeRequest) -> None:
     @api.post("/v1/gallery/people", responses=schema.replies("Enrolled", *ERRORS), openapi_extra=schema.body(schema.ENROL_FORM))
     async def add(request: Request) -> JSONResponse:
         """Enrol the one face of each picture under one name. If any picture will not do, none is enrolled."""
@@ -251,7 +251,7 @@ def _mend(api: FastAPI, service: Service, gallery: Gallery) -> None:
         return _said_once(request, person=found)
 
 
-def _correct(api: FastAPI, service: Service, gallery: Gallery, question: Question) -> None:
+def _correct(api: FastAPI, service: Service, gallery: Gallery, question: AnalyzeRequest) -> None:
     replies = schema.replies("Corrected", 404, *ERRORS)
 
     @api.post("/v1/gallery/people/{person}/corrections", responses=replies, openapi_extra=schema.body(schema.CORRECT_FORM))
@@ -289,7 +289,7 @@ def _whole(api: FastAPI, service: Service, gallery: Gallery) -> None:
         """All that is kept, open and not sealed: of one person, or of everybody in parts. Embeddings only where asked for."""
         form = Form([], {n: request.query_params.getlist(n) for n in request.query_params})
         person, after = form.text("person"), form.text("after") or ""
-        limit = form.number("limit", int, lambda v: 1 <= v <= MOST, f"a whole number from 1 to {MOST}") or PAGE
+        limit = form.number("limit", int, lambda v: 1 <= v <= MAXIMUM, f"a whole number from 1 to {MAXIMUM}") or PAGE
         embeddings = form.text("embeddings") or "false"
         form.done(("person", "after", "limit", "embeddings"))
         if embeddings not in ("true", "false"):

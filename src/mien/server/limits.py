@@ -48,7 +48,7 @@ class Limits:
             raise UsageError(f"the limit rate must be above 0 pictures a minute, not {self.rate}; None switches it off")
 
 
-class Late(MienError):
+class DeadlineExceeded(MienError):
     """The time of a request is over."""
 
     code = "timeout"
@@ -73,7 +73,7 @@ class Deadline:
     def check(self) -> None:
         """Raises: Late."""
         if self.left() <= 0:
-            raise Late(f"the request took longer than {self.seconds:g} s; send fewer or smaller pictures")
+            raise DeadlineExceeded(f"the request took longer than {self.seconds:g} s; send fewer or smaller pictures")
 
 
 class Keys:

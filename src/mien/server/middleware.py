@@ -21,7 +21,7 @@ _ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _log = logging.getLogger("mien.server")
 
 
-class Gate:
+class Middleware:
     """ASGI middleware. The log has route, status, time, the key's name and the request id; never a body, a key or an answer.
 
     Args:
@@ -110,7 +110,7 @@ class Gate:
 class _Body:
     """Counts a request's body as it comes."""
 
-    def __init__(self, gate: Gate, receive: Receive):
+    def __init__(self, gate: Middleware, receive: Receive):
         self._gate, self._receive, self._bytes, self._counted = gate, receive, 0, False
 
     def begin(self, scope: Scope, headers: dict[str, str]) -> None:

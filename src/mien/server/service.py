@@ -10,13 +10,13 @@ from fastapi import Request
 
 from mien.errors import UnknownTask, UsageError
 from mien.inference.reader import Reader
-from mien.recognition.verification import Cut, cut_for
+from mien.recognition.verification import MatchThreshold, match_threshold
 from mien.server.batcher import Batcher
 from mien.server.errors import ApiError
 from mien.server.limits import Deadline, Limits
 from mien.server.metrics import Counts
-from mien.server.worker import Line, Question, Work
-from mien.tasks import ON_REQUEST, answerable
+from mien.server.worker import AnalyzeRequest, Pipeline, WorkQueue
+from mien.tasks import ON_REQUEST, supported_tasks
 
 T = TypeVar("T")
 
@@ -30,7 +30,7 @@ class Service:
     def __init__(
         self, reader: Reader, *, limits: Limits, offered: Sequence[str] | None, workers: int, batch_faces: int, batch_wait_ms: float
     ):
-        can = answerable(t.name for t in reader.model.tasks)
+        can = supported_tasks(t.name for t in reader.model.tasks)
         wrong = [n for n in offered or () if n not in can]
         if wrong:
             raise UnknownTask(f"this model does not answer {wrong[0]!r}; it answers: {', '.join(can)}")
@@ -43,15 +43,15 @@ class Service:
         )
         self.identity = next((n for n in ("identity512", "identity") if n in can), None)
         self.batcher = Batcher(reader.model, faces=batch_faces, wait_ms=batch_wait_ms, observe=self.counts.forward)
-        self.line = Line(workers, limits.queue)
-        self.work = Work(reader, self.batcher, most_faces=limits.faces, pixels=limits.pixels, counts=self.counts)
+        self.line = WorkQueue(workers, limits.queue)
+        self.work = Pipeline(reader, self.batcher, most_faces=limits.faces, pixels=limits.pixels, counts=self.counts)
         self.counts.watch("mien_queue_depth", "Pictures that wait for a thread.", lambda: self.line.waiting)
         self.counts.watch("mien_pictures_inside", "Pictures that wait or are being read.", lambda: self.line.inside)
 
     def allowed(self, names: Sequence[str]) -> None:
         """Raises: ApiError 400 for what the model does not know, 403 for what this server does not offer."""
         try:
-            self.work.ready(Question(tuple(names)))
+            self.work.ready(AnalyzeRequest(tuple(names)))
         except UnknownTask as e:
             raise ApiError(400, "unknown_task", str(e), details={"offered": list(self.offered)}) from e
         for name in names:
@@ -60,9 +60,9 @@ class Service:
                 raise ApiError(403, "task_not_offered", text, details={"offered": list(self.offered)})
 
     async def each(
-        self, how: Callable[[bytes, Question, Deadline], T], images: Sequence[bytes], question: Question, request: Request
+        self, how: Callable[[bytes, AnalyzeRequest, Deadline], T], images: Sequence[bytes], question: AnalyzeRequest, request: Request
     ) -> list[T]:
-        """All pictures of a request, in order, by `Work.read` or `Work.record`."""
+        """All pictures of a request, in order, by `Pipeline.read` or `Pipeline.record`."""
         state = request.state
         self.work.ready(question)
         if len(images) > 1:
@@ -70,14 +70,14 @@ class Service:
         deadline: Deadline = state.deadline
         return await self.line.run([partial(how, data, question, deadline) for data in images], deadline)
 
-    def cut(self, threshold: float | None, fmr: float | None) -> Cut | None:
+    def cut(self, threshold: float | None, fmr: float | None) -> MatchThreshold | None:
         """From which similarity on two faces are one person's; None where nobody asked and nobody measured it.
 
         Raises:
             ApiError: 400, what was asked for cannot be had.
         """
         try:
-            return cut_for(self.work.reader.model, threshold=threshold, fmr=fmr)
+            return match_threshold(self.work.reader.model, threshold=threshold, fmr=fmr)
         except UsageError as e:
             if threshold is None and fmr is None:
                 return None

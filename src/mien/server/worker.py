@@ -21,15 +21,15 @@ from mien.inference.reader import Reader, Reading
 from mien.io.image import load_photo
 from mien.server.batcher import Batcher
 from mien.server.errors import ApiError
-from mien.server.limits import Deadline, Late, TooManyFaces
+from mien.server.limits import Deadline, DeadlineExceeded, TooManyFaces
 from mien.server.metrics import Counts
 from mien.tasks.parsing import Parsing
-from mien.types import Answerer, Face
+from mien.types import Face, InferenceModel
 
 T = TypeVar("T")
 
 
-class Line:
+class WorkQueue:
     """Threads behind a bounded line. Used from one event loop.
 
     Args:
@@ -64,7 +64,7 @@ class Line:
         if not late:
             try:
                 return [w.result() for w in wrapped]
-            except Late as e:
+            except DeadlineExceeded as e:
                 raise ApiError(504, "timeout", str(e)) from e
         unbegun = [f.cancel() for f in futures if not f.done()]
         if unbegun and all(unbegun):
@@ -100,7 +100,7 @@ class Line:
 
 
 @dataclass(frozen=True, slots=True)
-class Question:
+class AnalyzeRequest:
     """What a request wants to know of each picture.
 
     Attributes:
@@ -134,14 +134,14 @@ def mask_of(answer: Parsing) -> dict[str, Any]:
     return {"size": [w, h], "from_photo": answer.from_photo.tolist(), "runs": runs.reshape(-1).tolist()}
 
 
-class Work:
+class Pipeline:
     """Bytes -> `Reading`, by the reader's detector and the batcher's shared forwards. Called from the line's threads."""
 
     def __init__(self, reader: Reader, batcher: Batcher, *, most_faces: int, pixels: int, counts: Counts):
         self.reader, self.batcher, self.most_faces, self.pixels, self.counts = reader, batcher, most_faces, pixels, counts
         self.model = {"name": batcher.name, "sha256": batcher.sha256}
 
-    def ready(self, question: Question, model: Answerer | None = None) -> Reader:
+    def ready(self, question: AnalyzeRequest, model: InferenceModel | None = None) -> Reader:
         """The reader that answers this question, with the batcher's model or with a visit to it. What cannot be asked shows here.
 
         Raises:
@@ -156,7 +156,7 @@ class Work:
         tasks = self.reader.asked if question.tasks is None else question.tasks
         return Reader(detector, model or self.batcher, tasks=tasks, batch=self.batcher.faces, max_pixels=self.pixels)
 
-    def read(self, data: bytes, question: Question, deadline: Deadline) -> Reading:
+    def read(self, data: bytes, question: AnalyzeRequest, deadline: Deadline) -> Reading:
         """One picture. One that cannot be read gives a reading with `.error`, as in a list of `Reader`.
 
         Raises:
@@ -174,7 +174,7 @@ class Work:
             self.counts.stage.labels(stage).observe(ms / 1e3)
         return reading
 
-    def record(self, data: bytes, question: Question, deadline: Deadline) -> Record:
+    def record(self, data: bytes, question: AnalyzeRequest, deadline: Deadline) -> Record:
         """As `read`, but only what is answered: made here, off the event loop."""
         reading = self.read(data, question, deadline)
         json = reading.to_dict()
@@ -185,7 +185,7 @@ class Work:
                         plain[name]["mask"] = mask_of(answer)
         return Record(json, reading.error)
 
-    def _read(self, reader: Reader, data: bytes, question: Question, deadline: Deadline) -> Reading:
+    def _read(self, reader: Reader, data: bytes, question: AnalyzeRequest, deadline: Deadline) -> Reading:
         times = [time.perf_counter()]
 
         def lap() -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from mien.tasks.base import Criterion, Task, Vector, over_known, softmax
+from mien.tasks.base import Criterion, Task, Vector, over_labelled, softmax
 from mien.types import Crop, Floats
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ class AgeTask(Task[Age]):
             kl = (goal * (goal.clamp_min(1e-12).log() - log_p)).sum(-1).mean()
             return kl + self.l1_weight * ((log_p.exp() * bins).sum(-1) - years).abs().mean()
 
-        return over_known(loss)
+        return over_labelled(loss)
 
     def read(self, raw: Floats, crop: Crop) -> Age:
         years = float(softmax(raw) @ np.arange(101))
@@ -74,10 +74,10 @@ class AgeTask(Task[Age]):
     def metrics(self) -> AgeError:
         return AgeError()
 
-    def move(self, label: Any, affine: npt.ArrayLike, mirrored: bool, size: tuple[int, int]) -> tuple[Any, Any]:
+    def encode_target(self, label: Any, affine: npt.ArrayLike, mirrored: bool, size: tuple[int, int]) -> tuple[Any, Any]:
         return np.float32(min(max(_guess(label)[0], 0.0), 100.0)), np.True_
 
-    def blank(self, size: tuple[int, int]) -> tuple[Any, Any]:
+    def missing_target(self, size: tuple[int, int]) -> tuple[Any, Any]:
         return np.float32(0), np.False_
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from mien.tasks.base import Criterion, Derived, Metrics, Task, Vector, rounded, sigmoid, silent
+from mien.tasks.base import Criterion, Derived, Metrics, Task, Vector, rounded, sigmoid, zero_loss
 from mien.types import Crop, Floats
 
 if TYPE_CHECKING:
@@ -88,11 +88,11 @@ class AttributesTask(Task[Attributes]):
     def criterion(self) -> Criterion:
         from torch.nn import functional as F
 
-        def loss(raw: Tensor, target: Tensor, known: Tensor) -> Tensor:
-            if not bool(known.any()):
-                return silent(raw)
+        def loss(raw: Tensor, target: Tensor, mask: Tensor) -> Tensor:
+            if not bool(mask.any()):
+                return zero_loss(raw)
             bce = F.binary_cross_entropy_with_logits(raw, target, reduction="none")
-            weight = known.to(raw.dtype)
+            weight = mask.to(raw.dtype)
             weight = weight * weight.sum(1, keepdim=True).clamp_min(1).rsqrt()
             return (bce * weight).sum() / weight.sum()
 
@@ -104,13 +104,13 @@ class AttributesTask(Task[Attributes]):
     def metrics(self) -> Metrics:
         return MeanAccuracy()
 
-    def move(self, label: Any, affine: npt.ArrayLike, mirrored: bool, size: tuple[int, int]) -> tuple[Any, Any]:
-        target, known = self.blank(size)
+    def encode_target(self, label: Any, affine: npt.ArrayLike, mirrored: bool, size: tuple[int, int]) -> tuple[Any, Any]:
+        target, mask = self.missing_target(size)
         for name, value in _known(label).items():
-            target[self.index[name]], known[self.index[name]] = value, True
-        return target, known
+            target[self.index[name]], mask[self.index[name]] = value, True
+        return target, mask
 
-    def blank(self, size: tuple[int, int]) -> tuple[Any, Any]:
+    def missing_target(self, size: tuple[int, int]) -> tuple[Any, Any]:
         return np.zeros(len(self.names), np.float32), np.zeros(len(self.names), bool)
 
 

@@ -97,7 +97,7 @@ class Task(ABC, Generic[R]):
         """A fresh metric for this task's answers."""
 
     @abstractmethod
-    def move(self, label: Any, affine: npt.ArrayLike, mirrored: bool, size: tuple[int, int]) -> tuple[Any, Any]:
+    def encode_target(self, label: Any, affine: npt.ArrayLike, mirrored: bool, size: tuple[int, int]) -> tuple[Any, Any]:
         """Follow a picture into a crop: label -> (target, known), as they stand in a batch.
 
         Args:
@@ -108,10 +108,10 @@ class Task(ABC, Generic[R]):
         """
 
     @abstractmethod
-    def blank(self, size: tuple[int, int]) -> tuple[Any, Any]:
+    def missing_target(self, size: tuple[int, int]) -> tuple[Any, Any]:
         """A finite (target, known = all False) of the right shapes, for a picture that has no label."""
 
-    def unmirror(self, raw: Floats) -> Floats:
+    def undo_hflip(self, raw: Floats) -> Floats:
         """Raw answers (B, ...) to mirrored crops -> what they say of the crops as they are. Most answers are the same in a mirror."""
         return raw
 
@@ -138,16 +138,16 @@ class Derived(Generic[R]):
         raise TypeError(f"{self.name} is derived from {self.source}; call derive(answer)")
 
 
-def over_known(loss: Callable[[Tensor, Tensor], Tensor]) -> Criterion:
+def over_labelled(loss: Callable[[Tensor, Tensor], Tensor]) -> Criterion:
     """A criterion from a loss over rows: it sees the rows whose label is known, and is silent when there is none."""
 
-    def over(raw: Tensor, target: Tensor, known: Tensor) -> Tensor:
-        return loss(raw[known], target[known]) if bool(known.any()) else silent(raw)
+    def over(raw: Tensor, target: Tensor, mask: Tensor) -> Tensor:
+        return loss(raw[mask], target[mask]) if bool(mask.any()) else zero_loss(raw)
 
     return over
 
 
-def silent(raw: Tensor) -> Tensor:
+def zero_loss(raw: Tensor) -> Tensor:
     """Zero loss that still reaches the parameters, so that an absent task has zero (not missing) gradients."""
     return raw.sum() * 0.0
 

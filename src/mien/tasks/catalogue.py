@@ -65,7 +65,7 @@ def task(name: str) -> Task[Any]:
     return same
 
 
-def answerable(tasks: Iterable[str]) -> tuple[str, ...]:
+def supported_tasks(tasks: Iterable[str]) -> tuple[str, ...]:
     """What a model with these tasks can answer, derived answers included, in answer order."""
     own = set(tasks)
     own |= {d.name for d in DERIVED.values() if d.source in own}

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from mien.tasks.base import Criterion, Task, Vector, over_known, rounded, softmax
+from mien.tasks.base import Criterion, Task, Vector, over_labelled, rounded, softmax
 from mien.types import Crop, Floats
 
 if TYPE_CHECKING:
@@ -63,9 +63,9 @@ class ChoiceTask(Task[Choice]):
         def loss(raw: Tensor, target: Tensor) -> Tensor:
             return -(target * raw.log_softmax(-1)).sum(-1).mean()
 
-        return over_known(loss)
+        return over_labelled(loss)
 
-    def unmirror(self, raw: Floats) -> Floats:
+    def undo_hflip(self, raw: Floats) -> Floats:
         return raw[:, self.mirror]
 
     def read(self, raw: Floats, crop: Crop) -> Choice:
@@ -76,11 +76,11 @@ class ChoiceTask(Task[Choice]):
     def metrics(self) -> Accuracy:
         return Accuracy(self.names)
 
-    def move(self, label: Any, affine: npt.ArrayLike, mirrored: bool, size: tuple[int, int]) -> tuple[Any, Any]:
+    def encode_target(self, label: Any, affine: npt.ArrayLike, mirrored: bool, size: tuple[int, int]) -> tuple[Any, Any]:
         votes = np.asarray(label, np.float32) if np.ndim(label) else np.eye(len(self.names), dtype=np.float32)[int(label)]
         return (votes[self.mirror] if mirrored else votes) / votes.sum(), np.True_
 
-    def blank(self, size: tuple[int, int]) -> tuple[Any, Any]:
+    def missing_target(self, size: tuple[int, int]) -> tuple[Any, Any]:
         return np.full(len(self.names), 1 / len(self.names), np.float32), np.False_
 
 

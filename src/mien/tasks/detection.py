@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mien import geometry
-from mien.tasks.base import Boxes, Criterion, Task, over_known, sigmoid
+from mien.tasks.base import Boxes, Criterion, Task, over_labelled, sigmoid
 from mien.types import Crop, Detection, Floats
 
 if TYPE_CHECKING:
@@ -173,7 +173,7 @@ class FaceTask(Task[list[Detection]]):
             score = F.binary_cross_entropy_with_logits(raw[..., 0], goal, reduction="none")
             return (gap * score * learn).sum() / max(1, len(face)) + extra
 
-        return over_known(loss)
+        return over_labelled(loss)
 
     def read(self, raw: Floats, crop: Crop) -> list[Detection]:
         """(cells, 15) and the picture that was shown -> faces in photo pixels."""
@@ -186,11 +186,11 @@ class FaceTask(Task[list[Detection]]):
     def metrics(self) -> Found:
         return Found()
 
-    def move(self, label: Any, affine: npt.ArrayLike, mirrored: bool, size: tuple[int, int]) -> tuple[Any, Any]:
+    def encode_target(self, label: Any, affine: npt.ArrayLike, mirrored: bool, size: tuple[int, int]) -> tuple[Any, Any]:
         rows = within(moved(label, affine, mirrored), (-0.5, -0.5, size[0] - 0.5, size[1] - 0.5))
         return padded(rows), np.True_
 
-    def blank(self, size: tuple[int, int]) -> tuple[Any, Any]:
+    def missing_target(self, size: tuple[int, int]) -> tuple[Any, Any]:
         return np.zeros((ROWS, 16), np.float32), np.False_
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mien.errors import UsageError
-from mien.tasks.base import Criterion, Embedding, Task, over_known, silent
+from mien.tasks.base import Criterion, Embedding, Task, over_labelled, zero_loss
 from mien.types import Crop, Floats
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ class IdentityTask(Task[Identity]):
             cosine = (raw * target).sum(-1) / norms
             return (1 - cosine).mean() + self.distance_weight * (raw - target).square().mean()
 
-        return over_known(loss)
+        return over_labelled(loss)
 
     def read(self, raw: Floats, crop: Crop) -> Identity:
         v = np.asarray(raw, np.float32)
@@ -62,12 +62,12 @@ class IdentityTask(Task[Identity]):
     def metrics(self) -> Verification:
         return Verification()
 
-    def move(self, label: Any, affine: npt.ArrayLike, mirrored: bool, size: tuple[int, int]) -> tuple[Any, Any]:
+    def encode_target(self, label: Any, affine: npt.ArrayLike, mirrored: bool, size: tuple[int, int]) -> tuple[Any, Any]:
         if np.ndim(label) == 0:  # a person's number, see `MarginTask`: data sets move labels by the catalogue's task
             return np.int64(label), np.True_
         return np.asarray(label, np.float32), np.True_
 
-    def blank(self, size: tuple[int, int]) -> tuple[Any, Any]:
+    def missing_target(self, size: tuple[int, int]) -> tuple[Any, Any]:
         assert isinstance(self.shape, Embedding)
         return np.zeros(self.shape.d, np.float32), np.False_
 
@@ -112,17 +112,17 @@ class MarginTask(IdentityTask):
                 cosine = F.linear(F.normalize(raw), F.normalize(self.weight))
                 return task.scale * (cosine - task.margin * F.one_hot(target, task.classes).to(cosine.dtype))
 
-            def forward(self, raw: Tensor, target: Tensor, known: Tensor) -> Tensor:
-                if not bool(known.any()):
-                    return silent(raw) + silent(self.weight)
-                persons = target[known]
+            def forward(self, raw: Tensor, target: Tensor, mask: Tensor) -> Tensor:
+                if not bool(mask.any()):
+                    return zero_loss(raw) + zero_loss(self.weight)
+                persons = target[mask]
                 if others := persons[(persons < 0) | (persons >= task.classes)].tolist():
                     raise UsageError(f"{task.name} knows persons 0..{task.classes - 1}, and a label says {others[0]}; count them again")
-                return F.cross_entropy(self.logits(raw[known], persons), persons)
+                return F.cross_entropy(self.logits(raw[mask], persons), persons)
 
         return CosFace()
 
-    def blank(self, size: tuple[int, int]) -> tuple[Any, Any]:
+    def missing_target(self, size: tuple[int, int]) -> tuple[Any, Any]:
         return np.int64(0), np.False_
 
 

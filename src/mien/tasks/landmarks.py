@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mien import geometry
-from mien.tasks.base import Criterion, Points, Task, over_known
+from mien.tasks.base import Criterion, Points, Task, over_labelled
 from mien.types import Crop, Floats
 
 if TYPE_CHECKING:
@@ -124,15 +124,15 @@ class LandmarkTask(Task[Landmarks]):
             expected = torch.stack([(p.sum(-2) * x).sum(-1), (p.sum(-1) * y).sum(-1)], -1)
             return kl + loss(expected, target)
 
-        known_points = over_known(loss)
+        known_points = over_labelled(loss)
 
-        def each(raw: Tensor, target: Tensor, known: Tensor) -> Tensor:
+        def each(raw: Tensor, target: Tensor, mask: Tensor) -> Tensor:
             # a picture that is known as a whole, (B,), knows all its points
-            return known_points(raw, target, known.expand(target.shape[1], -1).T if known.ndim == 1 else known)
+            return known_points(raw, target, mask.expand(target.shape[1], -1).T if mask.ndim == 1 else mask)
 
         return each
 
-    def unmirror(self, raw: Floats) -> Floats:
+    def undo_hflip(self, raw: Floats) -> Floats:
         partners = raw[:, list(self.mirror)]
         return partners[..., ::-1] if raw.ndim == 4 else partners * np.array([-1, 1], np.float32) + np.array([1, 0], np.float32)
 
@@ -145,14 +145,14 @@ class LandmarkTask(Task[Landmarks]):
     def metrics(self) -> NME:
         return NME(self.eyes)
 
-    def move(self, label: Any, affine: npt.ArrayLike, mirrored: bool, size: tuple[int, int]) -> tuple[Any, Any]:
+    def encode_target(self, label: Any, affine: npt.ArrayLike, mirrored: bool, size: tuple[int, int]) -> tuple[Any, Any]:
         points = geometry.move_points(_points_of(label), affine)
         if mirrored:
             points = points[list(self.mirror)]
-        known = np.asarray(np.isfinite(points).all(1))
-        return np.where(known[:, None], (points + 0.5) / size, 0.5).astype(np.float32), known
+        mask = np.asarray(np.isfinite(points).all(1))
+        return np.where(mask[:, None], (points + 0.5) / size, 0.5).astype(np.float32), mask
 
-    def blank(self, size: tuple[int, int]) -> tuple[Any, Any]:
+    def missing_target(self, size: tuple[int, int]) -> tuple[Any, Any]:
         return np.full((len(self.mirror), 2), 0.5, np.float32), np.zeros(len(self.mirror), bool)
 
 
@@ -189,15 +189,15 @@ class NME:
 
     def update(self, answer: Landmarks, label: Any) -> None:
         truth, box = _points_of(label), label.get("box") if isinstance(label, Mapping) else None
-        known = np.asarray(np.isfinite(truth).all(1))
-        if not known.any() or (self.eyes and not known[list(self.eyes)].all()):
+        mask = np.asarray(np.isfinite(truth).all(1))
+        if not mask.any() or (self.eyes and not mask[list(self.eyes)].all()):
             return
-        error = float(np.linalg.norm(answer.points - truth, axis=1)[known].mean())
+        error = float(np.linalg.norm(answer.points - truth, axis=1)[mask].mean())
         if self.eyes:
             unit = float(np.linalg.norm(truth[self.eyes[0]] - truth[self.eyes[1]]))
             self.rows.append((error / unit, 0.0, False))
             return
-        corners = np.stack([truth[known].min(0), truth[known].max(0)]) if box is None else np.asarray(box, np.float64).reshape(2, 2)
+        corners = np.stack([truth[mask].min(0), truth[mask].max(0)]) if box is None else np.asarray(box, np.float64).reshape(2, 2)
         w, h = corners[1] - corners[0]
         if min(w, h) <= 0:
             return

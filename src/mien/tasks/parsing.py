@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mien import geometry
-from mien.tasks.base import Criterion, Map, Task, over_known, rounded, silent
+from mien.tasks.base import Criterion, Map, Task, over_labelled, rounded, zero_loss
 from mien.types import Crop, Floats, Pixels
 
 if TYPE_CHECKING:
@@ -81,7 +81,7 @@ class ParsingTask(Task[Parsing]):
             labels = target.long()
             seen = labels != UNKNOWN
             if not bool(seen.any()):
-                return silent(raw)
+                return zero_loss(raw)
             log_p = logits.log_softmax(1).permute(0, 2, 3, 1)[seen]  # (pixels, classes)
             hot = F.one_hot(labels[seen], len(self.names)).to(log_p.dtype)
             heavy = hot * weights.to(hot)
@@ -92,9 +92,9 @@ class ParsingTask(Task[Parsing]):
             present = total > 0
             return ce + self.dice_weight * torch.where(present, dice, 0.0).sum() / present.sum().clamp_min(1)
 
-        return over_known(loss)
+        return over_labelled(loss)
 
-    def unmirror(self, raw: Floats) -> Floats:
+    def undo_hflip(self, raw: Floats) -> Floats:
         return raw[:, self.mirror[: len(self.names)], :, ::-1]
 
     def read(self, raw: Floats, crop: Crop) -> Parsing:
@@ -109,11 +109,11 @@ class ParsingTask(Task[Parsing]):
     def metrics(self) -> MeanF1:
         return MeanF1(self.names)
 
-    def move(self, label: Any, affine: npt.ArrayLike, mirrored: bool, size: tuple[int, int]) -> tuple[Any, Any]:
+    def encode_target(self, label: Any, affine: npt.ArrayLike, mirrored: bool, size: tuple[int, int]) -> tuple[Any, Any]:
         mask = geometry.warp_mask(label, affine, size, UNKNOWN)
         return (self.mirror[mask] if mirrored else mask), np.True_
 
-    def blank(self, size: tuple[int, int]) -> tuple[Any, Any]:
+    def missing_target(self, size: tuple[int, int]) -> tuple[Any, Any]:
         return np.full((size[1], size[0]), UNKNOWN, np.uint8), np.False_
 
 

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from mien import geometry
 from mien.errors import UsageError
 from mien.geometry import Array, scale_of
-from mien.tasks.base import Criterion, Derived, Task, Vector, over_known
+from mien.tasks.base import Criterion, Derived, Task, Vector, over_labelled
 from mien.tasks.landmarks import Landmarks
 from mien.types import Crop, Floats
 
@@ -64,9 +64,9 @@ class EulerTask(Task[Pose]):
         def loss(raw: Tensor, target: Tensor) -> Tensor:
             return (raw - target).abs().mean()
 
-        return over_known(loss)
+        return over_labelled(loss)
 
-    def unmirror(self, raw: Floats) -> Floats:
+    def undo_hflip(self, raw: Floats) -> Floats:
         return raw * np.array([-1, 1, -1], np.float32)
 
     def read(self, raw: Floats, crop: Crop) -> Pose:
@@ -78,10 +78,10 @@ class EulerTask(Task[Pose]):
     def metrics(self) -> PoseError:
         return PoseError()
 
-    def move(self, label: Any, affine: npt.ArrayLike, mirrored: bool, size: tuple[int, int]) -> tuple[Any, Any]:
+    def encode_target(self, label: Any, affine: npt.ArrayLike, mirrored: bool, size: tuple[int, int]) -> tuple[Any, Any]:
         return np.asarray(turn_pose(label, affine), np.float32) / np.float32(self.unit), np.True_
 
-    def blank(self, size: tuple[int, int]) -> tuple[Any, Any]:
+    def missing_target(self, size: tuple[int, int]) -> tuple[Any, Any]:
         return np.zeros(3, np.float32), np.False_
 
 

@@ -39,7 +39,7 @@ class RankLost(MienError):
 
 
 @dataclass
-class Ranks:
+class Distributed:
     """This process among those of its training. The default is a process alone, for which every method does nothing.
 
     Attributes:
@@ -90,7 +90,7 @@ class Ranks:
         if len(set(theirs := self.add(mine).tolist())) > 1:
             raise UsageError(f"the ranks do not agree on {what}: {theirs}; give all of them the same recipe, settings and folder")
 
-    def add_losses(self, losses: dict[str, Tensor]) -> dict[str, Tensor]:
+    def all_reduce_losses(self, losses: dict[str, Tensor]) -> dict[str, Tensor]:
         """Losses by name, summed over ranks; every rank has the same names."""
         if self.world == 1:
             return losses
@@ -98,7 +98,7 @@ class Ranks:
         return dict(zip(losses, total, strict=True))
 
     @torch.no_grad()
-    def add_gradients(self, learning: nn.Module) -> None:
+    def all_reduce_gradients(self, learning: nn.Module) -> None:
         """Sum gradients over ranks, and average the running statistics of the batch norms that learn."""
         if self.world == 1:
             return
@@ -114,7 +114,7 @@ class Ranks:
             b.copy_(part.view_as(b))
 
     @torch.no_grad()
-    def copy_first(self, learning: nn.Module) -> None:
+    def broadcast_state(self, learning: nn.Module) -> None:
         """Everybody begins with the weights and buffers of rank 0."""
         if self.world == 1:
             return
@@ -147,7 +147,7 @@ class Ranks:
         return "not arrived: " + ", ".join(late) if late else "all had arrived, one ended during it"
 
 
-ALONE = Ranks()
+SINGLE_PROCESS = Distributed()
 
 
 def _follows(module: nn.Module) -> bool:
@@ -156,7 +156,7 @@ def _follows(module: nn.Module) -> bool:
 
 
 @contextlib.contextmanager
-def join(timeout: float = 600.0) -> Iterator[Ranks]:
+def join(timeout: float = 600.0) -> Iterator[Distributed]:
     """The process group that `torchrun` asks for in the environment; without it a process alone.
 
     Args:
@@ -167,7 +167,7 @@ def join(timeout: float = 600.0) -> Iterator[Ranks]:
     """
     env = os.environ
     if "RANK" not in env or "WORLD_SIZE" not in env:
-        yield Ranks()
+        yield Distributed()
         return
     rank, world, local = int(env["RANK"]), int(env["WORLD_SIZE"]), int(env.get("LOCAL_RANK", env["RANK"]))
     cuda = torch.cuda.is_available()
@@ -177,7 +177,7 @@ def join(timeout: float = 600.0) -> Iterator[Ranks]:
     if cuda:
         torch.cuda.set_device(device)
     if world == 1:
-        yield Ranks(device=device)
+        yield Distributed(device=device)
         return
     if missing := [n for n in ("MASTER_ADDR", "MASTER_PORT") if n not in env]:
         raise UsageError(f"RANK and WORLD_SIZE are set, but not {', '.join(missing)}; start with torchrun, or unset them")
@@ -187,11 +187,11 @@ def join(timeout: float = 600.0) -> Iterator[Ranks]:
         dist.init_process_group("nccl" if cuda else "gloo", store=store, rank=rank, world_size=world, timeout=patience)
     except RuntimeError as e:
         raise RankLost(f"rank {rank} did not find the other {world - 1} within {timeout:g} s: {e}") from e
-    yield Ranks(rank, world, device, store, timeout)
+    yield Distributed(rank, world, device, store, timeout)
     dist.destroy_process_group()  # after a failure not: it could wait for those that are lost
 
 
-def weight_of(task: Task[Any], criterion: Any, target: Tensor, known: Tensor) -> float:
+def loss_weight(task: Task[Any], criterion: Any, target: Tensor, mask: Tensor) -> float:
     """What a criterion divides its sum by: means over shares, weighed by it, are the mean over all of them.
 
     A criterion tells it by an attribute `weigh(target, known) -> number`. Else: for attributes the sum of the elements'
@@ -199,16 +199,16 @@ def weight_of(task: Task[Any], criterion: Any, target: Tensor, known: Tensor) ->
     Not exact for parsing's Dice term, which is no mean over pixels, nor for face boxes, whose mean is over assigned cells.
     """
     if weigh := getattr(criterion, "weigh", None):
-        return float(weigh(target, known))
+        return float(weigh(target, mask))
     if isinstance(task, AttributesTask):
-        return float(known.double().sum(1).sqrt().sum())
+        return float(mask.double().sum(1).sqrt().sum())
     if isinstance(task, ParsingTask):
-        return float((target[known] != UNKNOWN).sum())
-    return float(known.sum())
+        return float((target[mask] != UNKNOWN).sum())
+    return float(mask.sum())
 
 
-def shares_of(
-    tasks: Iterable[Task[Any]], criteria: dict[str, Any], batches: list[Any], mixtures: int, ranks: Ranks
+def batch_shares(
+    tasks: Iterable[Task[Any]], criteria: dict[str, Any], batches: list[Any], mixtures: int, ranks: Distributed
 ) -> list[dict[str, float]]:
     """For each of this rank's batches: loss name -> the share of the joined batch's mean that it speaks for.
 
@@ -221,14 +221,14 @@ def shares_of(
     by_name = {t.name: t for t in tasks}
     rows = []
     for batch in batches:
-        pairs = {n: (torch.from_numpy(batch.targets[n]), torch.from_numpy(batch.known[n])) for n in by_name if n in batch.targets}
-        rows.append([weight_of(t, criteria[n], *pairs[n]) if n in pairs else 0.0 for n, t in by_name.items()] + [len(batch.images)])
+        pairs = {n: (torch.from_numpy(batch.targets[n]), torch.from_numpy(batch.mask[n])) for n in by_name if n in batch.targets}
+        rows.append([loss_weight(t, criteria[n], *pairs[n]) if n in pairs else 0.0 for n, t in by_name.items()] + [len(batch.images)])
     mine = torch.tensor(rows, dtype=torch.float64).unflatten(0, (-1, mixtures))  # (micro-batches, mixtures, names)
     total = ranks.add(mine.sum(0))
     share = (mine / total.clamp_min(torch.finfo(torch.float64).tiny)).flatten(0, 1)
     return [dict(zip((*by_name, ""), row, strict=True)) for row in share.tolist()]
 
 
-def share_of(name: str, shares: dict[str, float]) -> float:
+def loss_share(name: str, shares: dict[str, float]) -> float:
     """Of a loss by its name: a task's own, that of "task:part" as its task's, else that of the pictures."""
     return next((shares[n] for n in (name, name.split(":")[0]) if n in shares), shares[""])

@@ -17,15 +17,15 @@ from torch import Tensor, nn
 
 from mien.data.mixture import Mixture
 from mien.errors import UsageError
-from mien.tasks.base import silent
+from mien.tasks.base import zero_loss
 from mien.training import checkpoint
-from mien.training.distributed import ALONE, Ranks, share_of, shares_of
+from mien.training.distributed import SINGLE_PROCESS, Distributed, batch_shares, loss_share
 from mien.training.ema import Average
 from mien.training.recipe import Recipe
 from mien.types import Batch, View
 
 
-def learn_mode(model: nn.Module) -> None:
+def training_mode(model: nn.Module) -> None:
     """Training mode, except for batch norms that do not learn: frozen ones keep their statistics too."""
     model.train()
     for m in model.modules():
@@ -37,12 +37,12 @@ def to_tensors(batch: Batch, view: View) -> tuple[Tensor, dict[str, Tensor], dic
     """A numpy batch -> images (B, 3, H, W) float32 normalised channels-last, targets, known."""
     images = torch.from_numpy(batch.images).permute(0, 3, 1, 2).float().div_(255)  # a permuted view is channels-last
     mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in (view.mean, view.std))
-    tensors = [{k: torch.from_numpy(v) for k, v in part.items()} for part in (batch.targets, batch.known)]
+    tensors = [{k: torch.from_numpy(v) for k, v in part.items()} for part in (batch.targets, batch.mask)]
     return images.sub_(mean).div_(std), tensors[0], tensors[1]
 
 
 def losses_of(
-    model: Any, criteria: dict[str, Any], images: Tensor, targets: dict[str, Tensor], known: dict[str, Tensor], *, bf16: bool = False
+    model: Any, criteria: dict[str, Any], images: Tensor, targets: dict[str, Tensor], mask: dict[str, Tensor], *, bf16: bool = False
 ) -> dict[str, Tensor]:
     """Losses by name: one a task of the model, whether or not the batch labels it: an absent task has zero gradients, not none.
 
@@ -51,11 +51,11 @@ def losses_of(
     """
     learn = getattr(model, "learn", None)
     with torch.autocast(images.device.type, torch.bfloat16, enabled=bf16):
-        answer = learn(images, targets, known, criteria) if learn else model(images)
+        answer = learn(images, targets, mask, criteria) if learn else model(images)
     if learn:
         return answer  # type: ignore[no-any-return]
     raw = {t.name: answer[t.name].float() for t in model.tasks}
-    return {n: criteria[n](r, targets[n], known[n]) if n in targets else silent(r) for n, r in raw.items()}
+    return {n: criteria[n](r, targets[n], mask[n]) if n in targets else zero_loss(r) for n, r in raw.items()}
 
 
 def keep_memory() -> None:
@@ -93,7 +93,7 @@ class Log:
 
 
 def batches_of(
-    mixtures: Sequence[Mixture], start: int, stop: int, *, accumulate: int = 1, ranks: Ranks = ALONE
+    mixtures: Sequence[Mixture], start: int, stop: int, *, accumulate: int = 1, ranks: Distributed = SINGLE_PROCESS
 ) -> Iterator[tuple[Batch, ...]]:
     """One batch of each mixture a step, micro-batch after micro-batch; their threads end with this, however it ends."""
     shares, of = [ranks.rank + ranks.world * m for m in range(accumulate)], ranks.world * accumulate
@@ -108,7 +108,7 @@ def learning_of(model: nn.Module, criteria: Mapping[str, Any]) -> nn.ModuleList:
     return nn.ModuleList([model, *(c for c in criteria.values() if isinstance(c, nn.Module))])
 
 
-def train_step(recipe: Recipe, criteria: dict[str, Any], batches: Sequence[Batch], ranks: Ranks = ALONE) -> dict[str, float]:
+def train_step(recipe: Recipe, criteria: dict[str, Any], batches: Sequence[Batch], ranks: Distributed = SINGLE_PROCESS) -> dict[str, float]:
     """Forward, losses, weights, backward, clip, step -> the losses of the joined batch as numbers, and the gradient's norm.
 
     There is one forward a mixture, and losses of one name add up. All views are in one backward, not one after the
@@ -124,18 +124,18 @@ def train_step(recipe: Recipe, criteria: dict[str, Any], batches: Sequence[Batch
     model, mixtures, joined = recipe.model, recipe.mixtures, dict[str, Tensor]()
     parts = len(batches) // len(mixtures)
     alone = parts * ranks.world == 1
-    shares = [{"": 1.0}] * len(batches) if alone else shares_of(model.tasks, criteria, list(batches), len(mixtures), ranks)
+    shares = [{"": 1.0}] * len(batches) if alone else batch_shares(model.tasks, criteria, list(batches), len(mixtures), ranks)
     used, weights = list[dict[str, float]](), dict[str, float]()
     recipe.optimizer.zero_grad()
     for first in range(0, len(batches), len(mixtures)):
         losses = dict[str, Tensor]()
         for mixture, batch, share in zip(mixtures, batches[first:], shares[first:], strict=False):
-            images, targets, known = _placed(to_tensors(batch, mixture.view or model.view), ranks.device)
-            for name, loss in losses_of(model, criteria, images, targets, known, bf16=recipe.bf16).items():
-                scaled = loss if alone else loss * share_of(name, share)
+            images, targets, mask = _placed(to_tensors(batch, mixture.view or model.view), ranks.device)
+            for name, loss in losses_of(model, criteria, images, targets, mask, bf16=recipe.bf16).items():
+                scaled = loss if alone else loss * loss_share(name, share)
                 losses[name] = losses[name] + scaled if name in losses else scaled
         if parts == 1:
-            joined = ranks.add_losses(losses)
+            joined = ranks.all_reduce_losses(losses)
             weights = recipe.balance(joined)
         else:
             weights = copy.deepcopy(recipe.balance)(losses)
@@ -143,7 +143,7 @@ def train_step(recipe: Recipe, criteria: dict[str, Any], batches: Sequence[Batch
         used.append(weights)
         torch.stack([weights[name] * loss for name, loss in losses.items()]).sum().backward()
     if parts > 1:
-        joined = ranks.add_losses(joined)
+        joined = ranks.all_reduce_losses(joined)
         weights = recipe.balance(joined)
         if any(u != weights for u in used):
             raise UsageError(f"{type(recipe.balance).__name__} weighs by the losses of the step itself; with it, accumulate must be 1")
@@ -151,7 +151,7 @@ def train_step(recipe: Recipe, criteria: dict[str, Any], batches: Sequence[Batch
         bad = {n: float(v.detach()) for n, v in joined.items() if not torch.isfinite(v)}
         raise UsageError(f"the loss is not finite: {bad or joined}; lower the learning rate or look at these tasks' labels")
     learning = learning_of(model, criteria)
-    ranks.add_gradients(learning)
+    ranks.all_reduce_gradients(learning)
     norm = nn.utils.clip_grad_norm_(learning.parameters(), recipe.clip)
     recipe.optimizer.step()
     return {**{n: float(v.detach()) for n, v in joined.items()}, "norm": float(norm)}
@@ -161,13 +161,13 @@ Tensors = tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]
 
 
 def _placed(tensors: Tensors, device: torch.device) -> Tensors:
-    images, targets, known = tensors
-    return images.to(device), {k: v.to(device) for k, v in targets.items()}, {k: v.to(device) for k, v in known.items()}
+    images, targets, mask = tensors
+    return images.to(device), {k: v.to(device) for k, v in targets.items()}, {k: v.to(device) for k, v in mask.items()}
 
 
 def fit(
     recipe: Recipe, out: Path, *, resume: bool = False, stop_after: int | None = None, report: int = 50, save: int = 500,
-    ranks: Ranks = ALONE,
+    ranks: Distributed = SINGLE_PROCESS,
 ) -> Any:  # fmt: skip
     """Train a recipe in a folder; returns the averaged model.
 
@@ -192,14 +192,14 @@ def fit(
     torch.manual_seed(recipe.seed)
     model = recipe.model.to(ranks.device, memory_format=torch.channels_last)
     criteria, pictures = recipe.criteria_by_task(), sum(m.batch_size for m in recipe.mixtures)
-    ranks.copy_first(learning_of(model, criteria).to(ranks.device))
+    ranks.broadcast_state(learning_of(model, criteria).to(ranks.device))
     average = Average(model, recipe.ema)
     base = [g["lr"] for g in recipe.optimizer.param_groups]
     run = (model, average.model, recipe.optimizer, recipe.balance)
     start = checkpoint.load_run(last, *run, criteria) if resume and last.exists() else 0
     stop = recipe.steps if stop_after is None else min(recipe.steps, start + stop_after)
     ranks.agree(start, "the step to go on from")
-    learn_mode(model)
+    training_mode(model)
     log, sums, seen, since = Log(out / "log.jsonl"), dict[str, float](), 0, time.perf_counter()
     for step, batches in enumerate(batches_of(recipe.mixtures, start, stop, accumulate=recipe.accumulate, ranks=ranks), start):
         ranks.seed(recipe.seed, step)
@@ -229,9 +229,9 @@ def fit(
 
 def _validate(recipe: Recipe, model: Any, step: int, log: Log) -> None:
     from mien.evaluation.scoring import PROTOCOLS, evaluate
-    from mien.models.torch_model import TorchAnswerer
+    from mien.models.torch_model import TorchModel
 
     model = copy.deepcopy(model).cpu() if next(model.parameters()).is_cuda else model  # answers are numpy
-    scores = {name: evaluate(TorchAnswerer(model), PROTOCOLS[name], limit=recipe.limit).headline for name in recipe.protocols}
+    scores = {name: evaluate(TorchModel(model), PROTOCOLS[name], limit=recipe.limit).headline for name in recipe.protocols}
     log.write(step=step, scores=scores)
     log.say(f"step {step}  validation  " + "  ".join(f"{k} {v:.2f}" for k, v in scores.items()))

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-class Balance(Protocol):
+class LossWeighting(Protocol):
     """What the trainer asks of a balance. A state is plain JSON: it stands in a checkpoint's header."""
 
     def __call__(self, losses: Mapping[str, Tensor]) -> dict[str, float]: ...
@@ -29,13 +29,13 @@ class Fixed:
         normalise: divide the weights of a step by their sum, as Faceptor's total does (Qin et al. 2024).
     """
 
-    def __init__(self, weights: Mapping[str, float] | None = None, *, normalise: bool = False):
-        self.weights, self.normalise = dict(weights or {}), normalise
+    def __init__(self, weights: Mapping[str, float] | None = None, *, normalize: bool = False):
+        self.weights, self.normalize = dict(weights or {}), normalize
 
     def __call__(self, losses: Mapping[str, Tensor]) -> dict[str, float]:
         """Losses of one step -> weights of that step."""
         weights = {name: self.weights.get(name, 1.0) for name in losses}
-        total = sum(weights.values()) if self.normalise else 1.0
+        total = sum(weights.values()) if self.normalize else 1.0
         return {name: weight / total for name, weight in weights.items()}
 
     def state_dict(self) -> dict[str, float]:

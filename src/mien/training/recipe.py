@@ -12,7 +12,7 @@ from torch import nn
 
 from mien.data.mixture import Mixture
 from mien.errors import UsageError
-from mien.training.loss_weighting import Balance, Fixed
+from mien.training.loss_weighting import Fixed, LossWeighting
 
 
 def cosine(warmup: int) -> Callable[[int, int], float]:
@@ -69,7 +69,7 @@ class Recipe:
     optimizer: torch.optim.Optimizer
     schedule: Callable[[int, int], float]
     steps: int
-    balance: Balance = field(default_factory=Fixed)
+    balance: LossWeighting = field(default_factory=Fixed)
     seed: int = 1
     ema: float = 0.999
     clip: float = 5.0

@@ -15,7 +15,7 @@ from mien.tasks.identity import Identity, IdentityTask
 from mien.types import Array
 
 
-class Means:
+class TrackAverages:
     """Running means of answers, each frame weighing as its detection score times its box's side.
 
     Averaged are ages (years, low, high), genders, choices and yes/no answers (probabilities), and embeddings. Points, masks

@@ -42,7 +42,7 @@ def library() -> Any:
     return av
 
 
-class Losses:
+class DamageReport:
     """How often something went wrong, and what the first time."""
 
     def __init__(self) -> None:
@@ -59,7 +59,7 @@ class Losses:
 # Decoding
 
 
-class Film:
+class VideoContainer:
     """An open film: its frames, upright, with their times; what was damaged on the way. A context manager.
 
     Args:
@@ -73,7 +73,7 @@ class Film:
     """
 
     def __init__(self, source: str | os.PathLike[str]):
-        self.name, self.damage = os.fspath(source), Losses()
+        self.name, self.damage = os.fspath(source), DamageReport()
         self.sound: Callable[[Any], None] | None = None  # given every packet of sound as it comes
         self._av = library()
         self.container = _opened(self._av, self.name)
@@ -89,7 +89,7 @@ class Film:
             self.rate = Fraction(25)
         self._end, self._convert = 0.0, self._av.video.reformatter.VideoReformatter()
 
-    def __enter__(self) -> Film:
+    def __enter__(self) -> VideoContainer:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -211,7 +211,7 @@ class Writer:
         UsageError: the path is no .mp4. OSError: it cannot be written.
     """
 
-    def __init__(self, path: str | os.PathLike[str], *, rate: Fraction | float = 25, sound_of: Film | None = None):
+    def __init__(self, path: str | os.PathLike[str], *, rate: Fraction | float = 25, sound_of: VideoContainer | None = None):
         self._av, self.warnings = library(), list[str]()
         if Path(path).suffix.lower() != ".mp4":
             raise UsageError(f"an annotated film is written as FILE.mp4, not {os.fspath(path)!r}")
@@ -292,7 +292,7 @@ class _Sound:
     """One stream of sound on its way into an MP4: packets copied, or decoded and made AAC (mono or stereo)."""
 
     def __init__(self, av: Any, container: Any, stream: Any, start: Fraction):
-        self.start, self.lost = start, Losses()
+        self.start, self.lost = start, DamageReport()
         self._dts: int | None = None
         self._samples: int | None = None
         self._rate, self.copies = stream.rate or 48_000, stream.codec_context.name.removesuffix("float") in AS_IT_IS

@@ -20,7 +20,7 @@ from PIL import Image
 
 from mien.errors import UsageError
 from mien.types import Face, Pixels
-from mien.video.container import Film
+from mien.video.container import VideoContainer
 from mien.video.tracker import Summary, Tracked, Tracker
 from mien.visualize import drawing
 
@@ -81,7 +81,7 @@ class Reading:
         count: frames decoded so far.
     """
 
-    film: Film
+    film: VideoContainer
     reader: Callable[[Any], Sequence[Face]]
     tracker: Tracker = field(default_factory=Tracker)
     stride: int = 1
@@ -123,16 +123,16 @@ def read_video(
     """Faces of a film, a frame at a time: `for frame in mien.read_video(path, mien.load()): ...`, then `.tracks`.
 
     Args:
-        source: see `Film`. reader: of `mien.load()`, or any callable from a Pillow image to faces.
+        source: see `VideoContainer`. reader: of `mien.load()`, or any callable from a Pillow image to faces.
         stride: every n-th frame is read. every: the frames between come too, with predicted boxes and `read` False.
         max_seconds: where to stop. tracker: with other settings than `Tracker()`.
 
     Raises:
-        Truncated: after all frames that could be read, where the film is damaged. And what `Film` raises, at once.
+        Truncated: after all frames that could be read, where the film is damaged. And what `VideoContainer` raises, at once.
     """
     if stride < 1:
         raise UsageError(f"stride must be 1 frame or more, not {stride}")
-    return Reading(Film(source), reader, tracker or Tracker(), stride, every, max_seconds)
+    return Reading(VideoContainer(source), reader, tracker or Tracker(), stride, every, max_seconds)
 
 
 # Writing

@@ -23,7 +23,7 @@ from mien.tasks.identity import Identity
 from mien.tasks.landmarks import Landmarks
 from mien.types import Array, Crop, Face, Floats
 from mien.video.assignment import assign
-from mien.video.averages import Means, _answer
+from mien.video.averages import TrackAverages, _answer
 from mien.video.one_euro import OneEuro
 
 
@@ -33,7 +33,7 @@ class Tracked(Face):
 
     Attributes:
         track: the track's number, from 1 up; never used twice in a clip.
-        so_far: the track's mean answers up to this frame, see `Means`.
+        so_far: the track's mean answers up to this frame, see `TrackAverages`.
     """
 
     track: int = 0
@@ -50,7 +50,7 @@ class Summary:
 
     Attributes:
         track: its number. first, last: seconds. first_frame, last_frame: frame numbers. frames: how often it was read.
-        answers: see `Means`.
+        answers: see `TrackAverages`.
         best_frame, best_score: the frame where the face is largest, surest and most frontal, and its detection score.
         best: that face's crop as a JPEG file, if the faces had crops.
     """
@@ -83,7 +83,7 @@ class Track:
 
     def __init__(self, number: int, face: Face, frame: int, time: float):
         self.number, self.first, self.first_frame = number, time, frame
-        self.means, self.smooth, self.frames, self.quality = Means(), OneEuro(), 0, -1.0
+        self.means, self.smooth, self.frames, self.quality = TrackAverages(), OneEuro(), 0, -1.0
         self.place, self.speed = _place(face.box), np.zeros(3)
         self.last, self.last_frame, self.present = time, frame, True
         self.points: Floats = face.points

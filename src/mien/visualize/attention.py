@@ -33,7 +33,7 @@ def network_of(model: Any) -> Any:
     """The torch network whose attention can be read.
 
     Args:
-        model: the network itself, or what holds one as its `model`: a `TorchAnswerer`, a `Reader`.
+        model: the network itself, or what holds one as its `model`: a `TorchModel`, a `Reader`.
 
     Raises:
         UsageError: it is an ONNX network, or a system without `attention`; the message says what to use.
@@ -146,9 +146,9 @@ def sheet(maps: Mapping[str, Floats], crop: Crop, answer: Any = None, *, title: 
         image.paste(Image.fromarray(drawing.heat(face, seen)), (x, y))
         p = likely.get(label)
         numbers = f"{p:.0%}  " if p is not None else ""
-        colour = drawing.BOX if p is not None and p >= 0.5 else _TEXT
-        _write(pen, (x, y + tall + 0.8 * LETTERS), label, side, colour)
-        _write(pen, (x, y + tall + 2 * LETTERS), f"{numbers}peak {peak(seen):.1f}x", side, colour)
+        color = drawing.BOX if p is not None and p >= 0.5 else _TEXT
+        _write(pen, (x, y + tall + 0.8 * LETTERS), label, side, color)
+        _write(pen, (x, y + tall + 2 * LETTERS), f"{numbers}peak {peak(seen):.1f}x", side, color)
     return np.array(image)
 
 
@@ -157,11 +157,11 @@ def peak(seen: Floats) -> float:
     return float(seen.max() / seen.mean())
 
 
-def _write(pen: ImageDraw.ImageDraw, at: tuple[float, float], text: str, room: int, colour: drawing.Colour) -> None:
+def _write(pen: ImageDraw.ImageDraw, at: tuple[float, float], text: str, room: int, color: drawing.Colour) -> None:
     """A line of text, its left middle at a place, smaller where it would not fit."""
     wide = pen.textlength(text, ImageFont.load_default(LETTERS))
     size = LETTERS if wide <= room else max(1, math.floor(LETTERS * room / wide))
-    pen.text(at, text, fill=colour, font=ImageFont.load_default(size), anchor="lm")
+    pen.text(at, text, fill=color, font=ImageFont.load_default(size), anchor="lm")
 
 
 def save(folder: Path, name: str, model: Any, faces: Sequence[Face], wanted: Mapping[str, Sequence[str]]) -> list[Path]:

@@ -22,7 +22,7 @@ from mien.types import Face, Floats, Pixels
 Colour = tuple[int, int, int]
 
 # The classes of celebamask19, in its order. Left and right of a pair are two shades of one hue.
-COLOURS: dict[str, Colour] = {
+COLORS: dict[str, Colour] = {
     "background": (38, 42, 54),
     "skin": (255, 170, 120),
     "nose": (255, 85, 60),
@@ -43,7 +43,7 @@ COLOURS: dict[str, Colour] = {
     "neck": (200, 140, 170),
     "cloth": (90, 110, 130),
 }
-PALETTE: tuple[Colour, ...] = tuple(COLOURS.values())
+PALETTE: tuple[Colour, ...] = tuple(COLORS.values())
 OUTSIDE = 255  # the label of pixels that no crop reached
 
 BOX: Colour = (0, 230, 160)
@@ -111,10 +111,10 @@ def heat(pixels: Pixels, weights: npt.ArrayLike) -> Pixels:
     height, width = pixels.shape[:2]
     values = values / max(float(values.max()), 1e-12)
     strength = cv2.resize(values * (1 - values.mean()), (width, height), interpolation=cv2.INTER_LINEAR)
-    colours = cv2.applyColorMap(np.rint(255 * strength).astype(np.uint8), cv2.COLORMAP_INFERNO)[..., ::-1]
+    colors = cv2.applyColorMap(np.rint(255 * strength).astype(np.uint8), cv2.COLORMAP_INFERNO)[..., ::-1]
     gray = cv2.cvtColor(np.ascontiguousarray(pixels), cv2.COLOR_RGB2GRAY)[..., None]
     opacity = _HEAT_OPACITY * strength[..., None]
-    return np.rint(gray * (1 - opacity) + colours * opacity).astype(np.uint8)
+    return np.rint(gray * (1 - opacity) + colors * opacity).astype(np.uint8)
 
 
 def save_png(path: str | os.PathLike[str], pixels: Pixels) -> None:
@@ -149,7 +149,7 @@ def save_mask(path: str | os.PathLike[str], mask: Pixels) -> None:
         got = f"{mask.dtype} {mask.shape}" if isinstance(mask, np.ndarray) else type(mask).__name__
         raise BadArray(f"a mask to save must be a numpy array (H, W) of uint8 labels, not empty; got {got}")
     image = Image.fromarray(np.ascontiguousarray(mask))
-    image.putpalette(_colour_table(tuple(COLOURS)).tobytes())
+    image.putpalette(_colour_table(tuple(COLORS)).tobytes())
     image.save(path, format="PNG")
 
 
@@ -181,8 +181,8 @@ def _colour_table(names: Sequence[str]) -> Pixels:
     """(256, 3) label -> RGB: by name where celebamask19 has the name, by number otherwise."""
     table = np.array([PALETTE[i % len(PALETTE)] for i in range(256)], np.uint8)
     for i, name in enumerate(names):
-        if name in COLOURS:
-            table[i] = COLOURS[name]
+        if name in COLORS:
+            table[i] = COLORS[name]
     table[OUTSIDE] = 0
     return table
 
@@ -195,9 +195,9 @@ def _overlay(out: Pixels, face: Face) -> None:
     if not rows.size:
         return
     part = np.s_[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]  # a face is small in its photo
-    colours = _colour_table(answer.names)[mask[part]]
+    colors = _colour_table(answer.names)[mask[part]]
     weight = (inside[part] * _OPACITY).astype(np.float32)[..., None]
-    out[part] = np.rint(out[part] * (1 - weight) + colours * weight).astype(np.uint8)
+    out[part] = np.rint(out[part] * (1 - weight) + colors * weight).astype(np.uint8)
 
 
 def _draw_box(out: Pixels, face: Face) -> None:
@@ -247,16 +247,16 @@ def _near(points: npt.NDArray[np.float64], shape: tuple[int, ...]) -> npt.NDArra
     return points[(np.abs(points) < 2 * reach).all(axis=1)]  # no comparison holds for NaN
 
 
-def _dot(out: Pixels, x: float, y: float, radius: float, colour: Colour) -> None:
+def _dot(out: Pixels, x: float, y: float, radius: float, color: Colour) -> None:
     if radius < 0.6:  # OpenCV's least circle is 3 px wide: share one pixel's worth of paint among the four around
         left, top = math.floor(x), math.floor(y)
         for column, row in ((left, top), (left + 1, top), (left, top + 1), (left + 1, top + 1)):
             if 0 <= column < out.shape[1] and 0 <= row < out.shape[0]:
                 share = (1 - abs(x - column)) * (1 - abs(y - row))
-                out[row, column] = np.rint(out[row, column] * (1 - share) + np.array(colour) * share)
+                out[row, column] = np.rint(out[row, column] * (1 - share) + np.array(color) * share)
         return
     one = 2**_SHIFT
-    cv2.circle(out, (round(x * one), round(y * one)), round(radius * one), colour, -1, cv2.LINE_AA, _SHIFT)
+    cv2.circle(out, (round(x * one), round(y * one)), round(radius * one), color, -1, cv2.LINE_AA, _SHIFT)
 
 
 # Labels

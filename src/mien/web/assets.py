@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from mien import __version__
 from mien.tasks import HELEN9, LAPA11, PARSING
 from mien.tasks.attribute_groups import GROUPS
-from mien.visualize.drawing import COLOURS
+from mien.visualize.drawing import COLORS
 
 if TYPE_CHECKING:
     pass
@@ -35,7 +35,7 @@ OPINIONS = ("Attractive", "Big_Lips", "Big_Nose", "Chubby", "Narrow_Eyes", "Oval
 def about() -> dict[str, Any]:
     """Plain JSON values: label sets by name with a colour a class, the groups of the attributes, which of these are opinions."""
     sets = {
-        t.labels: [{"name": n, "colour": "#{:02x}{:02x}{:02x}".format(*COLOURS[ALIKE.get(n, n)])} for n in t.names]
+        t.labels: [{"name": n, "colour": "#{:02x}{:02x}{:02x}".format(*COLORS[ALIKE.get(n, n)])} for n in t.names]
         for t in (PARSING, LAPA11, HELEN9)
     }
     # its "Object" is what concerns no part

@@ -15,8 +15,8 @@ from mien.geometry import TEMPLATES
 from mien.inference.detector import Detector
 from mien.inference.onnx_model import OnnxModel
 from mien.inference.reader import SCHEMA
-from mien.recognition.verification import cut_for
-from mien.tasks import answerable
+from mien.recognition.verification import match_threshold
+from mien.tasks import supported_tasks
 from mien.tasks.age import AgeTask
 from mien.tasks.attributes import AttributesTask
 from mien.tasks.choice import ChoiceTask
@@ -59,11 +59,11 @@ def model_table(model: OnnxModel, finder: Detector) -> dict[str, Any]:
         if kind is not None:
             more = {n: getattr(t, n) for n in ("names", "display", "temperature") if hasattr(t, n)}
             tasks.append({"name": t.name, "labels": t.labels, "kind": kind, **more})
-    order = [n for n in answerable(t["name"] for t in tasks) if n != "points5"]
+    order = [n for n in supported_tasks(t["name"] for t in tasks) if n != "points5"]
     view = model.view.to_dict() | {"points": TEMPLATES[model.view.template].tolist()}
     looks = {n: getattr(finder, n) for n in ("threshold", "overlap", "main", "far", "near", "enlarge", "suspect")}
     try:
-        cut: dict[str, Any] | None = cut_for(model).to_dict()
+        cut: dict[str, Any] | None = match_threshold(model).to_dict()
     except UsageError:  # nobody measured one for these weights; the page says so
         cut = None
     return {

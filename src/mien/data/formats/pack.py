@@ -70,9 +70,9 @@ class PackDataset:
 
     def __init__(
         self, folder: str, split: str, labels: Callable[[Row], dict[str, Any]], *, points: Callable[[Row], Any] | None = None,
-        keep: Callable[[Row], bool] | None = None, masks: Mapping[str, str] | None = None, root: Path | None = None, lean: float = 0.0,
+        keep: Callable[[Row], bool] | None = None, masks: Mapping[str, str] | None = None, root: Path | None = None, label_offset_x: float = 0.0,
     ):  # fmt: skip
-        self.name, self.lean, root = f"{folder}/{split}", lean, root or settings.data_root()
+        self.name, self.label_offset_x, root = f"{folder}/{split}", label_offset_x, root or settings.data_root()
         path = root / folder / f"{split}.parquet"
         if not path.is_file():
             raise MissingData(f"expected {path}; it is missing")
@@ -100,7 +100,7 @@ class PackDataset:
 
     def __getitem__(self, i: int) -> Sample:
         masks = {task: pictures[self.rows[i]] for task, pictures in self.masks.items()}
-        return Sample(self.pictures[self.rows[i]], {**self.labels[i], **masks}, self.points[i], self.names[i], self.lean)
+        return Sample(self.pictures[self.rows[i]], {**self.labels[i], **masks}, self.points[i], self.names[i], self.label_offset_x)
 
 
 def _described(folder: str, root: Path | None = None) -> tuple[list[str], np.ndarray]:
@@ -155,7 +155,7 @@ def mtfl(split: str, *, teacher: Mapping[str, np.ndarray] | None = None, turned:
         return {"points5": np.asarray(row["points"], np.float64).reshape(5, 2), "attributes": facts}
 
     named, keep = _with_identity("mtfl", labels, teacher), (lambda r: r["pose"] != 2) if turned else None
-    return PackDataset("mtfl", split, named, points=lambda r: r["points"], keep=keep, lean=LEAN["mtfl"])
+    return PackDataset("mtfl", split, named, points=lambda r: r["points"], keep=keep, label_offset_x=LEAN["mtfl"])
 
 
 def _sixty_eight(folder: str, split: str) -> PackDataset:
@@ -167,7 +167,7 @@ def _sixty_eight(folder: str, split: str) -> PackDataset:
         split,
         lambda r: {"landmarks": points(r), "points5": geometry.five_of_68(points(r))},
         points=lambda r: geometry.five_of_68(points(r)),
-        lean=LEAN[folder],
+        label_offset_x=LEAN[folder],
     )
 
 
