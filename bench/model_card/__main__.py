@@ -74,7 +74,7 @@ Only what is named is read, and identity only where it is named:
 import mien
 
 reader = mien.load(tasks=["points5", "landmarks", "parsing", "pose"])  # nothing about who or what somebody is
-print(reader.asked)
+print(reader.requested)
 ```
 
 ```sh

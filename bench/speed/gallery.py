@@ -31,7 +31,7 @@ NOTE = (
 
 def embeddings(reader: Any, data: Any) -> tuple[np.ndarray, int]:
     """(n, d) of a data set's pictures, and how many had no face found, so that the set's own points were taken."""
-    task, found, lost = next(n for n in reader.asked if n.startswith("identity")), [], 0
+    task, found, lost = next(n for n in reader.requested if n.startswith("identity")), [], 0
     for sample in (data[i] for i in range(len(data))):
         middle = np.array(sample.image.shape[1::-1]) / 2
         faces = sorted(reader.detector(sample.image), key=lambda f: float(np.hypot(*((f.box[:2] + f.box[2:]) / 2 - middle))))

@@ -27,7 +27,7 @@ PROTOCOL = dataclasses.replace(PROTOCOLS["helen68"], mirror=False)
 
 @pytest.fixture(scope="module")
 def model() -> OnnxModel:
-    return OnnxModel(WEIGHTS / "mien.onnx", threads=1, answers="landmarks".__eq__)
+    return OnnxModel(WEIGHTS / "mien.onnx", threads=1, tasks=["landmarks"])
 
 
 class Labels:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,10 +17,10 @@ from onnx import TensorProto, helper
 
 import mien
 from mien.cli.common import network
-from mien.errors import BadWeights
+from mien.errors import BadWeights, UnknownTask
 from mien.inference import onnx_prune
 from mien.inference.onnx_model import OnnxModel
-from mien.inference.reader import needed
+from mien.inference.reader import default_task
 from mien.inference.weights_file import WEIGHTS
 
 FILE = WEIGHTS / "mien.onnx"
@@ -41,18 +40,18 @@ def small(kind: str = "Relu") -> bytes:
 
 def test_nodes_and_weights_of_what_is_asked_stay() -> None:
     assert onnx_prune.outputs(small()) == ["a", "b"]
-    graph = onnx.load_from_string(onnx_prune.excerpt(small(), {"b"})).graph
+    graph = onnx.load_from_string(onnx_prune.prune(small(), {"b"})).graph
     assert [n.op_type for n in graph.node] == ["Mul", "Relu"] and [i.name for i in graph.initializer] == ["v"]
     assert [o.name for o in graph.output] == ["b"] and [i.name for i in graph.input] == ["x"]
 
 
 @pytest.mark.parametrize("answers", [{"a", "b"}, {"z"}, set()])
 def test_all_or_nothing_leaves_the_file_as_it_is(answers: set[str]) -> None:
-    assert onnx_prune.excerpt(small(), answers) == small()
+    assert onnx_prune.prune(small(), answers) == small()
 
 
 def test_a_graph_in_a_graph_may_read_anything() -> None:
-    assert onnx_prune.excerpt(small("Loop"), {"a"}) == small("Loop")
+    assert onnx_prune.prune(small("Loop"), {"a"}) == small("Loop")
 
 
 @pytest.mark.parametrize("data", [b"", b"\x08", b"\x3a\x05ab", b"\x0b\x00", b"\xff" * 20])
@@ -79,34 +78,28 @@ def whole() -> tuple[np.ndarray, dict[str, np.ndarray]]:
 @pytest.mark.parametrize("tasks", [None, ["age"], ["identity"], ["gender", "pose"], ["parsing", "expression"]])
 def test_a_reader_works_for_what_is_asked_and_answers_the_same(tasks: list[str] | None, whole: tuple) -> None:
     images, answers = whole
-    asked = OnnxModel(FILE, threads=1, answers=needed(tasks))
+    asked = OnnxModel(FILE, threads=1, tasks=tasks or default_task)
     wanted = {None: set(answers) - {"identity"}, "gender": {"attributes", "landmarks"}}.get(tasks and tasks[0], set(tasks or ()))
     found = asked(images)
     assert set(found) == {t.name for t in asked.tasks} == wanted
     assert all(np.array_equal(found[n], answers[n]) for n in found)
-    other = asked.whole()
-    assert other._session is None, "nobody has called it"
-    assert [t.name for t in other.tasks] == list(answers) and other.sha256 == asked.sha256
-    assert all(np.array_equal(v, answers[n]) for n, v in other(images).items())
-    assert asked.whole() is not asked and other.whole() is other
+    assert [t.name for t in asked.known_tasks] == list(answers)
 
 
 def test_all_or_nothing_of_a_network_is_the_network_itself() -> None:
-    for answers in (lambda name: True, lambda name: False):
-        model = OnnxModel(FILE, threads=1, answers=answers)
-        assert model.whole() is model and len(model.tasks) == 7
+    for tasks in (lambda name: True, lambda name: False, ["nothing"]):
+        model = OnnxModel(FILE, threads=1, tasks=tasks)
+        assert model.tasks == model.known_tasks and len(model.tasks) == 7
 
 
-@pytest.mark.parametrize(("given", "sessions"), [(lambda: None, 3), (lambda: network(None, 1), 2)])
-def test_a_network_that_is_given_whole_has_one_session(given: Callable[[], Any], sessions: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Besides the detector's; a reader that works for less has a second one when its whole network is called, as a server does."""
+@pytest.mark.parametrize("weights", [lambda: None, lambda: network(None, 1)])
+def test_a_reader_has_two_sessions_its_own_and_the_detector_s(weights: Callable[[], Any], monkeypatch: pytest.MonkeyPatch) -> None:
     started = list[object]()
     start = ort.InferenceSession
     monkeypatch.setattr("mien.inference.onnx_model.ort.InferenceSession", lambda *a, **more: started.append(a) or start(*a, **more))
-    reader = mien.load(given(), threads=1)
+    reader = mien.load(weights(), threads=1)
     reader("examples/astronaut.jpg")
-    reader.model(np.zeros((1, 3, 128, 128), np.float32))
-    assert len(started) == sessions
+    assert len(started) == 2
 
 
 def test_bytes_that_cannot_be_followed_are_refused_by_the_runtime(tmp_path: Path) -> None:
@@ -115,25 +108,17 @@ def test_bytes_that_cannot_be_followed_are_refused_by_the_runtime(tmp_path: Path
     graph = output + b"\x0a\x02\x0b\x00"
     path.write_bytes(b"\x3a" + bytes([len(graph)]) + graph)
     with pytest.raises(BadWeights, match="no ONNX network that runs here"):
-        OnnxModel(path, answers=lambda name: name == "a")
+        OnnxModel(path, tasks=["a"])
 
 
-def test_a_file_that_changes_before_all_of_it_is_asked_for_is_refused(tmp_path: Path) -> None:
-    path = tmp_path / "mien.onnx"
-    shutil.copy(FILE, path)
-    model = OnnxModel(path, threads=1, answers=needed(["age"]))
-    path.write_bytes(FILE.read_bytes() + bytes(2))
-    with pytest.raises(BadWeights, match="changed since they were loaded"):
-        model.whole()(np.zeros((1, 3, 128, 128), np.float32))
-
-
-def test_a_reader_knows_all_answers_of_its_model_and_takes_another_model() -> None:
+def test_a_reader_knows_the_tasks_it_was_loaded_without_and_takes_another_model() -> None:
     reader = mien.load(tasks=["age"], threads=1)
-    assert "identity" in [t.name for t in reader.model.tasks]
+    assert [t.name for t in reader.model.tasks] == ["age"] and "identity" in [t.name for t in reader.model.known_tasks]
     photo = "examples/astronaut.jpg"
-    (face,) = reader(photo)
-    again = mien.Reader(reader.detector, reader.model, tasks=["age", "identity"])(photo)[0]
-    assert again["age"] == face["age"] and "identity" in again
+    with pytest.raises(UnknownTask, match=r"loaded without 'identity'; load it with tasks="):
+        reader.read(photo, tasks=["identity"])
+    with pytest.raises(UnknownTask, match=r"does not answer 'nose'; it answers: age"):
+        reader.read(photo, tasks=["nose"])
 
     class Other:
         view, tasks = reader.model.view, reader.model.tasks

@@ -86,7 +86,7 @@ def test_columns_of_every_task_have_their_numbers() -> None:
 
 def test_the_columns_fit_what_a_reader_answers(reader, astronaut) -> None:
     reading = reader(astronaut)
-    (row,) = rows(reading.to_dict(), columns(reader.asked))
+    (row,) = rows(reading.to_dict(), columns(reader.requested))
     found = reading[0]
     assert row["age"] == round(found["age"].years, 1)
     assert row["expression"] == found["expression"].label

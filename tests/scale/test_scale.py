@@ -77,7 +77,7 @@ def test_rows_are_those_of_analyze_and_a_broken_photo_is_one(six, tmp_path) -> N
         ("d.jpg", 0, None, None), ("f.webp", 1, 1, None),
     ]  # fmt: skip
     reader = load()
-    [expected] = rows(reader(str(six / "a.jpg")).to_dict(), columns(reader.asked))
+    [expected] = rows(reader(str(six / "a.jpg")).to_dict(), columns(reader.requested))
     assert list(lines[0]) == list(expected)
     assert lines[0]["age"] == np.float32(expected["age"])
     assert lines[0]["identity"] == pytest.approx(expected["identity"], abs=1e-4)

@@ -225,7 +225,7 @@ def test_files_a_face_and_task(read, tmp_path):
         with Image.open(tmp_path / "new" / "maps" / f"a-2-{name}.jpg") as image:
             assert image.format == "JPEG"
             assert image.size == (columns * step + attention.GAP, attention.HEAD + rows * tall + attention.GAP)
-    (alone,) = attention.save(tmp_path, "a", reader, [face], attention.chosen(reader, reader.asked, "Eyeglasses"))
+    (alone,) = attention.save(tmp_path, "a", reader, [face], attention.chosen(reader, reader.requested, "Eyeglasses"))
     assert alone.name == "a-1-attributes-Eyeglasses.jpg"
     with Image.open(alone) as image:
         assert image.size == (attention.LARGE + 2 * attention.GAP, attention.HEAD + attention.LARGE + attention.CAPTION + attention.GAP)

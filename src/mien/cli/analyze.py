@@ -26,7 +26,7 @@ class Pictures:
         self, reader: Any, *, draw: Path | None = None, masks: Path | None = None, crops: Path | None = None, kind: str = "png",
         sheet: Path | None = None, attention: Path | None = None, label: str | None = None,
     ):  # fmt: skip
-        if masks and "parsing" not in reader.asked:
+        if masks and "parsing" not in reader.requested:
             raise UsageError("--masks needs the parsing task; add parsing to --tasks")
         if label is not None and attention is None:
             raise UsageError("--label says what --attention FOLDER draws; give both")
@@ -73,7 +73,7 @@ def _attention_saver(reader: Any, folder: Path, label: str | None) -> Callable[[
     """(name, reading) -> its sheets in the folder."""
     from mien.visualize import attention as attend
 
-    wanted = attend.chosen(reader, reader.asked, label)
+    wanted = attend.chosen(reader, reader.requested, label)
     return lambda name, reading: attend.save(folder, name, reader, reading, wanted)
 
 
@@ -143,7 +143,7 @@ def analyze(
         reader, draw=draw, masks=masks, crops=crops, kind=crops_as, sheet=sheet, attention=attention, label=label
     )  # fmt: skip
     model = f"{getattr(reader.model, 'name', '')}:{getattr(reader.model, 'sha256', '')[:12]}"
-    output = Output(out, reader.asked, model=model, resume=resume)
+    output = Output(out, reader.requested, model=model, resume=resume)
     names = dict(zip([path for path, _ in found], output_names([path for path, _ in found]), strict=True))
     left = [(path, source) for path, source in found if not output.has(path)]
     if len(left) < len(found):

@@ -194,9 +194,9 @@ def video(
             raise typer.Exit(1) from error
         reader = load(answerer(weights, threads), tasks=names_of(tasks), threads=threads, score=score)
         reading = Reading(film, reader, Tracker(gap=gap), stride=stride, every=video is not None, max_seconds=max_seconds)
-        place, names = "-" if to_pipe else out, columns(reader.asked)
+        place, names = "-" if to_pipe else out, columns(reader.requested)
         rows = stack.enter_context(Rows(place, FACE, names)) if place else None
-        means = [c for c in columns(n for n in reader.asked if averaged(n)) if c.name not in OF_A_FRAME]
+        means = [c for c in columns(n for n in reader.requested if averaged(n)) if c.name not in OF_A_FRAME]
         about = stack.enter_context(Rows(tracks, TRACK, means)) if tracks else None
         if video:
             video.parent.mkdir(parents=True, exist_ok=True)

@@ -102,7 +102,7 @@ class FaceAnalysis:
         det_size is not used either: mien looks at each photo at several sizes, so that near faces and far ones are found.
         """
         detector = Detector(self._finder) if det_thresh is None else Detector(self._finder, threshold=det_thresh)
-        self._reader = Reader(detector, self._model, tasks=self._reader.asked)
+        self._reader = Reader(detector, self._model, tasks=self._reader.requested)
         self.det_thresh = detector.threshold
 
     def get(self, img: Pixels, max_num: int = 0, det_metric: str = "default") -> list[Face]:

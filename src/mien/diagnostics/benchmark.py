@@ -12,13 +12,12 @@ import platform
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from mien import geometry
 from mien.diagnostics.doctor import cores, drawn_face, machine, packages
 from mien.diagnostics.memory import resident
 from mien.errors import PhotoError, UsageError
@@ -99,23 +98,15 @@ def _turns(photos: Sequence[Source], runs: int) -> Iterator[Source]:
 
 
 def _once(reader: Reader, source: Source) -> tuple[dict[str, float], int]:
-    """One picture, a stage after the other, each with what the one before gave."""
-    taken: dict[str, float] = {}
-
-    def timed(name: str, call: Callable[[], Any]) -> Any:
-        began = time.perf_counter()
-        result = call()
-        taken[name] = 1e3 * (time.perf_counter() - began)
-        return result
-
-    photo = timed("decode", lambda: load_photo(source, max_pixels=reader.max_pixels))
-    found = timed("detect", lambda: reader.detector(photo.pixels))
-    crops = timed("align", lambda: [geometry.align(photo.pixels, d.points, reader.model.view) for d in found])
-    timed("read", lambda: reader.read_crops(crops))
-    reading = reader(photo.pixels)  # not timed: it is here to be drawn
-    timed("draw", lambda: drawing.annotate(photo.pixels, reading))
+    """Milliseconds of each stage of one picture, and its number of faces."""
+    reading = reader.read(source)
+    assert reading.photo is not None
+    taken = dict(reading.timing_ms)
+    began = time.perf_counter()
+    drawing.annotate(reading.photo.pixels, reading)
+    taken["draw"] = 1e3 * (time.perf_counter() - began)
     taken["all"] = sum(taken[name] for name in STAGES[:-1])
-    return taken, len(found)
+    return taken, len(reading)
 
 
 def throughput(reader: Reader, photos: Sequence[Source], least: int) -> dict[str, float]:
@@ -187,7 +178,7 @@ def measure(
         times, faces = stages(reader, group, runs)
         passed = throughput(reader, group.photos, runs)
         rows.append({"name": group.name, "pictures": len(group.photos), "faces_a_picture": round(faces, 2), "ms": times, "stream": passed})
-    found = {"threads": threads or "all", "runs": runs, "tasks": list(reader.asked), "groups": rows, "resident_mb": resident()}
+    found = {"threads": threads or "all", "runs": runs, "tasks": list(reader.requested), "groups": rows, "resident_mb": resident()}
     networks = {"mien": reader.model, "detector": reader.detector.model}  # type: ignore[attr-defined]
     about = surroundings() | {"weights": {k: {"name": m.name, "sha256": m.sha256} for k, m in networks.items()}}
     return found | {"start_ms": start_up(threads) if started else {}, "machine": about}

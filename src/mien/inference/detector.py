@@ -82,15 +82,27 @@ class Detector:
         self.main, self.far, self.near, self.enlarge = main, far, near, enlarge
         self.suspect = min(suspect, threshold)
 
-    def __call__(self, pixels: Pixels) -> list[Detection]:
-        """Faces in photo pixels; boxes may reach beyond the photo."""
+    def __call__(self, pixels: Pixels, *, score: float | None = None) -> list[Detection]:
+        """Faces in photo pixels, largest first; boxes may reach beyond the photo.
+
+        Args:
+            pixels: (H, W, 3) uint8 RGB.
+            score: minimum detection score of this call, 0..1; None for `threshold`.
+
+        Raises:
+            UsageError: a score out of range.
+        """
+        if score is not None and not 0 < score < 1:
+            raise UsageError(f"score must lie between 0 and 1, not {score}")
+        threshold = self.threshold if score is None else score
+        suspect = min(self.suspect, threshold)
         shown = Shown(pixels)
         main, far = self.plan(shown.width, shown.height)
-        boxes, scores, points = self.look(shown, main, self.suspect)
-        looks, sure = self.nearer(shown.width, shown.height, boxes), scores >= self.threshold
+        boxes, scores, points = self.look(shown, main, suspect)
+        looks, sure = self.nearer(shown.width, shown.height, boxes), scores >= threshold
         if not sure.any() or ((sides(boxes) * main.scale > LARGE * self.main) & (scores >= LARGE_SCORE)).any():
             looks = [far, *looks]
-        rows = [(boxes[sure], scores[sure], points[sure]), *(self.look(shown, look, self.threshold) for look in looks)]
+        rows = [(boxes[sure], scores[sure], points[sure]), *(self.look(shown, look, threshold) for look in looks)]
         boxes, scores, points = (np.concatenate(column) for column in zip(*rows, strict=True))
         found = merge(boxes, scores, points, self.overlap)
         return alone(sorted(found, key=lambda d: -d.area))

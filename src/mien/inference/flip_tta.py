@@ -43,6 +43,11 @@ class FlipTTA:
         """The network's own."""
         return self.model.tasks
 
+    @property
+    def known_tasks(self) -> tuple[Any, ...]:
+        """The network's own, with those that it was loaded without."""
+        return getattr(self.model, "known_tasks", self.model.tasks)
+
     def __call__(self, images: Floats) -> Mapping[str, Floats]:
         """(B, 3, H, W), normalised -> task name -> the mean of the raw answers to both (B, ...); of points, those to the first."""
         n = len(images)

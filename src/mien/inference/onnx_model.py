@@ -16,7 +16,7 @@ from mien.errors import BadWeights, UnknownTask, UsageError
 from mien.geometry import TEMPLATES
 from mien.inference import onnx_prune
 from mien.inference.weights_file import FORMAT, _json, _temperatures, calibrated, read_weights
-from mien.tasks import Boxes, Map, Points, Shape, Task, Vector, task
+from mien.tasks import DERIVED, Boxes, Map, Points, Shape, Task, Vector, task
 from mien.types import Floats, View
 
 MAX_SIDE = 4096  # pixels of a crop; no network of ours sees a thousand
@@ -76,7 +76,12 @@ class OnnxModel:
     Args:
         path: an .onnx file that mien exported. threads: of one forward; None lets the runtime take all cores.
         providers: ONNX Runtime execution providers, in order of preference.
-        answers: whether a task, by its name, is answered and worked for; None, or no for all that there are: all are. See `whole`.
+        tasks: names of the tasks to compute, or a function that says so of a name; None for all. Derived names count for the
+            task that they derive from, unknown ones are ignored. The rest of the network is pruned away, but the tasks are
+            still listed in `known_tasks`. Where no name fits, all are computed.
+
+    Attributes:
+        tasks: the tasks that this object computes. known_tasks: all tasks of the file.
 
     Raises:
         BadWeights: unreadable, altered, or without a mien header. UsageError: a provider that is not here.
@@ -84,7 +89,7 @@ class OnnxModel:
 
     def __init__(
         self, path: str | os.PathLike[str], *, threads: int | None = None, providers: Sequence[str] = ("CPUExecutionProvider",),
-        answers: Callable[[str], bool] | None = None,
+        tasks: Sequence[str] | Callable[[str], bool] | None = None,
     ):  # fmt: skip
         if threads is not None and threads < 1:
             raise UsageError(f"threads must be 1 or more, not {threads}")
@@ -93,9 +98,7 @@ class OnnxModel:
             raise UsageError(f"no {missing[0]} here; there are: {', '.join(ort.get_available_providers())}")
         self.path, self.threads, self.providers = Path(path), threads, list(providers)
         self._data, self.sha256 = read_weights(self.path)
-        self._every, self._answers = list[str](), frozenset[str]()  # of an excerpt: what the file answers, and what is left
-        if answers is not None:
-            self._cut(answers)
+        kept = self._prune(tasks)
         self._session: ort.InferenceSession | None = self._start()
         self._owner = os.getpid()
         self._parents: list[ort.InferenceSession] = []
@@ -108,8 +111,8 @@ class OnnxModel:
         except (LookupError, TypeError, ValueError, ArithmeticError) as e:
             raise BadWeights(f"the header of {self.path} is damaged ({type(e).__name__}: {e}); copy the file again") from e
         temperatures = _temperatures(self.path)
-        self._all: tuple[Task[Any], ...] = tuple(calibrated(t, temperatures) for t in own)
-        self.tasks = tuple(t for t in self._all if t.name in self._answers) or self._all
+        self.known_tasks: tuple[Task[Any], ...] = tuple(calibrated(t, temperatures) for t in own)
+        self.tasks = tuple(t for t in self.known_tasks if t.name in kept) or self.known_tasks
         self._names = self._check_ends()
 
     @property
@@ -128,34 +131,31 @@ class OnnxModel:
         options.enable_mem_pattern = False
         # Weights may point to other files (ONNX external data), which no sha256 covers. There is no such folder, so that none is read.
         options.add_session_config_entry("session.model_external_initializers_file_folder_path", f"{self.path}/none")
-        if not self._data:
-            self._data, found = read_weights(self.path)
-            if found != self.sha256:
-                raise BadWeights(f"the weights {self.path} have changed since they were loaded; load them again")
         try:
             return ort.InferenceSession(self._data, options, providers=self.providers)
         except _REFUSALS as e:
             raise BadWeights(f"{self.path} is no ONNX network that runs here: {e}") from e
 
-    def whole(self) -> OnnxModel:
-        """The same network with all its answers; its file is read again, and its session starts, when it is first called."""
-        if not self._answers:
-            return self
-        other = object.__new__(type(self))  # a copy would start a session, as a worker's does
-        vars(other).update(vars(self))
-        other._answers, other._data, other._session, other._owner, other._parents = frozenset(), b"", None, -1, []
-        other.tasks, other._names = self._all, self._every
-        return other
+    def _prune(self, tasks: Sequence[str] | Callable[[str], bool] | None) -> frozenset[str]:
+        """Reduce the bytes to what these tasks need; their outputs, empty where nothing was pruned.
 
-    def _cut(self, answers: Callable[[str], bool]) -> None:
-        """Keep what these answers need, where that is less than all. Bytes that cannot be followed stay, for the runtime to refuse."""
+        Bytes whose graph cannot be followed stay as they are: ONNX Runtime refuses them with its own message.
+        """
+        if tasks is None:
+            return frozenset()
+        if callable(tasks):
+            wanted = tasks
+        else:
+            wanted = {DERIVED[n].source if n in DERIVED else n for n in tasks}.__contains__
         try:
             every = onnx_prune.outputs(self._data)
-            kept = frozenset(filter(answers, every))
-            if 0 < len(kept) < len(every):
-                self._data, self._every, self._answers = onnx_prune.excerpt(self._data, kept), every, kept
+            kept = frozenset(filter(wanted, every))
+            if not 0 < len(kept) < len(every):
+                return frozenset()
+            self._data = onnx_prune.prune(self._data, kept)
         except ValueError:
-            return
+            return frozenset()
+        return kept
 
     def _read_header(self) -> dict[str, Any]:
         assert self._session is not None

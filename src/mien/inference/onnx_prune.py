@@ -24,7 +24,7 @@ def outputs(data: bytes) -> list[str]:
     return [_name(value, _OUTPUT) for number, value, _ in _graph(data)[1] if number == _OUTPUT]
 
 
-def excerpt(data: bytes, answers: Collection[str]) -> bytes:
+def prune(data: bytes, answers: Collection[str]) -> bytes:
     """The file with these outputs alone, and with the nodes and weights that they need.
 
     A graph with nested graphs comes back as it is, and so does one that none of the answers, or nothing but them, is in.

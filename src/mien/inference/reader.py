@@ -69,7 +69,7 @@ class Reading(list[Face]):
         return to_supervision(self)
 
 
-def _alone(error: PhotoError) -> PhotoError:
+def _without_frames(error: PhotoError) -> PhotoError:
     """The error without the frames that it passed: they hold the photos read beside it, in a circle that only the collector ends."""
     link: BaseException | None = error
     while link is not None:
@@ -82,47 +82,102 @@ class Reader:
     """Reads faces. Build one with `mien.load()` and keep it; it holds no state between calls and may serve threads.
 
     Args:
-        detector: photo pixels -> faces, largest first. model: the network (ONNX or torch behind `InferenceModel`).
-        tasks: names to answer; None for all but identity, which is biometric data and comes only when asked for.
-        batch: most faces a forward. max_pixels: larger photos are refused before they are decoded.
-        excerpt: the same model, which works for no more than these tasks; None: the model itself.
+        detector: photo pixels -> faces, largest first.
+        model: the network (ONNX or torch behind `InferenceModel`).
+        tasks: names of the tasks to predict; None for all but identity, which is biometric data and comes only by name.
+        batch: maximum number of faces per forward pass.
+        max_pixels: larger photos are refused before they are decoded.
+
+    Attributes:
+        requested: the tasks that this reader predicts, in the order of the records.
 
     Raises:
-        UnknownTask: a name that this model does not answer.
+        UnknownTask: a name that this model does not support.
     """
 
     def __init__(
-        self, detector: Callable[[Any], list[Detection]], model: InferenceModel, *, tasks: Sequence[str] | None = None, batch: int = 8,
-        max_pixels: int = MAX_PIXELS, excerpt: InferenceModel | None = None,
-    ):  # fmt: skip
+        self,
+        detector: Callable[[Any], list[Detection]],
+        model: InferenceModel,
+        *,
+        tasks: Sequence[str] | None = None,
+        batch: int = 8,
+        max_pixels: int = MAX_PIXELS,
+    ):
         if batch < 1:
             raise UsageError(f"batch must be 1 or more faces, not {batch}")
-        can = supported_tasks(t.name for t in model.tasks)
-        wrong = [n for n in tasks or () if n not in can]
-        if wrong:
-            raise UnknownTask(f"this model does not answer {wrong[0]!r}; it answers: {', '.join(can)}")
         self.detector, self.model, self.batch, self.max_pixels = detector, model, batch, max_pixels
-        self.asked = tuple(n for n in can if (n in tasks if tasks is not None else n.partition("@")[0] not in ON_REQUEST))
-        wanted = needed(self.asked)
-        self._read = [t for t in model.tasks if wanted(t.name)]
-        self._excerpt = (model, excerpt or model)
+        self.requested = self.select(tasks)
         self._model = {"name": getattr(model, "name", type(model).__name__), "sha256": getattr(model, "sha256", "")}
+
+    def select(self, tasks: Sequence[str] | None) -> tuple[str, ...]:
+        """These tasks in the order of the records; None selects all that need no request by name.
+
+        Raises:
+            UnknownTask: a name that the model does not support, or that it was loaded without.
+        """
+        supported = supported_tasks(t.name for t in self.model.tasks)
+        if wrong := [n for n in tasks or () if n not in supported]:
+            if wrong[0] in supported_tasks(t.name for t in getattr(self.model, "known_tasks", ())):
+                raise UnknownTask(f"this network was loaded without {wrong[0]!r}; load it with tasks=[..., {wrong[0]!r}]")
+            raise UnknownTask(f"this model does not answer {wrong[0]!r}; it answers: {', '.join(supported)}")
+        if tasks is None:
+            return tuple(n for n in supported if n.partition("@")[0] not in ON_REQUEST)
+        return tuple(n for n in supported if n in tasks)
 
     @overload
     def __call__(self, photos: Source, *, color: Color = "rgb") -> Reading: ...
     @overload
     def __call__(self, photos: list[Source] | tuple[Source, ...], *, color: Color = "rgb") -> list[Reading]: ...
     def __call__(self, photos: Any, *, color: Color = "rgb") -> Any:
-        """Read one photo, or a list of photos with forwards shared by all their faces.
+        """Read one photo, or a list of photos whose faces share forward passes.
 
         A single photo that cannot be read raises its `PhotoError`. In a list, the others go on: the bad one's reading
         is empty, has `.error`, and is logged as a warning. color: of arrays only; "bgr" is OpenCV's order.
         """
         if isinstance(photos, (list, tuple)):
             return list(self.stream(photos, color=color))
-        reading = next(self.stream([photos], color=color))
-        if reading.error is not None:
-            raise reading.error
+        return self.read(photos, color=color)
+
+    def read(
+        self,
+        photo: Source,
+        *,
+        color: Color = "rgb",
+        tasks: Sequence[str] | None = None,
+        score: float | None = None,
+        max_faces: int | None = None,
+        model: InferenceModel | None = None,
+        on_stage: Callable[[str, Reading, int], None] | None = None,
+    ) -> Reading:
+        """Read one photo: decode, detect, align, predict.
+
+        Args:
+            photo: a path, bytes, a Pillow image or an array (H, W, 3) uint8.
+            color: of arrays only; "bgr" is OpenCV's order.
+            tasks: names of the tasks to predict; None for `requested`.
+            score: minimum detection score, 0..1; None for the detector's own.
+            max_faces: read only the largest faces, at most this many.
+            model: takes the place of the reader's network for this call, with the same tasks and view.
+            on_stage: called after each of the stages "decode", "detect", "align" and "read" with the stage, the reading so
+                far (with the time of the stage in `timing_ms`) and the number of faces found. What it raises ends the read.
+
+        Raises:
+            PhotoError: the photo cannot be read.
+            UnknownTask: see `select`. UsageError: `score` with a detector that takes none.
+        """
+        selected = self.requested if tasks is None else self.select(tasks)
+        reading = self._open(photo, color)
+        _report(on_stage, "decode", reading, 0)
+        found = self._detect(reading, score)[:max_faces]
+        _report(on_stage, "detect", reading, len(found))
+        crops = self._align(reading, found, photo)
+        _report(on_stage, "align", reading, len(found))
+        start = time.perf_counter()
+        predictions = self.read_crops(crops, tasks=selected, model=model)
+        reading.timing_ms["read"] = 1e3 * (time.perf_counter() - start)
+        reading += _faces(found, predictions, crops)
+        _report(on_stage, "read", reading, len(found))
         return reading
 
     def stream(self, photos: Iterable[Source], *, photos_a_time: int = 8, color: Color = "rgb") -> Iterator[Reading]:
@@ -134,60 +189,92 @@ class Reader:
     def _group(self, photos: Sequence[Source], color: Color) -> list[Reading]:
         readings: list[Reading] = []
         crops: list[Crop] = []
-        owners: list[tuple[Reading, Detection]] = []
+        found: list[list[Detection]] = []
         for source in photos:
-            reading = self._open(source, color)
-            readings.append(reading)
-            if reading.photo is None:
+            try:
+                reading = self._open(source, color)
+            except PhotoError as e:
+                _log.warning("%s", e)
+                readings.append(Reading(_path_of(source), error=_without_frames(e)))
+                found.append([])
                 continue
-            t0 = time.perf_counter()
-            found = self.detector(reading.photo.pixels)
-            t1 = time.perf_counter()
-            first = len(crops)
-            for face in found:
-                crops.append(geometry.align(reading.photo.pixels, face.points, self.model.view))
-                owners.append((reading, face))
-            if isinstance(source, np.ndarray) and looks_bgr(crops[first:]):
-                _log.warning("an array's faces are bluer than they are red: if it came from OpenCV, pass color='bgr' or pass a[..., ::-1]")
-            reading.timing_ms |= {"detect": 1e3 * (t1 - t0), "align": 1e3 * (time.perf_counter() - t1)}
-        t0 = time.perf_counter()
-        answers = self.read_crops(crops)
-        each = 1e3 * (time.perf_counter() - t0) / max(len(crops), 1)
-        for (reading, face), crop, answer in zip(owners, crops, answers, strict=True):
-            reading.append(Face(face.box, face.score, face.points, answer, crop))
-        for reading in readings:
+            found.append(self._detect(reading, None))
+            crops += self._align(reading, found[-1], source)
+            readings.append(reading)
+        start = time.perf_counter()
+        predictions = self.read_crops(crops)
+        per_face = 1e3 * (time.perf_counter() - start) / max(len(crops), 1)
+        first = 0
+        for reading, faces in zip(readings, found, strict=True):
+            last = first + len(faces)
+            reading += _faces(faces, predictions[first:last], crops[first:last])
             if reading.photo is not None:
-                reading.timing_ms["read"] = each * len(reading)
+                reading.timing_ms["read"] = per_face * len(faces)
+            first = last
         return readings
 
     def _open(self, source: Source, color: Color) -> Reading:
-        path = os.fspath(source) if isinstance(source, (str, os.PathLike)) else None
-        t0 = time.perf_counter()
-        try:
-            photo = load_photo(source, max_pixels=self.max_pixels, color=color)
-        except PhotoError as e:
-            _log.warning("%s", e)
-            return Reading(path, error=_alone(e))
-        reading = Reading(path, photo, model=self._model)
-        reading.timing_ms["decode"] = 1e3 * (time.perf_counter() - t0)
+        start = time.perf_counter()
+        photo = load_photo(source, max_pixels=self.max_pixels, color=color)
+        reading = Reading(_path_of(source), photo, model=self._model)
+        reading.timing_ms["decode"] = 1e3 * (time.perf_counter() - start)
         return reading
 
-    def read_crops(self, crops: Sequence[Crop]) -> list[dict[str, Any]]:
-        """Faces already aligned to the model's view -> answers by task name, in photo coordinates."""
-        if not self.asked:
+    def _detect(self, reading: Reading, score: float | None) -> list[Detection]:
+        assert reading.photo is not None
+        start = time.perf_counter()
+        if score is None:
+            found = self.detector(reading.photo.pixels)
+        elif isinstance(self.detector, Detector):
+            found = self.detector(reading.photo.pixels, score=score)
+        else:
+            raise UsageError(f"the detector {type(self.detector).__name__} takes no score; leave score out")
+        reading.timing_ms["detect"] = 1e3 * (time.perf_counter() - start)
+        return found
+
+    def _align(self, reading: Reading, found: Sequence[Detection], source: Source) -> list[Crop]:
+        assert reading.photo is not None
+        start = time.perf_counter()
+        crops = [geometry.align(reading.photo.pixels, face.points, self.model.view) for face in found]
+        if isinstance(source, np.ndarray) and looks_bgr(crops):
+            _log.warning("an array's faces are bluer than they are red: if it came from OpenCV, pass color='bgr' or pass a[..., ::-1]")
+        reading.timing_ms["align"] = 1e3 * (time.perf_counter() - start)
+        return crops
+
+    def read_crops(
+        self, crops: Sequence[Crop], *, tasks: Sequence[str] | None = None, model: InferenceModel | None = None
+    ) -> list[dict[str, Any]]:
+        """Predictions for faces that are already aligned to the network's view, by task name, in photo coordinates.
+
+        Args:
+            tasks: names as `select` gives them; None for `requested`. model: see `read`.
+        """
+        names, network = self.requested if tasks is None else tuple(tasks), model or self.model
+        if not names:
             return [{} for _ in crops]
+        sources = {DERIVED[n].source if n in DERIVED else n for n in names}
+        own = [t for t in self.model.tasks if t.name in sources]
         out: list[dict[str, Any]] = []
-        whole, part_of = self._excerpt
-        net = part_of if self.model is whole else self.model  # another model may have been put in its place
         for start in range(0, len(crops), self.batch):
             part = crops[start : start + self.batch]
-            raw = net(self.model.view.tensor(np.stack([c.pixels for c in part])))
-            out += [self._answers({n: v[i] for n, v in raw.items()}, crop) for i, crop in enumerate(part)]
+            raw = network(self.model.view.tensor(np.stack([c.pixels for c in part])))
+            for i, crop in enumerate(part):
+                direct = {t.name: t.read(raw[t.name][i], crop) for t in own}
+                out.append({n: DERIVED[n].derive(direct[DERIVED[n].source]) if n in DERIVED else direct[n] for n in names})
         return out
 
-    def _answers(self, raw: dict[str, Any], crop: Crop) -> dict[str, Any]:
-        own = {t.name: t.read(raw[t.name], crop) for t in self._read}
-        return {n: DERIVED[n].derive(own[DERIVED[n].source]) if n in DERIVED else own[n] for n in self.asked}
+
+def _path_of(source: Source) -> str | None:
+    return os.fspath(source) if isinstance(source, (str, os.PathLike)) else None
+
+
+def _faces(found: Sequence[Detection], predictions: Sequence[dict[str, Any]], crops: Sequence[Crop]) -> list[Face]:
+    return [Face(f.box, f.score, f.points, p, c) for f, p, c in zip(found, predictions, crops, strict=True)]
+
+
+def _report(on_stage: Callable[[str, Reading, int], None] | None, stage: str, reading: Reading, faces: int) -> None:
+    if on_stage is not None:
+        on_stage(stage, reading, faces)
 
 
 def looks_bgr(crops: Sequence[Crop], margin: float = 12.0) -> bool:
@@ -198,32 +285,44 @@ def looks_bgr(crops: Sequence[Crop], margin: float = 12.0) -> bool:
 
 
 def load(
-    weights: str | os.PathLike[str] | InferenceModel | None = None, *, detector: str | os.PathLike[str] | None = None,
-    tasks: Sequence[str] | None = None, threads: int | None = None, batch: int = 8, max_pixels: int = MAX_PIXELS,
-    score: float | None = None, mirror: bool = False,
-) -> Reader:  # fmt: skip
+    weights: str | os.PathLike[str] | InferenceModel | None = None,
+    *,
+    detector: str | os.PathLike[str] | None = None,
+    tasks: Sequence[str] | None = None,
+    threads: int | None = None,
+    batch: int = 8,
+    max_pixels: int = MAX_PIXELS,
+    score: float | None = None,
+    mirror: bool = False,
+) -> Reader:
     """A reader with the embedded weights, or with others.
 
     Args:
-        weights: an .onnx that mien exported, or a model at work; None for the embedded default.
-        detector: an .onnx of a detector; None for the embedded one. threads: a forward; None for all cores.
-        tasks, batch, max_pixels: see `Reader`. score: least score of a face, 0..1; None for the detector's own.
-        mirror: read each face with its mirror image, and answer by the mean: a little surer, at twice the cost of reading.
+        weights: an .onnx file that mien exported, or a loaded network; None for the embedded default.
+        detector: an .onnx file of a detector; None for the embedded one.
+        tasks: see `Reader`. Only the parts of the network that these need are loaded.
+        threads: inference threads; None for all cores.
+        batch, max_pixels: see `Reader`.
+        score: minimum detection score, 0..1; None for the detector's own.
+        mirror: horizontal-flip test-time augmentation: slightly more accurate, twice the time per face.
 
     Raises:
-        BadWeights: a file is missing, truncated or altered. UnknownTask: see `Reader`. No socket is ever opened.
+        BadWeights: a file is missing, truncated or altered.
+        UnknownTask: see `Reader`.
+        UsageError: `tasks` is one string in place of a list, or `score` is out of range.
     """
+    if isinstance(tasks, str):
+        raise UsageError(f"tasks must be a list of names, not a string: tasks=[{tasks!r}]")
+    if score is not None and not 0 < score < 1:
+        raise UsageError(f"score must lie between 0 and 1, not {score}")
     path = WEIGHTS / "mien.onnx" if weights is None else weights
-    part: InferenceModel = OnnxModel(path, threads=threads, answers=needed(tasks)) if isinstance(path, (str, os.PathLike)) else path
-    model = part.whole() if isinstance(part, OnnxModel) else part
+    model: InferenceModel
+    model = OnnxModel(path, threads=threads, tasks=tasks or default_task) if isinstance(path, (str, os.PathLike)) else path
     finder = OnnxModel(detector or WEIGHTS / "detector.onnx", threads=threads)
     find = Detector(finder) if score is None else Detector(finder, threshold=score)
-    if mirror:
-        model, part = FlipTTA(model), FlipTTA(part)
-    return Reader(find, model, tasks=tasks, batch=batch, max_pixels=max_pixels, excerpt=part)
+    return Reader(find, FlipTTA(model) if mirror else model, tasks=tasks, batch=batch, max_pixels=max_pixels)
 
 
-def needed(tasks: Sequence[str] | None) -> Callable[[str], bool]:
-    """Whether a network's task, by its name, is needed for these."""
-    sources = {DERIVED[n].source if n in DERIVED else n for n in tasks or ()}
-    return lambda name: name.partition("@")[0] not in ON_REQUEST if tasks is None else name in sources
+def default_task(name: str) -> bool:
+    """Whether a network's task is predicted without being named: all are, but those that come only on request."""
+    return name.partition("@")[0] not in ON_REQUEST

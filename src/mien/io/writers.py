@@ -73,7 +73,7 @@ PHOTO: tuple[tuple[str, type], ...] = (
 
 
 def columns(asked: Iterable[str]) -> list[Column]:
-    """The columns of a face for the answers asked for, by name (`Reader.asked`); docs/cli.md lists them.
+    """The columns of a face for the answers asked for, by name (`Reader.requested`); docs/cli.md lists them.
 
     An answer of a kind that is not known here is one text column of JSON.
     """
@@ -302,7 +302,7 @@ def open_output(where: str | None, asked: Sequence[str], *, model: str = "", res
 
     Args:
         where: FILE.jsonl, FILE.json, FILE.csv or FILE.parquet; "-" or None: JSON Lines on stdout.
-        asked: answers in the records, `Reader.asked`. model: "name:first 12 of sha256"; a resumed file of another is refused.
+        asked: answers in the records, `Reader.requested`. model: "name:first 12 of sha256"; a resumed file of another is refused.
         resume: keep what the file has; `done` names the photos in it.
 
     Raises:

@@ -73,7 +73,7 @@ class Gallery:
         self.uri, self.reader, self.thumbnails, self._key, self._options = os.fspath(uri), reader, thumbnails, key, options
         self._writing = threading.RLock()
         self._store = open_store(self.uri, key, options)
-        self.task = next((n for n in reader.asked if n.startswith("identity")), "") if reader else ""
+        self.task = next((n for n in reader.requested if n.startswith("identity")), "") if reader else ""
         if reader is not None:
             self._check(reader)
         model = self._store.about["model"] if self._store else records.sha256_of(reader) if reader else ""

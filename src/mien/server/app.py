@@ -73,7 +73,7 @@ def app(
 
         if service.identity not in service.offered:
             raise UsageError("a gallery needs identity, and this server does not offer it; add it to --tasks, or leave the gallery out")
-        routes(api, service, gallery(service.work.ready(AnalyzeRequest((service.identity,)))))
+        routes(api, service, gallery(service.work.reader_for((service.identity,))))
     plain = api.openapi
     api.openapi = lambda: schema.finish(plain(), keys is not None)  # type: ignore[method-assign]
     api.add_middleware(Middleware, keys=keys, limits=service.limits, counts=service.counts)

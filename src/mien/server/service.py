@@ -9,6 +9,7 @@ from typing import TypeVar
 from fastapi import Request
 
 from mien.errors import UnknownTask, UsageError
+from mien.inference.detector import Detector
 from mien.inference.reader import Reader
 from mien.recognition.verification import MatchThreshold, match_threshold
 from mien.server.batcher import Batcher
@@ -39,7 +40,7 @@ class Service:
         self.limits, self.counts, self.stopping = limits, Counts(), False
         self.offered = tuple(n for n in can if offered is None or n in offered)
         self.default = tuple(
-            n for n in self.offered if n.partition("@")[0] not in ON_REQUEST and (offered is not None or n in reader.asked)
+            n for n in self.offered if n.partition("@")[0] not in ON_REQUEST and (offered is not None or n in reader.requested)
         )
         self.identity = next((n for n in ("identity512", "identity") if n in can), None)
         self.batcher = Batcher(reader.model, faces=batch_faces, wait_ms=batch_wait_ms, observe=self.counts.forward)
@@ -51,7 +52,7 @@ class Service:
     def allowed(self, names: Sequence[str]) -> None:
         """Raises: ApiError 400 for what the model does not know, 403 for what this server does not offer."""
         try:
-            self.work.ready(AnalyzeRequest(tuple(names)))
+            self.work.reader.select(names)
         except UnknownTask as e:
             raise ApiError(400, "unknown_task", str(e), details={"offered": list(self.offered)}) from e
         for name in names:
@@ -64,11 +65,17 @@ class Service:
     ) -> list[T]:
         """All pictures of a request, in order, by `Pipeline.read` or `Pipeline.record`."""
         state = request.state
-        self.work.ready(question)
+        self.check(question)
         if len(images) > 1:
             state.charge(state.key, len(images) - 1)
         deadline: Deadline = state.deadline
         return await self.line.run([partial(how, data, question, deadline) for data in images], deadline)
+
+    def check(self, question: AnalyzeRequest) -> None:
+        """Raises: UnknownTask, or ApiError 400 for a score that this server's detector does not take."""
+        self.work.reader.select(question.tasks)
+        if question.score is not None and not isinstance(self.work.reader.detector, Detector):
+            raise ApiError(400, "bad_field", "the detector of this server takes no score; leave it out")
 
     def cut(self, threshold: float | None, fmr: float | None) -> MatchThreshold | None:
         """From which similarity on two faces are one person's; None where nobody asked and nobody measured it.

@@ -3,28 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-import copy
 import threading
-import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import pairwise
+from functools import partial
 from typing import Any, TypeVar
 
 import numpy as np
 
-from mien import geometry
 from mien.errors import PhotoError
-from mien.inference.detector import Detector
 from mien.inference.reader import Reader, Reading
-from mien.io.image import load_photo
 from mien.server.batcher import Batcher
 from mien.server.errors import ApiError
 from mien.server.limits import Deadline, DeadlineExceeded, TooManyFaces
 from mien.server.metrics import Counts
 from mien.tasks.parsing import Parsing
-from mien.types import Face, InferenceModel
 
 T = TypeVar("T")
 
@@ -135,36 +129,38 @@ def mask_of(answer: Parsing) -> dict[str, Any]:
 
 
 class Pipeline:
-    """Bytes -> `Reading`, by the reader's detector and the batcher's shared forwards. Called from the line's threads."""
+    """Bytes -> `Reading`, by the reader's detector and the batcher's shared forward passes. Called from the queue's threads."""
 
     def __init__(self, reader: Reader, batcher: Batcher, *, most_faces: int, pixels: int, counts: Counts):
-        self.reader, self.batcher, self.most_faces, self.pixels, self.counts = reader, batcher, most_faces, pixels, counts
-        self.model = {"name": batcher.name, "sha256": batcher.sha256}
+        self.batcher, self.most_faces, self.pixels, self.counts = batcher, most_faces, pixels, counts
+        self.reader = Reader(reader.detector, batcher, tasks=reader.requested, batch=batcher.faces, max_pixels=pixels)
 
-    def ready(self, question: AnalyzeRequest, model: InferenceModel | None = None) -> Reader:
-        """The reader that answers this question, with the batcher's model or with a visit to it. What cannot be asked shows here.
+    @property
+    def model(self) -> dict[str, str]:
+        """Name and sha256 of the network, as records have them."""
+        return {"name": self.batcher.name, "sha256": self.batcher.sha256}
 
-        Raises:
-            UnknownTask: a task that the model does not answer. ApiError: 400, `score` where the detector takes none.
-        """
-        detector = self.reader.detector
-        if question.score is not None:
-            if not isinstance(detector, Detector):
-                raise ApiError(400, "bad_field", "the detector of this server takes no score; leave it out")
-            detector = copy.copy(detector)
-            detector.threshold = question.score
-        tasks = self.reader.asked if question.tasks is None else question.tasks
-        return Reader(detector, model or self.batcher, tasks=tasks, batch=self.batcher.faces, max_pixels=self.pixels)
+    def reader_for(self, tasks: Sequence[str]) -> Reader:
+        """A reader of its own for whoever keeps it, such as a gallery."""
+        return Reader(self.reader.detector, self.batcher, tasks=tasks, batch=self.batcher.faces, max_pixels=self.pixels)
 
     def read(self, data: bytes, question: AnalyzeRequest, deadline: Deadline) -> Reading:
         """One picture. One that cannot be read gives a reading with `.error`, as in a list of `Reader`.
 
         Raises:
-            Late: between two stages, or while waiting for a forward.
+            DeadlineExceeded: between two stages, or while waiting for a forward pass.
         """
+        deadline.check()
         with self.batcher.visit(deadline) as visit:
             try:
-                reading = self._read(self.ready(question, visit), data, question, deadline)
+                reading = self.reader.read(
+                    data,
+                    tasks=question.tasks,
+                    score=question.score,
+                    max_faces=question.faces,
+                    model=visit,
+                    on_stage=partial(self._check, deadline),
+                )
             except PhotoError as e:  # not logged: its message may show the picture's first bytes
                 self.counts.pictures.labels(e.code).inc()
                 return Reading(None, error=e)
@@ -173,6 +169,15 @@ class Pipeline:
         for stage, ms in reading.timing_ms.items():
             self.counts.stage.labels(stage).observe(ms / 1e3)
         return reading
+
+    def _check(self, deadline: Deadline, stage: str, reading: Reading, faces: int) -> None:
+        """Between two stages: enough time left, and no more faces than the server takes."""
+        if stage == "detect" and faces > self.most_faces:
+            raise TooManyFaces(
+                f"the picture shows {faces} faces, the limit is {self.most_faces}; send faces={self.most_faces} for the largest "
+                "ones, a higher score, or parts of the picture"
+            )
+        deadline.check()
 
     def record(self, data: bytes, question: AnalyzeRequest, deadline: Deadline) -> Record:
         """As `read`, but only what is answered: made here, off the event loop."""
@@ -184,30 +189,3 @@ class Pipeline:
                     if isinstance(answer, Parsing):
                         plain[name]["mask"] = mask_of(answer)
         return Record(json, reading.error)
-
-    def _read(self, reader: Reader, data: bytes, question: AnalyzeRequest, deadline: Deadline) -> Reading:
-        times = [time.perf_counter()]
-
-        def lap() -> None:
-            times.append(time.perf_counter())
-            deadline.check()
-
-        deadline.check()
-        photo = load_photo(data, max_pixels=self.pixels)
-        lap()
-        found = reader.detector(photo.pixels)[: question.faces]
-        if len(found) > self.most_faces:
-            raise TooManyFaces(
-                f"the picture shows {len(found)} faces, the limit is {self.most_faces}; send faces={self.most_faces} for the largest ones, "
-                "a higher score, or parts of the picture"
-            )
-        lap()
-        crops = [geometry.align(photo.pixels, face.points, reader.model.view) for face in found]
-        lap()
-        answers = reader.read_crops(crops)
-        lap()
-        reading = Reading(None, photo, model=self.model)
-        reading += [Face(f.box, f.score, f.points, a, c) for f, a, c in zip(found, answers, crops, strict=True)]
-        spans = zip(("decode", "detect", "align", "read"), pairwise(times), strict=True)
-        reading.timing_ms = {name: 1e3 * (end - start) for name, (start, end) in spans}
-        return reading
