@@ -1,12 +1,13 @@
-# Verbs: demo test test-slow check train evaluate compare bench bench-peers docs clean
+# Verbs: demo test test-fast test-slow check train evaluate compare bench bench-peers docs clean
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
+FAST := tests/test_geometry.py tests/io tests/inference tests/visualize tests/contracts tests/cli tests/compat tests/web/test_page.py
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 RECIPE ?= recipes/mien.py
 RUN ?= runs/$(basename $(notdir $(RECIPE)))
 
-.PHONY: demo test test-slow check train evaluate compare bench bench-peers docs clean
+.PHONY: demo test test-fast test-slow check train evaluate compare bench bench-peers docs clean
 
 # read the example photos with the base install and the embedded weights: no torch, no data
 demo: $(VENV)/.base
@@ -15,6 +16,10 @@ demo: $(VENV)/.base
 # a process a core, each of one thread: an exporter's minute is single-threaded
 test: $(VENV)/.dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" -n auto --dist worksteal
+
+# what needs no torch and exports nothing: for every edit
+test-fast: $(VENV)/.dev
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" -n auto --dist worksteal $(FAST)
 
 test-slow: $(VENV)/.dev
 	$(BIN)/python -m pytest -m slow
