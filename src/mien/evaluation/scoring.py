@@ -16,6 +16,7 @@ from mien.errors import MissingData, UsageError
 from mien.evaluation.protocols import PROTOCOLS, Protocol
 from mien.inference.detector import Detector
 from mien.tasks import TASKS, Task
+from mien.tasks.base import configured
 from mien.types import Crop, Detection, Floats, InferenceModel, Pixels, Sample
 
 Find = Callable[[Pixels], list[Detection]]
@@ -76,7 +77,8 @@ def _score_faces(
     model: InferenceModel, protocol: Protocol, answer: str, dataset: Dataset, batch: int, limit: int | None, find: Find | None
 ) -> dict[str, float]:
     """A face network on aligned crops."""
-    task: Task[Any] = TASKS[protocol.task]
+    own = next(t for t in model.tasks if t.name == answer)
+    task: Task[Any] = configured(TASKS[protocol.task], own.header())  # as the weights were trained to be read
     metrics, n = protocol.metrics() if protocol.metrics else task.metrics(), min(len(dataset), limit or len(dataset))
     if n == 0:
         raise MissingData(f"{dataset.name} holds no pictures, so that {protocol.name} has no number; check that its files are whole")

@@ -8,8 +8,8 @@ A file is {"step", "state_dict", "optimizer"}, its keys below `module.`:
     losses_module.losses.<identity set>.classifier      weights of the identity loss, not ours to keep
 
 Only the tensors come from the file. What the released weights saw is not in it: mean = std = 0.5 at 112 px for values
-and identity, CLIP's values at 512 px for maps; and their ages and landmarks are read through sigmoids, where
-`mien.tasks` has softmax. Raw answers are the official ones where the picture is.
+and identity, CLIP's values at 512 px for maps. Their ages and landmarks are decoded by normalized sigmoids, so the tasks of a
+converted model have `decoding` "sigmoid"; weights that are saved or exported keep that in their header.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from mien.errors import BadWeights, UsageError
 from mien.models.backbones.vit import VisionTransformer
 from mien.models.faceptor import BASE_TASKS, Faceptor, PixelDecoder, faceptor_base
 from mien.tasks import Embedding, Task, task
+from mien.tasks.base import configured
 
 # Our task -> the official name of the data set whose labels it learned.
 SETS: dict[str, str] = {
@@ -52,6 +53,10 @@ ORDERS: dict[str, tuple[str, ...]] = {
     ),
 }  # fmt: skip
 
+# Years of the first query. The official UTKFace list has the columns, and about the number of rows, of CORAL's split (Cao et al.
+# 2020), which has ages of 21 to 60 years, less 21. Unknown: nobody has compared this with answers of the released weights.
+YEAR_OFFSETS: dict[str, int] = {"age@utkface": 21}
+
 FIRST_STAGE, SECOND_STAGE = (11,), (11, 1, 3, 5, 7, 9)
 
 # A tensor of theirs is the concatenation, by rows, of these views of ours.
@@ -63,7 +68,7 @@ _PIXEL_NORM = f"{_READ}.map_v2.mask_map.1"
 
 def faceptor_from_official(
     state: Mapping[str, Any], *, tasks: Sequence[Task] = BASE_TASKS, sets: Mapping[str, str] = SETS, size: int = 512,
-    leave: Collection[str] = (),
+    leave: Collection[str] = (), year_offsets: Mapping[str, int] = YEAR_OFFSETS,
 ) -> Faceptor:  # fmt: skip
     """A `faceptor_base` filled from an official checkpoint of the first or second stage, in evaluation mode.
 
@@ -72,13 +77,28 @@ def faceptor_from_official(
         tasks: what to answer, in output order; `FULL_TASKS` for a file of thirteen sets.
         sets: task name -> official data set, where `SETS` does not know it.
         size: side of the crop in pixels. leave: official data sets in the file that are not wanted.
+        year_offsets: task name -> years of its first age query.
 
     Raises:
         BadWeights, UsageError: as `load_faceptor`.
     """
     second = any(k.endswith(f"{_DECODER}.new_level_embed.weight") for k in state.get("state_dict", state))
     model = faceptor_base(tasks=tasks, size=size, levels=SECOND_STAGE if second else FIRST_STAGE)
+    model.tasks = official_decoding(model.tasks, year_offsets)
     return load_faceptor(model, state, sets=sets, leave=leave).eval()
+
+
+def official_decoding(tasks: Sequence[Task], year_offsets: Mapping[str, int] = YEAR_OFFSETS) -> tuple[Task, ...]:
+    """The tasks as the official code reads and trains them: ages and landmarks by normalized sigmoids.
+
+    Args:
+        year_offsets: task name -> years of its first age query.
+    """
+    settings: dict[str, dict[str, Any]] = {t.name: {"decoding": "sigmoid"} for t in tasks if hasattr(t, "decoding")}
+    for name in settings:
+        if name in year_offsets:
+            settings[name]["year_offset"] = year_offsets[name]
+    return tuple(configured(t, settings.get(t.name, {})) for t in tasks)
 
 
 def load_faceptor(model: Faceptor, state: Mapping[str, Any], *, sets: Mapping[str, str] = SETS, leave: Collection[str] = ()) -> Faceptor:
