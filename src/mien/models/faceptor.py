@@ -177,6 +177,7 @@ def faceptor_base(*, tasks: Sequence[Task] = BASE_TASKS, size: int = 512, levels
     encoder = VisionTransformer(drop_path=0.2)
     view = View((size, size), "head", encoder.mean, encoder.std)  # Ours: one view, with CLIP's normalisation
     model = Faceptor(encoder, tasks, view, PixelDecoder(256), levels=levels)
+    model.decoder.init_official()
     model.builder = ("faceptor_base", {"tasks": [t.name for t in tasks], "size": size, "levels": list(levels)})
     return model
 

@@ -265,7 +265,10 @@ class NME:
 
 
 def error_curve_area(errors: npt.ArrayLike, limit: float, step: float = 1e-4) -> float:
-    """Area under the share of errors <= t, for t in 0..limit, divided by limit: 0..1, by trapezes of width `step`."""
+    """Area under the share of errors <= t, for t in 0..limit, divided by limit: 0..1, by trapezes of width `step`.
+
+    Official Faceptor has Simpson's rule, which differs by 1e-5 at most, and integrates AFLW-19 to 0.0701 in place of 0.07: 0.001 more.
+    """
     at = np.linspace(0, limit, round(limit / step) + 1)
     e = np.sort(np.asarray(errors, np.float64))
     share = np.searchsorted(e, at, side="right") / len(e)
