@@ -51,7 +51,7 @@ VALUES = replace(NONE, mirror=0.5, photometric=0.8, gray=0.1, blur=0.1, erase=0.
 MASKS = Augment(degrees=18, scale=0.1, shift=0.01, mirror=0, photometric=0.5, gray=0.1, blur=0.1, erase=0, noise=0, fill_border=0)
 MARKS = Augment(degrees=10, scale=0.1, shift=0.05, mirror=0, photometric=0.5, gray=0.1, blur=0.1, erase=0.5, noise=0.5, fill_border=0)
 
-SEVEN = {"classes": 7}
+SEVEN, WHOLE = {"classes": 7}, {"whole": True}
 # (what a set gives to every batch, over all GPUs; what its loss weighs)
 BASE: tuple[tuple[SourceSpec, float], ...] = (
     (SourceSpec("ms1mv3", "train", "identity512@ms1mv3", 256, FLIP), 5.0),
@@ -59,7 +59,7 @@ BASE: tuple[tuple[SourceSpec, float], ...] = (
     (SourceSpec("celeba-official", "train+val", "attributes@celeba", 64, VALUES), 2.0),
     (SourceSpec("affectnet", "train", "expression7@affectnet", 64, VALUES, SEVEN), 4.0),
     (SourceSpec("rafdb", "train", "expression7@rafdb", 16, VALUES), 1.0),
-    (SourceSpec("celebamask-hq", "train+val", "parsing@celebamask", 4, MASKS), 100.0),
+    (SourceSpec("celebamask-hq", "train+val", "parsing@celebamask", 4, MASKS, WHOLE), 100.0),
     (SourceSpec("300w", "train", "landmarks@300w", 4, MARKS), 1000.0),
 )
 FULL: tuple[tuple[SourceSpec, float], ...] = (
@@ -70,7 +70,7 @@ FULL: tuple[tuple[SourceSpec, float], ...] = (
     (SourceSpec("affectnet", "train", "expression7@affectnet", 64, VALUES, SEVEN), 6.66),
     (SourceSpec("rafdb", "train", "expression7@rafdb", 16, VALUES), 1.67),
     (SourceSpec("ferplus-official", "train+val", "expression7@ferplus", 16, VALUES, SEVEN), 1.67),
-    (SourceSpec("celebamask-hq", "train+val", "parsing@celebamask", 4, MASKS), 100.0),
+    (SourceSpec("celebamask-hq", "train+val", "parsing@celebamask", 4, MASKS, WHOLE), 100.0),
     (SourceSpec("lapa", "train+val", "lapa11", 4, MASKS), 100.0),
     (SourceSpec("300w", "train", "landmarks@300w", 4, MARKS), 250.0),
     (SourceSpec("wflw", "train", "wflw98", 4, MARKS), 250.0),

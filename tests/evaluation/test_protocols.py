@@ -16,7 +16,7 @@ from mien.data.catalogue import DATASETS, OFFICIAL, Official
 from mien.data.formats import landmarks
 from mien.errors import MissingData, UsageError
 from mien.evaluation.protocols import Protocol
-from mien.evaluation.scoring import PROTOCOLS, evaluate, run
+from mien.evaluation.scoring import PROTOCOLS, evaluate, run, whole_picture
 from mien.tasks import TASKS, task
 from mien.tasks.attributes import AttributesTask
 from mien.tasks.base import Embedding, Map, Points, Vector
@@ -107,10 +107,15 @@ def folder_of(p: Protocol) -> str:
 # --- Answers
 
 
-def raw_of(name: str, label: Any, sample: Sample, view: View) -> np.ndarray:
+def raw_of(p: Protocol, label: Any, sample: Sample, view: View) -> np.ndarray:
     """What a network would say that is right: a label as a raw answer."""
-    t = TASKS[name]
-    target, _ = t.encode_target(label, geometry.align(sample.image, sample.points, view).from_photo, False, view.size)
+    name = p.task
+    t: Any = TASKS[name]
+    if p.tanh:  # a picture of the labels, warped as the photo is
+        affine = geometry.tanh_align(sample.image, sample.points, view.size, p.tanh).from_photo
+        return np.stack([geometry.tanh_crop((label == k).astype(np.uint8) * 20, affine, view.size, p.tanh) for k in range(t.shape.n)])
+    crop = whole_picture(sample.image, view) if p.whole else geometry.align(sample.image, sample.points, view)
+    target, _ = t.encode_target(label, crop.from_photo, False, view.size)
     if isinstance(t.shape, Points):
         return target
     if isinstance(t.shape, Map):
@@ -145,14 +150,14 @@ def fake(p: Protocol, dataset: Any, change: Callable[[Any, Sample], Any] | None 
         label = dataset[i].labels[p.task]
         if change and i == len(dataset) - 1:
             label = change(label, dataset[i])
-        raw.append(raw_of(p.task, label, dataset[i], view))
+        raw.append(raw_of(p, label, dataset[i], view))
     return Fake(p.asked[0], raw, view=view)
 
 
 def test_the_official_protocols_are_these():
     assert set(MINE) == {
         "300w-common", "300w-challenge", "300w-full", "wflw", *(f"wflw-{s}" for s in landmarks.WFLW_SUBSETS), "cofw", "aflw19",
-        "aflw19-frontal", "mtfl-official", "celebamask-hq", "lapa", "helen", "morph2", "utkface-official", "affectnet-7", "affectnet-8",
+        "aflw19-frontal", "mtfl-official", "celebamask-hq", "lapa", "lapa-tanh", "helen", "morph2", "utkface-official", "affectnet-7", "affectnet-8",
         "rafdb", "ferplus-official", "ferplus-official-7", "celeba-official", "lfwa", "lfw.bin", "cfp_fp", "agedb_30", "calfw", "cplfw",
         "lfw-official",
     }  # fmt: skip

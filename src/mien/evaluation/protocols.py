@@ -32,6 +32,8 @@ class Protocol:
         mirror: raw answers on a crop and on its mirror image are added, as verification of faces does.
         metrics: in place of the task's own.
         crop: what cuts the faces out, unless a detector does (`evaluate`).
+        whole: the whole picture, resized, is shown to the model in place of an aligned crop, as the published code does.
+        tanh: factor of FaRL's tanh-warp, which shows the whole picture in an aligned crop; 0: none. For parsing only.
     """
 
     name: str
@@ -44,6 +46,8 @@ class Protocol:
     mirror: bool = False
     metrics: Callable[[], Metrics] | None = None
     crop: str = CROP
+    whole: bool = False
+    tanh: float = 0.0
 
     @property
     def asked(self) -> tuple[str, ...]:
@@ -94,8 +98,8 @@ _PACK = (
         "helen68", lambda: pack.helen68("val"), "landmarks", "Helen val", ("nme", "fr@0.1"), "NME by outer eye corners", "300w"
     ),
     Protocol(
-        "celebamask", lambda: pack.celebamask("val"), "parsing", "CelebAMask val", ("mean_f1",), "18 classes at 256 px",
-        "celebamask",
+        "celebamask", lambda: pack.celebamask("val"), "parsing", "CelebAMask val", ("mean_f1", "ceiling"),
+        "18 classes at 256 px; `ceiling` is what a perfect answer in these crops scores", "celebamask",
     ),
     Protocol(
         "celeba", lambda: pack.celeba("val"), "attributes", "CelebA val", ("mean_accuracy",), "40 attributes, 89x109 px", "celeba"
@@ -143,11 +147,18 @@ _LANDMARKS = (
 _PARSING = (
     Protocol(
         "celebamask-hq", _of("celebamask-hq", "test"), "parsing", "CelebAMask-HQ test (2,824)", ("mean_f1",),
-        f"{_PIXELS} at 512 px, mean of 18 classes", "celebamask", crop="five points of the whole set place the faces",
+        f"{_PIXELS} at 512 px, mean of 18 classes; parts painted in FaRL's order", "celebamask",
+        crop="whole pictures, not aligned", whole=True,
     ),
     Protocol(
-        "lapa", _of("lapa", "test"), "lapa11", "LaPa test (2,000)", ("mean_f1",),
-        f"{_PIXELS} at the pictures' own size, masks brought back out of the crop, mean of 10 classes", "lapa",
+        "lapa", _of("lapa", "test"), "lapa11", "LaPa test (2,000)", ("mean_f1", "ceiling"),
+        f"{_PIXELS} at the pictures' own size, masks brought back out of the crop, mean of 10 classes; published numbers are of whole "
+        "pictures, see lapa-tanh; `ceiling` is what a perfect answer in these crops scores", "lapa",
+    ),
+    Protocol(
+        "lapa-tanh", _of("lapa", "test"), "lapa11", "LaPa test (2,000)", ("mean_f1",),
+        f"{_PIXELS} at the pictures' own size, mean of 10 classes; for models trained on tanh-warped crops", "lapa",
+        crop="whole pictures, aligned by five of the set's 106 points, tanh-warped by 0.8", tanh=0.8,
     ),
     Protocol(
         "helen", _of("helen", "test"), "helen9", "Helen test", ("overall_f", "mean_f1"),
