@@ -10,7 +10,7 @@ parameters, losses, weights and that every set reaches its task. As in the offic
 tasks only, so that the batch norms of the identity head see 112 px alone.
 
 Data, in the publishers' layouts below the data root (`mien.data.catalogue.OFFICIAL`): 300w, celebamask-hq, morph2, affectnet, rafdb,
-celeba-official, ms1mv3; Full also wflw, cofw, aflw19, lapa, utkface-official, ferplus-official.
+celeba-official, ms1mv3; Full also wflw, cofw, aflw19, lapa, utkface-coral, ferplus-official.
 
 Published, Base: 300-W NME 3.00 (full), CelebAMask-HQ F1 88.22, MORPH II MAE 1.869, RAF-DB 90.38, CelebA 91.43, verification 95.10.
 Full: 2.86, 88.2, 1.96, 91.26, 91.39, 95.28; WFLW 4.03, COFW 3.01, AFLW-19 0.95, LaPa 91.5, UTKFace 4.10, FER+ 90.40.
@@ -65,7 +65,7 @@ BASE: tuple[tuple[SourceSpec, float], ...] = (
 FULL: tuple[tuple[SourceSpec, float], ...] = (
     (SourceSpec("ms1mv3", "train", "identity512@ms1mv3", 256, FLIP), 5.0),
     (SourceSpec("morph2", "train", "age@morph2", 64, VALUES), 4.0),
-    (SourceSpec("utkface-official", "train", "age@utkface", 16, VALUES), 1.0),
+    (SourceSpec("utkface-coral", "train", "age@utkface", 16, VALUES), 1.0),
     (SourceSpec("celeba-official", "train+val", "attributes@celeba", 64, VALUES), 2.0),
     (SourceSpec("affectnet", "train", "expression7@affectnet", 64, VALUES, SEVEN), 6.66),
     (SourceSpec("rafdb", "train", "expression7@rafdb", 16, VALUES), 1.67),

@@ -59,6 +59,13 @@ def _morph2(root: Path) -> None:
         people_sets.put(root / n, people_sets.encoded(i % 4, (178, 218)))
 
 
+def _utkface(root: Path) -> None:
+    """Fifteen, of which a fifth are the test; CORAL's test has three of them."""
+    stems = [f"{20 + i}_{i % 2}_0_2017{i:013}" for i in range(15)]
+    people_sets.utkface(root, stems)
+    people_sets.put(root / "utk_test.csv", ",file,age\n" + "".join(f"{i},{stems[i]}.jpg.chip.jpg,{i - 1}\n" for i in (1, 2, 14)))
+
+
 def _ferplus(root: Path) -> None:
     """Happiness, contempt and fear; and one picture of training."""
     votes = [np.eye(10, dtype=int)[i] * 10 for i in (1, 7, 6, 0)]
@@ -76,7 +83,7 @@ def _verification(root: Path) -> None:
 WRITERS: dict[str, Callable[[Path], Any]] = {
     "300w": point_sets.ibug300w, "wflw": _wflw, "cofw": point_sets.cofw, "aflw19": point_sets.aflw19, "mtfl-official": point_sets.mtfl,
     "celebamask-hq": point_sets.celebamask_hq, "lapa": _lapa, "helen": point_sets.helen, "morph2": _morph2,
-    "utkface-official": lambda root: people_sets.utkface(root, [f"{20 + i}_{i % 2}_0_2017{i:013}" for i in range(15)]),
+    "utkface-official": _utkface,
     "affectnet": lambda root: people_sets.affectnet(root, (0, 1, 7)), "rafdb": people_sets.rafdb, "ferplus-official": _ferplus,
     "celeba-official": people_sets.celeba, "lfwa": lambda root: people_sets.lfwa(root, hdf5=False),
     "lfw-official": people_sets.lfw, "verification": _verification, "ms1mv3": people_sets.ms1mv3,
@@ -157,7 +164,7 @@ def fake(p: Protocol, dataset: Any, change: Callable[[Any, Sample], Any] | None 
 def test_the_official_protocols_are_these():
     assert set(MINE) == {
         "300w-common", "300w-challenge", "300w-full", "wflw", *(f"wflw-{s}" for s in landmarks.WFLW_SUBSETS), "cofw", "aflw19",
-        "aflw19-frontal", "mtfl-official", "celebamask-hq", "lapa", "lapa-tanh", "helen", "morph2", "utkface-official", "affectnet-7", "affectnet-8",
+        "aflw19-frontal", "mtfl-official", "celebamask-hq", "lapa", "lapa-tanh", "helen", "morph2", "utkface-official", "utkface-coral", "affectnet-7", "affectnet-8",
         "rafdb", "ferplus-official", "ferplus-official-7", "celeba-official", "lfwa", "lfw.bin", "cfp_fp", "agedb_30", "calfw", "cplfw",
         "lfw-official",
     }  # fmt: skip
@@ -257,7 +264,7 @@ def test_helen_counts_brows_eyes_nose_and_mouth_together(build: Callable[[str], 
     assert score.values["f1:upper_lip"] == 0 and score.values["f1:nose"] == 0
 
 
-@pytest.mark.parametrize("name", ["morph2", "utkface-official"])
+@pytest.mark.parametrize("name", ["morph2", "utkface-official", "utkface-coral"])
 def test_one_age_of_three_is_seven_years_off(name: str, build: Callable[[str], None]):
     p = MINE[name]
     build(folder_of(p))

@@ -174,7 +174,11 @@ _VALUES = (
     ),
     Protocol(
         "utkface-official", _of("utkface-official", "test"), "age", "UTKFace test", ("mae", "cs5"),
-        "RANDOM_80_20, seed 0: papers split otherwise", "utkface",
+        "RANDOM_80_20, seed 0, of all ages; published numbers are on ages 21 to 60, see utkface-coral", "utkface",
+    ),
+    Protocol(
+        "utkface-coral", _of("utkface-coral", "test"), "age", "UTKFace test, 21-60 years", ("mae", "cs5"),
+        "CORAL's split, by its authors' lists: the one of published numbers (Faceptor 4.10)", "utkface",
     ),
     *(
         Protocol(
