@@ -16,7 +16,7 @@ from mien.data.catalogue import DATASETS, OFFICIAL, Official
 from mien.data.formats import landmarks
 from mien.errors import MissingData, UsageError
 from mien.evaluation.protocols import Protocol
-from mien.evaluation.scoring import PROTOCOLS, evaluate, run, whole_picture
+from mien.evaluation.scoring import PROTOCOLS, Score, as_table, evaluate, run, whole_picture
 from mien.tasks import TASKS, task
 from mien.tasks.attributes import AttributesTask
 from mien.tasks.base import Embedding, Map, Points, Vector
@@ -180,6 +180,13 @@ def test_right_answers_are_without_error(name: str, build: Callable[[str], None]
     assert score.headline == pytest.approx(PERFECT[p.keys[0]], abs=1e-3)  # answers are float32
     assert score.values["n"] == len(dataset) >= 1
     assert set(p.keys) <= set(score.values)
+
+
+@pytest.mark.parametrize("name", OF[Points])
+def test_a_table_of_landmarks_says_that_true_points_remove_the_roll(name: str):
+    score = {"nme": 3.0, "n": 1}
+    assert "true points, which removes roll" in as_table([Score(name, score, 3.0, ("nme",))])
+    assert "true points" not in as_table([Score(name, score | {"found": 99.0}, 3.0, ("nme", "found"))])
 
 
 # --- One answer of several is wrong
