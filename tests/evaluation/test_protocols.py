@@ -164,7 +164,8 @@ def fake(p: Protocol, dataset: Any, change: Callable[[Any, Sample], Any] | None 
 def test_the_official_protocols_are_these():
     assert set(MINE) == {
         "300w-common", "300w-challenge", "300w-full", "wflw", *(f"wflw-{s}" for s in landmarks.WFLW_SUBSETS), "cofw", "aflw19",
-        "aflw19-frontal", "mtfl-official", "celebamask-hq", "lapa", "lapa-tanh", "helen", "morph2", "utkface-official", "utkface-coral", "affectnet-7", "affectnet-8",
+        "aflw19-frontal", "mtfl-official", "celebamask-hq", "lapa", "lapa-tanh", "helen", "morph2", "utkface-official",
+        "utkface-coral", "affectnet-7", "affectnet-8",
         "rafdb", "ferplus-official", "ferplus-official-7", "celeba-official", "lfwa", "lfw.bin", "cfp_fp", "agedb_30", "calfw", "cplfw",
         "lfw-official",
     }  # fmt: skip

@@ -117,13 +117,13 @@ def load_faceptor(model: Faceptor, state: Mapping[str, Any], *, sets: Mapping[st
         BadWeights: tensors are missing, unknown or of another shape, the first few are named; the model is then unchanged.
         UsageError: the model has another layout, or a task has no official data set.
     """
-    theirs = _flat(state)
+    theirs = flat_state(state)
     places = dict(_places(model, _names(model, sets)))
     left = [prefix for name in leave for prefix in _left(name, theirs)]
     identity = [name for name in {*sets.values(), *leave} if name.startswith("recog_")]
     ignored = {f"losses_module.losses.{name}.classifier" for name in identity} | {k for k in theirs if k.startswith(tuple(left))}
     aliases = {f"{_PIXEL_NORM}.ln.{p}": f"{_PIXEL_NORM}.{p}" for p in ("weight", "bias")}
-    _check(theirs, places, ignored | aliases.keys())
+    check_state(theirs, places, ignored | aliases.keys())
     for alias, key in aliases.items():
         if alias in theirs and theirs[alias] is not theirs[key] and not torch.equal(theirs[alias], theirs[key]):
             raise BadWeights(f"{alias} is a second name of {key}, but their values differ; the file was altered")
@@ -135,7 +135,7 @@ def load_faceptor(model: Faceptor, state: Mapping[str, Any], *, sets: Mapping[st
     return model
 
 
-def _flat(state: Mapping[str, Any]) -> dict[str, Tensor]:
+def flat_state(state: Mapping[str, Any]) -> dict[str, Tensor]:
     """Key -> tensor, without the `module.` that distributed training puts before each key."""
     flat = state.get("state_dict", state)
     wrapped = all(k.startswith("module.") for k in flat)
@@ -218,11 +218,11 @@ def _query_places(model: Faceptor, names: Mapping[str, str], ours: Mapping[str, 
         name, n = names[t.name], model.asked[t.name]
         for kind in ("query_feat", "query_embed"):
             rows = ours[kind][start : start + n]
-            yield f"{_DECODER}.{kind}.{name}.weight", [rows] if name not in ORDERS else [rows[i][None] for i in _order(name, t)]
+            yield f"{_DECODER}.{kind}.{name}.weight", [rows] if name not in ORDERS else [rows[i][None] for i in class_order(name, t)]
         start += n
 
 
-def _order(name: str, t: Task) -> list[int]:
+def class_order(name: str, t: Task) -> list[int]:
     """For each official query, our class."""
     classes = list(getattr(t, "names", ()))
     if sorted(classes) != sorted(ORDERS[name]):
@@ -235,7 +235,8 @@ def _shape(parts: Sequence[Tensor]) -> tuple[int, ...]:
     return tuple(parts[0].shape) if len(parts) == 1 else (sum(len(p) for p in parts), *parts[0].shape[1:])
 
 
-def _check(theirs: Mapping[str, Tensor], places: Places, ignored: Collection[str]) -> None:
+def check_state(theirs: Mapping[str, Tensor], places: Places, ignored: Collection[str]) -> None:
+    """Refuse a state dict that is not what `places` reads, with the first few keys of each kind of problem."""
     wrong = [
         f"{k} {tuple(theirs[k].shape)} for {_shape(parts)}"
         for k, parts in places.items()
@@ -249,4 +250,4 @@ def _check(theirs: Mapping[str, Tensor], places: Places, ignored: Collection[str
     said = [f"{len(keys)} {what}: {', '.join(keys[:5])}{', ...' * (len(keys) > 5)}" for what, keys in problems.items() if keys]
     if said:
         mend = "check that tasks and levels are the file's, and put data sets you do not want in `leave`"
-        raise BadWeights(f"these are not official Faceptor weights for this model. {'; '.join(said)}. Mend: {mend}")
+        raise BadWeights(f"these are not official weights of this model. {'; '.join(said)}. Mend: {mend}")
