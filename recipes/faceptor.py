@@ -45,10 +45,13 @@ from mien.training.loss_weighting import Fixed
 from mien.training.recipe import Recipe, adamw, cosine
 from mien.types import View
 
-# Ours: the nearest that `Augment` has to the official moves. No mirror for maps, as in the official code.
+# Ours: the nearest that `Augment` has to the official moves. No mirror for maps, as in the official code. Turn and size of parsing
+# crops are normally distributed there too; landmark crops always have a black rectangle and up to half of another picture as noise.
 FLIP = replace(NONE, mirror=0.5)
 VALUES = replace(NONE, mirror=0.5, photometric=0.8, gray=0.1, blur=0.1, erase=0.25)
-MASKS = Augment(degrees=18, scale=0.1, shift=0.01, mirror=0, photometric=0.5, gray=0.1, blur=0.1, erase=0, noise=0, fill_border=0)
+MASKS = Augment(
+    degrees=18, scale=0.1, shift=0.01, mirror=0, photometric=0.5, gray=0.1, blur=0.1, erase=0, noise=0, fill_border=0, normal=True
+)  # fmt: skip
 MARKS = Augment(degrees=10, scale=0.1, shift=0.05, mirror=0, photometric=0.5, gray=0.1, blur=0.1, erase=0.5, noise=0.5, fill_border=0)
 
 SEVEN, WHOLE = {"classes": 7}, {"whole": True}
