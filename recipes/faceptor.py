@@ -6,11 +6,11 @@
 
 Not run by us. The authors took 2 GPUs for Base and 4 for Full; their hours are not published. A step is 464 faces of 112 px and 8
 of 512 px (Full: 496 and 24), and there are 50,000: too many for the CPUs that mien's trainer works on. Tests check the number of
-parameters and that every set reaches its task, no more. One thing differs that may matter: both views pass through every head, and
-the running statistics of the identity head's batch norms follow both; official heads see their own view only.
+parameters, losses, weights and that every set reaches its task. As in the official code, a view passes through the heads of its own
+tasks only, so that the batch norms of the identity head see 112 px alone.
 
 Data, in the publishers' layouts below the data root (`mien.data.catalogue.OFFICIAL`): 300w, celebamask-hq, morph2, affectnet, rafdb,
-celeba-official, ms1mv3; Full also wflw, cofw, aflw19, lapa, utkface-official, ferplus-official.
+celeba-official, ms1mv3; Full also wflw, cofw, aflw19, lapa, utkface-coral, ferplus-official.
 
 Published, Base: 300-W NME 3.00 (full), CelebAMask-HQ F1 88.22, MORPH II MAE 1.869, RAF-DB 90.38, CelebA 91.43, verification 95.10.
 Full: 2.86, 88.2, 1.96, 91.26, 91.39, 95.28; WFLW 4.03, COFW 3.01, AFLW-19 0.95, LaPa 91.5, UTKFace 4.10, FER+ 90.40.
@@ -33,6 +33,7 @@ from mien.data.mixture import Mixture
 from mien.errors import UsageError
 from mien.models.backbones.vit import load_clip
 from mien.models.faceptor import faceptor_base
+from mien.models.faceptor_official import official_decoding
 from mien.models.naive_faceptor import naive_faceptor_base
 from mien.tasks import Embedding, Map, Points, Task, task
 from mien.tasks.age import AgeTask
@@ -44,13 +45,16 @@ from mien.training.loss_weighting import Fixed
 from mien.training.recipe import Recipe, adamw, cosine
 from mien.types import View
 
-# Ours: the nearest that `Augment` has to the official moves. No mirror for maps, as in the official code.
+# Ours: the nearest that `Augment` has to the official moves. No mirror for maps, as in the official code. Turn and size of parsing
+# crops are normally distributed there too; landmark crops always have a black rectangle and up to half of another picture as noise.
 FLIP = replace(NONE, mirror=0.5)
 VALUES = replace(NONE, mirror=0.5, photometric=0.8, gray=0.1, blur=0.1, erase=0.25)
-MASKS = Augment(degrees=18, scale=0.1, shift=0.01, mirror=0, photometric=0.5, gray=0.1, blur=0.1, erase=0, noise=0, fill_border=0)
+MASKS = Augment(
+    degrees=18, scale=0.1, shift=0.01, mirror=0, photometric=0.5, gray=0.1, blur=0.1, erase=0, noise=0, fill_border=0, normal=True
+)  # fmt: skip
 MARKS = Augment(degrees=10, scale=0.1, shift=0.05, mirror=0, photometric=0.5, gray=0.1, blur=0.1, erase=0.5, noise=0.5, fill_border=0)
 
-SEVEN = {"classes": 7}
+SEVEN, WHOLE = {"classes": 7}, {"whole": True}
 # (what a set gives to every batch, over all GPUs; what its loss weighs)
 BASE: tuple[tuple[SourceSpec, float], ...] = (
     (SourceSpec("ms1mv3", "train", "identity512@ms1mv3", 256, FLIP), 5.0),
@@ -58,18 +62,18 @@ BASE: tuple[tuple[SourceSpec, float], ...] = (
     (SourceSpec("celeba-official", "train+val", "attributes@celeba", 64, VALUES), 2.0),
     (SourceSpec("affectnet", "train", "expression7@affectnet", 64, VALUES, SEVEN), 4.0),
     (SourceSpec("rafdb", "train", "expression7@rafdb", 16, VALUES), 1.0),
-    (SourceSpec("celebamask-hq", "train+val", "parsing@celebamask", 4, MASKS), 100.0),
+    (SourceSpec("celebamask-hq", "train+val", "parsing@celebamask", 4, MASKS, WHOLE), 100.0),
     (SourceSpec("300w", "train", "landmarks@300w", 4, MARKS), 1000.0),
 )
 FULL: tuple[tuple[SourceSpec, float], ...] = (
     (SourceSpec("ms1mv3", "train", "identity512@ms1mv3", 256, FLIP), 5.0),
     (SourceSpec("morph2", "train", "age@morph2", 64, VALUES), 4.0),
-    (SourceSpec("utkface-official", "train", "age@utkface", 16, VALUES), 1.0),
+    (SourceSpec("utkface-coral", "train", "age@utkface", 16, VALUES), 1.0),
     (SourceSpec("celeba-official", "train+val", "attributes@celeba", 64, VALUES), 2.0),
     (SourceSpec("affectnet", "train", "expression7@affectnet", 64, VALUES, SEVEN), 6.66),
     (SourceSpec("rafdb", "train", "expression7@rafdb", 16, VALUES), 1.67),
     (SourceSpec("ferplus-official", "train+val", "expression7@ferplus", 16, VALUES, SEVEN), 1.67),
-    (SourceSpec("celebamask-hq", "train+val", "parsing@celebamask", 4, MASKS), 100.0),
+    (SourceSpec("celebamask-hq", "train+val", "parsing@celebamask", 4, MASKS, WHOLE), 100.0),
     (SourceSpec("lapa", "train+val", "lapa11", 4, MASKS), 100.0),
     (SourceSpec("300w", "train", "landmarks@300w", 4, MARKS), 250.0),
     (SourceSpec("wflw", "train", "wflw98", 4, MARKS), 250.0),
@@ -85,22 +89,33 @@ def values_view(size: int = 112) -> View:
 
 
 def weights_of(rows: Sequence[tuple[SourceSpec, float]]) -> dict[str, float]:
-    """The paper's alpha / sum of alphas, brought to our losses.
+    """The paper's alpha / sum of alphas, brought to our losses: see `summed`."""
+    total = sum(alpha for _, alpha in rows)
+    return {part.task: alpha * summed(part.task) / total for part, alpha in rows}
 
-    Attributes: the paper sums the cross-entropy over 40, ours is the mean. Landmarks: our distance has a weight of its own,
-    which is taken off again. Ours: with it what stands beside it, the KL of a softmax map (paper: BCE of a sigmoid map).
-    """
-    total, out = sum(alpha for _, alpha in rows), {}
-    for part, alpha in rows:
-        t: Any = task(part.task)
-        unit = 1 / t.distance_weight if isinstance(t.shape, Points) else len(t.names) if isinstance(t, AttributesTask) else 1
-        out[part.task] = alpha * unit / total
-    return out
+
+def summed(name: str) -> int:
+    """Attributes: the paper sums the cross-entropy over 40, ours is the mean. How many are summed; 1 for other tasks."""
+    t: Any = task(name)
+    return len(t.names) if isinstance(t, AttributesTask) else 1
+
+
+def naive_weights_of(rows: Sequence[tuple[SourceSpec, float]]) -> dict[str, float]:
+    """Naive Faceptor's: the same for every kind of task, shared by the sets of a kind in proportion to their batches."""
+    kinds = {part.task: kind_of(part.task) for part, _ in rows}
+    whole = {kind: sum(part.n for part, _ in rows if kinds[part.task] == kind) for kind in kinds.values()}
+    return {part.task: summed(part.task) * part.n / whole[kinds[part.task]] / len(whole) for part, _ in rows}
+
+
+def kind_of(name: str) -> str:
+    """The official kind of a task: landmarks and parsing are one kind each, whatever the label set."""
+    shape = task(name).shape
+    return "landmarks" if isinstance(shape, Points) else "parsing" if isinstance(shape, Map) else name.partition("@")[0]
 
 
 def criterion_of(t: Task[Any]) -> Any:
-    """The task's, without what we added to the paper's losses: Dice in parsing, and a small weight of the L1 of ages."""
-    plain = copy.copy(t)
+    """The official loss of a task: ages and landmarks by sigmoids, no Dice in parsing, and a weight of 1 of the L1 of ages."""
+    plain: Any = copy.copy(official_decoding([t], {})[0])
     if isinstance(plain, ParsingTask):
         plain.dice_weight = 0.0
     if isinstance(plain, AgeTask):
@@ -109,10 +124,11 @@ def criterion_of(t: Task[Any]) -> Any:
 
 
 def second_stage(
-    rows: Sequence[tuple[SourceSpec, float]], name: str, start: str, *, steps: int, seed: int, size: int, small: int, lr: float, drawn: bool,
+    rows: Sequence[tuple[SourceSpec, float]], name: str, start: str, *, steps: int, seed: int, size: int, small: int, lr: float,
+    drawn: bool,
 ) -> Recipe:  # fmt: skip
     """Layer-Attention: five levels more, whose projections and embeddings alone learn, on one of the sets (64 a batch)."""
-    tasks = [task(p.task) for p, _ in rows]
+    tasks = official_decoding([task(p.task) for p, _ in rows], {})
     parts = {p.task: replace(p, n=64) for (p, _), t in zip(rows, tasks, strict=True) if not isinstance(t.shape, Embedding)}  # no queries
     if name not in parts or not (start or drawn):
         raise UsageError(f"a second stage is of one task and goes on from a first: --second TASK --start RUN; tasks: {', '.join(parts)}")
@@ -121,11 +137,12 @@ def second_stage(
         left = model.load_state_dict(checkpoint.load(start).state_dict(), strict=False)
         assert all(n.startswith(("decoder.project.", "decoder.level.")) for n in left.missing_keys), left
     view = model.view if isinstance(task(name).shape, Points | Map) else values_view(small)
-    # the others stay in the mixture, unlabelled: their queries are in the weights. Ours: warm-up; the paper's is not known
+    # the others stay in the mixture, unlabelled: their queries are in the weights
     mixture = Mixture(open_parts([parts[name]], view, drawn=drawn), tasks, seed=seed, view=view)
     return Recipe(
         name="faceptor/second", model=model.second_stage(), mixture=mixture, optimizer=adamw(model, 10 * lr, weight_decay=0.05),
-        schedule=cosine(2000), steps=steps, seed=seed, ema=0.0, data=[parts[name].dataset], criteria={name: criterion_of(task(name))},
+        schedule=cosine(2000), steps=steps, balance=Fixed({name: float(summed(name))}), seed=seed, ema=0.0,
+        data=[parts[name].dataset], criteria={name: criterion_of(task(name))},
     )  # fmt: skip
 
 
@@ -146,7 +163,7 @@ def recipe(
     rows = FULL if full else BASE
     if second:
         return second_stage(rows, second, start, steps=steps, seed=seed, size=size, small=small, lr=lr, drawn=drawn)
-    tasks, build = [task(p.task) for p, _ in rows], naive_faceptor_base if naive else faceptor_base
+    tasks, build = official_decoding([task(p.task) for p, _ in rows], {}), naive_faceptor_base if naive else faceptor_base
     model: Any = build(tasks=tasks, size=size)
     if farl:
         load_clip(model.encoder, torch.load(farl, map_location="cpu", weights_only=True))
@@ -162,11 +179,12 @@ def recipe(
         Mixture(tight, values, seed=seed, view=view),
         Mixture(wide, [t for t, d in zip(tasks, dense, strict=True) if d], seed=seed + 1, view=model.view),
     ]
+    weights = naive_weights_of(rows) if naive else weights_of(rows)
     optimizer = adamw(model, lr, heads=10, weight_decay=0.05)  # of biases and norms too, as in the official code
     optimizer.add_param_group({"params": cosface.parameters(), "lr": 10 * lr})
     return Recipe(
         name="naive_faceptor" if naive else "faceptor", model=model, mixture=mixtures, optimizer=optimizer, schedule=cosine(2000),
-        steps=steps, balance=Fixed(weights_of(rows)), seed=seed, ema=ema, clip=5.0, data=[p.dataset for p, _ in rows],
+        steps=steps, balance=Fixed(weights), seed=seed, ema=ema, clip=5.0, data=[p.dataset for p, _ in rows],
         protocols=() if drawn else [n for n in SCORED if full or n in SCORED[:2]], every=steps,
         criteria={t.name: criterion_of(t) for t in tasks if t.name != margin.name} | {margin.name: cosface},
     )  # fmt: skip

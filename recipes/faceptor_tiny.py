@@ -47,9 +47,10 @@ def recipe(
         assert all(n.startswith(("decoder.project.", "decoder.level.")) for n in left.missing_keys), left
         model.second_stage()
     mixture = blend(batch_shares(asked, batch), model.view, asked, seed=seed, drawn=drawn, most=fewer(few))
+    rate = 2 * lr if start else lr  # what the decoder has in a first stage, where `adamw` doubles the rate beside an encoder that learns
     warmup = min(150, steps // 4) if start else 150  # a second stage is short, and must not be all warm-up
     return Recipe(
-        name="faceptor_tiny", model=model, mixture=mixture, optimizer=adamw(model, lr), schedule=cosine(warmup), steps=steps,
+        name="faceptor_tiny", model=model, mixture=mixture, optimizer=adamw(model, rate), schedule=cosine(warmup), steps=steps,
         balance=Fixed(LOSS_WEIGHTS), seed=seed, ema=0.998, data=tuple(batch_shares(asked, batch)),
         protocols=() if drawn else validation_protocols(asked), every=500, limit=300,
     )  # fmt: skip

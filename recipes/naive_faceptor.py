@@ -2,9 +2,11 @@
 
     mien train recipes/naive_faceptor.py --out runs/naive_faceptor --farl FaRL-Base-Patch16-LAIONFace20M-ep64.pth
 
-Everything but the model is as in recipes/faceptor.py, which stands beside this file: sets, batches, schedule, the encoder at 5e-5
-and heads at 5e-4. Not run by us; the authors took 2 GPUs and do not publish the hours. 50,000 steps of 472 pictures are too many for
-the CPUs that mien's trainer works on.
+Sets, batches, schedule, views and rates are those of recipes/faceptor.py, which stands beside this file: the encoder at 5e-5 and
+heads at 5e-4. Loss weights are not: each of the six kinds of task weighs 1/6, and sets of one kind share it by their batches.
+
+Not run by us; the authors took 2 GPUs and do not publish the hours. 50,000 steps of 472 pictures are too many for the CPUs that
+mien's trainer works on.
 
 Published: 300-W NME 3.16 (full), CelebAMask-HQ F1 88.04, MORPH II MAE 1.873, RAF-DB 87.58, CelebA 91.40, verification 95.57.
 """
@@ -23,7 +25,6 @@ def recipe(
 ) -> Recipe:  # fmt: skip
     """See the module's text; the arguments are those of recipes/faceptor.py."""
     faceptor = load_recipe(Path(__file__).with_name("faceptor.py"))
-    # Ours: the official setting has a weight of 1 for every kind of task; it is read as a factor on Faceptor's weights
     return faceptor(  # type: ignore[no-any-return]
         naive=True, steps=steps, seed=seed, farl=farl, size=size, small=small, lr=lr, ema=ema, drawn=drawn
     )

@@ -1,4 +1,4 @@
-"""Q-Face at the paper's size (Sun et al., 2024, arXiv 2405.09059): expression, 40 attributes and age on ViT-B/16.
+"""Q-Face on ViT-B/16 (Sun et al., 2024, arXiv 2405.09059): three of its five tasks, without action units and head pose.
 
     mien train recipes/qface.py --out runs/qface --encoder FaRL-Base-Patch16-LAIONFace20M-ep16.pth
 

@@ -153,6 +153,16 @@ def nms(boxes: npt.ArrayLike, scores: npt.ArrayLike, threshold: float) -> list[i
     return kept
 
 
+# Five points on -1..1 of the crop, of which FaRL's tanh-warped crops are made.
+TANH_POINTS = np.array([(196, 226), (316, 226), (256, 286), (220, 360.4), (292, 360.4)]) / 256 - 1
+
+
+def tanh_align(pixels: Pixels, points: npt.ArrayLike, size: tuple[int, int], factor: float) -> Crop:
+    """A face by its five points, then the tanh-warp: photo (H, W, 3) -> (width, height), with the affine of the plain crop."""
+    affine = fit_similarity(points, (TANH_POINTS + 1) * (np.asarray(size, np.float64) - 1) / 2)
+    return Crop(tanh_crop(pixels, affine, size, factor), affine)
+
+
 def tanh_warp(c: npt.ArrayLike, factor: float) -> Array:
     """Aligned coordinates, -1..1 across the crop, squeezed so that the whole photo falls within (FaRL; Zheng et al. 2022).
 

@@ -30,8 +30,9 @@ VIEW = View((64, 64), "head", (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 def test_the_catalogues_are_whole():
     assert {"toy", "mtfl", "helen68", "celebamask", "celeba", "utkface", "ferplus"} <= set(DATASETS)
     assert set(OFFICIAL) == {
-        "300w", "wflw", "cofw", "aflw19", "mtfl-official", "celebamask-hq", "lapa", "helen", "morph2", "utkface-official", "affectnet",
-        "rafdb", "ferplus-official", "celeba-official", "lfwa", "ms1mv3", "lfw-official", "lfw.bin", "cfp_fp", "agedb_30", "calfw", "cplfw",
+        "300w", "wflw", "cofw", "aflw19", "mtfl-official", "celebamask-hq", "lapa", "helen", "morph2", "utkface-official", "utkface-coral",
+        "affectnet", "rafdb", "ferplus-official", "celeba-official", "lfwa", "ms1mv3", "lfw-official", "lfw.bin", "cfp_fp", "agedb_30",
+        "calfw", "cplfw",
     }  # fmt: skip
     assert set(OFFICIAL) <= set(DATASETS)
     wanted = {"mtfl", "helen68", "celebamask", "celeba", "utkface-age", "utkface-gender", "ferplus-val", "ferplus-test", "lfw", "photos"}

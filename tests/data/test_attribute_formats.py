@@ -96,6 +96,23 @@ def test_utkface_points_table_and_what_it_leaves_to_the_fixed_places(tmp_path: P
         np.testing.assert_allclose(at[name], attributes.UTKFACE_POINTS * 200 - 0.5)
 
 
+def test_utkface_in_corals_split_is_of_21_to_60_years(tmp_path: Path):
+    draw.utkface_coral(tmp_path)
+    test = attributes.utkface_coral(tmp_path, "test")
+    assert [test[i].labels["age"] for i in range(len(test))] == [21.0, 40.0, 60.0]  # stored as 0, 19, 39
+    assert [test[i].labels["attributes"] for i in range(len(test))] == [{"Male": 1}, {"Male": 0}, {"Male": 1}]
+    assert [which(test[i].image) for i in range(len(test))] == [0, 1, 2]
+    draw.utkface_coral(tmp_path, (30, 61))
+    with pytest.raises(UsageError, match=r"utk_train\.csv, row 2: '40' is not within 0\.\.39"):
+        attributes.utkface_coral(tmp_path, "train")
+    draw.put(tmp_path / "utk_train.csv", ",file,age\n1,30_0_3_20170119165539693.jpg.chip.jpg,30\n")
+    with pytest.raises(UsageError, match=r"row 1: '30_0_3_.*' is not AGE_.* of 51 years: ages are stored less 21"):
+        attributes.utkface_coral(tmp_path, "train")
+    (tmp_path / "utk_test.csv").unlink()
+    with pytest.raises(MissingData, match=r"expected .*utk_test\.csv; it is missing"):
+        attributes.utkface_coral(tmp_path, "test")
+
+
 def test_utkface_broken_names(tmp_path: Path, caplog: pytest.LogCaptureFixture):
     draw.utkface(tmp_path, (*draw.UTKFACE, "61_1_20170109142408075"))
     with pytest.raises(

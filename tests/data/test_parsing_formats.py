@@ -88,18 +88,37 @@ def test_celebamask_parts_are_in_the_official_order() -> None:
     )  # fmt: skip
 
 
-def test_celebamask_puts_later_classes_on_top(tmp_path: Path) -> None:
+def test_celebamask_is_painted_in_the_order_of_the_evaluation_code() -> None:
+    """Every part once; glasses over eyes and brows, hair over skin and ears, a necklace over the neck."""
+    assert sorted(parsing.CELEBAMASK_PAINTED) == sorted(CELEBAMASK19[1:])
+    place = parsing.CELEBAMASK_PAINTED.index
+    over = (("skin", "neck"), ("eyeglass", "l_eye"), ("eyeglass", "r_brow"), ("hair", "l_ear"), ("hat", "hair"), ("necklace", "neck"))
+    assert all(place(top) > place(below) for top, below in over)
+
+
+@pytest.mark.parametrize(("order", "seen"), [("farl", "eyeglass"), ("list", "l_eye")])
+def test_celebamask_parts_that_overlap(order: str, seen: str, tmp_path: Path) -> None:
     layouts.celebamask_hq(tmp_path)
-    sample = parsing.celebamask_hq(tmp_path, "test")[0]
+    sample = parsing.celebamask_hq(tmp_path, "test", order=order)[0]
     mask = sample.labels["parsing"]
     assert sample.name == "2000" and sample.image.shape == (16, 16, 3)  # 32 x 32 shrunk to the mask
-    at = {(0, 0): "hair", (4, 7): "hair", (13, 2): "skin", (5, 7): "eyeglass", (6, 7): "eyeglass", (11, 8): "nose", (6, 9): "l_eye",
+    at = {(0, 0): "hair", (4, 7): "hair", (13, 2): "skin", (5, 7): "eyeglass", (6, 7): "eyeglass", (11, 8): "nose", (6, 9): seen,
           (15, 0): "background"}  # fmt: skip
     assert {place: CELEBAMASK19[mask[place]] for place in at} == at
     np.testing.assert_allclose(sample.points[2], (7.5, 0.6326 * 16 - 0.5))
     shutil.rmtree(tmp_path / "CelebAMask-HQ/CelebAMask-HQ-mask-anno/1")
     with pytest.raises(MissingData, match="02000_skin.png, or another part; all are missing"):
         parsing.celebamask_hq(tmp_path, "test")[0]
+
+
+def test_celebamask_whole_pictures_are_head_crops(tmp_path: Path) -> None:
+    layouts.celebamask_hq(tmp_path)
+    sample = parsing.celebamask_hq(tmp_path, "test", whole=True)[0]
+    crop = geometry.align(sample.image, sample.points, View((16, 16), "head", VIEW.mean, VIEW.std))
+    np.testing.assert_allclose(crop.from_photo, np.eye(2, 3), atol=1e-12)
+    np.testing.assert_array_equal(crop.pixels, sample.image)
+    with pytest.raises(UsageError, match="no order 'bisenet'; use one of: farl, list"):
+        parsing.celebamask_hq(tmp_path, "test", order="bisenet")
 
 
 def test_celebamask_wants_every_picture_in_the_list(tmp_path: Path) -> None:

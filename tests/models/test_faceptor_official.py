@@ -299,6 +299,11 @@ def test_the_published_sizes_are_read_whole():
         model = faceptor_from_official(official(FULL, BASE | MORE, True, device="meta"), tasks=FULL_TASKS, size=112)
         assert (count(model), model.levels, model.view.size) == (104_321_281, (11, 1, 3, 5, 7, 9), (112, 112))
     assert not model.training
+    read = {t.name: t.header() for t in model.tasks}
+    assert {n for n, h in read.items() if h.get("decoding") == "sigmoid"} == {
+        "age@morph2", "age@utkface", "landmarks@300w", "cofw29", "wflw98", "aflw19",
+    }  # fmt: skip
+    assert {n: h["year_offset"] for n, h in read.items() if "year_offset" in h} == {"age@utkface": 21}
     queries = {SETS[t.name]: t.shape.n for t in FULL_TASKS if not isinstance(t.shape, Embedding)}
     assert queries == BASE | MORE
 

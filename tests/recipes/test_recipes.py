@@ -118,7 +118,7 @@ def test_faceptor_has_the_papers_batches_rates_and_weights():
         weights = module.weights_of(rows)
         assert weights["identity512@ms1mv3"] == pytest.approx(5 / total)
         assert weights["attributes@celeba"] == pytest.approx(2 * 40 / total)  # the paper sums over the 40
-        assert weights["landmarks@300w"] == pytest.approx((250 if full else 1000) / 20 / total)  # our distance weighs 20
+        assert weights["landmarks@300w"] == pytest.approx((250 if full else 1000) / total)
         with torch.device("meta"):
             recipe = module.recipe(drawn=True, full=full)
         assert tuple(m.batch_size for m in recipe.mixtures) == sizes
@@ -145,6 +145,45 @@ def test_faceptors_losses_are_the_papers():
     # parsing: at flat logits cross-entropy is ln 19 and nothing more
     pixels = torch.zeros(1, 4, 4, dtype=torch.uint8)
     assert float(module.criterion_of(task("parsing@celebamask"))(torch.zeros(1, 19, 4, 4), pixels, mask)) == pytest.approx(math.log(19))
+
+
+def test_faceptor_reads_and_learns_ages_and_landmarks_by_sigmoids():
+    module = module_of("faceptor")
+    with torch.device("meta"):
+        recipes = [module.recipe(drawn=True, full=True), module.recipe(drawn=True, second="age@morph2")]
+    assert {t.name for t in recipes[0].model.tasks if t.header().get("decoding") == "sigmoid"} == {
+        "age@morph2", "age@utkface", "landmarks@300w", "wflw98", "cofw29", "aflw19",
+    }  # fmt: skip
+    assert recipes[1].model.tasks[1].header()["decoding"] == "sigmoid"
+    # a map of zeros expects the center, where the distance is none, and its BCE is ln 2; the KL of a softmax map would be above 6
+    criterion = module.criterion_of(task("landmarks@300w"))
+    maps, center = torch.zeros(1, 68, 128, 128), torch.full((1, 68, 2), 0.5)
+    assert float(criterion(maps, center, torch.tensor([True]))) == pytest.approx(math.log(2), abs=1e-5)
+
+
+def test_naive_faceptors_kinds_weigh_a_sixth():
+    module = module_of("faceptor")
+    with torch.device("meta"):
+        weights = module_of("naive_faceptor").recipe(drawn=True).balance.weights
+    sixth = 1 / 6
+    assert weights == pytest.approx({
+        "identity512@ms1mv3": sixth, "age@morph2": sixth, "attributes@celeba": 40 * sixth, "parsing@celebamask": sixth,
+        "landmarks@300w": sixth, "expression7@affectnet": 0.1333, "expression7@rafdb": 0.0333,
+    }, abs=5e-5)  # fmt: skip
+    # beside Faceptor's, the attributes weigh 93 times as much and the landmarks 5.4 times less
+    others = module.weights_of(module.BASE)
+    assert weights["attributes@celeba"] / others["attributes@celeba"] == pytest.approx(93.2, abs=0.1)
+    assert others["landmarks@300w"] / weights["landmarks@300w"] == pytest.approx(5.4, abs=0.05)
+
+
+def test_a_second_stage_sums_the_attributes_and_warms_up_for_2000_steps():
+    module = module_of("faceptor")
+    with torch.device("meta"):
+        recipe = module.recipe(drawn=True, second="attributes@celeba", steps=20_000)
+    assert recipe.balance.weights == {"attributes@celeba": 40.0}
+    assert [recipe.schedule(s, 20_000) for s in (1999, 20_000)] == pytest.approx([1, 0])
+    assert recipe.schedule(999, 20_000) == pytest.approx(0.5)
+    assert [g["lr"] for g in recipe.optimizer.param_groups] == pytest.approx([5e-4])
 
 
 def test_a_second_stage_trains_the_new_levels_alone():
@@ -315,6 +354,9 @@ def test_tiny_faceptor_takes_its_second_stage(tmp_path: Path):
     checkpoint.save(tmp_path / "first.safetensors", first.model)
     recipe = small("faceptor_tiny", levels="2,3", tasks="age", start=str(tmp_path / "first.safetensors"), frozen=0)
     assert {n.split(".")[1] for n, p in recipe.model.named_parameters() if p.requires_grad} == {"project", "level"}
+    # these weights learn as fast as the decoder's did in the first stage
+    (rate,), rates = ({g["lr"] for g in r.optimizer.param_groups} for r in (recipe, first))
+    assert rates == {5e-4, 1e-3} and rate == 1e-3
 
 
 # --- What the package ships

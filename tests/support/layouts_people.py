@@ -66,6 +66,15 @@ def utkface(root: Path, stems: Sequence[str] = UTKFACE) -> Path:
     return root
 
 
+def utkface_coral(root: Path, ages: Sequence[int] = (21, 40, 60)) -> Path:
+    """All in both lists, as CORAL's authors write them: ages less 21."""
+    stems = [f"{a}_{i % 2}_3_201701{i:011}" for i, a in enumerate(ages)]
+    rows = "".join(f"{18896 + i},{s}.jpg.chip.jpg,{a - 21}\n" for i, (s, a) in enumerate(zip(stems, ages, strict=True)))
+    for split in ("train", "test"):
+        put(root / f"utk_{split}.csv", f",file,age\n{rows}")
+    return utkface(root, stems)
+
+
 def marks68() -> np.ndarray:
     """68 points whose five are FIVE."""
     marks = np.zeros((68, 2))

@@ -51,7 +51,7 @@ def test_uncertainty_does_not_learn_from_an_absent_task():
 
 def test_dynamic_is_even_for_two_windows_then_prefers_the_slowest():
     falling = [{"fast": 8.0, "even": 6.0, "slow": 5.0}] * 3 + [{"fast": 2.0, "even": 3.0, "slow": 4.5}] * 3
-    *early, late = run(Dynamic(3), *falling, {"fast": 1.0, "even": 1.0, "slow": 1.0})
+    *early, late = run(Dynamic(3, equalize_scale=False), *falling, {"fast": 1.0, "even": 1.0, "slow": 1.0})
     assert all(w == dict.fromkeys(("fast", "even", "slow"), 1.0) for w in early)
     e = {n: math.exp(r / 2) for n, r in {"fast": 0.25, "even": 0.5, "slow": 0.9}.items()}
     assert late == pytest.approx({n: 3 * v / sum(e.values()) for n, v in e.items()})
@@ -61,14 +61,25 @@ def test_dynamic_is_even_for_two_windows_then_prefers_the_slowest():
 
 def test_dynamic_averages_a_window():
     uneven = [{"a": 1.0, "b": 2.0}, {"a": 3.0, "b": 2.0}, {"a": 2.0, "b": 0.5}, {"a": 0.0, "b": 1.5}]  # zero: not labelled
-    assert run(Dynamic(2), *uneven, {"a": 1.0, "b": 1.0})[-1] == pytest.approx(
+    assert run(Dynamic(2, equalize_scale=False), *uneven, {"a": 1.0, "b": 1.0})[-1] == pytest.approx(
         {n: 2 * math.exp(r / 2) / (math.exp(0.5) + math.exp(0.25)) for n, r in {"a": 1.0, "b": 0.5}.items()}
     )
 
 
 def test_dynamic_with_equal_ratios_is_all_ones_whatever_the_scales():
     steps = [{"a": 8.0, "b": 0.08}, {"a": 4.0, "b": 0.04}, {"a": 3.0, "b": 0.03}, {"a": 1.0, "b": 0.01}]
-    assert run(Dynamic(1), *steps)[-1] == pytest.approx({"a": 1.0, "b": 1.0})
+    assert run(Dynamic(1, equalize_scale=False), *steps)[-1] == pytest.approx({"a": 1.0, "b": 1.0})
+
+
+def test_dynamic_equalizes_the_scale_of_losses_after_the_first_window():
+    """Losses that differ a hundredfold and fall alike weigh so that both count the same, and their sum keeps its size."""
+    steps = [{"a": 8.0, "b": 0.08}, {"a": 4.0, "b": 0.04}, {"a": 3.0, "b": 0.03}, {"a": 1.0, "b": 0.01}]
+    first, *later = run(Dynamic(1), *steps)
+    assert first == {"a": 1.0, "b": 1.0}
+    for weights, values in zip(later, steps[1:], strict=True):
+        parts = {n: weights[n] * values[n] for n in values}
+        assert parts["a"] == pytest.approx(parts["b"])
+        assert sum(parts.values()) == pytest.approx(sum(values.values()))
 
 
 def test_a_loss_that_a_window_does_not_label_keeps_its_mean():

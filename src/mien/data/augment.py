@@ -17,7 +17,7 @@ from mien.types import Example, Pixels, Sample, View
 
 @dataclass(frozen=True, slots=True)
 class Augment:
-    """How far a training picture may be moved from its aligned crop; all ranges are two-sided and uniform.
+    """How far a training picture may be moved from its aligned crop; all ranges are two-sided and uniform, unless `normal`.
 
     Attributes:
         degrees, scale, shift: turn, relative size, and shift as a fraction of the crop's side.
@@ -26,6 +26,8 @@ class Augment:
             nothing there and photos do; a network that only ever saw black around faces with an age would be lost.
         borrow: chance, where a picture is surrounded and other faces are at hand, that what lies outside it is another's: hair, neck and
             background that tell nothing of this face, so that the network learns to read the face itself.
+        normal: turn and relative size are normally distributed, with standard deviations of `degrees` and `scale` around 0 and 1
+            (sizes within a half and one and a half).
     """
 
     degrees: float = 15.0
@@ -39,6 +41,7 @@ class Augment:
     noise: float = 0.1
     fill_border: float = 0.55
     paste_background: float = 0.6
+    normal: bool = False
 
 
 NONE = Augment(0, 0, 0, 0, 0, 0, 0, 0, 0, 0)
@@ -58,8 +61,8 @@ def crop_example(
     base = geometry.fit_similarity(sample.points + (aside, 0), geometry.template_points(view))
     move = geometry.about(
         ((w - 1) / 2, (h - 1) / 2),
-        degrees=rng.uniform(-1, 1) * augment.degrees,
-        scale=float(np.exp(rng.uniform(-1, 1) * np.log1p(augment.scale))),
+        degrees=(rng.normal() if augment.normal else rng.uniform(-1, 1)) * augment.degrees,
+        scale=_scale(augment, rng),
         shift=rng.uniform(-1, 1, 2) * augment.shift * np.array([w, h]),
         mirror=mirrored,
     )
@@ -71,6 +74,13 @@ def crop_example(
     pixels = photometric(pixels, augment, rng)
     places = geometry.compose(affine, np.array([[1.0, 0.0, aside], [0.0, 1.0, 0.0]]))
     return Example(pixels, {name: _moved(name, label, affine, places, mirrored, view) for name, label in sample.labels.items()})
+
+
+def _scale(augment: Augment, rng: np.random.Generator) -> float:
+    """Relative size of a crop's face."""
+    if augment.normal:
+        return float(np.clip(1 + rng.normal() * augment.scale, 0.5, 1.5))
+    return float(np.exp(rng.uniform(-1, 1) * np.log1p(augment.scale)))
 
 
 def _moved(name: str, label: Any, affine: npt.ArrayLike, places: npt.ArrayLike, mirrored: bool, view: View) -> tuple[Any, Any]:

@@ -72,6 +72,7 @@ OFFICIAL: dict[str, Official] = {
     "morph2": Official("morph2", attributes.morph2, _TWO, "must"),
     # the published archive has a few names that lack a field; the reader counts them in the log
     "utkface-official": Official("utkface-official", attributes.utkface, _TWO, "may", {"skip_broken": True}),
+    "utkface-coral": Official("utkface-official", attributes.utkface_coral, _TWO, "may"),
     "affectnet": Official("affectnet", attributes.affectnet, _same("train", "val")),
     "rafdb": Official("rafdb", attributes.rafdb, _TWO, "may"),
     "ferplus-official": Official("ferplus-official", attributes.ferplus, _THREE, "may"),

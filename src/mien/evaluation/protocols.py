@@ -19,6 +19,11 @@ from mien.tasks.parsing import MeanF1
 
 CROP = "cropped by the set's points (labels or a detector's), not by our detector"
 
+TRUE_POINTS = (
+    "aligned by five of the true points, which removes roll and errors of scale; published numbers are of upright boxes, so compare "
+    "with --detect"
+)
+
 
 @dataclass(frozen=True)
 class Protocol:
@@ -32,6 +37,8 @@ class Protocol:
         mirror: raw answers on a crop and on its mirror image are added, as verification of faces does.
         metrics: in place of the task's own.
         crop: what cuts the faces out, unless a detector does (`evaluate`).
+        whole: the whole picture, resized, is shown to the model in place of an aligned crop, as the published code does.
+        tanh: factor of FaRL's tanh-warp, which shows the whole picture in an aligned crop; 0: none. For parsing only.
     """
 
     name: str
@@ -44,6 +51,8 @@ class Protocol:
     mirror: bool = False
     metrics: Callable[[], Metrics] | None = None
     crop: str = CROP
+    whole: bool = False
+    tanh: float = 0.0
 
     @property
     def asked(self) -> tuple[str, ...]:
@@ -89,13 +98,15 @@ _VERIFY = "embeddings of the picture and its mirror image added; 10 folds, each 
 
 # The project's data pack: samples of the sets, at the size and in the split that the pack has
 _PACK = (
-    Protocol("mtfl", lambda: pack.mtfl("test"), "points5", "MTFL test (AFLW)", ("nme", "fr@0.1"), "NME by eye distance", "mtfl"),
+    Protocol("mtfl", lambda: pack.mtfl("test"), "points5", "MTFL test (AFLW)", ("nme", "fr@0.1"), "NME by eye distance", "mtfl",
+        crop=TRUE_POINTS),
     Protocol(
-        "helen68", lambda: pack.helen68("val"), "landmarks", "Helen val", ("nme", "fr@0.1"), "NME by outer eye corners", "300w"
+        "helen68", lambda: pack.helen68("val"), "landmarks", "Helen val", ("nme", "fr@0.1"), "NME by outer eye corners", "300w",
+        crop=TRUE_POINTS,
     ),
     Protocol(
-        "celebamask", lambda: pack.celebamask("val"), "parsing", "CelebAMask val", ("mean_f1",), "18 classes at 256 px",
-        "celebamask",
+        "celebamask", lambda: pack.celebamask("val"), "parsing", "CelebAMask val", ("mean_f1", "ceiling"),
+        "18 classes at 256 px; `ceiling` is what a perfect answer in these crops scores", "celebamask",
     ),
     Protocol(
         "celeba", lambda: pack.celeba("val"), "attributes", "CelebA val", ("mean_accuracy",), "40 attributes, 89x109 px", "celeba"
@@ -121,33 +132,43 @@ _PACK = (
 
 _LANDMARKS = (
     *(
-        Protocol(f"300w-{s}", _of("300w", s), "landmarks", f"300-W {s} ({n})", _NME, _FACES, "300w")
+        Protocol(f"300w-{s}", _of("300w", s), "landmarks", f"300-W {s} ({n})", _NME, _FACES, "300w", crop=TRUE_POINTS)
         for s, n in (("common", 554), ("challenge", 135), ("full", 689))
     ),
-    Protocol("wflw", _of("wflw", "test"), "wflw98", "WFLW test (2,500)", _NME, _FACES, "wflw"),
+    Protocol("wflw", _of("wflw", "test"), "wflw98", "WFLW test (2,500)", _NME, _FACES, "wflw", crop=TRUE_POINTS),
     *(
-        Protocol(f"wflw-{s}", _of("wflw", s), "wflw98", f"WFLW test, {s} ({n})", _NME, _FACES, "wflw")
+        Protocol(f"wflw-{s}", _of("wflw", s), "wflw98", f"WFLW test, {s} ({n})", _NME, _FACES, "wflw", crop=TRUE_POINTS)
         for s, n in (("largepose", 326), ("expression", 314), ("illumination", 698), ("makeup", 206), ("occlusion", 736), ("blur", 773))
     ),
-    Protocol("cofw", _of("cofw", "test"), "cofw29", "COFW test (507)", _NME, _FACES, "cofw"),
-    Protocol("aflw19", _of("aflw19", "test"), "aflw19", "AFLW-19 full (4,386)", ("nme", "nme_box", "auc_box@0.07"), _BOX, "aflw19"),
-    Protocol(
-        "aflw19-frontal", _of("aflw19", "frontal"), "aflw19", "AFLW-19 frontal (1,314)", ("nme", "nme_box", "auc_box@0.07"), _BOX, "aflw19"
+    Protocol("cofw", _of("cofw", "test"), "cofw29", "COFW test (507)", _NME, _FACES, "cofw", crop=TRUE_POINTS),
+    *(
+        Protocol(
+            name, _of("aflw19", s), "aflw19", f"AFLW-19 {said}", ("nme", "nme_box", "auc_box@0.07"), _BOX, "aflw19", crop=TRUE_POINTS
+        )
+        for name, s, said in (("aflw19", "test", "full (4,386)"), ("aflw19-frontal", "frontal", "frontal (1,314)"))
     ),
     Protocol(
         "mtfl-official", _of("mtfl-official", "test"), "points5", "MTFL test (2,995)", ("nme", "fr@0.1"),
         "NME by the distance of the eye centres, x 100: larger than by outer corners", "mtfl",
+        crop=TRUE_POINTS,
     ),
 )  # fmt: skip
 
 _PARSING = (
     Protocol(
         "celebamask-hq", _of("celebamask-hq", "test"), "parsing", "CelebAMask-HQ test (2,824)", ("mean_f1",),
-        f"{_PIXELS} at 512 px, mean of 18 classes", "celebamask", crop="five points of the whole set place the faces",
+        f"{_PIXELS} at 512 px, mean of 18 classes; parts painted in FaRL's order", "celebamask",
+        crop="whole pictures, not aligned", whole=True,
     ),
     Protocol(
-        "lapa", _of("lapa", "test"), "lapa11", "LaPa test (2,000)", ("mean_f1",),
-        f"{_PIXELS} at the pictures' own size, masks brought back out of the crop, mean of 10 classes", "lapa",
+        "lapa", _of("lapa", "test"), "lapa11", "LaPa test (2,000)", ("mean_f1", "ceiling"),
+        f"{_PIXELS} at the pictures' own size, masks brought back out of the crop, mean of 10 classes; published numbers are of whole "
+        "pictures, see lapa-tanh; `ceiling` is what a perfect answer in these crops scores", "lapa",
+    ),
+    Protocol(
+        "lapa-tanh", _of("lapa", "test"), "lapa11", "LaPa test (2,000)", ("mean_f1",),
+        f"{_PIXELS} at the pictures' own size, mean of 10 classes; for models trained on tanh-warped crops", "lapa",
+        crop="whole pictures, aligned by five of the set's 106 points, tanh-warped by 0.8", tanh=0.8,
     ),
     Protocol(
         "helen", _of("helen", "test"), "helen9", "Helen test", ("overall_f", "mean_f1"),
@@ -163,7 +184,11 @@ _VALUES = (
     ),
     Protocol(
         "utkface-official", _of("utkface-official", "test"), "age", "UTKFace test", ("mae", "cs5"),
-        "RANDOM_80_20, seed 0: papers split otherwise", "utkface",
+        "RANDOM_80_20, seed 0, of all ages; published numbers are on ages 21 to 60, see utkface-coral", "utkface",
+    ),
+    Protocol(
+        "utkface-coral", _of("utkface-coral", "test"), "age", "UTKFace test, 21-60 years", ("mae", "cs5"),
+        "CORAL's split, by its authors' lists: the one of published numbers (Faceptor 4.10)", "utkface",
     ),
     *(
         Protocol(

@@ -16,7 +16,9 @@ from mien.errors import MissingData, UsageError
 from mien.evaluation.protocols import PROTOCOLS, Protocol
 from mien.inference.detector import Detector
 from mien.tasks import TASKS, Task
-from mien.types import Crop, Detection, Floats, InferenceModel, Pixels, Sample
+from mien.tasks.base import configured
+from mien.tasks.parsing import Parsing, ParsingTask
+from mien.types import Crop, Detection, Floats, InferenceModel, Pixels, Sample, View
 
 Find = Callable[[Pixels], list[Detection]]
 DETECTED = "cropped by a detector's points; of the faces that it found"
@@ -76,21 +78,46 @@ def _score_faces(
     model: InferenceModel, protocol: Protocol, answer: str, dataset: Dataset, batch: int, limit: int | None, find: Find | None
 ) -> dict[str, float]:
     """A face network on aligned crops."""
-    task: Task[Any] = TASKS[protocol.task]
+    own = next(t for t in model.tasks if t.name == answer)
+    task: Task[Any] = configured(TASKS[protocol.task], own.header())  # as the weights were trained to be read
     metrics, n = protocol.metrics() if protocol.metrics else task.metrics(), min(len(dataset), limit or len(dataset))
     if n == 0:
         raise MissingData(f"{dataset.name} holds no pictures, so that {protocol.name} has no number; check that its files are whole")
     found = 0
     for start in range(0, n, batch):
         samples = [dataset[i] for i in range(start, min(start + batch, n))]
+        whole = protocol.whole and find is None
         placed = [(s, points) for s in samples if (points := _points(s, find)) is not None]
         found += len(placed)
-        crops = [geometry.align(s.image, points, model.view) for s, points in placed]
+        crops = [_crop(s.image, points, model.view, whole, protocol.tanh) for s, points in placed]
         for (sample, _), crop, numbers in zip(placed, crops, _raw(model, crops, answer, protocol.mirror) if crops else (), strict=True):
-            metrics.update(task.read(numbers, crop), sample.labels[task.name])
+            read = _read_tanh(task, numbers, crop, sample.image, protocol.tanh) if protocol.tanh else task.read(numbers, crop)
+            metrics.update(read, sample.labels[task.name])
     if found == 0:
         raise MissingData(f"the detector found none of the {n:,} faces of {protocol.name}, so that it has no number")
     return metrics.compute() | ({"found": 100 * found / n} if find else {})
+
+
+def _crop(pixels: Pixels, points: Any, view: View, whole: bool, tanh: float) -> Crop:
+    if whole:
+        return whole_picture(pixels, view)
+    return geometry.tanh_align(pixels, points, view.size, tanh) if tanh else geometry.align(pixels, points, view)
+
+
+def _read_tanh(task: Task[Any], raw: Floats, crop: Crop, pixels: Pixels, factor: float) -> Parsing:
+    """Logits are brought back to the picture before the likeliest class is taken, as in the published code."""
+    assert isinstance(task, ParsingTask), task.name
+    h, w = pixels.shape[:2]
+    mask = geometry.unwarp_mask(raw, crop, (w, h), factor)
+    return Parsing(mask, np.eye(2, 3), task.names, task.labels, {})
+
+
+def whole_picture(pixels: Pixels, view: View) -> Crop:
+    """A picture (H, W, 3) resized to a view, edge to edge; a picture of the view's size stays as it is."""
+    (h, w), (width, height) = pixels.shape[:2], view.size
+    x, y = width / w, height / h
+    affine = np.array([[x, 0, (x - 1) / 2], [0, y, (y - 1) / 2]])  # pixels are counted from their centers
+    return Crop(geometry.warp(pixels, affine, view.size), affine)
 
 
 def _points(sample: Sample, find: Find | None) -> Any:

@@ -17,6 +17,7 @@ from mien.geometry import TEMPLATES
 from mien.inference import onnx_prune
 from mien.inference.weights_file import FORMAT, _json, _temperatures, calibrated, read_weights
 from mien.tasks import DERIVED, Boxes, Map, Points, Shape, Task, Vector, task
+from mien.tasks.base import configured
 from mien.types import Floats, View
 
 MAX_SIDE = 4096  # pixels of a crop; no network of ours sees a thousand
@@ -44,7 +45,7 @@ def _view(given: Any) -> View:
 
 def _tasks(given: Any) -> tuple[Task[Any], ...]:
     """A header's tasks; errors as in `_view`, and UnknownTask."""
-    tasks = tuple(task(str(t["name"])) for t in given)
+    tasks = tuple(configured(task(str(t["name"])), t) for t in given)
     for own, t in zip(tasks, given, strict=True):
         if t["labels"] != own.labels:
             raise ValueError(f"{own.name} with labels {t['labels']!r}, where this version has {own.labels!r}")

@@ -84,6 +84,23 @@ class QueryDecoder(nn.Module):
         self.adapt = nn.Sequential(nn.Linear(dim, dim), nn.ReLU(), nn.Linear(dim, dim))
         self.layers = nn.ModuleList(QueryLayer(dim, heads, ffn) for _ in range(layers))
 
+    @torch.no_grad()
+    def init_official(self) -> None:
+        """The official code's initial values where they are not torch's: level embeddings, projections, biases of attention.
+
+        Small networks keep torch's, with level embeddings of std 1 / sqrt(dim): their shipped weights were trained from those.
+        """
+        for embedding in self.level:
+            nn.init.normal_(embedding)
+        for part in self.project.modules():
+            if isinstance(part, nn.Conv2d):
+                nn.init.kaiming_uniform_(part.weight, a=1)
+                nn.init.zeros_(cast(Tensor, part.bias))
+        for part in self.layers.modules():
+            if isinstance(part, Attention):
+                for linear in (part.q, part.k, part.v, part.out):
+                    nn.init.zeros_(linear.bias)
+
     def memory(self, maps: list[Tensor]) -> list[Tensor]:
         """Maps of the used levels, projected: each (B, dim, h, w)."""
         return [p(m) for p, m in zip(self.project, maps, strict=True)]

@@ -7,7 +7,7 @@ value (one number a query), map (query . pixel features), feature (an embedding,
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import cast
 
 import torch
@@ -127,19 +127,33 @@ class Faceptor(nn.Module):
         )
         return dict(zip(self.asked, seen.split(list(self.asked.values()), 1), strict=True))
 
+    def _read(self, asked: dict[str, int], memory: list[Tensor]) -> dict[str, Tensor]:
+        """What the queries of these tasks, name -> how many, say of the memory: (B, n, dim) each."""
+        feat, embed, apart = self.query_feat, self.query_embed, cast(Tensor, self.apart)
+        if not asked:
+            return {}
+        if asked.keys() != self.asked.keys():
+            rows = torch.cat([torch.full((n,), name in asked) for name, n in self.asked.items()]).nonzero().squeeze(1).to(feat.device)
+            feat, embed, apart = feat[rows], embed[rows], apart[rows][:, rows]
+        return dict(zip(asked, self.decoder(feat, embed, memory, apart).split(list(asked.values()), 1), strict=True))
+
     def grids(self, images: Tensor) -> tuple[tuple[int, int], ...]:
         """(h, w) of each used level for these images."""
         h, w = images.shape[-2:]
         return tuple((-(-h // s), -(-w // s)) for s in (self.encoder.strides[i] for i in self.levels))  # convolutions round up
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
-        maps = self.encoder(images)
+        return self.forward_tasks(images, [t.name for t in self.tasks])
+
+    def forward_tasks(self, images: Tensor, names: Collection[str]) -> dict[str, Tensor]:
+        """As `forward`, of the named tasks only: no other query or head works, and no other batch norm sees these images."""
+        tasks, maps = [t for t in self.tasks if t.name in names], self.encoder(images)
         memory = self.decoder.memory([maps[i] for i in self.levels])
-        x = self.decoder(self.query_feat, self.query_embed, memory, self.apart)
-        parts = dict(zip(self.asked, x.split(list(self.asked.values()), 1), strict=True))
-        pixels = self.pixel(memory[0], maps[: self.levels[0]][::-1])
+        parts = self._read({t.name: self.asked[t.name] for t in tasks if t.name in self.asked}, memory)
+        if any(isinstance(t.shape, Points | Map) for t in tasks):
+            pixels = self.pixel(memory[0], maps[: self.levels[0]][::-1])
         answers = {}
-        for t in self.tasks:
+        for t in tasks:
             if isinstance(t.shape, Embedding):
                 answers[t.name] = self.feature[t.name](maps[-1])
             elif isinstance(t.shape, Vector):
@@ -163,6 +177,7 @@ def faceptor_base(*, tasks: Sequence[Task] = BASE_TASKS, size: int = 512, levels
     encoder = VisionTransformer(drop_path=0.2)
     view = View((size, size), "head", encoder.mean, encoder.std)  # Ours: one view, with CLIP's normalisation
     model = Faceptor(encoder, tasks, view, PixelDecoder(256), levels=levels)
+    model.decoder.init_official()
     model.builder = ("faceptor_base", {"tasks": [t.name for t in tasks], "size": size, "levels": list(levels)})
     return model
 

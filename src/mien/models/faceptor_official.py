@@ -8,8 +8,8 @@ A file is {"step", "state_dict", "optimizer"}, its keys below `module.`:
     losses_module.losses.<identity set>.classifier      weights of the identity loss, not ours to keep
 
 Only the tensors come from the file. What the released weights saw is not in it: mean = std = 0.5 at 112 px for values
-and identity, CLIP's values at 512 px for maps; and their ages and landmarks are read through sigmoids, where
-`mien.tasks` has softmax. Raw answers are the official ones where the picture is.
+and identity, CLIP's values at 512 px for maps. Their ages and landmarks are decoded by normalized sigmoids, so the tasks of a
+converted model have `decoding` "sigmoid"; weights that are saved or exported keep that in their header.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from mien.errors import BadWeights, UsageError
 from mien.models.backbones.vit import VisionTransformer
 from mien.models.faceptor import BASE_TASKS, Faceptor, PixelDecoder, faceptor_base
 from mien.tasks import Embedding, Task, task
+from mien.tasks.base import configured
 
 # Our task -> the official name of the data set whose labels it learned.
 SETS: dict[str, str] = {
@@ -52,6 +53,10 @@ ORDERS: dict[str, tuple[str, ...]] = {
     ),
 }  # fmt: skip
 
+# Years of the first query. The official UTKFace list has the columns, and about the number of rows, of CORAL's split (Cao et al.
+# 2020), which has ages of 21 to 60 years, less 21. Unknown: nobody has compared this with answers of the released weights.
+YEAR_OFFSETS: dict[str, int] = {"age@utkface": 21}
+
 FIRST_STAGE, SECOND_STAGE = (11,), (11, 1, 3, 5, 7, 9)
 
 # A tensor of theirs is the concatenation, by rows, of these views of ours.
@@ -63,7 +68,7 @@ _PIXEL_NORM = f"{_READ}.map_v2.mask_map.1"
 
 def faceptor_from_official(
     state: Mapping[str, Any], *, tasks: Sequence[Task] = BASE_TASKS, sets: Mapping[str, str] = SETS, size: int = 512,
-    leave: Collection[str] = (),
+    leave: Collection[str] = (), year_offsets: Mapping[str, int] = YEAR_OFFSETS,
 ) -> Faceptor:  # fmt: skip
     """A `faceptor_base` filled from an official checkpoint of the first or second stage, in evaluation mode.
 
@@ -72,13 +77,28 @@ def faceptor_from_official(
         tasks: what to answer, in output order; `FULL_TASKS` for a file of thirteen sets.
         sets: task name -> official data set, where `SETS` does not know it.
         size: side of the crop in pixels. leave: official data sets in the file that are not wanted.
+        year_offsets: task name -> years of its first age query.
 
     Raises:
         BadWeights, UsageError: as `load_faceptor`.
     """
     second = any(k.endswith(f"{_DECODER}.new_level_embed.weight") for k in state.get("state_dict", state))
     model = faceptor_base(tasks=tasks, size=size, levels=SECOND_STAGE if second else FIRST_STAGE)
+    model.tasks = official_decoding(model.tasks, year_offsets)
     return load_faceptor(model, state, sets=sets, leave=leave).eval()
+
+
+def official_decoding(tasks: Sequence[Task], year_offsets: Mapping[str, int] = YEAR_OFFSETS) -> tuple[Task, ...]:
+    """The tasks as the official code reads and trains them: ages and landmarks by normalized sigmoids.
+
+    Args:
+        year_offsets: task name -> years of its first age query.
+    """
+    settings: dict[str, dict[str, Any]] = {t.name: {"decoding": "sigmoid"} for t in tasks if hasattr(t, "decoding")}
+    for name in settings:
+        if name in year_offsets:
+            settings[name]["year_offset"] = year_offsets[name]
+    return tuple(configured(t, settings.get(t.name, {})) for t in tasks)
 
 
 def load_faceptor(model: Faceptor, state: Mapping[str, Any], *, sets: Mapping[str, str] = SETS, leave: Collection[str] = ()) -> Faceptor:
@@ -97,13 +117,13 @@ def load_faceptor(model: Faceptor, state: Mapping[str, Any], *, sets: Mapping[st
         BadWeights: tensors are missing, unknown or of another shape, the first few are named; the model is then unchanged.
         UsageError: the model has another layout, or a task has no official data set.
     """
-    theirs = _flat(state)
+    theirs = flat_state(state)
     places = dict(_places(model, _names(model, sets)))
     left = [prefix for name in leave for prefix in _left(name, theirs)]
     identity = [name for name in {*sets.values(), *leave} if name.startswith("recog_")]
     ignored = {f"losses_module.losses.{name}.classifier" for name in identity} | {k for k in theirs if k.startswith(tuple(left))}
     aliases = {f"{_PIXEL_NORM}.ln.{p}": f"{_PIXEL_NORM}.{p}" for p in ("weight", "bias")}
-    _check(theirs, places, ignored | aliases.keys())
+    check_state(theirs, places, ignored | aliases.keys())
     for alias, key in aliases.items():
         if alias in theirs and theirs[alias] is not theirs[key] and not torch.equal(theirs[alias], theirs[key]):
             raise BadWeights(f"{alias} is a second name of {key}, but their values differ; the file was altered")
@@ -115,7 +135,7 @@ def load_faceptor(model: Faceptor, state: Mapping[str, Any], *, sets: Mapping[st
     return model
 
 
-def _flat(state: Mapping[str, Any]) -> dict[str, Tensor]:
+def flat_state(state: Mapping[str, Any]) -> dict[str, Tensor]:
     """Key -> tensor, without the `module.` that distributed training puts before each key."""
     flat = state.get("state_dict", state)
     wrapped = all(k.startswith("module.") for k in flat)
@@ -198,11 +218,11 @@ def _query_places(model: Faceptor, names: Mapping[str, str], ours: Mapping[str, 
         name, n = names[t.name], model.asked[t.name]
         for kind in ("query_feat", "query_embed"):
             rows = ours[kind][start : start + n]
-            yield f"{_DECODER}.{kind}.{name}.weight", [rows] if name not in ORDERS else [rows[i][None] for i in _order(name, t)]
+            yield f"{_DECODER}.{kind}.{name}.weight", [rows] if name not in ORDERS else [rows[i][None] for i in class_order(name, t)]
         start += n
 
 
-def _order(name: str, t: Task) -> list[int]:
+def class_order(name: str, t: Task) -> list[int]:
     """For each official query, our class."""
     classes = list(getattr(t, "names", ()))
     if sorted(classes) != sorted(ORDERS[name]):
@@ -215,7 +235,8 @@ def _shape(parts: Sequence[Tensor]) -> tuple[int, ...]:
     return tuple(parts[0].shape) if len(parts) == 1 else (sum(len(p) for p in parts), *parts[0].shape[1:])
 
 
-def _check(theirs: Mapping[str, Tensor], places: Places, ignored: Collection[str]) -> None:
+def check_state(theirs: Mapping[str, Tensor], places: Places, ignored: Collection[str]) -> None:
+    """Refuse a state dict that is not what `places` reads, with the first few keys of each kind of problem."""
     wrong = [
         f"{k} {tuple(theirs[k].shape)} for {_shape(parts)}"
         for k, parts in places.items()
@@ -229,4 +250,4 @@ def _check(theirs: Mapping[str, Tensor], places: Places, ignored: Collection[str
     said = [f"{len(keys)} {what}: {', '.join(keys[:5])}{', ...' * (len(keys) > 5)}" for what, keys in problems.items() if keys]
     if said:
         mend = "check that tasks and levels are the file's, and put data sets you do not want in `leave`"
-        raise BadWeights(f"these are not official Faceptor weights for this model. {'; '.join(said)}. Mend: {mend}")
+        raise BadWeights(f"these are not official weights of this model. {'; '.join(said)}. Mend: {mend}")

@@ -41,8 +41,11 @@ class ReEncoder(nn.Module):
         self.flat = flat = isinstance(shape, Vector)
         self.widths = widths if flat else list(sizes.codes[: len(widths)])
         kernels = [1 if flat else 5 if i == 0 else 3 for i in range(len(widths))]
+        # TensorFlow's SAME padding of an even side at stride 2: one less before than after
+        self.before = (1, 2, 1, 2) if sizes.official and not flat else (0, 0, 0, 0)
+        paths = [SHARED] if sizes.official else paths
         self.convs = nn.ModuleList(
-            nn.Conv2d(a, b, k, 1 if flat or i else 2, k // 2, bias=False)
+            nn.Conv2d(a, b, k, 1 if flat or i else 2, 0 if i == 0 and any(self.before) else k // 2, bias=False)
             for i, (a, b, k) in enumerate(zip([shape.n, *self.widths], self.widths, kernels, strict=False))
         )
         self.norms = nn.ModuleList(TaskNorm(w, paths) if sizes.coded_norm else nn.Identity() for w in self.widths)
@@ -51,6 +54,8 @@ class ReEncoder(nn.Module):
         coded = []
         if self.flat:  # the stride of a 1x1 convolution, by hand: oneDNN crashes in its backward with channels-last weights
             x = x[:, :, ::2, ::2].contiguous()
+        elif any(self.before):
+            x = F.pad(x, self.before)
         for conv, norm in zip(self.convs, self.norms, strict=True):
             x = conv(x)
             x = F.max_pool2d(F.relu(norm(x, path) if isinstance(norm, TaskNorm) else x), 2)
@@ -133,6 +138,14 @@ class IFAN(nn.Module):
         for m in self.modules():
             if isinstance(m, nn.Conv2d):
                 nn.init.kaiming_uniform_(m.weight, nonlinearity="relu")
+            elif sizes.official and isinstance(m, nn.BatchNorm2d):
+                m.momentum = 0.01  # Keras' 0.99
+        if sizes.official:
+            for m in (*self.trunk.ups.modules(), *self.heads.modules()):
+                if isinstance(m, nn.Conv2d | nn.Linear):
+                    nn.init.xavier_uniform_(m.weight)
+                if isinstance(m, nn.Linear):
+                    nn.init.zeros_(m.bias)
         for t in tasks:
             self.register_buffer(f"mean_{t.name}", self._blank(t.shape))
 
@@ -221,7 +234,8 @@ class IFAN(nn.Module):
         raw, coded = torch.cat(list(maps.values()), 1), None
         for key in dict.fromkeys(self.paths[n] for n in names):
             path = Path(key, learn)
-            if coded is None or self.sizes.coded_norm:  # without norms, the re-encoders are the same for all paths
+            # without norms of their own, the re-encoders are the same for all paths
+            if coded is None or (self.sizes.coded_norm and not self.sizes.official):
                 parts = [self.encoders[n](m, path) for n, m in maps.items()]
                 coded = [torch.cat(stage, 1) for stage in zip(*parts, strict=True)]
             features = self.trunk(images, raw, coded, path)
@@ -326,7 +340,7 @@ def ifan(*, emotion: bool = True, laps: int = 3, disks: str = "hard", through: b
     tasks = (HELEN9, POINTS5, EMOTION7) if emotion else (HELEN9, POINTS5)
     view = View((128, 128), "head", CAFFE_MEAN, (1 / 255, 1 / 255, 1 / 255))
     more = [task(n) for n in plugged]
-    model = IFAN((*tasks, *more), view, Sizes(coded_norm=not emotion), laps=laps, disks=disks, through=through)
+    model = IFAN((*tasks, *more), view, Sizes(coded_norm=not emotion, official=True), laps=laps, disks=disks, through=through)
     arguments = {"emotion": emotion, "laps": laps, "disks": disks, "through": through, "plugged": list(plugged)}
     model.builder = ("ifan", arguments)
     return model

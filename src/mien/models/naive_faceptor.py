@@ -11,7 +11,7 @@ expression7@affectnet and expression7@rafdb are two data sets of one type.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -199,12 +199,17 @@ class NaiveFaceptor(nn.Module):
         self.identity = nn.ModuleDict({k: EmbeddingHead(encoder.channels[-1], hidden, d) for k, d in embeddings.items()})
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
-        maps = self.encoder(images)
-        answers = {name: head(maps[-1]) for name, head in self.identity.items()}
+        return self.forward_tasks(images, [t.name for t in self.tasks])
+
+    def forward_tasks(self, images: Tensor, names: Collection[str]) -> dict[str, Tensor]:
+        """As `forward`, of the named tasks only: heads of other types do not work, and their batch norms do not see these images."""
+        maps, types = self.encoder(images), by_type(dict.fromkeys(names, 0))
+        answers = {name: head(maps[-1]) for name, head in self.identity.items() if name in names}
         for heads, levels in ((self.attribute, self.attribute_levels), (self.dense, self.dense_levels)):
-            for head in heads.values():
-                answers |= head([maps[i] for i in levels])
-        return {t.name: answers[t.name] for t in self.tasks}
+            for kind, head in heads.items():
+                if kind in types:
+                    answers |= head([maps[i] for i in levels])
+        return {t.name: answers[t.name] for t in self.tasks if t.name in names}
 
 
 def by_type(answers: Mapping[str, int]) -> dict[str, dict[str, int]]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from mien.tasks.base import Criterion, Task, Vector, over_labelled, softmax
+from mien.tasks.base import Criterion, Task, Vector, over_labelled, sigmoid, softmax
 from mien.types import Crop, Floats
 
 if TYPE_CHECKING:
@@ -41,41 +41,59 @@ class AgeTask(Task[Age]):
     A label is a number of years, or (mean, sigma) of what several people guessed; sigma counts in the metric only.
 
     Loss (DLDL-v2, as in Faceptor): KL to a Gaussian of `sigma` years around the label, plus the error of the
-    expectation in years times `l1_weight`. Ours: softmax in place of normalised sigmoids, and the weight.
+    expectation in years times `l1_weight`. Ours: softmax in place of normalized sigmoids, and the weight.
+
+    Attributes:
+        decoding: how logits become a distribution. "softmax", or "sigmoid": sigmoids divided by their sum, as in Faceptor.
+        year_offset: years of the first bin; the distribution covers year_offset .. year_offset + 100.
     """
 
     name, labels, sensitive = "age", "years101", True
     shape = Vector(101)
     # Of the interval, not of the years: what logits are divided by for it. Weights may bring theirs, see `mien.evaluation.calibration`.
     temperature: float = 1.0
+    decoding: str = "softmax"
+    year_offset: int = 0
 
     def __init__(self, *, sigma: float = 2.0, l1_weight: float = 0.1):
         self.sigma, self.l1_weight = sigma, l1_weight
 
     def criterion(self) -> Criterion:
+        from torch.nn import functional as F
+
+        sigmoids = self.decoding == "sigmoid"
+
         def loss(raw: Tensor, years: Tensor) -> Tensor:
             bins = raw.new_ones(101).cumsum(0) - 1
             goal = (-0.5 * ((bins - years[:, None]) / self.sigma).square()).softmax(-1)
-            log_p = raw.log_softmax(-1)
+            log_p = (F.logsigmoid(raw) if sigmoids else raw).log_softmax(-1)
             kl = (goal * (goal.clamp_min(1e-12).log() - log_p)).sum(-1).mean()
             return kl + self.l1_weight * ((log_p.exp() * bins).sum(-1) - years).abs().mean()
 
         return over_labelled(loss)
 
     def read(self, raw: Floats, crop: Crop) -> Age:
-        years = float(softmax(raw) @ np.arange(101))
-        spread = softmax(np.asarray(raw, np.float64) / self.temperature)
+        years = float(self._distribution(raw) @ np.arange(101))
+        spread = self._distribution(np.asarray(raw, np.float64) / self.temperature)
         edges = np.concatenate([[0.0], np.cumsum(spread)])  # bin k covers k - 1/2 .. k + 1/2
         low, high = np.interp([0.1, 0.9], edges, np.arange(102) - 0.5)
         if self.temperature != 1:  # a narrowed interval of a lopsided distribution may lie beside its mean
             low, high = min(low, years), max(high, years)
-        return Age(years, float(np.clip(low, 0, 100)), float(np.clip(high, 0, 100)))
+        first = self.year_offset
+        return Age(first + years, first + float(np.clip(low, 0, 100)), first + float(np.clip(high, 0, 100)))
+
+    def _distribution(self, logits: npt.ArrayLike) -> npt.NDArray[np.float64]:
+        """(101,) logits -> (101,) probabilities."""
+        if self.decoding == "softmax":
+            return softmax(logits)
+        p = sigmoid(logits)
+        return p / max(float(p.sum()), 1e-12)  # the official code divides by no less
 
     def metrics(self) -> AgeError:
         return AgeError()
 
     def encode_target(self, label: Any, affine: npt.ArrayLike, mirrored: bool, size: tuple[int, int]) -> tuple[Any, Any]:
-        return np.float32(min(max(_guess(label)[0], 0.0), 100.0)), np.True_
+        return np.float32(min(max(_guess(label)[0] - self.year_offset, 0.0), 100.0)), np.True_
 
     def missing_target(self, size: tuple[int, int]) -> tuple[Any, Any]:
         return np.float32(0), np.False_

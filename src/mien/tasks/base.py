@@ -5,6 +5,7 @@ Torch is needed by `criterion` only, and imported there: reading answers never d
 
 from __future__ import annotations
 
+import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from mien.errors import UsageError
 from mien.types import Crop, Floats
 
 if TYPE_CHECKING:
@@ -116,8 +118,40 @@ class Task(ABC, Generic[R]):
         return raw
 
     def header(self) -> dict[str, Any]:
-        """What the weights' header says of this task."""
-        return {"name": self.name, "labels": self.labels}
+        """What the weights' header says of this task. Settings at their defaults are left out, see `configured`."""
+        changed = {k: v for k in _SETTINGS if (v := getattr(self, k, None)) is not None and v != getattr(type(self), k)}
+        return {"name": self.name, "labels": self.labels, **changed}
+
+
+# Settings of a task that weights are trained for. They stand in the weights' header where they are not the default.
+_SETTINGS = ("decoding", "year_offset")
+DECODINGS = ("softmax", "sigmoid")
+T = TypeVar("T", bound=Task[Any])
+
+
+def configured(task: T, settings: Mapping[str, Any]) -> T:
+    """The task with the settings that are named: a copy, or the task itself where none is.
+
+    Args:
+        settings: an entry of a header's tasks; its keys "decoding" and "year_offset" are used, others are ignored.
+
+    Raises:
+        UsageError: a setting that the task does not have, or an unknown value.
+    """
+    named = {k: settings[k] for k in _SETTINGS if k in settings}
+    if not named:
+        return task
+    if missing := [k for k in named if not hasattr(type(task), k)]:
+        raise UsageError(f"{task.name} has no setting {missing[0]!r}; remove it")
+    if named.get("decoding", "softmax") not in DECODINGS:
+        raise UsageError(f"{task.name} has no decoding {named['decoding']!r}; use one of: {', '.join(DECODINGS)}")
+    offset = named.get("year_offset", 0)
+    if type(offset) is not int or not 0 <= offset <= 100:
+        raise UsageError(f"the year_offset of {task.name} is {offset!r}; use a whole number of years, 0 to 100")
+    same = copy.copy(task)
+    for key, value in named.items():
+        setattr(same, key, value)
+    return same
 
 
 @dataclass(frozen=True)

@@ -81,7 +81,8 @@ class MarginTask(IdentityTask):
     Args:
         classes: people in the training set. name, labels, d: of the catalogue's task that the weights shall answer.
         scale, margin: s and m of the paper; the values are Faceptor's and InsightFace's.
-        spread: standard deviation of the class weights at the start. Ours: the paper does not say; 0.01 is InsightFace's.
+        spread: standard deviation of the class weights at the start. Ours: normal, 0.01, as in InsightFace; official Faceptor starts
+            uniform with 0.0255. The loss normalizes the weights, so that only their directions count, and those are alike.
     """
 
     def __init__(
@@ -154,7 +155,8 @@ class Verification:
 def ten_fold(similarity: npt.ArrayLike, same: npt.ArrayLike, folds: int = 10) -> tuple[float, float]:
     """Mean accuracy over folds, each at the best threshold of the others, and the mean of those thresholds.
 
-    Ties between thresholds are broken towards the middle one.
+    Ties between thresholds are broken towards the middle one. Thresholds lie between every two similarities; the official code of
+    Faceptor tries a grid of 0.01, so that on 6,000 pairs its accuracy differs by up to 0.07 points, either way.
     """
     s, y = np.asarray(similarity, np.float64), np.asarray(same, bool)
     fold = np.empty(len(y), int)

@@ -136,26 +136,37 @@ class MeanF1:
     """F1 per class from one confusion matrix over all pixels of all pictures; mean over non-background classes.
 
     Pixels that the crop does not reach count as background in the answer; unlabelled pixels are left out.
-    A class absent in both truth and answer is left out of the mean.
+    A class absent in both truth and answer is left out of the mean. "ceiling" is the mean F1 of a perfect answer in these crops:
+    below 1 where they do not reach the whole picture.
     """
 
     headline = "mean_f1"
 
     def __init__(self, names: tuple[str, ...]):
         self.names, self.matrix, self.n = names, np.zeros((len(names), len(names)), np.int64), 0
+        self.perfect = np.zeros_like(self.matrix)  # of the truth, where the crop reaches
 
     def update(self, answer: Parsing, label: Any) -> None:
         truth = np.asarray(label)
         guess = answer.mask_in(truth.shape[1], truth.shape[0])
-        guess = np.where(guess == UNKNOWN, 0, guess)
-        seen, k = truth != UNKNOWN, len(self.names)
-        self.matrix += np.bincount(truth[seen].astype(np.int64) * k + guess[seen], minlength=k * k).reshape(k, k)
+        reached = guess != UNKNOWN
+        guess = np.where(reached, guess, 0)
+        self.matrix += self._counts(truth, guess)
+        self.perfect += self._counts(truth, np.where(reached, truth, 0))
         self.n += 1
 
+    def _counts(self, truth: Pixels, guess: Pixels) -> npt.NDArray[np.int64]:
+        seen, k = truth != UNKNOWN, len(self.names)
+        return np.bincount(truth[seen].astype(np.int64) * k + guess[seen], minlength=k * k).reshape(k, k)
+
+    def _f1(self, matrix: npt.NDArray[np.int64]) -> dict[str, float]:
+        hit, total = np.diag(matrix), matrix.sum(0) + matrix.sum(1)
+        return {n: 2.0 * h / t for n, h, t in zip(self.names, hit, total, strict=True) if t > 0 and n != self.names[0]}
+
     def compute(self) -> dict[str, float]:
-        hit, total = np.diag(self.matrix), self.matrix.sum(0) + self.matrix.sum(1)
-        f1 = {n: 2.0 * h / t for n, h, t in zip(self.names, hit, total, strict=True) if t > 0 and n != self.names[0]}
-        return {"mean_f1": float(np.mean(list(f1.values()))) if f1 else 0.0, "n": self.n, **{f"f1:{k}": float(v) for k, v in f1.items()}}
+        f1, best = self._f1(self.matrix), self._f1(self.perfect)
+        mean, ceiling = (float(np.mean(list(v.values()))) if v else 0.0 for v in (f1, best))
+        return {"mean_f1": mean, "ceiling": ceiling, "n": self.n, **{f"f1:{k}": float(v) for k, v in f1.items()}}
 
 
 CELEBAMASK19 = (

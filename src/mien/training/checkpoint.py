@@ -13,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from mien.errors import BadWeights
+from mien.errors import BadWeights, UsageError
 from mien.inference.weights_file import FORMAT
 
 
@@ -77,6 +77,7 @@ def build(header: Mapping[str, Any], path: Path | str) -> Any:
     """
     from mien.models import MODELS
     from mien.tasks import task
+    from mien.tasks.base import configured
 
     if header["builder"] not in MODELS:
         raise BadWeights(f"{path} was made by {header['builder']!r}, which is not one of: {', '.join(MODELS)}")
@@ -84,6 +85,11 @@ def build(header: Mapping[str, Any], path: Path | str) -> Any:
     if "tasks" in arguments:
         arguments["tasks"] = [task(n) for n in arguments["tasks"]]
     model = MODELS[header["builder"]](**arguments)
+    settings = {t["name"]: t for t in header.get("tasks", ())}
+    try:
+        model.tasks = tuple(configured(t, settings.get(t.name, {})) for t in model.tasks)
+    except UsageError as e:
+        raise BadWeights(f"the header of {path} is damaged: {e}; copy the file again") from e
     model.header = header
     return model
 

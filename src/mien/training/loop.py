@@ -8,9 +8,9 @@ import ctypes
 import json
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -41,20 +41,29 @@ def to_tensors(batch: Batch, view: View) -> tuple[Tensor, dict[str, Tensor], dic
     return images.sub_(mean).div_(std), tensors[0], tensors[1]
 
 
+@runtime_checkable
+class ForwardsTasks(Protocol):
+    """A model that can compute some of its tasks alone."""
+
+    def forward_tasks(self, images: Tensor, names: Collection[str]) -> dict[str, Tensor]: ...
+
+
 def losses_of(
     model: Any, criteria: dict[str, Any], images: Tensor, targets: dict[str, Tensor], mask: dict[str, Tensor], *, bf16: bool = False
 ) -> dict[str, Tensor]:
-    """Losses by name: one a task of the model, whether or not the batch labels it: an absent task has zero gradients, not none.
+    """Losses by name: one a task that the batch has targets of, labelled or not: an unlabelled task has zero gradients, not none.
 
     A model with a method `learn(images, targets, known, criteria) -> losses by name` is asked for its losses through it.
-    A batch of one view of several may leave out targets that another view has: their losses are zero here.
+    A batch of one view of several may leave out targets that another view has. A model with `forward_tasks` then computes only
+    the tasks of this view, so that its other heads do not see it, and only they have a loss; of other models their losses are zero.
     """
     learn = getattr(model, "learn", None)
+    some = isinstance(model, ForwardsTasks) and any(t.name not in targets for t in model.tasks)
     with torch.autocast(images.device.type, torch.bfloat16, enabled=bf16):
-        answer = learn(images, targets, mask, criteria) if learn else model(images)
-    if learn:
-        return answer  # type: ignore[no-any-return]
-    raw = {t.name: answer[t.name].float() for t in model.tasks}
+        if learn:
+            return learn(images, targets, mask, criteria)  # type: ignore[no-any-return]
+        answer = model.forward_tasks(images, targets.keys()) if some else model(images)
+    raw = {t.name: answer[t.name].float() for t in model.tasks if t.name in answer}
     return {n: criteria[n](r, targets[n], mask[n]) if n in targets else zero_loss(r) for n, r in raw.items()}
 
 
@@ -113,7 +122,8 @@ def train_step(recipe: Recipe, criteria: dict[str, Any], batches: Sequence[Batch
 
     There is one forward a mixture, and losses of one name add up. All views are in one backward, not one after the
     other with accumulated gradients: a balance weighs the losses of the whole step, which are known after the last forward.
-    Batch norms normalise each view by itself, and their running statistics follow all views in turn.
+    Batch norms normalise each view by itself. Their running statistics follow the views that pass through them: all views in the
+    encoder, and in heads those of their own tasks where the model has `forward_tasks`.
 
     Of several micro-batches each has a backward of its own, so a balance whose weights follow from the losses of the very
     step is refused. A loss is scaled by the share of the joined mean that a batch speaks for, see `ranks.shares_of`.

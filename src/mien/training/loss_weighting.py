@@ -81,16 +81,19 @@ class Dynamic:
     """The loss that falls slowest weighs most: w = K softmax(r / T), r = mean loss of a window / of the one before it.
 
     FAR-AMTN's dynamic weighting (Gao et al. 2025) has no public equation. Ours: dynamic weight average (Liu et al.,
-    CVPR 2019). A loss counts relative to its first window's mean; in the ratio this cancels, so nothing computes it:
-    weights do not depend on the scale of a loss. They are 1 in the first two windows.
+    CVPR 2019), which equalizes speed only: it does not depend on the scale of a loss. FAR-AMTN's also equalizes scale. Ours: each
+    loss is divided by the mean of its first window and multiplied by the average of these means, so that after the first window all
+    losses are of one size and their sum keeps its own. w is 1 in the first two windows, and the scale factor in the first.
 
     Args:
         window: steps over which losses are averaged (an epoch, in the original). temperature: T; larger is more even.
+        equalize_scale: divide by the first window's means; False is dynamic weight average as published.
     """
 
-    def __init__(self, window: int, *, temperature: float = 2.0):
-        self.window, self.temperature = window, temperature
+    def __init__(self, window: int, *, temperature: float = 2.0, equalize_scale: bool = True):
+        self.window, self.temperature, self.equalize_scale = window, temperature, equalize_scale
         self.step = 0
+        self.first = dict[str, float]()  # means of the first window in which a loss is labelled
         self.before, self.last = dict[str, float](), dict[str, float]()  # means of the last two whole windows
         self.sums, self.counts = dict[str, float](), dict[str, int]()  # of the window that is being filled
 
@@ -105,7 +108,8 @@ class Dynamic:
         self.step += 1
         if self.step % self.window == 0:
             # a loss that a whole window does not label keeps its mean
-            self.before, self.last = self.last, self.last | {n: s / self.counts[n] for n, s in self.sums.items()}
+            means = {n: s / self.counts[n] for n, s in self.sums.items()}
+            self.before, self.last, self.first = self.last, self.last | means, means | self.first
             self.sums, self.counts = {}, {}
         return weights
 
@@ -113,14 +117,20 @@ class Dynamic:
         ratio = {n: self.last[n] / self.before[n] if n in self.before else 1.0 for n in names}
         most = max(ratio.values(), default=0.0)
         e = {n: math.exp((r - most) / self.temperature) for n, r in ratio.items()}
-        return {n: len(names) * v / sum(e.values()) for n, v in e.items()}
+        return {n: len(names) * v / sum(e.values()) * self._scale(n) for n, v in e.items()}
+
+    def _scale(self, name: str) -> float:
+        """What brings a loss to the average size of the first windows; 1 until there is one."""
+        if not self.equalize_scale or name not in self.first:
+            return 1.0
+        return sum(self.first.values()) / len(self.first) / self.first[name]
 
     def state_dict(self) -> dict[str, Any]:
-        """The step, the means of two windows, and the window that is being filled."""
-        before, last, sums, counts = dict(self.before), dict(self.last), dict(self.sums), dict(self.counts)
-        return {"step": self.step, "before": before, "last": last, "sums": sums, "counts": counts}
+        """The step, the means of the first window and of two others, and the window that is being filled."""
+        return {"step": self.step, **{k: dict(getattr(self, k)) for k in ("first", "before", "last", "sums", "counts")}}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Inverse of `state_dict`."""
         self.step = int(state["step"])
+        self.first = dict(state.get("first", {}))  # runs of earlier versions have none
         self.before, self.last, self.sums, self.counts = (dict(state[k]) for k in ("before", "last", "sums", "counts"))

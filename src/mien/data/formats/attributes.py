@@ -203,6 +203,34 @@ def utkface(root: Path, split: str, *, points: Path | None = None, seed: int = 0
     return files_below(f"utkface/{split}", folder, files, [label for _, label in chosen], at, UTKFACE_POINTS)
 
 
+CORAL_YEARS = (21, 60)
+
+
+def utkface_coral(root: Path, split: str, *, points: Path | None = None) -> Table:
+    """UTKFace in CORAL's split (Cao et al. 2020): ages 21 to 60, as published numbers of Faceptor and others have it.
+
+    From `root/UTKFace` and the two lists of the authors, `root/utk_train.csv` and `root/utk_test.csv`, columns `file` and `age`,
+    where an age is stored less 21.
+
+    Labels: age, in years; attributes with Male (gender 0).
+
+    Raises:
+        MissingData: a list or the folder is missing. UsageError: an age is not that of the file's name less 21, or out of range.
+    """
+    path = root / f"utk_{pick('UTKFace', split, {'train': 'train', 'test': 'test'})}.csv"
+    folder, files, labels = need(root / "UTKFace"), list[str](), list[dict[str, Any]]()
+    first, last = CORAL_YEARS
+    for row, cells in rows_of(path, ("file", "age")):
+        years, name = first + number(path, row, cells["age"], 0, last - first), cells["file"].strip()
+        fields = name.split("_")
+        if len(fields) != 4 or fields[0] != f"{years:g}" or fields[1] not in {"0", "1"}:
+            raise bad(path, row, name, f"is not AGE_GENDER_RACE_DATE.jpg.chip.jpg of {years:g} years: ages are stored less {first}")
+        files.append(name)
+        labels.append({"age": years, "attributes": {"Male": 1 - int(fields[1])}})
+    at = found_points("UTKFace", files, points, UTKFACE_POINTS)
+    return files_below(f"utkface-coral/{split}", folder, files, labels, at, UTKFACE_POINTS)
+
+
 # Expressions
 
 

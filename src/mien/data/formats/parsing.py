@@ -6,6 +6,7 @@ sample's picture.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
@@ -16,8 +17,8 @@ from PIL import Image
 
 from mien.data.formats.common import need, one_of, picture
 from mien.data.formats.landmarks import Listed, completed, lines, pairs
-from mien.errors import MissingData
-from mien.geometry import Array
+from mien.errors import MissingData, UsageError
+from mien.geometry import TEMPLATES, Array
 from mien.tasks.parsing import CELEBAMASK19
 from mien.types import Pixels, Sample
 
@@ -57,7 +58,14 @@ CELEBAMASK_FIVE = np.array([(0.3788, 0.4808), (0.6212, 0.4808), (0.5, 0.6326), (
 CELEBAMASK_SPLITS = ("train", "val", "test")  # 0, 1, 2 in CelebA's list
 
 
-def celebamask_hq(root: Path, split: str) -> Listed[int]:
+# From the bottom to the top, by class names: how the evaluation code of FaRL and Faceptor paints the parts.
+CELEBAMASK_PAINTED = (
+    "neck", "skin", "cloth", "l_ear", "r_ear", "l_brow", "r_brow", "l_eye", "r_eye", "nose", "mouth", "l_lip", "u_lip", "hair",
+    "eyeglass", "hat", "earring", "necklace",
+)  # fmt: skip
+
+
+def celebamask_hq(root: Path, split: str, *, order: str = "farl", whole: bool = False) -> Listed[int]:
     """CelebAMask-HQ: `parsing`, 19 classes in the official order, at 512 x 512; the pictures (1024) shrink to the masks.
 
     From ROOT/CelebA-HQ-img, ROOT/CelebAMask-HQ-mask-anno, ROOT/CelebA-HQ-to-CelebA-mapping.txt and CelebA's own
@@ -65,9 +73,18 @@ def celebamask_hq(root: Path, split: str) -> Listed[int]:
 
     The set has no points. Its pictures are aligned alike, so all of them get the same five, `CELEBAMASK_FIVE`.
 
+    Args:
+        order: which part is on top where parts overlap. "farl": as in the evaluation code that published numbers come from
+            (`CELEBAMASK_PAINTED`); "list": the later one in the set's own list of classes.
+        whole: the five points are those of the "head" template, so that a "head" crop is the whole picture.
+
     Raises:
-        UsageError: no such split. MissingData: a file is missing, or a picture has no mask.
+        UsageError: no such split or order. MissingData: a file is missing, or a picture has no mask.
     """
+    if order not in ("farl", "list"):
+        raise UsageError(f"no order {order!r}; use one of: farl, list")
+    parts = CELEBAMASK_PAINTED if order == "farl" else CELEBAMASK19[1:]
+    points = TEMPLATES["head"] if whole else CELEBAMASK_FIVE
     wanted = CELEBAMASK_SPLITS.index(one_of("CelebAMask-HQ", split, CELEBAMASK_SPLITS))
     root = unpacked(root, "CelebAMask-HQ")
     images, masks = need(root / "CelebA-HQ-img"), need(root / "CelebAMask-HQ-mask-anno")
@@ -80,26 +97,29 @@ def celebamask_hq(root: Path, split: str) -> Listed[int]:
             raise MissingData(f"expected {original} in {partition}; it is missing")
         if part[original] == wanted:
             chosen.append(int(idx))
-    return Listed(f"celebamask-hq/{split}", chosen, partial(_celebamask, images, masks))
+    return Listed(f"celebamask-hq/{split}", chosen, partial(_celebamask, images, masks, parts, points))
 
 
-def _celebamask(images: Path, masks: Path, idx: int) -> Sample:
-    image, mask = picture(images / f"{idx}.jpg"), composed(masks / f"{idx // 2000}", idx)
+def _celebamask(images: Path, masks: Path, parts: Sequence[str], points: Array, idx: int) -> Sample:
+    image, mask = picture(images / f"{idx}.jpg"), composed(masks / f"{idx // 2000}", idx, parts)
     h, w = mask.shape
     if image.shape[:2] != mask.shape:
         image = cv2.resize(image, (w, h), interpolation=cv2.INTER_AREA)  # type: ignore[assignment]
-    return Sample(image, {"parsing": mask}, CELEBAMASK_FIVE * (w, h) - 0.5, str(idx))
+    return Sample(image, {"parsing": mask}, points * (w, h) - 0.5, str(idx))
 
 
-def composed(folder: Path, idx: int) -> Pixels:
-    """The masks of a picture's parts -> (H, W) uint8, `CELEBAMASK19`; where parts overlap the later class is on top.
+def composed(folder: Path, idx: int, parts: Sequence[str] = CELEBAMASK_PAINTED) -> Pixels:
+    """The masks of a picture's parts -> (H, W) uint8, `CELEBAMASK19`.
+
+    Args:
+        parts: class names from the bottom to the top: where parts overlap, the later one is seen.
 
     Raises:
         MissingData: no part has a mask, or two differ in size.
     """
     mask: Pixels | None = None
-    for label, part in enumerate(CELEBAMASK_PARTS, 1):
-        path = folder / f"{idx:05d}_{part}.png"
+    for part in parts:
+        path = folder / f"{idx:05d}_{_FILE_NAMES.get(part, part)}.png"
         if not path.is_file():  # only what the picture shows has a file
             continue
         seen = picture(path)[..., 0] > 0
@@ -107,7 +127,7 @@ def composed(folder: Path, idx: int) -> Pixels:
             mask = np.zeros(seen.shape, np.uint8)
         if seen.shape != mask.shape:
             raise MissingData(f"expected {path} to be of the other parts' size {mask.shape}; it is {seen.shape}")
-        mask[seen] = label
+        mask[seen] = CELEBAMASK19.index(part)
     if mask is None:
         raise MissingData(f"expected {folder / f'{idx:05d}_skin.png'}, or another part; all are missing")
     return mask

@@ -26,6 +26,9 @@ class Sizes:
         start: where the counter of transition widths starts; the official code starts at 16, though `first` is 48.
         up: width inside a transition-up. codes: widths of the re-encoders, at strides 4, 8 and 16 of the crop.
         coded_norm: batch norm in the re-encoders (official: in the 2-task net only). dropout: before dense heads.
+        official: details of the official Keras graph. The strided 5x5 convolution pads 1 before and 2 after, as TensorFlow does; norms
+            of re-encoders are one set for all paths; transition-ups and heads start by Glorot; running statistics move by 1 %.
+            Ours: without it, padding 2 and 2, norms a path, He for all convolutions, 10 %; small networks were trained so.
     """
 
     side: int = 128
@@ -39,6 +42,7 @@ class Sizes:
     codes: tuple[int, ...] = (24, 48, 64)
     coded_norm: bool = False
     dropout: float = 0.3
+    official: bool = False
 
     @property
     def injected(self) -> dict[int, int]:
@@ -56,14 +60,14 @@ class Path:
 
 
 class TaskNorm(nn.Module):
-    """One BatchNorm2d a path. A path that does not learn uses its running statistics, also while the model trains."""
+    """One BatchNorm2d a path, or one for all. A path that does not learn uses its running statistics, also while the model trains."""
 
     def __init__(self, channels: int, paths: Sequence[str]):
         super().__init__()
         self.norms = nn.ModuleDict({p: nn.BatchNorm2d(channels, eps=1e-3) for p in paths})
 
     def forward(self, x: Tensor, path: Path) -> Tensor:
-        norm: Any = self.norms[path.name]
+        norm: Any = self.norms[path.name if path.name in self.norms else SHARED]
         if path.learn:
             return norm(x)
         return F.batch_norm(x, norm.running_mean, norm.running_var, norm.weight, norm.bias, False, 0.0, norm.eps)

@@ -62,7 +62,11 @@ class Block(nn.Module):
         return x + self.path(self.mlp(self.ln_2(x)))
 
     def path(self, x: Tensor) -> Tensor:
-        """A branch, left out for some samples and scaled for the others so that the mean is kept."""
+        """A branch, left out for some samples and scaled for the others so that the mean is kept.
+
+        Ours: per sample, as stochastic depth is published. Official Faceptor keeps tokens as (tokens, batch, width) there and drops
+        along the first axis, so that its branches are left out for token positions, in the whole batch.
+        """
         if not self.training or self.drop == 0:
             return x
         keep = 1 - self.drop
