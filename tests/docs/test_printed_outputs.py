@@ -81,11 +81,14 @@ def test_a_wrong_output_is_noticed(shown: str, now: str):
     assert differences(shown, now)
 
 
-@pytest.mark.parametrize(("shown", "now"), [("1 face, 103 ms", "1 face,  9.5 ms"), ("20 years (11-35)", "21 years (11-36)"), ("yaw +2", "yaw   +1")])
+@pytest.mark.parametrize(
+    ("shown", "now"), [("1 face, 103 ms", "1 face,  9.5 ms"), ("20 years (11-35)", "21 years (11-36)"), ("yaw +2", "yaw   +1")]
+)
 def test_a_small_difference_is_not(shown: str, now: str):
     assert not differences(shown, now)
 
 
 def test_a_page_is_rewritten_in_place():
-    page = "a\n\n```python\nx = 2\n```\n\n```python\nprint(x + 1)\n```\n\n<!-- output of: the Python block above -->\n```text\nold\n```\n\nz\n"
+    code = "```python\nx = 2\n```\n\n```python\nprint(x + 1)\n```\n"
+    page = f"a\n\n{code}\n<!-- output of: the Python block above -->\n```text\nold\n```\n\nz\n"
     assert refreshed(page) == page.replace("old", "3")
