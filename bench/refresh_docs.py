@@ -30,6 +30,7 @@ PYTHON = "the Python block above"
 BLOCK = re.compile(
     r"^```python\n(?P<code>.*?)^```$|^<!-- output of: (?P<command>.+?) -->\n```(?P<language>\w+)\n(?P<shown>.*?)^```$", re.M | re.S
 )
+TIMING = re.compile(r"\d+(?:\.\d+)?(?= ms\b)|(?<=\"timing_ms\": )\{[^}]*\}")
 
 
 @dataclass(frozen=True)
@@ -134,9 +135,11 @@ def real(output: Printed) -> str:
 
 
 def refreshed(text: str) -> str:
-    """A page with today's outputs."""
+    """A page with today's outputs. A block whose timings alone differ stays as it is."""
     for output in reversed(printed(text)):
-        text = text[: output.start] + real(output).rstrip("\n") + "\n" + text[output.end :]
+        now = real(output).rstrip("\n") + "\n"
+        if TIMING.sub("", now) != TIMING.sub("", output.shown):
+            text = text[: output.start] + now + text[output.end :]
     return text
 
 

@@ -15,11 +15,10 @@ from PIL import Image
 if sys.platform == "win32":
     pytest.skip("printed outputs are made on a pseudo-terminal", allow_module_level=True)
 
-from bench.refresh_docs import PICTURE, draw, pages, printed, real, refreshed
+from bench.refresh_docs import PICTURE, TIMING, draw, pages, printed, real, refreshed
 
 OUTPUTS = [(page, output) for page in pages() for output in printed(page.read_text(encoding="utf-8"))]
 
-TIMING = re.compile(r"\d+(?:\.\d+)?(?= ms\b)|(?<=\"timing_ms\": )\{[^}]*\}")
 # Not the digits of a name such as "points5" or of a hash; the x of "91x119" may stand between two numbers.
 NUMBER = re.compile(r"(?<![A-Za-wyz_\d.])[+-]?\d+(?:\.\d*)?")
 COUNT = re.compile(r"\b\d+(?= faces?\b| photos?\b| people\b)")
