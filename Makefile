@@ -1,4 +1,4 @@
-# Verbs: demo test test-fast test-slow check train evaluate compare bench bench-peers docs clean
+# Verbs: demo test test-fast test-slow check train evaluate compare bench bench-peers docs refresh-docs clean
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 FAST := tests/test_geometry.py tests/io tests/inference tests/visualize tests/contracts tests/cli tests/compat tests/web/test_page.py
@@ -7,13 +7,13 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 RECIPE ?= recipes/mien.py
 RUN ?= runs/$(basename $(notdir $(RECIPE)))
 
-.PHONY: demo test test-fast test-slow check train evaluate compare bench bench-peers docs clean
+.PHONY: demo test test-fast test-slow check train evaluate compare bench bench-peers docs refresh-docs clean
 
-# read the example photos with the base install and the embedded weights: no torch, no data
+# analyze the example photos with the base install and the embedded weights; needs no torch and no data
 demo: $(VENV)/.base
 	$(BIN)/mien analyze examples --out out/faces.jsonl --draw out
 
-# a process a core, each of one thread: an exporter's minute is single-threaded
+# one process per core, one thread each: export is single-threaded
 test: $(VENV)/.dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" -n auto --dist worksteal
 
@@ -37,7 +37,7 @@ train: $(VENV)/.dev
 evaluate: $(VENV)/.dev
 	$(BIN)/mien evaluate
 
-# every system, every ablation, and docs/comparison.md from them: hours, goes on where it stopped
+# train every system and every ablation, and write docs/comparison.md: takes hours, resumes where it stopped
 compare: $(VENV)/.dev
 	$(BIN)/python -m bench.comparison
 
@@ -45,13 +45,17 @@ bench: $(VENV)/.base
 	$(BIN)/mien bench examples/astronaut.jpg
 	$(BIN)/mien bench examples/collage.jpg
 
-# the tools of today, installed beside and measured with us, and docs/peers-benchmark.md: hours; ARGS="--limit 500" for less
+# install and measure other packages, and write docs/peers-benchmark.md: takes hours; ARGS="--limit 500" for less
 bench-peers: $(VENV)/.dev
 	$(BIN)/python -m bench.peers $(ARGS)
 
-# the documentation as a site in out/site; a warning stops it
+# the documentation as a site in out/site; warnings are errors
 docs: $(VENV)/.docs
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+# after new weights: the outputs printed in README.md and docs/, and docs/faces.jpg
+refresh-docs: $(VENV)/.dev
+	$(BIN)/python -m bench.refresh_docs
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
@@ -60,7 +64,7 @@ $(VENV)/.base: $(VENV)/bin/python pyproject.toml
 	$(PIP) --editable .
 	touch $@
 
-# a torch that is there already stays; else the version that this project is tested with
+# an installed torch stays; otherwise install the version that this project is tested with
 $(VENV)/.dev: $(VENV)/bin/python pyproject.toml
 	$(BIN)/python -c "import torch" 2>/dev/null || $(PIP) torch==2.13.0
 	$(PIP) --editable ".[train,serve,gallery,video,heif,official,dev]"
