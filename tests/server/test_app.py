@@ -22,6 +22,7 @@ from types import SimpleNamespace
 import httpx
 import numpy as np
 import pytest
+from fastapi import FastAPI
 from PIL import Image
 from typer.testing import CliRunner
 
@@ -32,6 +33,7 @@ from mien.recognition.verification import match_threshold
 from mien.server.app import app
 from mien.server.client import Client, ServerError, mask_rows
 from mien.server.limits import Buckets, Keys, Limits, is_loopback, read_keys, without_port
+from mien.server.middleware import route_path
 from mien.server.run import check_address, running
 
 PHOTOS = ("examples/astronaut.jpg", "examples/grace_hopper.jpg", "examples/collage.jpg")
@@ -317,10 +319,8 @@ def test_sizes(reader):
 
 
 def gate_is_empty(made) -> None:
-    gate = made.middleware_stack
-    while not hasattr(gate, "held"):
-        gate = gate.app
-    until(lambda: (gate.open, gate.held) == (0, 0))
+    uploads = made.state.service.uploads
+    until(lambda: (uploads.open, uploads.held) == (0, 0))
 
 
 def test_the_line_is_bounded(slow):
@@ -367,6 +367,78 @@ def test_a_body_that_does_not_come_and_one_that_breaks_off(reader):
             broken.sendall(head)
         gate_is_empty(made)
         assert http.post("/v1/analyze", files=images(png())).status_code == 200
+
+
+HEAD = b"POST /v1/analyze HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-type: multipart/form-data; boundary=b\r\ncontent-length: 5000\r\n\r\n--b"
+
+
+def test_stalled_uploads_are_told_by_readyz_and_end_early(reader):
+    with serving(reader, limits=Limits(queue=3, stall=1.0)) as (made, http):
+        address = (http.base_url.host, http.base_url.port)
+        stalled = [socket.create_connection(address, timeout=5) for _ in range(3)]
+        for connection in stalled:
+            connection.sendall(HEAD)
+        until(lambda: made.state.service.uploads.open == 3)
+        refusal(http.get("/readyz"), 503, "not_ready")
+        refusal(http.post("/v1/analyze", files=images(png())), 503, "queue_full")
+        assert http.get("/healthz").status_code == 200
+        for connection in stalled:  # long before the 30 s of a request
+            assert connection.recv(65536).startswith(b"HTTP/1.1 408")
+            connection.close()
+        gate_is_empty(made)
+        assert http.get("/readyz").status_code == 200
+        assert http.post("/v1/analyze", files=images(png())).status_code == 200
+
+
+def test_readyz_tells_that_the_memory_for_bodies_is_full(reader):
+    with serving(reader, limits=Limits(held_bytes=4000)) as (made, http):
+        with socket.create_connection((http.base_url.host, http.base_url.port), timeout=5) as slow:
+            slow.sendall(HEAD + b'\r\nContent-Disposition: form-data; name="image"; filename="x"\r\n\r\n')
+            time.sleep(0.1)
+            slow.sendall(b"x" * (4000 - made.state.service.uploads.held))
+            until(lambda: made.state.service.uploads.held == 4000)
+            refusal(http.get("/readyz"), 503, "not_ready")
+        gate_is_empty(made)
+        assert http.get("/readyz").status_code == 200
+
+
+def _mounted(made):
+    outer = FastAPI()
+    outer.mount("/faces", made)
+    return outer
+
+
+def _behind_a_proxy(made):
+    """As uvicorn's --root-path: the proxy takes the prefix away, and the server puts it back."""
+
+    async def outer(scope, receive, send):
+        if scope["type"] == "http":
+            scope = scope | {"root_path": "/faces", "path": "/faces" + scope["path"]}
+        await made(scope, receive, send)
+
+    return outer
+
+
+@pytest.mark.parametrize(("wrap", "prefix"), [(_mounted, "/faces"), (_behind_a_proxy, "")])
+def test_under_a_prefix_all_is_as_without(reader, wrap, prefix):
+    made = app(reader, keys=Keys([("ann", KEY)]), limits=Limits(rate=1, burst=3))
+    ann = {"authorization": f"Bearer {KEY}"}
+    with running(wrap(made)) as url, httpx.Client(base_url=url + prefix, timeout=20) as http:
+        for path in ("/", "/page/app.js", "/healthz", "/readyz"):
+            assert http.get(path).status_code == 200, path
+        for path in ("/v1/models", "/metrics", "/openapi.json", "/healthz/", "/faces/healthz"):
+            refusal(http.get(path), 401, "no_key")
+        assert [http.post("/v1/analyze", files=images(png()), headers=ann).status_code for _ in range(4)] == [200, 200, 200, 429]
+        refusal(http.get("/v1/anything-else", headers=ann), 429, "rate_limited")  # a route that nobody listed counts too
+        assert http.get("/metrics", headers=ann).status_code == http.get("/openapi.json", headers=ann).status_code == 200
+
+
+def test_the_path_below_a_prefix():
+    for path, prefix, below in (
+        ("/healthz", "", "/healthz"), ("/a/healthz", "/a", "/healthz"), ("/a/healthz", "/a/", "/healthz"), ("/a", "/a", ""),
+        ("/ab/healthz", "/a", "/ab/healthz"), ("/healthz", "/a", "/healthz"), ("/a/a/x", "/a", "/a/x"),
+    ):  # fmt: skip
+        assert route_path({"path": path, "root_path": prefix}) == below
 
 
 def test_a_fault_is_one_reply_and_does_not_show_itself(reader, caplog):

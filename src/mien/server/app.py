@@ -76,7 +76,7 @@ def app(
         routes(api, service, gallery(service.work.reader_for((service.identity,))))
     plain = api.openapi
     api.openapi = lambda: schema.finish(plain(), keys is not None)  # type: ignore[method-assign]
-    api.add_middleware(Middleware, keys=keys, limits=service.limits, counts=service.counts)
+    api.add_middleware(Middleware, keys=keys, limits=service.limits, counts=service.counts, uploads=service.uploads)
     api.add_middleware(Page)  # before the gate: a browser has no key to send until the page has asked for it
     return api
 
@@ -154,9 +154,9 @@ def _about(api: FastAPI, service: Service) -> None:
 
     @api.get("/readyz", responses=schema.replies("Health", 503))
     async def readyz() -> JSONResponse:
-        """A picture sent now would be taken in: the weights are loaded, the line has a place, no stop is under way."""
-        if service.stopping or service.line.inside >= service.line.places:
-            raise ApiError(503, "not_ready", "the server is stopping" if service.stopping else "the line is full; ask again", retry_after=1)
+        """A picture sent now would be taken in: the weights are loaded, the queue and the uploads have a place, no stop is under way."""
+        if why := service.busy():
+            raise ApiError(503, "not_ready", why, retry_after=1)
         return JSONResponse({"status": "ready"})
 
     @api.get("/metrics", response_class=PlainTextResponse, responses=schema.errors(401, 403, 500))

@@ -25,7 +25,7 @@ class Limits:
         picture_bytes, request_bytes: as uploaded. held_bytes: bodies of all open requests together.
         pixels: a picture's header may claim. faces: found in one picture. pictures: in one request.
         queue: pictures inside at once, waiting or being read, and requests open at once; more get 503.
-        seconds: from the first byte of a request to its reply.
+        seconds: from the first byte of a request to its reply. stall: without a byte of a body that is not complete.
         rate: pictures a minute and key, None for no limit. burst: pictures that may come at once before `rate` counts.
     """
 
@@ -37,15 +37,32 @@ class Limits:
     pictures: int = 16
     queue: int = 64
     seconds: float = 30.0
+    stall: float = 5.0
     rate: float | None = None
     burst: int = 32
 
     def __post_init__(self) -> None:
-        for name in ("picture_bytes", "request_bytes", "held_bytes", "pixels", "faces", "pictures", "queue", "seconds", "burst"):
+        for name in ("picture_bytes", "request_bytes", "held_bytes", "pixels", "faces", "pictures", "queue", "seconds", "stall", "burst"):
             if getattr(self, name) <= 0:
                 raise UsageError(f"the limit {name} must be above 0, not {getattr(self, name)}")
         if self.rate is not None and self.rate <= 0:
             raise UsageError(f"the limit rate must be above 0 pictures a minute, not {self.rate}; None switches it off")
+
+
+@dataclass(slots=True)
+class Uploads:
+    """The bodies of all open requests.
+
+    Attributes:
+        open: requests with a body. held: bytes of their bodies in memory.
+    """
+
+    open: int = 0
+    held: int = 0
+
+    def full(self, limits: Limits) -> bool:
+        """Whether the next request with a body would be refused."""
+        return self.open >= limits.queue or self.held >= limits.held_bytes
 
 
 class DeadlineExceeded(MienError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 import re
@@ -13,10 +14,11 @@ from typing import Any
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from mien.server.errors import ApiError, envelope
-from mien.server.limits import Buckets, Deadline, Keys, Limits, is_loopback, without_port
+from mien.server.limits import Buckets, Deadline, Keys, Limits, Uploads, is_loopback, without_port
 from mien.server.metrics import Counts
 
 OPEN = ("/healthz", "/readyz")  # no key needed: what runs a container has none
+FREE = (*OPEN, "/metrics", "/openapi.json")  # every other route counts against the rate, also one that is added later
 _ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _log = logging.getLogger("mien.server")
 
@@ -28,10 +30,9 @@ class Middleware:
         keys: None lets everybody in, but only under a loopback name: a web page elsewhere could have its own name lead here.
     """
 
-    def __init__(self, app: ASGIApp, *, keys: Keys | None, limits: Limits, counts: Counts):
-        self.app, self.keys, self.limits, self.counts = app, keys, limits, counts
+    def __init__(self, app: ASGIApp, *, keys: Keys | None, limits: Limits, counts: Counts, uploads: Uploads):
+        self.app, self.keys, self.limits, self.counts, self.uploads = app, keys, limits, counts, uploads
         self.buckets = Buckets(limits.rate, limits.burst) if limits.rate else None
-        self.open = self.held = 0  # requests that have a body, and the bytes of their bodies
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -41,7 +42,7 @@ class Middleware:
         request_id = asked if _ID.fullmatch(asked) else uuid.uuid4().hex
         state = scope.setdefault("state", {})
         state |= {"request_id": request_id, "deadline": Deadline(self.limits.seconds), "key": "-", "charge": self.charge}
-        body = _Body(self, receive)
+        body = _Body(self.limits, self.uploads, receive)
 
         async def reply(message: Message) -> None:
             nonlocal status
@@ -77,7 +78,7 @@ class Middleware:
         Raises:
             ApiError: 401, 403, 429.
         """
-        path = scope["path"]
+        path = route_path(scope)
         if path in OPEN:
             return
         if self.keys is None:
@@ -96,7 +97,7 @@ class Middleware:
             if name is None:
                 raise ApiError(401, "no_key", "send a key that this server knows: Authorization: Bearer KEY")
             scope["state"]["key"] = name
-        if path.startswith("/v1/"):
+        if path not in FREE:
             self.charge(scope["state"]["key"], 1)
 
     def charge(self, name: str, pictures: int) -> None:
@@ -110,41 +111,62 @@ class Middleware:
 class _Body:
     """Counts a request's body as it comes."""
 
-    def __init__(self, gate: Middleware, receive: Receive):
-        self._gate, self._receive, self._bytes, self._counted = gate, receive, 0, False
+    def __init__(self, limits: Limits, uploads: Uploads, receive: Receive):
+        self._limits, self._uploads, self._receive = limits, uploads, receive
+        self._bytes, self._counted, self._complete = 0, False, False
 
     def begin(self, scope: Scope, headers: dict[str, str]) -> None:
         """Refuse before a byte is read what is too large by its own account, or one request too many."""
         if scope["method"] not in ("POST", "PUT", "PATCH"):
             return
-        gate, claimed = self._gate, headers.get("content-length", "0")
+        claimed = headers.get("content-length", "0")
         self._check(int(claimed) if claimed.isdecimal() else 0)
-        if gate.open >= gate.limits.queue:
-            raise ApiError(503, "queue_full", f"{gate.open} requests are open, which is the limit; ask again", retry_after=1)
-        gate.open += 1
+        if self._uploads.open >= self._limits.queue:
+            raise ApiError(503, "queue_full", f"{self._uploads.open} requests are open, which is the limit; ask again", retry_after=1)
+        self._uploads.open += 1
         self._counted = True
 
     async def receive(self) -> Message:
-        """The app's `receive`. Raises: ApiError 413 or 503."""
-        message = await self._receive()
+        """The app's `receive`. Raises: ApiError 408, 413 or 503."""
+        message = await self._next()
         size = len(message.get("body", b"")) if message["type"] == "http.request" else 0
         self._bytes += size
-        self._gate.held += size
+        self._uploads.held += size
         self._check(self._bytes)
-        if self._gate.held > self._gate.limits.held_bytes:
+        if self._uploads.held > self._limits.held_bytes:
             raise ApiError(503, "queue_full", "the open requests' bodies fill the memory set aside for them; ask again", retry_after=1)
         return message
 
+    async def _next(self) -> Message:
+        """The next message. Raises: ApiError 408, when no byte of a body that is not complete has come for `stall` seconds."""
+        if self._complete:
+            return await self._receive()
+        try:
+            async with asyncio.timeout(self._limits.stall):
+                message = await self._receive()
+        except TimeoutError as e:
+            text = f"nothing of the body came for {self._limits.stall:g} s; send the request again"
+            raise ApiError(408, "upload_timeout", text) from e
+        self._complete = message["type"] != "http.request" or not message.get("more_body", False)
+        return message
+
     def _check(self, size: int) -> None:
-        most = self._gate.limits.request_bytes
+        most = self._limits.request_bytes
         if size > most:
             text = f"the request has more than {most} bytes, which is the limit; send fewer or smaller pictures"
             raise ApiError(413, "request_too_large", text, details={"limit": most})
 
     def end(self) -> None:
         """The body is let go."""
-        self._gate.open -= self._counted
-        self._gate.held -= self._bytes
+        self._uploads.open -= self._counted
+        self._uploads.held -= self._bytes
+
+
+def route_path(scope: Scope) -> str:
+    """The path below the prefix that the app is mounted or served under, as the router matches it."""
+    path, prefix = str(scope["path"]), str(scope.get("root_path", "")).rstrip("/")
+    below = path.removeprefix(prefix)
+    return below if path.startswith(prefix) and below[:1] in ("", "/") else path
 
 
 def _headers(scope: Scope) -> dict[str, str]:
