@@ -6,14 +6,16 @@ import hashlib
 import hmac
 import ipaddress
 import os
+import re
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from mien.errors import MienError, PhotoError, UsageError
 
 MIB = 1 << 20
+_ORIGIN = re.compile(r"https?://[^/\s?#@*]+")
 LEAST_KEY = 16
 
 
@@ -29,10 +31,10 @@ class Limits:
         rate: pictures a minute and key, None for no limit. burst: pictures that may come at once before `rate` counts.
     """
 
-    picture_bytes: int = 10 * MIB
+    picture_bytes: int = 32 * MIB
     request_bytes: int = 64 * MIB
     held_bytes: int = 512 * MIB
-    pixels: int = 40_000_000
+    pixels: int = 64_000_000
     faces: int = 100
     pictures: int = 16
     queue: int = 64
@@ -54,11 +56,12 @@ class Uploads:
     """The bodies of all open requests.
 
     Attributes:
-        open: requests with a body. held: bytes of their bodies in memory.
+        open: requests with a body. held: bytes of their bodies in memory. dropping: refused ones whose rest is read and dropped.
     """
 
     open: int = 0
     held: int = 0
+    dropping: int = 0
 
     def full(self, limits: Limits) -> bool:
         """Whether the next request with a body would be refused."""
@@ -156,6 +159,15 @@ def is_loopback(host: str) -> bool:
         return host == "localhost" or ipaddress.ip_address(host.strip("[]")).is_loopback
     except ValueError:
         return False
+
+
+def check_origins(origins: Sequence[str], keys: Keys | None) -> None:
+    """Raises: UsageError, for an origin that is none, or for "*" without keys: any page could then enroll people and read them."""
+    for origin in origins:
+        if origin == "*" and keys is None:
+            raise UsageError('the origin "*" is every page there is, so keys are needed: --keys FILE, or name the origins')
+        if origin != "*" and not _ORIGIN.fullmatch(origin):
+            raise UsageError(f"the origin {origin!r} must be scheme://host or scheme://host:port, such as https://photos.example")
 
 
 def without_port(host: str) -> str:
