@@ -37,7 +37,7 @@ def serve(
     score: Annotated[float | None, typer.Option(min=0.0, max=1.0, help="Least score of a face, where a request names none.")] = None,
     allow_origin: Annotated[
         list[str] | None,
-        typer.Option(help="Origin of a page elsewhere whose scripts may ask (CORS), such as https://photos.example; may be repeated."),
+        typer.Option(help="Origin of a page elsewhere whose scripts may ask (CORS): https://photos.example."),
     ] = None,
     gallery: Annotated[str | None, typer.Option(help="A gallery to answer from: a folder, or an address of an object store.")] = None,
     gallery_key: Annotated[Path | None, typer.Option(help="Key file of a sealed gallery.")] = None,

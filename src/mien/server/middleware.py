@@ -59,10 +59,10 @@ class Middleware:
                 extra = {"x-request-id": request_id, "cache-control": "no-store", "x-content-type-options": "nosniff"}
                 message["headers"] = [*message.get("headers", ()), *((k.encode(), v.encode()) for k, v in extra.items())]
             elif method == "HEAD":
-                message = message | {"body": b""}
+                message = {**message, "body": b""}
             elif not message.get("more_body", False) and body.unread:
                 # Closed with unread bytes, the connection would be reset, and the client might never see why it was refused.
-                await send(message | {"more_body": True})
+                await send({**message, "more_body": True})
                 await body.drop()
                 message = {"type": "http.response.body", "body": b""}
             await send(message)
@@ -106,7 +106,7 @@ class Middleware:
             if scope["method"] != "GET" and not own:
                 assert origin is not None
                 # a page elsewhere may send a form here without asking; it would not see the reply, but somebody would be enrolled
-                text = f"without keys this server takes nothing that a page of {origin[:60]!r} sends; start it with --keys FILE, or with --allow-origin"
+                text = f"without keys this server takes nothing that a page of {origin[:60]!r} sends; name it with --allow-origin"
                 raise ApiError(403, "bad_origin", text)
         else:
             kind, _, key = headers.get("authorization", "").partition(" ")
