@@ -65,7 +65,7 @@ def server(faces: int, wait_ms: float, threads: int) -> Iterator[tuple[str, int]
         try:
             port = 0
             for line in process.stderr:
-                if found := re.search(r"listening on \S+ port (\d+)", line):
+                if found := re.search(r"listening on http://\S+:(\d+)/", line):
                     port = int(found[1])
                     break
             if not port:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from typing import TypeVar
+
+E = TypeVar("E", bound=BaseException)
+
 
 class MienError(Exception):
     """Base of every error that mien raises on purpose.
@@ -86,3 +90,12 @@ class UsageError(MienError, ValueError):
     """A call was made with values that do not fit together."""
 
     code = "usage"
+
+
+def without_frames(error: E) -> E:
+    """The error without the frames that it passed: they hold the photos read beside it, in a cycle that only the collector ends."""
+    link: BaseException | None = error
+    while link is not None:
+        link.__traceback__ = None
+        link = link.__cause__ or link.__context__
+    return error

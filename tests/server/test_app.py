@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import logging
 import os
@@ -12,6 +13,8 @@ import subprocess
 import sys
 import threading
 import time
+import urllib.error
+import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
@@ -22,6 +25,7 @@ from types import SimpleNamespace
 import httpx
 import numpy as np
 import pytest
+from fastapi import FastAPI
 from PIL import Image
 from typer.testing import CliRunner
 
@@ -32,6 +36,7 @@ from mien.recognition.verification import match_threshold
 from mien.server.app import app
 from mien.server.client import Client, ServerError, mask_rows
 from mien.server.limits import Buckets, Keys, Limits, is_loopback, read_keys, without_port
+from mien.server.middleware import route_path
 from mien.server.run import check_address, running
 
 PHOTOS = ("examples/astronaut.jpg", "examples/grace_hopper.jpg", "examples/collage.jpg")
@@ -197,7 +202,8 @@ def test_models_health_and_request_ids(http):
     assert len(record["models"][0]["sha256"]) == 64
     assert tasks["identity"] == {"name": "identity", "sensitive": True, "default": False}
     assert tasks["pose"]["default"]
-    assert record["limits"]["picture_bytes"] == 10 << 20
+    assert record["limits"]["picture_bytes"] == 32 << 20
+    assert record["limits"]["pixels"] > 8064 * 6048  # a phone's 48 megapixels
     assert http.get("/healthz").json() == {"status": "ok"}
     assert http.get("/readyz").json() == {"status": "ready"}
     assert http.get("/healthz", headers={"x-request-id": "mine-1"}).headers["x-request-id"] == "mine-1"
@@ -280,7 +286,6 @@ def test_what_is_wrong_is_said(http, path, files, fields, status, code):
 def test_other_routes_methods_and_forms(http):
     refusal(http.get("/v1/nothing"), 404, "no_route")
     refusal(http.get("/v1/analyze"), 405, "wrong_method")
-    refusal(http.get("/docs"), 404, "no_route")
     kind = {"content-type": "multipart/form-data"}
     refusal(http.post("/v1/analyze", content=b"--x", headers=kind), 400, "bad_form")
     refusal(http.post("/v1/analyze", content=b"junk", headers={"content-type": "multipart/form-data; boundary=x"}), 400, "bad_form")
@@ -317,10 +322,8 @@ def test_sizes(reader):
 
 
 def gate_is_empty(made) -> None:
-    gate = made.middleware_stack
-    while not hasattr(gate, "held"):
-        gate = gate.app
-    until(lambda: (gate.open, gate.held) == (0, 0))
+    uploads = made.state.service.uploads
+    until(lambda: (uploads.open, uploads.held) == (0, 0))
 
 
 def test_the_line_is_bounded(slow):
@@ -367,6 +370,184 @@ def test_a_body_that_does_not_come_and_one_that_breaks_off(reader):
             broken.sendall(head)
         gate_is_empty(made)
         assert http.post("/v1/analyze", files=images(png())).status_code == 200
+
+
+def _sent_whole(url: str, body: bytes, **headers: str) -> tuple[int, dict]:
+    """By a client that sends all of a body before it reads the reply, as urllib does."""
+    request = urllib.request.Request(url + "/v1/analyze", data=body, headers=headers)
+    try:
+        with urllib.request.urlopen(request, timeout=20) as reply:
+            return reply.status, json.load(reply)
+    except urllib.error.HTTPError as e:
+        return e.code, json.load(e)
+
+
+def test_a_refusal_reaches_clients_that_send_all_first(reader):
+    form = {"Content-Type": "multipart/form-data; boundary=X"}
+    start = b'--X\r\nContent-Disposition: form-data; name="image"; filename="a.jpg"\r\n\r\n'
+    big = start + bytes(12 << 20) + b"\r\n--X--\r\n"
+    limits = Limits(picture_bytes=1 << 20, request_bytes=8 << 20)
+    with serving(reader, keys=Keys([("ann", KEY)]), limits=limits) as (made, http):
+        url, ann = str(http.base_url).rstrip("/"), {"Authorization": f"Bearer {KEY}"}
+        status, record = _sent_whole(url, big, **form, **ann)
+        assert (status, record["error"]["code"]) == (413, "request_too_large")
+        status, record = _sent_whole(url, big, **form, Authorization="Bearer wrong")
+        assert (status, record["error"]["code"]) == (401, "no_key")
+        status, record = _sent_whole(url, big[: 6 << 20] + b"\r\n--X--\r\n", **form, **ann)
+        assert (status, record["error"]["code"]) == (413, "picture_too_large")
+        status, record = _sent_whole(url + "/nothing", big[: 6 << 20], **form, **ann)
+        assert (status, record["error"]["code"]) == (404, "no_route")
+        gate_is_empty(made)
+        until(lambda: made.state.service.uploads.dropping == 0)
+
+
+def test_head_answers_where_get_does(http):
+    for path in ("/healthz", "/readyz", "/v1/models", "/openapi.json", "/docs", "/"):
+        reply = http.head(path)
+        assert (reply.status_code, reply.content) == (200, b""), path
+        assert int(reply.headers["content-length"]) > 0
+    assert http.head("/v1/analyze").status_code == 405
+    assert http.get("/healthz").json() == {"status": "ok"}  # the connection is whole after it
+
+
+def test_pages_elsewhere_ask_only_where_they_were_named(reader, http):
+    page, ask = "https://photos.example", {"access-control-request-method": "POST", "access-control-request-headers": "authorization"}
+    off = http.options("/v1/analyze", headers={"origin": page} | ask)
+    assert off.status_code == 403
+    assert not any(name.startswith("access-control") for name in off.headers)
+    for keys in (None, Keys([("ann", KEY)])):
+        bearer = {} if keys is None else {"authorization": f"Bearer {KEY}"}
+        with serving(reader, keys=keys, origins=[page]) as (_, named):
+            allowed = named.options("/v1/analyze", headers={"origin": page} | ask)
+            assert allowed.status_code == 200
+            assert allowed.headers["access-control-allow-origin"] == page
+            reply = named.post("/v1/analyze", files=images(png()), headers={"origin": page} | bearer)
+            assert (reply.status_code, reply.headers["access-control-allow-origin"]) == (200, page)
+            error = named.post("/v1/analyze", files=images(b"no"), headers={"origin": page} | bearer)
+            assert (error.status_code, error.headers["access-control-allow-origin"]) == (415, page)
+            other = named.options("/v1/analyze", headers={"origin": "https://evil.example"} | ask)
+            assert other.status_code == 400
+            assert "access-control-allow-origin" not in other.headers
+    for wrong in ("*", "photos.example", "https://photos.example/"):
+        with pytest.raises(UsageError, match="origin"):
+            app(reader, origins=[wrong])
+
+
+def test_a_picture_alone_and_json_are_read_as_a_form_is(http, reader):
+    photo, fields = Path(PHOTOS[0]).read_bytes(), {"tasks": "age,pose", "score": "0.5", "faces": "1"}
+    (want,) = http.post("/v1/analyze", files=images(photo), data=fields).json()["results"]
+    text = base64.b64encode(photo).decode()
+    for kind in ("image/jpeg", "application/octet-stream"):
+        (got,) = http.post("/v1/analyze", content=photo, headers={"content-type": kind}, params=fields).json()["results"]
+        same(got, want)
+    for body in (
+        {"image": text, **fields}, {"image": [text], "tasks": ["age", "pose"], "score": 0.5, "faces": 1},
+        {"image": f"data:image/jpeg;base64,{text}", **fields},
+    ):  # fmt: skip
+        (got,) = http.post("/v1/analyze", json=body).json()["results"]
+        same(got, want)
+    assert http.post("/v1/verify", json={"image": [text, text], "threshold": 0.5}).json()["same"] is True
+    raw = {"content-type": "image/png"}
+    refusal(http.post("/v1/analyze", content=png(), headers=raw, params={"taks": "age"}), 400, "unknown_field")
+    refusal(http.post("/v1/analyze", content=b"no", headers=raw), 415, "not_a_picture")
+    refusal(http.post("/v1/analyze", content=b"", headers=raw), 400, "empty_file")
+    refusal(http.post("/v1/analyze", json={"tasks": "age"}), 400, "no_image")
+    refusal(http.post("/v1/analyze", json=[text]), 400, "bad_json")
+    refusal(http.post("/v1/analyze", json={"image": text, "score": True}), 400, "bad_field")
+    refusal(http.post("/v1/analyze", json={"image": text, "scores": 1}), 400, "unknown_field")
+    refusal(http.post("/v1/analyze", json={"image": [text] * 17}), 413, "too_many_pictures")
+    for wrong in ("https://example.org/a.jpg", "/etc/passwd", "???", {"url": "x"}, 5):
+        error = refusal(http.post("/v1/analyze", json={"image": wrong}), 400, "bad_field")
+        assert error["details"] == {"field": "image"}
+    with serving(reader, limits=Limits(picture_bytes=3000)) as (_, small):
+        refusal(small.post("/v1/analyze", content=b"x" * 3001, headers=raw), 413, "picture_too_large")
+        refusal(small.post("/v1/analyze", json={"image": base64.b64encode(b"x" * 3001).decode()}), 413, "picture_too_large")
+
+
+def test_the_reference_loads_nothing_from_elsewhere(http, reader):
+    reply = http.get("/docs")
+    assert reply.headers["content-type"].startswith("text/html")
+    assert "default-src 'none'" in reply.headers["content-security-policy"]
+    for path in http.get("/openapi.json").json()["paths"]:
+        assert path in reply.text
+    for address in re.findall(r'(?:src|href)="([^"]+)"', reply.text):
+        assert address.startswith("#") or http.get("/" + address).status_code == 200, address
+    assert "<script" not in reply.text
+    assert "://" not in re.sub(r"<pre>.*?</pre>", "", reply.text, flags=re.S)
+    with serving(reader, keys=Keys([("ann", KEY)])) as (_, closed):
+        assert closed.get("/docs").status_code == 200  # a browser has no key to send
+
+
+HEAD = b"POST /v1/analyze HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-type: multipart/form-data; boundary=b\r\ncontent-length: 5000\r\n\r\n--b"
+
+
+def test_stalled_uploads_are_told_by_readyz_and_end_early(reader):
+    with serving(reader, limits=Limits(queue=3, stall=1.0)) as (made, http):
+        address = (http.base_url.host, http.base_url.port)
+        stalled = [socket.create_connection(address, timeout=5) for _ in range(3)]
+        for connection in stalled:
+            connection.sendall(HEAD)
+        until(lambda: made.state.service.uploads.open == 3)
+        refusal(http.get("/readyz"), 503, "not_ready")
+        refusal(http.post("/v1/analyze", files=images(png())), 503, "queue_full")
+        assert http.get("/healthz").status_code == 200
+        for connection in stalled:  # long before the 30 s of a request
+            assert connection.recv(65536).startswith(b"HTTP/1.1 408")
+            connection.close()
+        gate_is_empty(made)
+        assert http.get("/readyz").status_code == 200
+        assert http.post("/v1/analyze", files=images(png())).status_code == 200
+
+
+def test_readyz_tells_that_the_memory_for_bodies_is_full(reader):
+    with serving(reader, limits=Limits(held_bytes=4000)) as (made, http):
+        with socket.create_connection((http.base_url.host, http.base_url.port), timeout=5) as slow:
+            slow.sendall(HEAD + b'\r\nContent-Disposition: form-data; name="image"; filename="x"\r\n\r\n')
+            time.sleep(0.1)
+            slow.sendall(b"x" * (4000 - made.state.service.uploads.held))
+            until(lambda: made.state.service.uploads.held == 4000)
+            refusal(http.get("/readyz"), 503, "not_ready")
+        gate_is_empty(made)
+        assert http.get("/readyz").status_code == 200
+
+
+def _mounted(made):
+    outer = FastAPI()
+    outer.mount("/faces", made)
+    return outer
+
+
+def _behind_a_proxy(made):
+    """As uvicorn's --root-path: the proxy takes the prefix away, and the server puts it back."""
+
+    async def outer(scope, receive, send):
+        if scope["type"] == "http":
+            scope = scope | {"root_path": "/faces", "path": "/faces" + scope["path"]}
+        await made(scope, receive, send)
+
+    return outer
+
+
+@pytest.mark.parametrize(("wrap", "prefix"), [(_mounted, "/faces"), (_behind_a_proxy, "")])
+def test_under_a_prefix_all_is_as_without(reader, wrap, prefix):
+    made = app(reader, keys=Keys([("ann", KEY)]), limits=Limits(rate=1, burst=3))
+    ann = {"authorization": f"Bearer {KEY}"}
+    with running(wrap(made)) as url, httpx.Client(base_url=url + prefix, timeout=20) as http:
+        for path in ("/", "/page/app.js", "/healthz", "/readyz"):
+            assert http.get(path).status_code == 200, path
+        for path in ("/v1/models", "/metrics", "/openapi.json", "/healthz/", "/faces/healthz"):
+            refusal(http.get(path), 401, "no_key")
+        assert [http.post("/v1/analyze", files=images(png()), headers=ann).status_code for _ in range(4)] == [200, 200, 200, 429]
+        refusal(http.get("/v1/anything-else", headers=ann), 429, "rate_limited")  # a route that nobody listed counts too
+        assert http.get("/metrics", headers=ann).status_code == http.get("/openapi.json", headers=ann).status_code == 200
+
+
+def test_the_path_below_a_prefix():
+    for path, prefix, below in (
+        ("/healthz", "", "/healthz"), ("/a/healthz", "/a", "/healthz"), ("/a/healthz", "/a/", "/healthz"), ("/a", "/a", ""),
+        ("/ab/healthz", "/a", "/ab/healthz"), ("/healthz", "/a", "/healthz"), ("/a/a/x", "/a", "/a/x"),
+    ):  # fmt: skip
+        assert route_path({"path": path, "root_path": prefix}) == below
 
 
 def test_a_fault_is_one_reply_and_does_not_show_itself(reader, caplog):
@@ -636,10 +817,10 @@ def test_the_command_serves_and_ends_at_sigterm():
         try:
             assert process.stderr is not None
             line = ""
-            while "listening on 127.0.0.1" not in line:
+            while "listening on http://127.0.0.1" not in line:
                 line = process.stderr.readline()
                 assert line
-            client = Client(f"http://127.0.0.1:{line.split()[-1]}")
+            client = Client(re.search(r"http://\S+/", line)[0].rstrip("/"))
             assert len(client.analyze(PHOTOS[0], tasks=["age"])[0]["faces"]) == 1
             process.send_signal(signal.SIGTERM)
             assert "POST /v1/analyze 200" in process.stderr.read()

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+import gc
 import threading
 import time
+import weakref
 from concurrent.futures import ThreadPoolExecutor, wait
+from functools import partial
 
 import numpy as np
 import pytest
@@ -12,6 +16,7 @@ import pytest
 from mien.errors import UsageError
 from mien.server.batcher import Batcher
 from mien.server.limits import Deadline, DeadlineExceeded
+from mien.server.worker import WorkQueue
 from mien.types import View
 
 
@@ -137,6 +142,60 @@ def test_what_goes_wrong_is_told_to_its_callers_and_the_next_is_answered(model):
     assert isinstance(caught.value.__cause__, FloatingPointError)
     assert batcher(faces(1))["double"].tolist() == [2]
     batcher.close()
+
+
+def test_a_failed_forward_keeps_no_faces(model):
+    """Without the collector: an error must not hold the frames, and so the faces, of its forward."""
+    batcher = Batcher(model)
+    gc.collect()
+    gc.disable()
+    try:
+        given = faces(-1)
+        gone = weakref.ref(given)
+        try:
+            batcher(given)
+        except RuntimeError as error:
+            del given
+            kept = error.__cause__
+            assert kept.__traceback__ is None
+        until(lambda: gone() is None)
+        given = faces(1)  # nor does one that succeeds, when no other call comes
+        gone = weakref.ref(given)
+        batcher(given)
+        del given
+        until(lambda: gone() is None)
+    finally:
+        gc.enable()
+    batcher.close()
+
+
+def test_a_failed_picture_is_kept_by_no_cycle():
+    """Without the collector: the error of a job in the queue holds frames that must not hold the error."""
+
+    class Picture:
+        pass
+
+    def fail(picture):
+        raise FloatingPointError("a negative face")
+
+    async def ask(picture):
+        try:
+            await queue.run([partial(fail, picture)], Deadline(5))
+        except FloatingPointError as error:
+            return str(error)
+
+    queue = WorkQueue(1, 4)
+    gc.collect()
+    gc.disable()
+    try:
+        given = Picture()
+        gone = weakref.ref(given)
+        assert asyncio.run(ask(given)) == "a negative face"
+        del given
+        until(lambda: gone() is None)
+    finally:
+        gc.enable()
+        queue.close()
 
 
 def test_a_late_call_is_taken_back(model, pool):

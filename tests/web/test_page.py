@@ -318,3 +318,17 @@ def test_without_npm_it_is_said_what_to_do(tmp_path, monkeypatch):
     monkeypatch.setattr(shutil, "which", lambda _: None)
     with pytest.raises(MissingData, match="--ort"):
         build.fetch_ort(tmp_path)
+
+
+def test_a_face_is_selected_by_click_or_keyboard_alone():
+    """What is enrolled must not change when the pointer or the focus passes over a face; a button's click is also Enter and Space."""
+    script = (WEB / "app.js").read_text(encoding="utf-8")
+    assert set(re.findall(r'addEventListener\("(\w+)", \(\) => choose\(', script)) == {"click"}
+    assert 'id="enrol-face"' in (WEB / "index.html").read_text(encoding="utf-8")
+    assert 'drawThumbnail(canvas, now.bitmap, now.record, now.record.faces[now.face])' in (WEB / "people.js").read_text(encoding="utf-8")
+
+
+def test_a_picture_that_comes_early_is_kept():
+    script = (WEB / "app.js").read_text(encoding="utf-8")
+    assert "kept = offer ? null : file;" in script
+    assert "if (kept) read(kept);" in script.partition("// --- A picture")[0]  # at the end of the start

@@ -29,12 +29,16 @@ def serve(
     rate: Annotated[float | None, typer.Option(min=0.001, help="Pictures a minute and key; more get 429.")] = None,
     burst: Annotated[int, typer.Option(min=1, help="With --rate: pictures that may come at once.")] = 32,
     timeout: Annotated[float, typer.Option(min=0.1, help="Seconds of one request, and of those under way at the end.")] = 30.0,
-    max_pixels: Annotated[int, typer.Option(min=1, help="Larger pictures are refused before they are decoded.")] = 40_000_000,
+    max_pixels: Annotated[int, typer.Option(min=1, help="Larger pictures are refused before they are decoded.")] = 64_000_000,
     max_faces: Annotated[int, typer.Option(min=1, help="Pictures with more faces are refused.")] = 100,
     max_pictures: Annotated[int, typer.Option(min=1, help="Pictures in one request.")] = 16,
-    max_picture_mib: Annotated[float, typer.Option(min=0.001, help="Size of a picture as sent, MiB.")] = 10.0,
+    max_picture_mib: Annotated[float, typer.Option(min=0.001, help="Size of a picture as sent, MiB.")] = 32.0,
     max_request_mib: Annotated[float, typer.Option(min=0.001, help="Size of a request, MiB.")] = 64.0,
     score: Annotated[float | None, typer.Option(min=0.0, max=1.0, help="Least score of a face, where a request names none.")] = None,
+    allow_origin: Annotated[
+        list[str] | None,
+        typer.Option(help="Origin of a page elsewhere whose scripts may ask (CORS): https://photos.example."),
+    ] = None,
     gallery: Annotated[str | None, typer.Option(help="A gallery to answer from: a folder, or an address of an object store.")] = None,
     gallery_key: Annotated[Path | None, typer.Option(help="Key file of a sealed gallery.")] = None,
     fmr: Annotated[float, typer.Option(help="With --gallery: how often two strangers may match, per comparison.")] = 1e-3,
@@ -42,9 +46,9 @@ def serve(
         str | None, typer.Option(help="An .onnx, a .safetensors or a run's folder, instead of the embedded network.")
     ] = None,
 ) -> None:
-    """Answer over HTTP: /v1/analyze, /v1/verify, /v1/models, /v1/gallery/..., /healthz, /readyz, /metrics, /openapi.json."""
+    """Answer over HTTP: /v1/analyze, /v1/verify, /v1/models, /v1/gallery/..., /healthz, /readyz, /metrics, /openapi.json, /docs."""
     from mien.server import app as server  # says what to install where the extra is missing
-    from mien.server.limits import MIB, Limits, read_keys
+    from mien.server.limits import MIB, Limits, check_origins, read_keys
     from mien.server.run import check_address, run
 
     who = None
@@ -56,6 +60,7 @@ def serve(
         who = partial(Gallery, gallery, key=gallery_key, fmr=fmr)
     let_in = read_keys(keys) if keys is not None else None
     check_address(host, let_in)
+    check_origins(allow_origin or (), let_in)
     limits = Limits(
         picture_bytes=int(max_picture_mib * MIB), request_bytes=int(max_request_mib * MIB), pixels=max_pixels, faces=max_faces,
         pictures=max_pictures, queue=queue, seconds=timeout, rate=rate, burst=burst,
@@ -64,7 +69,15 @@ def serve(
 
     reader = load(network(weights, threads), threads=threads, batch=batch, max_pixels=max_pixels, score=score)
     made = server.app(
-        reader, keys=let_in, limits=limits, offered=names_of(tasks), workers=workers, batch_faces=batch, batch_wait_ms=wait, gallery=who
+        reader,
+        keys=let_in,
+        limits=limits,
+        offered=names_of(tasks),
+        workers=workers,
+        batch_faces=batch,
+        batch_wait_ms=wait,
+        gallery=who,
+        origins=allow_origin or (),
     )
     logging.basicConfig(stream=sys.stderr, format="%(asctime)s %(levelname)s %(message)s")
     logging.getLogger("mien").setLevel(logging.INFO)

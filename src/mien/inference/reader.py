@@ -12,7 +12,7 @@ from typing import Any, overload
 import numpy as np
 
 from mien import geometry
-from mien.errors import PhotoError, UnknownTask, UsageError
+from mien.errors import PhotoError, UnknownTask, UsageError, without_frames
 from mien.inference.detector import Detector
 from mien.inference.flip_tta import FlipTTA
 from mien.inference.onnx_model import OnnxModel
@@ -67,15 +67,6 @@ class Reading(list[Face]):
         from mien.io.dataframe import to_supervision
 
         return to_supervision(self)
-
-
-def _without_frames(error: PhotoError) -> PhotoError:
-    """The error without the frames that it passed: they hold the photos read beside it, in a circle that only the collector ends."""
-    link: BaseException | None = error
-    while link is not None:
-        link.__traceback__ = None
-        link = link.__cause__ or link.__context__
-    return error
 
 
 class Reader:
@@ -195,7 +186,7 @@ class Reader:
                 reading = self._open(source, color)
             except PhotoError as e:
                 _log.warning("%s", e)
-                readings.append(Reading(_path_of(source), error=_without_frames(e)))
+                readings.append(Reading(_path_of(source), error=without_frames(e)))
                 found.append([])
                 continue
             found.append(self._detect(reading, None))

@@ -129,7 +129,7 @@ class Faceptor(nn.Module):
 
     def _read(self, asked: dict[str, int], memory: list[Tensor]) -> dict[str, Tensor]:
         """What the queries of these tasks, name -> how many, say of the memory: (B, n, dim) each."""
-        feat, embed, apart = self.query_feat, self.query_embed, cast(Tensor, self.apart)
+        feat, embed, apart = cast(Tensor, self.query_feat), cast(Tensor, self.query_embed), cast(Tensor, self.apart)
         if not asked:
             return {}
         if asked.keys() != self.asked.keys():

@@ -13,10 +13,11 @@ from mien.server.errors import NEEDED, ApiError, of_photo
 try:
     import python_multipart  # noqa: F401 - Starlette's form parser asks for it only when a form comes
     from fastapi import FastAPI, Request
-    from fastapi.responses import JSONResponse, PlainTextResponse
+    from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse
     from starlette.exceptions import HTTPException
+    from starlette.middleware.cors import CORSMiddleware
 
-    from mien.server import schema
+    from mien.server import reference, schema
     from mien.server.middleware import Middleware
     from mien.server.request_body import read_form
 except ModuleNotFoundError as e:
@@ -25,7 +26,7 @@ except ModuleNotFoundError as e:
 from mien import __version__
 from mien.inference.reader import Reader
 from mien.server.errors import envelope
-from mien.server.limits import Keys, Limits
+from mien.server.limits import Keys, Limits, check_origins
 from mien.server.page import Page
 from mien.server.worker import AnalyzeRequest
 from mien.tasks import DERIVED, TASKS
@@ -40,7 +41,7 @@ ANALYZE_ERRORS = (400, 401, 403, 408, 413, 415, 422, 429, 500, 503, 504)
 
 def app(
     reader: Reader, *, keys: Keys | None = None, limits: Limits | None = None, offered: Sequence[str] | None = None, workers: int = 4,
-    batch_faces: int = 16, batch_wait_ms: float = 4.0, gallery: Callable[[Reader], Gallery] | None = None,
+    batch_faces: int = 16, batch_wait_ms: float = 4.0, gallery: Callable[[Reader], Gallery] | None = None, origins: Sequence[str] = (),
 ) -> FastAPI:  # fmt: skip
     """The server as an ASGI app, for `mien serve` or any ASGI runner (one process; run several for more).
 
@@ -48,11 +49,13 @@ def app(
         reader: from `mien.load()`. keys: who is let in; None lets in those who use a loopback name.
         limits: see `Limits`. offered: tasks that may be asked for, None for all of the model's.
         gallery: makes a gallery with the reader it is given, such as `functools.partial(Gallery, "people")`; None for no gallery.
+        origins: of pages elsewhere whose scripts may ask (CORS), such as "https://photos.example"; "*", with keys only, for all.
         workers: pictures decoded and searched for faces at once. batch_faces, batch_wait_ms: see `Batcher`.
 
     Raises:
         UnknownTask, UsageError: arguments that do not fit.
     """
+    check_origins(origins, keys)
     service = Service(
         reader, limits=limits or Limits(), offered=offered, workers=workers, batch_faces=batch_faces, batch_wait_ms=batch_wait_ms
     )
@@ -76,8 +79,13 @@ def app(
         routes(api, service, gallery(service.work.reader_for((service.identity,))))
     plain = api.openapi
     api.openapi = lambda: schema.finish(plain(), keys is not None)  # type: ignore[method-assign]
-    api.add_middleware(Middleware, keys=keys, limits=service.limits, counts=service.counts)
+    api.add_middleware(Middleware, keys=keys, limits=service.limits, counts=service.counts, uploads=service.uploads, origins=origins)
     api.add_middleware(Page)  # before the gate: a browser has no key to send until the page has asked for it
+    if origins:  # before both: a browser sends no key with the request that asks whether it may
+        api.add_middleware(
+            CORSMiddleware, allow_origins=list(origins), allow_methods=["GET", "POST", "PATCH", "DELETE"],
+            allow_headers=["authorization", "content-type", "x-request-id"], expose_headers=["x-request-id", "retry-after"],
+        )  # fmt: skip
     return api
 
 
@@ -154,10 +162,15 @@ def _about(api: FastAPI, service: Service) -> None:
 
     @api.get("/readyz", responses=schema.replies("Health", 503))
     async def readyz() -> JSONResponse:
-        """A picture sent now would be taken in: the weights are loaded, the line has a place, no stop is under way."""
-        if service.stopping or service.line.inside >= service.line.places:
-            raise ApiError(503, "not_ready", "the server is stopping" if service.stopping else "the line is full; ask again", retry_after=1)
+        """A picture sent now would be taken in: the weights are loaded, the queue and the uploads have a place, no stop is under way."""
+        if why := service.busy():
+            raise ApiError(503, "not_ready", why, retry_after=1)
         return JSONResponse({"status": "ready"})
+
+    @api.get("/docs", include_in_schema=False)
+    async def docs() -> HTMLResponse:
+        """The description of the routes for people; it loads nothing from elsewhere."""
+        return HTMLResponse(reference.page(api.openapi()), headers={"content-security-policy": reference.POLICY})
 
     @api.get("/metrics", response_class=PlainTextResponse, responses=schema.errors(401, 403, 500))
     async def metrics() -> PlainTextResponse:

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
+import traceback
 from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from mien.errors import UsageError
+from mien.errors import UsageError, without_frames
 from mien.server.limits import Deadline, DeadlineExceeded
 from mien.types import Floats, InferenceModel
 
 FOREVER = 365 * 86400.0
+_log = logging.getLogger("mien.server")
 
 
 class _Ask:
@@ -86,9 +89,11 @@ class Batcher:
                     self._waiting.remove(mine)
             deadline.check()
             raise DeadlineExceeded("the request's time is over")
-        if mine.error is not None:
-            raise RuntimeError("the forward failed") from mine.error
-        return mine.answer
+        error, answer = mine.error, mine.answer
+        del mine, images  # an error holds this frame, and the frame shall not hold the faces
+        if error is not None:
+            raise RuntimeError("the forward failed") from error
+        return answer
 
     def close(self) -> None:
         """Answer what waits, then stop."""
@@ -100,22 +105,28 @@ class Batcher:
 
     def _run(self) -> None:
         while batch := self._next():
-            try:
-                raw = self.model(np.concatenate([a.images for a in batch]))
-                start = 0
-                for a in batch:
-                    stop = start + len(a.images)
-                    a.answer = {name: values[start:stop] for name, values in raw.items()}
-                    start = stop
-            except Exception as e:  # noqa: BLE001 - it belongs to the callers, and this thread must live on
-                for a in batch:
-                    a.error = e
-            faces = sum(len(a.images) for a in batch)
-            self.forwards, self.calls, self.answered = self.forwards + 1, self.calls + len(batch), self.answered + faces
-            if self._observe:
-                self._observe(faces, len(batch))
+            self._forward(batch)
+            del batch  # or the faces would stay in memory until the next call
+
+    def _forward(self, batch: list[_Ask]) -> None:
+        try:
+            raw = self.model(np.concatenate([a.images for a in batch]))
+            start = 0
             for a in batch:
-                a.done.set()
+                stop = start + len(a.images)
+                a.answer = {name: values[start:stop] for name, values in raw.items()}
+                start = stop
+        except Exception as e:  # noqa: BLE001 - it belongs to the callers, and this thread must live on
+            _log.error("a forward pass failed\n%s", traceback.format_exc())
+            error = without_frames(e)
+            for a in batch:
+                a.error = error
+        faces = sum(len(a.images) for a in batch)
+        self.forwards, self.calls, self.answered = self.forwards + 1, self.calls + len(batch), self.answered + faces
+        if self._observe:
+            self._observe(faces, len(batch))
+        for a in batch:
+            a.done.set()
 
     def _next(self) -> list[_Ask]:
         """The calls of the next forward, taken from those that wait; empty when closed."""

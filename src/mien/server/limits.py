@@ -6,14 +6,16 @@ import hashlib
 import hmac
 import ipaddress
 import os
+import re
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from mien.errors import MienError, PhotoError, UsageError
 
 MIB = 1 << 20
+_ORIGIN = re.compile(r"https?://[^/\s?#@*]+")
 LEAST_KEY = 16
 
 
@@ -25,27 +27,45 @@ class Limits:
         picture_bytes, request_bytes: as uploaded. held_bytes: bodies of all open requests together.
         pixels: a picture's header may claim. faces: found in one picture. pictures: in one request.
         queue: pictures inside at once, waiting or being read, and requests open at once; more get 503.
-        seconds: from the first byte of a request to its reply.
+        seconds: from the first byte of a request to its reply. stall: without a byte of a body that is not complete.
         rate: pictures a minute and key, None for no limit. burst: pictures that may come at once before `rate` counts.
     """
 
-    picture_bytes: int = 10 * MIB
+    picture_bytes: int = 32 * MIB
     request_bytes: int = 64 * MIB
     held_bytes: int = 512 * MIB
-    pixels: int = 40_000_000
+    pixels: int = 64_000_000
     faces: int = 100
     pictures: int = 16
     queue: int = 64
     seconds: float = 30.0
+    stall: float = 5.0
     rate: float | None = None
     burst: int = 32
 
     def __post_init__(self) -> None:
-        for name in ("picture_bytes", "request_bytes", "held_bytes", "pixels", "faces", "pictures", "queue", "seconds", "burst"):
+        for name in ("picture_bytes", "request_bytes", "held_bytes", "pixels", "faces", "pictures", "queue", "seconds", "stall", "burst"):
             if getattr(self, name) <= 0:
                 raise UsageError(f"the limit {name} must be above 0, not {getattr(self, name)}")
         if self.rate is not None and self.rate <= 0:
             raise UsageError(f"the limit rate must be above 0 pictures a minute, not {self.rate}; None switches it off")
+
+
+@dataclass(slots=True)
+class Uploads:
+    """The bodies of all open requests.
+
+    Attributes:
+        open: requests with a body. held: bytes of their bodies in memory. dropping: refused ones whose rest is read and dropped.
+    """
+
+    open: int = 0
+    held: int = 0
+    dropping: int = 0
+
+    def full(self, limits: Limits) -> bool:
+        """Whether the next request with a body would be refused."""
+        return self.open >= limits.queue or self.held >= limits.held_bytes
 
 
 class DeadlineExceeded(MienError):
@@ -139,6 +159,15 @@ def is_loopback(host: str) -> bool:
         return host == "localhost" or ipaddress.ip_address(host.strip("[]")).is_loopback
     except ValueError:
         return False
+
+
+def check_origins(origins: Sequence[str], keys: Keys | None) -> None:
+    """Raises: UsageError, for an origin that is none, or for "*" without keys: any page could then enroll people and read them."""
+    for origin in origins:
+        if origin == "*" and keys is None:
+            raise UsageError('the origin "*" is every page there is, so keys are needed: --keys FILE, or name the origins')
+        if origin != "*" and not _ORIGIN.fullmatch(origin):
+            raise UsageError(f"the origin {origin!r} must be scheme://host or scheme://host:port, such as https://photos.example")
 
 
 def without_port(host: str) -> str:

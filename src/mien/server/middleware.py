@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 import re
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from mien.server.errors import ApiError, envelope
-from mien.server.limits import Buckets, Deadline, Keys, Limits, is_loopback, without_port
+from mien.server.limits import MIB, Buckets, Deadline, Keys, Limits, Uploads, is_loopback, without_port
 from mien.server.metrics import Counts
 
 OPEN = ("/healthz", "/readyz")  # no key needed: what runs a container has none
+FREE = (*OPEN, "/metrics", "/openapi.json", "/docs")  # every other route counts against the rate, also one that is added later
+DROPPED = 256 * MIB  # at most so much of a refused body is read, for clients that send all of it before they read the reply
 _ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _log = logging.getLogger("mien.server")
 
@@ -26,12 +29,15 @@ class Middleware:
 
     Args:
         keys: None lets everybody in, but only under a loopback name: a web page elsewhere could have its own name lead here.
+        origins: of pages elsewhere that may send something also where there are no keys.
     """
 
-    def __init__(self, app: ASGIApp, *, keys: Keys | None, limits: Limits, counts: Counts):
-        self.app, self.keys, self.limits, self.counts = app, keys, limits, counts
+    def __init__(
+        self, app: ASGIApp, *, keys: Keys | None, limits: Limits, counts: Counts, uploads: Uploads, origins: Sequence[str] = ()
+    ):  # fmt: skip
+        self.origins = tuple(origins)
+        self.app, self.keys, self.limits, self.counts, self.uploads = app, keys, limits, counts, uploads
         self.buckets = Buckets(limits.rate, limits.burst) if limits.rate else None
-        self.open = self.held = 0  # requests that have a body, and the bytes of their bodies
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -41,7 +47,10 @@ class Middleware:
         request_id = asked if _ID.fullmatch(asked) else uuid.uuid4().hex
         state = scope.setdefault("state", {})
         state |= {"request_id": request_id, "deadline": Deadline(self.limits.seconds), "key": "-", "charge": self.charge}
-        body = _Body(self, receive)
+        body = _Body(self.limits, self.uploads, receive, state["deadline"], scope, headers)
+        method = scope["method"]
+        if method == "HEAD":  # every route that answers GET; what it answers is left out below
+            scope["method"] = "GET"
 
         async def reply(message: Message) -> None:
             nonlocal status
@@ -49,11 +58,18 @@ class Middleware:
                 status = message["status"]
                 extra = {"x-request-id": request_id, "cache-control": "no-store", "x-content-type-options": "nosniff"}
                 message["headers"] = [*message.get("headers", ()), *((k.encode(), v.encode()) for k, v in extra.items())]
+            elif method == "HEAD":
+                message = {**message, "body": b""}
+            elif not message.get("more_body", False) and body.unread:
+                # Closed with unread bytes, the connection would be reset, and the client might never see why it was refused.
+                await send({**message, "more_body": True})
+                await body.drop()
+                message = {"type": "http.response.body", "body": b""}
             await send(message)
 
         try:
             self.let_in(scope, headers)
-            body.begin(scope, headers)
+            body.begin()
             await self.app(scope, body.receive, reply)
         except ApiError as e:
             await answer(reply, e, request_id)
@@ -69,7 +85,7 @@ class Middleware:
             took = time.perf_counter() - start
             self.counts.requests.labels(route, str(status)).inc()
             self.counts.seconds.labels(route).observe(took)
-            _log.info("%s %s %d %.0f ms key=%s id=%s", scope["method"], route, status, 1e3 * took, state["key"], request_id)
+            _log.info("%s %s %d %.0f ms key=%s id=%s", method, route, status, 1e3 * took, state["key"], request_id)
 
     def let_in(self, scope: Scope, headers: dict[str, str]) -> None:
         """The key and the rate.
@@ -77,8 +93,8 @@ class Middleware:
         Raises:
             ApiError: 401, 403, 429.
         """
-        path = scope["path"]
-        if path in OPEN:
+        path = route_path(scope)
+        if path in OPEN or (path == "/docs" and self.keys is not None):  # a browser has no key to send
             return
         if self.keys is None:
             host = without_port(headers.get("host", ""))
@@ -86,9 +102,11 @@ class Middleware:
                 text = f"without keys this server answers under loopback names only, not {host[:60]!r}; start it with --keys FILE"
                 raise ApiError(403, "bad_host", text)
             origin = headers.get("origin")
-            if scope["method"] not in ("GET", "HEAD") and origin is not None and origin.partition("://")[2] != headers.get("host"):
+            own = origin is None or origin in self.origins or origin.partition("://")[2] == headers.get("host")
+            if scope["method"] != "GET" and not own:
+                assert origin is not None
                 # a page elsewhere may send a form here without asking; it would not see the reply, but somebody would be enrolled
-                text = f"without keys this server takes nothing that a page of {origin[:60]!r} sends; start it with --keys FILE"
+                text = f"without keys this server takes nothing that a page of {origin[:60]!r} sends; name it with --allow-origin"
                 raise ApiError(403, "bad_origin", text)
         else:
             kind, _, key = headers.get("authorization", "").partition(" ")
@@ -96,7 +114,7 @@ class Middleware:
             if name is None:
                 raise ApiError(401, "no_key", "send a key that this server knows: Authorization: Bearer KEY")
             scope["state"]["key"] = name
-        if path.startswith("/v1/"):
+        if path not in FREE:
             self.charge(scope["state"]["key"], 1)
 
     def charge(self, name: str, pictures: int) -> None:
@@ -110,41 +128,90 @@ class Middleware:
 class _Body:
     """Counts a request's body as it comes."""
 
-    def __init__(self, gate: Middleware, receive: Receive):
-        self._gate, self._receive, self._bytes, self._counted = gate, receive, 0, False
+    def __init__(
+        self, limits: Limits, uploads: Uploads, receive: Receive, deadline: Deadline, scope: Scope, headers: dict[str, str]
+    ):  # fmt: skip
+        self._limits, self._uploads, self._receive, self._deadline = limits, uploads, receive, deadline
+        self._bytes, self._counted = 0, False
+        claimed = headers.get("content-length", "0")
+        self._claimed = int(claimed) if claimed.isdecimal() else 0
+        self._takes = scope["method"] in ("POST", "PUT", "PATCH")
+        self._complete = not self._claimed and "transfer-encoding" not in headers
+        # a client that waits for "100 Continue" sends nothing once it is refused
+        self._waits = headers.get("expect", "").lower() == "100-continue"
 
-    def begin(self, scope: Scope, headers: dict[str, str]) -> None:
-        """Refuse before a byte is read what is too large by its own account, or one request too many."""
-        if scope["method"] not in ("POST", "PUT", "PATCH"):
+    @property
+    def unread(self) -> bool:
+        """Whether the client may still be sending."""
+        return not self._complete and not (self._waits and self._bytes == 0) and self._deadline.left() > 0
+
+    async def drop(self) -> None:
+        """Read the rest and keep nothing of it, for as long as the request may take."""
+        if self._uploads.dropping >= self._limits.queue:
             return
-        gate, claimed = self._gate, headers.get("content-length", "0")
-        self._check(int(claimed) if claimed.isdecimal() else 0)
-        if gate.open >= gate.limits.queue:
-            raise ApiError(503, "queue_full", f"{gate.open} requests are open, which is the limit; ask again", retry_after=1)
-        gate.open += 1
+        self._uploads.dropping += 1
+        try:
+            async with asyncio.timeout(self._deadline.left()):
+                dropped = 0
+                while not self._complete and dropped < DROPPED:
+                    dropped += len((await self._next()).get("body", b""))
+        except (TimeoutError, ApiError):
+            _log.info("the rest of a refused body did not come; the connection ends")
+        finally:
+            self._uploads.dropping -= 1
+
+    def begin(self) -> None:
+        """Refuse before a byte is read what is too large by its own account, or one request too many."""
+        if not self._takes:
+            return
+        self._check(self._claimed)
+        if self._uploads.open >= self._limits.queue:
+            raise ApiError(503, "queue_full", f"{self._uploads.open} requests are open, which is the limit; ask again", retry_after=1)
+        self._uploads.open += 1
         self._counted = True
 
     async def receive(self) -> Message:
-        """The app's `receive`. Raises: ApiError 413 or 503."""
-        message = await self._receive()
+        """The app's `receive`. Raises: ApiError 408, 413 or 503."""
+        message = await self._next()
         size = len(message.get("body", b"")) if message["type"] == "http.request" else 0
         self._bytes += size
-        self._gate.held += size
+        self._uploads.held += size
         self._check(self._bytes)
-        if self._gate.held > self._gate.limits.held_bytes:
+        if self._uploads.held > self._limits.held_bytes:
             raise ApiError(503, "queue_full", "the open requests' bodies fill the memory set aside for them; ask again", retry_after=1)
         return message
 
+    async def _next(self) -> Message:
+        """The next message. Raises: ApiError 408, when no byte of a body that is not complete has come for `stall` seconds."""
+        if self._complete:
+            return await self._receive()
+        try:
+            async with asyncio.timeout(self._limits.stall):
+                message = await self._receive()
+        except TimeoutError as e:
+            self._complete = True  # as far as we wait for it
+            text = f"nothing of the body came for {self._limits.stall:g} s; send the request again"
+            raise ApiError(408, "upload_timeout", text) from e
+        self._complete = message["type"] != "http.request" or not message.get("more_body", False)
+        return message
+
     def _check(self, size: int) -> None:
-        most = self._gate.limits.request_bytes
+        most = self._limits.request_bytes
         if size > most:
             text = f"the request has more than {most} bytes, which is the limit; send fewer or smaller pictures"
             raise ApiError(413, "request_too_large", text, details={"limit": most})
 
     def end(self) -> None:
         """The body is let go."""
-        self._gate.open -= self._counted
-        self._gate.held -= self._bytes
+        self._uploads.open -= self._counted
+        self._uploads.held -= self._bytes
+
+
+def route_path(scope: Scope) -> str:
+    """The path below the prefix that the app is mounted or served under, as the router matches it."""
+    path, prefix = str(scope["path"]), str(scope.get("root_path", "")).rstrip("/")
+    below = path.removeprefix(prefix)
+    return below if path.startswith(prefix) and below[:1] in ("", "/") else path
 
 
 def _headers(scope: Scope) -> dict[str, str]:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Receive, Scope, Send
+from mien.server.middleware import route_path
 from mien.web.assets import POLICY, about, parts
 
 HEADERS = {
@@ -48,9 +49,9 @@ class Page:
         self.app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or scope["method"] not in ("GET", "HEAD") or scope["path"] not in _served():
+        if scope["type"] != "http" or scope["method"] not in ("GET", "HEAD") or (path := route_path(scope)) not in _served():
             return await self.app(scope, receive, send)
-        body, kind, tag = _served()[scope["path"]]
+        body, kind, tag = _served()[path]
         known = tag.encode() in [v for k, v in scope["headers"] if k == b"if-none-match"]
         headers = HEADERS | {"content-type": kind, "content-length": str(len(body)), "etag": tag}
         if known:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
 from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass, field
@@ -88,16 +89,20 @@ class Form:
 
 
 async def read_form(request: Request, limits: Limits, deadline: Deadline) -> Form:
-    """The body, in memory.
+    """The body, in memory: a form; a picture alone, with the fields in the query; or JSON with pictures in base64.
 
     Raises:
         ApiError: 400, 408 (too slow), 413, 415.
     """
     kind = request.headers.get("content-type", "")
-    if kind.partition(";")[0].strip().lower() != "multipart/form-data":
-        raise ApiError(
-            415, "not_a_form", f"send multipart/form-data with a field image, not {kind[:60] or 'a body without a content-type'}"
-        )
+    media = kind.partition(";")[0].strip().lower()
+    if media.startswith("image/") or media == "application/octet-stream":
+        return await _raw(request, limits, deadline)
+    if media == "application/json":
+        return await asyncio.to_thread(_from_json, await _whole(request, limits.request_bytes, deadline), limits)
+    if media != "multipart/form-data":
+        text = "send multipart/form-data with a field image, a picture as the body (image/jpeg), or JSON with image in base64"
+        raise ApiError(415, "not_a_form", f"{text}; not {kind[:60] or 'a body without a content-type'}")
     try:
         async with asyncio.timeout(deadline.left()):
             items = (await _InMemory(request.headers, request.stream(), limits).parse()).multi_items()
@@ -121,6 +126,89 @@ async def read_form(request: Request, limits: Limits, deadline: Deadline) -> For
     if not form.images:
         raise ApiError(400, "no_image", "no picture came; send at least one file field image", details={"field": "image"})
     return form
+
+
+def _too_large(limits: Limits, number: int) -> ApiError:
+    text = f"a picture has more than {limits.picture_bytes} bytes, which is the limit; save it smaller"
+    return ApiError(413, "picture_too_large", text, details={"limit": limits.picture_bytes, "image": number})
+
+
+async def _whole(request: Request, most: int, deadline: Deadline) -> bytes:
+    """All bytes of a body. Raises: ApiError 400, 408, 413."""
+    body = bytearray()
+    try:
+        async with asyncio.timeout(deadline.left()):
+            async for part in request.stream():
+                body += part
+                if len(body) > most:
+                    text = f"the body has more than {most} bytes, which is the limit; send less at once"
+                    raise ApiError(413, "request_too_large", text, details={"limit": most})
+    except TimeoutError as e:
+        raise ApiError(408, "upload_timeout", f"the body did not arrive within {deadline.seconds:g} s; send it again") from e
+    except ClientDisconnect as e:
+        raise ApiError(400, "disconnected", "the connection ended before the body did") from e
+    return bytes(body)
+
+
+async def _raw(request: Request, limits: Limits, deadline: Deadline) -> Form:
+    try:
+        data = await _whole(request, limits.picture_bytes, deadline)
+    except ApiError as e:
+        raise (_too_large(limits, 1) if e.code == "request_too_large" else e) from e
+    form = Form([data])
+    for name, value in request.query_params.multi_items():
+        form.fields.setdefault(printable(name), []).append(printable(value))
+    return form
+
+
+def _from_json(body: bytes, limits: Limits) -> Form:
+    """{"image": base64 or a list of it, and the fields of the form as text, number or a list of texts}."""
+    found = _object(body, ("image", "the fields of the form"))
+    given = found.pop("image", None)
+    pictures = given if isinstance(given, list) else [] if given is None else [given]
+    if not pictures:
+        raise ApiError(400, "no_image", "no picture came; send image: its bytes in base64, or a list of that", details={"field": "image"})
+    if len(pictures) > limits.pictures:
+        text = f"more than {limits.pictures} pictures came in one request, which is the limit; send several requests"
+        raise ApiError(413, "too_many_pictures", text, details={"limit": limits.pictures})
+    form = Form([_of_base64(p, number, limits) for number, p in enumerate(pictures, 1)])
+    for name, value in found.items():
+        values = value if isinstance(value, list) else [value]
+        for v in values:
+            number = isinstance(v, (int, float)) and not isinstance(v, bool)
+            if not (_is_text(v) or number) or name != printable(name):
+                text = f"the field {printable(name[:40])!r} must be a text, a number or a list of texts"
+                raise ApiError(400, "bad_field", text, details={"field": printable(name[:40])})
+        form.fields[name] = [v if isinstance(v, str) else repr(v) for v in values]
+    return form
+
+
+def _of_base64(text: object, number: int, limits: Limits) -> bytes:
+    """Plain base64, or a data address (data:image/png;base64,...)."""
+    if isinstance(text, str) and text.startswith("data:image/"):
+        text = text.partition(",")[2]
+    if not isinstance(text, str):
+        raise ApiError(400, "bad_field", f"picture {number} must be its bytes in base64", details={"field": "image"})
+    if len(text) * 3 // 4 > limits.picture_bytes + 2:
+        raise _too_large(limits, number)
+    try:
+        data = base64.b64decode(text, validate=True)
+    except ValueError as e:  # the text itself is not shown
+        wrong = f"picture {number} is not valid base64; addresses and paths are not followed"
+        raise ApiError(400, "bad_field", wrong, details={"field": "image"}) from e
+    if len(data) > limits.picture_bytes:
+        raise _too_large(limits, number)
+    return data
+
+
+def _object(body: bytes, wanted: tuple[str, ...]) -> dict[str, Any]:
+    try:
+        found = json.loads(body)
+    except (ValueError, RecursionError) as e:
+        raise ApiError(400, "bad_json", f"the body is no JSON ({type(e).__name__}); send an object with {', '.join(wanted)}") from e
+    if not isinstance(found, dict):
+        raise ApiError(400, "bad_json", f"the body must be an object with {', '.join(wanted)}")
+    return found
 
 
 async def _take(form: Form, name: str, value: UploadFile | str) -> None:
@@ -148,24 +236,7 @@ async def read_json(request: Request, deadline: Deadline, *, texts: tuple[str, .
     kind = request.headers.get("content-type", "")
     if kind.partition(";")[0].strip().lower() != "application/json":
         raise ApiError(415, "not_json", f"send application/json, not {kind[:60] or 'a body without a content-type'}")
-    body = bytearray()
-    try:
-        async with asyncio.timeout(deadline.left()):
-            async for part in request.stream():
-                body += part
-                if len(body) > JSON_BYTES:
-                    text = f"the body has more than {JSON_BYTES} bytes, which is the limit; name fewer at once"
-                    raise ApiError(413, "request_too_large", text, details={"limit": JSON_BYTES})
-    except TimeoutError as e:
-        raise ApiError(408, "upload_timeout", f"the body did not arrive within {deadline.seconds:g} s; send it again") from e
-    except ClientDisconnect as e:
-        raise ApiError(400, "disconnected", "the connection ended before the body did") from e
-    try:
-        found = json.loads(bytes(body))
-    except (ValueError, RecursionError) as e:
-        raise ApiError(400, "bad_json", f"the body is no JSON ({type(e).__name__}); send an object with {', '.join(texts + lists)}") from e
-    if not isinstance(found, dict):
-        raise ApiError(400, "bad_json", f"the body must be an object with {', '.join(texts + lists)}")
+    found = _object(await _whole(request, JSON_BYTES, deadline), texts + lists)
     for name, value in found.items():
         if name not in texts + lists:
             text = f"no field {name[:40]!r} here; there are: {', '.join(texts + lists)}"

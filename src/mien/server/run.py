@@ -56,7 +56,8 @@ def run(app: Any, host: str, port: int, *, keys: Keys | None, grace: float) -> N
     except OSError as e:
         listening.close()
         raise UsageError(f"cannot listen on {host} port {port} ({e.strerror}); choose another with --host and --port") from e
-    logging.getLogger("mien.server").info("listening on %s port %d", host, listening.getsockname()[1])
+    shown = f"[{host.strip('[]')}]" if ":" in host else host
+    logging.getLogger("mien.server").info("listening on http://%s:%d/ (the API is described at /docs)", shown, listening.getsockname()[1])
     uvicorn.Server(config(app, grace=grace)).run(sockets=[listening])
 
 

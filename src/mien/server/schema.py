@@ -322,8 +322,13 @@ _WRONG: dict[int, str] = {
 
 
 def body(form: Json) -> Json:
-    """`openapi_extra` of a route that takes a form."""
-    return {"requestBody": {"required": True, "content": {"multipart/form-data": {"schema": form}}}}
+    """`openapi_extra` of a route that takes pictures: a form, JSON with the same fields, or a picture alone."""
+    base64 = {"type": "string", "contentEncoding": "base64"}
+    image = {"anyOf": [base64, {"type": "array", "items": base64}], "description": "Bytes of a picture in base64, or a list of that."}
+    plain = {**form, "properties": form["properties"] | {"image": image}}
+    raw = {"schema": {"type": "string", "format": "binary", "description": "One picture; the fields stand in the query."}}
+    content = {"multipart/form-data": {"schema": form}, "application/json": {"schema": plain}, "image/*": raw}
+    return {"requestBody": {"required": True, "content": content}}
 
 
 def json_body(form: Json, example: Json) -> Json:

@@ -14,7 +14,7 @@ from mien.inference.reader import Reader
 from mien.recognition.verification import MatchThreshold, match_threshold
 from mien.server.batcher import Batcher
 from mien.server.errors import ApiError
-from mien.server.limits import Deadline, Limits
+from mien.server.limits import Deadline, Limits, Uploads
 from mien.server.metrics import Counts
 from mien.server.worker import AnalyzeRequest, Pipeline, WorkQueue
 from mien.tasks import ON_REQUEST, supported_tasks
@@ -37,7 +37,7 @@ class Service:
             raise UnknownTask(f"this model does not answer {wrong[0]!r}; it answers: {', '.join(can)}")
         if workers < 1:
             raise UsageError(f"workers must be 1 or more, not {workers}")
-        self.limits, self.counts, self.stopping = limits, Counts(), False
+        self.limits, self.counts, self.uploads, self.stopping = limits, Counts(), Uploads(), False
         self.offered = tuple(n for n in can if offered is None or n in offered)
         self.default = tuple(
             n for n in self.offered if n.partition("@")[0] not in ON_REQUEST and (offered is not None or n in reader.requested)
@@ -89,6 +89,14 @@ class Service:
             if threshold is None and fmr is None:
                 return None
             raise ApiError(400, "bad_field", str(e), details={"field": "threshold" if fmr is None else "fmr"}) from e
+
+    def busy(self) -> str:
+        """Why a picture sent now would be refused; "" if it would not."""
+        if self.stopping:
+            return "the server is stopping"
+        if self.line.inside >= self.line.places:
+            return "the queue is full; ask again"
+        return "as many requests are being sent as the server takes at once; ask again" if self.uploads.full(self.limits) else ""
 
     def close(self) -> None:
         """Ends when what is inside has been answered."""

@@ -50,16 +50,19 @@ class WorkQueue:
             text = f"{self.inside} pictures are being read or wait, and the line has {self.places} places; ask again"
             raise ApiError(503, "queue_full", text, retry_after=1)
         futures = [self._submit(job) for job in jobs]
-        # a result that comes after the time was over is nobody's; looking at its exception says that we know
-        wrapped = [asyncio.wrap_future(f) for f in futures]
-        for w in wrapped:
-            w.add_done_callback(lambda w: w.cancelled() or w.exception())
-        _, late = await asyncio.wait(wrapped, timeout=deadline.left())
+        wrapped = [_wrapped(f) for f in futures]
+        late = (await asyncio.wait(wrapped, timeout=deadline.left()))[1]
         if not late:
+            results = []
             try:
-                return [w.result() for w in wrapped]
+                while wrapped:
+                    results.append(wrapped.pop(0).result())
+                return results
             except DeadlineExceeded as e:
                 raise ApiError(504, "timeout", str(e)) from e
+            finally:  # an error holds this frame, and this frame would hold the error: a cycle with the pictures in it
+                futures.clear()
+                wrapped.clear()
         unbegun = [f.cancel() for f in futures if not f.done()]
         if unbegun and all(unbegun):
             text = f"no thread was free for {deadline.seconds:g} s; ask again when fewer do"
@@ -91,6 +94,13 @@ class WorkQueue:
     def close(self) -> None:
         """Ends when all jobs have."""
         self._pool.shutdown()
+
+
+def _wrapped(future: Future[T]) -> asyncio.Future[T]:
+    """For the event loop. A result that comes after the time was over is nobody's; looking at its exception says that we know."""
+    wrapped = asyncio.wrap_future(future)
+    wrapped.add_done_callback(lambda w: w.cancelled() or w.exception())
+    return wrapped
 
 
 @dataclass(frozen=True, slots=True)

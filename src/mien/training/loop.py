@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from mien.data.mixture import Mixture
 from mien.errors import UsageError
-from mien.tasks.base import zero_loss
+from mien.tasks.base import Task, zero_loss
 from mien.training import checkpoint
 from mien.training.distributed import SINGLE_PROCESS, Distributed, batch_shares, loss_share
 from mien.training.ema import Average
@@ -44,6 +44,8 @@ def to_tensors(batch: Batch, view: View) -> tuple[Tensor, dict[str, Tensor], dic
 @runtime_checkable
 class ForwardsTasks(Protocol):
     """A model that can compute some of its tasks alone."""
+
+    tasks: tuple[Task[Any], ...]
 
     def forward_tasks(self, images: Tensor, names: Collection[str]) -> dict[str, Tensor]: ...
 

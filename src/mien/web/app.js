@@ -13,6 +13,7 @@ let shown = null; // {file, bitmap, record}
 let chosen = -1;
 let asking = null; // AbortController of the picture under way
 let offer = null;
+let kept = null; // a picture that came before there was anybody to read it
 let asked = []; // the parts of the page that ask about the chosen face
 
 function say(text) {
@@ -50,6 +51,7 @@ async function start() {
   asked = [setUp, setUpPeople].map((part) => part(server, offer, selected, fail));
   document.body.dataset.ready = "yes";
   say("");
+  if (kept) read(kept);
 }
 
 function selected() {
@@ -71,7 +73,11 @@ function imageOf(bitmap) {
 // --- A picture
 
 async function read(file) {
-  if (!offer) return;
+  kept = offer ? null : file;
+  if (!offer) {
+    const what = local ? "It is read as soon as the networks are loaded." : "It is read as soon as the server answers.";
+    return say(`${file.name || "The picture"} is kept. ${what}`);
+  }
   asking?.abort();
   const mine = (asking = new AbortController());
   forgive();
@@ -131,8 +137,8 @@ function list() {
     const canvas = el("canvas", { width: 132, height: 132, "aria-hidden": "true" });
     drawThumbnail(canvas, bitmap, record, face);
     const button = el("button", { type: "button", "aria-label": `Face ${i + 1}: ${shortly(face)}` }, canvas, el("span", shortly(face)));
+    // by click, Enter or the space bar: what is enrolled must not change when the pointer or the focus passes over a face
     button.addEventListener("click", () => choose(i));
-    button.addEventListener("focus", () => choose(i));
     return el("li", button);
   }));
   get("spots").replaceChildren(...record.faces.map((face, i) => {
@@ -140,7 +146,6 @@ function list() {
     const spot = el("i", { title: shortly(face) });
     const place = { left: x1 / record.width, top: y1 / record.height, width: (x2 - x1) / record.width, height: (y2 - y1) / record.height };
     for (const [name, v] of Object.entries(place)) spot.style.setProperty(name, `${100 * v}%`);
-    spot.addEventListener("pointerenter", () => choose(i));
     spot.addEventListener("click", () => choose(i));
     return spot;
   }));
@@ -266,4 +271,6 @@ get("key-form").addEventListener("submit", (event) => {
   start();
 });
 
+const [early] = get("file").files; // chosen before this script listened
+if (early) read(early);
 start();

@@ -1,6 +1,7 @@
 // The gallery's people: enrol the chosen face, list who is there, forget somebody. Only where the server has a gallery.
 import { el } from "./answers.js";
 import { cutOut } from "./compare.js";
+import { drawThumbnail } from "./draw.js";
 
 const get = (id) => document.getElementById(id);
 
@@ -18,7 +19,13 @@ export function setUp(server, offer, selected, failed) {
   }
 
   function refresh() {
-    get("enrol-add").disabled = busy || !consent.checked || selected() === null;
+    const now = selected();
+    get("enrol-add").disabled = busy || !consent.checked || now === null;
+    const canvas = get("enrol-face");
+    canvas.hidden = now === null;
+    canvas.dataset.face = now === null ? "" : String(now.face + 1);
+    canvas.setAttribute("aria-label", now === null ? "No face is selected" : `This is enrolled: face ${now.face + 1} of the picture`);
+    if (now) drawThumbnail(canvas, now.bitmap, now.record, now.record.faces[now.face]);
   }
 
   function row(person) {

@@ -110,9 +110,13 @@ def test_with_the_server(browser, reader):
         buttons = page.locator("#faces button")
         buttons.first.focus()
         page.keyboard.press("Tab")  # by keyboard alone
+        assert buttons.nth(1).get_attribute("aria-pressed") == "false"  # passing over a face does not select it
+        page.keyboard.press("Enter")
         assert buttons.nth(1).get_attribute("aria-pressed") == "true"
         on_screen(page, record["faces"][1])
-        page.locator("#spots i").nth(2).hover()  # and by pointer
+        page.locator("#spots i").nth(2).hover()
+        assert buttons.nth(1).get_attribute("aria-pressed") == "true"
+        page.locator("#spots i").nth(2).click()  # and by pointer
         on_screen(page, record["faces"][2])
         buttons.first.click()
 
@@ -125,6 +129,24 @@ def test_with_the_server(browser, reader):
         page.uncheck("#consent")
         assert page.inner_text("#verdict") == ""
         assert page.locator("#gallery").is_hidden()  # this server has none
+
+
+def test_a_picture_chosen_before_the_networks_are_loaded_is_kept(browser, reader):
+    with running(app(reader)) as url:
+        context = browser.new_context()
+        page = context.new_page()
+        held = []
+        page.route("**/v1/models", lambda route: held.append(route))
+        page.goto(url + "/")
+        page.wait_for_selector("#file", state="attached")
+        while not held:
+            page.wait_for_timeout(20)
+        page.set_input_files("#file", ASTRONAUT)
+        page.wait_for_function("() => document.querySelector('#status').textContent.includes('is kept')")
+        held[0].continue_()
+        page.wait_for_selector("body:not(.busy) #faces button", timeout=180_000)
+        assert page.locator("#faces button").count() == 1
+        context.close()
 
 
 @pytest.mark.parametrize(("scheme", "width"), [("dark", 1280), ("light", 360)])
@@ -187,6 +209,8 @@ def test_people_are_enrolled_and_forgotten_from_the_page(browser, reader, tmp_pa
         page.get_by_label("The people in these pictures agreed").press("Space")
         assert add.is_enabled()
         page.locator("#faces button").nth(3).focus()  # not the largest: it alone is sent
+        page.keyboard.press("Space")
+        assert page.locator("#enrol-face").get_attribute("data-face") == "4"
         name.focus()
         page.keyboard.type("<i>Ann</i>")
         page.keyboard.press("Enter")
