@@ -140,12 +140,16 @@ Weights = Annotated[str | None, typer.Option(help="An .onnx, a .safetensors or a
 
 def _identity_reader(weights: str | None, threads: int | None, also: tuple[str, ...] = (), **more: Any) -> Any:
     """A reader of identity, and of `also` as far as the network answers it."""
-    from mien.inference.reader import Reader, load
+    from mien.inference.onnx_model import OnnxModel
+    from mien.inference.reader import load
+    from mien.inference.weights_file import WEIGHTS
     from mien.tasks import supported_tasks
 
-    plain = load(answerer(weights, threads), tasks=[], threads=threads, **more)
-    can = supported_tasks(t.name for t in plain.model.tasks)
+    named = answerer(weights, threads) or WEIGHTS / "mien.onnx"
+    if isinstance(named, (str, Path)):
+        named = OnnxModel(named, threads=threads, tasks=["identity", "identity512", *also])
+    can = supported_tasks(t.name for t in named.tasks)
     who = [n for n in can if n.startswith("identity")][:1]
     if not who:
         raise UsageError(f"this network does not answer identity; it answers: {', '.join(can)}")
-    return Reader(plain.detector, plain.model, tasks=[*who, *(n for n in also if n in can)], max_pixels=plain.max_pixels)
+    return load(named, tasks=[*who, *(n for n in also if n in can)], threads=threads, **more)
