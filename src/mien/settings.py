@@ -1,4 +1,4 @@
-"""Where things are on this machine: `MIEN_*` first, then `mien.toml` in the working folder."""
+"""This machine: where things are (`MIEN_*` first, then `mien.toml` in the working folder), and how many cores may be used."""
 
 from __future__ import annotations
 
@@ -41,3 +41,24 @@ def cache_root() -> Path:
     path = Path(os.environ.get("MIEN_CACHE") or _toml().get("cache", {}).get("root") or ".cache")
     path.mkdir(parents=True, exist_ok=True)
     return path
+
+
+def cpu_quota(root: Path = Path("/sys/fs/cgroup")) -> float | None:
+    """Cores that a container is given (cgroup 2 or 1); None for no limit."""
+    two, one = root / "cpu.max", root / "cpu" / "cpu.cfs_quota_us"
+    if two.is_file():
+        limit, _, period = two.read_text().strip().partition(" ")
+        return None if limit == "max" else int(limit) / int(period or 100_000)
+    if one.is_file() and int(one.read_text()) > 0:
+        return int(one.read_text()) / int((root / "cpu" / "cpu.cfs_period_us").read_text())
+    return None
+
+
+def inference_threads() -> int:
+    """Threads of a forward pass where none were named: all cores that may be used, and no more than a container's quota.
+
+    More threads than the quota has cores wait for each other: the kernel stops all of them for the rest of each period.
+    """
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    quota = cpu_quota()
+    return usable if quota is None else max(1, min(usable, int(quota)))

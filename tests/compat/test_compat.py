@@ -92,7 +92,7 @@ def test_no_face(tmp_path) -> None:
 
 def test_what_mien_does_not_have_is_said(astronaut) -> None:
     with pytest.raises(UsageError, match="no race head"):
-        DeepFace.analyze(astronaut, actions=["age", "race"])
+        DeepFace.analyze(astronaut, actions=["race"])
     with pytest.raises(UsageError, match="no action 'mood'"):
         DeepFace.analyze(astronaut, actions=["mood"])
     with pytest.raises(UsageError, match="liveness"):
@@ -103,7 +103,8 @@ def test_what_mien_does_not_have_is_said(astronaut) -> None:
 
 def test_verify(astronaut) -> None:
     same = DeepFace.verify(img1_path=astronaut, img2_path=astronaut, model_name="ArcFace", detector_backend="retinaface")
-    assert set(same) == {"verified", "distance", "threshold", "model", "detector_backend", "similarity_metric", "facial_areas", "time"}
+    members = {"verified", "confidence", "distance", "threshold", "model", "detector_backend", "similarity_metric", "facial_areas", "time"}
+    assert set(same) == members
     assert same["verified"] is True
     assert same["distance"] == pytest.approx(0, abs=1e-6)
     assert set(same["facial_areas"]) == {"img1", "img2"}
@@ -124,6 +125,35 @@ def test_represent_and_verify_by_embeddings(astronaut) -> None:
     by_numbers = DeepFace.verify(a["embedding"], b["embedding"])["distance"]
     assert by_numbers == pytest.approx(DeepFace.verify(astronaut, GRACE)["distance"], abs=1e-5)
     assert len(DeepFace.represent("examples/collage.jpg", max_faces=2)) == 2
+
+
+def test_race_is_left_out_with_a_warning(astronaut, caplog) -> None:
+    (face,) = DeepFace.analyze(astronaut, actions=["age", "race"])
+    assert "age" in face
+    assert not [k for k in face if "race" in k]
+    assert "no race head" in caplog.text
+
+
+def test_batches_and_arrays_of_fractions(bgr) -> None:
+    batch = np.stack([bgr, bgr])
+    (one,) = DeepFace.represent(bgr)
+    assert DeepFace.represent(batch) == [[one], [one]]
+    assert [len(faces) for faces in DeepFace.extract_faces(batch)] == [1, 1]
+    assert [len(faces) for faces in DeepFace.extract_faces([bgr, bgr])] == [1, 1]
+    assert DeepFace.verify(batch, bgr)["verified"] is True
+    assert DeepFace.represent((bgr / 255).astype(np.float32)) == [one]
+
+
+def test_confidence_and_precomputed_embeddings(astronaut) -> None:
+    (a,), (b,) = DeepFace.represent([astronaut, GRACE])
+    same, other = DeepFace.verify(astronaut, astronaut), DeepFace.verify(astronaut, GRACE)
+    assert 51 <= same["confidence"] <= 100
+    assert 0 <= other["confidence"] <= 49
+    for given in (a["embedding"], [a["embedding"]], [b["embedding"], a["embedding"]], np.array(a["embedding"])):
+        assert DeepFace.verify(given, a["embedding"])["verified"] is True
+    for wrong in ([0.1, 0.2], [a["embedding"], [0.1]]):
+        with pytest.raises(UsageError, match="128 numbers"):
+            DeepFace.verify(wrong, astronaut)
 
 
 def test_find(tmp_path, astronaut) -> None:
@@ -205,9 +235,19 @@ def test_modules_choose_and_many_faces_are_cut(astronaut) -> None:
         FaceAnalysis(allowed_modules=["liveness"])
 
 
-def test_a_provider_that_is_not_here_is_never_replaced() -> None:
+def test_providers_fall_through_with_a_warning(caplog) -> None:
+    made = FaceAnalysis(providers=[("CUDAExecutionProvider", {"device_id": 0}), "CPUExecutionProvider"], threads=1)
+    assert made._model.providers == ["CPUExecutionProvider"]
+    assert "no CUDAExecutionProvider here; CPUExecutionProvider is used" in caplog.text
     with pytest.raises(UsageError, match="no CUDAExecutionProvider here"):
-        FaceAnalysis(providers=[("CUDAExecutionProvider", {"device_id": 0}), "CPUExecutionProvider"])
+        FaceAnalysis(providers=["CUDAExecutionProvider"])
+
+
+def test_module_paths(astronaut, bgr) -> None:
+    assert np.array_equal(insightface.data.get_image(astronaut), bgr)
+    assert np.array_equal(insightface.data.get_image(astronaut, to_rgb=True), bgr[..., ::-1])
+    with pytest.raises(UsageError, match="FaceAnalysis"):
+        insightface.model_zoo.get_model("buffalo_l")
 
 
 def test_draw_on(app, bgr) -> None:

@@ -12,9 +12,13 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+from mien import settings
 from mien.cli import app
 from mien.diagnostics import doctor
-from mien.diagnostics.doctor import WEIGHTS, cpu_quota, drawn_face
+from mien.diagnostics.doctor import WEIGHTS, drawn_face
+from mien.inference import onnx_model
+from mien.inference.reader import load
+from mien.settings import cpu_quota
 
 
 def test_a_well_installation(monkeypatch) -> None:
@@ -114,8 +118,30 @@ def test_a_container_s_quota(files, quota, tmp_path) -> None:
 
 def test_a_quota_below_what_is_seen_is_pointed_out(monkeypatch) -> None:
     monkeypatch.setattr(doctor, "cpu_quota", lambda: 0.5)
+    monkeypatch.setattr(settings, "cpu_quota", lambda: 0.5)
     assert doctor.cores().verdict == "note"
-    assert "--threads 1" in doctor.cores().text
+    assert "threads of a forward: 1" in doctor.cores().text
+
+
+@pytest.mark.parametrize(("quota", "usable", "threads"), [(None, 8, 8), (1.5, 8, 1), (0.5, 8, 1), (3.0, 8, 3), (16.0, 8, 8)])
+def test_a_network_takes_no_more_threads_than_a_quota_has_cores(quota, usable, threads, monkeypatch) -> None:
+    monkeypatch.setattr(settings, "cpu_quota", lambda: quota)
+    monkeypatch.setattr(onnx_model, "cpu_quota", lambda: quota)
+    monkeypatch.setattr(settings.os, "sched_getaffinity", lambda _: set(range(usable)), raising=False)
+    assert settings.inference_threads() == threads
+    taken = []
+    start = onnx_model.ort.InferenceSession
+
+    def session(data, options, **more):
+        taken.append(options.intra_op_num_threads)
+        options.intra_op_num_threads = 1
+        return start(data, options, **more)
+
+    monkeypatch.setattr(onnx_model.ort, "InferenceSession", session)
+    load(tasks=["age"])
+    assert taken == [threads if quota else 0] * 2  # reader and detector; 0: the runtime counts the cores
+    load(tasks=["age"], threads=2)
+    assert taken[2:] == [2, 2]
 
 
 def test_machine_and_versions_are_known_before_anything_heavy_is_imported() -> None:

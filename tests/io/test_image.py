@@ -305,9 +305,9 @@ def test_junk_exif_is_told_in_the_log(junk: bytes, caplog: pytest.LogCaptureFixt
 @pytest.mark.parametrize(
     ("array", "mend"),
     [
-        (np.zeros((4, 5), np.uint8), "np.stack([a, a, a], axis=-1)"),
-        (np.zeros((4, 5, 1), np.uint8), "np.repeat(a, 3, axis=2)"),
-        (np.zeros((4, 5, 4), np.uint8), "a[..., :3]"),
+        (np.zeros((4, 5), np.float32), "np.stack([a, a, a], axis=-1)"),
+        (np.zeros((4, 5, 1), np.float32), "np.repeat(a, 3, axis=2)"),
+        (np.zeros((4, 5, 4), np.float32), "a[..., :3]"),
         (np.zeros((3, 40, 50), np.uint8), "a.transpose(1, 2, 0)"),
         (np.zeros((4, 5, 7), np.uint8), "red, green, blue"),
         (np.zeros((2, 4, 5, 3), np.uint8), "one by one"),
@@ -351,10 +351,43 @@ def test_any_strides_and_no_shared_memory() -> None:
     assert load_photo(big).pixels.flags.writeable
 
 
-@pytest.mark.parametrize("thing", [None, 3, [[1, 2, 3]], object(), io.BytesIO(b"x")])
+@pytest.mark.parametrize("thing", [None, 3, [[1, 2, 3]], object()])
 def test_other_things(thing: Any) -> None:
     with pytest.raises(BadArray, match="a photo is a path, bytes, a Pillow image or an RGB uint8 array"):
         load_photo(thing)
+
+
+def test_arrays_that_are_gray_or_have_alpha() -> None:
+    rgb = np.random.default_rng(0).integers(0, 256, (6, 8, 3), np.uint8)
+    for gray in (rgb[..., 0], rgb[..., :1]):
+        same(load_photo(gray), np.repeat(rgb[..., :1], 3, axis=2))
+    solid, clear = np.full((6, 8, 1), 255, np.uint8), np.zeros((6, 8, 1), np.uint8)
+    same(load_photo(np.concatenate([rgb, solid], 2)), rgb)
+    same(load_photo(np.concatenate([rgb, solid], 2), color="bgr"), rgb[..., ::-1])
+    same(load_photo(np.concatenate([rgb, clear], 2)), np.full_like(rgb, 255))
+
+
+def test_open_files(tmp_path: Path) -> None:
+    data = encode(Image.fromarray(corners()), "PNG")
+    same(load_photo(io.BytesIO(data)), corners())
+    (tmp_path / "a.png").write_bytes(data)
+    with (tmp_path / "a.png").open("rb") as file:
+        same(load_photo(file), corners())
+    with pytest.raises(EmptyFile):
+        load_photo(io.BytesIO(b""))
+    with pytest.raises(BadArray, match="binary mode"):
+        load_photo(io.StringIO("a.png"))
+
+
+def test_torch_tensors() -> None:
+    torch = pytest.importorskip("torch")
+    rgb = np.random.default_rng(0).integers(0, 256, (6, 8, 3), np.uint8)
+    last = torch.from_numpy(rgb)
+    for tensor in (last, last.permute(2, 0, 1), last.permute(2, 0, 1) / 255, (last / 255).requires_grad_()):
+        same(load_photo(tensor), rgb)
+    same(load_photo(last[..., 0][None]), np.repeat(rgb[..., :1], 3, axis=2))
+    with pytest.raises(BadArray, match="one by one"):
+        load_photo(last[None])
 
 
 def test_a_pillow_image_without_pixels() -> None:

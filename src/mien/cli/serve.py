@@ -21,7 +21,9 @@ def serve(
     tasks: Annotated[
         str | None, typer.Option(help="Tasks that may be asked for, comma-separated; all of the network's if not given.")
     ] = None,
-    workers: Annotated[int, typer.Option(min=1, help="Pictures decoded and searched for faces at once.")] = 4,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Pictures decoded and searched for faces at once; 4, or the cores given if they are fewer.")
+    ] = None,
     threads: Annotated[int, typer.Option(min=1, help="Threads of one forward.")] = 1,
     batch: Annotated[int, typer.Option(min=1, help="Most faces of several pictures in one forward.")] = 16,
     wait: Annotated[float, typer.Option(min=0, help="Milliseconds that a face waits for others that are on their way.")] = 4.0,
@@ -66,6 +68,7 @@ def serve(
         pictures=max_pictures, queue=queue, seconds=timeout, rate=rate, burst=burst,
     )  # fmt: skip
     from mien.inference.reader import load
+    from mien.settings import inference_threads
 
     reader = load(network(weights, threads), threads=threads, batch=batch, max_pixels=max_pixels, score=score)
     made = server.app(
@@ -73,7 +76,7 @@ def serve(
         keys=let_in,
         limits=limits,
         offered=names_of(tasks),
-        workers=workers,
+        workers=workers or min(4, inference_threads()),
         batch_faces=batch,
         batch_wait_ms=wait,
         gallery=who,

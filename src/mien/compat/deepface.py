@@ -61,7 +61,14 @@ def _source(picture: Picture) -> Any:
             return base64.b64decode(picture.partition(",")[2], validate=True)
         except binascii.Error as e:
             raise UsageError(f"the picture given as {picture[:30]!r}... is not valid base64: {e}") from e
-    return picture.read() if hasattr(picture, "read") else picture
+    if isinstance(picture, np.ndarray) and picture.dtype.kind == "f" and picture.size and picture.min() >= 0 and picture.max() <= 1:
+        return np.round(255 * picture).astype(np.uint8)  # DeepFace takes 0..1 and 0..255 alike
+    return picture
+
+
+def _several(picture: Picture) -> bool:
+    """A list of pictures, or a batch (N, H, W, 3)."""
+    return isinstance(picture, (list, tuple)) or (isinstance(picture, np.ndarray) and picture.ndim == 4)
 
 
 def _faces(reader: Reader, picture: Picture, enforce_detection: bool, detector_backend: str = "") -> Reading:
@@ -109,7 +116,7 @@ def analyze(
 ) -> list[Any]:  # fmt: skip
     """Age, gender and emotion of each face, percentages as there; a list of pictures gives a list of lists.
 
-    actions: of emotion, age, gender. "race" is not answered: left out of the default, refused when named.
+    actions: of emotion, age, gender. "race" is not answered: left out, with a warning where it is named.
 
     Raises:
         UsageError: (a ValueError) no face, or an action that there is not. PhotoError: a picture that cannot be read.
@@ -117,10 +124,13 @@ def analyze(
     _checked(anti_spoofing)
     asked = (actions,) if isinstance(actions, str) else tuple(actions or ("emotion", "age", "gender"))
     if "race" in asked:
-        raise UsageError("mien ships no race head, and none is planned; leave 'race' out of actions")
+        if set(asked) == {"race"}:
+            raise UsageError("mien ships no race head, and none is planned; ask for emotion, age or gender")
+        _log.warning("mien ships no race head, and none is planned; 'race' is left out")
+        asked = tuple(a for a in asked if a != "race")
     if unknown := [a for a in asked if a not in _ANSWERS]:
         raise UsageError(f"no action {unknown[0]!r}; there are: {', '.join(_ANSWERS)}")
-    if isinstance(img_path, (list, tuple)) or (isinstance(img_path, np.ndarray) and img_path.ndim == 4):
+    if _several(img_path):
         return [analyze(p, asked, enforce_detection, detector_backend) for p in img_path]
     found = _faces(_reader(*(_ANSWERS[a] for a in asked)), img_path, enforce_detection, detector_backend)
     return [_analyzed(face, _area(face, found.photo)) for face in found]
@@ -156,11 +166,36 @@ def _of_cosine(cosine: float, metric: str) -> float:
 
 
 def _embedded(picture: Picture, enforce_detection: bool, detector_backend: str) -> list[tuple[npt.NDArray[Any], Record | None, float]]:
-    """(embedding, facial area, confidence) of each face; a list of numbers is an embedding already."""
-    if isinstance(picture, list) and picture and isinstance(picture[0], (int, float)):
-        return [(np.asarray(picture, np.float32), None, 0.0)]
+    """(embedding, facial area, confidence) of each face; numbers are an embedding already, lists of them several faces'."""
+    numbers = _embeddings(picture)
+    if numbers is not None:
+        return [(e, None, 0.0) for e in numbers]
+    if _several(picture):
+        return [face for p in picture for face in _embedded(p, enforce_detection, detector_backend)]
     found = _faces(_reader("identity"), picture, enforce_detection, detector_backend)
     return [(embedding_of(face), _area(face, found.photo), float(face.score)) for face in found]
+
+
+def _embeddings(given: Any) -> npt.NDArray[Any] | None:
+    """Precomputed embeddings (N, D) from one, or from a list of them; None for a picture.
+
+    Raises:
+        UsageError: lists of numbers of different lengths, or of another length than mien's.
+    """
+    first = given
+    while isinstance(first, (list, tuple)) and first:
+        first = first[0]
+    flat = isinstance(given, np.ndarray) and given.ndim == 1
+    if not flat and not (isinstance(given, (list, tuple)) and isinstance(first, (int, float, np.number))):
+        return None
+    width = next(t.shape.d for t in _reader("identity").model.tasks if t.name.startswith("identity"))
+    try:
+        numbers = np.atleast_2d(np.asarray(given, np.float32))
+    except ValueError as e:
+        raise UsageError(f"embeddings must be lists of {width} numbers each; these have different lengths") from e
+    if numbers.ndim != 2 or numbers.shape[1] != width:
+        raise UsageError(f"an embedding of mien has {width} numbers, not shape {numbers.shape}; make it with represent")
+    return numbers
 
 
 def verify(
@@ -177,6 +212,7 @@ def verify(
     limit = _limit(distance_metric) if threshold is None else threshold
     return {
         "verified": distance <= limit,
+        "confidence": _confidence(distance, limit, distance <= limit),
         "distance": distance,
         "threshold": limit,
         "model": MODEL,
@@ -185,6 +221,13 @@ def verify(
         "facial_areas": {"img1": a[1], "img2": b[1]},
         "time": round(time.perf_counter() - began, 2),
     }
+
+
+def _confidence(distance: float, limit: float, same: bool) -> float:
+    """How far from the threshold, as percent: 51 to 100 for the same person, 0 to 49 for two; no measured probability."""
+    if same:
+        return round(100 - 49 * distance / limit, 2) if limit > 0 else 100.0
+    return round(max(0.0, 49 - 49 * (distance - limit) / max(limit, 1e-9)), 2)
 
 
 def _limit(metric: str) -> float:
@@ -197,7 +240,7 @@ def represent(
 ) -> list[Any]:  # fmt: skip
     """Each face's embedding (128 numbers, length 1), area and confidence; a list of pictures gives a list of lists."""
     _checked(anti_spoofing)
-    if isinstance(img_path, (list, tuple)):
+    if _several(img_path):
         return [represent(p, model_name, enforce_detection, detector_backend, max_faces=max_faces) for p in img_path]
     faces = _embedded(img_path, enforce_detection, detector_backend)[:max_faces]
     return [{"embedding": e.tolist(), "facial_area": area, "face_confidence": round(score, 2)} for e, area, score in faces]
@@ -206,9 +249,14 @@ def represent(
 def extract_faces(
     img_path: Picture, detector_backend: str = "mien", enforce_detection: bool = True, align: bool = True, expand_percentage: int = 0,
     grayscale: bool = False, color_face: str = "rgb", normalize_face: bool = True, anti_spoofing: bool = False,
-) -> list[Record]:  # fmt: skip
-    """Each face's aligned pixels (0..1, or 0..255 with normalize_face=False), area and confidence."""
+) -> list[Any]:  # fmt: skip
+    """Each face's aligned pixels (0..1, or 0..255 with normalize_face=False), area and confidence; of a list, a list of lists."""
     _checked(anti_spoofing)
+    if _several(img_path):
+        return [
+            extract_faces(p, detector_backend, enforce_detection, align, expand_percentage, grayscale, color_face, normalize_face)
+            for p in img_path
+        ]
     if grayscale or color_face not in ("rgb", "bgr"):
         raise UsageError("faces come in rgb or bgr; turn them gray yourself")
     found = _faces(_reader(), img_path, enforce_detection, detector_backend)

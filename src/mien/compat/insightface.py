@@ -17,12 +17,14 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import onnxruntime as ort
 
 from mien.errors import UsageError
 from mien.inference.detector import Detector
 from mien.inference.onnx_model import OnnxModel
 from mien.inference.reader import Reader, load
 from mien.inference.weights_file import WEIGHTS
+from mien.io.image import load_photo
 from mien.recognition.verification import embedding_of
 from mien.types import Pixels
 
@@ -77,7 +79,7 @@ class FaceAnalysis:
         providers: ONNX Runtime's, in order; the CPU if not given. threads: of a forward.
 
     Raises:
-        UsageError: an unknown module, or a provider that is not here: it is never replaced in silence.
+        UsageError: an unknown module, or none of the providers is here; else the first that is here is taken, with a warning.
     """
 
     def __init__(
@@ -87,7 +89,7 @@ class FaceAnalysis:
         modules = list(MODULES) if allowed_modules is None else list(allowed_modules)
         if unknown := [m for m in modules if m not in MODULES]:
             raise UsageError(f"no module {unknown[0]!r}; there are: {', '.join(MODULES)}")
-        named = [p[0] if isinstance(p, tuple) else p for p in providers or ("CPUExecutionProvider",)]
+        named = _available([p[0] if isinstance(p, tuple) else p for p in providers or ("CPUExecutionProvider",)])
         self._model = OnnxModel(WEIGHTS / "mien.onnx", threads=threads, providers=named)
         self._finder = OnnxModel(WEIGHTS / "detector.onnx", threads=threads, providers=named)
         tasks = list(dict.fromkeys(t for m in modules for t in MODULES[m]))
@@ -117,6 +119,18 @@ class FaceAnalysis:
         return np.ascontiguousarray(annotate(np.ascontiguousarray(img[..., ::-1]), [f["mien"] for f in faces])[..., ::-1])
 
 
+def _available(named: Sequence[str]) -> list[str]:
+    """Those of the execution providers that are here, in order."""
+    here = ort.get_available_providers()
+    absent = [p for p in named if p not in here]
+    if len(absent) == len(named):
+        raise UsageError(f"no {absent[0]} here; there are: {', '.join(here)}")
+    kept = [p for p in named if p in here]
+    if absent:
+        _log.warning("no %s here; %s is used", ", ".join(absent), kept[0])
+    return kept
+
+
 def _converted(face: Any) -> Face:
     out = Face(bbox=np.asarray(face.box, np.float32), kps=np.asarray(face.points, np.float32), det_score=np.float32(face.score))
     if "age" in face:
@@ -133,4 +147,18 @@ def _converted(face: Any) -> Face:
     return out
 
 
-app = SimpleNamespace(FaceAnalysis=FaceAnalysis)  # for `insightface.app.FaceAnalysis`
+def get_image(name: str, to_rgb: bool = False) -> Pixels:
+    """A picture by path, BGR unless to_rgb; mien ships none of InsightFace's sample pictures."""
+    pixels = load_photo(name).pixels
+    return pixels if to_rgb else np.ascontiguousarray(pixels[..., ::-1])
+
+
+def get_model(name: str, **kwargs: Any) -> Any:
+    """Refused: mien has one network for all answers, and no single models of InsightFace's."""
+    raise UsageError(f"mien has no separate model {name!r}; use FaceAnalysis(allowed_modules=[...]), which reads all by one network")
+
+
+# for `insightface.app.FaceAnalysis`, `insightface.data.get_image` and `insightface.model_zoo.get_model`
+app = SimpleNamespace(FaceAnalysis=FaceAnalysis)
+data = SimpleNamespace(get_image=get_image)
+model_zoo = SimpleNamespace(get_model=get_model)

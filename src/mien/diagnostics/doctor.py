@@ -18,6 +18,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
 
+from mien.settings import cpu_quota, inference_threads
+
 Verdict = Literal["ok", "note", "bad"]
 NEEDED = ("numpy", "onnxruntime", "pillow", "opencv-python-headless", "typer")
 # package -> the extra that brings it, and what it is for
@@ -108,19 +110,9 @@ def cores() -> Check:
     facts = {"cores": there, "usable": usable, "quota": quota, "environment": named}
     text = f"{there} cores, {usable} usable" + (f", quota {quota:g}" if quota else "") + "".join(f", {k}={v}" for k, v in named.items())
     if quota and quota < usable:
-        return Check("cores", "note", f"{text}; the container may use fewer than it sees: pass --threads {max(1, int(quota))}", facts)
+        text += f"; the container is given fewer than it sees; threads of a forward: {inference_threads()}"
+        return Check("cores", "note", text, facts)
     return Check("cores", "ok", text, facts)
-
-
-def cpu_quota(root: Path = Path("/sys/fs/cgroup")) -> float | None:
-    """Cores that a container is given (cgroup 2 or 1); None for no limit."""
-    two, one = root / "cpu.max", root / "cpu" / "cpu.cfs_quota_us"
-    if two.is_file():
-        limit, _, period = two.read_text().strip().partition(" ")
-        return None if limit == "max" else int(limit) / int(period or 100_000)
-    if one.is_file() and int(one.read_text()) > 0:
-        return int(one.read_text()) / int((root / "cpu" / "cpu.cfs_period_us").read_text())
-    return None
 
 
 def packages() -> list[Check]:

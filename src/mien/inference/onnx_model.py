@@ -16,6 +16,7 @@ from mien.errors import BadWeights, UnknownTask, UsageError
 from mien.geometry import TEMPLATES
 from mien.inference import onnx_prune
 from mien.inference.weights_file import FORMAT, _json, _temperatures, calibrated, read_weights
+from mien.settings import cpu_quota, inference_threads
 from mien.tasks import DERIVED, Boxes, Map, Points, Shape, Task, Vector, task
 from mien.tasks.base import configured
 from mien.types import Floats, View
@@ -75,7 +76,7 @@ class OnnxModel:
     Its tasks read at the temperatures in the provenance file beside the weights (`mien.evaluation.calibration`), if it has any.
 
     Args:
-        path: an .onnx file that mien exported. threads: of one forward; None lets the runtime take all cores.
+        path: an .onnx file that mien exported. threads: of one forward; None for all cores, or as many as a container is given.
         providers: ONNX Runtime execution providers, in order of preference.
         tasks: names of the tasks to compute, or a function that says so of a name; None for all. Derived names count for the
             task that they derive from, unknown ones are ignored. The rest of the network is pruned away, but the tasks are
@@ -124,7 +125,7 @@ class OnnxModel:
     def _start(self) -> ort.InferenceSession:
         options = ort.SessionOptions()
         options.log_severity_level = 3
-        options.intra_op_num_threads = self.threads or 0
+        options.intra_op_num_threads = self.threads or (inference_threads() if cpu_quota() else 0)  # 0: the runtime counts the cores
         options.inter_op_num_threads = 1
         # Detector and reader take turns: a pool that waits awake for its next call would take the cores from the other network's.
         options.add_session_config_entry("session.force_spinning_stop", "1")

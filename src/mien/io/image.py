@@ -17,7 +17,7 @@ import struct
 import zlib
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -101,7 +101,8 @@ def load_photo(source: Source, *, max_pixels: int = MAX_PIXELS, color: Color = "
 
     Args:
         source: a path; the bytes of a file (JPEG, PNG, WebP, BMP, GIF, TIFF, AVIF; HEIC with the extra `heif`); a Pillow
-            image, whose EXIF orientation is applied; or a uint8 array (H, W, 3).
+            image, whose EXIF orientation is applied; a uint8 array (H, W, 3), gray (H, W) or with alpha (H, W, 4); a file
+            opened in binary mode; or a torch tensor, uint8 or 0..1, channels first or last.
         max_pixels: a picture whose header claims more is refused before anything is decoded.
         color: the order of an array's channels: "rgb", or "bgr" as OpenCV has it. Files and images say theirs.
 
@@ -121,7 +122,14 @@ def load_photo(source: Source, *, max_pixels: int = MAX_PIXELS, color: Color = "
 
 
 def _photo(source: Source, max_pixels: int, color: Color) -> Photo:
+    if not isinstance(source, (str, np.ndarray)) and hasattr(source, "detach") and hasattr(source, "numpy"):
+        source = _of_tensor(source)
+    elif hasattr(source, "read"):
+        source = source.read()
+        if not isinstance(source, (bytes, bytearray, memoryview)):
+            raise BadArray(f"the file given answers {_kind(source)}, not bytes; open it in binary mode")
     if isinstance(source, np.ndarray):
+        source = _three_channels(source)
         check_pixels(source)
         _check_size(source.shape[1], source.shape[0], max_pixels, "the array")
         source = source if color == "rgb" else source[..., ::-1]
@@ -133,8 +141,30 @@ def _photo(source: Source, max_pixels: int, color: Color) -> Photo:
         return Photo(_decode(data, f"the {len(data)} bytes given", max_pixels))
     if isinstance(source, (str, os.PathLike)) and isinstance(path := os.fspath(source), str):
         return Photo(_decode(_read(path), repr(path), max_pixels), path)
-    mend = "read it first and pass the bytes" if hasattr(source, "read") else "np.asarray may make it an array"
-    raise BadArray(f"a photo is a path, bytes, a Pillow image or an RGB uint8 array (H, W, 3); got {_kind(source)}: {mend}")
+    wanted = "a photo is a path, bytes, a Pillow image or an RGB uint8 array (H, W, 3)"
+    raise BadArray(f"{wanted}; got {_kind(source)}: np.asarray may make it an array")
+
+
+def _of_tensor(tensor: Any) -> npt.NDArray[Any]:
+    """A torch tensor (3, H, W), as torchvision has it, or (H, W, 3); numbers 0..1 or uint8."""
+    array = np.asarray(tensor.detach().cpu().numpy())
+    if array.ndim == 3 and array.shape[0] in (1, 3, 4) and array.shape[2] not in (1, 3, 4):
+        array = array.transpose(1, 2, 0)
+    if array.dtype.kind == "f" and array.size and array.min() >= 0 and array.max() <= 1:
+        array = np.round(255 * array).astype(np.uint8)
+    return array
+
+
+def _three_channels(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """A gray array as three equal channels, one with alpha on white; others as they are."""
+    if array.dtype != np.uint8 or not array.size:
+        return array
+    if array.ndim == 2 or (array.ndim == 3 and array.shape[2] == 1):
+        return np.repeat(array.reshape(*array.shape[:2], 1), 3, axis=2)
+    if array.ndim == 3 and array.shape[2] == 4 and array.shape[0] != 3:
+        alpha = array[..., 3:].astype(np.uint16)
+        return ((array[..., :3] * alpha + 255 * (255 - alpha) + 127) // 255).astype(np.uint8)
+    return array
 
 
 def url_refusal(path: str) -> str:
