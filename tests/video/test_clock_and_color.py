@@ -13,11 +13,13 @@ av = pytest.importorskip("av")
 from mien.video.container import VideoContainer, Writer  # noqa: E402
 
 
-def _film(path: Path, ticks: list[int]) -> Path:
+def _film(path: Path, ticks: list[int], aspect: Fraction | None = None) -> Path:
     with av.open(str(path), "w") as out:
         stream = out.add_stream("mpeg4", rate=25)
         stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
         stream.codec_context.time_base = Fraction(1, 25)
+        if aspect:
+            stream.codec_context.sample_aspect_ratio = aspect
         for tick in ticks:
             frame = av.VideoFrame.from_ndarray(np.full((48, 64, 3), 90, np.uint8), format="rgb24")
             frame.pts, frame.time_base = tick, Fraction(1, 25)
@@ -55,3 +57,9 @@ def test_a_written_film_is_tagged_and_converted_as_bt709(tmp_path: Path, size: t
         assert int(frame.colorspace) == 1
         plain = film._convert.reformat(frame, format="rgb24", src_colorspace="ITU709").to_ndarray()
         assert np.abs(plain.astype(int) - [0, 254, 0]).max() <= 6
+
+
+@pytest.mark.parametrize(("aspect", "shape"), [(Fraction(3, 2), (48, 96, 3)), (Fraction(3, 4), (64, 64, 3))])
+def test_pixels_that_are_not_square_are_read_square(tmp_path: Path, aspect: Fraction, shape: tuple[int, ...]) -> None:
+    with VideoContainer(_film(tmp_path / "wide.mp4", [0, 1, 2], aspect)) as film:
+        assert film.pixels(next(film.frames())[1]).shape == shape

@@ -140,8 +140,12 @@ class VideoContainer:
             yield None
 
     def pixels(self, frame: Any) -> Pixels:
-        """A PyAV frame -> (H, W, 3) uint8 RGB, upright."""
-        plain = self._convert.reformat(frame, format="rgb24").to_ndarray()
+        """A PyAV frame -> (H, W, 3) uint8 RGB, upright, with square pixels: the shorter side of other pixels is stretched."""
+        aspect = self.stream.sample_aspect_ratio or Fraction(1)  # a stored pixel's width by its height
+        if not Fraction(1, 4) <= aspect <= 4:
+            aspect = Fraction(1)
+        width, height = round(frame.width * max(aspect, 1)), round(frame.height / min(aspect, 1))
+        plain = self._convert.reformat(frame, width=width, height=height, format="rgb24").to_ndarray()
         return np.ascontiguousarray(turned(plain, _matrix(frame)))
 
     def thumbnail(self, frame: Any) -> Pixels:
