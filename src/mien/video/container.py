@@ -17,6 +17,8 @@ import numpy as np
 from mien.errors import EmptyFile, NotFound, PhotoError, Truncated, Unreadable, UsageError
 from mien.types import Pixels
 
+RESTART = 0.3  # seconds; a frame's time that falls back further is a clock that starts again
+BT709 = 1  # in the numbering of ITU-T H.273, for primaries, transfer and matrix alike
 TICKS = 60_000  # a second in annotated films: all usual rates are whole numbers, and MPEG-4 Part 2 allows no more than 65,535
 CAMERAS = ("v4l2", "avfoundation", "dshow")
 RATES = (8_000, 11_025, 12_000, 16_000, 22_050, 24_000, 32_000, 44_100, 48_000, 96_000)
@@ -84,6 +86,8 @@ class VideoContainer:
         live = self.container.duration is None or self.container.duration <= 0
         self.duration = None if live else self.container.duration / self._av.time_base
         self.start = Fraction(self.container.start_time or 0, self._av.time_base)
+        if self.duration is not None and "matroska" in self.container.format.name and 0 < self.start < self.duration:
+            self.duration -= float(self.start)  # Matroska's duration is the time of its end
         self.rate = Fraction(self.stream.average_rate or self.stream.guessed_rate or 25)
         if not 1 <= self.rate <= 1000:
             self.rate = Fraction(25)
@@ -97,13 +101,16 @@ class VideoContainer:
 
     def frames(self) -> Iterator[tuple[float, Any]]:
         """(seconds, PyAV frame) in order of presentation; damaged packets are noted in `damage` and left out."""
-        last = -1 / float(self.rate)
+        last, shift = -1 / float(self.rate), 0.0
         for frame in self._decoded():
             if frame.is_corrupt:
                 self.damage.note(f"a frame near {max(last, 0):.2f} s is damaged")
             time = last + 1 / float(self.rate)
             if frame.pts is not None and frame.time_base:
-                time = float(frame.pts * frame.time_base - self.start)
+                time = float(frame.pts * frame.time_base - self.start) + shift
+                if time < last - RESTART:  # the clock starts again: go on from here
+                    again = last + 1 / float(self.rate)
+                    shift, time = shift + again - time, again
             last = time if time > last else last + 1e-3  # clocks of broken files run backwards
             yield last, frame
         # a header may round, and leave the last frame out
@@ -133,8 +140,12 @@ class VideoContainer:
             yield None
 
     def pixels(self, frame: Any) -> Pixels:
-        """A PyAV frame -> (H, W, 3) uint8 RGB, upright."""
-        plain = self._convert.reformat(frame, format="rgb24").to_ndarray()
+        """A PyAV frame -> (H, W, 3) uint8 RGB, upright, with square pixels: the shorter side of other pixels is stretched."""
+        aspect = self.stream.sample_aspect_ratio or Fraction(1)  # a stored pixel's width by its height
+        if not Fraction(1, 4) <= aspect <= 4:
+            aspect = Fraction(1)
+        width, height = round(frame.width * max(aspect, 1)), round(frame.height / min(aspect, 1))
+        plain = self._convert.reformat(frame, width=width, height=height, format="rgb24").to_ndarray()
         return np.ascontiguousarray(turned(plain, _matrix(frame)))
 
     def thumbnail(self, frame: Any) -> Pixels:
@@ -219,6 +230,7 @@ class Writer:
         self.container = self._av.open(f"file:{self._path}", "w", format="mp4")
         self._rate, self._film, self._last = Fraction(rate).limit_denominator(TICKS), sound_of, -1
         self._video: Any = None
+        self._convert = self._av.video.reformatter.VideoReformatter()
         self._sounds: dict[int, _Sound] = {}
         self._early: list[Any] = []  # sound that comes before the size of the pictures is known
         if sound_of is not None:
@@ -241,6 +253,7 @@ class Writer:
         if self._video is None:
             self._start(pixels.shape[1], pixels.shape[0])
         frame = self._av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format="rgb24")
+        frame = self._convert.reformat(frame, format="yuv420p", dst_colorspace="ITU709", dst_color_range="MPEG")
         self._last = max(round(time * TICKS), self._last + 1)
         frame.pts, frame.time_base = self._last, Fraction(1, TICKS)
         self.container.mux(self._video.encode(frame))
@@ -250,7 +263,10 @@ class Writer:
         options = {"crf": "20", "preset": "veryfast"} if codec == "libx264" else {"qscale": "3", "flags": "+qscale"}
         self._video = self.container.add_stream(codec, rate=self._rate, options=options)
         self._video.width, self._video.height, self._video.pix_fmt = width, height, "yuv420p"
-        self._video.codec_context.time_base = Fraction(1, TICKS)
+        context = self._video.codec_context
+        context.time_base = Fraction(1, TICKS)
+        context.color_primaries = context.color_trc = context.colorspace = BT709
+        context.color_range = 1  # limited, as players expect
         for stream in self._film.container.streams.audio if self._film is not None else ():
             self._sounds[stream.index] = _Sound(self._av, self.container, stream, self._film.start if self._film else Fraction(0))
         for packet in self._early:
