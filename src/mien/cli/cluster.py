@@ -31,6 +31,8 @@ def cluster(
 
     if out and out.suffix.lower() != ".json":
         raise UsageError(f"--out takes FILE.json, not {str(out)!r}")
+    if folders:
+        _check_unused(folders)
     also = ("age", "gender", "expression", "attributes") if sheet else ("age",)
     reader = _identity_reader(weights, threads, also)
     cut = album_threshold(reader.model, fmr=fmr, threshold=threshold)
@@ -60,6 +62,19 @@ def cluster(
         f"mien: {len(album.rows)} faces of {album.photos} photos: {people} people seen more than once, {alone} faces alone", err=True
     )
     raise typer.Exit(1 if failed else 0)
+
+
+def _check_unused(folder: Path) -> None:
+    """Refuse a folder that holds people of another run: person-001 would then be two people.
+
+    Raises:
+        UsageError: it does, or it is a file.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise UsageError(f"--folders takes a folder, and {str(folder)!r} is a file; name another")
+    there = sorted(p.name for p in folder.iterdir() if p.name == "alone" or p.name.startswith("person-")) if folder.exists() else []
+    if there:
+        raise UsageError(f"{str(folder)!r} holds {there[0]!r} of an earlier run, and numbers of two runs differ; use a new folder")
 
 
 def _save_people(album: Any, kept: list[tuple[Any, list[int | None]]], folders: Path | None, sheet: Path | None) -> None:

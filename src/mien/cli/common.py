@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import unicodedata
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -97,15 +98,42 @@ def photos_of(inputs: list[str]) -> list[tuple[str, Any]]:
     return [("-", sys.stdin.buffer.read())]
 
 
+STEM_BYTES = 180  # a file name may have 255 bytes; the rest is left for numbers, task names and the ending
+
+
 def output_names(paths: list[str]) -> list[str]:
-    """A file name for each path: its stem, numbered when two photos share one."""
-    used: dict[str, int] = {}
+    """A file name without ending for each path: its stem, numbered where the stem is taken.
+
+    No two names are equal on any file system: they are compared without case and in one Unicode form. A numbered name
+    is never the stem of another photo. A long stem is shortened to `STEM_BYTES`.
+    """
+    stems = [_bounded(Path(path).stem.replace("\n", "_") or "photo", STEM_BYTES) for path in paths]
+    used = {_name_key(stem) for stem in stems}
+    first: set[str] = set()
+    numbers: dict[str, int] = {}
     names = []
-    for path in paths:
-        stem = Path(path).stem.replace("\n", "_") or "photo"
-        used[stem] = used.get(stem, 0) + 1
-        names.append(stem if used[stem] == 1 else f"{stem}-{used[stem]}")
+    for stem in stems:
+        key, name = _name_key(stem), stem
+        if key in first:
+            while _name_key(name) in used:
+                numbers[key] = numbers.get(key, 1) + 1
+                name = f"{stem}-{numbers[key]}"
+            used.add(_name_key(name))
+        first.add(key)
+        names.append(name)
     return names
+
+
+def _name_key(name: str) -> str:
+    """Equal for two names that one file system or another takes for the same."""
+    return unicodedata.normalize("NFC", unicodedata.normalize("NFD", name).casefold())
+
+
+def _bounded(name: str, limit: int) -> str:
+    """The beginning of a name, at most `limit` bytes in the file system's encoding, no character cut in two."""
+    while len(name.encode("utf-8", "surrogateescape")) > limit:
+        name = name[:-1]
+    return name
 
 
 def readings_of(reader: Any, photos: list[tuple[str, Any]]) -> Iterator[Any]:

@@ -158,7 +158,7 @@ class Gallery:
         return self._enrol(name, faces, note, last)
 
     def _enrol(self, name: str, faces: Sequence[Face], note: str | None, until: str | None) -> list[Added]:
-        known = self.store.rows("name", [name])
+        known = self.store.rows("name", records.spellings(name))
         if len({r.person for r in known}) > 1:
             raise UsageError(f"{name!r} is the name of several people here ({records.ids_of(known)}); merge them, or rename one by its id")
         if known and (note is not None or until is not None):
@@ -243,7 +243,7 @@ class Gallery:
         return self._find(person, full=False)[0]
 
     def _find(self, who: str, *, full: bool = True) -> tuple[Person, list[Row]]:
-        rows = self.store.rows("person", [who], full=full) or self.store.rows("name", [who.strip()], full=full)
+        rows = self.store.rows("person", [who], full=full) or self.store.rows("name", records.spellings(who), full=full)
         if not rows:
             raise UsageError(f"nobody here is called {who!r}; `mien gallery list` shows who is, names are compared letter by letter")
         if len({r.person for r in rows}) > 1:
@@ -310,7 +310,7 @@ class Gallery:
         if not faces or len(set(faces)) == len(person.faces):
             raise UsageError(f"split takes some of the {len(person.faces)} faces of {person.name!r}, not {len(set(faces))}; edit renames")
         name = records.clean_name(name)
-        theirs = self.store.rows("name", [name])
+        theirs = self.store.rows("name", records.spellings(name))
         if len({r.person for r in theirs}) > 1:
             raise UsageError(f"{name!r} is the name of several people here ({records.ids_of(theirs)}); rename one by its id")
         there = theirs[0] if theirs else None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import secrets
+import unicodedata
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
@@ -187,10 +188,16 @@ def ids_of(rows: Iterable[Row]) -> str:
 
 
 def clean_name(name: str) -> str:
-    clean = name.strip()
+    clean = unicodedata.normalize("NFC", name.strip())
     if not clean or len(clean) > 200 or not clean.isprintable():
         raise UsageError(f"a name needs 1 to 200 printable characters, not {name!r}")
     return clean
+
+
+def spellings(name: str) -> list[str]:
+    """The Unicode forms in which a gallery may hold a name: older galleries kept it as it was typed."""
+    clean = name.strip()
+    return list(dict.fromkeys((unicodedata.normalize("NFC", clean), unicodedata.normalize("NFD", clean), clean)))
 
 
 def day_of(until: date | str) -> str:
