@@ -6,6 +6,8 @@
     python -m recipes.dlib_descriptors     # blended faces for identity, see there
     mien train recipes/mien.py --out runs/mien-identity --part identity --start runs/mien-masks/model.safetensors
     mien train recipes/mien.py --out runs/further --part finish --start src/mien/weights/mien.onnx
+    python -m recipes.teacher_labels points ...    # five points of the second data pack, see there
+    mien train recipes/mien.py --out runs/photos --part photos --start src/mien/weights/mien.onnx
 
 9,000 steps of 34 pictures, about 80 minutes on two idle cores (65 to 80 images/s), then 3,000 of 39; or on from the network in the
 package. What to expect on the validation sets is in the README and docs/benchmark.md; the way there in dev/LOG.md. The weights in the
@@ -38,6 +40,13 @@ RAISE = {"ferplus": 9, "utkface": 6, "celeba": 6, "mtfl": 4, "helen68": 3, "afw6
 # more of what was still short then, and faces that look aside a second time (log, entry 14)
 FINISH = {"ferplus": 9, "utkface": 7, "celeba": 5, "mtfl": 4, "mtfl-turned": 3, "helen68": 4, "afw68": 1, "celebamask": 6}
 AUGMENT = Augment(fill_border=0.75, paste_background=0.7)
+# Faces in the wild, and enough of every earlier set that its tasks do not fall. Turns, shifts and scales are also what a detector's
+# points are wrong by; the pictures are cut at the teacher detector's points.
+PHOTOS = {
+    "fairface": 14, "utkface-full": 5, "aaf": 4, "celeba_wild": 2, "celeba": 3, "ferplus": 5, "mtfl": 2, "helen68": 2, "afw68": 1,
+    "celebamask": 2,
+}  # fmt: skip
+WILD = Augment(degrees=15, scale=0.12, shift=0.04, blur=0.3, gray=0.15, fill_border=0.75, paste_background=0.5, recompress=0.4)
 
 
 FINER = 16  # width of the finer look at masks
@@ -77,6 +86,8 @@ PARTS = {
     "masks": Part(
         {"celebamask": 16}, 3000, 1e-3, 0.998, 100, 1, rates={"dense.branch.maps.": 0.4}, rare=RARE, validation_protocols=("celebamask",), every=500,
     ),
+    # faces in the wild, for the whole network
+    "photos": Part(PHOTOS, 3000, 3e-4, 0.998, 100, 5, augment=WILD, bf16=True, every=10000),
     # stages of identity's own, when all else stands still
     "identity": Part(
         {"celeba": 13, "utkface": 13, "mtfl": 6, "blends": 32}, 8000, 2e-3, 0.998, 100, 1, validation_protocols=("lfw",), every=1000,

@@ -117,7 +117,7 @@ def test_age_errors_by_hand():
     assert got["coverage"] == 50
     right = np.exp(-9 / 18) + np.exp(-16 / 8) + np.exp(-25 / 18) + np.exp(-100 / 18)  # sigma 3 where none is given
     assert got["epsilon_error"] == pytest.approx(1 - right / 4)
-    assert AGE.encode_target((40.0, 2.0), np.eye(2, 3), False, (8, 8))[0] == 40
+    assert AGE.encode_target((40.0, 2.0), np.eye(2, 3), False, (8, 8))[0].tolist() == [40, 40]
 
 
 def yes(what, *names: str) -> Attributes:

@@ -26,6 +26,7 @@ class Augment:
             nothing there and photos do; a network that only ever saw black around faces with an age would be lost.
         borrow: chance, where a picture is surrounded and other faces are at hand, that what lies outside it is another's: hair, neck and
             background that tell nothing of this face, so that the network learns to read the face itself.
+        recompress: chance of a JPEG of quality 30 to 95, after all else.
     """
 
     degrees: float = 15.0
@@ -39,6 +40,7 @@ class Augment:
     noise: float = 0.1
     fill_border: float = 0.55
     paste_background: float = 0.6
+    recompress: float = 0.0
 
 
 NONE = Augment(0, 0, 0, 0, 0, 0, 0, 0, 0, 0)
@@ -140,4 +142,8 @@ def photometric(pixels: Pixels, augment: Augment, rng: np.random.Generator) -> P
         y, x = int(rng.integers(0, h - eh)), int(rng.integers(0, w - ew))
         pixels = pixels.copy()
         pixels[y : y + eh, x : x + ew] = rng.integers(0, 256, 3)
+    if augment.recompress and rng.random() < augment.recompress:  # no draw where it is off: older runs keep their batches
+        quality = int(rng.integers(30, 96))
+        _, data = cv2.imencode(".jpg", pixels[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])
+        pixels = cv2.imdecode(data, cv2.IMREAD_COLOR)[..., ::-1]  # type: ignore[assignment]
     return pixels
