@@ -77,6 +77,7 @@ class Part:
     every: int = 1000
     augment: Augment = AUGMENT
     bf16: bool = False
+    frozen: int = 2
 
 
 PARTS = {
@@ -86,8 +87,8 @@ PARTS = {
     "masks": Part(
         {"celebamask": 16}, 3000, 1e-3, 0.998, 100, 1, rates={"dense.branch.maps.": 0.4}, rare=RARE, validation_protocols=("celebamask",), every=500,
     ),
-    # faces in the wild, for the whole network
-    "photos": Part(PHOTOS, 3000, 3e-4, 0.998, 100, 5, augment=WILD, bf16=True, every=10000),
+    # faces in the wild, for the encoder's last two stages and all heads; identity is kept, see `Mien.keep_identity`
+    "photos": Part(PHOTOS, 800, 4e-4, 0.995, 50, 5, augment=WILD, every=10000, frozen=5),
     # stages of identity's own, when all else stands still
     "identity": Part(
         {"celeba": 13, "utkface": 13, "mtfl": 6, "blends": 32}, 8000, 2e-3, 0.998, 100, 1, validation_protocols=("lfw",), every=1000,
@@ -123,7 +124,7 @@ def grown(start: str, part: str) -> Mien:
 
 
 def recipe(
-    *, part: str = "raise", steps: int = 0, seed: int = 0, size: int = 128, frozen: int = 2, encoder: str = "", start: str = "",
+    *, part: str = "raise", steps: int = 0, seed: int = 0, size: int = 128, frozen: int = 0, encoder: str = "", start: str = "",
     lr: float = 0.0, drawn: bool = False,
 ) -> Recipe:  # fmt: skip
     """See the module's text.
@@ -131,7 +132,7 @@ def recipe(
     Args:
         part: "raise", or "finish", "masks" and "identity" for what follows it, each from the weights of the one before.
         steps, seed, lr: instead of the part's own; `lr` is the encoder's, the heads learn twice as fast.
-        size: side of the crop. frozen: stages of the encoder, besides the stem, that do not learn.
+        size: side of the crop. frozen: stages of the encoder, besides the stem, that do not learn, instead of the part's own.
         encoder: a checkpoint of any system on EfficientNet-Lite0 whose encoder to begin from, instead of ImageNet's.
         start: a checkpoint of this network to begin from, or its .onnx. drawn: learn drawn faces, to try the recipe without data.
 
@@ -152,13 +153,17 @@ def recipe(
     if encoder:
         theirs = load_file(encoder)
         model.encoder.load_state_dict({k.removeprefix("encoder."): v for k, v in theirs.items() if k.startswith("encoder.")})
-    model.encoder.freeze(frozen)
+    model.encoder.freeze(frozen or now.frozen)
     mixture = blend(
         now.shares, model.view, model.tasks, seed=seed, augment=now.augment, drawn=drawn, paste_background=True, left=LEFT,
         only="identity" if part == "identity" else "",
     )  # fmt: skip
     if start.endswith(".onnx") and part != "identity":  # what it brings stands still there
         onnx_import.recompute_batchnorm_stats(model, (to_tensors(mixture.batch(i), model.view)[0] for i in range(16)))
+    if part == "photos":  # after the statistics, which identity's frozen layers keep
+        if not start.endswith(".onnx"):
+            raise UsageError(f"the part photos keeps the identity of a released network; start= names its .onnx, not {start!r}")
+        model.keep_identity(onnx_import.load(start), frozen or now.frozen)
     before = (p for name, p in PARTS.items() if part in ADDS or name == part)  # what stands still was learned from all of them
     sets = dict.fromkeys(name.split("-")[0] for p in before for name in p.shares if name != "blends")  # those are of the others' pictures
     parsing = copy.copy(PARSING)
