@@ -125,16 +125,18 @@ def grown(start: str, part: str) -> Mien:
 
 def recipe(
     *, part: str = "raise", steps: int = 0, seed: int = 0, size: int = 128, frozen: int = 0, encoder: str = "", start: str = "",
-    lr: float = 0.0, drawn: bool = False,
+    lr: float = 0.0, keep: str = "", drawn: bool = False,
 ) -> Recipe:  # fmt: skip
     """See the module's text.
 
     Args:
-        part: "raise", or "finish", "masks" and "identity" for what follows it, each from the weights of the one before.
+        part: "raise", or "finish", "masks", "identity" and "photos" for what follows it, each from the weights of the one before.
         steps, seed, lr: instead of the part's own; `lr` is the encoder's, the heads learn twice as fast.
         size: side of the crop. frozen: stages of the encoder, besides the stem, that do not learn, instead of the part's own.
         encoder: a checkpoint of any system on EfficientNet-Lite0 whose encoder to begin from, instead of ImageNet's.
-        start: a checkpoint of this network to begin from, or its .onnx. drawn: learn drawn faces, to try the recipe without data.
+        start: a checkpoint of this network to begin from, or its .onnx.
+        keep: for the part photos, the released .onnx whose identity is kept; by default `start`.
+        drawn: learn drawn faces, to try the recipe without data.
 
     Raises:
         UsageError: no such part, or one that adds to a network without a start.
@@ -161,9 +163,10 @@ def recipe(
     if start.endswith(".onnx") and part != "identity":  # what it brings stands still there
         onnx_import.recompute_batchnorm_stats(model, (to_tensors(mixture.batch(i), model.view)[0] for i in range(16)))
     if part == "photos":  # after the statistics, which identity's frozen layers keep
-        if not start.endswith(".onnx"):
-            raise UsageError(f"the part photos keeps the identity of a released network; start= names its .onnx, not {start!r}")
-        model.keep_identity(onnx_import.load(start), frozen or now.frozen)
+        keep = keep or start
+        if not keep.endswith(".onnx"):
+            raise UsageError(f"the part photos keeps the identity of a released network; name its .onnx by keep=, not {keep!r}")
+        model.keep_identity(onnx_import.load(keep), frozen or now.frozen)
     before = (p for name, p in PARTS.items() if part in ADDS or name == part)  # what stands still was learned from all of them
     sets = dict.fromkeys(name.split("-")[0] for p in before for name in p.shares if name != "blends")  # those are of the others' pictures
     parsing = copy.copy(PARSING)
@@ -171,6 +174,6 @@ def recipe(
     return Recipe(
         name="mien", model=model, mixture=mixture, optimizer=adamw(model, lr or now.lr, rates=now.rates), schedule=cosine(now.warmup),
         steps=steps or now.steps, bf16=now.bf16, balance=Fixed({**LOSS_WEIGHTS, "parsing": 1.5}), seed=seed, ema=now.ema,
-        criteria={"parsing": parsing.criterion()} if now.rare else {}, data=(*sets, "imagenet", "descriptors"),
+        criteria={"parsing": parsing.criterion()} if now.rare else {}, data=(*sets, "imagenet", "descriptors", *(("yunet",) if part == "photos" else ())),
         protocols=() if drawn else now.validation_protocols, every=now.every, limit=600,
     )  # fmt: skip
