@@ -29,6 +29,7 @@ _OPEN: dict[str, Callable[[Mapping[str, Any], float], Dataset]] = {
     "fairface": lambda teacher, left: wild.fairface("train"),
     "utkface-full": lambda teacher, left: wild.utkface("train", teacher=teacher),
     "aaf": lambda teacher, left: wild.aaf("train"),
+    "aaf-faces": lambda teacher, left: wild.aaf("train", landmarks=False),
     "celeba_wild": lambda teacher, left: wild.celeba_wild("train"),
 }
 
@@ -37,7 +38,7 @@ TIGHT, WHOLE = ("ferplus", "utkface", "utkface-full", "celeba"), ("mtfl", "celeb
 # task -> the sets that were made for it; others may label it too, in part
 MADE_FOR: dict[str, tuple[str, ...]] = {
     "expression": ("ferplus",),
-    "age": ("utkface", "utkface-full", "fairface", "aaf"),
+    "age": ("utkface", "utkface-full", "fairface", "aaf", "aaf-faces"),
     "attributes": ("celeba", "celeba_wild"),
     "points5": ("mtfl", "mtfl-turned"),
     "landmarks": ("helen68", "afw68"),

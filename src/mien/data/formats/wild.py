@@ -184,12 +184,12 @@ def utkface(split: str, *, teacher: Mapping[str, np.ndarray] | None = None) -> W
     return WildDataset("utkface", split, labels, confident=_confident(split))
 
 
-def aaf(split: str) -> WildDataset:
-    """All-Age-Faces: age, gender, and 49 of the 68 points (machine-made) where there are any."""
+def aaf(split: str, *, landmarks: bool = True) -> WildDataset:
+    """All-Age-Faces: age, gender, and, if asked, 49 of the 68 points (machine-made) where there are any."""
 
     def labels(row: Row) -> dict[str, Any]:
         found: dict[str, Any] = {"age": float(row["age"]), "attributes": {"Male": row["male"]}}
-        if row["points49"] is not None:
+        if landmarks and row["points49"] is not None:
             found["landmarks"] = np.full((68, 2), np.nan)
             found["landmarks"][list(AAF49)] = np.asarray(row["points49"], np.float64).reshape(49, 2)
         return found
