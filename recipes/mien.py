@@ -139,7 +139,8 @@ def recipe(
     """See the module's text.
 
     Args:
-        part: "raise", or "finish", "masks", "identity", "photos" and "photos-finish" for what follows it, each from the weights of the one before.
+        part: "raise", or "finish", "masks", "identity", "photos" and "photos-finish" for what follows it, each from
+            the weights of the one before.
         steps, seed, lr: instead of the part's own; `lr` is the encoder's, the heads learn twice as fast.
         size: side of the crop. frozen: stages of the encoder, besides the stem, that do not learn, instead of the part's own.
         encoder: a checkpoint of any system on EfficientNet-Lite0 whose encoder to begin from, instead of ImageNet's.
@@ -178,11 +179,12 @@ def recipe(
         model.keep_identity(onnx_import.load(keep), frozen or now.frozen)
     before = (p for name, p in PARTS.items() if part in ADDS or name == part)  # what stands still was learned from all of them
     sets = dict.fromkeys(name.split("-")[0] for p in before for name in p.shares if name != "blends")  # those are of the others' pictures
+    taught = ("imagenet", "descriptors", *(("yunet",) if part in KEEPS else ()))
     parsing = copy.copy(PARSING)
     parsing.weights = now.rare
     return Recipe(
         name="mien", model=model, mixture=mixture, optimizer=adamw(model, lr or now.lr, rates=now.rates), schedule=cosine(now.warmup),
         steps=steps or now.steps, bf16=now.bf16, balance=Fixed({**LOSS_WEIGHTS, "parsing": 1.5}), seed=seed, ema=now.ema,
-        criteria={"parsing": parsing.criterion()} if now.rare else {}, data=(*sets, "imagenet", "descriptors", *(("yunet",) if part in KEEPS else ())),
+        criteria={"parsing": parsing.criterion()} if now.rare else {}, data=(*sets, *taught),
         protocols=() if drawn else now.validation_protocols, every=now.every, limit=600,
     )  # fmt: skip

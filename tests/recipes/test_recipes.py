@@ -400,7 +400,13 @@ def test_photos_keep_the_identity_of_a_released_network(tmp_path: Path):
     further = {"start": str(tmp_path / "run" / "model.safetensors"), "steps": 2}
     with pytest.raises(UsageError, match="name its .onnx by keep="):
         module.recipe(drawn=True, part="photos", **further)
-    assert module.recipe(drawn=True, part="photos", keep=start, **further).model.reference
+    wider = module.recipe(drawn=True, part="photos-finish", keep=start, frozen=2, **further)
+    assert wider.model.own["identity"].eighth[0].weight.requires_grad
+    assert not wider.model.encoder.stages[1][0].project[0].weight.requires_grad
+    assert module.recipe(drawn=True, part="photos-finish", keep=start, **further).model.reference
+    learned(wider, tmp_path / "wider")
+    moved = json.loads((tmp_path / "wider" / "log.jsonl").read_text().splitlines()[-1])["losses"]
+    assert 0 < moved["identity"] < 1, "it starts near the released network's embeddings"
 
 
 @needs_pack
