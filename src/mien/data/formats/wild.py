@@ -89,7 +89,9 @@ class FaceCuts:
             for batch in pq.ParquetFile(table).iter_batches(256, columns=["image"]):
                 for data in batch.column(0).to_pylist():
                     bgr = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
-                    cut, affine = around_face(bgr[..., ::-1], points[at])
+                    if bgr is None:
+                        raise MissingData(f"picture {at} of {table} is not a readable JPEG or PNG; build the table again")
+                    cut, affine = around_face(cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB), points[at])  # type: ignore[arg-type]
                     out.write(np.ascontiguousarray(cut).tobytes())
                     shapes.append(list(cut.shape))
                     affines.append(affine.tolist())
