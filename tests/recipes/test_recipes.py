@@ -21,6 +21,8 @@ from mien.data.catalogue import DATASETS, OFFICIAL, SourceSpec, SyntheticIdentit
 from mien.data.mixture import collate
 from mien.errors import MissingData, UsageError
 from mien.evaluation.scoring import PROTOCOLS
+from mien.export import onnx_import
+from mien.export.onnx_export import release
 from mien.geometry import TEMPLATES
 from mien.models.backbones.resnet import ResNet50
 from mien.models.faceptor import faceptor_tiny
@@ -34,7 +36,8 @@ from mien.types import View
 from tests.conftest import ROOT, needs_pack
 from tests.support.layouts_people import encoded, put, which
 
-NAMES = sorted(p.stem for p in (ROOT / "recipes").glob("*.py") if p.stem not in ("__init__", "dlib_descriptors"))
+SCRIPTS = ("__init__", "detector_labels", "dlib_descriptors", "teacher_labels")  # they prepare data
+NAMES = sorted(p.stem for p in (ROOT / "recipes").glob("*.py") if p.stem not in SCRIPTS)
 TINY = [n for n in NAMES if n.endswith("_tiny")]
 NEED_PACK = ["detector"]  # it raises what the package ships, on the pack alone
 SHIPPED = ["detector", "mien"]
@@ -410,6 +413,42 @@ def test_identity_of_the_face_network_gets_stages_of_its_own_when_all_else_stand
     again = module.recipe(drawn=True, part="identity", start=str(tmp_path / "run" / "model.safetensors"))
     theirs = checkpoint.load(tmp_path / "run" / "model.safetensors").state_dict()
     assert all(torch.equal(v, theirs[k]) for k, v in again.model.state_dict().items())
+
+
+def test_photos_keep_the_identity_of_a_released_network(tmp_path: Path):
+    torch.manual_seed(10)
+    tasks = (task("landmarks"), task("points5"), task("parsing"), task("age"), task("expression"), task("attributes"), task("identity"))
+    first = mien_tiny(tasks=tasks, size=64, finer=8, own=16)
+    with torch.no_grad():  # the exporter leaves out a norm that changes nothing
+        for p in first.parameters():
+            p.add_(0.01 * torch.randn_like(p))
+    checkpoint.save(tmp_path / "first.safetensors", first)
+    start = str(tmp_path / "first.onnx")
+    release(tmp_path / "first.safetensors", tmp_path / "first.onnx")
+    module = module_of("mien")
+    recipe = module.recipe(drawn=True, part="photos", start=start, steps=2)
+    assert {*module.PHOTOS} - {*recipe.data} == {"utkface-full"} and {"utkface", "yunet"} <= set(recipe.data)
+    images = torch.randn(4, 3, 64, 64)
+    old, names = onnx_import.load(start), [n for n, _ in recipe.model.named_parameters()]
+    with torch.no_grad():
+        assert torch.allclose(recipe.model.eval()(images)["identity"], old(images)["identity"], atol=1e-3)
+    assert not any("reference" in n for n in names), "the other network is no part of the weights"
+    before = {k: v.clone() for k, v in recipe.model.state_dict().items()}
+    learned(recipe, tmp_path / "run")
+    moved = {k for k, v in recipe.model.state_dict().items() if not torch.equal(v, before[k])}
+    still = ("encoder.stem.", *(f"encoder.stages.{i}." for i in range(5)), "own.identity.eighth", "own.identity.blocks", "who.")
+    assert not [k for k in moved if k.startswith(still)]
+    assert any(k.startswith("encoder.stages.6.") for k in moved) and any(k.startswith("own.identity.last.") for k in moved)
+    further = {"start": str(tmp_path / "run" / "model.safetensors"), "steps": 2}
+    with pytest.raises(UsageError, match="name its .onnx by keep="):
+        module.recipe(drawn=True, part="photos", **further)
+    wider = module.recipe(drawn=True, part="photos-finish", keep=start, frozen=2, **further)
+    assert wider.model.own["identity"].eighth[0].weight.requires_grad
+    assert not wider.model.encoder.stages[1][0].project[0].weight.requires_grad
+    assert module.recipe(drawn=True, part="photos-finish", keep=start, **further).model.reference
+    learned(wider, tmp_path / "wider")
+    moved = json.loads((tmp_path / "wider" / "log.jsonl").read_text().splitlines()[-1])["losses"]
+    assert 0 < moved["identity"] < 1, "it starts near the released network's embeddings"
 
 
 @needs_pack

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from mien.tasks import AFLW19, AGE, ATTRIBUTES, COFW29, LANDMARKS, LAPA11, POINTS5, POSE5, UNITS8, UNITS12, WFLW98
-from mien.tasks.age import Age
+from mien.tasks.age import Age, AgeRange
 from mien.tasks.attributes import Attributes
 from mien.tasks.choice import Choice
 from mien.tasks.identity import Identity, Verification, ten_fold
@@ -117,7 +117,7 @@ def test_age_errors_by_hand():
     assert got["coverage"] == 50
     right = np.exp(-9 / 18) + np.exp(-16 / 8) + np.exp(-25 / 18) + np.exp(-100 / 18)  # sigma 3 where none is given
     assert got["epsilon_error"] == pytest.approx(1 - right / 4)
-    assert AGE.encode_target((40.0, 2.0), np.eye(2, 3), False, (8, 8))[0] == 40
+    assert AGE.encode_target((40.0, 2.0), np.eye(2, 3), False, (8, 8))[0].tolist() == [40, 40]
 
 
 def yes(what, *names: str) -> Attributes:
@@ -181,3 +181,25 @@ def test_scores_agree_with_scikit_learn(rng):
     a, b = rng.integers(0, 11, (2, 30, 30))
     parsing.update(masked(a), b)
     assert parsing.compute()["mean_f1"] == pytest.approx(scores.f1_score(b.ravel(), a.ravel(), labels=range(1, 11), average="macro"))
+
+
+def test_an_age_range_costs_the_probability_outside_it():
+    import torch
+
+    loss = AGE.criterion()
+    target = torch.tensor(np.stack([AGE.encode_target(v, np.eye(2, 3), False, (8, 8))[0] for v in (AgeRange(20, 29), 24)]))
+    raw = torch.full((2, 101), -20.0)
+    raw[:, 20:30] = 0.0
+    known = torch.tensor([True, False])
+    assert float(loss(raw, target, known)) == pytest.approx(0, abs=1e-4), "all of the probability and the mean are in the range"
+    half = raw.clone()
+    half[:, 50:60] = 0.0  # mean 39.5: 10.5 years beyond 29
+    assert float(loss(half, target, known)) == pytest.approx(np.log(2) + AGE.l1_weight * 10.5, abs=1e-3)
+    sharp = torch.full((1, 101), -20.0)
+    sharp[0, 24] = 0.0
+    exact = loss(sharp, target[1:], torch.tensor([True]))
+    assert float(exact) > 1, "a known year wants a Gaussian around it, not a spike"
+    assert float(exact) == pytest.approx(float(loss(sharp, target[1:, 0], torch.tensor([True]))))
+    wide = raw.requires_grad_()
+    loss(wide, target, torch.tensor([True, True])).backward()
+    assert torch.isfinite(wide.grad).all()

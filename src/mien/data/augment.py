@@ -28,6 +28,7 @@ class Augment:
             background that tell nothing of this face, so that the network learns to read the face itself.
         normal: turn and relative size are normally distributed, with standard deviations of `degrees` and `scale` around 0 and 1
             (sizes within a half and one and a half).
+        recompress: chance of a JPEG of quality 30 to 95, after all else.
     """
 
     degrees: float = 15.0
@@ -42,6 +43,7 @@ class Augment:
     fill_border: float = 0.55
     paste_background: float = 0.6
     normal: bool = False
+    recompress: float = 0.0
 
 
 NONE = Augment(0, 0, 0, 0, 0, 0, 0, 0, 0, 0)
@@ -150,4 +152,8 @@ def photometric(pixels: Pixels, augment: Augment, rng: np.random.Generator) -> P
         y, x = int(rng.integers(0, h - eh)), int(rng.integers(0, w - ew))
         pixels = pixels.copy()
         pixels[y : y + eh, x : x + ew] = rng.integers(0, 256, 3)
+    if augment.recompress and rng.random() < augment.recompress:  # no draw where it is off: older runs keep their batches
+        quality = int(rng.integers(30, 96))
+        _, data = cv2.imencode(".jpg", pixels[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])
+        pixels = cv2.imdecode(data, cv2.IMREAD_COLOR)[..., ::-1]  # type: ignore[assignment]
     return pixels

@@ -9,7 +9,7 @@ from mien.data import synthetic
 from mien.data.augment import Augment
 from mien.data.dataset import ConcatDataset, Dataset, FaceSource, LabelledSubset, RandomSubset
 from mien.data.face_morphs import FaceMorphs
-from mien.data.formats import pack
+from mien.data.formats import pack, wild
 from mien.data.mixture import Mixture
 from mien.errors import UsageError
 from mien.tasks import Task
@@ -26,19 +26,24 @@ _OPEN: dict[str, Callable[[Mapping[str, Any], float], Dataset]] = {
     "afw68": lambda teacher, left: pack.afw68("train"),
     "celebamask": lambda teacher, left: pack.celebamask("train"),
     "blends": lambda teacher, left: FaceMorphs(left=left),
+    "fairface": lambda teacher, left: wild.fairface("train"),
+    "utkface-full": lambda teacher, left: wild.utkface("train", teacher=teacher),
+    "aaf": lambda teacher, left: wild.aaf("train"),
+    "aaf-faces": lambda teacher, left: wild.aaf("train", landmarks=False),
+    "celeba_wild": lambda teacher, left: wild.celeba_wild("train"),
 }
 
 # cut to the face, or nearly so; and whole heads, whose surroundings the former may borrow
-TIGHT, WHOLE = ("ferplus", "utkface", "celeba"), ("mtfl", "celebamask")
+TIGHT, WHOLE = ("ferplus", "utkface", "utkface-full", "celeba"), ("mtfl", "celebamask")
 # task -> the sets that were made for it; others may label it too, in part
 MADE_FOR: dict[str, tuple[str, ...]] = {
     "expression": ("ferplus",),
-    "age": ("utkface",),
-    "attributes": ("celeba",),
+    "age": ("utkface", "utkface-full", "fairface", "aaf", "aaf-faces"),
+    "attributes": ("celeba", "celeba_wild"),
     "points5": ("mtfl", "mtfl-turned"),
     "landmarks": ("helen68", "afw68"),
     "parsing": ("celebamask",),
-    "identity": ("celeba", "utkface", "mtfl", "mtfl-turned", "blends"),
+    "identity": ("celeba", "utkface", "utkface-full", "mtfl", "mtfl-turned", "blends"),
 }
 # pictures of each set in a batch of 20 that raises all tasks
 SHARES = {"ferplus": 5, "utkface": 4, "celeba": 4, "mtfl": 2, "helen68": 1, "afw68": 1, "celebamask": 3}

@@ -11,8 +11,9 @@ import numpy as np
 
 from mien import settings
 from mien.data.catalogue import DATASETS
+from mien.data.dataset import ConcatDataset
 from mien.data.detection import PhotosDataset
-from mien.data.formats import pack
+from mien.data.formats import pack, wild
 from mien.tasks import HELEN9
 from mien.tasks.base import Metrics
 from mien.tasks.parsing import MeanF1
@@ -130,6 +131,49 @@ _PACK = (
     Protocol("lfw", pack.lfw_pairs, "identity", "LFW View 1", ("accuracy", "threshold"), "10-fold over 1,000 pairs"),
 )  # fmt: skip
 
+_TEACHER = "cropped by a teacher detector's points; where it finds no face, by the median of the set"
+
+
+def _fairface() -> ConcatDataset:
+    return ConcatDataset([wild.fairface("val"), wild.fairface("aside")])
+
+
+# The second data pack. FairFace's official validation part takes no part in any of them.
+_WILD = (
+    Protocol(
+        "fairface-age", _fairface, "age", "FairFace, 4,500 of its training part", ("class_accuracy", "within_one"),
+        "9 classes, by the predicted years; not the official validation part", metrics=wild.fairface_classes, crop=_TEACHER,
+    ),
+    Protocol(
+        "fairface-gender", _fairface, "attributes", "FairFace, 4,500 of its training part", ("accuracy:Male",),
+        "500 pictures per race and 1,000 more; not the official validation part", crop=_TEACHER,
+    ),
+    Protocol(
+        "utkface-full-age", lambda: wild.utkface("val"), "age", "UTKFace val, 200 px", ("mae", "cs5", "coverage"),
+        "own split, tight crops", "utkface", crop=_TEACHER,
+    ),
+    Protocol(
+        "utkface-full-gender", lambda: wild.utkface("val"), "attributes", "UTKFace val, 200 px", ("accuracy:Male",),
+        "own split, tight crops", "utkface", crop=_TEACHER,
+    ),
+    Protocol("aaf-age", lambda: wild.aaf("val"), "age", "All-Age-Faces val", ("mae", "cs5", "coverage"), "own split", crop=_TEACHER),
+    Protocol("aaf-gender", lambda: wild.aaf("val"), "attributes", "All-Age-Faces val", ("accuracy:Male",), "own split", crop=_TEACHER),
+    Protocol(
+        "aaf-landmarks", lambda: wild.aaf("val"), "landmarks", "All-Age-Faces val", ("nme", "fr@0.1"),
+        "49 of 68 points, machine-made; NME by outer eye corners", crop=_TEACHER,
+    ),
+    Protocol(
+        "celeba-wild", lambda: wild.celeba_wild("aside"), "attributes", "CelebA, 317 whole photos of 25 people", ("mean_accuracy",),
+        "40 attributes; people of the training part that no training saw", "celeba", crop=_TEACHER,
+    ),
+    Protocol("london-age", lambda: wild.london("age"), "age", "London test", ("mae", "cs5"), "studio portraits", crop=_TEACHER),
+    Protocol("london-gender", wild.london, "attributes", "London test", ("accuracy:Male",), "studio portraits", crop=_TEACHER),
+    Protocol(
+        "london-expression", wild.london, "expression", "London test", ("accuracy",), "studio portraits, neutral or happiness",
+        crop=_TEACHER,
+    ),
+)  # fmt: skip
+
 _LANDMARKS = (
     *(
         Protocol(f"300w-{s}", _of("300w", s), "landmarks", f"300-W {s} ({n})", _NME, _FACES, "300w", crop=TRUE_POINTS)
@@ -234,4 +278,4 @@ _IDENTITY = (
     ),
 )  # fmt: skip
 
-PROTOCOLS: dict[str, Protocol] = {p.name: p for p in (*_PACK, *_LANDMARKS, *_PARSING, *_VALUES, *_IDENTITY)}
+PROTOCOLS: dict[str, Protocol] = {p.name: p for p in (*_PACK, *_WILD, *_LANDMARKS, *_PARSING, *_VALUES, *_IDENTITY)}

@@ -104,6 +104,10 @@ SETS = {
     "pictures research use",
     "descriptors": "identity was taught by descriptors of dlib's ResNet v1 (CC0) of pictures of mtfl, celeba and utkface, and of blends "
     "of two training pictures",
+    "fairface": "FairFace (Karkkainen & Joo 2021), 39,000 pictures of its training part: CC BY 4.0",
+    "aaf": "All-Age-Faces (Cheng et al. 2019): non-commercial research",
+    "celeba_wild": "CelebA (Liu et al. 2015), whole photos of its training part: non-commercial research",
+    "yunet": "faces of fairface, utkface, aaf and celeba_wild were placed by YuNet-n's five points (Apache-2.0)",
     "toy": "drawn by mien itself: free",
     "photos": "photographs with boxes and points by a teacher detector (YuNet-n, Apache-2.0): research use",
 }

@@ -214,6 +214,7 @@ class Mien(nn.Module):
         finer: int = 0, own: int = 0,
     ):  # fmt: skip
         super().__init__()
+        self.reference: tuple[Any, ...] = ()  # see `keep_identity`; a tuple, so that it is no part of the weights
         self.early = 1 if finer else 0  # maps before the four that all heads know
         self.encoder, self.tasks, self.view, self.levels = encoder, tuple(tasks), view, levels
         kinds: tuple[Any, ...] = (Vector, Points, Map)
@@ -261,6 +262,9 @@ class Mien(nn.Module):
         """
         maps, losses = self.encoder(images), dict[str, Tensor]()
         for names, head in self.heads.items():
+            if self.reference and names[0] in self.own:
+                losses[names[0]] = self._distance_to_reference(names[0], images, maps)
+                continue
             labelled = torch.stack([mask[n].flatten(1).any(1) if mask[n].ndim > 1 else mask[n] for n in names]).any(0)
             rows = labelled.nonzero().flatten() if int(labelled.sum()) > 1 else torch.arange(len(images))
             if not labelled.any() and not any(p.requires_grad for part in self.parts[names] for p in part.parameters()):
@@ -268,6 +272,39 @@ class Mien(nn.Module):
             told = head([m[rows] for m in maps])
             losses |= {n: criteria[n](told[n], targets[n][rows], mask[n][rows]) for n in names}
         return {t.name: losses[t.name] for t in self.tasks}
+
+    def keep_identity(self, reference: Mien, stages: int) -> None:
+        """Train identity to stay what it is in another network while the encoder learns from faces without identities.
+
+        Both networks share the stem and the first `stages` stages, which do not learn. Where these include all but the encoder's last
+        map, of identity's branch only what reads that map learns, and the block after it; else all of the branch learns.
+
+        Args:
+            reference: the network to stay close to; it is not part of this one's weights.
+        """
+        self.reference = (reference.eval().requires_grad_(False), stages)
+        if self._shares_all_but_last(stages):
+            for name, p in [*self.own.named_parameters(), *self.who.named_parameters()]:
+                p.requires_grad_(name.split(".")[1] in ("last", "end"))
+
+    def _shares_all_but_last(self, stages: int) -> bool:
+        """Whether stages that do not learn end exactly where the encoder's last map but one is handed out."""
+        return stages == self.encoder._taps[-2] + 1
+
+    def _distance_to_reference(self, name: str, images: Tensor, maps: list[Tensor]) -> Tensor:
+        """1 - cosine between this network's embeddings and the reference's, mean over every second picture of the batch: to save time."""
+        reference, stages = self.reference
+        maps = [m[::2] for m in maps]
+        with torch.no_grad():
+            if self._shares_all_but_last(stages):
+                last = maps[-2]
+                for stage in reference.encoder.stages[stages:]:
+                    last = stage(last)
+                theirs = [*maps[-3:-1], last]
+            else:
+                theirs = reference.encoder(images[::2])[-3:]
+            goal = reference.who[name](reference.own[name](theirs))
+        return (1 - F.cosine_similarity(self.who[name](self.own[name](maps[-3:])), goal)).mean()
 
     @property
     def asked(self) -> tuple[str, ...]:

@@ -35,13 +35,28 @@ class Age:
         return {"years": round(self.years, 1), "low": round(self.low, 1), "high": round(self.high, 1), "coverage": self.coverage}
 
 
+@dataclass(frozen=True, slots=True)
+class AgeRange:
+    """A label that says only between which years an age lies.
+
+    Attributes:
+        low, high: whole years, both included, 0..100.
+    """
+
+    low: float
+    high: float
+
+
 class AgeTask(Task[Age]):
     """A distribution over 0..100 years, read as expectation and interval.
 
-    A label is a number of years, or (mean, sigma) of what several people guessed; sigma counts in the metric only.
+    A label is a number of years, (mean, sigma) of what several people guessed (sigma counts in the metric only), or an `AgeRange`.
+    A target is (low, high), equal where the year is known.
 
     Loss (DLDL-v2, as in Faceptor): KL to a Gaussian of `sigma` years around the label, plus the error of the
     expectation in years times `l1_weight`. Ours: softmax in place of normalized sigmoids, and the weight.
+    Ours: for a range, minus the logarithm of the probability within it, plus `l1_weight` times the years by which the
+    expectation lies outside it.
 
     Attributes:
         decoding: how logits become a distribution. "softmax", or "sigmoid": sigmoids divided by their sum, as in Faceptor.
@@ -64,11 +79,16 @@ class AgeTask(Task[Age]):
         sigmoids = self.decoding == "sigmoid"
 
         def loss(raw: Tensor, years: Tensor) -> Tensor:
+            low, high = (years, years) if years.ndim == 1 else years.unbind(-1)
             bins = raw.new_ones(101).cumsum(0) - 1
-            goal = (-0.5 * ((bins - years[:, None]) / self.sigma).square()).softmax(-1)
+            goal = (-0.5 * ((bins - low[:, None]) / self.sigma).square()).softmax(-1)
             log_p = (F.logsigmoid(raw) if sigmoids else raw).log_softmax(-1)
-            kl = (goal * (goal.clamp_min(1e-12).log() - log_p)).sum(-1).mean()
-            return kl + self.l1_weight * ((log_p.exp() * bins).sum(-1) - years).abs().mean()
+            kl = (goal * (goal.clamp_min(1e-12).log() - log_p)).sum(-1)
+            outside = (bins < low[:, None] - 0.5) | (bins > high[:, None] + 0.5)
+            within = -log_p.masked_fill(outside, -1e4).logsumexp(-1)
+            mean = (log_p.exp() * bins).sum(-1)
+            error = (low - mean).clamp_min(0) + (mean - high).clamp_min(0)
+            return kl.where(low == high, within).mean() + self.l1_weight * error.mean()
 
         return over_labelled(loss)
 
@@ -93,10 +113,11 @@ class AgeTask(Task[Age]):
         return AgeError()
 
     def encode_target(self, label: Any, affine: npt.ArrayLike, mirrored: bool, size: tuple[int, int]) -> tuple[Any, Any]:
-        return np.float32(min(max(_guess(label)[0] - self.year_offset, 0.0), 100.0)), np.True_
+        years = (label.low, label.high) if isinstance(label, AgeRange) else (_guess(label)[0],) * 2
+        return np.clip(np.asarray(years, np.float32) - np.float32(self.year_offset), 0, 100), np.True_
 
     def missing_target(self, size: tuple[int, int]) -> tuple[Any, Any]:
-        return np.float32(0), np.False_
+        return np.zeros(2, np.float32), np.False_
 
 
 def _guess(label: Any) -> tuple[float, float]:
@@ -130,6 +151,35 @@ class AgeError:
             "epsilon_error": 1 - float(np.exp(-0.5 * (error / sigma) ** 2).mean()),
             "coverage": 100 * float(inside.mean()),
             "n": len(error),
+        }
+
+
+class AgeClass:
+    """Percentage of right age classes, and of those at most one class off. The class is that of the predicted years, rounded.
+
+    Labels are `AgeRange`s that follow one another without gaps.
+
+    Args:
+        starts: first year of each class, rising.
+    """
+
+    headline = "class_accuracy"
+
+    def __init__(self, starts: tuple[int, ...]):
+        self.starts, self.rows = np.asarray(starts), list[tuple[int, int]]()
+
+    def update(self, answer: Age, label: AgeRange) -> None:
+        truth, guess = (int(np.searchsorted(self.starts, round(y), side="right")) - 1 for y in (label.low, answer.years))
+        self.rows.append((truth, guess))
+
+    def compute(self) -> dict[str, float]:
+        truth, guess = np.asarray(self.rows).T
+        each = {f"within_one:{self.starts[i]}": 100 * float((abs(guess - truth)[truth == i] <= 1).mean()) for i in np.unique(truth)}
+        return {
+            "class_accuracy": 100 * float((truth == guess).mean()),
+            "within_one": 100 * float((abs(truth - guess) <= 1).mean()),
+            "n": len(truth),
+            **each,
         }
 
 

@@ -1,0 +1,106 @@
+"""Teacher labels of whole photos for the detector: boxes, five points and scores.
+
+    python -m recipes.detector_labels --teacher yunet_n_640.onnx --table fairface/train.parquet --out fairface.parquet --limit 9000
+
+The teacher is YuNet (Apache-2.0, learned from WIDER FACE), read by OpenCV at two sizes. A face that only one size shows counts for less,
+so that a doubtful one is ignored in training instead of being a face or background. Rows are as in `mien.tasks.detection`:
+x, y, w, h, five points in picture order, score. Hand-drawn boxes of a table (`faces` with `box` and `label`) replace the teacher's:
+they get score 1, and the teacher's points where it agrees, else those of a mean face in the box.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import cv2
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import typer
+
+from mien import geometry
+from mien.data import set_aside
+
+SIZES = (320, 640)
+FLOOR = 0.3  # teacher scores below it are no label at all
+# Five points of a mean face, as fractions of its box: the median over the teacher's confident faces.
+MEAN_POINTS = np.array([[0.31, 0.40], [0.69, 0.40], [0.50, 0.60], [0.35, 0.78], [0.65, 0.78]])
+
+
+def teacher_rows(teacher: Any, bgr: np.ndarray, sizes: tuple[int, ...] = SIZES) -> np.ndarray:
+    """Faces (n, 15) of a picture (H, W, 3) BGR, from passes at several longer sides."""
+    passes = []
+    for size in sizes:
+        scale = min(size / max(bgr.shape[:2]), 4.0)
+        shown = cv2.resize(bgr, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
+        teacher.setInputSize((shown.shape[1], shown.shape[0]))
+        found = teacher.detect(shown)[1]
+        rows = np.zeros((0, 15)) if found is None else found.astype(np.float64)
+        rows[:, :14] /= scale
+        # the teacher lists the subject's right eye first, which is the picture's left: already picture order
+        passes.append(rows)
+    return joined(passes)
+
+
+def joined(passes: list[np.ndarray]) -> np.ndarray:
+    """One row per face: the best of the passes; the score of a face that not all passes show is lowered by 0.15."""
+    rows = np.concatenate(passes)
+    rows = rows[np.argsort(-rows[:, 14], kind="stable")]
+    kept: list[np.ndarray] = []
+    for row in rows:
+        if not kept or geometry.iou(_box(row)[0], _box(np.array(kept)))[0].max() < 0.45:
+            seen = sum(bool(len(p)) and geometry.iou(_box(row)[0], _box(p))[0].max() >= 0.45 for p in passes)
+            kept.append(np.append(row[:14], row[14] - (0.15 if seen < len(passes) else 0.0)))
+    return np.array(kept).reshape(-1, 15)
+
+
+def hand_rows(boxes: np.ndarray, teacher: np.ndarray) -> np.ndarray:
+    """Hand-drawn boxes (n, 4) xyxy with points; teacher faces that no hand-drawn box confirms are dropped."""
+    rows = []
+    for x1, y1, x2, y2 in boxes:
+        overlap = geometry.iou(np.array([x1, y1, x2, y2]), _box(teacher))[0] if len(teacher) else np.zeros(0)
+        if len(overlap) and overlap.max() >= 0.5:
+            points = teacher[overlap.argmax(), 4:14].reshape(5, 2)
+        else:
+            points = MEAN_POINTS * [x2 - x1, y2 - y1] + [x1, y1]
+        rows.append([x1, y1, x2 - x1, y2 - y1, *points.ravel(), 1.0])
+    return np.array(rows).reshape(-1, 15)
+
+
+def _box(rows: np.ndarray) -> np.ndarray:
+    r = np.atleast_2d(rows)
+    return np.hstack([r[:, :2], r[:, :2] + r[:, 2:4]])
+
+
+def main(
+    teacher: Annotated[Path, typer.Option(help="YuNet's ONNX file.")],
+    table: Annotated[Path, typer.Option(help="Parquet table with the columns name and image.")],
+    out: Annotated[Path, typer.Option(help="Parquet file to write: name, faces.")],
+    dataset: Annotated[str, typer.Option(help="Name of the data set in the list of pictures that are set aside.")] = "",
+    limit: Annotated[int, typer.Option(help="Maximum number of pictures, evenly spread over the table; 0 for all.")] = 0,
+) -> None:
+    """Label a table of pictures."""
+    detector = cv2.FaceDetectorYN.create(str(teacher), "", (320, 320), FLOOR, 0.45, 200)
+    listed = pq.read_table(table, columns=["name"])["name"].to_pylist()
+    aside = set_aside.names(dataset)
+    chosen = [i for i, n in enumerate(listed) if n not in aside]
+    if limit and limit < len(chosen):
+        chosen = [chosen[i] for i in np.linspace(0, len(chosen) - 1, limit).astype(int)]
+    wanted, rows, at = set(chosen), [], 0
+    for batch in pq.ParquetFile(table).iter_batches(256):
+        for record in batch.to_pylist():
+            if at in wanted:
+                bgr = cv2.imdecode(np.frombuffer(record["image"], np.uint8), cv2.IMREAD_COLOR)
+                faces = teacher_rows(detector, bgr)
+                if record.get("faces") and "box" in record["faces"][0]:
+                    faces = hand_rows(np.array([f["box"] for f in record["faces"]], float), faces)
+                rows.append({"name": record["name"], "faces": faces.astype(np.float32).tolist()})
+            at += 1
+    out.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(pa.Table.from_pylist(rows), out)
+    typer.echo(f"{out}: {len(rows)} pictures, {sum(len(r['faces']) for r in rows)} faces")
+
+
+if __name__ == "__main__":
+    typer.run(main)
