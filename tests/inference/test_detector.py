@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from mien import geometry
 from mien.errors import UsageError
-from mien.inference.detector import Detector, alone, cut, most_inside, resized, spans, turned_back, up
+from mien.inference.detector import Detector, alone, cut, most_inside, resized, same_face, spans, turned_back, up
 from mien.tasks import AGE, FACES
 from mien.tasks.detection import cells
 from mien.types import Detection, Floats, View
@@ -242,3 +242,13 @@ def test_faces_of_turned_photos_are_found_by_a_thorough_search(quarters: int) ->
     x, y = {0: (340, 240), 1: (240, 300), 2: (300, 400), 3: (400, 340)}[quarters]
     assert (found.box[:2] + found.box[2:]) / 2 == pytest.approx((x, y), abs=2)
     assert bool(find(turned)) == (quarters == 0)
+
+
+def test_boxes_of_one_face_at_different_scales() -> None:
+    def face(*box: float) -> Detection:
+        return Detection(np.array(box, np.float32), 0.9, np.zeros((5, 2), np.float32))
+
+    head, part, neighbor = face(0, 0, 100, 100), face(60, 60, 105, 105), face(80, 0, 180, 100)
+    assert same_face(head, part, 0.4) and same_face(part, head, 0.4)
+    assert same_face(head, face(20, 0, 120, 100), 0.4)
+    assert not same_face(head, neighbor, 0.4) and not same_face(head, face(200, 0, 210, 10), 0.4)

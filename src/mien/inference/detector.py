@@ -30,6 +30,7 @@ TILE = 256  # pixels, side of a small tile
 LARGE, LARGE_SCORE = 0.3, 0.3  # side of a box, as a fraction of the main look's, and score, from which a far look may show it better
 
 TURNED = 0.05  # by how much a face must score higher in a turned copy of the photo than in an upright one
+INSIDE = 0.6  # share of a box inside another one from which a thorough search takes both for one face
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +127,7 @@ class Detector:
                 found.append((d.score - (TURNED if quarters else 0.0), turned_back(d, quarters, width, height)))
         kept = list[Detection]()
         for _, d in sorted(found, key=lambda pair: -pair[0]):
-            if not kept or geometry.iou(d.box, np.stack([k.box for k in kept])).max() <= self.overlap:
+            if not any(same_face(d, k, self.overlap) for k in kept):
                 kept.append(d)
         return alone(sorted(kept, key=lambda d: -d.area))
 
@@ -194,6 +195,16 @@ class Detector:
         home = np.array([shown.width, shown.height]) / photo.shape[1::-1]
         boxes, points = (boxes + 0.5) * np.tile(home, 2) - 0.5, (points + 0.5) * home - 0.5
         return boxes[keep], scores[keep], points[keep]
+
+
+def same_face(a: Detection, b: Detection, overlap: float) -> bool:
+    """Whether two boxes show one face: their IoU is above `overlap`, or most of the smaller one is inside the larger.
+
+    At different scales and turns a part of a face, or a head, can look like a face.
+    """
+    lo, hi = np.maximum(a.box[:2], b.box[:2]), np.minimum(a.box[2:], b.box[2:])
+    shared = float((hi - lo).clip(0).prod())
+    return shared > overlap * (a.area + b.area - shared) or shared > INSIDE * min(a.area, b.area)
 
 
 def turned_back(found: Detection, quarters: int, width: int, height: int) -> Detection:
