@@ -29,7 +29,7 @@ STEP = 32  # the network's coarsest stride
 TILE = 256  # pixels, side of a small tile
 LARGE, LARGE_SCORE = 0.3, 0.3  # side of a box, as a fraction of the main look's, and score, from which a far look may show it better
 
-TURNED = 0.05  # by how much a face must score higher in a turned copy of the photo than in an upright one
+TURNED = 0.05  # by how much a face must score higher in a turned copy of the photo than in the photo itself
 INSIDE = 0.6  # share of a box inside another one from which a thorough search takes both for one face
 
 
@@ -121,10 +121,11 @@ class Detector:
         for quarters in range(4):
             shown = Shown(np.ascontiguousarray(np.rot90(pixels, quarters)))
             looks = [*self.plan(shown.width, shown.height), *self.pyramid(shown.width, shown.height)]
-            rows = [self.look(shown, look, threshold) for look in looks]
+            lower = TURNED if quarters else 0.0
+            rows = [self.look(shown, look, min(threshold + lower, 0.99)) for look in looks]
             boxes, scores, points = (np.concatenate(column) for column in zip(*rows, strict=True))
             for d in merge(boxes, scores, points, self.overlap):
-                found.append((d.score - (TURNED if quarters else 0.0), turned_back(d, quarters, width, height)))
+                found.append((d.score - lower, turned_back(d, quarters, width, height)))
         kept = list[Detection]()
         for _, d in sorted(found, key=lambda pair: -pair[0]):
             if not any(same_face(d, k, self.overlap) for k in kept):
