@@ -6,6 +6,7 @@ of the upright photo; points are float (n, 2), x then y, where the centre of the
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar, overload
@@ -90,6 +91,20 @@ class Detection:
         """Pixels squared."""
         x1, y1, x2, y2 = (float(v) for v in self.box)
         return max(0.0, x2 - x1) * max(0.0, y2 - y1)
+
+    @property
+    def roll(self) -> float:
+        """Degrees by which the face is turned in the photo, clockwise, -180..180; 0 is upright. From the five points.
+
+        The axis from the middle of the eyes to the middle of the mouth decides: it is long in profiles too, where the eyes are close.
+        """
+        x, y = (float(v) for v in self.points[3:].mean(0) - self.points[:2].mean(0))
+        return math.degrees(math.atan2(-x, y))
+
+    @property
+    def upright(self) -> bool:
+        """Whether the face is turned by 45 degrees at most."""
+        return abs(self.roll) <= 45
 
 
 class Named(Protocol[R_co]):

@@ -12,8 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mien import geometry
 from mien.errors import UsageError
-from mien.inference.detector import Detector, alone, cut, most_inside, resized, spans, up
+from mien.inference.detector import Detector, alone, cut, most_inside, resized, same_face, spans, turned_back, up
 from mien.tasks import AGE, FACES
 from mien.tasks.detection import cells
 from mien.types import Detection, Floats, View
@@ -187,3 +188,67 @@ def test_a_part_of_a_surer_face_is_no_face() -> None:
     face, part = found((0, 0, 100, 100), 0.8), found((20, 40, 60, 80), 0.6)
     beside, surer = found((90, 10, 130, 50), 0.6), found((10, 10, 30, 30), 0.9)
     assert alone([face, part, beside, surer]) == [face, beside, surer]
+
+
+def test_a_thorough_search_finds_small_faces_that_nothing_hints_at() -> None:
+    places = [(x, y, 30, 30) for x in (50, 620, 1500, 3000, 3900) for y in (40, 1230, 2900)]
+    network = Squares(sees=(12, 450), unsure=-9)  # in the main pass they are 5 pixels, and do not show
+    picture = photo(4000, 3000, *places)
+    assert Detector(network)(picture) == []
+    found = Detector(network)(picture, thorough=True)
+    assert len(found) == len(places)
+    assert set(network.shapes) == {(480, 640), (640, 480), (192, 192), (640, 640)}
+
+
+@pytest.mark.parametrize("quarters", range(4))
+def test_a_face_of_a_turned_copy_comes_back_to_its_place(quarters: int) -> None:
+    marks = [(40, 30), (60, 31), (51, 40), (43, 52), (58, 53)]  # x, y in a photo of 100 x 80
+    picture = np.zeros((80, 100), np.uint8)
+    for i, (x, y) in enumerate(marks, 1):
+        picture[y, x] = i
+    turned = np.rot90(picture, quarters)
+    points = np.array([np.argwhere(turned == i)[0][::-1] for i in range(1, 6)], np.float32)
+    box = np.concatenate([points.min(0), points.max(0)])
+    found = turned_back(Detection(box, 0.9, points), quarters, 100, 80)
+    np.testing.assert_allclose(found.points, marks)
+    np.testing.assert_allclose(found.box, (40, 30, 60, 53))
+    assert found.score == 0.9 and found.upright
+
+
+@pytest.mark.parametrize(("degrees", "upright"), [(0, True), (40, True), (50, False), (90, False), (-90, False), (179, False)])
+def test_roll_is_clockwise(degrees: float, upright: bool) -> None:
+    level = [(-10, -10), (10, -10), (0, 0), (-8, 10), (8, 10)]
+    points = geometry.move_points(level, geometry.about((0, 0), degrees=degrees)).astype(np.float32)
+    face = Detection(np.zeros(4, np.float32), 0.9, points)
+    assert face.roll == pytest.approx(degrees, abs=1e-3) and face.upright == upright
+
+
+class TurnedSquares(Squares):
+    """Sees blobs only in copies whose bright corner pixel is at the top left: faces that are upright there."""
+
+    def __call__(self, images: Floats) -> dict[str, Floats]:
+        out = super().__call__(images)
+        if images[0, :, 2, 2].mean() < 0:
+            out["faces"][..., 0] = -9
+        return out
+
+
+@pytest.mark.parametrize("quarters", range(4))
+def test_faces_of_turned_photos_are_found_by_a_thorough_search(quarters: int) -> None:
+    upright = photo(640, 640, (0, 0, 6, 6), (300, 200, 80, 80))
+    turned = np.ascontiguousarray(np.rot90(upright, quarters))
+    find = Detector(TurnedSquares())
+    (found,) = find(turned, thorough=True)
+    x, y = {0: (340, 240), 1: (240, 300), 2: (300, 400), 3: (400, 340)}[quarters]
+    assert (found.box[:2] + found.box[2:]) / 2 == pytest.approx((x, y), abs=2)
+    assert bool(find(turned)) == (quarters == 0)
+
+
+def test_boxes_of_one_face_at_different_scales() -> None:
+    def face(*box: float) -> Detection:
+        return Detection(np.array(box, np.float32), 0.9, np.zeros((5, 2), np.float32))
+
+    head, part, neighbor = face(0, 0, 100, 100), face(60, 60, 105, 105), face(80, 0, 180, 100)
+    assert same_face(head, part, 0.4) and same_face(part, head, 0.4)
+    assert same_face(head, face(20, 0, 120, 100), 0.4)
+    assert not same_face(head, neighbor, 0.4) and not same_face(head, face(200, 0, 210, 10), 0.4)

@@ -14,8 +14,10 @@ from mien.data.catalogue import DATASETS
 from mien.data.dataset import ConcatDataset
 from mien.data.detection import PhotosDataset
 from mien.data.formats import pack, wild
+from mien.data.whole_photos import CenteredFaceDataset, FaceBoxesDataset
 from mien.tasks import HELEN9
 from mien.tasks.base import Metrics
+from mien.tasks.detection import Found, FoundAt
 from mien.tasks.parsing import MeanF1
 
 CROP = "cropped by the set's points (labels or a detector's), not by our detector"
@@ -127,6 +129,15 @@ _PACK = (
         "whole photos through our detector against a teacher's boxes (score >= 0.6; the others are ignored), IoU 0.5; median point "
         "error in % of the box side; n counts faces",
         crop="",
+    ),
+    Protocol(
+        "face-boxes", lambda: FaceBoxesDataset(settings.data_more_root()), "faces", "face_boxes, 100 photos set aside",
+        ("recall", "precision"), "hand-drawn boxes, many small or masked faces; IoU 0.4, every box counts; n counts faces",
+        metrics=partial(Found, overlap=0.4), crop="",
+    ),
+    Protocol(
+        "fairface-found", lambda: CenteredFaceDataset(settings.data_more_root() / "fairface" / "val.parquet"), "faces",
+        "FairFace, 1,000 of its training part", ("recall",), "pictures in which a box contains the center", metrics=FoundAt, crop="",
     ),
     Protocol("lfw", pack.lfw_pairs, "identity", "LFW View 1", ("accuracy", "threshold"), "10-fold over 1,000 pairs"),
 )  # fmt: skip

@@ -68,7 +68,7 @@ def evaluate(
 
 def _score_photos(model: InferenceModel, protocol: Protocol, dataset: Any, limit: int | None) -> dict[str, float]:
     """A detector on whole photos, with all its looks."""
-    metrics, find = TASKS[protocol.task].metrics(), Detector(model)
+    metrics, find = protocol.metrics() if protocol.metrics else TASKS[protocol.task].metrics(), Detector(model)
     for pixels, faces in islice(dataset, limit):
         metrics.update(find(pixels), faces)
     return metrics.compute()

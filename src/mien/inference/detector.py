@@ -29,6 +29,9 @@ STEP = 32  # the network's coarsest stride
 TILE = 256  # pixels, side of a small tile
 LARGE, LARGE_SCORE = 0.3, 0.3  # side of a box, as a fraction of the main look's, and score, from which a far look may show it better
 
+TURNED = 0.05  # by how much a face must score higher in a turned copy of the photo than in the photo itself
+INSIDE = 0.6  # share of a box inside another one from which a thorough search takes both for one face
+
 
 @dataclass(frozen=True, slots=True)
 class Showing:
@@ -82,12 +85,14 @@ class Detector:
         self.main, self.far, self.near, self.enlarge = main, far, near, enlarge
         self.suspect = min(suspect, threshold)
 
-    def __call__(self, pixels: Pixels, *, score: float | None = None) -> list[Detection]:
+    def __call__(self, pixels: Pixels, *, score: float | None = None, thorough: bool = False) -> list[Detection]:
         """Faces in photo pixels, largest first; boxes may reach beyond the photo.
 
         Args:
             pixels: (H, W, 3) uint8 RGB.
             score: minimum detection score of this call, 0..1; None for `threshold`.
+            thorough: search the whole photo at every scale, in tiles, and turned by 90, 180 and 270 degrees. It finds small faces of large
+                photos and faces that are sideways or upside down, and takes from 5 to 100 times as long. See `Detection.roll`.
 
         Raises:
             UsageError: a score out of range.
@@ -95,6 +100,8 @@ class Detector:
         if score is not None and not 0 < score < 1:
             raise UsageError(f"score must lie between 0 and 1, not {score}")
         threshold = self.threshold if score is None else score
+        if thorough:
+            return self._everywhere(pixels, threshold)
         suspect = min(self.suspect, threshold)
         shown = Shown(pixels)
         main, far = self.plan(shown.width, shown.height)
@@ -106,6 +113,39 @@ class Detector:
         boxes, scores, points = (np.concatenate(column) for column in zip(*rows, strict=True))
         found = merge(boxes, scores, points, self.overlap)
         return alone(sorted(found, key=lambda d: -d.area))
+
+    def _everywhere(self, pixels: Pixels, threshold: float) -> list[Detection]:
+        """Faces of the photo and of its turned copies. Where two copies show one face, the better score decides."""
+        height, width = pixels.shape[:2]
+        found = list[tuple[float, Detection]]()
+        for quarters in range(4):
+            shown = Shown(np.ascontiguousarray(np.rot90(pixels, quarters)))
+            looks = [*self.plan(shown.width, shown.height), *self.pyramid(shown.width, shown.height)]
+            lower = TURNED if quarters else 0.0
+            rows = [self.look(shown, look, min(threshold + lower, 0.99)) for look in looks]
+            boxes, scores, points = (np.concatenate(column) for column in zip(*rows, strict=True))
+            for d in merge(boxes, scores, points, self.overlap):
+                found.append((d.score - lower, turned_back(d, quarters, width, height)))
+        kept = list[Detection]()
+        for _, d in sorted(found, key=lambda pair: -pair[0]):
+            if not any(same_face(d, k, self.overlap) for k in kept):
+                kept.append(d)
+        return alone(sorted(kept, key=lambda d: -d.area))
+
+    def pyramid(self, width: int, height: int, share: int = 128) -> list[Showing]:
+        """Tiles over the whole photo at its own size, half of it, and so on, down to the size of the main look.
+
+        A tile is as large as the main look; neighbors share a strip that is as wide as the largest face believed in them.
+        """
+        longer, looks, scale = max(width, height), list[Showing](), 1.0
+        while longer * scale > 1.2 * self.main:
+            w, h = scaled_size(width, height, scale)
+            tiles = [spans(length, max(self.main, 2 * share), share) for length in (w, h)]
+            looks += [
+                Showing(scale, (x1, y1, x2, y2), (up(x2 - x1), up(y2 - y1)), largest=share) for y1, y2 in tiles[1] for x1, x2 in tiles[0]
+            ]
+            scale /= 2
+        return looks
 
     def plan(self, width: int, height: int) -> tuple[Showing, Showing]:
         """The main and the far look at a photo of that size; few shapes, so that the runtime's memory stays small."""
@@ -156,6 +196,33 @@ class Detector:
         home = np.array([shown.width, shown.height]) / photo.shape[1::-1]
         boxes, points = (boxes + 0.5) * np.tile(home, 2) - 0.5, (points + 0.5) * home - 0.5
         return boxes[keep], scores[keep], points[keep]
+
+
+def same_face(a: Detection, b: Detection, overlap: float) -> bool:
+    """Whether two boxes show one face: their IoU is above `overlap`, or most of the smaller one is inside the larger.
+
+    At different scales and turns a part of a face, or a head, can look like a face.
+    """
+    lo, hi = np.maximum(a.box[:2], b.box[:2]), np.minimum(a.box[2:], b.box[2:])
+    shared = float((hi - lo).clip(0).prod())
+    return shared > overlap * (a.area + b.area - shared) or shared > INSIDE * min(a.area, b.area)
+
+
+def turned_back(found: Detection, quarters: int, width: int, height: int) -> Detection:
+    """A face of the photo's copy turned counterclockwise by quarters of a circle -> the same in pixels of the photo.
+
+    Args:
+        width: of the photo, not of its copy. height: the same.
+    """
+    home = (
+        ((1, 0, 0), (0, 1, 0)),
+        ((0, -1, width - 1), (1, 0, 0)),
+        ((-1, 0, width - 1), (0, -1, height - 1)),
+        ((0, 1, 0), (-1, 0, height - 1)),
+    )[quarters]
+    corners, points = geometry.move_points(found.box.reshape(2, 2), home), geometry.move_points(found.points, home)
+    box = np.concatenate([corners.min(0), corners.max(0)])
+    return Detection(box.astype(np.float32), found.score, points.astype(np.float32))
 
 
 class Shown:

@@ -280,7 +280,10 @@ def assign(raw: Tensor, truth: Tensor, picture: Tensor, centres: Tensor, strides
 
 
 class Found:
-    """Recall and precision at IoU 0.5, and the median error of the points.
+    """Recall and precision at an IoU, and the median error of the points.
+
+    Args:
+        overlap: minimum IoU of a box that finds a face, 0..1.
 
     Faces are labels (n, 15) with a score of at least `SURE`. An answer that matches none of them but overlaps an unsure
     one by 0.3 or more is neither right nor wrong. The error of a face is the mean distance of its points in percent of
@@ -289,7 +292,8 @@ class Found:
 
     headline = "recall"
 
-    def __init__(self) -> None:
+    def __init__(self, overlap: float = 0.5) -> None:
+        self.overlap = overlap
         self.faces = self.hits = self.wrong = 0
         self.errors: list[float] = []
 
@@ -302,7 +306,7 @@ class Found:
         for d in sorted(answer, key=lambda d: -d.score):
             iou = geometry.iou(d.box, boxes)[0]
             best = max(free, key=lambda i: float(iou[i]), default=-1)
-            if best >= 0 and iou[best] >= 0.5:
+            if best >= 0 and iou[best] >= self.overlap:
                 free.remove(best)
                 self.hits += 1
                 away = np.linalg.norm(d.points - f[best, 4:14].reshape(5, 2), axis=1).mean()
@@ -317,6 +321,23 @@ class Found:
             "point_error": float(np.median(self.errors)) if self.errors else float("nan"),
             "n": self.faces,
         }
+
+
+class FoundAt:
+    """Share of pictures in which a box contains a labelled point (x, y), for pictures of one face without a box."""
+
+    headline = "recall"
+
+    def __init__(self) -> None:
+        self.hits = self.pictures = 0
+
+    def update(self, answer: list[Detection], label: Any) -> None:
+        x, y = (float(v) for v in label)
+        self.pictures += 1
+        self.hits += any(d.box[0] <= x <= d.box[2] and d.box[1] <= y <= d.box[3] for d in answer)
+
+    def compute(self) -> dict[str, float]:
+        return {"recall": self.hits / max(1, self.pictures), "n": self.pictures}
 
 
 FACES = FaceTask()
