@@ -27,12 +27,25 @@ def data_root() -> Path:
     Raises:
         MissingData: neither names a folder that exists.
     """
-    named = os.environ.get("MIEN_DATA") or _toml().get("data", {}).get("root")
+    return _folder("MIEN_DATA", "root")
+
+
+def data_more_root() -> Path:
+    """The folder of the second data pack: `MIEN_DATA_MORE`, or `[data] more` in mien.toml.
+
+    Raises:
+        MissingData: neither names a folder that exists.
+    """
+    return _folder("MIEN_DATA_MORE", "more")
+
+
+def _folder(variable: str, key: str) -> Path:
+    named = os.environ.get(variable) or _toml().get("data", {}).get(key)
     if not named:
-        raise MissingData('no data folder is set; set MIEN_DATA, or [data] root = "..." in mien.toml')
+        raise MissingData(f'no data folder is set; set {variable}, or [data] {key} = "..." in mien.toml')
     path = Path(named)
     if not path.is_dir():
-        raise MissingData(f"the data folder {named!r} does not exist; set MIEN_DATA, or [data] root in mien.toml")
+        raise MissingData(f"the data folder {named!r} does not exist; set {variable}, or [data] {key} in mien.toml")
     return path
 
 
