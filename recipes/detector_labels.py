@@ -21,11 +21,12 @@ import typer
 
 from mien import geometry
 from mien.data import set_aside
+from mien.tasks.detection import SURE
 
 SIZES = (320, 640)
 FLOOR = 0.3  # teacher scores below it are no label at all
 # Five points of a mean face, as fractions of its box: the median over the teacher's confident faces.
-MEAN_POINTS = np.array([[0.31, 0.40], [0.69, 0.40], [0.50, 0.60], [0.35, 0.78], [0.65, 0.78]])
+MEAN_POINTS = np.array([[0.263, 0.395], [0.733, 0.392], [0.502, 0.601], [0.297, 0.739], [0.71, 0.736]])
 
 
 def teacher_rows(teacher: Any, bgr: np.ndarray, sizes: tuple[int, ...] = SIZES) -> np.ndarray:
@@ -52,11 +53,12 @@ def joined(passes: list[np.ndarray]) -> np.ndarray:
         if not kept or geometry.iou(_box(row)[0], _box(np.array(kept)))[0].max() < 0.45:
             seen = sum(bool(len(p)) and geometry.iou(_box(row)[0], _box(p))[0].max() >= 0.45 for p in passes)
             kept.append(np.append(row[:14], row[14] - (0.15 if seen < len(passes) else 0.0)))
-    return np.array(kept).reshape(-1, 15)
+    found = np.array(kept).reshape(-1, 15)
+    return found[found[:, 14] >= FLOOR]
 
 
 def hand_rows(boxes: np.ndarray, teacher: np.ndarray) -> np.ndarray:
-    """Hand-drawn boxes (n, 4) xyxy with points; teacher faces that no hand-drawn box confirms are dropped."""
+    """Hand-drawn boxes (n, 4) xyxy with points; a confident teacher face that nobody drew is kept as an unsure one."""
     rows = []
     for x1, y1, x2, y2 in boxes:
         overlap = geometry.iou(np.array([x1, y1, x2, y2]), _box(teacher))[0] if len(teacher) else np.zeros(0)
@@ -65,7 +67,18 @@ def hand_rows(boxes: np.ndarray, teacher: np.ndarray) -> np.ndarray:
         else:
             points = MEAN_POINTS * [x2 - x1, y2 - y1] + [x1, y1]
         rows.append([x1, y1, x2 - x1, y2 - y1, *points.ravel(), 1.0])
-    return np.array(rows).reshape(-1, 15)
+    drawn = np.array(rows).reshape(-1, 15)
+    for row in teacher[teacher[:, 14] >= SURE]:
+        if geometry.iou(_box(row)[0], _box(drawn))[0].max() < 0.2:
+            drawn = np.vstack([drawn, np.append(row[:14], 0.5)])
+    return drawn
+
+
+def shows_center(rows: np.ndarray, width: int, height: int) -> bool:
+    """Whether a confident face contains the picture's center."""
+    boxes = _box(rows[rows[:, 14] >= SURE])
+    x, y = width / 2, height / 2
+    return bool(((boxes[:, 0] < x) & (boxes[:, 2] > x) & (boxes[:, 1] < y) & (boxes[:, 3] > y)).any())
 
 
 def _box(rows: np.ndarray) -> np.ndarray:
@@ -78,6 +91,7 @@ def main(
     table: Annotated[Path, typer.Option(help="Parquet table with the columns name and image.")],
     out: Annotated[Path, typer.Option(help="Parquet file to write: name, faces.")],
     dataset: Annotated[str, typer.Option(help="Name of the data set in the list of pictures that are set aside.")] = "",
+    centered: Annotated[bool, typer.Option(help="Leave out pictures whose central face the teacher misses.")] = False,
     limit: Annotated[int, typer.Option(help="Maximum number of pictures, evenly spread over the table; 0 for all.")] = 0,
 ) -> None:
     """Label a table of pictures."""
@@ -95,6 +109,9 @@ def main(
                 faces = teacher_rows(detector, bgr)
                 if record.get("faces") and "box" in record["faces"][0]:
                     faces = hand_rows(np.array([f["box"] for f in record["faces"]], float), faces)
+                elif centered and not shows_center(faces, bgr.shape[1], bgr.shape[0]):
+                    at += 1
+                    continue
                 rows.append({"name": record["name"], "faces": faces.astype(np.float32).tolist()})
             at += 1
     out.parent.mkdir(parents=True, exist_ok=True)

@@ -49,21 +49,6 @@ def _folder(variable: str, key: str) -> Path:
     return path
 
 
-def data_more_root() -> Path:
-    """The folder of the second data pack: `MIEN_DATA_MORE`, or `[data] more` in mien.toml.
-
-    Raises:
-        MissingData: neither names a folder that exists.
-    """
-    named = os.environ.get("MIEN_DATA_MORE") or _toml().get("data", {}).get("more")
-    if not named:
-        raise MissingData('no folder of the second data pack is set; set MIEN_DATA_MORE, or [data] more = "..." in mien.toml')
-    path = Path(named)
-    if not path.is_dir():
-        raise MissingData(f"the second data pack's folder {named!r} does not exist; set MIEN_DATA_MORE, or [data] more in mien.toml")
-    return path
-
-
 def cache_root() -> Path:
     """Where decoded pictures are kept: `MIEN_CACHE`, or `[cache] root`, or `.cache`; made when missing."""
     path = Path(os.environ.get("MIEN_CACHE") or _toml().get("cache", {}).get("root") or ".cache")

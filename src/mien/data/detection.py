@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 
 from mien import geometry
 from mien.data.augment import Augment, photometric
+from mien.data.occlusion import degrade, occlude
 from mien.errors import MissingData
 from mien.tasks.detection import FACES, SURE, moved, padded, within
 from mien.types import Example, Floats, Pixels
@@ -55,6 +56,37 @@ def read_photos(root: Path, split: str) -> list[Photo]:
     return photos
 
 
+def read_labelled(table: Path, labels: Path, *, longer: int = 400) -> list[Photo]:
+    """Photos of a table with the faces that `recipes/detector_labels.py` wrote for them, decoded.
+
+    Args:
+        table: Parquet with the columns name and image. labels: Parquet with the columns name and faces.
+        longer: larger photos are reduced to this longer side, in pixels.
+
+    Raises:
+        MissingData: a table is not there, or a picture cannot be decoded.
+    """
+    for path in (table, labels):
+        if not path.is_file():
+            raise MissingData(f"no table {path}; labels are made by: python -m recipes.detector_labels --help")
+    faces = {r["name"]: np.asarray(r["faces"], np.float32).reshape(-1, 15) for r in pq.read_table(labels).to_pylist()}
+    photos = []
+    for batch in pq.ParquetFile(table).iter_batches(256, columns=["name", "image"]):
+        for row in batch.to_pylist():
+            if row["name"] not in faces:
+                continue
+            bgr = cv2.imdecode(np.frombuffer(row["image"], np.uint8), cv2.IMREAD_COLOR)
+            if bgr is None:
+                raise MissingData(f"{table}: the picture of {row['name']!r} cannot be decoded")
+            scale = min(1.0, longer / max(bgr.shape[:2]))
+            if scale < 1:
+                bgr = cv2.resize(bgr, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+            rows = faces[row["name"]].copy()
+            rows[:, :14] *= scale
+            photos.append(Photo(row["name"], np.ascontiguousarray(bgr[..., ::-1]), rows))
+    return photos
+
+
 class PhotosDataset:
     """Photos as they are: what a protocol measures on. Iterating gives (pixels, faces (n, 15))."""
 
@@ -79,12 +111,24 @@ class MosaicSource:
         empty: chance of a picture without faces.
         groups: chance to take, instead of a photo of its turn, one drawn by the square root of its faces' number: most
             photos hold one large face, and those of groups have more to teach.
+        occluded: chance of each face to be covered in part by something drawn: a mask, dark glasses, a hand, a block.
+        degraded: chance of a picture to be darkened, lit from behind or compressed.
     """
 
     name = "photos"
 
-    def __init__(self, photos: list[Photo], *, size: int = 320, empty: float = 0.04, groups: float = 0.6):
+    def __init__(
+        self,
+        photos: list[Photo],
+        *,
+        size: int = 320,
+        empty: float = 0.04,
+        groups: float = 0.6,
+        occluded: float = 0.0,
+        degraded: float = 0.0,
+    ):
         self.photos, self.size, self.empty, self.groups = photos, size, empty, groups
+        self.occluded, self.degraded = occluded, degraded
         weights = np.sqrt([float((p.faces[:, 14] >= SURE).sum()) for p in photos])
         self._odds = np.cumsum(weights) / max(weights.sum(), 1.0)
 
@@ -100,7 +144,7 @@ class MosaicSource:
         tiles = int(rng.choice(TILES, p=TILE_ODDS))
         index = self._draw(index, rng)
         if tiles == 1:
-            photo = self.photos[index]
+            photo = self._photo(index, rng)
             affine, mirrored = alone(photo, self.size, rng)
             pixels, rows = show(photo, affine, mirrored, (0, 0, self.size, self.size), border(rng))
             return self._example(pixels, rows, PHOTOMETRIC, rng)
@@ -117,15 +161,24 @@ class MosaicSource:
         canvas, rows, own = np.empty((self.size, self.size, 3), np.uint8), [], int(rng.integers(tiles * tiles))
         for t in range(tiles * tiles):
             other = int(rng.integers(len(self.photos)))
-            photo = self.photos[index if t == own else self._draw(other, rng) if tiles < 4 else other]
+            photo = self._photo(index if t == own else self._draw(other, rng) if tiles < 4 else other, rng)
             (x1, x2), (y1, y2) = edges[t % tiles : t % tiles + 2], edges[t // tiles : t // tiles + 2]
             affine, mirrored = tiled(photo, (x1, y1, x2, y2), rng)
             canvas[y1:y2, x1:x2], found = show(photo, affine, mirrored, (x1, y1, x2, y2), border(rng))
             rows.append(found)
         return canvas, np.concatenate(rows)
 
-    @staticmethod
-    def _example(pixels: Pixels, rows: npt.NDArray[np.float64], augment: Augment, rng: np.random.Generator) -> Example:
+    def _photo(self, index: int, rng: np.random.Generator) -> Photo:
+        photo = self.photos[index]
+        if not self.occluded:
+            return photo
+        return Photo(photo.name, occlude(photo.pixels, photo.faces, self.occluded, rng), photo.faces)
+
+    def _example(
+        self, pixels: Pixels, rows: npt.NDArray[np.float64], augment: Augment, rng: np.random.Generator
+    ) -> Example:
+        if self.degraded and rng.random() < self.degraded:
+            pixels = degrade(pixels, rng)
         return Example(photometric(pixels, augment, rng), {FACES.name: (padded(rows), np.True_)})
 
 
