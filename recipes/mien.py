@@ -92,7 +92,8 @@ PARTS = {
     "finish": Part(FINISH, 3000, 4e-4, 0.998, 100, 3),
     # a finer look at masks, when all else stands still (log, entry 18); their branch knows much already and learns slower
     "masks": Part(
-        {"celebamask": 16}, 3000, 1e-3, 0.998, 100, 1, rates={"dense.branch.maps.": 0.4}, rare=RARE, validation_protocols=("celebamask",), every=500,
+        {"celebamask": 16}, 3000, 1e-3, 0.998, 100, 1, rates={"dense.branch.maps.": 0.4}, rare=RARE,
+        validation_protocols=("celebamask",), every=500,
     ),
     # faces in the wild, for the encoder's last two stages and all heads; identity is kept, see `Mien.keep_identity`
     "photos": Part(PHOTOS, 800, 4e-4, 0.995, 50, 5, augment=WILD, every=10000, frozen=5),
@@ -177,7 +178,9 @@ def recipe(
         if not keep.endswith(".onnx"):
             raise UsageError(f"the part {part} keeps the identity of a released network; name its .onnx by keep=, not {keep!r}")
         model.keep_identity(onnx_import.load(keep), frozen or now.frozen)
-    before = (p for name, p in PARTS.items() if part in ADDS or name == part)  # what stands still was learned from all of them
+    before = (
+        p for name, p in PARTS.items() if (part in ADDS and name not in KEEPS) or name == part
+    )  # what stands still was learned from all of them
     sets = dict.fromkeys(name.split("-")[0] for p in before for name in p.shares if name != "blends")  # those are of the others' pictures
     taught = ("imagenet", "descriptors", *(("yunet",) if part in KEEPS else ()))
     parsing = copy.copy(PARSING)

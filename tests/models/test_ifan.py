@@ -250,7 +250,7 @@ def test_dense_heads_begin_at_the_mean_answers():
     means = {"points5": torch.rand(5, 2, generator=g), "expression": torch.rand(8, generator=g).softmax(0)}
     net.set_means({**means, "attributes": torch.rand(40, generator=g), "euler": 30 * torch.randn(3, generator=g)})
     net.begin_at_means()
-    answers = net.eval().recompute_batchnorm_stats(net(torch.randn(2, 3, 32, 32, generator=g)))
+    answers = net.eval().feedback(net(torch.randn(2, 3, 32, 32, generator=g)))
     for t in net.tasks:
         torch.testing.assert_close(answers[t.name], net.get_buffer(f"mean_{t.name}").expand_as(answers[t.name]), atol=1e-4, rtol=0)
 

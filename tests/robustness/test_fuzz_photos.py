@@ -69,7 +69,9 @@ def test_any_array(reader: Any, data: Any, dtype: np.dtype, shape: tuple[int, ..
     array = (
         np.empty(shape, dtype) if dtype.kind in "OV" else data.draw(arrays.arrays(dtype, shape, fill=st.nothing() if shape == () else None))
     )
-    right = dtype == np.uint8 and len(shape) == 3 and shape[2] == 3 and array.size > 0
+    gray = len(shape) == 2 or (len(shape) == 3 and shape[2] == 1)
+    colored = len(shape) == 3 and (shape[2] == 3 or (shape[2] == 4 and shape[0] != 3))
+    right = dtype == np.uint8 and (gray or colored) and array.size > 0
     try:
         reading = reader(array)
     except BadArray:

@@ -16,6 +16,7 @@ import mien
 from mien.data.synthetic import toy
 from mien.evaluation.protocols import Protocol
 from mien.evaluation.scoring import evaluate
+from mien.inference.weights_file import WEIGHTS
 
 ROOT = Path(__file__).parents[2]
 
@@ -53,12 +54,13 @@ def test_analyze_and_evaluate_work_where_a_socket_raises(astronaut: str, monkeyp
         monkeypatch.setattr(socket, name, refuse)
     with pytest.raises(AssertionError, match="socket was opened"):
         socket.socket()
-    reader = mien.load(threads=1, tasks=["age", "landmarks", "identity"])
+    network = mien.OnnxModel(WEIGHTS / "mien.onnx", threads=1)
+    reader = mien.load(network, tasks=["age", "landmarks", "identity"])
     (face,) = reader(astronaut)
     assert {"age", "landmarks", "identity"} == set(face.answers)
     for task in ("age", "landmarks", "parsing", "attributes"):
         protocol = Protocol(f"drawn-{task}", lambda: toy("test", n=4), task, "drawn faces", ("n",))
-        assert evaluate(reader.model, protocol, batch=2).headline == 4
+        assert evaluate(network, protocol, batch=2).headline == 4
 
 
 def run(*before: str, code: str) -> subprocess.CompletedProcess[str]:

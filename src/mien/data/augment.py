@@ -155,5 +155,5 @@ def photometric(pixels: Pixels, augment: Augment, rng: np.random.Generator) -> P
     if augment.recompress and rng.random() < augment.recompress:  # no draw where it is off: older runs keep their batches
         quality = int(rng.integers(30, 96))
         _, data = cv2.imencode(".jpg", pixels[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])
-        pixels = cv2.imdecode(data, cv2.IMREAD_COLOR)[..., ::-1]  # type: ignore[assignment]
+        pixels = cv2.imdecode(data, cv2.IMREAD_COLOR)[..., ::-1]  # type: ignore[index, assignment]
     return pixels

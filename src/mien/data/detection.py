@@ -174,9 +174,7 @@ class MosaicSource:
             return photo
         return Photo(photo.name, occlude(photo.pixels, photo.faces, self.occluded, rng), photo.faces)
 
-    def _example(
-        self, pixels: Pixels, rows: npt.NDArray[np.float64], augment: Augment, rng: np.random.Generator
-    ) -> Example:
+    def _example(self, pixels: Pixels, rows: npt.NDArray[np.float64], augment: Augment, rng: np.random.Generator) -> Example:
         if self.degraded and rng.random() < self.degraded:
             pixels = degrade(pixels, rng)
         return Example(photometric(pixels, augment, rng), {FACES.name: (padded(rows), np.True_)})

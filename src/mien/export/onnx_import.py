@@ -1,7 +1,7 @@
 """An exported network's tensors as the torch model's own again, so that learning can go on from an .onnx.
 
 The exporter folds each batch norm into the convolution before it and turns the weights of linear layers over; both are undone
-here by name. What a norm had counted is gone: it comes back as one that changes nothing, and `recompute_batchnorm_stats` gives it statistics.
+here by name. The statistics of a norm are lost: it comes back as an identity, and `recompute_batchnorm_stats` gives it statistics again.
 """
 
 from __future__ import annotations

@@ -308,7 +308,9 @@ def load(
         raise UsageError(f"score must lie between 0 and 1, not {score}")
     path = WEIGHTS / "mien.onnx" if weights is None else weights
     model: InferenceModel
-    model = OnnxModel(path, threads=threads, tasks=default_task if tasks is None else tasks) if isinstance(path, (str, os.PathLike)) else path
+    model = (
+        OnnxModel(path, threads=threads, tasks=default_task if tasks is None else tasks) if isinstance(path, (str, os.PathLike)) else path
+    )
     finder = OnnxModel(detector or WEIGHTS / "detector.onnx", threads=threads)
     find = Detector(finder) if score is None else Detector(finder, threshold=score)
     return Reader(find, FlipTTA(model) if mirror else model, tasks=tasks, batch=batch, max_pixels=max_pixels)

@@ -160,7 +160,7 @@ class IFAN(nn.Module):
         """Keep the training set's mean answers, the feedback of the first lap.
 
         Args:
-            means: by task, as `recompute_batchnorm_stats` gives answers, without the batch axis: (n, h, w) or (n,) probabilities, (n, 2) fractions.
+            means: by task, as `feedback` gives them, without the batch axis: (n, h, w) or (n,) probabilities, (n, 2) fractions.
         """
         for name, mean in means.items():
             mine = self.get_buffer(f"mean_{name}")
@@ -211,7 +211,7 @@ class IFAN(nn.Module):
         means = {t.name: self.get_buffer(f"mean_{t.name}") for t in self.tasks}
         return {k: m[None].repeat(batch, *[1] * m.ndim) for k, m in means.items()}
 
-    def recompute_batchnorm_stats(self, raw: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def feedback(self, raw: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Raw answers -> answers as they are fed back: probabilities; points stay."""
         return {t.name: _settled(t, raw[t.name]) for t in self.tasks}
 
@@ -245,7 +245,7 @@ class IFAN(nn.Module):
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         state, names = self.first(images.shape[0]), [t.name for t in self.tasks]
         for _ in range(self.laps - 1):
-            state = self.recompute_batchnorm_stats(self.lap(images, state, names, self.training))
+            state = self.feedback(self.lap(images, state, names, self.training))
             if not self.through:
                 state = {k: v.detach() for k, v in state.items()}
         raw = self.lap(images, state, names, self.training)
@@ -277,7 +277,7 @@ class IFAN(nn.Module):
             if lap < self.laps - 1:
                 with torch.no_grad():
                     theirs = self.lap(images, state, others, False) if others else {}
-                state = self.recompute_batchnorm_stats({**theirs, name: own if self.through else own.detach()})
+                state = self.feedback({**theirs, name: own if self.through else own.detach()})
         return total
 
 
@@ -301,6 +301,8 @@ def _labelled(t: Task, target: Tensor, mask: Tensor, shape: torch.Size) -> tuple
         seen = ((target != UNKNOWN) & mask[:, None, None]).double()
         hot = F.one_hot(torch.where(seen > 0, target, 0).long(), t.shape.n).permute(0, 3, 1, 2) * seen[:, None]
         return F.adaptive_avg_pool2d(hot, shape[1:]), F.adaptive_avg_pool2d(seen[:, None], shape[1:])  # type: ignore[arg-type]
+    if target.ndim == 2 and target.shape[1] == 2 and isinstance(t.shape, Vector) and t.shape.n > 2:
+        target = target.mean(1)  # a range of years counts by its middle
     if isinstance(t.shape, Vector) and target.ndim == 1:
         target = F.one_hot(target.round().long(), t.shape.n)
     weight = mask.double().reshape(mask.shape + (1,) * (target.ndim - mask.ndim)).expand(target.shape)

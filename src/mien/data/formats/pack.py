@@ -70,7 +70,8 @@ class PackDataset:
 
     def __init__(
         self, folder: str, split: str, labels: Callable[[Row], dict[str, Any]], *, points: Callable[[Row], Any] | None = None,
-        keep: Callable[[Row], bool] | None = None, masks: Mapping[str, str] | None = None, root: Path | None = None, label_offset_x: float = 0.0,
+        keep: Callable[[Row], bool] | None = None, masks: Mapping[str, str] | None = None, root: Path | None = None,
+        label_offset_x: float = 0.0,
     ):  # fmt: skip
         self.name, self.label_offset_x, root = f"{folder}/{split}", label_offset_x, root or settings.data_root()
         path = root / folder / f"{split}.parquet"
