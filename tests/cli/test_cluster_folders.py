@@ -19,3 +19,4 @@ def test_new_and_empty_folders_are_taken(tmp_path: Path) -> None:
     (tmp_path / "notes").mkdir()
     _check_unused(tmp_path)
     _check_unused(tmp_path / "new")
+    assert [p.name for p in tmp_path.iterdir()] == ["notes"], "a check makes nothing"

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -37,6 +38,21 @@ class Photo:
     faces: Floats
 
 
+def decoded(row: Mapping[str, Any], table: Path) -> Pixels:
+    """The picture of a table's row: (H, W, 3) uint8 RGB.
+
+    Args:
+        row: with the columns name and image. table: named in the error.
+
+    Raises:
+        MissingData: it cannot be decoded.
+    """
+    bgr = cv2.imdecode(np.frombuffer(row["image"], np.uint8), cv2.IMREAD_COLOR)
+    if bgr is None:
+        raise MissingData(f"{table}: the picture of {row['name']!r} cannot be decoded")
+    return np.ascontiguousarray(bgr[..., ::-1])  # type: ignore[return-value]
+
+
 def read_photos(root: Path, split: str) -> list[Photo]:
     """All photos of a split ("train", "val"), decoded: about 350 MB for 1,687 of them.
 
@@ -48,11 +64,7 @@ def read_photos(root: Path, split: str) -> list[Photo]:
         raise MissingData(f"no table {path}; set MIEN_DATA to the folder that holds photos/")
     photos = []
     for row in pq.read_table(path).to_pylist():
-        bgr = cv2.imdecode(np.frombuffer(row["image"], np.uint8), cv2.IMREAD_COLOR)
-        if bgr is None:
-            raise MissingData(f"{path}: the picture of {row['name']!r} cannot be decoded")
-        faces = np.asarray(row["faces"], np.float32).reshape(-1, 15)
-        photos.append(Photo(row["name"], np.ascontiguousarray(bgr[..., ::-1]), faces))
+        photos.append(Photo(row["name"], decoded(row, path), np.asarray(row["faces"], np.float32).reshape(-1, 15)))
     return photos
 
 
@@ -75,15 +87,13 @@ def read_labelled(table: Path, labels: Path, *, longer: int = 400) -> list[Photo
         for row in batch.to_pylist():
             if row["name"] not in faces:
                 continue
-            bgr = cv2.imdecode(np.frombuffer(row["image"], np.uint8), cv2.IMREAD_COLOR)
-            if bgr is None:
-                raise MissingData(f"{table}: the picture of {row['name']!r} cannot be decoded")
-            scale = min(1.0, longer / max(bgr.shape[:2]))
+            pixels = decoded(row, table)
+            scale = min(1.0, longer / max(pixels.shape[:2]))
             if scale < 1:
-                bgr = cv2.resize(bgr, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+                pixels = cv2.resize(pixels, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)  # type: ignore[assignment]
             rows = faces[row["name"]].copy()
             rows[:, :14] *= scale
-            photos.append(Photo(row["name"], np.ascontiguousarray(bgr[..., ::-1]), rows))
+            photos.append(Photo(row["name"], pixels, rows))
     return photos
 
 

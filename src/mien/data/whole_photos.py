@@ -6,12 +6,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import numpy.typing as npt
 import pyarrow.parquet as pq
 
 from mien.data import set_aside
+from mien.data.detection import decoded
 from mien.errors import MissingData
 from mien.types import Array, Pixels
 
@@ -42,7 +42,7 @@ class FaceBoxesDataset:
         wanted = set(self.rows)
         for i, row in enumerate(_records(self.path, ["name", "image", "faces"])):
             if i in wanted:
-                yield _decoded(row, self.path), box_rows([f["box"] for f in row["faces"]])
+                yield decoded(row, self.path), box_rows([f["box"] for f in row["faces"]])
 
 
 class CenteredFaceDataset:
@@ -63,7 +63,7 @@ class CenteredFaceDataset:
 
     def __iter__(self) -> Iterator[tuple[Pixels, tuple[float, float]]]:
         for row in _records(self.path, ["name", "image"]):
-            pixels = _decoded(row, self.path)
+            pixels = decoded(row, self.path)
             yield pixels, ((pixels.shape[1] - 1) / 2, (pixels.shape[0] - 1) / 2)
 
 
@@ -82,10 +82,3 @@ def _table(path: Path) -> Path:
 def _records(path: Path, columns: list[str]) -> Iterator[dict[str, Any]]:
     for batch in pq.ParquetFile(path).iter_batches(64, columns=columns):
         yield from batch.to_pylist()
-
-
-def _decoded(row: dict[str, Any], path: Path) -> Pixels:
-    bgr = cv2.imdecode(np.frombuffer(row["image"], np.uint8), cv2.IMREAD_COLOR)
-    if bgr is None:
-        raise MissingData(f"{path}: the picture of {row['name']!r} cannot be decoded")
-    return np.ascontiguousarray(bgr[..., ::-1])
