@@ -1,11 +1,14 @@
-"""Rewrite the printed outputs of README.md and docs/, and the picture docs/faces.jpg, after new weights: `make refresh-docs`.
+"""Rewrite the printed outputs of README.md and docs/, and the picture docs/faces.jpg, after new weights:
+`make refresh-docs`.
 
 An HTML comment directly above a `text` block says where the output comes from:
 
-    <!-- output of: mien verify examples/astronaut.jpg examples/grace_hopper.jpg -->   what the command prints on a terminal
-    <!-- output of: the Python block above -->                                          what the page's Python block prints
+    <!-- output of: mien verify examples/astronaut.jpg examples/grace_hopper.jpg -->   what the command prints
+    on a terminal
+    <!-- output of: the Python block above -->                      what the page's Python block prints
 
-Python blocks of a page run in order in one scope. Commands run in a scratch folder that holds a copy of `examples/`.
+Python blocks of a page run in order in one scope. Commands run in a scratch folder that holds a copy of
+`examples/`.
 """
 
 from __future__ import annotations
@@ -28,7 +31,9 @@ ROOT = Path(__file__).resolve().parent.parent
 PICTURE = ROOT / "docs" / "faces.jpg"
 PYTHON = "the Python block above"
 BLOCK = re.compile(
-    r"^```python\n(?P<code>.*?)^```$|^<!-- output of: (?P<command>.+?) -->\n```(?P<language>\w+)\n(?P<shown>.*?)^```$", re.M | re.S
+    r"^```python\n(?P<code>.*?)^```$|^<!-- output of: (?P<command>.+?)"
+    r" -->\n```(?P<language>\w+)\n(?P<shown>.*?)^```$",
+    re.M | re.S,
 )
 TIMING = re.compile(r"\d+(?:\.\d+)?(?= ms\b)|(?<=\"timing_ms\": )\{[^}]*\}")
 
@@ -54,7 +59,11 @@ class Printed:
 
 def pages(root: Path = ROOT) -> list[Path]:
     """README.md and the pages of docs/ that have at least one printed output."""
-    return [p for p in (root / "README.md", *sorted((root / "docs").rglob("*.md"))) if printed(p.read_text(encoding="utf-8"))]
+    return [
+        p
+        for p in (root / "README.md", *sorted((root / "docs").rglob("*.md")))
+        if printed(p.read_text(encoding="utf-8"))
+    ]
 
 
 def printed(text: str) -> list[Printed]:
@@ -68,7 +77,9 @@ def printed(text: str) -> list[Printed]:
         above = tuple(code) if match["command"] == PYTHON else ()
         if match["command"] == PYTHON and not code:
             raise ValueError(f"an output of {PYTHON!r} has no Python block above it")
-        found.append(Printed(match["command"], match["shown"], match.start("shown"), match.end("shown"), above))
+        found.append(
+            Printed(match["command"], match["shown"], match.start("shown"), match.end("shown"), above)
+        )
     return found
 
 
@@ -93,11 +104,21 @@ def on_a_terminal(command: str, folder: Path) -> str:
     program, *words = shlex.split(command)
     if program != "mien":
         raise ValueError(f"only outputs of mien and of {PYTHON!r} can be made again, not of {command!r}")
-    environment = os.environ | {"PYTHONPATH": str(ROOT / "src"), "COLUMNS": "400", "TERM": "dumb", "NO_COLOR": "1"}
+    environment = os.environ | {
+        "PYTHONPATH": str(ROOT / "src"),
+        "COLUMNS": "400",
+        "TERM": "dumb",
+        "NO_COLOR": "1",
+    }
     ours, theirs = pty.openpty()
     try:
         process = subprocess.Popen(
-            [sys.executable, "-m", "mien", *words], cwd=folder, env=environment, stdin=subprocess.DEVNULL, stdout=theirs, stderr=theirs
+            [sys.executable, "-m", "mien", *words],
+            cwd=folder,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=theirs,
+            stderr=theirs,
         )
     finally:
         os.close(theirs)
@@ -158,7 +179,11 @@ def main() -> None:
         after = refreshed(before)
         if after != before:
             page.write_text(after, encoding="utf-8")
-        print(f"{page.relative_to(ROOT)}: {len(printed(after))} outputs{'' if after == before else ', changed'}", file=sys.stderr)
+        print(
+            f"{page.relative_to(ROOT)}: {len(printed(after))}"
+            f" outputs{'' if after == before else ', changed'}",
+            file=sys.stderr,
+        )
     PICTURE.write_bytes(draw())
     print(f"{PICTURE.relative_to(ROOT)}: written", file=sys.stderr)
 

@@ -15,12 +15,19 @@ from PIL import Image
 HERE = Path(__file__).parent
 SIZE = (1280, 960)
 
-# Where the head is in each portrait: (x, y) between the eyes and the mouth, and the width of the face. Pixels.
+# Where the head is in each portrait: (x, y) between the eyes and the mouth, and the width of the face.
+# Pixels.
 PORTRAITS = {"astronaut.jpg": (223.0, 124.0, 88.0), "grace_hopper.jpg": (270.0, 210.0, 166.0)}
 
 Light = tuple[float, float, float]
 ASTRONAUT, HOPPER = PORTRAITS
-DAY, DIM, BRIGHT, WARM, COLD = (1.0,) * 3, (0.35, 0.33, 0.38), (1.45, 1.42, 1.4), (1.15, 0.9, 0.6), (0.65, 0.9, 1.25)
+DAY, DIM, BRIGHT, WARM, COLD = (
+    (1.0,) * 3,
+    (0.35, 0.33, 0.38),
+    (1.45, 1.42, 1.4),
+    (1.15, 0.9, 0.6),
+    (0.65, 0.9, 1.25),
+)
 
 # portrait, centre in the collage, width of the face in px, turn in degrees (clockwise), mirrored, light, gray
 PLACES: list[tuple[str, tuple[int, int], int, int, bool, Light, bool]] = [
@@ -42,7 +49,9 @@ def background() -> np.ndarray:
     """(H, W, 3) float: a soft slope of two grays."""
     y, x = np.mgrid[0 : SIZE[1], 0 : SIZE[0]]
     slope = ((x / SIZE[0] + y / SIZE[1]) / 2)[..., None]
-    canvas: np.ndarray = np.array([206.0, 212.0, 220.0]) * (1 - slope) + np.array([128.0, 134.0, 146.0]) * slope
+    canvas: np.ndarray = (
+        np.array([206.0, 212.0, 220.0]) * (1 - slope) + np.array([128.0, 134.0, 146.0]) * slope
+    )
     return canvas
 
 

@@ -23,7 +23,8 @@ from mien.training.recipe import Recipe, cosine
 def grow(small: nn.Module, large: nn.Module) -> None:
     """Start a network from a narrower or shallower one's weights so that it computes the same at first.
 
-    Old channels keep their weights and see nothing of the new ones; the new ones start at random; an added block, which
+    Old channels keep their weights and see nothing of the new ones; the new ones start at random; an added
+    block, which
     must have a shortcut, adds nothing.
     """
     old = small.state_dict()
@@ -34,7 +35,8 @@ def grow(small: nn.Module, large: nn.Module) -> None:
             value.zero_()
 
 
-# Pictures of each source per step of 24. Photos of crowds and masked faces teach most; the rest brings faces of all ages, poses and light.
+# Pictures of each source per step of 24. Photos of crowds and masked faces teach most; the rest brings faces
+# of all ages, poses and light.
 SHARES = {"photos": 7, "face_boxes": 6, "fairface": 6, "celeba_wild": 5}
 # Options of each source: photos with many faces are drawn more often where they exist.
 OPTIONS = {
@@ -46,7 +48,9 @@ OPTIONS = {
 
 
 def sources(size: int, occluded: float, degraded: float) -> list[tuple[MosaicSource, int]]:
-    """Sources and their pictures per step; labels come from `recipes/detector_labels.py`, in the cache folder `detector`."""
+    """Sources and their pictures per step; labels come from `recipes/detector_labels.py`, in the cache folder
+    `detector`.
+    """
     tables = {"photos": read_photos(data_root(), "train")}
     for name in ("face_boxes", "fairface", "celeba_wild"):
         labels = cache_root() / "detector" / f"{name}.parquet"
@@ -56,14 +60,21 @@ def sources(size: int, occluded: float, degraded: float) -> list[tuple[MosaicSou
 
 
 def recipe(
-    *, steps: int = 10000, seed: int = 1, lr: float = 1e-3, start: str = "", occluded: float = 0.33, degraded: float = 0.25
+    *,
+    steps: int = 10000,
+    seed: int = 1,
+    lr: float = 1e-3,
+    start: str = "",
+    occluded: float = 0.33,
+    degraded: float = 0.25,
 ) -> Recipe:
     """See the module's text.
 
     Args:
         start: a checkpoint or an exported file of an earlier run to begin from, instead of random weights.
         lr: of AdamW, after 300 steps of warm-up, before the cosine.
-        occluded: chance of a face to be covered in part. degraded: chance of a picture to be dark, backlit or compressed.
+        occluded: chance of a face to be covered in part. degraded: chance of a picture to be dark, backlit or
+            compressed.
     """
     torch.manual_seed(seed)
     model = detector()
@@ -79,6 +90,14 @@ def recipe(
     groups = [{"params": kernels, "weight_decay": 0.02}, {"params": plain, "weight_decay": 0.0}]
     optimizer = torch.optim.AdamW(groups, lr=lr)
     return Recipe(
-        name="detector", model=model, mixture=mixture, optimizer=optimizer, schedule=cosine(300), steps=steps,
-        seed=seed, ema=0.998, clip=5.0, data=("photos", "face_boxes", "fairface", "celeba_wild"),
-    )  # fmt: skip
+        name="detector",
+        model=model,
+        mixture=mixture,
+        optimizer=optimizer,
+        schedule=cosine(300),
+        steps=steps,
+        seed=seed,
+        ema=0.998,
+        clip=5.0,
+        data=("photos", "face_boxes", "fairface", "celeba_wild"),
+    )

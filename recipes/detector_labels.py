@@ -1,10 +1,14 @@
 """Teacher labels of whole photos for the detector: boxes, five points and scores.
 
-    python -m recipes.detector_labels --teacher yunet_n_640.onnx --table fairface/train.parquet --out fairface.parquet --limit 9000
+    python -m recipes.detector_labels --teacher yunet_n_640.onnx --table fairface/train.parquet --out
+    fairface.parquet --limit 9000
 
-The teacher is YuNet (Apache-2.0, learned from WIDER FACE), read by OpenCV at two sizes. A face that only one size shows counts for less,
-so that a doubtful one is ignored in training instead of being a face or background. Rows are as in `mien.tasks.detection`:
-x, y, w, h, five points in picture order, score. Hand-drawn boxes of a table (`faces` with `box` and `label`) replace the teacher's:
+The teacher is YuNet (Apache-2.0, learned from WIDER FACE), read by OpenCV at two sizes. A face that only one
+size shows counts for less,
+so that a doubtful one is ignored in training instead of being a face or background. Rows are as in
+`mien.tasks.detection`:
+x, y, w, h, five points in picture order, score. Hand-drawn boxes of a table (`faces` with `box` and `label`)
+replace the teacher's:
 they get score 1, and the teacher's points where it agrees, else those of a mean face in the box.
 """
 
@@ -34,7 +38,9 @@ def teacher_rows(teacher: Any, bgr: np.ndarray, sizes: tuple[int, ...] = SIZES) 
     passes = []
     for size in sizes:
         scale = min(size / max(bgr.shape[:2]), 4.0)
-        shown = cv2.resize(bgr, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
+        shown = cv2.resize(
+            bgr, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
+        )
         teacher.setInputSize((shown.shape[1], shown.shape[0]))
         found = teacher.detect(shown)[1]
         rows = np.zeros((0, 15)) if found is None else found.astype(np.float64)
@@ -45,7 +51,9 @@ def teacher_rows(teacher: Any, bgr: np.ndarray, sizes: tuple[int, ...] = SIZES) 
 
 
 def joined(passes: list[np.ndarray]) -> np.ndarray:
-    """One row per face: the best of the passes; the score of a face that not all passes show is lowered by 0.15."""
+    """One row per face: the best of the passes; the score of a face that not all passes show is lowered by
+    0.15.
+    """
     rows = np.concatenate(passes)
     rows = rows[np.argsort(-rows[:, 14], kind="stable")]
     kept: list[np.ndarray] = []
@@ -58,7 +66,9 @@ def joined(passes: list[np.ndarray]) -> np.ndarray:
 
 
 def hand_rows(boxes: np.ndarray, teacher: np.ndarray) -> np.ndarray:
-    """Hand-drawn boxes (n, 4) xyxy with points; a confident teacher face that nobody drew is kept as an unsure one."""
+    """Hand-drawn boxes (n, 4) xyxy with points; a confident teacher face that nobody drew is kept as an
+    unsure one.
+    """
     rows = []
     for x1, y1, x2, y2 in boxes:
         overlap = geometry.iou(np.array([x1, y1, x2, y2]), _box(teacher))[0] if len(teacher) else np.zeros(0)
@@ -90,9 +100,15 @@ def main(
     teacher: Annotated[Path, typer.Option(help="YuNet's ONNX file.")],
     table: Annotated[Path, typer.Option(help="Parquet table with the columns name and image.")],
     out: Annotated[Path, typer.Option(help="Parquet file to write: name, faces.")],
-    dataset: Annotated[str, typer.Option(help="Name of the data set in the list of pictures that are set aside.")] = "",
-    centered: Annotated[bool, typer.Option(help="Leave out pictures whose central face the teacher misses.")] = False,
-    limit: Annotated[int, typer.Option(help="Maximum number of pictures, evenly spread over the table; 0 for all.")] = 0,
+    dataset: Annotated[
+        str, typer.Option(help="Name of the data set in the list of pictures that are set aside.")
+    ] = "",
+    centered: Annotated[
+        bool, typer.Option(help="Leave out pictures whose central face the teacher misses.")
+    ] = False,
+    limit: Annotated[
+        int, typer.Option(help="Maximum number of pictures, evenly spread over the table; 0 for all.")
+    ] = 0,
 ) -> None:
     """Label a table of pictures."""
     detector = cv2.FaceDetectorYN.create(str(teacher), "", (320, 320), FLOOR, 0.45, 200)

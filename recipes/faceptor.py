@@ -1,20 +1,30 @@
-"""Faceptor at the paper's size (Qin et al., ECCV 2024): ViT-B/16, seven sets ("Base") or thirteen ("Full"), two views a step.
+"""Faceptor at the paper's size (Qin et al., ECCV 2024): ViT-B/16, seven sets ("Base") or thirteen ("Full"),
+two views a step.
 
     mien train recipes/faceptor.py --out runs/faceptor --farl FaRL-Base-Patch16-LAIONFace20M-ep64.pth
-    mien train recipes/faceptor.py --out runs/faceptor_full --full yes --farl FaRL-Base-Patch16-LAIONFace20M-ep64.pth
-    mien train recipes/faceptor.py --out runs/rafdb --second expression7@rafdb --start runs/faceptor/model.safetensors --steps 20000
+    mien train recipes/faceptor.py --out runs/faceptor_full --full yes --farl
+    FaRL-Base-Patch16-LAIONFace20M-ep64.pth
+    mien train recipes/faceptor.py --out runs/rafdb --second expression7@rafdb --start
+    runs/faceptor/model.safetensors --steps 20000
 
-Not run by us. The authors took 2 GPUs for Base and 4 for Full; their hours are not published. A step is 464 faces of 112 px and 8
-of 512 px (Full: 496 and 24), and there are 50,000: too many for the CPUs that mien's trainer works on. Tests check the number of
-parameters, losses, weights and that every set reaches its task. As in the official code, a view passes through the heads of its own
+Not run by us. The authors took 2 GPUs for Base and 4 for Full; their hours are not published. A step is 464
+faces of 112 px and 8
+of 512 px (Full: 496 and 24), and there are 50,000: too many for the CPUs that mien's trainer works on. Tests
+    check the number of
+parameters, losses, weights and that every set reaches its task. As in the official code, a view passes
+through the heads of its own
 tasks only, so that the batch norms of the identity head see 112 px alone.
 
-Data, in the publishers' layouts below the data root (`mien.data.catalogue.OFFICIAL`): 300w, celebamask-hq, morph2, affectnet, rafdb,
+Data, in the publishers' layouts below the data root (`mien.data.catalogue.OFFICIAL`): 300w, celebamask-hq,
+morph2, affectnet, rafdb,
 celeba-official, ms1mv3; Full also wflw, cofw, aflw19, lapa, utkface-coral, ferplus-official.
 
-Published, Base: 300-W NME 3.00 (full), CelebAMask-HQ F1 88.22, MORPH II MAE 1.869, RAF-DB 90.38, CelebA 91.43, verification 95.10.
-Full: 2.86, 88.2, 1.96, 91.26, 91.39, 95.28; WFLW 4.03, COFW 3.01, AFLW-19 0.95, LaPa 91.5, UTKFace 4.10, FER+ 90.40.
-Protocols of maps run at the end, in the model's own view of 512 px. Values and identity were raised at 112 px:
+Published, Base: 300-W NME 3.00 (full), CelebAMask-HQ F1 88.22, MORPH II MAE 1.869, RAF-DB 90.38, CelebA
+    91.43, verification 95.10.
+Full: 2.86, 88.2, 1.96, 91.26, 91.39, 95.28; WFLW 4.03, COFW 3.01, AFLW-19 0.95, LaPa 91.5, UTKFace 4.10, FER+
+    90.40.
+Protocols of maps run at the end, in the model's own view of 512 px. Values and identity were raised at 112
+px:
 `evaluate(TorchAnswerer(model, view=values_view()), PROTOCOLS["morph2"])`.
 """
 
@@ -45,14 +55,37 @@ from mien.training.loss_weighting import Fixed
 from mien.training.recipe import Recipe, adamw, cosine
 from mien.types import View
 
-# Ours: the nearest that `Augment` has to the official moves. No mirror for maps, as in the official code. Turn and size of parsing
-# crops are normally distributed there too; landmark crops always have a black rectangle and up to half of another picture as noise.
+# Ours: the nearest that `Augment` has to the official moves. No mirror for maps, as in the official code.
+# Turn and size of parsing
+# crops are normally distributed there too; landmark crops always have a black rectangle and up to half of
+# another picture as noise.
 FLIP = replace(NONE, mirror=0.5)
 VALUES = replace(NONE, mirror=0.5, photometric=0.8, gray=0.1, blur=0.1, erase=0.25)
 MASKS = Augment(
-    degrees=18, scale=0.1, shift=0.01, mirror=0, photometric=0.5, gray=0.1, blur=0.1, erase=0, noise=0, fill_border=0, normal=True
-)  # fmt: skip
-MARKS = Augment(degrees=10, scale=0.1, shift=0.05, mirror=0, photometric=0.5, gray=0.1, blur=0.1, erase=0.5, noise=0.5, fill_border=0)
+    degrees=18,
+    scale=0.1,
+    shift=0.01,
+    mirror=0,
+    photometric=0.5,
+    gray=0.1,
+    blur=0.1,
+    erase=0,
+    noise=0,
+    fill_border=0,
+    normal=True,
+)
+MARKS = Augment(
+    degrees=10,
+    scale=0.1,
+    shift=0.05,
+    mirror=0,
+    photometric=0.5,
+    gray=0.1,
+    blur=0.1,
+    erase=0.5,
+    noise=0.5,
+    fill_border=0,
+)
 
 SEVEN, WHOLE = {"classes": 7}, {"whole": True}
 # (what a set gives to every batch, over all GPUs; what its loss weighs)
@@ -84,7 +117,10 @@ SCORED = ("300w-full", "celebamask-hq", "wflw", "cofw", "aflw19", "lapa")
 
 
 def values_view(size: int = 112) -> View:
-    """What the released weights saw of values and identity. Ours: the template; the official code takes crops as they come."""
+    """What the released weights saw of values and identity.
+
+    Ours: the template; the official code takes crops as they come.
+    """
     return View((size, size), "arcface", (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 
 
@@ -95,13 +131,18 @@ def weights_of(rows: Sequence[tuple[SourceSpec, float]]) -> dict[str, float]:
 
 
 def summed(name: str) -> int:
-    """Attributes: the paper sums the cross-entropy over 40, ours is the mean. How many are summed; 1 for other tasks."""
+    """Attributes: the paper sums the cross-entropy over 40, ours is the mean.
+
+    How many are summed; 1 for other tasks.
+    """
     t: Any = task(name)
     return len(t.names) if isinstance(t, AttributesTask) else 1
 
 
 def naive_weights_of(rows: Sequence[tuple[SourceSpec, float]]) -> dict[str, float]:
-    """Naive Faceptor's: the same for every kind of task, shared by the sets of a kind in proportion to their batches."""
+    """Naive Faceptor's: the same for every kind of task, shared by the sets of a kind in proportion to their
+    batches.
+    """
     kinds = {part.task: kind_of(part.task) for part, _ in rows}
     whole = {kind: sum(part.n for part, _ in rows if kinds[part.task] == kind) for kind in kinds.values()}
     return {part.task: summed(part.task) * part.n / whole[kinds[part.task]] / len(whole) for part, _ in rows}
@@ -110,11 +151,19 @@ def naive_weights_of(rows: Sequence[tuple[SourceSpec, float]]) -> dict[str, floa
 def kind_of(name: str) -> str:
     """The official kind of a task: landmarks and parsing are one kind each, whatever the label set."""
     shape = task(name).shape
-    return "landmarks" if isinstance(shape, Points) else "parsing" if isinstance(shape, Map) else name.partition("@")[0]
+    return (
+        "landmarks"
+        if isinstance(shape, Points)
+        else "parsing"
+        if isinstance(shape, Map)
+        else name.partition("@")[0]
+    )
 
 
 def criterion_of(t: Task[Any]) -> Any:
-    """The official loss of a task: ages and landmarks by sigmoids, no Dice in parsing, and a weight of 1 of the L1 of ages."""
+    """The official loss of a task: ages and landmarks by sigmoids, no Dice in parsing, and a weight of 1 of
+    the L1 of ages.
+    """
     plain: Any = copy.copy(official_decoding([t], {})[0])
     if isinstance(plain, ParsingTask):
         plain.dice_weight = 0.0
@@ -124,14 +173,31 @@ def criterion_of(t: Task[Any]) -> Any:
 
 
 def second_stage(
-    rows: Sequence[tuple[SourceSpec, float]], name: str, start: str, *, steps: int, seed: int, size: int, small: int, lr: float,
+    rows: Sequence[tuple[SourceSpec, float]],
+    name: str,
+    start: str,
+    *,
+    steps: int,
+    seed: int,
+    size: int,
+    small: int,
+    lr: float,
     drawn: bool,
-) -> Recipe:  # fmt: skip
-    """Layer-Attention: five levels more, whose projections and embeddings alone learn, on one of the sets (64 a batch)."""
+) -> Recipe:
+    """Layer-Attention: five levels more, whose projections and embeddings alone learn, on one of the sets (64
+    a batch).
+    """
     tasks = official_decoding([task(p.task) for p, _ in rows], {})
-    parts = {p.task: replace(p, n=64) for (p, _), t in zip(rows, tasks, strict=True) if not isinstance(t.shape, Embedding)}  # no queries
+    parts = {
+        p.task: replace(p, n=64)
+        for (p, _), t in zip(rows, tasks, strict=True)
+        if not isinstance(t.shape, Embedding)
+    }  # no queries
     if name not in parts or not (start or drawn):
-        raise UsageError(f"a second stage is of one task and goes on from a first: --second TASK --start RUN; tasks: {', '.join(parts)}")
+        raise UsageError(
+            "a second stage is of one task and goes on from a first: --second TASK --start RUN; tasks:"
+            f" {', '.join(parts)}"
+        )
     model = faceptor_base(tasks=tasks, size=size, levels=(11, 1, 3, 5, 7, 9))
     if start:
         left = model.load_state_dict(checkpoint.load(start).state_dict(), strict=False)
@@ -140,30 +206,56 @@ def second_stage(
     # the others stay in the mixture, unlabelled: their queries are in the weights
     mixture = Mixture(open_parts([parts[name]], view, drawn=drawn), tasks, seed=seed, view=view)
     return Recipe(
-        name="faceptor/second", model=model.second_stage(), mixture=mixture, optimizer=adamw(model, 10 * lr, weight_decay=0.05),
-        schedule=cosine(2000), steps=steps, balance=Fixed({name: float(summed(name))}), seed=seed, ema=0.0,
-        data=[parts[name].dataset], criteria={name: criterion_of(task(name))},
-    )  # fmt: skip
+        name="faceptor/second",
+        model=model.second_stage(),
+        mixture=mixture,
+        optimizer=adamw(model, 10 * lr, weight_decay=0.05),
+        schedule=cosine(2000),
+        steps=steps,
+        balance=Fixed({name: float(summed(name))}),
+        seed=seed,
+        ema=0.0,
+        data=[parts[name].dataset],
+        criteria={name: criterion_of(task(name))},
+    )
 
 
 def recipe(
-    *, steps: int = 50_000, seed: int = 2048, full: bool = False, naive: bool = False, farl: str = "", second: str = "", start: str = "",
-    size: int = 512, small: int = 112, lr: float = 5e-5, ema: float = 0.0, drawn: bool = False,
-) -> Recipe:  # fmt: skip
+    *,
+    steps: int = 50_000,
+    seed: int = 2048,
+    full: bool = False,
+    naive: bool = False,
+    farl: str = "",
+    second: str = "",
+    start: str = "",
+    size: int = 512,
+    small: int = 112,
+    lr: float = 5e-5,
+    ema: float = 0.0,
+    drawn: bool = False,
+) -> Recipe:
     """See the module's text.
 
     Args:
         full: thirteen sets; else seven. naive: Naive Faceptor, see recipes/naive_faceptor.py.
         farl: a file of FaRL's or CLIP's weights, of which the encoder starts.
         second: the task of a second stage; start: the first stage's weights, for it.
-        size, small: sides of the crops for maps, and for values and identity. lr: of the encoder; all else learns ten times as fast.
-        ema: of averaged weights; the paper has none. drawn: drawn faces in place of the sets, to try the recipe without data.
+        size, small: sides of the crops for maps, and for values and identity. lr: of the encoder; all else
+            learns ten times as fast.
+        ema: of averaged weights; the paper has none. drawn: drawn faces in place of the sets, to try the
+            recipe without data.
     """
     torch.manual_seed(seed)
     rows = FULL if full else BASE
     if second:
-        return second_stage(rows, second, start, steps=steps, seed=seed, size=size, small=small, lr=lr, drawn=drawn)
-    tasks, build = official_decoding([task(p.task) for p, _ in rows], {}), naive_faceptor_base if naive else faceptor_base
+        return second_stage(
+            rows, second, start, steps=steps, seed=seed, size=size, small=small, lr=lr, drawn=drawn
+        )
+    tasks, build = (
+        official_decoding([task(p.task) for p, _ in rows], {}),
+        naive_faceptor_base if naive else faceptor_base,
+    )
     model: Any = build(tasks=tasks, size=size)
     if farl:
         load_clip(model.encoder, torch.load(farl, map_location="cpu", weights_only=True))
@@ -180,11 +272,23 @@ def recipe(
         Mixture(wide, [t for t, d in zip(tasks, dense, strict=True) if d], seed=seed + 1, view=model.view),
     ]
     weights = naive_weights_of(rows) if naive else weights_of(rows)
-    optimizer = adamw(model, lr, heads=10, weight_decay=0.05)  # of biases and norms too, as in the official code
+    optimizer = adamw(
+        model, lr, heads=10, weight_decay=0.05
+    )  # of biases and norms too, as in the official code
     optimizer.add_param_group({"params": cosface.parameters(), "lr": 10 * lr})
     return Recipe(
-        name="naive_faceptor" if naive else "faceptor", model=model, mixture=mixtures, optimizer=optimizer, schedule=cosine(2000),
-        steps=steps, balance=Fixed(weights), seed=seed, ema=ema, clip=5.0, data=[p.dataset for p, _ in rows],
-        protocols=() if drawn else [n for n in SCORED if full or n in SCORED[:2]], every=steps,
+        name="naive_faceptor" if naive else "faceptor",
+        model=model,
+        mixture=mixtures,
+        optimizer=optimizer,
+        schedule=cosine(2000),
+        steps=steps,
+        balance=Fixed(weights),
+        seed=seed,
+        ema=ema,
+        clip=5.0,
+        data=[p.dataset for p, _ in rows],
+        protocols=() if drawn else [n for n in SCORED if full or n in SCORED[:2]],
+        every=steps,
         criteria={t.name: criterion_of(t) for t in tasks if t.name != margin.name} | {margin.name: cosface},
-    )  # fmt: skip
+    )

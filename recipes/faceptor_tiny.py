@@ -1,10 +1,13 @@
-"""Faceptor, tiny: every task of the data pack, or some of them; with `--levels` the paper's two stages of Layer-Attention.
+"""Faceptor, tiny: every task of the data pack, or some of them; with `--levels` the paper's two stages of
+Layer-Attention.
 
     mien train recipes/faceptor_tiny.py --out runs/faceptor_tiny
     mien train recipes/faceptor_tiny.py --out runs/stage1 --levels 2
-    mien train recipes/faceptor_tiny.py --out runs/stage2 --levels 2,3,1,0 --start runs/stage1/model.safetensors --steps 800
+    mien train recipes/faceptor_tiny.py --out runs/stage2 --levels 2,3,1,0 --start
+    runs/stage1/model.safetensors --steps 800
 
-2,500 steps of 20 pictures: about 12 minutes on two idle cores. What to expect is in docs/comparison.md. The network that the
+2,500 steps of 20 pictures: about 12 minutes on two idle cores. What to expect is in docs/comparison.md. The
+    network that the
 package ships is this one, raised longer: recipes/mien.py.
 """
 
@@ -26,31 +29,59 @@ def fewer(text: str) -> dict[str, int]:
 
 
 def recipe(
-    *, steps: int = 2500, seed: int = 1, batch: int = 20, size: int = 112, tasks: str = "", levels: str = "2,3", start: str = "",
-    few: str = "", frozen: int = 2, lr: float = 5e-4, imagenet: bool = True, drawn: bool = False,
-) -> Recipe:  # fmt: skip
+    *,
+    steps: int = 2500,
+    seed: int = 1,
+    batch: int = 20,
+    size: int = 112,
+    tasks: str = "",
+    levels: str = "2,3",
+    start: str = "",
+    few: str = "",
+    frozen: int = 2,
+    lr: float = 5e-4,
+    imagenet: bool = True,
+    drawn: bool = False,
+) -> Recipe:
     """See the module's text.
 
     Args:
         tasks: comma-separated; all that the pack has when empty.
         levels: of the encoder, that queries read; the first is the one that the pixel decoder starts from.
-        start: a run with the first of the levels only: its weights are taken, and the second stage trains the other levels alone.
-        few: "utkface=1500" learns from that many pictures of the set only, to see what helpers do for a task with little data.
-        frozen: stages of the encoder, besides the stem, that do not learn. drawn: learn drawn faces, to try the recipe without data.
+        start: a run with the first of the levels only: its weights are taken, and the second stage trains the
+            other levels alone.
+        few: "utkface=1500" learns from that many pictures of the set only, to see what helpers do for a task
+            with little data.
+        frozen: stages of the encoder, besides the stem, that do not learn. drawn: learn drawn faces, to try
+            the recipe without data.
     """
     torch.manual_seed(seed)
     asked = [task(n) for n in tasks.split(",")] if tasks else list(DEFAULT_TASKS)
-    model = faceptor_tiny(tasks=asked, size=size, imagenet=imagenet and not start, levels=[int(i) for i in levels.split(",")])
+    model = faceptor_tiny(
+        tasks=asked, size=size, imagenet=imagenet and not start, levels=[int(i) for i in levels.split(",")]
+    )
     model.encoder.freeze(frozen)
     if start:
         left = model.load_state_dict(checkpoint.load(start).state_dict(), strict=False)
         assert all(n.startswith(("decoder.project.", "decoder.level.")) for n in left.missing_keys), left
         model.second_stage()
     mixture = blend(batch_shares(asked, batch), model.view, asked, seed=seed, drawn=drawn, most=fewer(few))
-    rate = 2 * lr if start else lr  # what the decoder has in a first stage, where `adamw` doubles the rate beside an encoder that learns
+    rate = (
+        2 * lr if start else lr
+    )  # what the decoder has in a first stage, where `adamw` doubles the rate beside an encoder that learns
     warmup = min(150, steps // 4) if start else 150  # a second stage is short, and must not be all warm-up
     return Recipe(
-        name="faceptor_tiny", model=model, mixture=mixture, optimizer=adamw(model, rate), schedule=cosine(warmup), steps=steps,
-        balance=Fixed(LOSS_WEIGHTS), seed=seed, ema=0.998, data=tuple(batch_shares(asked, batch)),
-        protocols=() if drawn else validation_protocols(asked), every=500, limit=300,
-    )  # fmt: skip
+        name="faceptor_tiny",
+        model=model,
+        mixture=mixture,
+        optimizer=adamw(model, rate),
+        schedule=cosine(warmup),
+        steps=steps,
+        balance=Fixed(LOSS_WEIGHTS),
+        seed=seed,
+        ema=0.998,
+        data=tuple(batch_shares(asked, batch)),
+        protocols=() if drawn else validation_protocols(asked),
+        every=500,
+        limit=300,
+    )

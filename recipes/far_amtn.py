@@ -1,12 +1,16 @@
-"""FAR-AMTN at the paper's size (Gao et al., CVIU 2025): ResNet-50, 224 px, 40 attributes in groups with dynamic weights.
+"""FAR-AMTN at the paper's size (Gao et al., CVIU 2025): ResNet-50, 224 px, 40 attributes in groups with
+dynamic weights.
 
     mien train recipes/far_amtn.py --out runs/far_amtn --imagenet resnet50.pth
     mien train recipes/far_amtn.py --out runs/far_amtn_lfwa --data lfwa --imagenet resnet50.pth --steps 3000
 
-Data, in the publishers' layouts below the data root (`mien.data.catalogue.OFFICIAL`): celeba-official, or lfwa.
+Data, in the publishers' layouts below the data root (`mien.data.catalogue.OFFICIAL`): celeba-official, or
+lfwa.
 
-Not run by us, and setting, GPUs and hours of the paper are not public. 38,000 steps of 128 pictures are thirty epochs of CelebA,
-too many for the CPUs that mien's trainer works on. No number of the paper is known with a source; compare with those of the same
+Not run by us, and setting, GPUs and hours of the paper are not public. 38,000 steps of 128 pictures are
+thirty epochs of CelebA,
+too many for the CPUs that mien's trainer works on. No number of the paper is known with a source; compare
+with those of the same
 authors' MGMTN, 92.30 on CelebA and 87.01 on LFWA.
 """
 
@@ -29,15 +33,26 @@ LAST = "layer4.2."  # the block of a published ResNet-50 whose place WSGSA takes
 
 
 def recipe(
-    *, steps: int = 38_000, seed: int = 1, batch: int = 128, data: str = "celeba-official", imagenet: str = "", groups: str = "mgmtn8",
-    size: int = 224, fusion: str = "attention", dynamic: bool = True, lr: float = 1e-4, drawn: bool = False,
-) -> Recipe:  # fmt: skip
+    *,
+    steps: int = 38_000,
+    seed: int = 1,
+    batch: int = 128,
+    data: str = "celeba-official",
+    imagenet: str = "",
+    groups: str = "mgmtn8",
+    size: int = 224,
+    fusion: str = "attention",
+    dynamic: bool = True,
+    lr: float = 1e-4,
+    drawn: bool = False,
+) -> Recipe:
     """See the module's text. Ours: batch, steps, optimiser and augmentation.
 
     Args:
         data: celeba-official or lfwa. imagenet: a file with a published ResNet-50's state dict (.pth).
         groups: a table of `mien.tasks.attribute_groups`. fusion: attention, concat or off.
-        dynamic: a group weighs by how its loss fell from epoch to epoch; else equally. drawn: drawn faces in place of the set.
+        dynamic: a group weighs by how its loss fell from epoch to epoch; else equally. drawn: drawn faces in
+            place of the set.
     """
     if data not in ("celeba-official", "lfwa"):
         raise UsageError(f"no recipe for {data!r}; choose one of: celeba-official, lfwa")
@@ -47,13 +62,25 @@ def recipe(
         state = torch.load(imagenet, map_location="cpu", weights_only=True)
         assert isinstance(model.encoder, ResNet50) and isinstance(model.split, Wsgsa)
         model.encoder.load_imagenet(state, leave=("fc.", LAST))
-        model.split.block.load_state_dict({k.removeprefix(LAST): v for k, v in state.items() if k.startswith(LAST)})
+        model.split.block.load_state_dict(
+            {k.removeprefix(LAST): v for k, v in state.items() if k.startswith(LAST)}
+        )
     sources = open_parts(
-        [SourceSpec(data, "train", "attributes", batch, replace(NONE, mirror=0.5, photometric=0.5))], model.view, drawn=drawn
+        [SourceSpec(data, "train", "attributes", batch, replace(NONE, mirror=0.5, photometric=0.5))],
+        model.view,
+        drawn=drawn,
     )
     epoch = max(1, len(sources[0][0]) // batch)
     return Recipe(
-        name="far_amtn", model=model, mixture=Mixture(sources, model.tasks, seed=seed, size=model.view.size),
-        optimizer=adamw(model, lr, heads=10, weight_decay=0.05), schedule=cosine(1000), steps=steps,
-        balance=Dynamic(epoch) if dynamic else Fixed(), seed=seed, data=[data], every=steps, protocols=() if drawn else [data],
-    )  # fmt: skip
+        name="far_amtn",
+        model=model,
+        mixture=Mixture(sources, model.tasks, seed=seed, size=model.view.size),
+        optimizer=adamw(model, lr, heads=10, weight_decay=0.05),
+        schedule=cosine(1000),
+        steps=steps,
+        balance=Dynamic(epoch) if dynamic else Fixed(),
+        seed=seed,
+        data=[data],
+        every=steps,
+        protocols=() if drawn else [data],
+    )

@@ -16,24 +16,50 @@ from mien.training.recipe import Recipe, adamw, cosine
 
 
 def recipe(
-    *, steps: int = 2500, seed: int = 1, batch: int = 20, size: int = 112, groups: str = "mgmtn8", fusion: str = "attention",
-    shared: bool = True, gates: bool = True, dynamic: bool = True, window: int = 100, frozen: int = 2, lr: float = 5e-4,
-    imagenet: bool = True, drawn: bool = False,
-) -> Recipe:  # fmt: skip
+    *,
+    steps: int = 2500,
+    seed: int = 1,
+    batch: int = 20,
+    size: int = 112,
+    groups: str = "mgmtn8",
+    fusion: str = "attention",
+    shared: bool = True,
+    gates: bool = True,
+    dynamic: bool = True,
+    window: int = 100,
+    frozen: int = 2,
+    lr: float = 5e-4,
+    imagenet: bool = True,
+    drawn: bool = False,
+) -> Recipe:
     """See the module's text.
 
     Args:
-        groups: a table of `mien.tasks.attribute_groups`. fusion: of the groups' features: attention, concat or off.
+        groups: a table of `mien.tasks.attribute_groups`. fusion: of the groups' features: attention, concat
+            or off.
         shared: group attention over one block (WSGSA), or a block a group; gates: of WSGSA.
         dynamic: weights follow each group's progress over `window` steps, or are equal.
-        frozen: stages of the encoder, besides the stem, that do not learn. drawn: learn drawn faces, to try the recipe without data.
+        frozen: stages of the encoder, besides the stem, that do not learn. drawn: learn drawn faces, to try
+            the recipe without data.
     """
     torch.manual_seed(seed)
-    model = far_amtn_tiny(groups=groups, size=size, imagenet=imagenet, fusion=fusion, shared=shared, gates=gates)
+    model = far_amtn_tiny(
+        groups=groups, size=size, imagenet=imagenet, fusion=fusion, shared=shared, gates=gates
+    )
     model.encoder.freeze(frozen)
     mixture = blend(batch_shares(model.tasks, batch), model.view, model.tasks, seed=seed, drawn=drawn)
     return Recipe(
-        name="far_amtn_tiny", model=model, mixture=mixture, optimizer=adamw(model, lr), schedule=cosine(150), steps=steps,
-        balance=Dynamic(window) if dynamic else Fixed(), seed=seed, ema=0.998, data=tuple(batch_shares(model.tasks, batch)),
-        protocols=() if drawn else validation_protocols(model.tasks), every=500, limit=300,
-    )  # fmt: skip
+        name="far_amtn_tiny",
+        model=model,
+        mixture=mixture,
+        optimizer=adamw(model, lr),
+        schedule=cosine(150),
+        steps=steps,
+        balance=Dynamic(window) if dynamic else Fixed(),
+        seed=seed,
+        ema=0.998,
+        data=tuple(batch_shares(model.tasks, batch)),
+        protocols=() if drawn else validation_protocols(model.tasks),
+        every=500,
+        limit=300,
+    )

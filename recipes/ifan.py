@@ -1,13 +1,18 @@
-"""iFAN at the paper's size (Li et al., ACM MM 2017): 128 px, three laps, hybrid training of sets that label one task each.
+"""iFAN at the paper's size (Li et al., ACM MM 2017): 128 px, three laps, hybrid training of sets that label
+one task each.
 
     mien train recipes/ifan.py --out runs/ifan
     mien train recipes/ifan.py --out runs/ifan --emotion DATA/bnu-lsved
 
-Helen (9 classes) and MTFL (5 points) are read in their publishers' layouts below the data root (`mien.data.catalogue.OFFICIAL`: helen,
-mtfl-official). BNU-LSVED, the third task's set, is given by its authors on request: --emotion names a folder of face crops, with a
-sub-folder for each of concentrated, disgust, distracted, happy, puzzled, surprised, tired. Without it this is the two-task net.
+Helen (9 classes) and MTFL (5 points) are read in their publishers' layouts below the data root
+(`mien.data.catalogue.OFFICIAL`: helen,
+mtfl-official). BNU-LSVED, the third task's set, is given by its authors on request: --emotion names a folder
+of face crops, with a
+sub-folder for each of concentrated, disgust, distracted, happy, puzzled, surprised, tired. Without it this is
+the two-task net.
 
-Not run by us. The paper's training is known in outline only, its GPUs and hours are not public, and how long 40,000 steps of
+Not run by us. The paper's training is known in outline only, its GPUs and hours are not public, and how long
+40,000 steps of
 24 pictures with three laps take on the CPUs that mien's trainer works on is not measured.
 
 Published: Helen overall F 91.15, MTFL NME 5.81, BNU-LSVED 45.73.
@@ -40,7 +45,8 @@ HELEN, MTFL, BNU = 8, 16, 16
 def lessons(root: Path) -> Table:
     """Face crops in a folder a class -> `emotion7`.
 
-    Ours: the crops are taken for crops of the "head" template, since the set has no points; the official code resizes them.
+    Ours: the crops are taken for crops of the "head" template, since the set has no points; the official code
+        resizes them.
     """
     files = [
         (path, kind)
@@ -49,26 +55,41 @@ def lessons(root: Path) -> Table:
         if path.suffix.lower() in EXTENSIONS
     ]
     return Table(
-        "bnu-lsved", [str(p.relative_to(root)) for p, _ in files], lambda i: load_photo(files[i][0]).pixels,
-        lambda i: {"emotion7": files[i][1]}, fixed=geometry.TEMPLATES["head"],
-    )  # fmt: skip
+        "bnu-lsved",
+        [str(p.relative_to(root)) for p, _ in files],
+        lambda i: load_photo(files[i][0]).pixels,
+        lambda i: {"emotion7": files[i][1]},
+        fixed=geometry.TEMPLATES["head"],
+    )
 
 
 def recipe(
-    *, steps: int = 40_000, seed: int = 1, emotion: str = "", laps: int = 3, disks: str = "hard", lr: float = 1e-3, means: int = 20,
+    *,
+    steps: int = 40_000,
+    seed: int = 1,
+    emotion: str = "",
+    laps: int = 3,
+    disks: str = "hard",
+    lr: float = 1e-3,
+    means: int = 20,
     drawn: bool = False,
-) -> Recipe:  # fmt: skip
+) -> Recipe:
     """See the module's text.
 
     Args:
-        emotion: folder of BNU-LSVED. laps: passes of the feedback loop. disks: how points are fed back: hard (the paper) or gauss.
-        means: batches of which the mean answers, the first lap's feedback, are taken. drawn: drawn faces in place of the sets.
+        emotion: folder of BNU-LSVED. laps: passes of the feedback loop. disks: how points are fed back: hard
+            (the paper) or gauss.
+        means: batches of which the mean answers, the first lap's feedback, are taken. drawn: drawn faces in
+            place of the sets.
     """
     torch.manual_seed(seed)
     model = ifan(emotion=bool(emotion), laps=laps, disks=disks)
 
     def mixture(augment: Augment) -> Mixture:
-        parts = [SourceSpec("helen", "train", "helen9", HELEN, augment), SourceSpec("mtfl-official", "train", "points5", MTFL, augment)]
+        parts = [
+            SourceSpec("helen", "train", "helen9", HELEN, augment),
+            SourceSpec("mtfl-official", "train", "points5", MTFL, augment),
+        ]
         sources = open_parts(parts, model.view, drawn=drawn)
         if emotion:
             faces = synthetic.toy(tasks=("emotion7",)) if drawn else lessons(Path(emotion))
@@ -83,8 +104,15 @@ def recipe(
     parsing.dice_weight = 0.0  # the paper's loss has no Dice
     # Ours: all but the weight decay, which is the official code's L2, in number; and equal weights
     return Recipe(
-        name="ifan", model=model, mixture=mixture(Augment(fill_border=0)), schedule=cosine(1000), steps=steps, seed=seed, every=steps,
+        name="ifan",
+        model=model,
+        mixture=mixture(Augment(fill_border=0)),
+        schedule=cosine(1000),
+        steps=steps,
+        seed=seed,
+        every=steps,
         optimizer=adamw(model, lr, weight_decay=1e-4, rates=model.rates()),
         data=["helen", "mtfl-official", *(["bnu-lsved"] if emotion else [])],
-        protocols=() if drawn else ("helen", "mtfl-official"), criteria={HELEN9.name: parsing.criterion()},
-    )  # fmt: skip
+        protocols=() if drawn else ("helen", "mtfl-official"),
+        criteria={HELEN9.name: parsing.criterion()},
+    )

@@ -3,7 +3,8 @@
     mien train recipes/ifan_tiny.py --out runs/ifan_start --laps 1
     mien train recipes/ifan_tiny.py --out runs/ifan_tiny --start runs/ifan_start/model.safetensors
 
-Its trunk has no ImageNet weights to start from; the first run, with one lap, is its pretraining. 2,500 steps of 20 pictures:
+Its trunk has no ImageNet weights to start from; the first run, with one lap, is its pretraining. 2,500 steps
+of 20 pictures:
 about 15 minutes with one lap and 35 with three on two idle cores. What to expect is in docs/comparison.md.
 """
 
@@ -21,14 +22,25 @@ from mien.training.recipe import Recipe, adamw, cosine
 
 
 def recipe(
-    *, steps: int = 2500, seed: int = 1, batch: int = 20, size: int = 112, tasks: str = "parsing,points5,expression", laps: int = 3,
-    norms: str = "task", start: str = "", lr: float = 2e-3, drawn: bool = False,
-) -> Recipe:  # fmt: skip
+    *,
+    steps: int = 2500,
+    seed: int = 1,
+    batch: int = 20,
+    size: int = 112,
+    tasks: str = "parsing,points5,expression",
+    laps: int = 3,
+    norms: str = "task",
+    start: str = "",
+    lr: float = 2e-3,
+    drawn: bool = False,
+) -> Recipe:
     """See the module's text.
 
     Args:
-        tasks: comma-separated. laps: passes of the feedback loop. norms: "task", a set of batch norms a task, or "shared".
-        start: a run whose weights are taken, whatever its number of laps. drawn: learn drawn faces, to try the recipe without data.
+        tasks: comma-separated. laps: passes of the feedback loop. norms: "task", a set of batch norms a task,
+            or "shared".
+        start: a run whose weights are taken, whatever its number of laps. drawn: learn drawn faces, to try
+            the recipe without data.
     """
     torch.manual_seed(seed)
     asked = [task(n) for n in tasks.split(",")]
@@ -40,10 +52,21 @@ def recipe(
         plain = blend(batch_shares(asked, batch), model.view, asked, seed=seed, augment=NONE, drawn=drawn)
         model.set_means(model.mean_answers(plain.batch(i) for i in range(1 if drawn else 50)))
         model.begin_at_means()
-    # a dense head on a flattened map has a large gradient (norm 120 of all at this weight; they are clipped at 5)
+    # a dense head on a flattened map has a large gradient (norm 120 of all at this weight; they are clipped
+    # at 5)
     weights = {**LOSS_WEIGHTS, "points5": 0.2}
     return Recipe(
-        name="ifan_tiny", model=model, mixture=mixture, optimizer=adamw(model, lr, rates=model.rates()), schedule=cosine(150), steps=steps,
-        balance=Fixed(weights), seed=seed, ema=0.998, data=tuple(batch_shares(asked, batch)),
-        protocols=() if drawn else validation_protocols(asked), every=500, limit=300,
-    )  # fmt: skip
+        name="ifan_tiny",
+        model=model,
+        mixture=mixture,
+        optimizer=adamw(model, lr, rates=model.rates()),
+        schedule=cosine(150),
+        steps=steps,
+        balance=Fixed(weights),
+        seed=seed,
+        ema=0.998,
+        data=tuple(batch_shares(asked, batch)),
+        protocols=() if drawn else validation_protocols(asked),
+        every=500,
+        limit=300,
+    )

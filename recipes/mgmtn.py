@@ -1,12 +1,17 @@
-"""MGMTN at the paper's size (Gao et al., 2026): ResNeSt-50 and a U-Net of masks, 227 px, in the paper's two parts.
+"""MGMTN at the paper's size (Gao et al., 2026): ResNeSt-50 and a U-Net of masks, 227 px, in the paper's two
+parts.
 
     mien train recipes/mgmtn.py --out runs/mgmtn_masks --part masks --steps 20000
-    mien train recipes/mgmtn.py --out runs/mgmtn --start runs/mgmtn_masks/model.safetensors --imagenet resnest50.pth
+    mien train recipes/mgmtn.py --out runs/mgmtn --start runs/mgmtn_masks/model.safetensors --imagenet
+    resnest50.pth
 
-Data, in the publishers' layouts below the data root (`mien.data.catalogue.OFFICIAL`): wflw for the masks; celeba-official, or lfwa.
-The paper's masks come from 98 points that a network found; Ours: from WFLW's own, which that network had learned from.
+Data, in the publishers' layouts below the data root (`mien.data.catalogue.OFFICIAL`): wflw for the masks;
+celeba-official, or lfwa.
+The paper's masks come from 98 points that a network found; Ours: from WFLW's own, which that network had
+learned from.
 
-Not run by us, and setting, GPUs and hours of the paper are not public. 38,000 steps of 128 pictures are thirty epochs of CelebA,
+Not run by us, and setting, GPUs and hours of the paper are not public. 38,000 steps of 128 pictures are
+thirty epochs of CelebA,
 too many for the CPUs that mien's trainer works on. Published: CelebA 92.30, LFWA 87.01.
 """
 
@@ -28,15 +33,27 @@ from mien.training.recipe import Recipe, adamw, cosine
 
 
 def recipe(
-    *, part: str = "attributes", steps: int = 38_000, seed: int = 1, batch: int = 128, data: str = "celeba-official", start: str = "",
-    imagenet: str = "", size: int = 227, masks: bool = True, hard: bool = False, inside: bool = False, lr: float = 1e-4,
+    *,
+    part: str = "attributes",
+    steps: int = 38_000,
+    seed: int = 1,
+    batch: int = 128,
+    data: str = "celeba-official",
+    start: str = "",
+    imagenet: str = "",
+    size: int = 227,
+    masks: bool = True,
+    hard: bool = False,
+    inside: bool = False,
+    lr: float = 1e-4,
     drawn: bool = False,
-) -> Recipe:  # fmt: skip
+) -> Recipe:
     """See the module's text. Ours: batch, steps, optimiser and augmentation.
 
     Args:
         part: "masks" or "attributes". data: of part attributes, celeba-official or lfwa.
-        start: a checkpoint of part masks, of which the U-Net is taken. imagenet: a file with a published ResNeSt-50's state dict.
+        start: a checkpoint of part masks, of which the U-Net is taken. imagenet: a file with a published
+            ResNeSt-50's state dict.
         masks: False builds no U-Net, the ablation. hard, inside: see `mien.models.mgmtn.Mgmtn`.
         lr: of the encoder; all else learns ten times as fast. drawn: drawn faces in place of the sets.
 
@@ -44,9 +61,14 @@ def recipe(
         UsageError: no such part or set, or a start that does not fit the part.
     """
     if part not in ("masks", "attributes") or data not in ("celeba-official", "lfwa"):
-        raise UsageError(f"no part {part!r} on {data!r}; parts are masks and attributes, sets celeba-official and lfwa")
+        raise UsageError(
+            f"no part {part!r} on {data!r}; parts are masks and attributes, sets celeba-official and lfwa"
+        )
     if part == "attributes" and masks != bool(start) and not drawn:
-        raise UsageError("part attributes needs --start, the checkpoint of part masks; or --masks no and no --start to do without masks")
+        raise UsageError(
+            "part attributes needs --start, the checkpoint of part masks; or --masks no and no --start to do"
+            " without masks"
+        )
     torch.manual_seed(seed)
     model = mgmtn(size=size, masks=masks, hard=hard, inside=inside)
     if imagenet:
@@ -58,7 +80,10 @@ def recipe(
     if part == "masks":
         model.learn_masks()
         # the batch carries the points, of which the masks are made; the model does not answer them
-        parts, tasks = [SourceSpec("wflw", "train", "wflw98", batch, Augment(fill_border=0))], [*tasks, WFLW98]
+        parts, tasks = (
+            [SourceSpec("wflw", "train", "wflw98", batch, Augment(fill_border=0))],
+            [*tasks, WFLW98],
+        )
         optimizer = adamw(model, 10 * lr)  # the U-Net starts from nothing
     else:
         model.learn_attributes()
@@ -66,6 +91,14 @@ def recipe(
         optimizer = adamw(model, lr, heads=10, weight_decay=0.05)
     mixture = Mixture(open_parts(parts, model.view, drawn=drawn), tasks, seed=seed, size=model.view.size)
     return Recipe(
-        name=f"mgmtn/{part}", model=model, mixture=mixture, optimizer=optimizer, schedule=cosine(1000), steps=steps, seed=seed, every=steps,
-        data=[p.dataset for p in parts] + (["wflw"] if start else []), protocols=() if drawn or part == "masks" else [data],
-    )  # fmt: skip
+        name=f"mgmtn/{part}",
+        model=model,
+        mixture=mixture,
+        optimizer=optimizer,
+        schedule=cosine(1000),
+        steps=steps,
+        seed=seed,
+        every=steps,
+        data=[p.dataset for p in parts] + (["wflw"] if start else []),
+        protocols=() if drawn or part == "masks" else [data],
+    )

@@ -3,7 +3,8 @@
     mien train recipes/mgmtn_tiny.py --out runs/masks --part masks --steps 1000
     mien train recipes/mgmtn_tiny.py --out runs/attributes --start runs/masks/model.safetensors
 
-The first trains the U-Net on pictures with 68 points; the second everything else on CelebA, with the U-Net frozen.
+The first trains the U-Net on pictures with 68 points; the second everything else on CelebA, with the U-Net
+frozen.
 The ablation, masks of ones and no U-Net, has no first part: --masks no, and no --start.
 """
 
@@ -20,16 +21,30 @@ from mien.training.recipe import Recipe, adamw, cosine
 
 
 def recipe(
-    *, part: str = "attributes", steps: int = 2500, seed: int = 1, batch: int = 20, size: int = 112, start: str = "", masks: bool = True,
-    hard: bool = False, inside: bool = False, frozen: int = 2, lr: float = 5e-4, imagenet: bool = True, drawn: bool = False,
-) -> Recipe:  # fmt: skip
+    *,
+    part: str = "attributes",
+    steps: int = 2500,
+    seed: int = 1,
+    batch: int = 20,
+    size: int = 112,
+    start: str = "",
+    masks: bool = True,
+    hard: bool = False,
+    inside: bool = False,
+    frozen: int = 2,
+    lr: float = 5e-4,
+    imagenet: bool = True,
+    drawn: bool = False,
+) -> Recipe:
     """See the module's text.
 
     Args:
         part: "masks" or "attributes".
-        start: a checkpoint of part masks, of which the U-Net is taken; all else starts from ImageNet and the seed.
+        start: a checkpoint of part masks, of which the U-Net is taken; all else starts from ImageNet and the
+            seed.
         masks: False builds no U-Net. hard, inside: see `Mgmtn`; they matter in part attributes.
-        frozen: stages of the encoder, besides the stem, that do not learn. lr: of the encoder; the heads learn twice and
+        frozen: stages of the encoder, besides the stem, that do not learn. lr: of the encoder; the heads
+            learn twice and
             the U-Net ten times as fast. drawn: learn drawn faces, to try the recipe without data.
 
     Raises:
@@ -38,7 +53,10 @@ def recipe(
     if part not in ("masks", "attributes"):
         raise UsageError(f"no part {part!r}; choose one of: masks, attributes")
     if part == "attributes" and masks != bool(start):
-        raise UsageError("part attributes needs --start, the checkpoint of part masks; or --masks no and no --start to do without masks")
+        raise UsageError(
+            "part attributes needs --start, the checkpoint of part masks; or --masks no and no --start to do"
+            " without masks"
+        )
     torch.manual_seed(seed)
     model = mgmtn_tiny(size=size, imagenet=imagenet, masks=masks, hard=hard, inside=inside)
     if start:
@@ -56,7 +74,16 @@ def recipe(
         optimizer, warmup, protocols = adamw(model, lr), 150, validation_protocols(model.tasks)
     learned_from = shares if part == "masks" or not masks else [*shares, "helen68", "afw68"]
     return Recipe(
-        name=f"mgmtn_tiny/{part}", model=model, mixture=blend(shares, model.view, tasks, seed=seed, drawn=drawn), optimizer=optimizer,
-        schedule=cosine(warmup), steps=steps, seed=seed, ema=0.998, data=tuple(learned_from),
-        protocols=() if drawn else protocols, every=500, limit=300,
-    )  # fmt: skip
+        name=f"mgmtn_tiny/{part}",
+        model=model,
+        mixture=blend(shares, model.view, tasks, seed=seed, drawn=drawn),
+        optimizer=optimizer,
+        schedule=cosine(warmup),
+        steps=steps,
+        seed=seed,
+        ema=0.998,
+        data=tuple(learned_from),
+        protocols=() if drawn else protocols,
+        every=500,
+        limit=300,
+    )

@@ -1,9 +1,11 @@
-"""Naive Faceptor, tiny: every task of the data pack, or some of them; one task alone is a plain single-task network.
+"""Naive Faceptor, tiny: every task of the data pack, or some of them; one task alone is a plain single-task
+network.
 
     mien train recipes/naive_faceptor_tiny.py --out runs/naive_faceptor_tiny
     mien train recipes/naive_faceptor_tiny.py --out runs/age --tasks age
 
-2,500 steps of 20 pictures: about 25 minutes on two idle cores with all tasks. What to expect is in docs/comparison.md.
+2,500 steps of 20 pictures: about 25 minutes on two idle cores with all tasks. What to expect is in
+    docs/comparison.md.
 """
 
 from __future__ import annotations
@@ -18,14 +20,23 @@ from mien.training.recipe import Recipe, adamw, cosine
 
 
 def recipe(
-    *, steps: int = 2500, seed: int = 1, batch: int = 20, size: int = 112, tasks: str = "", frozen: int = 2, lr: float = 5e-4,
-    imagenet: bool = True, drawn: bool = False,
-) -> Recipe:  # fmt: skip
+    *,
+    steps: int = 2500,
+    seed: int = 1,
+    batch: int = 20,
+    size: int = 112,
+    tasks: str = "",
+    frozen: int = 2,
+    lr: float = 5e-4,
+    imagenet: bool = True,
+    drawn: bool = False,
+) -> Recipe:
     """See the module's text.
 
     Args:
         tasks: comma-separated; all that the pack has when empty.
-        frozen: stages of the encoder, besides the stem, that do not learn. drawn: learn drawn faces, to try the recipe without data.
+        frozen: stages of the encoder, besides the stem, that do not learn. drawn: learn drawn faces, to try
+            the recipe without data.
     """
     torch.manual_seed(seed)
     asked = [task(n) for n in tasks.split(",")] if tasks else list(DEFAULT_TASKS)
@@ -33,7 +44,17 @@ def recipe(
     model.encoder.freeze(frozen)
     mixture = blend(batch_shares(asked, batch), model.view, asked, seed=seed, drawn=drawn)
     return Recipe(
-        name="naive_faceptor_tiny", model=model, mixture=mixture, optimizer=adamw(model, lr), schedule=cosine(150), steps=steps,
-        balance=Fixed(LOSS_WEIGHTS), seed=seed, ema=0.998, data=tuple(batch_shares(asked, batch)),
-        protocols=() if drawn else validation_protocols(asked), every=500, limit=300,
-    )  # fmt: skip
+        name="naive_faceptor_tiny",
+        model=model,
+        mixture=mixture,
+        optimizer=adamw(model, lr),
+        schedule=cosine(150),
+        steps=steps,
+        balance=Fixed(LOSS_WEIGHTS),
+        seed=seed,
+        ema=0.998,
+        data=tuple(batch_shares(asked, batch)),
+        protocols=() if drawn else validation_protocols(asked),
+        every=500,
+        limit=300,
+    )

@@ -1,11 +1,15 @@
-"""Q-Face on ViT-B/16 (Sun et al., 2024, arXiv 2405.09059): three of its five tasks, without action units and head pose.
+"""Q-Face on ViT-B/16 (Sun et al., 2024, arXiv 2405.09059): three of its five tasks, without action units and
+head pose.
 
     mien train recipes/qface.py --out runs/qface --encoder FaRL-Base-Patch16-LAIONFace20M-ep16.pth
 
-Not run by us. The paper trains on RAF-DB, CelebA and other sets whose list, like the hours and the whole setting, is not public:
-every number below is ours. 50,000 steps of 128 pictures of 224 px are too many for the CPUs that mien's trainer works on.
+Not run by us. The paper trains on RAF-DB, CelebA and other sets whose list, like the hours and the whole
+setting, is not public:
+every number below is ours. 50,000 steps of 128 pictures of 224 px are too many for the CPUs that mien's
+trainer works on.
 
-Data, in the publishers' layouts below the data root (`mien.data.catalogue.OFFICIAL`): rafdb, celeba-official, utkface-official.
+Data, in the publishers' layouts below the data root (`mien.data.catalogue.OFFICIAL`): rafdb, celeba-official,
+utkface-official.
 Published: RAF-DB 92.86, CelebA 91.56.
 """
 
@@ -25,7 +29,8 @@ from mien.tasks import task
 from mien.training.loss_weighting import Fixed
 from mien.training.recipe import Recipe, adamw, cosine
 
-# Ours: sets beside RAF-DB and CelebA, and how many pictures of each. No reader knows BP4D or DISFA, so action units stay out.
+# Ours: sets beside RAF-DB and CelebA, and how many pictures of each. No reader knows BP4D or DISFA, so action
+# units stay out.
 PARTS = (
     SourceSpec("rafdb", "train", "expression7", 32),
     SourceSpec("celeba-official", "train", "attributes", 64),
@@ -37,13 +42,22 @@ WEIGHTS = {"expression7": 1.5, "attributes": 7.0, "age": 0.5}
 
 
 def recipe(
-    *, steps: int = 50_000, seed: int = 1, tasks: str = "expression7,attributes,age", encoder: str = "", size: int = 224,
-    fusion: str = "concat", lr: float = 5e-5, drop_path: float = 0.1, drawn: bool = False,
-) -> Recipe:  # fmt: skip
+    *,
+    steps: int = 50_000,
+    seed: int = 1,
+    tasks: str = "expression7,attributes,age",
+    encoder: str = "",
+    size: int = 224,
+    fusion: str = "concat",
+    lr: float = 5e-5,
+    drop_path: float = 0.1,
+    drawn: bool = False,
+) -> Recipe:
     """See the module's text.
 
     Args:
-        tasks: comma-separated, of the three. encoder: a file of FaRL's or CLIP's weights. fusion: concat, sum, gated or tokens.
+        tasks: comma-separated, of the three. encoder: a file of FaRL's or CLIP's weights. fusion: concat,
+            sum, gated or tokens.
         lr: of the encoder; all else learns ten times as fast. drawn: drawn faces in place of the sets.
     """
     torch.manual_seed(seed)
@@ -55,9 +69,19 @@ def recipe(
         load_clip(model.encoder, torch.load(encoder, map_location="cpu", weights_only=True))  # type: ignore[arg-type]
     # these sets' crops end near the face; no colour is made up around it, since protocols crop alike
     parts = [replace(p, augment=Augment(fill_border=0)) for p in PARTS if p.task in asked]
-    mixture = Mixture(open_parts(parts, model.view, drawn=drawn), model.tasks, seed=seed, size=model.view.size)
+    mixture = Mixture(
+        open_parts(parts, model.view, drawn=drawn), model.tasks, seed=seed, size=model.view.size
+    )
     return Recipe(
-        name="qface", model=model, mixture=mixture,
-        optimizer=adamw(model, lr, heads=10, weight_decay=0.05), schedule=cosine(1000), steps=steps, balance=Fixed(WEIGHTS), seed=seed,
-        data=[p.dataset for p in parts], every=steps, protocols=() if drawn else [SCORED[n] for n in asked],
-    )  # fmt: skip
+        name="qface",
+        model=model,
+        mixture=mixture,
+        optimizer=adamw(model, lr, heads=10, weight_decay=0.05),
+        schedule=cosine(1000),
+        steps=steps,
+        balance=Fixed(WEIGHTS),
+        seed=seed,
+        data=[p.dataset for p in parts],
+        every=steps,
+        protocols=() if drawn else [SCORED[n] for n in asked],
+    )

@@ -17,22 +17,46 @@ from mien.training.recipe import Recipe, adamw, cosine
 
 
 def recipe(
-    *, steps: int = 2500, seed: int = 1, batch: int = 20, size: int = 112, tasks: str = "expression,attributes,age", fusion: str = "concat",
-    taps: str = "0,1,2,3", frozen: int = 2, lr: float = 5e-4, imagenet: bool = True, drawn: bool = False,
-) -> Recipe:  # fmt: skip
+    *,
+    steps: int = 2500,
+    seed: int = 1,
+    batch: int = 20,
+    size: int = 112,
+    tasks: str = "expression,attributes,age",
+    fusion: str = "concat",
+    taps: str = "0,1,2,3",
+    frozen: int = 2,
+    lr: float = 5e-4,
+    imagenet: bool = True,
+    drawn: bool = False,
+) -> Recipe:
     """See the module's text.
 
     Args:
-        tasks: comma-separated. fusion: concat, sum, gated or tokens. taps: levels of the encoder that are fused; "3" is the last alone.
-        frozen: stages of the encoder, besides the stem, that do not learn. drawn: learn drawn faces, to try the recipe without data.
+        tasks: comma-separated. fusion: concat, sum, gated or tokens. taps: levels of the encoder that are
+            fused; "3" is the last alone.
+        frozen: stages of the encoder, besides the stem, that do not learn. drawn: learn drawn faces, to try
+            the recipe without data.
     """
     torch.manual_seed(seed)
     asked = [task(n) for n in tasks.split(",")]
-    model = qface_tiny(tasks=asked, size=size, imagenet=imagenet, fusion=fusion, taps=[int(i) for i in taps.split(",")])
+    model = qface_tiny(
+        tasks=asked, size=size, imagenet=imagenet, fusion=fusion, taps=[int(i) for i in taps.split(",")]
+    )
     model.encoder.freeze(frozen)
     mixture = blend(batch_shares(asked, batch), model.view, asked, seed=seed, drawn=drawn)
     return Recipe(
-        name="qface_tiny", model=model, mixture=mixture, optimizer=adamw(model, lr), schedule=cosine(150), steps=steps,
-        balance=Fixed(LOSS_WEIGHTS), seed=seed, ema=0.998, data=tuple(batch_shares(asked, batch)),
-        protocols=() if drawn else validation_protocols(asked), every=500, limit=300,
-    )  # fmt: skip
+        name="qface_tiny",
+        model=model,
+        mixture=mixture,
+        optimizer=adamw(model, lr),
+        schedule=cosine(150),
+        steps=steps,
+        balance=Fixed(LOSS_WEIGHTS),
+        seed=seed,
+        ema=0.998,
+        data=tuple(batch_shares(asked, batch)),
+        protocols=() if drawn else validation_protocols(asked),
+        every=500,
+        limit=300,
+    )

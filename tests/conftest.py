@@ -10,7 +10,9 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 PACK = Path(os.environ.get("MIEN_DATA") or ROOT / ".." / "shared" / "data")
-needs_pack = pytest.mark.skipif(not (PACK / "mtfl").is_dir(), reason=f"the data pack is not at {PACK}; set MIEN_DATA")
+needs_pack = pytest.mark.skipif(
+    not (PACK / "mtfl").is_dir(), reason=f"the data pack is not at {PACK}; set MIEN_DATA"
+)
 
 
 @pytest.fixture(autouse=True)

@@ -32,9 +32,14 @@ def test_fit_recovers_any_similarity(degrees, scale, shift):
 def test_invert_undoes_and_compose_applies_inner_first(degrees, scale, shift, mirror):
     a = geometry.about((3, 4), degrees=degrees, scale=scale, shift=shift, mirror=mirror)
     points = np.array([(0.0, 0.0), (100.0, -30.0), (7.0, 9.0)])
-    assert np.allclose(geometry.move_points(geometry.move_points(points, a), geometry.invert(a)), points, atol=1e-6)
+    assert np.allclose(
+        geometry.move_points(geometry.move_points(points, a), geometry.invert(a)), points, atol=1e-6
+    )
     b = geometry.about((1, 1), degrees=30, scale=2)
-    assert np.allclose(geometry.move_points(points, geometry.compose(b, a)), geometry.move_points(geometry.move_points(points, a), b))
+    assert np.allclose(
+        geometry.move_points(points, geometry.compose(b, a)),
+        geometry.move_points(geometry.move_points(points, a), b),
+    )
     assert geometry.scale_of(a) == pytest.approx(scale)
 
 
@@ -64,16 +69,22 @@ def test_shrinking_does_not_move_the_picture():
 
 
 def test_mask_has_its_own_value_outside():
-    out = geometry.warp_mask(np.ones((10, 10), np.uint8), geometry.about((0, 0), shift=(5, 0)), (10, 10), outside=255)
+    out = geometry.warp_mask(
+        np.ones((10, 10), np.uint8), geometry.about((0, 0), shift=(5, 0)), (10, 10), outside=255
+    )
     assert (out[:, :5] == 255).all()
     assert (out[:, 5:] == 1).all()
 
 
 def test_align_brings_the_points_to_the_template():
-    points = geometry.move_points(geometry.template_points(VIEW), geometry.about((0, 0), degrees=25, scale=3, shift=(40, 10)))
+    points = geometry.move_points(
+        geometry.template_points(VIEW), geometry.about((0, 0), degrees=25, scale=3, shift=(40, 10))
+    )
     crop = geometry.align(np.zeros((500, 500, 3), np.uint8), points, VIEW)
     assert crop.pixels.shape == (128, 128, 3)
-    assert np.allclose(geometry.move_points(points, crop.from_photo), geometry.template_points(VIEW), atol=1e-6)
+    assert np.allclose(
+        geometry.move_points(points, crop.from_photo), geometry.template_points(VIEW), atol=1e-6
+    )
 
 
 def test_fit_refuses_what_has_no_size():
@@ -91,7 +102,7 @@ def test_iou_and_nms_by_hand():
 
 
 def _turned_head(yaw: float, pitch: float, roll: float) -> np.ndarray:
-    """The generic head seen by a far camera after a turn; only the points that the fit uses are meaningful."""
+    """The generic head seen by a far camera after a turn; only the fit's points are meaningful."""
     y, p, r = np.radians([yaw, pitch, roll])
     # from the words of the docstring: roll on screen, then pitch, then yaw; the nose looks along -z
     rz = np.array([[np.cos(r), -np.sin(r), 0], [np.sin(r), np.cos(r), 0], [0, 0, 1]])
@@ -104,7 +115,10 @@ def _turned_head(yaw: float, pitch: float, roll: float) -> np.ndarray:
     return out
 
 
-@pytest.mark.parametrize(("yaw", "pitch", "roll"), [(0, 0, 0), (30, 0, 0), (-30, 0, 0), (0, 20, 0), (0, -20, 0), (0, 0, 25), (20, -10, 15)])
+@pytest.mark.parametrize(
+    ("yaw", "pitch", "roll"),
+    [(0, 0, 0), (30, 0, 0), (-30, 0, 0), (0, 20, 0), (0, -20, 0), (0, 0, 25), (20, -10, 15)],
+)
 def test_pose_of_a_turned_head(yaw, pitch, roll):
     assert pose.pose_from_68(_turned_head(yaw, pitch, roll)) == pytest.approx((yaw, pitch, roll), abs=4)
 

@@ -1,4 +1,6 @@
-"""The tanh-warp of LaPa's crops (FaRL): points there and back, pictures and masks of a whole photo in one crop."""
+"""The tanh-warp of LaPa's crops (FaRL): points there and back, pictures and masks of a whole photo in one
+crop.
+"""
 
 from __future__ import annotations
 
@@ -48,8 +50,12 @@ def test_nothing_moves_in_the_middle(c, w):
 
 
 def test_values_by_hand():
-    assert geometry.tanh_warp([0.1, 0.2, 1.0, -1.0], 0.8) == pytest.approx([0.1, 0.2, 0.2 + 0.8 * np.tanh(1), -0.2 - 0.8 * np.tanh(1)])
-    assert geometry.tanh_unwarp(1.0, 0.8) == pytest.approx(0.2 + 0.8 * np.arctanh(0.999))  # the border is as far as it goes
+    assert geometry.tanh_warp([0.1, 0.2, 1.0, -1.0], 0.8) == pytest.approx(
+        [0.1, 0.2, 0.2 + 0.8 * np.tanh(1), -0.2 - 0.8 * np.tanh(1)]
+    )
+    assert geometry.tanh_unwarp(1.0, 0.8) == pytest.approx(
+        0.2 + 0.8 * np.arctanh(0.999)
+    )  # the border is as far as it goes
     assert geometry.tanh_warp([-3.0, 0.5], 0).tolist() == [-3.0, 0.5]
     assert geometry.tanh_unwarp([-3.0, 0.5], 0).tolist() == [-3.0, 0.5]
     for call in (geometry.tanh_warp, geometry.tanh_unwarp):
@@ -58,7 +64,9 @@ def test_values_by_hand():
 
 
 def scene() -> tuple[np.ndarray, np.ndarray, Crop]:
-    """Classes of a photo of 120 x 90 (0, 1 in a disc, 2 at the right), a colour for each, and a turned crop of its middle."""
+    """Classes of a photo of 120 x 90 (0, 1 in a disc, 2 at the right), a colour for each, and a turned crop
+    of its middle.
+    """
     y, x = np.mgrid[:90, :120]
     classes = np.where((x - 60) ** 2 + (y - 45) ** 2 < 20**2, 1, np.where(x > 75, 2, 0)).astype(np.uint8)
     a = geometry.about((60, 45), degrees=12, scale=1.6, shift=(3.5, 18.5))
@@ -78,7 +86,10 @@ def test_a_mask_comes_back_from_the_warped_crop(factor):
 
 def test_factor_0_is_the_plain_crop_and_half_sized_logits_lie_right():
     classes, pixels, crop = scene()
-    plain, same = geometry.warp(pixels, crop.from_photo, (128, 128)), geometry.tanh_crop(pixels, crop.from_photo, (128, 128), 0)
+    plain, same = (
+        geometry.warp(pixels, crop.from_photo, (128, 128)),
+        geometry.tanh_crop(pixels, crop.from_photo, (128, 128), 0),
+    )
     assert np.abs(plain.astype(int) - same).max() <= 9  # OpenCV rounds places to 1/32 of a pixel
     small = same.astype(float).reshape(64, 2, 64, 2, 3).mean((1, 3))
     found = geometry.unwarp_mask(small.transpose(2, 0, 1), crop, (120, 90), 0)

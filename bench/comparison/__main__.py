@@ -1,6 +1,6 @@
 """Train every system and every ablation on the data pack, score them, and write docs/comparison.md.
 
-python -m bench.comparison                     # everything: about ten hours on two cores; goes on where it stopped
+python -m bench.comparison               # everything: about ten hours on two cores; resumes where it stopped
 python -m bench.comparison train faceptor far_amtn
 python -m bench.comparison cost                # parameters, speeds: wants an idle machine
 python -m bench.comparison page
@@ -22,7 +22,9 @@ KEPT = Path("bench/results/comparison.json")  # every number, committed beside t
 
 def main() -> None:
     """See the module's text."""
-    parser = argparse.ArgumentParser(prog="python -m bench.comparison", description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog="python -m bench.comparison", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
     parser.add_argument("what", nargs="?", choices=("all", "train", "score", "cost", "page"), default="all")
     parser.add_argument("names", nargs="*", help="runs; all if none is named")
     parser.add_argument("--out", type=Path, default=Path("runs/compare"))

@@ -7,7 +7,18 @@ from typing import Any
 
 import numpy as np
 
-from bench.comparison.runs import ABLATIONS, FEWER, MEASURE, SINGLE, SINGLE_PROCESS, STEPS, SYSTEMS, TOGETHER, Ablation, Run
+from bench.comparison.runs import (
+    ABLATIONS,
+    FEWER,
+    MEASURE,
+    SINGLE,
+    SINGLE_PROCESS,
+    STEPS,
+    SYSTEMS,
+    TOGETHER,
+    Ablation,
+    Run,
+)
 from bench.comparison.work import BATCH
 
 # protocol -> (the number shown, what the column is called, whether less is better)
@@ -53,22 +64,38 @@ def systems(results: Results) -> str:
         ("ONNX, ms a face", lambda c: f"{c['onnx_ms']:.1f}"),
     ]
     rows = (
-        [["no look at the picture", *[""] * len(cells), *(shown(number(results, GUESS, p), p) for p in SHOWN)]] if GUESS in results else []
+        [
+            [
+                "no look at the picture",
+                *[""] * len(cells),
+                *(shown(number(results, GUESS, p), p) for p in SHOWN),
+            ]
+        ]
+        if GUESS in results
+        else []
     )
     for run in (*SYSTEMS, *SINGLE):
         if run.name not in results or not results[run.name].get("scores"):
             continue
         cost = results[run.name].get("cost")
-        rows.append([run.title, *(f(cost) if cost else "" for _, f in cells), *(shown(number(results, run.name, p), p) for p in SHOWN)])
+        rows.append(
+            [
+                run.title,
+                *(f(cost) if cost else "" for _, f in cells),
+                *(shown(number(results, run.name, p), p) for p in SHOWN),
+            ]
+        )
     return table(["system", *(name for name, _ in cells), *(name for _, name, _ in SHOWN.values())], rows)
 
 
 def spread(values: Sequence[float], protocol: str) -> str:
     """The mean of the seeds, and half of their range."""
     half = (max(values) - min(values)) / 2
-    return f"{shown(float(np.mean(values)), protocol)} ± {half:.3f}" if SHOWN[protocol][0] == "mean_f1" else (
-        f"{np.mean(values):.2f} ± {half:.2f}"
-    )  # fmt: skip
+    return (
+        f"{shown(float(np.mean(values)), protocol)} ± {half:.3f}"
+        if SHOWN[protocol][0] == "mean_f1"
+        else (f"{np.mean(values):.2f} ± {half:.2f}")
+    )
 
 
 def verdict(ours: Sequence[float], other: Sequence[float], less: bool) -> str:
@@ -78,15 +105,26 @@ def verdict(ours: Sequence[float], other: Sequence[float], less: bool) -> str:
 
 
 def sides_of(results: Results, told: Ablation) -> dict[str, dict[str, list[float]]]:
-    """What is scored of an idea: side -> protocol -> a number a seed. Only sides of which every seed is there."""
-    done = {side: runs for side, runs in told.sides.items() if all(results.get(r.name, {}).get("scores") for r in runs)}
+    """What is scored of an idea: side -> protocol -> a number a seed.
+
+    Only sides of which every seed is there.
+    """
+    done = {
+        side: runs
+        for side, runs in told.sides.items()
+        if all(results.get(r.name, {}).get("scores") for r in runs)
+    }
     return {
-        side: {p: [v for r in runs if (v := number(results, r.name, p)) is not None] for p in told.measures} for side, runs in done.items()
+        side: {p: [v for r in runs if (v := number(results, r.name, p)) is not None] for p in told.measures}
+        for side, runs in done.items()
     }
 
 
 def judged(results: Results, told: Ablation) -> dict[str, dict[str, str]]:
-    """The idea (its first side) against each other side: side -> protocol -> a verdict. Empty while it is not trained."""
+    """The idea (its first side) against each other side: side -> protocol -> a verdict.
+
+    Empty while it is not trained.
+    """
     sides, first = sides_of(results, told), next(iter(told.sides))
     if first not in sides:
         return {}
@@ -102,7 +140,10 @@ def ablation(results: Results, told: Ablation) -> str:
     verdicts = judged(results, told)
     if not verdicts:
         return f"### {told.paper}: {told.idea}\n\n{NOT_YET}"
-    rows = [[side, *(spread(values[p], p) for p in told.measures)] for side, values in sides_of(results, told).items()]
+    rows = [
+        [side, *(spread(values[p], p) for p in told.measures)]
+        for side, values in sides_of(results, told).items()
+    ]
     rows += [[f"does it help, against {side}?", *said.values()] for side, said in verdicts.items()]
     return f"### {told.paper}: {told.idea}\n\n" + table(["", *(SHOWN[p][1] for p in told.measures)], rows)
 
@@ -114,7 +155,11 @@ def claims(results: Results) -> str:
         for side, said in judged(results, told).items():
             cells = [", ".join(task_of[p] for p, v in said.items() if v == word) for word in VERDICTS]
             rows.append([told.paper, f"{next(iter(told.sides))}, against {side}", *cells])
-    return table(["paper", "idea", "helps on", "is worse on", "not beyond the spread on"], rows) if rows else NOT_YET
+    return (
+        table(["paper", "idea", "helps on", "is worse on", "not beyond the spread on"], rows)
+        if rows
+        else NOT_YET
+    )
 
 
 def alone(results: Results) -> str:
@@ -122,7 +167,10 @@ def alone(results: Results) -> str:
     rows = []
     for task, runs in SINGLE_PROCESS.items():
         protocol = MEASURE[task]
-        sides = [[v for r in side if (v := number(results, r.name, protocol)) is not None] for side in (TOGETHER, runs)]
+        sides = [
+            [v for r in side if (v := number(results, r.name, protocol)) is not None]
+            for side in (TOGETHER, runs)
+        ]
         cells = [spread(side, protocol) if side else "" for side in sides]
         judged = verdict(*sides, SHOWN[protocol][2]) if all(len(s) > 1 for s in sides) else ""
         if any(cells):
@@ -139,7 +187,9 @@ def curves(results: Results, runs: Sequence[Run]) -> str:
         if points := results.get(run.name, {}).get("curve"):
             names = [n for n in points[0] if n != "step"]
             rows = [[f"{p['step']:,}", *(shown(p.get(n), n) for n in names)] for p in points]
-            parts.append(f"**{run.title or run.name}**\n\n" + table(["step", *(SHOWN[n][1] for n in names)], rows))
+            parts.append(
+                f"**{run.title or run.name}**\n\n" + table(["step", *(SHOWN[n][1] for n in names)], rows)
+            )
     return "\n\n".join(parts)
 
 
@@ -202,9 +252,18 @@ Averaged weights, on the first 300 pictures of each validation set (LFW: pairs a
 
 def page(results: Results) -> str:
     """The whole page."""
-    notes = "\n".join(f"- {r.title}: {r.note}." for r in SYSTEMS if r.note and results.get(r.name, {}).get("scores"))
+    notes = "\n".join(
+        f"- {r.title}: {r.note}." for r in SYSTEMS if r.note and results.get(r.name, {}).get("scores")
+    )
     return PAGE.format(
-        steps=STEPS, fewer=FEWER, batch=BATCH, passes=STEPS * BATCH, systems=systems(results), notes=notes, alone=alone(results),
-        ablations="\n\n".join(ablation(results, a) for a in ABLATIONS), curves=curves(results, (*SYSTEMS, *SINGLE)),
+        steps=STEPS,
+        fewer=FEWER,
+        batch=BATCH,
+        passes=STEPS * BATCH,
+        systems=systems(results),
+        notes=notes,
+        alone=alone(results),
+        ablations="\n\n".join(ablation(results, a) for a in ABLATIONS),
+        curves=curves(results, (*SYSTEMS, *SINGLE)),
         claims=claims(results),
-    )  # fmt: skip
+    )

@@ -1,4 +1,4 @@
-"""What the comparison trains: the systems, single-task networks beside them, and one ablation a claimed idea."""
+"""What the comparison trains: the systems, single-task networks, and one ablation a claimed idea."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ class Run:
 
     Attributes:
         name: of its folder. recipe: the file in `recipes`, without .py. settings: the recipe's arguments.
-        start: a run whose weights it begins from. title: for people. note: what a reader must know of its budget.
+        start: a run whose weights it begins from. title: for people. note: what a reader must know of its
+            budget.
         answers: False for a run that prepares another one: its answers are not trained, and not scored.
     """
 
@@ -45,13 +46,20 @@ class Ablation:
     measures: tuple[str, ...]
 
 
-def _seeds(name: str, recipe: str, *, starts: str = "", seeds: tuple[int, ...] = (1, 2), **settings: Any) -> tuple[Run, ...]:
+def _seeds(
+    name: str, recipe: str, *, starts: str = "", seeds: tuple[int, ...] = (1, 2), **settings: Any
+) -> tuple[Run, ...]:
     """A run a seed; `starts` names the runs to begin from, without their seed."""
     given = {"steps": FEWER, **settings}
-    return tuple(Run(f"{name}-{s}", recipe, {**given, "seed": s}, f"{starts}-{s}" if starts else "") for s in seeds)
+    return tuple(
+        Run(f"{name}-{s}", recipe, {**given, "seed": s}, f"{starts}-{s}" if starts else "") for s in seeds
+    )
 
 
-_OWN = "trunk from random weights: {} more steps with one lap are its pretraining; learning rate 2e-3, of a dense head 50 / inputs of it"
+_OWN = (
+    "trunk from random weights: {} more steps with one lap are its pretraining; learning rate 2e-3, of a"
+    " dense head 50 / inputs of it"
+)
 
 SYSTEMS: tuple[Run, ...] = (
     Run("qface", "qface_tiny", {"steps": STEPS}, title="Q-Face"),
@@ -60,17 +68,33 @@ SYSTEMS: tuple[Run, ...] = (
     Run("ifan-start", "ifan_tiny", {"steps": STEPS, "laps": 1}, title="iFAN, one lap"),
     Run("ifan", "ifan_tiny", {"steps": STEPS}, "ifan-start", "iFAN", _OWN.format(f"{STEPS:,}")),
     Run("far_amtn", "far_amtn_tiny", {"steps": STEPS}, title="FAR-AMTN"),
-    Run("mgmtn-masks", "mgmtn_tiny", {"part": "masks", "steps": MASKS}, title="MGMTN, mask network", answers=False),
-    Run("mgmtn", "mgmtn_tiny", {"part": "attributes", "steps": STEPS}, "mgmtn-masks", "MGMTN", f"{MASKS:,} more steps teach its masks"),
+    Run(
+        "mgmtn-masks",
+        "mgmtn_tiny",
+        {"part": "masks", "steps": MASKS},
+        title="MGMTN, mask network",
+        answers=False,
+    ),
+    Run(
+        "mgmtn",
+        "mgmtn_tiny",
+        {"part": "attributes", "steps": STEPS},
+        "mgmtn-masks",
+        "MGMTN",
+        f"{MASKS:,} more steps teach its masks",
+    ),
 )
 
 # task -> the protocol that measures it
 MEASURE = {
-    "expression": "ferplus-val", "age": "utkface-age", "attributes": "celeba", "points5": "mtfl", "landmarks": "helen68",
+    "expression": "ferplus-val", "age": "utkface-age", "attributes": "celeba", "points5": "mtfl",
+    "landmarks": "helen68",
     "parsing": "celebamask", "identity": "lfw",
 }  # fmt: skip
 TASKS = tuple(MEASURE)
-SINGLE: tuple[Run, ...] = tuple(Run(f"single-{t}", "naive_faceptor_tiny", {"steps": STEPS, "tasks": t}, title=f"{t} alone") for t in TASKS)
+SINGLE: tuple[Run, ...] = tuple(
+    Run(f"single-{t}", "naive_faceptor_tiny", {"steps": STEPS, "tasks": t}, title=f"{t} alone") for t in TASKS
+)
 
 # a task alone in the network with standard heads, beside all of them in it; FEWER steps, a run a seed
 TOGETHER = _seeds("naive-short", "naive_faceptor_tiny")
@@ -80,28 +104,36 @@ FEW = {"age": "utkface=1500", "expression": "ferplus=1500"}
 
 ABLATIONS: tuple[Ablation, ...] = (
     Ablation(
-        "fusion of four levels, against the last level alone", "Q-Face",
-        {"four levels": _seeds("qface-four", "qface_tiny"), "last level": _seeds("qface-last", "qface_tiny", taps="3")},
+        "fusion of four levels, against the last level alone",
+        "Q-Face",
+        {
+            "four levels": _seeds("qface-four", "qface_tiny"),
+            "last level": _seeds("qface-last", "qface_tiny", taps="3"),
+        },
         ("celeba", "utkface-age", "ferplus-val"),
     ),
     Ablation(
-        "queries, against a standard head a task", "Faceptor",
+        "queries, against a standard head a task",
+        "Faceptor",
         {"queries": _seeds("faceptor-short", "faceptor_tiny"), "heads": TOGETHER},
         ("mtfl", "helen68", "celebamask", "celeba", "utkface-age", "ferplus-val", "lfw"),
     ),
     Ablation(
-        f"Layer-Attention: a second stage of {SECOND} steps, {SECOND // 4} of warm-up, that opens the other levels, "
-        f"against {SECOND} more steps of the first",
+        f"Layer-Attention: a second stage of {SECOND} steps, {SECOND // 4} of warm-up, that opens the other"
+        f" levels, against {SECOND} more steps of the first",
         "Faceptor",
         {
-            "second stage": _seeds("layers-on", "faceptor_tiny", starts="layers-first", steps=SECOND, levels="2,3,1,0"),
+            "second stage": _seeds(
+                "layers-on", "faceptor_tiny", starts="layers-first", steps=SECOND, levels="2,3,1,0"
+            ),
             "first stage only": _seeds("layers-off", "faceptor_tiny", steps=FEWER + SECOND, levels="2"),
         },
         ("mtfl", "helen68", "celebamask", "celeba", "utkface-age", "ferplus-val", "lfw"),
     ),
     *(
         Ablation(
-            f"auxiliary learning: {task} from 1,500 pictures, helped by the other tasks (15 or 16 of a batch's 20), against {task} alone",
+            f"auxiliary learning: {task} from 1,500 pictures, helped by the other tasks (15 or 16 of a"
+            f" batch's 20), against {task} alone",
             "Faceptor",
             {
                 "with helpers": _seeds(f"aux-{task}-on", "faceptor_tiny", few=few),
@@ -109,18 +141,30 @@ ABLATIONS: tuple[Ablation, ...] = (
             },
             (protocol,),
         )
-        for task, few, protocol in (("age", FEW["age"], "utkface-age"), ("expression", FEW["expression"], "ferplus-val"))
+        for task, few, protocol in (
+            ("age", FEW["age"], "utkface-age"),
+            ("expression", FEW["expression"], "ferplus-val"),
+        )
     ),
     Ablation(
-        "three laps of feedback, against one; both from the same one-lap start", "iFAN",
+        "three laps of feedback, against one; both from the same one-lap start",
+        "iFAN",
         {
-            "three laps": tuple(Run(f"laps-3-{s}", "ifan_tiny", {"steps": FEWER, "seed": s, "laps": 3}, "ifan-start") for s in (1, 2)),
-            "one lap": tuple(Run(f"laps-1-{s}", "ifan_tiny", {"steps": FEWER, "seed": s, "laps": 1}, "ifan-start") for s in (1, 2)),
+            "three laps": tuple(
+                Run(f"laps-3-{s}", "ifan_tiny", {"steps": FEWER, "seed": s, "laps": 3}, "ifan-start")
+                for s in (1, 2)
+            ),
+            "one lap": tuple(
+                Run(f"laps-1-{s}", "ifan_tiny", {"steps": FEWER, "seed": s, "laps": 1}, "ifan-start")
+                for s in (1, 2)
+            ),
         },
         ("mtfl", "celebamask", "ferplus-val"),
     ),
     Ablation(
-        "batch norms of their own for each data set, against shared ones; one lap, 600 steps from random weights", "iFAN",
+        "batch norms of their own for each data set, against shared ones; one lap, 600 steps from random"
+        " weights",
+        "iFAN",
         {
             "own norms": _seeds("norms-own", "ifan_tiny", laps=1, steps=600),
             "shared norms": _seeds("norms-shared", "ifan_tiny", laps=1, norms="shared", steps=600),
@@ -128,7 +172,8 @@ ABLATIONS: tuple[Ablation, ...] = (
         ("mtfl", "celebamask", "ferplus-val"),
     ),
     Ablation(
-        "group attention (WSGSA), fusion of groups (CGFF) and dynamic weights (DWS), each taken away", "FAR-AMTN",
+        "group attention (WSGSA), fusion of groups (CGFF) and dynamic weights (DWS), each taken away",
+        "FAR-AMTN",
         {
             "all three": _seeds("far-all", "far_amtn_tiny"),
             "no gates": _seeds("far-ungated", "far_amtn_tiny", gates=False),
@@ -139,16 +184,23 @@ ABLATIONS: tuple[Ablation, ...] = (
         ("celeba",),
     ),
     Ablation(
-        f"masks of the groups (their network took {MASKS:,} more steps), against masks of ones", "MGMTN",
+        f"masks of the groups (their network took {MASKS:,} more steps), against masks of ones",
+        "MGMTN",
         {
             "masks": tuple(
-                Run(f"masks-on-{s}", "mgmtn_tiny", {"part": "attributes", "steps": FEWER, "seed": s}, "mgmtn-masks") for s in (1, 2)
+                Run(
+                    f"masks-on-{s}",
+                    "mgmtn_tiny",
+                    {"part": "attributes", "steps": FEWER, "seed": s},
+                    "mgmtn-masks",
+                )
+                for s in (1, 2)
             ),
             "ones": _seeds("masks-off", "mgmtn_tiny", part="attributes", masks=False),
         },
         ("celeba",),
     ),
-)  # fmt: skip
+)
 
 # what second stages start from
 _FIRST = _seeds("layers-first", "faceptor_tiny", levels="2")
@@ -165,6 +217,12 @@ def asked_of(name: str) -> tuple[str, ...]:
     """The protocols that the page shows of a run; none named means all that it answers."""
     if name in {r.name for r in (*SYSTEMS, *SINGLE)}:
         return ()
-    asked = {p for a in ABLATIONS for side in a.sides.values() if name in {r.name for r in side} for p in a.measures}
+    asked = {
+        p
+        for a in ABLATIONS
+        for side in a.sides.values()
+        if name in {r.name for r in side}
+        for p in a.measures
+    }
     asked |= {MEASURE[t] for t, runs in SINGLE_PROCESS.items() if name in {r.name for r in runs}}
     return tuple(sorted(asked))

@@ -27,7 +27,8 @@ def settings_of(run: Run, out: Path) -> dict[str, Any]:
 def train(run: Run, out: Path) -> None:
     """Train one run in a process of its own, on one thread; goes on where it stopped.
 
-    Two runs of one thread each use two cores better than one run of two: small networks wait for each other's parts.
+    Two runs of one thread each use two cores better than one run of two: small networks wait for each other's
+    parts.
     """
     folder = out / run.name
     flags = [word for name, value in settings_of(run, out).items() for word in (f"--{name}", str(value))]
@@ -136,7 +137,10 @@ def curve(name: str, out: Path) -> list[dict[str, Any]]:
 
 
 def cost(name: str, out: Path) -> dict[str, Any]:
-    """Parameters, multiply-adds of one face, training speed and time in ONNX Runtime. Kept in cost.json; wants an idle machine."""
+    """Parameters, multiply-adds of one face, training speed and time in ONNX Runtime.
+
+    Kept in cost.json; wants an idle machine.
+    """
     kept = out / name / "cost.json"
     if kept.exists():
         return json.loads(kept.read_text(encoding="utf-8"))  # type: ignore[no-any-return]
@@ -166,7 +170,9 @@ def multiply_adds(model: Any) -> int:
 
 
 def train_speed(run: Run, out: Path, *, steps: int = 8, threads: int = 2) -> float:
-    """Pictures a second of whole training steps on ready batches, after three steps to warm up; the median step counts."""
+    """Pictures a second of whole training steps on ready batches, after three steps to warm up; the median
+    step counts.
+    """
     import torch
 
     from mien.cli import load_recipe

@@ -1,9 +1,12 @@
-"""The model card, docs/model-card.md, made again from the weights in the package: one command for any network.
+"""The model card, docs/model-card.md, made again from the weights in the package: one command for any
+network.
 
 python -m bench.model_card.__main__ [--dry]      # needs mien[train] and MIEN_DATA with the data pack
 
-In order: raw answers on the validation sets (kept in the cache folder), temperatures and cuts for saying nothing (written
-into the provenance file beside the weights; --dry writes nothing but the page), protocol scores and the table of false
+In order: raw answers on the validation sets (kept in the cache folder), temperatures and cuts for saying
+    nothing (written
+into the provenance file beside the weights; --dry writes nothing but the page), protocol scores and the table
+of false
 matches where they are missing or were measured with other weights, then the page.
 """
 
@@ -143,11 +146,21 @@ def age_and_gender(a: Answers, f: Fit) -> Iterator[str]:
     covered = inside(u.raw["age"], u.years, f.temperatures.get("age", 1.0))
 
     def line(name: str, g: np.ndarray) -> list[str]:
-        return [name, f"{g.sum():,}", shown(abs(off[g]), 1, 2), shown(off[g], 1, 2), shown(covered[g]), shown(right[g])]
+        return [
+            name,
+            f"{g.sum():,}",
+            shown(abs(off[g]), 1, 2),
+            shown(off[g], 1, 2),
+            shown(covered[g]),
+            shown(right[g]),
+        ]
 
     head = ("group", "n", "age MAE, years", "bias, years", "inside the interval, %", "gender accuracy, %")
     yield "### Age and gender: UTKFace val\n"
-    yield "Bias: mean of answer minus label; above 0 it makes people older. Race, gender and age are the labels of the set.\n"
+    yield (
+        "Bias: mean of answer minus label; above 0 it makes people older. Race, gender and age are the labels"
+        " of the set.\n"
+    )
     yield rows(head, [line(n, g) for n, g in people_groups(a).items()])
     yield f"\nRace, gender and age crossed (groups of fewer than {FEW} have no number):\n"
     yield rows(head, [line(n, g) for n, g in crossed(a).items() if g.any()])
@@ -171,7 +184,9 @@ def attributes(a: Answers) -> Iterator[str]:
     body = [["**mean of 40**", "", *(shown(hits[g].mean(1)) for g in groups.values())]]
     for i, name in enumerate(CELEBA40):
         share = a.attributes[:, i].mean()
-        body.append([f"`{name}`", f"{100 * max(share, 1 - share):.1f}", *(shown(hits[g, i]) for g in groups.values())])
+        body.append(
+            [f"`{name}`", f"{100 * max(share, 1 - share):.1f}", *(shown(hits[g, i]) for g in groups.values())]
+        )
     yield rows(("attribute", "constant", *(f"{n} ({g.sum():,})" for n, g in groups.items())), body)
 
 
@@ -180,13 +195,24 @@ def expression(a: Answers) -> Iterator[str]:
     z, truth = a.fer["test"]
     guess = z.argmax(1)
     yield "### Expression: FER+ test\n"
-    yield "Recall: of the faces labelled so, the share that is answered so. Precision: of the answers, the share that is right. In %.\n"
+    yield (
+        "Recall: of the faces labelled so, the share that is answered so. Precision: of the answers, the"
+        " share that is right. In %.\n"
+    )
     body = [
-        [n, f"{(truth == i).sum():,}", shown(guess[truth == i] == i), f"{(guess == i).sum():,}", shown(truth[guess == i] == i)]
+        [
+            n,
+            f"{(truth == i).sum():,}",
+            shown(guess[truth == i] == i),
+            f"{(guess == i).sum():,}",
+            shown(truth[guess == i] == i),
+        ]
         for i, n in enumerate(EXPRESSION8)
     ]
     mean = np.mean([(guess[truth == i] == i).mean() for i in np.unique(truth)])
-    body.append(["**all**", f"{len(truth):,}", shown(guess == truth), "", f"mean recall of classes {100 * mean:.1f}"])
+    body.append(
+        ["**all**", f"{len(truth):,}", shown(guess == truth), "", f"mean recall of classes {100 * mean:.1f}"]
+    )
     yield rows(("expression", "labelled", "recall", "answered", "precision"), body)
 
 
@@ -197,28 +223,48 @@ def identity(a: Answers, model: OnnxModel) -> Iterator[str]:
     if table is None or "identity" not in a.celeba:
         yield "Not measured with these weights."
         return
-    cuts = {f"`mien verify` ({VERIFY_FMR:g})": VERIFY_FMR, f"`mien cluster`, galleries ({CLUSTER_FMR:g})": CLUSTER_FMR}
+    cuts = {
+        f"`mien verify` ({VERIFY_FMR:g})": VERIFY_FMR,
+        f"`mien cluster`, galleries ({CLUSTER_FMR:g})": CLUSTER_FMR,
+    }
     yield f"Pairs of different people: {table.impostors:,}; of the same: {table.genuine:,}. {table.note}\n"
     cut = {n: table.threshold(fmr) for n, fmr in cuts.items()}
     fnmr = {r["fmr"]: r["fnmr"] for r in table.rows}
     yield rows(
         ("threshold of", "cosine", "false matches, %", "false non-matches, %"),
-        [(n, f"{cut[n]:.4f}", f"{100 * v:g}", f"{100 * fnmr[v]:.1f}" if v in fnmr else "") for n, v in cuts.items()],
+        [
+            (n, f"{cut[n]:.4f}", f"{100 * v:g}", f"{100 * fnmr[v]:.1f}" if v in fnmr else "")
+            for n, v in cuts.items()
+        ],
     )
     at = table.threshold(VERIFY_FMR)
-    yield f"\nBy group, at `mien verify`'s threshold, {at:.4f}, both faces in the group. Intervals are over pictures, not pairs."
-    yield "UTKFace has no names: its pairs are *taken* for strangers, and the few that are not count as false matches. CelebA's"
+    yield (
+        f"\nBy group, at `mien verify`'s threshold, {at:.4f}, both faces in the group. Intervals are over"
+        " pictures, not pairs."
+    )
+    yield (
+        "UTKFace has no names: its pairs are *taken* for strangers, and the few that are not count as false"
+        " matches. CelebA's"
+    )
     yield "are photos of celebrities, of 89x109 pixels, none of whom was trained on.\n"
-    yield rows(("set, group", "strangers' pairs", "false matches, %", "same person's pairs", "false non-matches, %"), _pairs(a, at))
+    yield rows(
+        ("set, group", "strangers' pairs", "false matches, %", "same person's pairs", "false non-matches, %"),
+        _pairs(a, at),
+    )
 
 
 def _pairs(a: Answers, at: float) -> Iterator[list[str]]:
     u, people = a.utk, people_groups(a)
-    ages = {"age: 0-12": u.years <= 12, "age: 13-59": (u.years > 12) & (u.years < 60), "age: 60+": u.years >= 60}
+    ages = {
+        "age: 0-12": u.years <= 12,
+        "age: 13-59": (u.years > 12) & (u.years < 60),
+        "age: 60+": u.years >= 60,
+    }
     wanted = {n: g for n, g in people.items() if not n.startswith("age")} | ages
     for name, raw, who, groups in (
-        ("UTKFace", u.raw["identity"], np.arange(len(u.years)), wanted), ("CelebA", a.celeba["identity"], a.persons, slices(a)),
-    ):  # fmt: skip
+        ("UTKFace", u.raw["identity"], np.arange(len(u.years)), wanted),
+        ("CelebA", a.celeba["identity"], a.persons, slices(a)),
+    ):
         unit = raw / np.linalg.norm(raw, axis=1, keepdims=True)
         match, once = unit @ unit.T >= at, np.triu(np.ones((len(unit), len(unit)), bool), 1)
         same = who[:, None] == who[None, :]
@@ -238,24 +284,58 @@ def _pairs(a: Answers, at: float) -> Iterator[list[str]]:
 def calibration(f: Fit) -> Iterator[str]:
     """Tables of sureness."""
     yield "## How far its probabilities can be trusted\n"
-    yield "Expected calibration error (ECE): how far, on average, a stated probability is from the share that comes true, in 15 bins"
-    yield 'of equal width; of the label that is given, and for attributes of "yes". A temperature divides a task\'s logits. It is fitted'
-    yield "on validation pictures and kept only where ECE and loss (negative log-likelihood) both get better on other pictures.\n"
-    head = ("answer", "measured on", "n", "ECE, % before", "after", "loss before", "after", "temperature", "kept")
+    yield (
+        "Expected calibration error (ECE): how far, on average, a stated probability is from the share that"
+        " comes true, in 15 bins"
+    )
+    yield (
+        'of equal width; of the label that is given, and for attributes of "yes". A temperature divides a'
+        " task's logits. It is fitted"
+    )
+    yield (
+        "on validation pictures and kept only where ECE and loss (negative log-likelihood) both get better on"
+        " other pictures.\n"
+    )
+    head = (
+        "answer",
+        "measured on",
+        "n",
+        "ECE, % before",
+        "after",
+        "loss before",
+        "after",
+        "temperature",
+        "kept",
+    )
     yield rows(head, [[c.strip() for c in r.strip("| ").split("|")] for r in f.rows])
     plain, covered = f.covered
     found = f.temperatures.get("age")
     stays = "which is no less than that beyond chance, so that it stays"
-    mended = f"and {shown(covered)} % at temperature {found}, fitted without the fold that is measured; the years do not change"
+    mended = (
+        f"and {shown(covered)} % at temperature {found}, fitted without the fold that is measured; the years"
+        " do not change"
+    )
     promise = 100 * AGE.read(np.zeros(101, np.float32), NO_CROP).coverage
     end = mended if found else stays
-    yield f"\nAge: the interval promises {promise:g} %; as trained it holds {shown(plain)} % of UTKFace val, {end}.\n"
+    yield (
+        f"\nAge: the interval promises {promise:g} %; as trained it holds {shown(plain)} % of UTKFace val,"
+        f" {end}.\n"
+    )
     yield "## When to say nothing\n"
-    yield "Answers below a probability are not given. *Recommended* is the least cut that halves the share of errors.\n"
+    yield (
+        "Answers below a probability are not given. *Recommended* is the least cut that halves the share of"
+        " errors.\n"
+    )
     for name, (table, where) in f.tables.items():
         best = f.abstain.get(name)
-        yield f"{name.capitalize()}, {where}; recommended: **{best if best is not None else 'none halves the errors'}**\n"
-        cells = [(f"{r.cut:.2f}", f"{r.n:,}", f"{100 * r.share:.1f}", f"{100 * r.accuracy:.1f}" if r.n else "") for r in table]
+        yield (
+            f"{name.capitalize()}, {where}; recommended:"
+            f" **{best if best is not None else 'none halves the errors'}**\n"
+        )
+        cells = [
+            (f"{r.cut:.2f}", f"{r.n:,}", f"{100 * r.share:.1f}", f"{100 * r.accuracy:.1f}" if r.n else "")
+            for r in table
+        ]
         yield rows(("least probability", "answered", "of all, %", "right, %"), cells) + "\n"
 
 
@@ -264,28 +344,56 @@ def failures(a: Answers, model: OnnxModel, scores: Mapping[str, Any]) -> Iterato
     yield "## Known failures\n"
     yield "Found in the tables by rule:\n"
     z, truth = a.fer["test"]
-    recall = {n: float((z.argmax(1)[truth == i] == i).mean()) for i, n in enumerate(EXPRESSION8) if (truth == i).any()}
+    recall = {
+        n: float((z.argmax(1)[truth == i] == i).mean())
+        for i, n in enumerate(EXPRESSION8)
+        if (truth == i).any()
+    }
     weak = [f"{n} ({100 * v:.0f} %)" for n, v in recall.items() if v < 0.5]
     yield f"- Expressions found less than half of the time: {', '.join(weak) or 'none'}."
     hits, share = (a.celeba["attributes"] >= 0) == (a.attributes == 1), a.attributes.mean(0)
     idle = [f"`{n}`" for i, n in enumerate(CELEBA40) if hits[:, i].mean() <= max(share[i], 1 - share[i])]
     yield f"- Attributes answered no better than by always saying the same: {', '.join(idle) or 'none'}."
-    classes = [f"{k[3:]} ({v:.2f})" for k, v in scores.get("celebamask", {}).items() if k.startswith("f1:") and v < 0.5]
+    classes = [
+        f"{k[3:]} ({v:.2f})"
+        for k, v in scores.get("celebamask", {}).items()
+        if k.startswith("f1:") and v < 0.5
+    ]
     yield f"- Parsing classes with an F1 below 0.5: {', '.join(classes) or 'none'}."
     u = a.utk
-    off, right = abs(softmax(u.raw["age"]) @ np.arange(101) - u.years), (u.raw["attributes"][:, MALE] >= 0) == (u.male == 1)
+    off, right = (
+        abs(softmax(u.raw["age"]) @ np.arange(101) - u.years),
+        (u.raw["attributes"][:, MALE] >= 0) == (u.male == 1),
+    )
     groups = {n: g for n, g in people_groups(a).items() if g.sum() >= FEW}
     old = [f"{n} ({off[g].mean():.1f} years)" for n, g in groups.items() if bootstrap(off[g])[1] > off.mean()]
-    sex = [f"{n} ({100 * right[g].mean():.0f} %)" for n, g in groups.items() if bootstrap(right[g])[2] < right.mean()]
+    sex = [
+        f"{n} ({100 * right[g].mean():.0f} %)"
+        for n, g in groups.items()
+        if bootstrap(right[g])[2] < right.mean()
+    ]
     yield f"- Age errs more than on average, beyond chance: {', '.join(old) or 'no group'}."
     yield f"- Gender is right less often than on average, beyond chance: {', '.join(sex) or 'no group'}."
     table = Rates.of(model.sha256)
     if table is not None and "identity" in a.celeba:
-        told = ((line[0], float(line[2].split()[0])) for line in _pairs(a, table.threshold(VERIFY_FMR)) if line[2] != "too few")
+        told = (
+            (line[0], float(line[2].split()[0]))
+            for line in _pairs(a, table.threshold(VERIFY_FMR))
+            if line[2] != "too few"
+        )
         alike = [f"{name} ({v:.1f} %)" for name, v in told if v > 200 * VERIFY_FMR]
-        yield f"- Strangers match more than twice as often as promised ({100 * VERIFY_FMR:g} %): {', '.join(alike) or 'no group'}."
-    yield "\nTo be expected, and not measured: errors on profiles, on faces behind hands and masks, and of a few pixels. Drawn and"
-    yield "sculpted faces get answers like any other. The sets' pictures are small, mostly of adults, mostly from the web of before 2018,"
+        yield (
+            f"- Strangers match more than twice as often as promised ({100 * VERIFY_FMR:g} %):"
+            f" {', '.join(alike) or 'no group'}."
+        )
+    yield (
+        "\nTo be expected, and not measured: errors on profiles, on faces behind hands and masks, and of a"
+        " few pixels. Drawn and"
+    )
+    yield (
+        "sculpted faces get answers like any other. The sets' pictures are small, mostly of adults, mostly"
+        " from the web of before 2018,"
+    )
     yield "and labelled by few hands. Nothing was measured at night or in infrared."
 
 
@@ -346,8 +454,12 @@ def record(model: OnnxModel, f: Fit) -> None:
 
 def main() -> None:
     """Fit, record, measure what is missing, write the page."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--dry", action="store_true", help="leave the provenance and the table of false matches as they are")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--dry", action="store_true", help="leave the provenance and the table of false matches as they are"
+    )
     dry = parser.parse_args().dry
     model = OnnxModel(WEIGHTS / "mien.onnx", threads=1)
     a = gather(model)
@@ -355,7 +467,10 @@ def main() -> None:
     if not dry:
         record(model, f)
         if not read(model.path).record.get("scores"):
-            subprocess.run([sys.executable, "-m", "mien", "evaluate", str(model.path), "--record", "--threads", "1"], check=True)
+            subprocess.run(
+                [sys.executable, "-m", "mien", "evaluate", str(model.path), "--record", "--threads", "1"],
+                check=True,
+            )
         if not TABLE.is_file() or Rates.of(model.sha256) is None:
             subprocess.run([sys.executable, "bench/speed/gallery.py", "rates"], check=True)
     write(PAGE, page(model, read(model.path), a, f))

@@ -1,4 +1,6 @@
-"""What the model card is made of: raw answers on the validation sets, and temperatures and cuts fitted on them."""
+"""What the model card is made of: raw answers on the validation sets, and temperatures and cuts fitted on
+them.
+"""
 
 from __future__ import annotations
 
@@ -35,11 +37,16 @@ NO_CROP = Crop(np.zeros((1, 1, 3), np.uint8), np.eye(2, 3))
 # --- Answers
 
 
-def answers(model: OnnxModel, name: str, dataset: Any, kept: tuple[str, ...], batch: int = 32) -> dict[str, Floats]:
+def answers(
+    model: OnnxModel, name: str, dataset: Any, kept: tuple[str, ...], batch: int = 32
+) -> dict[str, Floats]:
     """Raw answers on a set's pictures, in its order; kept in the cache folder by the weights' sha256."""
     names = {k: next((t.name for t in model.tasks if t.name in (k, f"{k}512")), None) for k in kept}
     if lacks := [k for k, n in names.items() if n is None and k != "identity"]:
-        raise UsageError(f"the card is of networks that answer age, attributes and expression; this one lacks {', '.join(lacks)}")
+        raise UsageError(
+            "the card is of networks that answer age, attributes and expression; this one lacks"
+            f" {', '.join(lacks)}"
+        )
     path = settings.cache_root() / f"answers-{model.sha256[:12]}-{name}.npz"
     if not path.is_file():
         rows = []
@@ -70,7 +77,8 @@ class Answers:
     """All that the page is made of.
 
     Attributes:
-        celeba: raw answers on CelebA val. attributes: (n, 40) 0/1. persons: (n,). fer: split of FER+ -> logits, truth.
+        celeba: raw answers on CelebA val. attributes: (n, 40) 0/1. persons: (n,). fer: split of FER+ ->
+            logits, truth.
     """
 
     utk: People
@@ -89,14 +97,24 @@ def gather(model: OnnxModel) -> Answers:
         print(f"{name}: {len(data[name])} pictures", flush=True)
     root = settings.data_root()
     utk = pq.read_table(root / "utkface" / "val.parquet", columns=["name", "age", "male", "race"]).to_pydict()
-    celeba = pq.read_table(root / "celeba" / "val.parquet", columns=["name", "identity", "attributes"]).to_pydict()
+    celeba = pq.read_table(
+        root / "celeba" / "val.parquet", columns=["name", "identity", "attributes"]
+    ).to_pydict()
     assert utk["name"] == data["utkface-val"].names
     assert celeba["name"] == data["celeba-val"].names
-    people = People(raw["utkface-val"], np.array(utk["male"], int), np.array(utk["age"], float), np.array(utk["race"]))
+    people = People(
+        raw["utkface-val"], np.array(utk["male"], int), np.array(utk["age"], float), np.array(utk["race"])
+    )
     fer = {
-        s: (raw[f"ferplus-{s}"]["expression"], np.array([d["expression"] for d in data[f"ferplus-{s}"].labels])) for s in ("val", "test")
+        s: (
+            raw[f"ferplus-{s}"]["expression"],
+            np.array([d["expression"] for d in data[f"ferplus-{s}"].labels]),
+        )
+        for s in ("val", "test")
     }
-    return Answers(people, raw["celeba-val"], np.array(celeba["attributes"], int), np.array(celeba["identity"]), fer)
+    return Answers(
+        people, raw["celeba-val"], np.array(celeba["attributes"], int), np.array(celeba["identity"]), fer
+    )
 
 
 # --- Calibration
@@ -126,16 +144,25 @@ class Fit:
             return "yes"
         return "no: it does not help"
 
-    def add(self, name: str, where: str, n: int, before: tuple[float, float], after: tuple[float, float], found: float, kept: str) -> None:
+    def add(
+        self,
+        name: str,
+        where: str,
+        n: int,
+        before: tuple[float, float],
+        after: tuple[float, float],
+        found: float,
+        kept: str,
+    ) -> None:
         """A row; before and after are (ECE, loss)."""
         self.rows.append(
-            f"| {name} | {where} | {n:,} | {100 * before[0]:.2f} | {100 * after[0]:.2f} | {before[1]:.4f} | {after[1]:.4f} | "
-            f"{found:.3f} | {kept} |"
+            f"| {name} | {where} | {n:,} | {100 * before[0]:.2f} | {100 * after[0]:.2f} | {before[1]:.4f} |"
+            f" {after[1]:.4f} | {found:.3f} | {kept} |"
         )
 
 
 def fit(a: Answers) -> Fit:
-    """Temperatures on validation pictures; "after" is always on pictures that the temperature has not seen."""
+    """Temperatures on validation pictures; "after" is on pictures that the temperature has not seen."""
     out = Fit()
     _fit_expression(a, out)
     _fit_attributes(a, out)
@@ -147,20 +174,32 @@ def fit(a: Answers) -> Fit:
 def _fit_expression(a: Answers, out: Fit) -> None:
     (z, y), (shown, truth) = a.fer["val"], a.fer["test"]
     found = calibration.choice_temperature(z, y)
-    each = calibration.held_out(len(z), 5, lambda rows: calibration.choice_temperature(z[rows], y[rows]))[:, None]
+    each = calibration.held_out(len(z), 5, lambda rows: calibration.choice_temperature(z[rows], y[rows]))[
+        :, None
+    ]
 
     def quality(z: Floats, y: np.ndarray, t: Any) -> tuple[float, float]:
         return calibration.ece(*top(softmax(z / t), y)), calibration.choice_loss(z / t, y, 1)
 
     kept = out.decide("expression", found, quality(z, y, 1), quality(z, y, each))
     out.add("expression", "FER+ val, 5 folds", len(y), quality(z, y, 1), quality(z, y, each), found, kept)
-    out.add("expression", "FER+ test, fitted on val", len(truth), quality(shown, truth, 1), quality(shown, truth, found), found, kept)
+    out.add(
+        "expression",
+        "FER+ test, fitted on val",
+        len(truth),
+        quality(shown, truth, 1),
+        quality(shown, truth, found),
+        found,
+        kept,
+    )
 
 
 def _fit_attributes(a: Answers, out: Fit) -> None:
     z, y = a.celeba["attributes"], a.attributes
     found = calibration.binary_temperature(z, y)
-    each = calibration.held_out(len(z), 5, lambda rows: calibration.binary_temperature(z[rows], y[rows]))[:, None]
+    each = calibration.held_out(len(z), 5, lambda rows: calibration.binary_temperature(z[rows], y[rows]))[
+        :, None
+    ]
 
     def quality(t: Any) -> tuple[float, float]:
         return calibration.ece(sigmoid(z / t), y), calibration.binary_loss(z / t, y, 1)
@@ -172,7 +211,9 @@ def _fit_attributes(a: Answers, out: Fit) -> None:
     def other(t: float) -> tuple[float, float]:
         return calibration.ece(*sure(sigmoid(male / t), truth)), calibration.binary_loss(male, truth, t)
 
-    out.add("gender", "UTKFace val, fitted with the attributes", len(truth), other(1), other(found), found, kept)
+    out.add(
+        "gender", "UTKFace val, fitted with the attributes", len(truth), other(1), other(found), found, kept
+    )
 
 
 def _fit_age(utk: People, out: Fit) -> None:
@@ -185,18 +226,24 @@ def _fit_age(utk: People, out: Fit) -> None:
     plain = covered = inside(raw, utk.years, 1.0)
 
     def find(rows: np.ndarray) -> float:
-        return calibration.reaching(lambda t: float(inside(raw[rows], utk.years[rows], t).mean()), goal, low=0.5, high=20.0)
+        return calibration.reaching(
+            lambda t: float(inside(raw[rows], utk.years[rows], t).mean()), goal, low=0.5, high=20.0
+        )
 
     if goal - plain.mean() > 2 * np.sqrt(goal * (1 - goal) / n):
         out.temperatures["age"] = round(find(np.arange(n)), 4)
         each = calibration.held_out(n, 5, find)
-        covered = np.concatenate([inside(raw[i : i + 1], utk.years[i : i + 1], float(each[i])) for i in range(n)])
+        covered = np.concatenate(
+            [inside(raw[i : i + 1], utk.years[i : i + 1], float(each[i])) for i in range(n)]
+        )
     out.covered = plain, covered
 
 
 def _fit_cuts(a: Answers, out: Fit) -> None:
     """Cuts that halve the share of errors, on validation pictures."""
-    male = sure(sigmoid(a.utk.raw["attributes"][:, MALE] / out.temperatures.get("attributes", 1.0)), a.utk.male)
+    male = sure(
+        sigmoid(a.utk.raw["attributes"][:, MALE] / out.temperatures.get("attributes", 1.0)), a.utk.male
+    )
     face = {s: top(softmax(z / out.temperatures.get("expression", 1.0)), y) for s, (z, y) in a.fer.items()}
     for name, chosen, shown, where in (
         ("gender", male, male, "UTKFace val, the pictures that the cut was chosen on"),

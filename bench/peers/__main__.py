@@ -1,6 +1,7 @@
 """Install the others, measure all, write bench/results/peers.json and the page.
 
-python -m bench.peers [--rounds 30] [--limit N] [--threads 2] [--date 2026-11-24] [--peers mien human] [--only install speed accuracy page]
+python -m bench.peers [--rounds 30] [--limit N] [--threads 2] [--date 2026-11-24] [--peers mien human] [--only
+install speed accuracy page]
 """
 
 from __future__ import annotations
@@ -26,12 +27,21 @@ STEPS = ("install", "speed", "accuracy", "page")
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    p = argparse.ArgumentParser(prog="python -m bench.peers", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p = argparse.ArgumentParser(
+        prog="python -m bench.peers",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     p.add_argument("--rounds", type=int, default=30, help="of every tool, job and picture")
     p.add_argument("--limit", type=int, help="pictures (pairs, for verification) a set; all when not given")
     p.add_argument("--threads", type=int, default=2)
     p.add_argument("--date", default=time.strftime("%Y-%m-%d"))
-    p.add_argument("--peers", nargs="+", metavar="NAME", help=f"these alone, also in the result: {', '.join(q.name for q in PEERS)}")
+    p.add_argument(
+        "--peers",
+        nargs="+",
+        metavar="NAME",
+        help=f"these alone, also in the result: {', '.join(q.name for q in PEERS)}",
+    )
     p.add_argument("--only", nargs="+", choices=STEPS, default=list(STEPS))
     return p
 
@@ -63,7 +73,13 @@ def main(words: Sequence[str] | None = None) -> None:
 
     def facts() -> dict[str, Any]:
         network = provenance_of(WEIGHTS / "mien.onnx")["sha256"][:12]
-        return {"date": given.date, "machine": surroundings(), "command": command, "threads": given.threads, "network": network}
+        return {
+            "date": given.date,
+            "machine": surroundings(),
+            "command": command,
+            "threads": given.threads,
+            "network": network,
+        }
 
     def keep(stage: str, result: dict[str, Any]) -> None:
         found[stage] = result
@@ -71,10 +87,16 @@ def main(words: Sequence[str] | None = None) -> None:
 
     if "speed" in given.only:
         before = facts()  # the load without us
-        keep("speed", before | {"rounds": given.rounds, "peers": speed.measure(peers, given.rounds, given.threads, ROOT)})
+        keep(
+            "speed",
+            before
+            | {"rounds": given.rounds, "peers": speed.measure(peers, given.rounds, given.threads, ROOT)},
+        )
     if "accuracy" in given.only:
         before = facts()
-        for sets in accuracy.measure(peers, given.limit, given.threads, ROOT):  # an hour or more: what is done is kept
+        for sets in accuracy.measure(
+            peers, given.limit, given.threads, ROOT
+        ):  # an hour or more: what is done is kept
             keep("accuracy", before | {"limit": given.limit, "sets": sets})
     if "page" in given.only:
         # from the numbers that are kept, so that the page can be made again from them

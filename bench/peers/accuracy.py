@@ -48,7 +48,8 @@ SITTINGS = (
 
 # protocol -> the number shown
 SHOWN = {
-    "mtfl": "nme", "helen68": "nme", "utkface-age": "mae", "utkface-gender": "accuracy:Male", "ferplus-test": "accuracy", "lfw": "accuracy",
+    "mtfl": "nme", "helen68": "nme", "utkface-age": "mae", "utkface-gender": "accuracy:Male",
+    "ferplus-test": "accuracy", "lfw": "accuracy",
 }  # fmt: skip
 MINIMUM = 20  # answered pictures, or pairs, below which there is no number
 
@@ -58,14 +59,18 @@ class Tally:
     """One tool on one set.
 
     Attributes:
-        found: pictures in which it found the labelled face. told: protocol -> number of the picture -> (answer, label).
+        found: pictures in which it found the labelled face. told: protocol -> number of the picture ->
+            (answer, label).
     """
 
     found: int = 0
     told: dict[str, dict[int, tuple[Any, Any]]] = field(default_factory=dict)
 
     def add(self, number: int, sample: Sample, faces: Sequence[Mapping[str, Any]]) -> None:
-        """Keep what was answered of the labelled face. A face that was not found has no answer, and is counted as a miss."""
+        """Keep what was answered of the labelled face.
+
+        A face that was not found has no answer, and is counted as a miss.
+        """
         face = the_face(faces, sample.points)
         if face is None:
             return
@@ -78,13 +83,17 @@ class Tally:
 
 
 def the_face(faces: Sequence[Mapping[str, Any]], points: np.ndarray) -> Mapping[str, Any] | None:
-    """Of the faces whose box holds the middle of the labelled five points, the one whose own middle is nearest; else None."""
+    """Of the faces whose box holds the middle of the labelled five points, the one whose own middle is
+    nearest; else None.
+    """
     which = face_at(points, [f["box"] for f in faces])
     return None if which is None else faces[which]
 
 
 def some(dataset: Any, protocol: Protocol, limit: int | None) -> list[Sample]:
-    """At most `limit` samples drawn with a fixed seed, in the set's order; of pairs, so many pairs, half of them the same person."""
+    """At most `limit` samples drawn with a fixed seed, in the set's order; of pairs, so many pairs, half of
+    them the same person.
+    """
     rng = np.random.default_rng(SEED)
     if protocol.task != "identity":
         n = len(dataset)
@@ -96,18 +105,28 @@ def some(dataset: Any, protocol: Protocol, limit: int | None) -> list[Sample]:
     if limit:
         sides = [np.array([p for p, same in sorted(pairs.items()) if same == side]) for side in (True, False)]
         keep = {int(p) for side in sides for p in rng.permutation(side)[: (limit + 1) // 2]}
-    cut = [Sample(s.image, {"identity": [p for p in s.labels["identity"] if p[0] in keep]}, s.points, s.name) for s in samples]
+    cut = [
+        Sample(s.image, {"identity": [p for p in s.labels["identity"] if p[0] in keep]}, s.points, s.name)
+        for s in samples
+    ]
     return [s for s in cut if s.labels["identity"]]
 
 
-def measure(peers: Sequence[Peer], limit: int | None, threads: int, root: Path = ROOT) -> Iterator[dict[str, Any]]:
+def measure(
+    peers: Sequence[Peer], limit: int | None, threads: int, root: Path = ROOT
+) -> Iterator[dict[str, Any]]:
     """After each set, all so far: set -> {"pictures", "asked", "shown": {way of `WAYS`: see `rows_of`}}."""
     out: dict[str, Any] = {}
     with ExitStack() as stack:
         workers, failed = dict[str, Worker](), dict[str, str]()
         for p in peers:
             try:
-                workers[p.name] = Worker(p.name, p.words(threads, root), threads=threads, log=root / "logs" / f"{p.name}-accuracy.log")
+                workers[p.name] = Worker(
+                    p.name,
+                    p.words(threads, root),
+                    threads=threads,
+                    log=root / "logs" / f"{p.name}-accuracy.log",
+                )
             except PeerFailed as e:
                 failed[p.name] = str(e)
                 continue
@@ -118,9 +137,14 @@ def measure(peers: Sequence[Peer], limit: int | None, threads: int, root: Path =
 
 
 def sit(
-    sitting: Sitting, peers: Sequence[Peer], workers: Mapping[str, Worker], failed: dict[str, str], limit: int | None, root: Path,
+    sitting: Sitting,
+    peers: Sequence[Peer],
+    workers: Mapping[str, Worker],
+    failed: dict[str, str],
+    limit: int | None,
+    root: Path,
     opened: Callable[[], Any] | None = None,
-) -> dict[str, Any]:  # fmt: skip
+) -> dict[str, Any]:
     """One set before all tools, in each way of showing it. `failed` takes those that fail on the way."""
     protocol = PROTOCOLS[sitting.protocols[0]]
     samples = some((opened or protocol.dataset)(), protocol, limit)
@@ -129,11 +153,20 @@ def sit(
         tallies = show(sitting, [change(s) for s in samples], peers, workers, failed, root)
         shown[way] = rows_of(sitting, tallies, failed)
         print(f"{sitting.name}, {way}: {len(samples)} pictures shown", flush=True)
-    return {"pictures": len(samples), "asked": {n: _asked(n, samples) for n in sitting.protocols}, "shown": shown}
+    return {
+        "pictures": len(samples),
+        "asked": {n: _asked(n, samples) for n in sitting.protocols},
+        "shown": shown,
+    }
 
 
 def show(
-    sitting: Sitting, samples: Sequence[Sample], peers: Sequence[Peer], workers: Mapping[str, Worker], failed: dict[str, str], root: Path
+    sitting: Sitting,
+    samples: Sequence[Sample],
+    peers: Sequence[Peer],
+    workers: Mapping[str, Worker],
+    failed: dict[str, str],
+    root: Path,
 ) -> dict[str, Tally]:
     """Picture by picture; the tools work side by side, for nothing is timed here."""
     able = {p.name: sitting.job in p.jobs for p in peers}
@@ -158,7 +191,9 @@ def show(
 def rows_of(sitting: Sitting, tallies: Mapping[str, Tally], failed: Mapping[str, str]) -> dict[str, Any]:
     """Tool -> {"found", "scores": {protocol: see `compared`}} or {"reason"}."""
     rows: dict[str, Any] = {name: {"reason": failed[name]} for name in tallies if name in failed}
-    rows |= {name: {"found": tally.found, "scores": {}} for name, tally in tallies.items() if name not in failed}
+    rows |= {
+        name: {"found": tally.found, "scores": {}} for name, tally in tallies.items() if name not in failed
+    }
     for name in sitting.protocols:
         told = {p: tally.told[name] for p, tally in tallies.items() if name in tally.told and p not in failed}
         for p, scores in compared(name, told).items():
@@ -167,9 +202,11 @@ def rows_of(sitting: Sitting, tallies: Mapping[str, Tally], failed: Mapping[str,
 
 
 def framed(sample: Sample) -> Sample:
-    """The picture enlarged to `SIDE` where it is smaller, in the middle of gray twice as wide and high; places moved along.
+    """The picture enlarged to `SIDE` where it is smaller, in the middle of gray twice as wide and high;
+    places moved along.
 
-    Ours: most of these pictures are cut to the face, and detectors are made for photos in which a face has surroundings.
+    Ours: most of these pictures are cut to the face, and detectors are made for photos in which a face has
+        surroundings.
     """
     h, w = sample.image.shape[:2]
     scale = max(1.0, SIDE / min(h, w))
@@ -200,7 +237,9 @@ Told = Mapping[int, tuple[Any, Any]]
 
 
 def compared(name: str, told: Mapping[str, Told]) -> dict[str, dict[str, float]]:
-    """Each tool's score on what it answered, and, as "common", on what all answered: whoever finds only easy faces errs less."""
+    """Each tool's score on what it answered, and, as "common", on what all answered: whoever finds only easy
+    faces errs less.
+    """
     everywhere = set.intersection(*(set(t) for t in told.values())) if told else set()
     out = {}
     for p, mine in told.items():
@@ -211,10 +250,16 @@ def compared(name: str, told: Mapping[str, Told]) -> dict[str, dict[str, float]]
 
 
 def score(name: str, told: Told) -> dict[str, float]:
-    """{"answered", "value", "half"}: the protocol's number with half of its 95 % interval; the count alone below `MINIMUM`."""
+    """{"answered", "value", "half"}: the protocol's number with half of its 95 % interval; the count alone
+    below `MINIMUM`.
+    """
     protocol = PROTOCOLS[name]
     metrics: Any = _collected(protocol, told.values())
-    n = len([1 for _, embeddings in metrics.seen.values() if len(embeddings) == 2]) if protocol.task == "identity" else len(told)
+    n = (
+        len([1 for _, embeddings in metrics.seen.values() if len(embeddings) == 2])
+        if protocol.task == "identity"
+        else len(told)
+    )
     if n < MINIMUM:
         return {"answered": n}
     value = float(metrics.compute()[SHOWN[name]])

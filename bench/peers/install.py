@@ -1,4 +1,4 @@
-"""Environments of the others, by pinned version, from package registries alone, in a folder that git ignores."""
+"""Environments of the others, by pinned version, from package registries, in a folder that git ignores."""
 
 from __future__ import annotations
 
@@ -23,7 +23,8 @@ class Environment:
     """What one tool, or several that agree, is installed from.
 
     Attributes:
-        name: of its folder. kind: "venv" (PyPI), "node" (npm) or "own" (this interpreter, nothing to install).
+        name: of its folder. kind: "venv" (PyPI), "node" (npm) or "own" (this interpreter, nothing to
+            install).
         packages: pinned. bare: pinned, installed after them without what they ask for.
     """
 
@@ -44,20 +45,26 @@ DLIB = Environment(
     "dlib",
     "venv",
     ("dlib-bin==20.0.1.post1", "numpy==2.2.6", "pillow==11.3.0", "setuptools==80.9.0"),
-    ("face-recognition==1.3.0", "face-recognition-models==0.3.0"),  # they ask for dlib's sources, which take half an hour to compile
+    (
+        "face-recognition==1.3.0",
+        "face-recognition-models==0.3.0",
+    ),  # they ask for dlib's sources, which take half an hour to compile
 )
 OPENCV = Environment("opencv", "venv", ("opencv-python-headless==4.12.0.88",))  # 5 has no cascades
 NODE = Environment(
     "node",
     "node",
     (
-        "@vladmandic/human@3.3.6", "@vladmandic/face-api@1.7.15", "@tensorflow/tfjs@4.22.0", "@tensorflow/tfjs-backend-wasm@4.22.0",
+        "@vladmandic/human@3.3.6",
+        "@vladmandic/face-api@1.7.15",
+        "@tensorflow/tfjs@4.22.0",
+        "@tensorflow/tfjs-backend-wasm@4.22.0",
     ),
-)  # fmt: skip
+)
 
 
 def command(e: Environment, root: Path = ROOT) -> list[str]:
-    """How a worker is started in it: the interpreter, as an absolute path where it is the environment's own."""
+    """How a worker is started in it: the interpreter, as an absolute path where it is the environment's."""
     if e.kind == "own":
         return [sys.executable]
     return ["node"] if e.kind == "node" else [str((root / e.name / "bin" / "python").absolute())]
@@ -77,7 +84,9 @@ def run(words: Sequence[str], log: Path, timeout: float) -> None:
         except subprocess.TimeoutExpired as e:
             raise InstallFailed(f"{Path(words[0]).name} took more than {timeout / 60:.0f} minutes") from e
     if done.returncode:
-        raise InstallFailed(_last_error(log.read_text(encoding="utf-8", errors="replace")) or f"exit code {done.returncode}")
+        raise InstallFailed(
+            _last_error(log.read_text(encoding="utf-8", errors="replace")) or f"exit code {done.returncode}"
+        )
 
 
 def _last_error(text: str) -> str:
@@ -106,10 +115,27 @@ def install(e: Environment, root: Path = ROOT, *, run: Run = run, timeout: float
 
 
 def steps(e: Environment, folder: Path) -> list[list[str]]:
-    """The commands, in order. No script of an npm package is run: such scripts fetch what the registry does not hold."""
+    """The commands, in order.
+
+    No script of an npm package is run: such scripts fetch what the registry does not hold.
+    """
     if e.kind == "node":
-        return [["npm", "install", "--prefix", str(folder), "--ignore-scripts", "--no-audit", "--no-fund", "--save-exact", *e.packages]]
+        return [
+            [
+                "npm",
+                "install",
+                "--prefix",
+                str(folder),
+                "--ignore-scripts",
+                "--no-audit",
+                "--no-fund",
+                "--save-exact",
+                *e.packages,
+            ]
+        ]
     python = str(folder / "bin" / "python")
     pip = [python, "-m", "pip", "--disable-pip-version-check", "install"]
     made = [[sys.executable, "-m", "venv", str(folder)], [*pip, *e.packages]]
-    return [*made, [*pip, "--no-deps", "--no-build-isolation", "--force-reinstall", *e.bare]] if e.bare else made
+    return (
+        [*made, [*pip, "--no-deps", "--no-build-isolation", "--force-reinstall", *e.bare]] if e.bare else made
+    )

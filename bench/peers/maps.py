@@ -14,19 +14,83 @@ from mien.tasks.attributes import Attributes
 from mien.tasks.choice import EXPRESSION8, Choice
 from mien.tasks.landmarks import Landmarks
 
-# Where each iBUG point lies on MediaPipe's mesh (canonical face model, 468 points; the ten of the irises follow and are not
-# used). Jaw and inner lips, where maps in use differ, were chosen among the mesh's outline and lips as the nearest in mirrored
-# pairs on 80 pictures of Helen's training half, in the tools' favour. The two never agree wholly: iBUG's jaw is the outline in
+# Where each iBUG point lies on MediaPipe's mesh (canonical face model, 468 points; the ten of the irises
+# follow and are not
+# used). Jaw and inner lips, where maps in use differ, were chosen among the mesh's outline and lips as the
+# nearest in mirrored
+# pairs on 80 pictures of Helen's training half, in the tools' favour. The two never agree wholly: iBUG's jaw
+# is the outline in
 # the picture, the mesh's a line on the head.
 IBUG68_OF_MESH = (
-    127, 234, 132, 58, 172, 136, 149, 148, 152, 377, 378, 365, 397, 288, 361, 454, 356,  # jaw, from the picture's left
-    70, 63, 105, 66, 107, 336, 296, 334, 293, 300,  # brows' upper edges
-    168, 197, 5, 4,  # bridge, down to the tip
-    98, 97, 2, 326, 327,  # under the nose
-    33, 160, 158, 133, 153, 144, 362, 385, 387, 263, 373, 380,  # eyes: corner, upper lid, corner, lower lid
-    61, 39, 37, 0, 267, 269, 291, 405, 314, 17, 84, 181,  # outer lips
-    78, 82, 13, 312, 308, 317, 14, 87,  # inner lips
-)  # fmt: skip
+    127,
+    234,
+    132,
+    58,
+    172,
+    136,
+    149,
+    148,
+    152,
+    377,
+    378,
+    365,
+    397,
+    288,
+    361,
+    454,
+    356,  # jaw, from the picture's left
+    70,
+    63,
+    105,
+    66,
+    107,
+    336,
+    296,
+    334,
+    293,
+    300,  # brows' upper edges
+    168,
+    197,
+    5,
+    4,  # bridge, down to the tip
+    98,
+    97,
+    2,
+    326,
+    327,  # under the nose
+    33,
+    160,
+    158,
+    133,
+    153,
+    144,
+    362,
+    385,
+    387,
+    263,
+    373,
+    380,  # eyes: corner, upper lid, corner, lower lid
+    61,
+    39,
+    37,
+    0,
+    267,
+    269,
+    291,
+    405,
+    314,
+    17,
+    84,
+    181,  # outer lips
+    78,
+    82,
+    13,
+    312,
+    308,
+    317,
+    14,
+    87,  # inner lips
+)
 
 # Every word that a tool here uses -> ours. Seven: contempt, FER+'s eighth, is never answered by them.
 EXPRESSIONS = {
@@ -52,7 +116,8 @@ def five(face: Mapping[str, Any]) -> npt.NDArray[np.float64] | None:
 
 
 class Descriptor:
-    """An embedding whose product with another is minus their Euclidean distance, the measure that the tools' manuals use.
+    """An embedding whose product with another is minus their Euclidean distance, the measure that the tools'
+    manuals use.
 
     On embeddings of length 1 it orders pairs as the cosine does.
     """

@@ -1,4 +1,6 @@
-"""docs/peers-benchmark.md from bench/results/peers.json: written by code, so that no number in it is copied by hand."""
+"""docs/peers-benchmark.md from bench/results/peers.json: written by code, so that no number in it is copied
+by hand.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,13 @@ PAGE = Path("docs/peers-benchmark.md")
 BEGIN, END = "<!-- peers: begin -->", "<!-- peers: end -->"
 
 # set -> its name where detectors are compared
-FACES = {"mtfl": "MTFL test", "helen68": "Helen val", "utkface": "UTKFace val", "ferplus": "FER+ test", "lfw": "LFW View 1"}
+FACES = {
+    "mtfl": "MTFL test",
+    "helen68": "Helen val",
+    "utkface": "UTKFace val",
+    "ferplus": "FER+ test",
+    "lfw": "LFW View 1",
+}
 # protocol -> (what is measured, in which unit)
 TITLES: dict[str, tuple[str, str]] = {
     "mtfl": ("5 points, MTFL test (AFLW), 150 px", "NME by eye distance, %, less is better"),
@@ -25,14 +33,25 @@ TITLES: dict[str, tuple[str, str]] = {
     "lfw": ("Same person?, LFW View 1 pairs, 160 px, 10 folds", "right, %"),
 }
 NOTES = {
-    "mtfl": "Points of the mesh and of 68 are mapped to five: the means of the lids' six, the tip, the corners of the mouth.",
-    "helen68": "The mesh is mapped by the table in `bench/peers/maps.py`; its jaw is a line on the head, iBUG's the picture's outline, "
-    "so that a part of its error is the definition's. human cuts coordinates to whole pixels. The stored labels lie about one "
-    "pixel to the right of where all of these tools see the points, on mirror images to the left (60 training pictures): the shift is "
-    "in the labels, and in every row but for what a network learned of it.",
-    "ferplus-test": "human and face-api know seven expressions: a picture of contempt, the eighth, they can never answer rightly.",
-    "lfw": "Pairs of embeddings by Euclidean distance, whose threshold is the best of the other nine folds. A pair counts where both "
-    "faces were found.",
+    "mtfl": (
+        "Points of the mesh and of 68 are mapped to five: the means of the lids' six, the tip, the corners of"
+        " the mouth."
+    ),
+    "helen68": (
+        "The mesh is mapped by the table in `bench/peers/maps.py`; its jaw is a line on the head, iBUG's the"
+        " picture's outline, so that a part of its error is the definition's. human cuts coordinates to whole"
+        " pixels. The stored labels lie about one pixel to the right of where all of these tools see the"
+        " points, on mirror images to the left (60 training pictures): the shift is in the labels, and in"
+        " every row but for what a network learned of it."
+    ),
+    "ferplus-test": (
+        "human and face-api know seven expressions: a picture of contempt, the eighth, they can never answer"
+        " rightly."
+    ),
+    "lfw": (
+        "Pairs of embeddings by Euclidean distance, whose threshold is the best of the other nine folds. A"
+        " pair counts where both faces were found."
+    ),
 }
 
 
@@ -57,9 +76,19 @@ def section(found: Mapping[str, Any]) -> str:
     """What was measured: bench/results/peers.json as Markdown."""
     parts = ["### Where and when\n", *stages(found)]
     if "speed" in found:
-        parts += ["\n### Like for like\n", *like_for_like(found["speed"]), "\n### The whole job\n", *whole(found["speed"])]
+        parts += [
+            "\n### Like for like\n",
+            *like_for_like(found["speed"]),
+            "\n### The whole job\n",
+            *whole(found["speed"]),
+        ]
     if "accuracy" in found:
-        parts += ["\n### Right answers\n", *accuracy(found["accuracy"]), "\n### Faces found\n", *faces_found(found["accuracy"])]
+        parts += [
+            "\n### Right answers\n",
+            *accuracy(found["accuracy"]),
+            "\n### Faces found\n",
+            *faces_found(found["accuracy"]),
+        ]
     return "\n".join([*parts, "\n### Empty cells\n", *blanks(found)])
 
 
@@ -71,13 +100,21 @@ def stages(found: Mapping[str, Any]) -> Iterator[str]:
             continue
         f, m = found[stage], found[stage]["machine"]
         load, cores = m.get("load") or [], m.get("cores", 1)
-        busy = ". **The machine was busy with other work**: compare rows, not with other pages" if load and load[0] > 0.5 * cores else ""
-        cut = f"; at most {f['limit']:,} pictures (or pairs) a set, drawn with a fixed seed" if f.get("limit") else ""
+        busy = (
+            ". **The machine was busy with other work**: compare rows, not with other pages"
+            if load and load[0] > 0.5 * cores
+            else ""
+        )
+        cut = (
+            f"; at most {f['limit']:,} pictures (or pairs) a set, drawn with a fixed seed"
+            if f.get("limit")
+            else ""
+        )
         mine = f"; mien's network {f['network']}" if "network" in f else ""
         yield (
-            f"- {what}: {f['date']}, {m.get('cpu') or 'processor unknown'}, {cores} cores, load before it "
-            f"{' '.join(map(str, load)) or 'unknown'}{busy if stage == 'speed' else ''}; {f['threads']} threads a tool{cut}{mine}. "
-            f"`{f['command']}`"
+            f"- {what}: {f['date']}, {m.get('cpu') or 'processor unknown'}, {cores} cores, load before it"
+            f" {' '.join(map(str, load)) or 'unknown'}{busy if stage == 'speed' else ''}; {f['threads']}"
+            f" threads a tool{cut}{mine}. `{f['command']}`"
         )
 
 
@@ -86,21 +123,34 @@ def _present(rows: Mapping[str, Any]) -> list[Peer]:
 
 
 def _times(cell: Mapping[str, float]) -> str:
-    return f"{cell['p50']:,.0f} / {cell['p95']:,.0f} ({cell['found']:.0f})" if cell["p50"] >= 10 else (
-        f"{cell['p50']:.1f} / {cell['p95']:.1f} ({cell['found']:.0f})"
-    )  # fmt: skip
+    return (
+        f"{cell['p50']:,.0f} / {cell['p95']:,.0f} ({cell['found']:.0f})"
+        if cell["p50"] >= 10
+        else (f"{cell['p50']:.1f} / {cell['p95']:.1f} ({cell['found']:.0f})")
+    )
 
 
 def like_for_like(speed: Mapping[str, Any]) -> Iterator[str]:
     """A table a job: everybody who can do it."""
     rows = speed["peers"]
-    yield f"Milliseconds, p50 / p95 of {speed['rounds']} rounds, and in brackets how many faces were found (median).\n"
-    head = ("tool", *(f"{n} face{'s' * (n > 1)}, {STAGES[n][0]}x{STAGES[n][1]}" for n in STAGES), "processor ms, 5 faces")
+    yield (
+        f"Milliseconds, p50 / p95 of {speed['rounds']} rounds, and in brackets how many faces were found"
+        " (median).\n"
+    )
+    head = (
+        "tool",
+        *(f"{n} face{'s' * (n > 1)}, {STAGES[n][0]}x{STAGES[n][1]}" for n in STAGES),
+        "processor ms, 5 faces",
+    )
     for job, said in JOBS.items():
         if job == ALL:
             continue
         body = [
-            [p.title, *(_times(rows[p.name]["jobs"][job][str(n)]) for n in STAGES), f"{rows[p.name]['jobs'][job]['5']['cpu']:,.0f}"]
+            [
+                p.title,
+                *(_times(rows[p.name]["jobs"][job][str(n)]) for n in STAGES),
+                f"{rows[p.name]['jobs'][job]['5']['cpu']:,.0f}",
+            ]
             for p in _present(rows)
             if job in rows[p.name]["jobs"]
         ]
@@ -111,18 +161,28 @@ def like_for_like(speed: Mapping[str, Any]) -> Iterator[str]:
 def whole(speed: Mapping[str, Any]) -> Iterator[str]:
     """One table: all that each answers, and what it takes besides time."""
     rows = speed["peers"]
-    yield "The same, with everything that the tool answers; beside it what the process takes. Start: from nothing to ready, least of 3.\n"
+    yield (
+        "The same, with everything that the tool answers; beside it what the process takes. Start: from"
+        " nothing to ready, least of 3.\n"
+    )
     head = (
-        "tool", "versions", "answers", *(f"{n} face{'s' * (n > 1)}" for n in STAGES), "processor ms, 5 faces", "resident, MB (most)",
-        "start, ms", "weights, MB",
-    )  # fmt: skip
+        "tool",
+        "versions",
+        "answers",
+        *(f"{n} face{'s' * (n > 1)}" for n in STAGES),
+        "processor ms, 5 faces",
+        "resident, MB (most)",
+        "start, ms",
+        "weights, MB",
+    )
     body = []
     for p in _present(rows):
         row, memory = rows[p.name], rows[p.name].get("memory_mb") or {}
         body.append([
             p.title, ", ".join(f"{k} {v}" for k, v in row["versions"].items()), p.answers,
             *(_times(row["jobs"][ALL][str(n)]) for n in STAGES), f"{row['jobs'][ALL]['5']['cpu']:,.0f}",
-            f"{memory['now']:.0f} ({memory['peak']:.0f})" if memory else "not told", f"{row['start_ms']:,.0f}",
+            f"{memory['now']:.0f} ({memory['peak']:.0f})" if memory else "not told",
+            f"{row['start_ms']:,.0f}",
             f"{sum(row['weights'].values()) / 1e6:.1f}",
         ])  # fmt: skip
     yield table(head, body)
@@ -132,9 +192,10 @@ def accuracy(found: Mapping[str, Any]) -> Iterator[str]:
     """A table a protocol."""
     used = set[str]()
     yield (
-        "*Stored*: the set's own picture. *Framed*: the same, enlarged to 224 px where it is smaller, in the middle of gray twice as wide "
-        "and high. `±`: half of the 95 % interval. *Common*: the framed pictures that every tool of the table answered, for a tool that "
-        "finds the easy faces only errs less on its own.\n"
+        "*Stored*: the set's own picture. *Framed*: the same, enlarged to 224 px where it is smaller, in the"
+        " middle of gray twice as wide and high. `±`: half of the 95 % interval. *Common*: the framed"
+        " pictures that every tool of the table answered, for a tool that finds the easy faces only errs less"
+        " on its own.\n"
     )
     for sitting in SITTINGS:
         if sitting.name not in found["sets"]:
@@ -153,15 +214,30 @@ def one_protocol(protocol: str, result: Mapping[str, Any], used: set[str]) -> It
     for p in _present(framed):
         if protocol not in framed[p.name]["scores"]:
             continue
-        a, b, marks = stored[p.name]["scores"][protocol], framed[p.name]["scores"][protocol], p.marks.get(protocol, "")
+        a, b, marks = (
+            stored[p.name]["scores"][protocol],
+            framed[p.name]["scores"][protocol],
+            p.marks.get(protocol, ""),
+        )
         used.update(marks)
         common = int(b.get("common_answered", 0))
         body.append([
-            p.title, _share(a["answered"], asked), _value(a, "", marks), _share(b["answered"], asked), _value(b, "", marks),
+            p.title, _share(a["answered"], asked), _value(a, "", marks), _share(b["answered"], asked),
+            _value(b, "", marks),
             _value(b, "common_", marks),
         ])  # fmt: skip
     yield f"\n**{title}: {unit}**; {asked:,} {'pairs' if protocol == 'lfw' else 'pictures'}\n"
-    yield table(("tool", "stored: answered, %", "stored", "framed: answered, %", "framed", f"framed, common ({common:,})"), body)
+    yield table(
+        (
+            "tool",
+            "stored: answered, %",
+            "stored",
+            "framed: answered, %",
+            "framed",
+            f"framed, common ({common:,})",
+        ),
+        body,
+    )
     if protocol in NOTES:
         yield f"\n{NOTES[protocol]}"
 
@@ -179,8 +255,9 @@ def _value(scores: Mapping[str, float], prefix: str, marks: str) -> str:
 def faces_found(found: Mapping[str, Any]) -> Iterator[str]:
     """One table: the share of pictures whose labelled face each detector found."""
     yield (
-        "Share of pictures in which a box holds the middle of the labelled face, %: each tool's own detector with its own threshold. "
-        "Stored pictures are small, and most are cut to the face, which many detectors were not made for; hence the frame.\n"
+        "Share of pictures in which a box holds the middle of the labelled face, %: each tool's own detector"
+        " with its own threshold. Stored pictures are small, and most are cut to the face, which many"
+        " detectors were not made for; hence the frame.\n"
     )
     sets = [(s, found["sets"][s.name]) for s in SITTINGS if s.name in found["sets"]]
     head = ("tool", *(f"{FACES[s.name]} ({r['pictures']:,}), {way}" for s, r in sets for way in WAYS))
@@ -188,7 +265,12 @@ def faces_found(found: Mapping[str, Any]) -> Iterator[str]:
     for p in PEERS:
         cells = [(r["shown"][way].get(p.name, {}), r["pictures"]) for _, r in sets for way in WAYS]
         if any("found" in cell for cell, _ in cells):
-            body.append([p.title, *(f"{100 * cell['found'] / n:.1f}" if "found" in cell else "failed" for cell, n in cells)])
+            body.append(
+                [
+                    p.title,
+                    *(f"{100 * cell['found'] / n:.1f}" if "found" in cell else "failed" for cell, n in cells),
+                ]
+            )
     yield table(head, body)
 
 
@@ -199,8 +281,13 @@ def blanks(found: Mapping[str, Any]) -> Iterator[str]:
         told = [found.get("not_installed", {}).get(p.name)]
         told += [found.get("speed", {}).get("peers", {}).get(p.name, {}).get("reason")]
         told += [
-            rows.get(p.name, {}).get("reason") for s in found.get("accuracy", {}).get("sets", {}).values() for rows in s["shown"].values()
+            rows.get(p.name, {}).get("reason")
+            for s in found.get("accuracy", {}).get("sets", {}).values()
+            for rows in s["shown"].values()
         ]
         if said := next((t for t in told if t), None):
             reasons[p.title] = said
-    yield table(("tool", "why it is not here"), [[name, why.replace("|", "/")] for name, why in (reasons | BLANKS).items()])
+    yield table(
+        ("tool", "why it is not here"),
+        [[name, why.replace("|", "/")] for name, why in (reasons | BLANKS).items()],
+    )

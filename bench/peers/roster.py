@@ -22,9 +22,18 @@ JOBS = {
 
 # footnote -> what it says; a mark stands beside each number that it touches
 MARKS = {
-    "†": "The tool was trained on pictures of this very set, or very likely was: this number says little of other pictures.",
-    "‡": "The tool learned from the training half of this set: it is at home here, and those without the mark are abroad.",
-    "§": "These embeddings are kin: dlib's network taught mien's, and face-api's is a port of it. mien's points, not this, saw LFW.",
+    "†": (
+        "The tool was trained on pictures of this very set, or very likely was: this number says little of"
+        " other pictures."
+    ),
+    "‡": (
+        "The tool learned from the training half of this set: it is at home here, and those without the mark"
+        " are abroad."
+    ),
+    "§": (
+        "These embeddings are kin: dlib's network taught mien's, and face-api's is a port of it. mien's"
+        " points, not this, saw LFW."
+    ),
 }
 
 
@@ -34,7 +43,8 @@ class Peer:
 
     Attributes:
         name: short, for the command line and the result. title: for people. environment: where it runs.
-        script: in `WORKERS`. options: of the script, beyond the threads. answers: what its whole job gives, in words.
+        script: in `WORKERS`. options: of the script, beyond the threads. answers: what its whole job gives,
+            in words.
         jobs: that it can do. marks: protocol -> footnotes.
     """
 
@@ -52,39 +62,79 @@ class Peer:
         start = [*command(self.environment, root), str(WORKERS / self.script)]
         if self.environment.kind == "node":
             return [*start, str(root / self.environment.name), str(threads), *self.options]
-        return [*start, *(() if self.script == "read_dlib.py" else ("--threads", str(threads))), *self.options]
+        return [
+            *start,
+            *(() if self.script == "read_dlib.py" else ("--threads", str(threads))),
+            *self.options,
+        ]
 
 
-_AT_HOME = {"mtfl": "‡", "helen68": "‡", "utkface-age": "‡", "utkface-gender": "‡", "ferplus-test": "‡", "lfw": "§"}
+_AT_HOME = {
+    "mtfl": "‡",
+    "helen68": "‡",
+    "utkface-age": "‡",
+    "utkface-gender": "‡",
+    "ferplus-test": "‡",
+    "lfw": "§",
+}
 _EXPRESSION = {"ferplus-test": "‡"}
 
 PEERS = (
     Peer(
-        "mien", "mien", OWN, "read_mien.py",
-        "5 and 68 points, parsing, age, gender, expression, 40 attributes, pose, embedding", tuple(JOBS), marks=_AT_HOME,
+        "mien",
+        "mien",
+        OWN,
+        "read_mien.py",
+        "5 and 68 points, parsing, age, gender, expression, 40 attributes, pose, embedding",
+        tuple(JOBS),
+        marks=_AT_HOME,
     ),
     Peer(
-        "mediapipe", "MediaPipe, each solution as it comes", MEDIAPIPE, "read_mediapipe.py", "478 points (FaceMesh, at most 20 faces)",
+        "mediapipe",
+        "MediaPipe, each solution as it comes",
+        MEDIAPIPE,
+        "read_mediapipe.py",
+        "478 points (FaceMesh, at most 20 faces)",
         ("detect", "points", ALL),
     ),
     Peer(
-        "mediapipe-crops", "MediaPipe, full-range detector and FaceMesh in each box", MEDIAPIPE, "read_mediapipe.py",
-        "boxes, 478 points", ("detect", "points", ALL), ("--crops",),
+        "mediapipe-crops",
+        "MediaPipe, full-range detector and FaceMesh in each box",
+        MEDIAPIPE,
+        "read_mediapipe.py",
+        "boxes, 478 points",
+        ("detect", "points", ALL),
+        ("--crops",),
     ),
     Peer(
-        "face_recognition", "face_recognition (dlib)", DLIB, "read_dlib.py", "68 points, embedding", ("detect", "points", "embedding", ALL),
+        "face_recognition",
+        "face_recognition (dlib)",
+        DLIB,
+        "read_dlib.py",
+        "68 points, embedding",
+        ("detect", "points", "embedding", ALL),
         marks={"helen68": "†", "lfw": "§"},
     ),
     Peer(
-        "human", "human (WASM in Node)", NODE, "read_human.mjs",
-        "478 points, irises, age, gender, expression, embedding, anti-spoofing, liveness", tuple(JOBS), marks=_EXPRESSION,
+        "human",
+        "human (WASM in Node)",
+        NODE,
+        "read_human.mjs",
+        "478 points, irises, age, gender, expression, embedding, anti-spoofing, liveness",
+        tuple(JOBS),
+        marks=_EXPRESSION,
     ),
     Peer(
-        "face-api", "face-api (WASM in Node)", NODE, "read_faceapi.mjs", "68 points, age, gender, expression, embedding", tuple(JOBS),
+        "face-api",
+        "face-api (WASM in Node)",
+        NODE,
+        "read_faceapi.mjs",
+        "68 points, age, gender, expression, embedding",
+        tuple(JOBS),
         marks={"utkface-age": "†", "utkface-gender": "†", "lfw": "§"} | _EXPRESSION,
     ),
     Peer("haar", "OpenCV, Haar cascade", OPENCV, "read_haar.py", "boxes", ("detect", ALL)),
-)  # fmt: skip
+)
 
 # Others that people use, and why their cells are empty here: only package registries are asked.
 BLANKS = {
@@ -93,8 +143,12 @@ BLANKS = {
     "deepface 0.0.103": "its weights are fetched from their host at first use; the package has none",
     "py-feat 2.1.5": "its weights are fetched from their host at first use; the package has none",
     "facer (pyfacer 0.0.5)": "its weights are fetched from their host at first use; the package has none",
-    "mediapipe 1.2.2": "its wheel has no models, and the solutions are gone; the last that has both, 0.10.21, is measured",
-    "OpenCV YuNet, SFace": "OpenCV's wheels bring the code, not the models; besides, YuNet taught mien's detector",
+    "mediapipe 1.2.2": (
+        "its wheel has no models, and the solutions are gone; the last that has both, 0.10.21, is measured"
+    ),
+    "OpenCV YuNet, SFace": (
+        "OpenCV's wheels bring the code, not the models; besides, YuNet taught mien's detector"
+    ),
     "facenet-pytorch 2.6.0": "not tried: it is bound to torch 2.2, whose wheel from the registry brings CUDA",
     "mtcnn 1.0.0": "not tried: it needs TensorFlow",
     "FaceXFormer, Faceptor, SwinFace": "no packages; scripts beside papers, with weights elsewhere",

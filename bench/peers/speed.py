@@ -16,9 +16,17 @@ from mien import geometry
 from mien.io.image import load_photo
 from mien.types import Pixels
 
-# the two portraits of examples/: where the face is in each (x, y between eyes and mouth) and its width, pixels
-PORTRAITS = (("examples/astronaut.jpg", (223.0, 124.0), 88.0), ("examples/grace_hopper.jpg", (270.0, 210.0), 166.0))
-STAGES = {1: (640, 640, 1, 1), 5: (1280, 860, 3, 2), 20: (1600, 1280, 5, 4)}  # faces: width, height, columns, rows
+# the two portraits of examples/: where the face is in each (x, y between eyes and mouth) and its width,
+# pixels
+PORTRAITS = (
+    ("examples/astronaut.jpg", (223.0, 124.0), 88.0),
+    ("examples/grace_hopper.jpg", (270.0, 210.0), 166.0),
+)
+STAGES = {
+    1: (640, 640, 1, 1),
+    5: (1280, 860, 3, 2),
+    20: (1600, 1280, 5, 4),
+}  # faces: width, height, columns, rows
 FACE = 110.0  # width in every picture: near enough for all of these detectors
 WARM, STARTS = 2, 3
 
@@ -31,7 +39,9 @@ def photograph(faces: int) -> Pixels:
     for i in range(faces):
         path, centre, size = PORTRAITS[i % 2]
         scale = FACE / size * (-1 if i % 4 > 1 else 1)
-        affine = np.array([[scale, 0, w / 2 - scale * centre[0]], [0, abs(scale), h / 2 - abs(scale) * centre[1]]])
+        affine = np.array(
+            [[scale, 0, w / 2 - scale * centre[0]], [0, abs(scale), h / 2 - abs(scale) * centre[1]]]
+        )
         x = (i % columns) * (width // columns) + (width // columns - w) // 2
         y = (i // columns) * (height // rows) + (height // rows - h) // 2
         canvas[y : y + h, x : x + w] = geometry.warp(load_photo(path).pixels, affine, (w, h), (128, 128, 128))
@@ -49,7 +59,9 @@ def photographs(root: Path = ROOT) -> dict[int, Path]:
 
 
 def measure(peers: Sequence[Peer], rounds: int, threads: int, root: Path = ROOT) -> dict[str, Any]:
-    """Peer -> {"start_ms", "versions", "weights", "memory_mb", "jobs": {job: {faces: ...}}}, or {"reason": ...}."""
+    """Peer -> {"start_ms", "versions", "weights", "memory_mb", "jobs": {job: {faces: ...}}}, or {"reason":
+    ...}.
+    """
     photos, out = photographs(root), dict[str, Any]()
     with ExitStack() as stack:
         workers = dict[str, Worker]()
@@ -64,7 +76,9 @@ def measure(peers: Sequence[Peer], rounds: int, threads: int, root: Path = ROOT)
         for name, worker in workers.items():
             if "reason" not in out[name]:
                 out[name]["memory_mb"] = worker.memory_mb()
-                out[name]["jobs"] = {job: _summaries(times, name, job) for job in JOBS if (name, job, 1) in times}
+                out[name]["jobs"] = {
+                    job: _summaries(times, name, job) for job in JOBS if (name, job, 1) in times
+                }
     return out
 
 
@@ -72,17 +86,29 @@ def _started(p: Peer, threads: int, root: Path) -> tuple[dict[str, Any], Worker]
     """The last of a few fresh processes, and the least time that one took to be ready."""
     starts = []
     for _ in range(STARTS - 1):
-        with Worker(p.name, p.words(threads, root), threads=threads, log=root / "logs" / f"{p.name}.log") as worker:
+        with Worker(
+            p.name, p.words(threads, root), threads=threads, log=root / "logs" / f"{p.name}.log"
+        ) as worker:
             starts.append(worker.start_ms)
     worker = Worker(p.name, p.words(threads, root), threads=threads, log=root / "logs" / f"{p.name}.log")
     ready = worker.ready
-    return {"start_ms": min(*starts, worker.start_ms), "versions": ready["versions"], "weights": ready["weights"]}, worker
+    return {
+        "start_ms": min(*starts, worker.start_ms),
+        "versions": ready["versions"],
+        "weights": ready["weights"],
+    }, worker
 
 
 Times = dict[tuple[str, str, int], list[tuple[float, float, int]]]
 
 
-def _rounds(peers: Sequence[Peer], workers: Mapping[str, Worker], photos: Mapping[int, Path], rounds: int, out: dict[str, Any]) -> Times:
+def _rounds(
+    peers: Sequence[Peer],
+    workers: Mapping[str, Worker],
+    photos: Mapping[int, Path],
+    rounds: int,
+    out: dict[str, Any],
+) -> Times:
     """(peer, job, faces) -> (ms, processor ms, faces found) of each round; the warm-up is left out."""
     times: Times = {}
     for r in range(-1, rounds):
@@ -97,7 +123,9 @@ def _rounds(peers: Sequence[Peer], workers: Mapping[str, Worker], photos: Mappin
                         out[p.name] = {"reason": str(e)}
                         continue
                     if r >= 0:
-                        times.setdefault((p.name, job, faces), []).append((told["ms"][0], told["cpu_ms"][0], told["found"]))
+                        times.setdefault((p.name, job, faces), []).append(
+                            (told["ms"][0], told["cpu_ms"][0], told["found"])
+                        )
         print(f"round {r + 1} of {rounds}", flush=True)
     return times
 

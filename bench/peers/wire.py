@@ -17,14 +17,17 @@ from mien.diagnostics.memory import resident
 
 
 class PeerFailed(Exception):
-    """A tool's process ended, was too slow or said what is no answer; the message is the reason that stands in the table."""
+    """A tool's process ended, was too slow or said what is no answer; the message is the reason that stands
+    in the table.
+    """
 
 
 class Worker:
     """One process. Use it in a `with`, so that it ends.
 
     Args:
-        name: for messages. words: the command. threads: for the libraries that heed it, and so many cores for the process.
+        name: for messages. words: the command. threads: for the libraries that heed it, and so many cores for
+            the process.
         log: where its stderr goes. patience: seconds for an answer, the first line included.
 
     Attributes:
@@ -34,7 +37,9 @@ class Worker:
         PeerFailed: it did not get ready.
     """
 
-    def __init__(self, name: str, words: Sequence[str], *, threads: int = 2, log: Path, patience: float = 300.0):
+    def __init__(
+        self, name: str, words: Sequence[str], *, threads: int = 2, log: Path, patience: float = 300.0
+    ):
         self.name, self.log, self.patience = name, log, patience
         log.parent.mkdir(parents=True, exist_ok=True)
         began = time.perf_counter()
@@ -48,7 +53,9 @@ class Worker:
                 text=True,
                 encoding="utf-8",
             )
-        if hasattr(os, "sched_setaffinity"):  # some libraries take every core that they see, whatever they are told
+        if hasattr(
+            os, "sched_setaffinity"
+        ):  # some libraries take every core that they see, whatever they are told
             os.sched_setaffinity(self.process.pid, sorted(os.sched_getaffinity(0))[:threads])
         self._lines: queue.Queue[str] = queue.Queue()
         assert self.process.stdin and self.process.stdout
@@ -74,7 +81,9 @@ class Worker:
             PeerFailed: the process is gone.
         """
         try:
-            self._stdin.write(json.dumps({"photo": str(photo), "job": job, "times": times, "tell": tell}) + "\n")
+            self._stdin.write(
+                json.dumps({"photo": str(photo), "job": job, "times": times, "tell": tell}) + "\n"
+            )
             self._stdin.flush()
         except OSError as e:
             raise PeerFailed(self._reason("ended")) from e
@@ -108,7 +117,11 @@ class Worker:
         return resident(self.process.pid)
 
     def _reason(self, what: str) -> str:
-        said = [line.strip() for line in self.log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
+        said = [
+            line.strip()
+            for line in self.log.read_text(encoding="utf-8", errors="replace").splitlines()
+            if line.strip()
+        ]
         named = [line for line in said if "error" in line.lower()]
         return f"{what}: {(named or said or ['it said nothing'])[-1][:200]}"
 

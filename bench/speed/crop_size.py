@@ -2,7 +2,8 @@
 
     python bench/speed/crop_size.py
 
-For each side: the best mean F1 that parsing could reach if the network's maps (a quarter of the side) held the true
+For each side: the best mean F1 that parsing could reach if the network's maps (a quarter of the side) held
+    the true
 and the time of one forward on one thread.
 """
 
@@ -51,7 +52,10 @@ def main() -> None:
     for size in (96, 112, 128, 160, 192):
         view = View((size, size), "head", (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
         eyes = geometry.template_points(view)
-        print(f"| {size} | {eyes[1, 0] - eyes[0, 0]:.1f} | {best_f1(view):.3f} | {milliseconds(size):.1f} |", flush=True)
+        print(
+            f"| {size} | {eyes[1, 0] - eyes[0, 0]:.1f} | {best_f1(view):.3f} | {milliseconds(size):.1f} |",
+            flush=True,
+        )
 
 
 if __name__ == "__main__":

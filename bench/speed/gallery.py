@@ -1,6 +1,7 @@
 """The gallery's numbers: how often strangers match (the table beside the weights), and what a search costs.
 
-python bench/speed/gallery.py rates [--weights FILE.onnx] [--out src/mien/weights/identity_fmr.json]   # needs MIEN_DATA with lfw_dev
+python bench/speed/gallery.py rates [--weights FILE.onnx] [--out src/mien/weights/identity_fmr.json]   # needs
+MIEN_DATA with lfw_dev
 python bench/speed/gallery.py speed [--sizes 1000 100000 1000000] [--folder FOLDER] [--queries 200]
 """
 
@@ -23,18 +24,24 @@ from mien.recognition import store
 from mien.recognition.error_rates import TABLE, written
 
 NOTE = (
-    "LFW View 1 development pictures, 160 px centres of the deep-funneled ones; face found by the embedded detector, the one nearest to "
-    "the centre. Grown-ups, mostly men, mostly news photos: children, siblings and people alike in sex, age and origin match more often. "
-    "Pairs share pictures, so that they are fewer than they look; rates under 1e-4 are not given."
+    "LFW View 1 development pictures, 160 px centres of the deep-funneled ones; face found by the embedded"
+    " detector, the one nearest to the centre. Grown-ups, mostly men, mostly news photos: children, siblings"
+    " and people alike in sex, age and origin match more often. Pairs share pictures, so that they are fewer"
+    " than they look; rates under 1e-4 are not given."
 )
 
 
 def embeddings(reader: Any, data: Any) -> tuple[np.ndarray, int]:
-    """(n, d) of a data set's pictures, and how many had no face found, so that the set's own points were taken."""
+    """(n, d) of a data set's pictures, and how many had no face found, so that the set's own points were
+    taken.
+    """
     task, found, lost = next(n for n in reader.requested if n.startswith("identity")), [], 0
     for sample in (data[i] for i in range(len(data))):
         middle = np.array(sample.image.shape[1::-1]) / 2
-        faces = sorted(reader.detector(sample.image), key=lambda f: float(np.hypot(*((f.box[:2] + f.box[2:]) / 2 - middle))))
+        faces = sorted(
+            reader.detector(sample.image),
+            key=lambda f: float(np.hypot(*((f.box[:2] + f.box[2:]) / 2 - middle))),
+        )
         lost += not faces
         crop = geometry.align(sample.image, faces[0].points if faces else sample.points, reader.model.view)
         found.append(reader.read_crops([crop])[0][task].embedding)
@@ -58,12 +65,16 @@ def rates(weights: str | None, out: Path) -> None:
     for pair in pq.read_table(settings.data_root() / "lfw_dev" / "pairs.parquet").to_pylist():
         listed[bool(pair["same"])].append(float(vectors[row[pair["a"]]] @ vectors[row[pair["b"]]]))
     table = written(reader.model.sha256, "identity", impostors, np.array(listed[True]), {
-        "set": "LFW View 1, development test", "pictures": len(people), "people": len(set(people)), "no_face_found": lost,
-        "genuine_mean": round(float(np.mean(listed[True])), 4), "date": datetime.now(UTC).strftime("%Y-%m-%d"),
+        "set": "LFW View 1, development test", "pictures": len(people), "people": len(set(people)),
+        "no_face_found": lost,
+        "genuine_mean": round(float(np.mean(listed[True])), 4),
+        "date": datetime.now(UTC).strftime("%Y-%m-%d"),
         "command": "python bench/speed/gallery.py rates", "note": NOTE,
     })  # fmt: skip
     strangers = np.array(listed[False])
-    for r in table["rows"]:  # the 500 listed pairs of strangers are among the impostors too; apart, as a check
+    for r in table[
+        "rows"
+    ]:  # the 500 listed pairs of strangers are among the impostors too; apart, as a check
         r["listed_false_matches"] = int((strangers >= r["threshold"]).sum())
     table["listed_impostor_pairs"] = len(strangers)
     text = json.dumps(table, indent=1)
@@ -89,14 +100,21 @@ def rows_of(vectors: np.ndarray, schema: Any) -> Any:
 
     n = len(vectors)
     ids = [f"{i:016x}" for i in range(n)]
-    columns = [pa.array([f"f_{i}" for i in ids]), pa.array([f"p_{i}" for i in ids]), pa.array([f"Person {i}" for i in ids])]
+    columns = [
+        pa.array([f"f_{i}" for i in ids]),
+        pa.array([f"p_{i}" for i in ids]),
+        pa.array([f"Person {i}" for i in ids]),
+    ]
     columns += [pa.array([t] * n) for t in (store.FACE, "", "", "2026-01-01T00:00:00+00:00")]
-    columns += [pa.FixedSizeListArray.from_arrays(pa.array(vectors.ravel()), 128), pa.array([b""] * n, pa.binary())]
+    columns += [
+        pa.FixedSizeListArray.from_arrays(pa.array(vectors.ravel()), 128),
+        pa.array([b""] * n, pa.binary()),
+    ]
     return pa.table(columns, schema=schema)
 
 
 def measured(table: store.PlainStore, people: np.ndarray, asked: np.ndarray) -> str:
-    """p50 and p95 of a search for the 16 nearest faces in milliseconds, and recall@1 against numpy over all."""
+    """p50 and p95 of a search for the 16 nearest faces in milliseconds, and recall@1 against numpy."""
     times, right = [], 0
     for q in asked[:5]:
         table.near(q, 16)
@@ -105,7 +123,10 @@ def measured(table: store.PlainStore, people: np.ndarray, asked: np.ndarray) -> 
         found = table.near(q, 16)
         times.append(1e3 * (time.perf_counter() - start))
         right += bool(found) and found[0][0].id == f"f_{int(np.argmax(people @ q)):016x}"
-    return f"p50 {np.percentile(times, 50):7.1f} ms, p95 {np.percentile(times, 95):7.1f} ms, recall@1 {right / len(asked):.4f}"
+    return (
+        f"p50 {np.percentile(times, 50):7.1f} ms, p95 {np.percentile(times, 95):7.1f} ms, recall@1"
+        f" {right / len(asked):.4f}"
+    )
 
 
 def speed(sizes: list[int], folder: Path, queries: int, similarity: float) -> None:
@@ -119,26 +140,38 @@ def speed(sizes: list[int], folder: Path, queries: int, similarity: float) -> No
         assert isinstance(table, store.PlainStore)
         start = time.perf_counter()
         table.table.add(rows_of(people, table.table.schema))
-        print(f"{n:>9,} rows written in {time.perf_counter() - start:.1f} s, {table.stats()['bytes'] / 1e6:.1f} MB", flush=True)
+        print(
+            f"{n:>9,} rows written in {time.perf_counter() - start:.1f} s,"
+            f" {table.stats()['bytes'] / 1e6:.1f} MB",
+            flush=True,
+        )
         print(f"{n:>9,} exact:   {measured(table, people, asked[: max(10, 5_000_000 // n)])}", flush=True)
         if n >= 100_000:
             start = time.perf_counter()
             store.build_index(table.table, n)
             built = time.perf_counter() - start
-            print(f"{n:>9,} index:   built in {built:.1f} s, {table.stats()['bytes'] / 1e6:.1f} MB in all", flush=True)
+            print(
+                f"{n:>9,} index:   built in {built:.1f} s, {table.stats()['bytes'] / 1e6:.1f} MB in all",
+                flush=True,
+            )
             for probes in sorted({32, 128, 256, store.NPROBES}):
                 store.NPROBES, kept = probes, store.NPROBES
                 print(f"{n:>9,} {probes:>3} cells: {measured(table, people, asked)}", flush=True)
                 store.NPROBES = kept
         start = time.perf_counter()
         table.remove([f"f_{n - 1:016x}"])
-        print(f"{n:>9,} forget:  {time.perf_counter() - start:.1f} s, without building the index again", flush=True)
+        print(
+            f"{n:>9,} forget:  {time.perf_counter() - start:.1f} s, without building the index again",
+            flush=True,
+        )
         shutil.rmtree(place)
 
 
 def main() -> None:
     """Run one of the two."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     verbs = parser.add_subparsers(dest="verb", required=True)
     verb = verbs.add_parser("rates")
     verb.add_argument("--weights")

@@ -1,8 +1,11 @@
-"""What the server takes on this machine: pictures a second, latency, memory; every answer is checked against the serial one.
+"""What the server takes on this machine: pictures a second, latency, memory; every answer is checked against
+the serial one.
 
-python bench/speed/load.py [--seconds 600] [--clients 1,8,32] [--settings 16:4,16:0,1:0] [--threads 1] [PICTURE ...]
+python bench/speed/load.py [--seconds 600] [--clients 1,8,32] [--settings 16:4,16:0,1:0] [--threads 1]
+[PICTURE ...]
 
-The seconds are shared by all runs. A setting is FACES:MS, the most faces of a forward and the wait for others on their way;
+The seconds are shared by all runs. A setting is FACES:MS, the most faces of a forward and the wait for others
+on their way;
 1:0 is no sharing at all. The server is a process of its own; it and its clients share the machine's cores.
 """
 
@@ -60,7 +63,9 @@ def server(faces: int, wait_ms: float, threads: int) -> Iterator[tuple[str, int]
         "--timeout",
         "300",
     ]
-    with subprocess.Popen([sys.executable, "-m", "mien", *words], stderr=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(
+        [sys.executable, "-m", "mien", *words], stderr=subprocess.PIPE, text=True
+    ) as process:
         assert process.stderr is not None
         try:
             port = 0
@@ -102,8 +107,16 @@ def forwards(url: str) -> tuple[float, float]:
 class Run:
     """So many clients, each with one request under way at a time, until the time is over."""
 
-    def __init__(self, url: str, clients: int, seconds: float, pictures: list[bytes], expected: list[dict[str, Any]]):
-        self.url, self.clients, self.seconds, self.pictures, self.expected = url, clients, seconds, pictures, expected
+    def __init__(
+        self, url: str, clients: int, seconds: float, pictures: list[bytes], expected: list[dict[str, Any]]
+    ):
+        self.url, self.clients, self.seconds, self.pictures, self.expected = (
+            url,
+            clients,
+            seconds,
+            pictures,
+            expected,
+        )
         self.times: list[float] = []
         self.wrong = self.lost = 0
         self.reasons: set[str] = set()
@@ -111,7 +124,9 @@ class Run:
     def __call__(self) -> Run:
         """All clients at once; the rate counts from the first request to the last answer."""
         start = time.perf_counter()
-        threads = [threading.Thread(target=self._client, args=(i, start + self.seconds)) for i in range(self.clients)]
+        threads = [
+            threading.Thread(target=self._client, args=(i, start + self.seconds)) for i in range(self.clients)
+        ]
         for t in threads:
             t.start()
         for t in threads:
@@ -137,7 +152,9 @@ class Run:
 
 def main() -> None:
     """Print one line a run."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("pictures", nargs="*", default=PICTURES)
     parser.add_argument("--seconds", type=float, default=600)
     parser.add_argument("--clients", default="1,8,32")
@@ -152,8 +169,14 @@ def main() -> None:
     each = given.seconds / (len(clients) * len(settings))
     faces = np.mean([len(e["faces"]) for e in expected])
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else float("nan")
-    print(f"{os.cpu_count()} cores, load {load:.1f} before the start; {faces:.1f} faces a picture; {each:.0f} s a run")
-    columns = "batch,wait ms,clients,pictures/s,p50 ms,p95 ms,CPU ms a picture,faces a forward,answers,wrong,lost,MB before,MB after"
+    print(
+        f"{os.cpu_count()} cores, load {load:.1f} before the start; {faces:.1f} faces a picture; {each:.0f} s"
+        " a run"
+    )
+    columns = (
+        "batch,wait ms,clients,pictures/s,p50 ms,p95 ms,CPU ms a picture,faces a"
+        " forward,answers,wrong,lost,MB before,MB after"
+    )
     print("| " + columns.replace(",", " | ") + " |")
     print("|" + "---|" * 13)
     bad = 0
@@ -176,7 +199,13 @@ def main() -> None:
                     f"{used:.0f}",
                     f"{(f1 - f0) / max(n1 - n0, 1):.2f}",
                 ]
-                row += [f"{len(run.times)}", f"{run.wrong}", f"{run.lost}", f"{before:.0f}", f"{now_mb(pid):.0f}"]
+                row += [
+                    f"{len(run.times)}",
+                    f"{run.wrong}",
+                    f"{run.lost}",
+                    f"{before:.0f}",
+                    f"{now_mb(pid):.0f}",
+                ]
                 print("| " + " | ".join(row) + " |", flush=True)
                 for reason in sorted(run.reasons):
                     print("lost:", reason, file=sys.stderr)

@@ -2,7 +2,8 @@
 
 python -m bench.speed.roofline [--threads 1] [--runs 30] [--dry]      # needs mien[train] (onnx), no data
 
-A network's multiply-adds (MAC) at the rate of a float32 matrix product, and its bytes at the rate of a copy, are a time that no
+A network's multiply-adds (MAC) at the rate of a float32 matrix product, and its bytes at the rate of a copy,
+are a time that no
 implementation beats by much: the floor. The ratio of the measured time to it says what is left to gain.
 """
 
@@ -31,7 +32,20 @@ from mien.inference.weights_file import WEIGHTS
 PAGE = Path("docs/benchmark.md")
 MARK = ("<!-- floor: begin -->", "<!-- floor: end -->")
 # what changes shapes and names, and moves no bytes that an engine would have to move
-FREE = frozenset({"Shape", "Reshape", "Squeeze", "Unsqueeze", "Flatten", "Identity", "Constant", "Slice", "Split", "Expand"})
+FREE = frozenset(
+    {
+        "Shape",
+        "Reshape",
+        "Squeeze",
+        "Unsqueeze",
+        "Flatten",
+        "Identity",
+        "Constant",
+        "Slice",
+        "Split",
+        "Expand",
+    }
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +53,8 @@ class Node:
     """One operation as it was run.
 
     Attributes:
-        kind: for the table. macs: multiply-adds. bytes: of its inputs and outputs. weights: those of its constants.
+        kind: for the table. macs: multiply-adds. bytes: of its inputs and outputs. weights: those of its
+            constants.
     """
 
     kind: str
@@ -63,7 +78,9 @@ def nodes(path: Path, shape: Sequence[int]) -> list[Node]:
         node, args = by_name[name], event["args"]
         ins, outs = ([_shape(d) for d in args[k]] for k in ("input_type_shape", "output_type_shape"))
         sizes = [b for _, b in ins]
-        held = sum(b for b, label in zip(sizes, [n for n in node.input if n], strict=False) if label in constants)
+        held = sum(
+            b for b, label in zip(sizes, [n for n in node.input if n], strict=False) if label in constants
+        )
         kind, macs = multiply_adds(node, [s for s, _ in ins], [s for s, _ in outs])
         moved = 0 if node.op_type in FREE else sum(sizes) + sum(b for _, b in outs)
         out.append(Node(kind, macs, moved, held))
@@ -75,7 +92,9 @@ def _profile(model: onnx.ModelProto, shape: Sequence[int]) -> list[dict[str, Any
         options = ort.SessionOptions()
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
         options.enable_profiling, options.intra_op_num_threads, options.log_severity_level = True, 1, 3
-        options.add_session_config_entry("session.disable_prepacking", "1")  # a kernel's packed weights are no longer in its inputs
+        options.add_session_config_entry(
+            "session.disable_prepacking", "1"
+        )  # a kernel's packed weights are no longer in its inputs
         options.profile_file_prefix = str(Path(folder) / "run")
         session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
         session.run(None, {"images": np.zeros(shape, np.float32)})
@@ -95,10 +114,18 @@ def multiply_adds(node: Any, ins: Sequence[Sequence[int]], outs: Sequence[Sequen
     op = node.op_type
     if op == "Conv":
         w = ins[1]  # (out, in / groups, *kernel)
-        kind = "convolution 1x1" if math.prod(w[2:]) == 1 else "convolution, depthwise" if w[1] == 1 else "convolution, k x k"
+        kind = (
+            "convolution 1x1"
+            if math.prod(w[2:]) == 1
+            else "convolution, depthwise"
+            if w[1] == 1
+            else "convolution, k x k"
+        )
         return kind, math.prod(outs[0]) * math.prod(w[1:])
     if op == "ConvTranspose":
-        return "convolution, transposed", math.prod(ins[0]) * math.prod(ins[1][1:])  # weights: (in, out / groups, *kernel)
+        return "convolution, transposed", math.prod(ins[0]) * math.prod(
+            ins[1][1:]
+        )  # weights: (in, out / groups, *kernel)
     if op == "MatMul":
         return "matrix product", math.prod(outs[0]) * ins[0][-1]
     if op == "Gemm":
@@ -114,7 +141,9 @@ def multiply_adds(node: Any, ins: Sequence[Sequence[int]], outs: Sequence[Sequen
 
 
 def least_ms(call: Callable[[], Any], runs: int, threads: int, warm: int = 3) -> float:
-    """The least of so many calls; of one thread its processor time, which other work on the machine disturbs less."""
+    """The least of so many calls; of one thread its processor time, which other work on the machine disturbs
+    less.
+    """
     clock = time.process_time if threads == 1 else time.perf_counter
     taken = []
     for _ in range(runs + warm):
@@ -125,7 +154,9 @@ def least_ms(call: Callable[[], Any], runs: int, threads: int, warm: int = 3) ->
 
 
 def matmul_rate(threads: int, n: int = 1024, runs: int = 20) -> float:
-    """Multiply-adds a second of a float32 (n, n) product, by the ONNX runtime itself: its kernels are what networks get."""
+    """Multiply-adds a second of a float32 (n, n) product, by the ONNX runtime itself: its kernels are what
+    networks get.
+    """
     import onnx.helper as h
 
     kind = onnx.TensorProto.FLOAT
@@ -159,7 +190,9 @@ class Case:
 
 
 def cases() -> list[Case]:
-    """What is shipped: the face network on 1 and 8 faces, the detector on a photo of 4:3 and on its thumbnail."""
+    """What is shipped: the face network on 1 and 8 faces, the detector on a photo of 4:3 and on its
+    thumbnail.
+    """
     w, h = OnnxModel(WEIGHTS / "mien.onnx", threads=1).view.size
     face, find = WEIGHTS / "mien.onnx", WEIGHTS / "detector.onnx"
     return [
@@ -174,7 +207,9 @@ def timer(case: Case, threads: int, runs: int) -> Callable[[], float]:
     return lambda: least_ms(lambda: model(images), runs, threads)
 
 
-def row(case: Case, ops: Sequence[Node], took: float, macs_a_second: float, bytes_a_second: float) -> list[str]:
+def row(
+    case: Case, ops: Sequence[Node], took: float, macs_a_second: float, bytes_a_second: float
+) -> list[str]:
     """A line of the table."""
     macs, weights = sum(n.macs for n in ops), sum(n.weights for n in ops)
     ends = 4 * math.prod(case.shape)
@@ -182,7 +217,8 @@ def row(case: Case, ops: Sequence[Node], took: float, macs_a_second: float, byte
     layers = 1e3 * sum(n.bytes for n in ops) / bytes_a_second
     floor, moved = max(compute, least), sum(n.bytes for n in ops)
     return [
-        case.name, f"{macs / 1e6:,.1f}", f"{weights / 1e6:.2f}", f"{moved / 1e6:,.1f}", f"{compute:.2f}", f"{least:.2f}",
+        case.name, f"{macs / 1e6:,.1f}", f"{weights / 1e6:.2f}", f"{moved / 1e6:,.1f}", f"{compute:.2f}",
+        f"{least:.2f}",
         f"{layers:.2f}", f"{took:.2f}", f"**{took / floor:.1f}**", f"{took / max(compute, layers):.1f}",
     ]  # fmt: skip
 
@@ -193,7 +229,14 @@ def kinds(ops: Sequence[Node]) -> Iterator[list[str]]:
     for kind in sorted({n.kind for n in ops}, key=lambda k: -sum(n.macs for n in ops if n.kind == k)):
         mine = [n for n in ops if n.kind == kind]
         m, b = sum(n.macs for n in mine), sum(n.bytes for n in mine)
-        yield [kind, str(len(mine)), f"{m / 1e6:,.1f}", f"{100 * m / macs:.1f}", f"{b / 1e6:,.1f}", f"{100 * b / moved:.1f}"]
+        yield [
+            kind,
+            str(len(mine)),
+            f"{m / 1e6:,.1f}",
+            f"{100 * m / macs:.1f}",
+            f"{b / 1e6:,.1f}",
+            f"{100 * b / moved:.1f}",
+        ]
 
 
 def markdown(head: Sequence[str], body: Sequence[Sequence[str]]) -> str:
@@ -203,9 +246,17 @@ def markdown(head: Sequence[str], body: Sequence[Sequence[str]]) -> str:
 
 ROUNDS = 3  # everything is measured in turn, so that a busy minute does not fall on one thing alone
 HEAD = (
-    "network", "million MAC", "weights, MB", "bytes layer by layer, MB", "MAC, ms", "weights and picture, ms", "layer by layer, ms",
-    "measured, ms", "ratio to the floor", "ratio, layer by layer",
-)  # fmt: skip
+    "network",
+    "million MAC",
+    "weights, MB",
+    "bytes layer by layer, MB",
+    "MAC, ms",
+    "weights and picture, ms",
+    "layer by layer, ms",
+    "measured, ms",
+    "ratio to the floor",
+    "ratio, layer by layer",
+)
 
 
 def section(threads: int, runs: int) -> str:
@@ -214,29 +265,48 @@ def section(threads: int, runs: int) -> str:
     rounds = [(matmul_rate(threads), copy_rate(), [take() for _, _, take in found]) for _ in range(ROUNDS)]
     macs_a_second, bytes_a_second = (max(r[i] for r in rounds) for i in (0, 1))
     took = np.min([r[2] for r in rounds], axis=0)
-    lines = [row(case, ops, float(ms), macs_a_second, bytes_a_second) for (case, ops, _), ms in zip(found, took, strict=True)]
-    command = [sys.executable, "-m", "mien", "bench", "--json", "--threads", str(threads), "--runs", str(runs)]
-    whole = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)  # apart: its memory is its own
+    lines = [
+        row(case, ops, float(ms), macs_a_second, bytes_a_second)
+        for (case, ops, _), ms in zip(found, took, strict=True)
+    ]
+    command = [
+        sys.executable,
+        "-m",
+        "mien",
+        "bench",
+        "--json",
+        "--threads",
+        str(threads),
+        "--runs",
+        str(runs),
+    ]
+    whole = json.loads(
+        subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    )  # apart: its memory is its own
     load, cores = whole["machine"]["load"], whole["machine"]["cores"]
     busy = bool(load) and load[0] > 0.75 * cores
     clock = "processor time of one thread" if threads == 1 else "by the clock"
     return "\n".join([
-        f"Float32 matrix product of 1,024 x 1,024 by ONNX Runtime, {threads} thread(s): **{macs_a_second / 1e9:.1f} billion MAC/s**.",
+        f"Float32 matrix product of 1,024 x 1,024 by ONNX Runtime, {threads} thread(s): "
+        f"**{macs_a_second / 1e9:.1f} billion MAC/s**.",
         f"Copy of 128 MB, one thread: **{bytes_a_second / 1e9:.1f} GB/s**, read and written.",
         f"Each is the best of {ROUNDS} rounds, {clock}.\n",
         f"Load of the machine: {' '.join(map(str, load)) or 'unknown'} on {cores} cores"
-        + (". **It was busy with other work**: the ratios are rough, and times by the clock far too long.\n" if busy else ".\n"),
+        + (". **It was busy**: the ratios are rough, and wall times far too long.\n" if busy else ".\n"),
         markdown(HEAD, lines), "",
         "Face network, one face, by kind of operation:\n",
-        markdown(("operation", "how many", "million MAC", "% of them", "MB moved", "% of them"), list(kinds(found[0][1]))), "",
-        f"Whole calls on drawn pictures, `mien bench --threads {threads}`, by the clock but for processor seconds:\n",
+        markdown(("operation", "how many", "million MAC", "% of them", "MB moved", "% of them"),
+        list(kinds(found[0][1]))), "",
+        f"Whole calls on drawn pictures, `mien bench --threads {threads}`, wall time:\n",
         "```text", *report(whole), "```",
     ])  # fmt: skip
 
 
 def main() -> None:
     """Measure, and put the result between the marks in the page."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--runs", type=int, default=30)
     parser.add_argument("--dry", action="store_true", help="print instead of writing the page")

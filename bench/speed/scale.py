@@ -1,12 +1,14 @@
 """What work at scale costs here, into bench/results/scale.json, and docs/scale.md's tables from it.
 
-python -m bench.speed.scale read [--sizes 1000 5000 20000] [--workers 1 2]   photos through Ray: photos/s, CPU, memory
-python -m bench.speed.scale train [--ranks 1 2]                             training pictures/s (needs mien[train])
+python -m bench.speed.scale read [--sizes 1000 5000 20000] [--workers 1 2]   photos through Ray: photos/s,
+CPU, memory
+python -m bench.speed.scale train [--ranks 1 2]            training pictures/s (needs mien[train])
 python -m bench.speed.scale people [--sizes 1000 10000 100000 1000000]      a table of faces against a gallery
-python -m bench.speed.scale papers                                          multiply-adds of the papers' networks (needs mien[train])
-python -m bench.speed.scale page                                            write docs/scale.md and docs/scale.svg, measure nothing
+python -m bench.speed.scale papers            multiply-adds of the papers' networks (needs mien[train])
+python -m bench.speed.scale page              write docs/scale.md and docs/scale.svg, measure nothing
 
-Photos are the two public-domain portraits of examples/, turned, scaled and lit by chance, 640 x 480, one or two faces each.
+Photos are the two public-domain portraits of examples/, turned, scaled and lit by chance, 640 x 480, one or
+two faces each.
 """
 
 from __future__ import annotations
@@ -48,7 +50,11 @@ def kept() -> dict[str, Any]:
 def keep(kind: str, key: str, value: dict[str, Any]) -> None:
     """Add one measurement, with its day and what the machine was doing."""
     known = kept()
-    about = {"date": datetime.now(UTC).strftime("%Y-%m-%d"), "cores": os.cpu_count(), "load": round(os.getloadavg()[0], 1)}
+    about = {
+        "date": datetime.now(UTC).strftime("%Y-%m-%d"),
+        "cores": os.cpu_count(),
+        "load": round(os.getloadavg()[0], 1),
+    }
     known.setdefault(kind, {})[key] = value | about
     OUT.write_text(json.dumps(known, indent=1, sort_keys=True) + "\n", encoding="utf-8")
     print(kind, key, json.dumps(value), flush=True)
@@ -63,7 +69,10 @@ def make_photos(folder: Path, count: int, seed: int = 0) -> None:
 
     from mien.io.image import load_photo
 
-    one, two = load_photo("examples/astronaut.jpg").pixels[20:270, 100:350], load_photo("examples/grace_hopper.jpg").pixels[:360, 80:440]
+    one, two = (
+        load_photo("examples/astronaut.jpg").pixels[20:270, 100:350],
+        load_photo("examples/grace_hopper.jpg").pixels[:360, 80:440],
+    )
     rng = np.random.default_rng(seed)
     for i in range(count):
         out = rng.integers(60, 180, (1, 1, 3)).repeat(480, 0).repeat(640, 1).astype(np.uint8)
@@ -85,7 +94,9 @@ def one(folder: str, out: str, engine: str, workers: int, photos: int) -> dict[s
     import mien
     from mien.scale import photos as job
 
-    load = functools.partial(mien.load, tasks=["landmarks", "age", "gender", "expression", "identity"], threads=1)
+    load = functools.partial(
+        mien.load, tasks=["landmarks", "age", "gender", "expression", "identity"], threads=1
+    )
     ends: list[tuple[float, int]] = []
     done = job.analyze(
         [folder],
@@ -97,12 +108,19 @@ def one(folder: str, out: str, engine: str, workers: int, photos: int) -> dict[s
         on_part=lambda r: ends.append((time.perf_counter(), r["photos"])),
     )
     # a worker's first part may come before another's reader is there, so it is left out on both sides
-    steady = sum(n for _, n in ends[workers:]) / (ends[-1][0] - ends[workers - 1][0]) if len(ends) > workers else None
+    steady = (
+        sum(n for _, n in ends[workers:]) / (ends[-1][0] - ends[workers - 1][0])
+        if len(ends) > workers
+        else None
+    )
     return {
-        "photos": done.photos, "faces": done.faces, "seconds": done.seconds, "photos_per_s": done.photos / done.seconds,
-        "steady_photos_per_s": steady, "cpu_s_per_photo": done.cpu / done.photos, "worker_peak_mb": done.peak_mb,
+        "photos": done.photos, "faces": done.faces, "seconds": done.seconds,
+        "photos_per_s": done.photos / done.seconds,
+        "steady_photos_per_s": steady, "cpu_s_per_photo": done.cpu / done.photos,
+        "worker_peak_mb": done.peak_mb,
         "driver_peak_mb": resident()["peak"],
-        "bytes_per_face": sum(p.stat().st_size for p in Path(out).glob("*.parquet")) / max(done.faces, 1), "stages": done.stages,
+        "bytes_per_face": sum(p.stat().st_size for p in Path(out).glob("*.parquet")) / max(done.faces, 1),
+        "stages": done.stages,
     }  # fmt: skip
 
 
@@ -114,33 +132,88 @@ def read(sizes: list[int], workers: list[int], folder: Path) -> None:
         size = sum(p.stat().st_size for p in place.rglob("*.jpg")) / n
         for w in workers:
             part = min(512, max(4, n // 12))
-            words = ["one", str(place), "--to", str(folder / f"out-{n}-{w}"), "--workers", str(w), "--photos", str(part)]
-            said = subprocess.run([sys.executable, "-m", "bench.speed.scale", *words], check=True, stdout=subprocess.PIPE, text=True).stdout
-            keep("read", f"{n} x {w}", json.loads(said.splitlines()[-1]) | {"size": n, "workers": w, "bytes_per_photo": size, "part": part})
+            words = [
+                "one",
+                str(place),
+                "--to",
+                str(folder / f"out-{n}-{w}"),
+                "--workers",
+                str(w),
+                "--photos",
+                str(part),
+            ]
+            said = subprocess.run(
+                [sys.executable, "-m", "bench.speed.scale", *words],
+                check=True,
+                stdout=subprocess.PIPE,
+                text=True,
+            ).stdout
+            keep(
+                "read",
+                f"{n} x {w}",
+                json.loads(said.splitlines()[-1])
+                | {
+                    "size": n,
+                    "workers": w,
+                    "bytes_per_photo": size,
+                    "part": part,
+                },
+            )
 
 
 # --- Training, people, papers
 
 
 def train(ranks: list[int], steps: int) -> None:
-    """Pictures a second of faceptor_tiny on drawn faces; what fails is kept as failed, with the last line it said."""
+    """Pictures a second of faceptor_tiny on drawn faces; what fails is kept as failed, with the last line it
+    said.
+    """
     for n in ranks:
         with tempfile.TemporaryDirectory() as run:
-            words = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(n), "-m", "mien", "train"]
-            words += ["recipes/faceptor_tiny.py", "--drawn", "True", "--steps", str(steps), "--out", run, "--threads", "1"]
+            words = [
+                sys.executable,
+                "-m",
+                "torch.distributed.run",
+                "--nproc-per-node",
+                str(n),
+                "-m",
+                "mien",
+                "train",
+            ]
+            words += [
+                "recipes/faceptor_tiny.py",
+                "--drawn",
+                "True",
+                "--steps",
+                str(steps),
+                "--out",
+                run,
+                "--threads",
+                "1",
+            ]
             done = subprocess.run(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
             log = Path(run) / "log.jsonl"
-            rows = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()] if log.exists() else []
+            rows = (
+                [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
+                if log.exists()
+                else []
+            )
             speeds = [r["images_per_s"] for r in rows if "images_per_s" in r]
         if done.returncode or not speeds:
             last = [line for line in done.stdout.splitlines() if line.strip()][-1:]
-            keep("train", str(n), {"ranks": n, "images_per_s": None, "failed": (last or ["said nothing"])[0][:200]})
+            keep(
+                "train",
+                str(n),
+                {"ranks": n, "images_per_s": None, "failed": (last or ["said nothing"])[0][:200]},
+            )
         else:
             keep("train", str(n), {"ranks": n, "images_per_s": speeds[-1], "steps": steps, "threads": 1})
 
 
 def named(sizes: list[int], faces: int = 4096) -> None:
-    """Faces a second against galleries of random people, one face each: all at once by a product, and one by one by LanceDB."""
+    """Faces a second against galleries of random people, one face each: all at once by a product, and one by
+    one by LanceDB.
+    """
     from bench.speed.gallery import drawn, rows_of
     from mien.recognition import store
     from mien.scale.people import Index
@@ -152,10 +225,19 @@ def named(sizes: list[int], faces: int = 4096) -> None:
         start, used = time.perf_counter(), time.process_time()
         best, _ = index.nearest(asked, 2)
         spent, cpu = time.perf_counter() - start, time.process_time() - used
-        found: dict[str, Any] = {"size": n, "faces": len(asked), "faces_per_s": len(asked) / spent, "cpu_s_per_face": cpu / len(asked)}
-        found["right"] = float((best[:, 0] == np.arange(len(asked))).mean())  # the i-th face was drawn beside the i-th person
+        found: dict[str, Any] = {
+            "size": n,
+            "faces": len(asked),
+            "faces_per_s": len(asked) / spent,
+            "cpu_s_per_face": cpu / len(asked),
+        }
+        found["right"] = float(
+            (best[:, 0] == np.arange(len(asked))).mean()
+        )  # the i-th face was drawn beside the i-th person
         with tempfile.TemporaryDirectory() as folder:
-            table = store.new_store(folder, None, None, {"model": "synthetic", "task": "identity", "view": {}, "d": 128})
+            table = store.new_store(
+                folder, None, None, {"model": "synthetic", "task": "identity", "view": {}, "d": 128}
+            )
             assert isinstance(table, store.PlainStore)
             table.table.add(rows_of(people, table.table.schema))
             if n >= store.INDEX_ROWS:
@@ -187,17 +269,25 @@ def papers() -> None:
                 with FlopCounterMode(display=False) as counter:
                     model(torch.zeros(1, 3, side, side))
             told.append({"side": side, "pictures": pictures, "macs": counter.get_total_flops() // 2})
-        keep("papers", name, {"steps": steps, "views": told, "parameters": sum(p.numel() for p in model.parameters())})
+        keep(
+            "papers",
+            name,
+            {"steps": steps, "views": told, "parameters": sum(p.numel() for p in model.parameters())},
+        )
 
 
 def main() -> None:
     """Run one of them, and write the page."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     verbs = parser.add_subparsers(dest="verb", required=True)
     for verb, sizes in (("read", [1_000, 5_000, 20_000]), ("people", [1_000, 10_000, 100_000, 1_000_000])):
         verbs.add_parser(verb).add_argument("--sizes", type=int, nargs="+", default=sizes)
     verbs.choices["read"].add_argument("--workers", type=int, nargs="+", default=[1, 2])
-    verbs.choices["read"].add_argument("--folder", type=Path, help="for photos and parts; a temporary one if not given")
+    verbs.choices["read"].add_argument(
+        "--folder", type=Path, help="for photos and parts; a temporary one if not given"
+    )
     verb = verbs.add_parser("train")
     verb.add_argument("--ranks", type=int, nargs="+", default=[1, 2])
     verb.add_argument("--steps", type=int, default=40)

@@ -1,4 +1,7 @@
-"""docs/scale.md's tables and docs/scale.svg from bench/results/scale.json. What was not measured is said, and never guessed."""
+"""docs/scale.md's tables and docs/scale.svg from bench/results/scale.json.
+
+What was not measured is said, and never guessed.
+"""
 
 from __future__ import annotations
 
@@ -25,19 +28,26 @@ def _n(value: Any, form: str = ",.1f", unit: str = "") -> str:
 
 def _when(rows: Sequence[dict[str, Any]]) -> str:
     days, loads = sorted({r["date"] for r in rows}), [r["load"] for r in rows]
-    return f"\n\n{', '.join(days)}, {rows[0]['cores']} cores, load average up to {max(loads):g} when they were done." if rows else ""
+    return (
+        f"\n\n{', '.join(days)}, {rows[0]['cores']} cores, load average up to {max(loads):g} when they were"
+        " done."
+        if rows
+        else ""
+    )
 
 
 def reading(known: Known) -> str:
     """Photos."""
     rows = sorted(known.get("read", {}).values(), key=lambda r: (r["size"], r["workers"]))
     cells = [
-        [f"{r['size']:,}", str(r["workers"]), _n(r["photos_per_s"]), _n(r["steady_photos_per_s"]), _n(r["cpu_s_per_photo"], ".3f"),
+        [f"{r['size']:,}", str(r["workers"]), _n(r["photos_per_s"]), _n(r["steady_photos_per_s"]),
+        _n(r["cpu_s_per_photo"], ".3f"),
          _n(r["driver_peak_mb"], ",.0f"), _n(r["worker_peak_mb"], ",.0f"),
          _n(r["faces"] / r["photos"], ".2f"), _n(r["bytes_per_face"], ",.0f")]
         for r in rows
     ]  # fmt: skip
-    head = ["photos", "workers", "photos/s, start included", "photos/s, steady", "CPU s a photo", "driver, MB", "worker, MB",
+    head = ["photos", "workers", "photos/s, start included", "photos/s, steady", "CPU s a photo",
+    "driver, MB", "worker, MB",
             "faces a photo", "bytes a face, Parquet"]  # fmt: skip
     return table(head, cells) + _when(rows)
 
@@ -45,7 +55,13 @@ def reading(known: Known) -> str:
 def training(known: Known) -> str:
     """Ranks."""
     rows = sorted(known.get("train", {}).values(), key=lambda r: r["ranks"])
-    cells = [[str(r["ranks"]), _n(r["images_per_s"]) if r["images_per_s"] else f"failed: {r['failed']}".replace("|", "/")] for r in rows]
+    cells = [
+        [
+            str(r["ranks"]),
+            _n(r["images_per_s"]) if r["images_per_s"] else f"failed: {r['failed']}".replace("|", "/"),
+        ]
+        for r in rows
+    ]
     return table(["ranks, one thread each", "pictures/s"], cells) + _when(rows)
 
 
@@ -53,11 +69,18 @@ def people(known: Known) -> str:
     """Galleries."""
     rows = sorted(known.get("people", {}).values(), key=lambda r: r["size"])
     cells = [
-        [f"{r['size']:,}", _n(r["faces_per_s"], ",.0f"), _n(1e3 * r["cpu_s_per_face"], ".3f"), _n(r["right"], ".4f"),
+        [f"{r['size']:,}", _n(r["faces_per_s"], ",.0f"), _n(1e3 * r["cpu_s_per_face"], ".3f"), _n(r["right"],
+        ".4f"),
          _n(r["lancedb_faces_per_s"])]
         for r in rows
     ]  # fmt: skip
-    head = ["people in the gallery", "faces/s, table", "CPU ms a face, table", "found", "faces/s, one by one (LanceDB)"]
+    head = [
+        "people in the gallery",
+        "faces/s, table",
+        "CPU ms a face, table",
+        "found",
+        "faces/s, one by one (LanceDB)",
+    ]
     return table(head, cells) + _when(rows)
 
 
@@ -69,9 +92,23 @@ def papers(known: Known) -> str:
         views = ", ".join(f"{v['macs'] / 1e9:,.1f} at {v['side']} px" for v in r["views"])
         seen = r["steps"] * sum(v["pictures"] for v in r["views"])
         cells.append(
-            [name, f"{r['parameters'] / 1e6:,.0f}", views, f"{seen / 1e6:,.1f}", f"{work / 1e18:,.1f}", f"{work / GPU / 3600:,.1f}"]
+            [
+                name,
+                f"{r['parameters'] / 1e6:,.0f}",
+                views,
+                f"{seen / 1e6:,.1f}",
+                f"{work / 1e18:,.1f}",
+                f"{work / GPU / 3600:,.1f}",
+            ]
         )
-    head = ["recipe", "parameters, M", "multiply-adds a picture, G", "pictures, M", "operations, 1e18", "GPU-hours at 100 TFLOP/s"]
+    head = [
+        "recipe",
+        "parameters, M",
+        "multiply-adds a picture, G",
+        "pictures, M",
+        "operations, 1e18",
+        "GPU-hours at 100 TFLOP/s",
+    ]
     return table(head, cells)
 
 
@@ -95,7 +132,11 @@ def plan(known: Known) -> str:
     cpu = f"{r['cpu_s_per_photo']:.3f} CPU s a photo"
     by = f"{r['workers']} worker{'s' * (r['workers'] > 1)}"
     made = f"From {r['size']:,} photos of {r['bytes_per_photo']:,.0f} bytes by {by}: {cpu}."
-    small = " **A trial with few photos: start-up weighs too much, do not plan with it.**" if r["size"] < 1000 else ""
+    small = (
+        " **A trial with few photos: start-up weighs too much, do not plan with it.**"
+        if r["size"] < 1000
+        else ""
+    )
     return f"{made}{small}\n\n" + table(["", "1 million photos", "1 billion photos"], cells)
 
 
@@ -109,13 +150,24 @@ def chart(title: str, left: int, lines: dict[str, list[tuple[float, float]]]) ->
         f'<path d="M{left + 50} 30V170H{left + 280}" fill="none" stroke="#888"/>',
     ]
     out += [f'<text x="{at[x]:.0f}" y="186" text-anchor="middle">{x:,.0f}</text>' for x in xs]
-    out += [f'<text x="{left + 45}" y="{170 - 140 * f:.0f}" text-anchor="end">{top * f:,.3g}</text>' for f in (0, 0.5, 1)]
-    for (name, points), color in zip(lines.items(), ("#2563eb", "#c2410c", "#15803d", "#7e22ce"), strict=False):
+    out += [
+        f'<text x="{left + 45}" y="{170 - 140 * f:.0f}" text-anchor="end">{top * f:,.3g}</text>'
+        for f in (0, 0.5, 1)
+    ]
+    for (name, points), color in zip(
+        lines.items(), ("#2563eb", "#c2410c", "#15803d", "#7e22ce"), strict=False
+    ):
         dots = [(at[x], 170 - 140 * y / top) for x, y in sorted(points)]
-        out.append(f'<polyline points="{" ".join(f"{x:.1f},{y:.1f}" for x, y in dots)}" fill="none" stroke="{color}" stroke-width="2"/>')
+        out.append(
+            f'<polyline points="{" ".join(f"{x:.1f},{y:.1f}" for x, y in dots)}" fill="none" stroke="{color}"'
+            ' stroke-width="2"/>'
+        )
         out += [f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3" fill="{color}"/>' for x, y in dots]
         if dots:
-            out.append(f'<text x="{dots[-1][0]:.0f}" y="{dots[-1][1] - 7:.0f}" fill="{color}" text-anchor="middle">{name}</text>')
+            out.append(
+                f'<text x="{dots[-1][0]:.0f}" y="{dots[-1][1] - 7:.0f}" fill="{color}"'
+                f' text-anchor="middle">{name}</text>'
+            )
     return "\n".join(out)
 
 
@@ -123,17 +175,28 @@ def picture(known: Known) -> str:
     """Two charts: photos a second by number, and faces a second by gallery."""
     speeds: dict[str, list[tuple[float, float]]] = {}
     for r in known.get("read", {}).values():
-        speeds.setdefault(f"{r['workers']} worker{'s' * (r['workers'] > 1)}", []).append((r["size"], r["photos_per_s"]))
+        speeds.setdefault(f"{r['workers']} worker{'s' * (r['workers'] > 1)}", []).append(
+            (r["size"], r["photos_per_s"])
+        )
     found = {"table": [(r["size"], r["faces_per_s"]) for r in known.get("people", {}).values()]}
     both = chart("photos/s by photos", 0, speeds) + "\n" + chart("faces/s by people", 320, found)
-    head = '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 640 200" font-family="sans-serif" font-size="11" fill="#666">'
+    head = (
+        '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 640 200" font-family="sans-serif"'
+        ' font-size="11" fill="#666">'
+    )
     return f"{head}\n{both}\n</svg>\n"
 
 
 def write(known: Known) -> None:
     """Put everything between the page's marks."""
     text = PAGE.read_text(encoding="utf-8")
-    for name, made in (("reading", reading), ("training", training), ("people", people), ("papers", papers), ("plan", plan)):
+    for name, made in (
+        ("reading", reading),
+        ("training", training),
+        ("people", people),
+        ("papers", papers),
+        ("plan", plan),
+    ):
         begin, end = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
         before, _, rest = text.partition(begin)
         _, found, after = rest.partition(end)

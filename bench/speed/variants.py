@@ -1,4 +1,5 @@
-"""The shipped network beside its variants: 8-bit integers, and with the mirror image. Accuracy, bytes and time, into docs/benchmark.md.
+"""The shipped network beside its variants: 8-bit integers, and with the mirror image. Accuracy, bytes and
+time, into docs/benchmark.md.
 
 python -m bench.speed.variants [--threads 1] [--runs 60]
 """
@@ -31,7 +32,8 @@ ROWS = {
     "mtfl": ("5 points, MTFL test, NME %", 2), "helen68": ("68 points, Helen val, NME %", 2),
     "celebamask": ("parsing, CelebAMask val, mean F1", 3), "celeba": ("attributes, CelebA val, %", 2),
     "utkface-age": ("age, UTKFace val, MAE years", 2), "utkface-gender": ("gender, UTKFace val, %", 2),
-    "ferplus-val": ("expression, FER+ val, %", 2), "ferplus-test": ("expression, FER+ test, %", 2), "lfw": ("identity, LFW View 1, %", 2),
+    "ferplus-val": ("expression, FER+ val, %", 2), "ferplus-test": ("expression, FER+ test, %", 2),
+    "lfw": ("identity, LFW View 1, %", 2),
 }  # fmt: skip
 EACH = 40  # training pictures of each set, whose ranges the integers get
 
@@ -71,14 +73,19 @@ def section(threads: int, runs: int) -> str:
     models: dict[str, Any] = {name: OnnxModel(f, threads=threads) for name, f in files.items()}
     models["float32, with its mirror image"] = FlipTTA(float32)
     scores = {name: {p: evaluate(m, PROTOCOLS[p]) for p in ROWS} for name, m in models.items()}
-    body = [[told, *(f"{scores[m][p].headline:.{digits}f}" for m in models)] for p, (told, digits) in ROWS.items()]
+    body = [
+        [told, *(f"{scores[m][p].headline:.{digits}f}" for m in models)] for p, (told, digits) in ROWS.items()
+    ]
     body += [["bytes, MB", *(f"{os.path.getsize(files.get(m, float32.path)) / 1e6:.1f}" for m in models)]]
     for n in (1, 5):
         took = times(models, images[:n], runs)
         body += [[f"forward of {n} face(s), ms", *(f"{took[m]:.1f}" for m in models)]]
     load = " ".join(f"{v:.2f}" for v in os.getloadavg())
     said = f"Median of {runs} forwards in turns, {threads} thread(s), load {load} on {os.cpu_count()} cores."
-    said += f" Ranges from {len(images)} training faces, {EACH} a set. All pictures of each set; weights {float32.sha256[:12]}."
+    said += (
+        f" Ranges from {len(images)} training faces, {EACH} a set. All pictures of each set; weights"
+        f" {float32.sha256[:12]}."
+    )
     return markdown(["", *models], body) + "\n\n" + said
 
 
@@ -90,7 +97,9 @@ def main() -> None:
     told = parser.parse_args()
     before, _, rest = PAGE.read_text(encoding="utf-8").partition(MARK[0])
     after = rest.partition(MARK[1])[2]
-    PAGE.write_text(f"{before}{MARK[0]}\n{section(told.threads, told.runs)}\n{MARK[1]}{after}", encoding="utf-8")
+    PAGE.write_text(
+        f"{before}{MARK[0]}\n{section(told.threads, told.runs)}\n{MARK[1]}{after}", encoding="utf-8"
+    )
 
 
 if __name__ == "__main__":

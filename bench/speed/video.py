@@ -1,7 +1,8 @@
-"""What films cost on this machine: frames a second, and memory over a long one. The films are made of the examples.
+"""What films cost on this machine: frames a second, and memory over a long one. The films are made of the
+examples.
 
 python bench/speed/video.py speed [--threads N]      640 x 360, one face and two
-python bench/speed/video.py long [--minutes 60]      320 x 180, 25 frames a second, annotated; resident size every tenth of it
+python bench/speed/video.py long [--minutes 60]  320 x 180, 25 fps, annotated; resident size at every tenth
 """
 
 from __future__ import annotations
@@ -26,7 +27,10 @@ from mien.video.container import VideoContainer, Writer
 
 def frames(count: int, width: int, height: int, faces: int) -> Iterator[Pixels]:
     """Heads as high as half the frame, going to and fro, one to the right and one to the left."""
-    one, two = load_photo("examples/astronaut.jpg").pixels[20:270, 100:350], load_photo("examples/grace_hopper.jpg").pixels[:360, 80:440]
+    one, two = (
+        load_photo("examples/astronaut.jpg").pixels[20:270, 100:350],
+        load_photo("examples/grace_hopper.jpg").pixels[:360, 80:440],
+    )
     side = height // 2 - 4
     heads = [cv2.resize(p, (side, side), interpolation=cv2.INTER_AREA) for p in (one, two)[:faces]]
     way = width - side
@@ -50,14 +54,18 @@ def film(path: Path, count: int, width: int, height: int, faces: int) -> Path:
 def speed(folder: Path, threads: int, count: int) -> None:
     """Decoding, reading and tracking, the same with an annotated film, and with every fifth frame read.
 
-    Frames a second by the clock, and processor time a frame, which says more on a machine that does other things as well.
+    Frames a second by the clock, and processor time a frame, which says more on a machine that does other
+    things as well.
     """
     reader = mien.load(threads=threads)
-    print(f"640 x 360, {count} frames, threads {threads}; frames a second, and processor milliseconds a frame")
+    print(
+        f"640 x 360, {count} frames, threads {threads}; frames a second, and processor milliseconds a frame"
+    )
     for faces in (1, 2):
         path = film(folder / f"{faces}.mp4", count, 640, 360, faces)
         row = [f"{faces} face{'s' * (faces > 1)}"]
-        for name, stride, every, write in (("decode", 0, False, False), ("read", 1, False, False), ("write", 1, True, True),
+        for name, stride, every, write in (("decode", 0, False, False), ("read", 1, False, False), ("write",
+        1, True, True),
                                            ("write, stride 5", 5, True, True)):  # fmt: skip
             start, used = time.perf_counter(), time.process_time()
             if stride == 0:
@@ -73,7 +81,10 @@ def speed(folder: Path, threads: int, count: int) -> None:
                     writer.close()
                 n = reading.count
                 assert len(reading.tracks) == faces, [t.to_dict() for t in reading.tracks]
-            row.append(f"{name} {n / (time.perf_counter() - start):.1f} ({1e3 * (time.process_time() - used) / n:.1f} ms)")
+            row.append(
+                f"{name} {n / (time.perf_counter() - start):.1f}"
+                f" ({1e3 * (time.process_time() - used) / n:.1f} ms)"
+            )
         print("  ".join(row), flush=True)
 
 
@@ -88,13 +99,21 @@ def long(folder: Path, threads: int, minutes: float) -> None:
             out.add(frame.drawn(), frame.time)
             if frame.number in (250, 2500) or frame.number % (count // 10) == 0:
                 took = time.perf_counter() - start
-                print(f"{frame.time / 60:5.1f} min of film, {took / 60:5.1f} min of work: {resident()['now']:.0f} MB", flush=True)
-    print(f"{len(reading.tracks)} tracks, {reading.count / (time.perf_counter() - start):.0f} frames a second")
+                print(
+                    f"{frame.time / 60:5.1f} min of film, {took / 60:5.1f} min of work:"
+                    f" {resident()['now']:.0f} MB",
+                    flush=True,
+                )
+    print(
+        f"{len(reading.tracks)} tracks, {reading.count / (time.perf_counter() - start):.0f} frames a second"
+    )
 
 
 def main() -> None:
     """Print one line a measurement."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("what", choices=("speed", "long"))
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--frames", type=int, default=150)

@@ -30,14 +30,19 @@ _LAZY = {
     **dict.fromkeys(("OnnxModel", "Reader", "Reading", "load"), "mien.inference"),
     **dict.fromkeys(("find_photos",), "mien.io"),
     **dict.fromkeys(("Gallery", "cluster_faces", "verify"), "mien.recognition"),
-    **dict.fromkeys(("AGE", "ATTRIBUTES", "EXPRESSION", "GENDER", "IDENTITY", "LANDMARKS", "PARSING", "POINTS5", "POSE"), "mien.tasks"),
+    **dict.fromkeys(
+        ("AGE", "ATTRIBUTES", "EXPRESSION", "GENDER", "IDENTITY", "LANDMARKS", "PARSING", "POINTS5", "POSE"),
+        "mien.tasks",
+    ),
     **dict.fromkeys(("read_video",), "mien.video"),
     **dict.fromkeys(("annotate", "anonymize"), "mien.visualize"),
 }
 __all__ = [
     "AGE", "ATTRIBUTES", "EXPRESSION", "GENDER", "IDENTITY", "LANDMARKS", "PARSING", "POINTS5", "POSE",
-    "BadWeights", "Crop", "Detection", "Face", "Gallery", "MienError", "OnnxModel", "PhotoError", "Reader", "Reading",
-    "UnknownTask", "UsageError", "View", "annotate", "anonymize", "cluster_faces", "find_photos", "load", "read_video", "verify",
+    "BadWeights", "Crop", "Detection", "Face", "Gallery", "MienError", "OnnxModel", "PhotoError", "Reader",
+    "Reading",
+    "UnknownTask", "UsageError", "View", "annotate", "anonymize", "cluster_faces", "find_photos", "load",
+    "read_video", "verify",
 ]  # fmt: skip
 
 

@@ -93,7 +93,9 @@ class UsageError(MienError, ValueError):
 
 
 def without_frames(error: E) -> E:
-    """The error without the frames that it passed: they hold the photos read beside it, in a cycle that only the collector ends."""
+    """The error without the frames that it passed: they hold the photos read beside it, in a cycle that only
+    the collector ends.
+    """
     link: BaseException | None = error
     while link is not None:
         link.__traceback__ = None

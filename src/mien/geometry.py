@@ -1,6 +1,7 @@
 """Boxes, five-point fits, and the warps of pixels, points and masks. Numpy and OpenCV only.
 
-An affine is a (2, 3) float64 matrix A with q = A[:, :2] @ p + A[:, 2]. Points use pixel centres at whole numbers.
+An affine is a (2, 3) float64 matrix A with q = A[:, :2] @ p + A[:, 2]. Points use pixel centres at whole
+numbers.
 """
 
 from __future__ import annotations
@@ -17,11 +18,24 @@ from mien.types import Crop, Pixels, View
 Array = npt.NDArray[np.float64]
 
 # Five points as fractions of the crop's side, picture order (eye, eye, nose, mouth corner, mouth corner).
-# "head": the median face of aligned whole-head pictures (eyes 0.25 of the side apart), so that hair, ears and neck
-# stay inside. "arcface": the tight crop that recognition networks use (Deng et al. 2019), here for comparison.
+# "head": the median face of aligned whole-head pictures (eyes 0.25 of the side apart), so that hair, ears and
+# neck
+# stay inside. "arcface": the tight crop that recognition networks use (Deng et al. 2019), here for
+# comparison.
 TEMPLATES: dict[str, Array] = {
     "head": np.array([(0.3738, 0.4761), (0.6262, 0.4761), (0.5, 0.6336), (0.3891, 0.7407), (0.6109, 0.7407)]),
-    "arcface": np.array([(38.2946, 51.6963), (73.5318, 51.5014), (56.0252, 71.7366), (41.5493, 92.3655), (70.7299, 92.2041)]) / 112.0,
+    "arcface": (
+        np.array(
+            [
+                (38.2946, 51.6963),
+                (73.5318, 51.5014),
+                (56.0252, 71.7366),
+                (41.5493, 92.3655),
+                (70.7299, 92.2041),
+            ]
+        )
+        / 112.0
+    ),
 }
 
 # Five points of the 68 (iBUG order): eye centres, nose tip, mouth corners.
@@ -72,9 +86,16 @@ def invert(affine: npt.ArrayLike) -> Array:
 
 
 def about(
-    center: Sequence[float], *, degrees: float = 0.0, scale: float = 1.0, shift: npt.ArrayLike = (0, 0), mirror: bool = False
+    center: Sequence[float],
+    *,
+    degrees: float = 0.0,
+    scale: float = 1.0,
+    shift: npt.ArrayLike = (0, 0),
+    mirror: bool = False,
 ) -> Array:
-    """Turn, scale and mirror (left-right) about a centre, then shift; all in pixels, degrees clockwise on screen."""
+    """Turn, scale and mirror (left-right) about a centre, then shift; all in pixels, degrees clockwise on
+    screen.
+    """
     c, s = np.cos(np.radians(degrees)) * scale, np.sin(np.radians(degrees)) * scale
     m = np.array([[c, -s], [s, c]]) @ np.diag([-1.0 if mirror else 1.0, 1.0])
     o = np.asarray(center, np.float64)
@@ -98,10 +119,13 @@ def halved(pixels: Pixels) -> Pixels:
     return cv2.resize(pixels, (max(1, w // 2), max(1, h // 2)), interpolation=cv2.INTER_AREA)  # type: ignore[return-value]
 
 
-def warp(pixels: Pixels, affine: npt.ArrayLike, size: tuple[int, int], outside: tuple[int, int, int] = (0, 0, 0)) -> Pixels:
+def warp(
+    pixels: Pixels, affine: npt.ArrayLike, size: tuple[int, int], outside: tuple[int, int, int] = (0, 0, 0)
+) -> Pixels:
     """Pixels through an affine into (width, height); the RGB colour `outside` where the source has no pixel.
 
-    When the picture shrinks by more than two, it is first halved by area averaging, so that fine detail does not alias.
+    When the picture shrinks by more than two, it is first halved by area averaging, so that fine detail does
+    not alias.
     """
     a = np.asarray(affine, np.float64)
     while scale_of(a) < 0.5 and min(pixels.shape[:2]) >= 2:
@@ -123,7 +147,7 @@ def warp_mask(mask: Pixels, affine: npt.ArrayLike, size: tuple[int, int], outsid
 
 
 def align(pixels: Pixels, points: npt.ArrayLike, view: View) -> Crop:
-    """Bring a face to a view by its five points: photo (H, W, 3), points (5, 2) -> Crop of the view's size."""
+    """Align a face to a view by five points: photo (H, W, 3), points (5, 2) -> Crop of the view's size."""
     a = fit_similarity(points, template_points(view))
     return Crop(warp(pixels, a, view.size), a)
 
@@ -158,15 +182,19 @@ TANH_POINTS = np.array([(196, 226), (316, 226), (256, 286), (220, 360.4), (292, 
 
 
 def tanh_align(pixels: Pixels, points: npt.ArrayLike, size: tuple[int, int], factor: float) -> Crop:
-    """A face by its five points, then the tanh-warp: photo (H, W, 3) -> (width, height), with the affine of the plain crop."""
+    """A face by its five points, then the tanh-warp: photo (H, W, 3) -> (width, height), with the affine of
+    the plain crop.
+    """
     affine = fit_similarity(points, (TANH_POINTS + 1) * (np.asarray(size, np.float64) - 1) / 2)
     return Crop(tanh_crop(pixels, affine, size, factor), affine)
 
 
 def tanh_warp(c: npt.ArrayLike, factor: float) -> Array:
-    """Aligned coordinates, -1..1 across the crop, squeezed so that the whole photo falls within (FaRL; Zheng et al. 2022).
+    """Aligned coordinates, -1..1 across the crop, squeezed so that the whole photo falls within (FaRL; Zheng
+    et al. 2022).
 
-    Up to 1 - factor nothing moves; beyond, tanh takes all that is left into the last `factor`. 0 is a plain crop.
+    Up to 1 - factor nothing moves; beyond, tanh takes all that is left into the last `factor`. 0 is a plain
+    crop.
     """
     x = np.asarray(c, np.float64)
     return x if _tanh_factor(factor) == 0 else _beyond(x, factor, np.tanh)
@@ -175,7 +203,11 @@ def tanh_warp(c: npt.ArrayLike, factor: float) -> Array:
 def tanh_unwarp(c: npt.ArrayLike, factor: float) -> Array:
     """Inverse of `tanh_warp`; what would lie farther than arctanh(0.999) is brought to there."""
     x = np.asarray(c, np.float64)
-    return x if _tanh_factor(factor) == 0 else _beyond(x, factor, lambda t: np.arctanh(np.clip(t, -0.999, 0.999)))
+    return (
+        x
+        if _tanh_factor(factor) == 0
+        else _beyond(x, factor, lambda t: np.arctanh(np.clip(t, -0.999, 0.999)))
+    )
 
 
 def _tanh_factor(factor: float) -> float:
@@ -191,9 +223,11 @@ def _beyond(x: Array, w: float, curve: Callable[[Array], Array]) -> Array:
 
 
 def tanh_crop(pixels: Pixels, from_photo: npt.ArrayLike, size: tuple[int, int], factor: float) -> Pixels:
-    """A photo (H, W, 3) through an affine and the tanh-warp into (width, height); black where the photo has no pixel.
+    """A photo (H, W, 3) through an affine and the tanh-warp into (width, height); black where the photo has
+    no pixel.
 
-    from_photo is the affine of the plain crop of that size. Bilinear, without averaging: meant for crops no more than
+    from_photo is the affine of the plain crop of that size. Bilinear, without averaging: meant for crops no
+    more than
     twice smaller than the face.
     """
     grid = [tanh_unwarp((2 * np.arange(n) + 1) / n - 1, factor) for n in size]
@@ -203,7 +237,8 @@ def tanh_crop(pixels: Pixels, from_photo: npt.ArrayLike, size: tuple[int, int], 
 
 
 def unwarp_mask(logits: npt.ArrayLike, crop: Crop, size: tuple[int, int], factor: float) -> Pixels:
-    """Logits (n, h, w) on a tanh-warped crop -> the likeliest class of every pixel of the photo, (height, width) uint8.
+    """Logits (n, h, w) on a tanh-warped crop -> the likeliest class of every pixel of the photo, (height,
+    width) uint8.
 
     Args:
         crop: of the plain crop: its size in pixels and its affine. size: (width, height) of the photo.
@@ -214,5 +249,8 @@ def unwarp_mask(logits: npt.ArrayLike, crop: Crop, size: tuple[int, int], factor
     c = tanh_warp((2 * move_points(photo, crop.from_photo) + 1) / sides - 1, factor)
     places = (((c + 1) * maps.shape[:0:-1] - 1) / 2).astype(np.float32)
     # a map at a time: OpenCV moves four channels at most
-    moved = [cv2.remap(m, places[..., 0], places[..., 1], cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE) for m in maps]
+    moved = [
+        cv2.remap(m, places[..., 0], places[..., 1], cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+        for m in maps
+    ]
     return np.argmax(moved, 0).astype(np.uint8)

@@ -1,4 +1,6 @@
-"""This machine: where things are (`MIEN_*` first, then `mien.toml` in the working folder), and how many cores may be used."""
+"""This machine: where things are (`MIEN_*` first, then `mien.toml` in the working folder), and how many cores
+may be used.
+"""
 
 from __future__ import annotations
 
@@ -45,7 +47,9 @@ def _folder(variable: str, key: str) -> Path:
         raise MissingData(f'no data folder is set; set {variable}, or [data] {key} = "..." in mien.toml')
     path = Path(named)
     if not path.is_dir():
-        raise MissingData(f"the data folder {named!r} does not exist; set {variable}, or [data] {key} in mien.toml")
+        raise MissingData(
+            f"the data folder {named!r} does not exist; set {variable}, or [data] {key} in mien.toml"
+        )
     return path
 
 
@@ -68,9 +72,11 @@ def cpu_quota(root: Path = Path("/sys/fs/cgroup")) -> float | None:
 
 
 def inference_threads() -> int:
-    """Threads of a forward pass where none were named: all cores that may be used, and no more than a container's quota.
+    """Threads of a forward pass where none were named: all cores that may be used, and no more than a
+    container's quota.
 
-    More threads than the quota has cores wait for each other: the kernel stops all of them for the rest of each period.
+    More threads than the quota has cores wait for each other: the kernel stops all of them for the rest of
+        each period.
     """
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     quota = cpu_quota()

@@ -1,6 +1,7 @@
 """The nouns that cross rooms. Needs numpy only.
 
-Conventions: pictures are RGB uint8 (H, W, 3) and upright (EXIF applied at the door); boxes are float xyxy in pixels
+Conventions: pictures are RGB uint8 (H, W, 3) and upright (EXIF applied at the door); boxes are float xyxy in
+    pixels
 of the upright photo; points are float (n, 2), x then y, where the centre of the top-left pixel is (0, 0).
 """
 
@@ -40,7 +41,12 @@ class View:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values; `View.from_dict` is the way back."""
-        return {"size": list(self.size), "template": self.template, "mean": list(self.mean), "std": list(self.std)}
+        return {
+            "size": list(self.size),
+            "template": self.template,
+            "mean": list(self.mean),
+            "std": list(self.std),
+        }
 
     @staticmethod
     def from_dict(d: Mapping[str, Any]) -> View:
@@ -53,7 +59,9 @@ class View:
         scale = 1 / (255 * np.asarray(self.std, np.float32))
         offset = np.asarray(self.mean, np.float32) / np.asarray(self.std, np.float32)
         out = np.empty((len(pixels), 3, *pixels.shape[1:3]), np.float32)
-        for channel in range(3):  # each to its place at once: a transposed copy of floats costs several times as much
+        for channel in range(
+            3
+        ):  # each to its place at once: a transposed copy of floats costs several times as much
             np.multiply(pixels[..., channel], scale[channel], out=out[:, channel])
             out[:, channel] -= offset[channel]
         return out
@@ -94,9 +102,11 @@ class Detection:
 
     @property
     def roll(self) -> float:
-        """Degrees by which the face is turned in the photo, clockwise, -180..180; 0 is upright. From the five points.
+        """Degrees by which the face is turned in the photo, clockwise, -180..180; 0 is upright. From the five
+        points.
 
-        The axis from the middle of the eyes to the middle of the mouth decides: it is long in profiles too, where the eyes are close.
+        The axis from the middle of the eyes to the middle of the mouth decides: it is long in profiles too,
+        where the eyes are close.
         """
         x, y = (float(v) for v in self.points[3:].mean(0) - self.points[:2].mean(0))
         return math.degrees(math.atan2(-x, y))
@@ -145,7 +155,9 @@ class Face:
         name = task if isinstance(task, str) else task.name
         if name not in self.answers:
             have = ", ".join(self.answers) or "nothing"
-            raise UnknownTask(f"this face has no answer {name!r}; it has: {have}. Ask for it with tasks=[...]")
+            raise UnknownTask(
+                f"this face has no answer {name!r}; it has: {have}. Ask for it with tasks=[...]"
+            )
         return self.answers[name]
 
     def __contains__(self, task: object) -> bool:
@@ -177,8 +189,10 @@ class Sample:
         labels: task name -> label in pixels of this picture; a missing key was never annotated.
         points: (5, 2) float, where the face is; a template fit brings it to a model's view.
         name: unique within its data set.
-        lean: pixels by which labelled places lie to the right of what a mirror leaves in place, as where a set counts pixels from 1.
-            Labels of a mirrored picture lean to the right too, so that a network learns the set's way, not the mean of two.
+        lean: pixels by which labelled places lie to the right of what a mirror leaves in place, as where a
+            set counts pixels from 1.
+            Labels of a mirrored picture lean to the right too, so that a network learns the set's way, not
+            the mean of two.
     """
 
     image: Pixels

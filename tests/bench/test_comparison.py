@@ -39,7 +39,9 @@ RUNS = every_run()
 
 
 def test_the_six_systems_and_a_network_a_task_are_there():
-    assert {r.recipe for r in SYSTEMS} == {f"{n}_tiny" for n in ("qface", "naive_faceptor", "faceptor", "ifan", "far_amtn", "mgmtn")}
+    assert {r.recipe for r in SYSTEMS} == {
+        f"{n}_tiny" for n in ("qface", "naive_faceptor", "faceptor", "ifan", "far_amtn", "mgmtn")
+    }
     assert {r.settings["tasks"] for r in SINGLE} == {t.name for t in DEFAULT_TASKS}
     assert {a.paper for a in ABLATIONS} == {"Q-Face", "Faceptor", "iFAN", "FAR-AMTN", "MGMTN"}
 
@@ -52,7 +54,11 @@ def test_a_run_fits_its_recipe(run):
     for name, value in run.settings.items():
         assert isinstance(value, type(known[name].default)), name
     assert not run.start or run.start in RUNS
-    assert not run.start or list(RUNS).index(run.start) < list(RUNS).index(run.name) or run.start.startswith("layers-first")
+    assert (
+        not run.start
+        or list(RUNS).index(run.start) < list(RUNS).index(run.name)
+        or run.start.startswith("layers-first")
+    )
 
 
 @pytest.mark.parametrize("told", ABLATIONS, ids=lambda a: a.idea[:30])
@@ -95,7 +101,8 @@ def test_claims_name_the_tasks_on_which_an_idea_helps():
 
 def test_the_page_shows_what_was_scored_and_leaves_the_rest_blank(tmp_path):
     told: dict = results(qface=85.25) | {"far_amtn": {"scores": {"celeba": {"mean_accuracy": 86.5}}, "cost": {
-        "parameters": 3_268_616, "multiply_adds": 99_000_000, "train_images_per_s": 88.2, "onnx_ms": 3.21}}}  # fmt: skip
+        "parameters": 3_268_616, "multiply_adds": 99_000_000, "train_images_per_s": 88.2,
+        "onnx_ms": 3.21}}}  # fmt: skip
     rows = systems(told).splitlines()
     assert len(rows) == 4  # the head, the rule, two systems
     assert "| Q-Face |  |  |  |  |  |  |  | 85.25 |" in rows[2]
@@ -110,16 +117,27 @@ def test_the_page_shows_what_was_scored_and_leaves_the_rest_blank(tmp_path):
 
 
 def test_an_ablation_is_judged_seed_by_seed():
-    idea = Ablation("a", "P", {"on": (Run("a1", "r"), Run("a2", "r")), "off": (Run("b1", "r"), Run("b2", "r"))}, ("celeba",))
+    idea = Ablation(
+        "a",
+        "P",
+        {"on": (Run("a1", "r"), Run("a2", "r")), "off": (Run("b1", "r"), Run("b2", "r"))},
+        ("celeba",),
+    )
     assert "| does it help, against off? | yes |" in ablation(results(a1=85, a2=86, b1=83, b2=84), idea)
     assert "Not trained yet" in ablation(results(a1=85, a2=86, b1=83), idea)
 
 
 def test_a_task_alone_is_judged_against_all_together():
-    assert {t: r[0].settings["tasks"] for t, r in SINGLE_PROCESS.items()} == {t.name: t.name for t in DEFAULT_TASKS}
+    assert {t: r[0].settings["tasks"] for t, r in SINGLE_PROCESS.items()} == {
+        t.name: t.name for t in DEFAULT_TASKS
+    }
     assert {r.settings["steps"] for runs in (TOGETHER, *SINGLE_PROCESS.values()) for r in runs} == {FEWER}
-    both = results(**{"naive-short-1": 85, "naive-short-2": 86, "alone-attributes-1": 87, "alone-attributes-2": 88})
-    assert "| attributes | CelebA val, 40 attributes, % | 85.50 ± 0.50 | 87.50 ± 0.50 | no, worse |" in alone(both)
+    both = results(
+        **{"naive-short-1": 85, "naive-short-2": 86, "alone-attributes-1": 87, "alone-attributes-2": 88}
+    )
+    assert "| attributes | CelebA val, 40 attributes, % | 85.50 ± 0.50 | 87.50 ± 0.50 | no, worse |" in alone(
+        both
+    )
 
 
 def test_only_what_the_page_shows_is_asked():
@@ -188,10 +206,16 @@ def test_the_guess_is_the_mean_of_the_labels_whatever_it_is_shown():
     faces = blend(SHARES, net.view, net.tasks, seed=1, augment=NONE, drawn=True)
     means = net.mean_answers(faces.batch(i) for i in range(2))
     np.testing.assert_allclose(answers["points5"][0], means["points5"], atol=1e-6)
-    np.testing.assert_allclose(sigmoid(answers["attributes"][0]), means["attributes"].clip(1e-6, 1 - 1e-6), atol=1e-5)
+    np.testing.assert_allclose(
+        sigmoid(answers["attributes"][0]), means["attributes"].clip(1e-6, 1 - 1e-6), atol=1e-5
+    )
 
 
 def test_the_guess_has_a_row_of_its_own():
     results = {GUESS: {"scores": {"mtfl": {"nme": 10.149}}}}
-    assert [line for line in systems(results).splitlines() if line.startswith("| no look at the picture |  |  |  |  | 10.15 |")]
+    assert [
+        line
+        for line in systems(results).splitlines()
+        if line.startswith("| no look at the picture |  |  |  |  | 10.15 |")
+    ]
     assert "no look" not in systems({})

@@ -1,4 +1,6 @@
-"""The benchmark beside other tools: maps, line protocol, blanks, scores and the page, without any of the tools."""
+"""The benchmark beside other tools: maps, line protocol, blanks, scores and the page, without any of the
+tools.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,17 @@ import pytest
 from bench.peers import accuracy, page
 from bench.peers.__main__ import installed, parser, rounded
 from bench.peers.accuracy import SIDE, SITTINGS, compared, framed, half_of_share, some, the_face
-from bench.peers.install import DLIB, MEDIAPIPE, NODE, Environment, InstallFailed, command, install, run, steps
+from bench.peers.install import (
+    DLIB,
+    MEDIAPIPE,
+    NODE,
+    Environment,
+    InstallFailed,
+    command,
+    install,
+    run,
+    steps,
+)
 from bench.peers.maps import EXPRESSIONS, IBUG68_OF_MESH, Descriptor, answer, expression, five, sixty_eight
 from bench.peers.roster import ALL, BLANKS, JOBS, MARKS, PEERS, WORKERS, Peer, chosen
 from bench.peers.speed import STAGES, photograph, summary
@@ -27,7 +39,25 @@ from mien.types import Sample
 
 # MediaPipe's published contours, walked so that position k of one side mirrors position k of the other
 RIGHT = (
-    (109, 67, 103, 54, 21, 162, 127, 234, 93, 132, 58, 172, 136, 150, 149, 176, 148),  # outline, from the forehead
+    (
+        109,
+        67,
+        103,
+        54,
+        21,
+        162,
+        127,
+        234,
+        93,
+        132,
+        58,
+        172,
+        136,
+        150,
+        149,
+        176,
+        148,
+    ),  # outline, from the forehead
     (33, 7, 163, 144, 145, 153, 154, 155, 133, 173, 157, 158, 159, 160, 161, 246),  # eye
     (70, 63, 105, 66, 107, 46, 53, 52, 65, 55),  # brow
     (61, 146, 91, 181, 84, 185, 40, 39, 37, 78, 95, 88, 178, 87, 191, 80, 81, 82),  # lips
@@ -57,9 +87,17 @@ def test_sixty_eight_of_the_mesh_are_distinct_and_mirror_each_other():
 def test_points_from_a_mesh_or_from_sixty_eight():
     mesh = np.arange(956, dtype=float).reshape(478, 2)
     points = sixty_eight({"mesh": mesh.tolist()})
-    assert points is not None and points[8].tolist() == mesh[152].tolist() and points[45].tolist() == mesh[263].tolist()
+    assert (
+        points is not None
+        and points[8].tolist() == mesh[152].tolist()
+        and points[45].tolist() == mesh[263].tolist()
+    )
     eyes = five({"mesh": mesh.tolist()})
-    assert eyes is not None and np.allclose(eyes[0], mesh[[33, 160, 158, 133, 153, 144]].mean(0)) and eyes[2].tolist() == mesh[4].tolist()
+    assert (
+        eyes is not None
+        and np.allclose(eyes[0], mesh[[33, 160, 158, 133, 153, 144]].mean(0))
+        and eyes[2].tolist() == mesh[4].tolist()
+    )
     assert five({"points5": [[1, 2]] * 5, "ibug68": [[0, 0]] * 68}).tolist() == [[1, 2]] * 5  # type: ignore[union-attr]
     assert sixty_eight({"box": [0, 0, 1, 1]}) is None and answer("landmarks", {}) is None
 
@@ -87,8 +125,12 @@ def test_an_age_of_nought_is_an_answer():
 
 def worker(tmp_path: Path, body: str, patience: float = 20.0) -> Worker:
     script = tmp_path / "fake.py"
-    script.write_text(f"import sys\nsys.path.insert(0, {str(WORKERS.absolute())!r})\n{body}", encoding="utf-8")
-    return Worker("fake", [sys.executable, str(script)], threads=1, log=tmp_path / "log.txt", patience=patience)
+    script.write_text(
+        f"import sys\nsys.path.insert(0, {str(WORKERS.absolute())!r})\n{body}", encoding="utf-8"
+    )
+    return Worker(
+        "fake", [sys.executable, str(script)], threads=1, log=tmp_path / "log.txt", patience=patience
+    )
 
 
 FAKE = """
@@ -98,7 +140,10 @@ def load():
     def tell(raw, job, pixels):
         print("more of it")
         return [{"box": [0, 0, pixels.shape[1], pixels.shape[0]], "score": 1.0, "age": raw}]
-    return (lambda pixels, job: int(pixels.sum()) if job == "age_gender" else 1 // 0), tell, {"fake": "1"}, [__file__]
+    def answer(pixels, job):
+        return int(pixels.sum()) if job == "age_gender" else 1 // 0
+
+    return answer, tell, {"fake": "1"}, [__file__]
 serve(load)
 """
 
@@ -109,8 +154,14 @@ def test_a_worker_answers_over_its_chatter_and_its_failure_has_a_reason(tmp_path
     with worker(tmp_path, FAKE) as w:
         assert w.ready["versions"] == {"fake": "1"} and w.ready["weights"]["fake.py"] > 0 and w.start_ms > 0
         told = w.ask(photo, "age_gender", times=3)
-        assert told["faces"] == [{"box": [0, 0, 3, 2], "score": 1.0, "age": 36}] and len(told["ms"]) == len(told["cpu_ms"]) == 3
-        assert w.ask(photo, "age_gender", tell=False)["faces"] == [] and w.ask(photo, "age_gender", tell=False)["found"] == 1
+        assert (
+            told["faces"] == [{"box": [0, 0, 3, 2], "score": 1.0, "age": 36}]
+            and len(told["ms"]) == len(told["cpu_ms"]) == 3
+        )
+        assert (
+            w.ask(photo, "age_gender", tell=False)["faces"] == []
+            and w.ask(photo, "age_gender", tell=False)["found"] == 1
+        )
         assert not w.memory_mb() or w.memory_mb()["peak"] > 1
         with pytest.raises(PeerFailed, match="ended with code 1: ZeroDivisionError"):
             w.ask(photo, "detect")
@@ -121,7 +172,11 @@ def test_a_worker_answers_over_its_chatter_and_its_failure_has_a_reason(tmp_path
 
 @pytest.mark.parametrize(
     ("body", "reason"),
-    [("print('hello')", "no answer: 'hello'"), ("import nowhere_to_be_found", "ModuleNotFoundError"), ("input()", "no answer in 1 s")],
+    [
+        ("print('hello')", "no answer: 'hello'"),
+        ("import nowhere_to_be_found", "ModuleNotFoundError"),
+        ("input()", "no answer in 1 s"),
+    ],
 )
 def test_a_worker_that_does_not_get_ready(tmp_path, body, reason):
     with pytest.raises(PeerFailed, match=reason):
@@ -133,7 +188,10 @@ def test_node_reads_the_same_pixels(tmp_path):
     np.save(tmp_path / "a.npy", np.arange(24, dtype=np.uint8).reshape(2, 4, 3))
     np.save(tmp_path / "b.npy", np.zeros((2, 2), np.float32))
     script = f"import {{ readNpy }} from {json.dumps((WORKERS / 'serve.mjs').absolute().as_uri())};\n"
-    script += "const { data, shape } = readNpy('a.npy'); process.stdout.write(JSON.stringify([shape, Array.from(data)])); readNpy('b.npy');"
+    script += (
+        "const { data, shape } = readNpy('a.npy'); process.stdout.write(JSON.stringify([shape,"
+        " Array.from(data)])); readNpy('b.npy');"
+    )
     (tmp_path / "t.mjs").write_text(script)
     done = subprocess.run(["node", "t.mjs"], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert json.loads(done.stdout) == [[2, 4, 3], list(range(24))]
@@ -151,8 +209,12 @@ def test_a_failed_installation_is_a_blank_with_its_reason():
     found: dict[str, Any] = {"not_installed": {"haar": "of an earlier run"}}
     done = installed(PEERS, found, fails)
     assert {p.name for p in PEERS} - {p.name for p in done} == {"human", "face-api"}
-    assert found["not_installed"] == dict.fromkeys(("human", "face-api"), "not installed: npm is not on this machine")
-    assert "| human (WASM in Node) | not installed: npm is not on this machine |" in "\n".join(page.blanks(found))
+    assert found["not_installed"] == dict.fromkeys(
+        ("human", "face-api"), "not installed: npm is not on this machine"
+    )
+    assert "| human (WASM in Node) | not installed: npm is not on this machine |" in "\n".join(
+        page.blanks(found)
+    )
 
 
 def test_an_environment_is_made_once_a_set_of_pins(tmp_path):
@@ -160,7 +222,11 @@ def test_an_environment_is_made_once_a_set_of_pins(tmp_path):
     for _ in range(2):
         install(MEDIAPIPE, tmp_path, run=lambda words, log, timeout: said.append(words))
     assert len(said) == 3 and said[1][-1] == MEDIAPIPE.packages[-1] and "--no-deps" in said[2]
-    install(Environment("mediapipe", "venv", ("mediapipe==0.10.14",)), tmp_path, run=lambda words, log, timeout: said.append(words))
+    install(
+        Environment("mediapipe", "venv", ("mediapipe==0.10.14",)),
+        tmp_path,
+        run=lambda words, log, timeout: said.append(words),
+    )
     assert len(said) == 5
 
 
@@ -192,17 +258,36 @@ def test_installs_are_pinned_and_run_no_scripts():
 def test_the_labelled_face_is_the_one_around_it():
     points = np.array([[10, 10]] * 5)
     far, near, off = {"box": [0, 0, 40, 40]}, {"box": [5, 5, 16, 16]}, {"box": [20, 20, 30, 30]}
-    assert the_face([far, off, near], points) is near and the_face([off], points) is None and the_face([], points) is None
+    assert (
+        the_face([far, off, near], points) is near
+        and the_face([off], points) is None
+        and the_face([], points) is None
+    )
 
 
 def test_a_frame_moves_the_points_along():
     image = np.zeros((48, 48, 3), np.uint8)
     image[10, 30] = 255
-    sample = framed(Sample(image, {"landmarks": np.full((68, 2), [30.0, 10.0]), "expression": 3}, np.full((5, 2), [30.0, 10.0]), "x"))
+    sample = framed(
+        Sample(
+            image,
+            {"landmarks": np.full((68, 2), [30.0, 10.0]), "expression": 3},
+            np.full((5, 2), [30.0, 10.0]),
+            "x",
+        )
+    )
     assert sample.image.shape == (2 * SIDE, 2 * SIDE, 3) and sample.labels["expression"] == 3
-    y, x = np.unravel_index((sample.image[:, :, 0] * (sample.image[:, :, 0] != 128)).argmax(), sample.image.shape[:2])
-    assert np.abs(sample.points[0] - (x, y)).max() <= 0.6 and np.allclose(sample.labels["landmarks"], sample.points[0])
-    assert framed(Sample(np.zeros((300, 400, 3), np.uint8), {}, np.zeros((5, 2)), "")).image.shape == (600, 800, 3)
+    y, x = np.unravel_index(
+        (sample.image[:, :, 0] * (sample.image[:, :, 0] != 128)).argmax(), sample.image.shape[:2]
+    )
+    assert np.abs(sample.points[0] - (x, y)).max() <= 0.6 and np.allclose(
+        sample.labels["landmarks"], sample.points[0]
+    )
+    assert framed(Sample(np.zeros((300, 400, 3), np.uint8), {}, np.zeros((5, 2)), "")).image.shape == (
+        600,
+        800,
+        3,
+    )
 
 
 def test_some_pairs_are_half_the_same_person():
@@ -221,10 +306,23 @@ def test_scores_on_what_was_answered_and_on_what_all_answered():
         return {i: (answer("age", {"age": 30 + e}), 30.0) for i, e in errors.items()}
 
     easy, whole = {i: 2.0 for i in range(20)}, {i: 2.0 if i < 20 else 8.0 for i in range(30)}
-    out = compared("utkface-age", {"a": ages(easy), "b": ages(whole), "c": ages(dict(list(whole.items())[:25]))})
-    assert out["a"] == {"answered": 20, "value": 2, "half": 0, "common_answered": 20, "common_value": 2, "common_half": 0}
-    assert out["b"]["value"] == pytest.approx(4) and out["b"]["common_value"] == 2 and out["b"]["answered"] == 30
-    assert out["b"]["half"] == pytest.approx(1.96 * np.sqrt(8) / np.sqrt(30))  # errors 2 (20 times) and 8 (10 times): variance 8
+    out = compared(
+        "utkface-age", {"a": ages(easy), "b": ages(whole), "c": ages(dict(list(whole.items())[:25]))}
+    )
+    assert out["a"] == {
+        "answered": 20,
+        "value": 2,
+        "half": 0,
+        "common_answered": 20,
+        "common_value": 2,
+        "common_half": 0,
+    }
+    assert (
+        out["b"]["value"] == pytest.approx(4) and out["b"]["common_value"] == 2 and out["b"]["answered"] == 30
+    )
+    assert out["b"]["half"] == pytest.approx(
+        1.96 * np.sqrt(8) / np.sqrt(30)
+    )  # errors 2 (20 times) and 8 (10 times): variance 8
     assert compared("utkface-age", {"a": ages({0: 1.0})})["a"] == {"answered": 1, "common_answered": 1}
     assert half_of_share(100, 100) == pytest.approx(1.96 * np.sqrt(102 / 104 * 2 / 104 / 104))
 
@@ -242,7 +340,12 @@ def test_a_tool_that_fails_on_the_way_leaves_its_reason(tmp_path):
                 raise PeerFailed("ended with code 1: out of memory")
             return {"faces": [{"box": [0, 0, 1e4, 1e4], "age": 40, "male": 0.1}]}
 
-    samples = [Sample(np.zeros((8, 8, 3), np.uint8), {"age": 41.0, "attributes": {"Male": 0}}, np.ones((5, 2)), str(i)) for i in range(20)]
+    samples = [
+        Sample(
+            np.zeros((8, 8, 3), np.uint8), {"age": 41.0, "attributes": {"Male": 0}}, np.ones((5, 2)), str(i)
+        )
+        for i in range(20)
+    ]
     failed: dict[str, str] = {}
     peers = chosen(["mien", "human", "haar"])
     workers: Any = {"mien": Fails(10**6), "human": Fails(3), "haar": Fails(10**6)}
@@ -250,7 +353,10 @@ def test_a_tool_that_fails_on_the_way_leaves_its_reason(tmp_path):
     assert failed == {"human": "at picture 3 of utkface: ended with code 1: out of memory"}
     rows = out["shown"]["framed"]
     assert rows["human"] == {"reason": failed["human"]} and rows["haar"] == {"found": 20, "scores": {}}
-    assert rows["mien"]["scores"]["utkface-age"]["value"] == 1 and rows["mien"]["scores"]["utkface-gender"]["value"] == 100
+    assert (
+        rows["mien"]["scores"]["utkface-age"]["value"] == 1
+        and rows["mien"]["scores"]["utkface-gender"]["value"] == 100
+    )
     assert out["asked"] == {"utkface-age": 20, "utkface-gender": 20}
 
 
@@ -267,7 +373,12 @@ def test_times_and_pictures_by_hand():
 
 def made_up() -> dict[str, Any]:
     cell = {"p50": 12.0, "p95": 15.6, "cpu": 20.0, "found": 1.0, "n": 3}
-    facts = {"date": "2026-11-24", "machine": {"cpu": "Made up", "cores": 2, "load": [0.1, 0.1, 0.1]}, "threads": 2, "command": "x"}
+    facts = {
+        "date": "2026-11-24",
+        "machine": {"cpu": "Made up", "cores": 2, "load": [0.1, 0.1, 0.1]},
+        "threads": 2,
+        "command": "x",
+    }
 
     def row(p: Peer) -> dict[str, Any]:
         jobs = {job: dict.fromkeys(map(str, STAGES), cell) for job in p.jobs}
@@ -279,11 +390,19 @@ def made_up() -> dict[str, Any]:
             "jobs": jobs,
         }
 
-    speed = facts | {"rounds": 3, "peers": {p.name: row(p) for p in PEERS if p.name != "haar"} | {"haar": {"reason": "ended with code 3"}}}
+    speed = facts | {
+        "rounds": 3,
+        "peers": (
+            {p.name: row(p) for p in PEERS if p.name != "haar"} | {"haar": {"reason": "ended with code 3"}}
+        ),
+    }
     score = {"answered": 30, "value": 5.25, "half": 0.5, "common_answered": 12}
     rows = {
         "mien": {"found": 40, "scores": {"helen68": score}},
-        "face_recognition": {"found": 30, "scores": {"helen68": score | {"value": 3.0, "common_value": 2.0, "common_half": 0.1}}},
+        "face_recognition": {
+            "found": 30,
+            "scores": {"helen68": score | {"value": 3.0, "common_value": 2.0, "common_half": 0.1}},
+        },
         "haar": {"found": 10, "scores": {}},
     }
     sets = {"helen68": {"pictures": 40, "asked": {"helen68": 40}, "shown": {"stored": rows, "framed": rows}}}
@@ -293,15 +412,27 @@ def made_up() -> dict[str, Any]:
 def test_the_page_says_what_was_measured():
     text = page.section(made_up())
     assert "| mien | 12 / 16 (1) | 12 / 16 (1) | 12 / 16 (1) | 20 |" in text
-    assert "99 (111) | 600 | 2.5 |" in text and "Made up" in text and "at most 40 pictures" in text and "busy" not in text
+    assert (
+        "99 (111) | 600 | 2.5 |" in text
+        and "Made up" in text
+        and "at most 40 pictures" in text
+        and "busy" not in text
+    )
     assert "| mien | 75.0 | 5.25 ± 0.50 ‡ | 75.0 | 5.25 ± 0.50 ‡ | too few answered |" in text
     assert "3.00 ± 0.50 † | 2.00 ± 0.10 † |" in text and "framed, common (12)" in text
-    assert MARKS["†"] in text and MARKS["‡"] in text and MARKS["§"] not in text  # a mark is explained where it is used
-    assert "| OpenCV, Haar cascade | 25.0 | 25.0 |" in text and "| OpenCV, Haar cascade | ended with code 3 |" in text
+    assert (
+        MARKS["†"] in text and MARKS["‡"] in text and MARKS["§"] not in text
+    )  # a mark is explained where it is used
+    assert (
+        "| OpenCV, Haar cascade | 25.0 | 25.0 |" in text
+        and "| OpenCV, Haar cascade | ended with code 3 |" in text
+    )
     assert all(why in text for why in BLANKS.values())
     lines = [line for line in text.splitlines() if line.startswith("|")]
     blocks = text.split("\n\n")
-    assert lines and all(len({row.count("|") for row in b.splitlines() if row.startswith("|")}) <= 1 for b in blocks)
+    assert lines and all(
+        len({row.count("|") for row in b.splitlines() if row.startswith("|")}) <= 1 for b in blocks
+    )
 
 
 def test_a_busy_machine_and_an_empty_result_are_said():
@@ -320,7 +451,9 @@ def test_numbers_stand_between_the_marks():
 
 def test_the_committed_page_is_made_of_the_committed_result():
     found = json.loads(Path("bench/results/peers.json").read_text(encoding="utf-8"))
-    assert page.fill(page.PAGE.read_text(encoding="utf-8"), page.section(found)) == page.PAGE.read_text(encoding="utf-8")
+    assert page.fill(page.PAGE.read_text(encoding="utf-8"), page.section(found)) == page.PAGE.read_text(
+        encoding="utf-8"
+    )
 
 
 def test_the_command_line():

@@ -25,7 +25,9 @@ from mien.training import checkpoint
 
 DOCUMENTED = [
     line
-    for block in re.findall(r"^```bash\n(.*?)^```", Path("docs/cli.md").read_text(encoding="utf-8"), re.M | re.S)
+    for block in re.findall(
+        r"^```bash\n(.*?)^```", Path("docs/cli.md").read_text(encoding="utf-8"), re.M | re.S
+    )
     for line in block.splitlines()
     if line.startswith("mien ")
 ]
@@ -51,7 +53,16 @@ def album(tmp_path):
 def test_a_folder_gives_a_line_a_photo(album, tmp_path):
     out = tmp_path / "deep" / "faces.jsonl"
     done = invoke(
-        "analyze", str(album), "--out", str(out), "--draw", str(tmp_path / "drawn"), "--masks", str(tmp_path / "masks"), "--threads", "1"
+        "analyze",
+        str(album),
+        "--out",
+        str(out),
+        "--draw",
+        str(tmp_path / "drawn"),
+        "--masks",
+        str(tmp_path / "masks"),
+        "--threads",
+        "1",
     )
     assert done.exit_code == 0, done.output
     rows = [json.loads(line) for line in out.read_text(encoding="utf-8").splitlines()]
@@ -100,7 +111,10 @@ def test_piped_output_is_json_lines_and_errors_go_to_stderr(album):
         (("analyze", "-", "examples"), "comes alone"),
         (("analyze", "examples", "--crops", "c", "--crops-as", "gif"), "png or jpg, not 'gif'"),
         (("analyze", "examples", "--resume"), "--out FILE.jsonl"),
-        (("analyze", "examples", "--sheet", "s.html", "--resume", "--out", "f.csv"), "--sheet needs every face"),
+        (
+            ("analyze", "examples", "--sheet", "s.html", "--resume", "--out", "f.csv"),
+            "--sheet needs every face",
+        ),
         (("evaluate", "--protocol", "nope"), "no protocol 'nope'"),
         (("train", "no.py", "--out", "x"), "no recipe 'no.py'"),
         (("nonsense",), "No such command"),
@@ -126,15 +140,23 @@ def test_names_of_outputs_do_not_collide():
 
 
 def test_the_table_of_a_failed_photo():
-    assert list(table_lines({"path": "p.jpg", "error": {"code": "truncated", "message": "..."}})) == ["p.jpg: not read (truncated)"]
+    assert list(table_lines({"path": "p.jpg", "error": {"code": "truncated", "message": "..."}})) == [
+        "p.jpg: not read (truncated)"
+    ]
 
 
 def test_recipe_arguments_become_flags(tmp_path):
     path = tmp_path / "r.py"
-    path.write_text("def recipe(*, steps: int = 5, lr: float = 0.1, deep: bool = False):\n    return steps, lr, deep\n")
+    path.write_text(
+        "def recipe(*, steps: int = 5, lr: float = 0.1, deep: bool = False):\n    return steps, lr, deep\n"
+    )
     make = load_recipe(path)
     assert make(**recipe_arguments(make, ["--steps", "7", "--deep", "true"])) == (7, 0.1, True)
-    for words, said in ((["--stops", "7"], "no setting --stops"), (["--steps", "many"], "takes a int"), (["--steps"], "--name value")):
+    for words, said in (
+        (["--stops", "7"], "no setting --stops"),
+        (["--steps", "many"], "takes a int"),
+        (["--steps"], "--name value"),
+    ):
         with pytest.raises(UsageError, match=said):
             recipe_arguments(make, words)
     path.write_text("x = 1\n")
@@ -155,14 +177,25 @@ from mien.training.recipe import Recipe, cosine
 def recipe(*, steps: int = 2, seed: int = 1) -> Recipe:
     torch.manual_seed(seed)
     model = faceptor_tiny(tasks=(LANDMARKS, AGE), size=64)
-    mixture = Mixture([(FaceSource(toy.toy(n=4), model.view, Augment()), 2)], model.tasks, seed=seed, size=model.view.size)
-    return Recipe("toy", model, mixture, torch.optim.AdamW(model.parameters(), lr=1e-3), cosine(1), steps, seed=seed, data=("toy",))
+    source = FaceSource(toy.toy(n=4), model.view, Augment())
+    mixture = Mixture([(source, 2)], model.tasks, seed=seed, size=model.view.size)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+    return Recipe("toy", model, mixture, optimizer, cosine(1), steps, seed=seed, data=("toy",))
 '''
 
 
 def test_train_resume_export_and_read_with_the_result(tmp_path):
     (tmp_path / "toy.py").write_text(TOY_RECIPE)
-    words = ["train", str(tmp_path / "toy.py"), "--out", str(tmp_path / "run"), "--threads", "1", "--steps", "2"]
+    words = [
+        "train",
+        str(tmp_path / "toy.py"),
+        "--out",
+        str(tmp_path / "run"),
+        "--threads",
+        "1",
+        "--steps",
+        "2",
+    ]
     assert invoke(*words).exit_code == 0
     again = run(*words)
     assert again.returncode == 2
@@ -173,7 +206,16 @@ def test_train_resume_export_and_read_with_the_result(tmp_path):
     assert json.loads((tmp_path / "toy.json").read_text())["recipe"] == "toy"
     for weights in (tmp_path / "toy.onnx", tmp_path / "run"):
         out = tmp_path / "faces.json"
-        read = invoke("analyze", "examples/astronaut.jpg", "--weights", str(weights), "--out", str(out), "--threads", "1")
+        read = invoke(
+            "analyze",
+            "examples/astronaut.jpg",
+            "--weights",
+            str(weights),
+            "--out",
+            str(out),
+            "--threads",
+            "1",
+        )
         assert read.exit_code == 0, read.output
         face = json.loads(out.read_text())[0]["faces"][0]
         assert {"landmarks", "age", "pose"} <= set(face)
@@ -184,9 +226,20 @@ def test_attention_draws_sheets_or_one_label(tmp_path):
     torch.manual_seed(0)
     (tmp_path / "run").mkdir()
     checkpoint.save(tmp_path / "run" / "model.safetensors", qface_tiny(size=64))
-    words = ["analyze", "examples/astronaut.jpg", "--weights", str(tmp_path / "run"), "--threads", "1", "--attention"]
+    words = [
+        "analyze",
+        "examples/astronaut.jpg",
+        "--weights",
+        str(tmp_path / "run"),
+        "--threads",
+        "1",
+        "--attention",
+    ]
     assert invoke(*words, str(tmp_path / "all")).exit_code == 0
-    assert {p.name for p in (tmp_path / "all").iterdir()} == {"astronaut-1-attributes.jpg", "astronaut-1-expression.jpg"}
+    assert {p.name for p in (tmp_path / "all").iterdir()} == {
+        "astronaut-1-attributes.jpg",
+        "astronaut-1-expression.jpg",
+    }
     assert invoke(*words, str(tmp_path / "one"), "--label", "Eyeglasses").exit_code == 0
     assert [p.name for p in (tmp_path / "one").iterdir()] == ["astronaut-1-attributes-Eyeglasses.jpg"]
     assert invoke(*words, str(tmp_path / "few"), "--tasks", "age,expression").exit_code == 0
@@ -198,7 +251,9 @@ def test_attention_draws_sheets_or_one_label(tmp_path):
 
 
 def test_a_picture_on_stdin_and_another_name_for_analyze(astronaut):
-    done = CliRunner().invoke(app, ["predict", "-", "--tasks", "age", "--threads", "1"], input=Path(astronaut).read_bytes())
+    done = CliRunner().invoke(
+        app, ["predict", "-", "--tasks", "age", "--threads", "1"], input=Path(astronaut).read_bytes()
+    )
     assert done.exit_code == 0, done.output
     record = json.loads(done.stdout)
     assert record["path"] == "-"
@@ -211,7 +266,16 @@ def test_a_picture_on_stdin_and_another_name_for_analyze(astronaut):
 
 def test_crops_and_a_sheet(album, tmp_path):
     (album / "bad.png").write_bytes(b"nope")
-    words = ["--crops", str(tmp_path / "crops"), "--crops-as", "jpg", "--sheet", str(tmp_path / "s.html"), "--tasks", "age"]
+    words = [
+        "--crops",
+        str(tmp_path / "crops"),
+        "--crops-as",
+        "jpg",
+        "--sheet",
+        str(tmp_path / "s.html"),
+        "--tasks",
+        "age",
+    ]
     assert invoke("analyze", str(album), *words, "--threads", "1", "--out", "-").exit_code == 1
     assert sorted(p.name for p in (tmp_path / "crops").iterdir()) == ["a-1.jpg", "ü_b-1.jpg"]
     with Image.open(tmp_path / "crops" / "a-1.jpg") as crop:
@@ -243,7 +307,13 @@ def test_a_resumed_file_keeps_its_names(album, tmp_path):
 
 
 def test_the_manual_shows_each_command():
-    assert {shlex.split(line, comments=True)[1] for line in DOCUMENTED} == {"analyze", "verify", "cluster", "anonymize", "doctor"}
+    assert {shlex.split(line, comments=True)[1] for line in DOCUMENTED} == {
+        "analyze",
+        "verify",
+        "cluster",
+        "anonymize",
+        "doctor",
+    }
 
 
 @pytest.mark.parametrize("line", DOCUMENTED)

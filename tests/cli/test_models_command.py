@@ -60,7 +60,14 @@ def test_weights_and_builders_are_listed() -> None:
 
 def test_text_for_people() -> None:
     text = run()
-    for word in ("mien.onnx", "licence", "celeba:", "template", "landmarks (ibug68)", provenance.read(WEIGHTS / "mien.onnx").sha256):
+    for word in (
+        "mien.onnx",
+        "licence",
+        "celeba:",
+        "template",
+        "landmarks (ibug68)",
+        provenance.read(WEIGHTS / "mien.onnx").sha256,
+    ):
         assert word in text
     assert all(f"  {name} " in text for name in MODELS)
     assert "builders" not in run("--no-builders")
@@ -153,7 +160,13 @@ def drawn_answers(rng):
     years = rng.uniform(20, 60, 300)
     age = -0.5 * ((np.arange(101) - rng.normal(years, 6)[:, None]) / 6) ** 2
     utk = data.People({"age": age, "attributes": y}, yes[:, data.MALE], years, np.zeros(300, int))
-    return data.Answers(utk, {"attributes": y}, yes, np.arange(300), {"val": (z[:1000], truth[:1000]), "test": (z[1000:], truth[1000:])})
+    return data.Answers(
+        utk,
+        {"attributes": y},
+        yes,
+        np.arange(300),
+        {"val": (z[:1000], truth[:1000]), "test": (z[1000:], truth[1000:])},
+    )
 
 
 def test_a_network_that_is_as_sure_as_right_gets_no_temperature_and_a_spoilt_one_does(drawn_answers) -> None:

@@ -7,7 +7,13 @@ from mien.cli.common import STEM_BYTES, output_names
 
 def test_a_numbered_name_is_no_other_photos_name() -> None:
     assert output_names(["a/x.jpg", "b/x.jpg", "x-2.jpg"]) == ["x", "x-3", "x-2"]
-    assert output_names(["x-2.jpg", "a/x.jpg", "b/x.jpg", "c/x.jpg", "d/x-2.jpg"]) == ["x-2", "x", "x-3", "x-4", "x-2-2"]
+    assert output_names(["x-2.jpg", "a/x.jpg", "b/x.jpg", "c/x.jpg", "d/x-2.jpg"]) == [
+        "x-2",
+        "x",
+        "x-3",
+        "x-4",
+        "x-2-2",
+    ]
 
 
 def test_case_and_unicode_form_do_not_make_a_name_new() -> None:

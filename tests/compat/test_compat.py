@@ -1,4 +1,6 @@
-"""Scripts written for other packages get the shapes that those packages document; and bridges to DataFrames and Detections."""
+"""Scripts written for other packages get the shapes that those packages document; and bridges to DataFrames
+and Detections.
+"""
 
 from __future__ import annotations
 
@@ -48,7 +50,15 @@ def app():
 
 def test_analyze(astronaut) -> None:
     (face,) = DeepFace.analyze(img_path=astronaut, actions=["age", "gender", "emotion"], zero_loss=True)
-    assert set(face) == {"region", "face_confidence", "age", "gender", "dominant_gender", "emotion", "dominant_emotion"}
+    assert set(face) == {
+        "region",
+        "face_confidence",
+        "age",
+        "gender",
+        "dominant_gender",
+        "emotion",
+        "dominant_emotion",
+    }
     assert set(face["region"]) == {"x", "y", "w", "h", "left_eye", "right_eye"}
     assert face["region"]["left_eye"][0] > face["region"]["right_eye"][0]  # the person's own left
     assert all(isinstance(face["region"][k], int) for k in "xywh")
@@ -57,7 +67,10 @@ def test_analyze(astronaut) -> None:
     assert sum(face["emotion"].values()) == pytest.approx(100)
     assert sum(face["gender"].values()) == pytest.approx(100)
     ours = mien.load(threads=1)(astronaut)[0]["gender"]
-    assert (face["dominant_gender"], face["dominant_emotion"]) == ({"female": "Woman", "male": "Man"}[ours.label], "happy")
+    assert (face["dominant_gender"], face["dominant_emotion"]) == (
+        {"female": "Woman", "male": "Man"}[ours.label],
+        "happy",
+    )
     assert face["gender"][face["dominant_gender"]] == pytest.approx(100 * ours.probability, abs=0.1)
 
 
@@ -102,8 +115,20 @@ def test_what_mien_does_not_have_is_said(astronaut) -> None:
 
 
 def test_verify(astronaut) -> None:
-    same = DeepFace.verify(img1_path=astronaut, img2_path=astronaut, model_name="ArcFace", detector_backend="retinaface")
-    members = {"verified", "confidence", "distance", "threshold", "model", "detector_backend", "similarity_metric", "facial_areas", "time"}
+    same = DeepFace.verify(
+        img1_path=astronaut, img2_path=astronaut, model_name="ArcFace", detector_backend="retinaface"
+    )
+    members = {
+        "verified",
+        "confidence",
+        "distance",
+        "threshold",
+        "model",
+        "detector_backend",
+        "similarity_metric",
+        "facial_areas",
+        "time",
+    }
     assert set(same) == members
     assert same["verified"] is True
     assert same["distance"] == pytest.approx(0, abs=1e-6)
@@ -149,7 +174,12 @@ def test_confidence_and_precomputed_embeddings(astronaut) -> None:
     same, other = DeepFace.verify(astronaut, astronaut), DeepFace.verify(astronaut, GRACE)
     assert 51 <= same["confidence"] <= 100
     assert 0 <= other["confidence"] <= 49
-    for given in (a["embedding"], [a["embedding"]], [b["embedding"], a["embedding"]], np.array(a["embedding"])):
+    for given in (
+        a["embedding"],
+        [a["embedding"]],
+        [b["embedding"], a["embedding"]],
+        np.array(a["embedding"]),
+    ):
         assert DeepFace.verify(given, a["embedding"])["verified"] is True
     for wrong in ([0.1, 0.2], [a["embedding"], [0.1]]):
         with pytest.raises(UsageError, match="128 numbers"):
@@ -157,7 +187,9 @@ def test_confidence_and_precomputed_embeddings(astronaut) -> None:
 
 
 def test_find(tmp_path, astronaut) -> None:
-    Image.open(astronaut).convert("RGB").transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(tmp_path / "ü mirrored.png")
+    Image.open(astronaut).convert("RGB").transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(
+        tmp_path / "ü mirrored.png"
+    )
     Image.open(GRACE).save(tmp_path / "grace.png")
     (near,) = DeepFace.find(astronaut, str(tmp_path), batched=True)
     assert [r["identity"] for r in near] == [str(tmp_path / "ü mirrored.png")]
@@ -236,7 +268,9 @@ def test_modules_choose_and_many_faces_are_cut(astronaut) -> None:
 
 
 def test_providers_fall_through_with_a_warning(caplog) -> None:
-    made = FaceAnalysis(providers=[("CUDAExecutionProvider", {"device_id": 0}), "CPUExecutionProvider"], threads=1)
+    made = FaceAnalysis(
+        providers=[("CUDAExecutionProvider", {"device_id": 0}), "CPUExecutionProvider"], threads=1
+    )
     assert made._model.providers == ["CPUExecutionProvider"]
     assert "no CUDAExecutionProvider here; CPUExecutionProvider is used" in caplog.text
     with pytest.raises(UsageError, match="no CUDAExecutionProvider here"):
@@ -319,7 +353,9 @@ def test_to_dataframe_gives_rows_and_columns(reader, astronaut, monkeypatch) -> 
     assert len(table[0]["landmarks"]) == 136
     assert table[0].keys() == table[1].keys()
     (row,) = reader(astronaut).to_dataframe()
-    assert {k: v for k, v in row.items() if not k.startswith("ms_")} == {k: v for k, v in table[0].items() if not k.startswith("ms_")}
+    assert {k: v for k, v in row.items() if not k.startswith("ms_")} == {
+        k: v for k, v in table[0].items() if not k.startswith("ms_")
+    }
 
 
 def test_a_real_dataframe(reader, astronaut) -> None:

@@ -30,12 +30,25 @@ VIEW = View((64, 64), "head", (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 def test_the_catalogues_are_whole():
     assert {"toy", "mtfl", "helen68", "celebamask", "celeba", "utkface", "ferplus"} <= set(DATASETS)
     assert set(OFFICIAL) == {
-        "300w", "wflw", "cofw", "aflw19", "mtfl-official", "celebamask-hq", "lapa", "helen", "morph2", "utkface-official", "utkface-coral",
-        "affectnet", "rafdb", "ferplus-official", "celeba-official", "lfwa", "ms1mv3", "lfw-official", "lfw.bin", "cfp_fp", "agedb_30",
+        "300w", "wflw", "cofw", "aflw19", "mtfl-official", "celebamask-hq", "lapa", "helen", "morph2",
+        "utkface-official", "utkface-coral",
+        "affectnet", "rafdb", "ferplus-official", "celeba-official", "lfwa", "ms1mv3", "lfw-official",
+        "lfw.bin", "cfp_fp", "agedb_30",
         "calfw", "cplfw",
     }  # fmt: skip
     assert set(OFFICIAL) <= set(DATASETS)
-    wanted = {"mtfl", "helen68", "celebamask", "celeba", "utkface-age", "utkface-gender", "ferplus-val", "ferplus-test", "lfw", "photos"}
+    wanted = {
+        "mtfl",
+        "helen68",
+        "celebamask",
+        "celeba",
+        "utkface-age",
+        "utkface-gender",
+        "ferplus-val",
+        "ferplus-test",
+        "lfw",
+        "photos",
+    }
     assert wanted <= set(PROTOCOLS)
     for name, protocol in PROTOCOLS.items():
         assert protocol.name == name
@@ -88,7 +101,9 @@ def test_an_official_set_that_is_here(name, split):
         pytest.skip(str(e))
     assert len(dataset) > 0
     sample = dataset[len(dataset) // 2]
-    numbers_of_people = {"identity512"} & set(sample.labels)  # a number, or pairs: not what the catalogue's blank looks like
+    numbers_of_people = {"identity512"} & set(
+        sample.labels
+    )  # a number, or pairs: not what the catalogue's blank looks like
     if numbers_of_people:
         assert sample.points.shape == (5, 2)
     else:
@@ -136,7 +151,10 @@ def test_a_points_table_in_the_folder_is_used(tmp_path, monkeypatch):
 
 
 def test_the_catalogue_imports_no_library_of_a_single_set():
-    code = "import sys, mien.evaluation.scoring; sys.exit(', '.join(m for m in ('scipy', 'h5py', 'torch') if m in sys.modules))"
+    code = (
+        "import sys, mien.evaluation.scoring; sys.exit(', '.join(m for m in ('scipy', 'h5py', 'torch') if m"
+        " in sys.modules))"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr.strip()) in ((0, ""), (1, "")), done.stderr
 
@@ -213,7 +231,9 @@ def test_a_network_of_two_views_is_asked_in_the_other():
 def test_the_overall_f_by_hand():
     f = PartsF(HELEN9_NAMES)
     truth = np.array([[2, 3, 5, 7], [1, 1, 8, 0]], np.uint8)  # brow, eye, lip, lip; skin, skin, hair, nothing
-    guess = np.array([[2, 2, 7, 1], [4, 1, 0, 0]], np.uint8)  # right, an eye for a brow, one mouth, skin; skin for a nose
+    guess = np.array(
+        [[2, 2, 7, 1], [4, 1, 0, 0]], np.uint8
+    )  # right, an eye for a brow, one mouth, skin; skin for a nose
     f.update(Parsing(guess, np.eye(2, 3), HELEN9_NAMES, "helen9", {}), truth)
     assert f.compute()["overall_f"] == pytest.approx(2 * 2 / (4 + 4))
 
@@ -238,7 +258,10 @@ def test_a_protocol_runs_on_torch_and_onnx_alike(tmp_path):
     torch.manual_seed(0)
     model = faceptor_tiny(tasks=(LANDMARKS,), size=64).eval()
     export(model, tmp_path / "m.onnx")
-    scores = [evaluate(m, PROTOCOLS["helen68"], limit=8) for m in (TorchModel(model), OnnxModel(tmp_path / "m.onnx", threads=1))]
+    scores = [
+        evaluate(m, PROTOCOLS["helen68"], limit=8)
+        for m in (TorchModel(model), OnnxModel(tmp_path / "m.onnx", threads=1))
+    ]
     assert scores[0].headline == pytest.approx(scores[1].headline, rel=1e-4)
     assert "| helen68 | Helen val | 8 |" in as_table(scores[:1])
     assert PACK.is_dir()

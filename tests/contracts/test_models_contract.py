@@ -21,13 +21,23 @@ FACE_MODELS = [n for n in MODELS if n.endswith("_tiny")]  # the full sizes have 
 
 
 def test_the_catalogue_is_whole():
-    assert {"faceptor_tiny", "far_amtn_tiny", "ifan_tiny", "mgmtn_tiny", "naive_faceptor_tiny", "qface_tiny", "detector"} <= set(MODELS)
+    assert {
+        "faceptor_tiny",
+        "far_amtn_tiny",
+        "ifan_tiny",
+        "mgmtn_tiny",
+        "naive_faceptor_tiny",
+        "qface_tiny",
+        "detector",
+    } <= set(MODELS)
     assert len(FACE_MODELS) >= 6
 
 
 def batch(model, n: int = 4, tasks: tuple[str, ...] | None = None):
     source = FaceSource(synthetic.toy(n=n, tasks=tasks), model.view, Augment())
-    return collate([source.example(i, np.random.default_rng(i)) for i in range(n)], model.tasks, model.view.size)
+    return collate(
+        [source.example(i, np.random.default_rng(i)) for i in range(n)], model.tasks, model.view.size
+    )
 
 
 @pytest.fixture(scope="module", params=FACE_MODELS)
@@ -109,7 +119,10 @@ def test_two_steps_of_training_move_the_weights(name, tmp_path):
     source = FaceSource(synthetic.toy(n=8), model.view, Augment())
     mixture = Mixture([(source, 4)], model.tasks, seed=1, size=model.view.size)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
-    fit(Recipe(name="test", model=model, mixture=mixture, optimizer=optimizer, schedule=cosine(1), steps=2), tmp_path)
+    fit(
+        Recipe(name="test", model=model, mixture=mixture, optimizer=optimizer, schedule=cosine(1), steps=2),
+        tmp_path,
+    )
     assert (tmp_path / "model.safetensors").exists()
     assert any(not torch.equal(p, before[n]) for n, p in model.named_parameters())
     assert all(torch.isfinite(p).all() for p in model.parameters())

@@ -22,7 +22,18 @@ SIZE = (64, 64)
 def test_the_catalogue_is_whole():
     assert len(FACE_TASKS) >= 19
     assert {"landmarks", "points5", "parsing", "age", "expression", "attributes", "identity"} <= set(TASKS)
-    more = {"wflw98", "cofw29", "aflw19", "lapa11", "helen9", "emotion7", "pose5", "euler", "units12", "units8"}
+    more = {
+        "wflw98",
+        "cofw29",
+        "aflw19",
+        "lapa11",
+        "helen9",
+        "emotion7",
+        "pose5",
+        "euler",
+        "units12",
+        "units8",
+    }
     assert more <= set(TASKS)
     assert not more & {t.name for t in DEFAULT_TASKS}
     assert set(DERIVED) == {"gender", "pose"}
@@ -33,7 +44,13 @@ def test_the_catalogue_is_whole():
 
 def raw_of(task, batch: int, rng: np.random.Generator) -> np.ndarray:
     shape = task.shape
-    tail = (shape.n,) if isinstance(shape, Vector) else (shape.d,) if isinstance(shape, Embedding) else (shape.n, 16, 16)
+    tail = (
+        (shape.n,)
+        if isinstance(shape, Vector)
+        else (shape.d,)
+        if isinstance(shape, Embedding)
+        else (shape.n, 16, 16)
+    )
     return rng.standard_normal((batch, *tail)).astype(np.float32)
 
 
@@ -85,7 +102,9 @@ def test_no_label_is_zero_loss_and_zero_gradient(task, rng):
 
 @pytest.mark.parametrize("task", FACE_TASKS, ids=lambda t: t.name)
 def test_answers_are_plain_json(task, rng):
-    crop = Crop(np.zeros((64, 64, 3), np.uint8), geometry.about((32, 32), degrees=10, scale=0.4, shift=(5, 5)))
+    crop = Crop(
+        np.zeros((64, 64, 3), np.uint8), geometry.about((32, 32), degrees=10, scale=0.4, shift=(5, 5))
+    )
     answer = task.read(raw_of(task, 1, rng)[0], crop)
     assert json.loads(json.dumps(answer.to_dict(), allow_nan=False)) == answer.to_dict()
     for derived in DERIVED.values():
@@ -135,7 +154,9 @@ print(len(labels))
 
 
 def test_reading_and_scoring_need_no_torch():
-    done = subprocess.run([sys.executable, "-W", "error", "-c", NO_TORCH], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", NO_TORCH], capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr
     assert int(done.stdout) == len(FACE_TASKS)
 
@@ -151,7 +172,9 @@ def test_an_answer_comes_back_from_the_mirror(task):
     assert np.array_equal(task.undo_hflip(task.undo_hflip(raw)), raw)
     if isinstance(task.shape, Map):
         mask = np.asarray(plain) < task.shape.n
-        back = task.undo_hflip(np.eye(256, dtype=np.float32)[seen][..., : task.shape.n].transpose(2, 0, 1)[None])[0]
+        back = task.undo_hflip(
+            np.eye(256, dtype=np.float32)[seen][..., : task.shape.n].transpose(2, 0, 1)[None]
+        )[0]
         assert mask.mean() > 0.5
         assert np.array_equal(back.argmax(0)[mask], np.asarray(plain)[mask])
     elif np.ndim(plain):

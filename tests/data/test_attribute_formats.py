@@ -80,7 +80,11 @@ def test_utkface(tmp_path: Path):
     assert (len(train), len(test)) == (2, 1)
     found = {s.name.split("_")[0]: s for s in (train[0], train[1], test[0])}
     assert {a: s.labels["age"] for a, s in found.items()} == {"1": 1.0, "26": 26.0, "90": 90.0}
-    assert {a: s.labels["attributes"] for a, s in found.items()} == {"1": {"Male": 1}, "26": {"Male": 0}, "90": {"Male": 1}}
+    assert {a: s.labels["attributes"] for a, s in found.items()} == {
+        "1": {"Male": 1},
+        "26": {"Male": 0},
+        "90": {"Male": 1},
+    }
     assert [which(found[a].image) for a in ("1", "26", "90")] == [0, 1, 2]
     np.testing.assert_allclose(train[0].points[0], (0.308 * 200 - 0.5, 0.293 * 200 - 0.5))
 
@@ -106,7 +110,9 @@ def test_utkface_in_corals_split_is_of_21_to_60_years(tmp_path: Path):
     with pytest.raises(UsageError, match=r"utk_train\.csv, row 2: '40' is not within 0\.\.39"):
         attributes.utkface_coral(tmp_path, "train")
     draw.put(tmp_path / "utk_train.csv", ",file,age\n1,30_0_3_20170119165539693.jpg.chip.jpg,30\n")
-    with pytest.raises(UsageError, match=r"row 1: '30_0_3_.*' is not AGE_.* of 51 years: ages are stored less 21"):
+    with pytest.raises(
+        UsageError, match=r"row 1: '30_0_3_.*' is not AGE_.* of 51 years: ages are stored less 21"
+    ):
         attributes.utkface_coral(tmp_path, "train")
     (tmp_path / "utk_test.csv").unlink()
     with pytest.raises(MissingData, match=r"expected .*utk_test\.csv; it is missing"):
@@ -116,7 +122,11 @@ def test_utkface_in_corals_split_is_of_21_to_60_years(tmp_path: Path):
 def test_utkface_broken_names(tmp_path: Path, caplog: pytest.LogCaptureFixture):
     draw.utkface(tmp_path, (*draw.UTKFACE, "61_1_20170109142408075"))
     with pytest.raises(
-        UsageError, match=r"UTKFace: 1 names are not AGE_.* the first is '61_1_20170109142408075\.jpg\.chip\.jpg'.*skip_broken"
+        UsageError,
+        match=(
+            r"UTKFace: 1 names are not AGE_.* the first is"
+            r" '61_1_20170109142408075\.jpg\.chip\.jpg'.*skip_broken"
+        ),
     ):
         attributes.utkface(tmp_path, "train")
     with caplog.at_level(logging.WARNING):
@@ -149,7 +159,9 @@ def test_affectnet_validation_has_no_header(tmp_path: Path):
 
 
 def test_affectnet_messages(tmp_path: Path):
-    with pytest.raises(MissingData, match=r"expected .*Manually_Annotated_file_lists/validation\.csv; it is missing"):
+    with pytest.raises(
+        MissingData, match=r"expected .*Manually_Annotated_file_lists/validation\.csv; it is missing"
+    ):
         attributes.affectnet(tmp_path, "val")
     draw.affectnet(tmp_path, (0, 11, 2))
     with pytest.raises(UsageError, match=r"training\.csv, row 2: '11' is not within 0\.\.10"):
@@ -174,8 +186,16 @@ def test_rafdb_by_class_name(tmp_path: Path, classes: int):
 def test_rafdb_numbers_and_points(tmp_path: Path):
     draw.rafdb(tmp_path, (5, 1, 4))  # sadness, surprise; test: happiness
     train, test = attributes.rafdb(tmp_path, "train"), attributes.rafdb(tmp_path, "test")
-    assert [train[0].labels, train[1].labels, test[0].labels] == [{"expression7": 2}, {"expression7": 3}, {"expression7": 1}]
-    assert train[1].name == "train_00002_aligned.jpg" and which(train[1].image) == 1 and which(test[0].image) == 2
+    assert [train[0].labels, train[1].labels, test[0].labels] == [
+        {"expression7": 2},
+        {"expression7": 3},
+        {"expression7": 1},
+    ]
+    assert (
+        train[1].name == "train_00002_aligned.jpg"
+        and which(train[1].image) == 1
+        and which(test[0].image) == 2
+    )
     np.testing.assert_allclose(train[0].points[1], (66.5, 37.5))
     original = attributes.rafdb(tmp_path, "train", aligned=False)
     assert original[1].name == "train_00002.jpg" and original[1].image.shape == (218, 178, 3)
@@ -183,7 +203,9 @@ def test_rafdb_numbers_and_points(tmp_path: Path):
 
 
 def test_rafdb_messages(tmp_path: Path):
-    with pytest.raises(MissingData, match=r"expected .*basic/EmoLabel/list_patition_label\.txt; it is missing"):
+    with pytest.raises(
+        MissingData, match=r"expected .*basic/EmoLabel/list_patition_label\.txt; it is missing"
+    ):
         attributes.rafdb(tmp_path, "train")
     draw.rafdb(tmp_path, (5, 0, 4))
     with pytest.raises(UsageError, match=r"list_patition_label\.txt, row 2: '0' is not within 1\.\.7"):
@@ -201,7 +223,11 @@ def test_ferplus_majority_by_class_name(tmp_path: Path):
         ("Training", "fer0000001.png", votes(anger=5, neutral=5)),  # no majority
         ("Training", "fer0000002.png", votes(unknown=6, fear=4)),  # the majority does not know
         ("Training", "", votes(NF=10)),  # no face, no name
-        ("Training", "fer0000004.png", votes(contempt=4, fear=3, sadness=1, disgust=1, happiness=1)),  # single votes do not count
+        (
+            "Training",
+            "fer0000004.png",
+            votes(contempt=4, fear=3, sadness=1, disgust=1, happiness=1),
+        ),  # single votes do not count
         ("PublicTest", "fer0000005.png", votes(surprise=10)),
         ("PrivateTest", "fer0000006.png", votes(fear=9, sadness=1)),
     ]
@@ -212,7 +238,10 @@ def test_ferplus_majority_by_class_name(tmp_path: Path):
         ("fer0000004.png", "contempt"),
     ]
     assert train[1].image.shape == (48, 48, 3) and (train[1].image == 40).all()
-    assert [named(dict(attributes.ferplus(tmp_path, s)[0].labels)) for s in ("val", "test")] == ["surprise", "fear"]
+    assert [named(dict(attributes.ferplus(tmp_path, s)[0].labels)) for s in ("val", "test")] == [
+        "surprise",
+        "fear",
+    ]
     seven = attributes.ferplus(tmp_path, "train", classes=7)
     assert len(seven) == 1 and seven[0].labels == {"expression7": 6}
     np.testing.assert_allclose(train[0].points[2], (0.513 * 48 - 0.5, 0.599 * 48 - 0.5))
@@ -224,7 +253,9 @@ def test_ferplus_messages(tmp_path: Path):
     draw.ferplus(tmp_path, [("Training", "a.png", votes(fear=10)), ("PublicTest", "b.png", votes(fear=10))])
     text = (tmp_path / "fer2013new.csv").read_text()
     (tmp_path / "fer2013new.csv").write_text(text.replace("PublicTest", "Training"))
-    with pytest.raises(UsageError, match=r"fer2013\.csv, row 2: 'PublicTest' does not go with .* which has Training"):
+    with pytest.raises(
+        UsageError, match=r"fer2013\.csv, row 2: 'PublicTest' does not go with .* which has Training"
+    ):
         attributes.ferplus(tmp_path, "train")
     (tmp_path / "fer2013new.csv").write_text(text + text.split("\n")[1] + "\n")
     with pytest.raises(UsageError, match="has 2 rows and .* has 3"):
@@ -242,7 +273,9 @@ def test_celeba(tmp_path: Path):
         sample = data[0]
         assert sample.name == f"00000{i + 1}.jpg" and which(sample.image) == i
         assert set(sample.labels) == {"attributes", "points5"}
-        assert [n for n, yes in sample.labels["attributes"].items() if yes] == [CELEBA40[i]]  # -1 is no, not unknown
+        assert [n for n, yes in sample.labels["attributes"].items() if yes] == [
+            CELEBA40[i]
+        ]  # -1 is no, not unknown
         assert len(sample.labels["attributes"]) == 40
         target, mask = ATTRIBUTES.encode_target(sample.labels["attributes"], np.eye(2, 3), False, (8, 8))
         assert mask.all() and target.tolist() == [float(k == i) for k in range(40)]
@@ -266,7 +299,9 @@ def test_celeba_messages(tmp_path: Path):
     path = root / "Anno/list_attr_celeba.txt"
     text = path.read_text()
     path.write_text(text.replace("000002.jpg -1", "000002.jpg 0"))
-    with pytest.raises(UsageError, match=r"list_attr_celeba\.txt, row 2: 0 in column 5_o_Clock_Shadow is neither 1 nor -1"):
+    with pytest.raises(
+        UsageError, match=r"list_attr_celeba\.txt, row 2: 0 in column 5_o_Clock_Shadow is neither 1 nor -1"
+    ):
         attributes.celeba(root, "train")
     path.write_text(text.replace("Bald Bangs", "Bangs Bald"))
     with pytest.raises(UsageError, match="names other columns than CelebA's forty"):
@@ -275,5 +310,8 @@ def test_celeba_messages(tmp_path: Path):
     with pytest.raises(UsageError, match="says '4' pictures and lists 3"):
         attributes.celeba(root, "train")
     path.write_text("2" + "\n".join(line for line in text[1:].split("\n") if not line.startswith("000001")))
-    with pytest.raises(MissingData, match=r"list_attr_celeba\.txt lacks 1 of the 1 pictures of 'train'; the first is '000001\.jpg'"):
+    with pytest.raises(
+        MissingData,
+        match=r"list_attr_celeba\.txt lacks 1 of the 1 pictures of 'train'; the first is '000001\.jpg'",
+    ):
         attributes.celeba(root, "train")

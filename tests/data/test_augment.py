@@ -13,25 +13,41 @@ from mien.types import Sample, View
 
 
 def test_places_that_lean_to_the_right_lean_so_in_a_mirror_too():
-    """Labels 2 px to the right of a drawn face's places: mirrored, they lie 2 px to the right of the mirrored places."""
+    """Labels 2 px to the right of a drawn face's places: mirrored, they lie 2 px to the right of the mirrored
+    places.
+    """
     view = View((96, 96), "head", (0.5,) * 3, (0.5,) * 3)
     picture, labels, five = synthetic.draw(np.random.default_rng(3))
     honest = Sample(picture, labels, five)
-    leaning = Sample(picture, {**labels, "landmarks": labels["landmarks"] + (2.0, 0.0)}, five + (2.0, 0.0), label_offset_x=2.0)
+    leaning = Sample(
+        picture,
+        {**labels, "landmarks": labels["landmarks"] + (2.0, 0.0)},
+        five + (2.0, 0.0),
+        label_offset_x=2.0,
+    )
     step = 2.0 / 96 * float(np.hypot(*geometry.fit_similarity(five, geometry.template_points(view))[0, :2]))
     for mirror in (0.0, 1.0):
         still = Augment(0, 0, 0, mirror, 0, 0, 0, 0, 0, 0)
         a, b = (crop_example(s, view, still, np.random.default_rng(0)) for s in (honest, leaning))
-        # the crop follows the leaning points, so places stay where they were in it and the picture moves under them
+        # the crop follows the leaning points, so places stay where they were in it and the picture moves
+        # under them
         assert np.allclose(a.labels["landmarks"][0], b.labels["landmarks"][0], atol=1e-6)
         shown, moved = a.pixels.astype(float), b.pixels.astype(float)
         shift = step * 96
-        assert np.abs(np.roll(shown, -round(shift), 1) - moved)[20:-20, 20:-20].mean() < np.abs(shown - moved)[20:-20, 20:-20].mean()
+        assert (
+            np.abs(np.roll(shown, -round(shift), 1) - moved)[20:-20, 20:-20].mean()
+            < np.abs(shown - moved)[20:-20, 20:-20].mean()
+        )
 
 
 def test_a_tight_face_borrows_what_is_around_it_and_keeps_its_own():
-    """A gray cut-out of a drawn face in another one's crop: its middle stays, the corners are the other's without colour."""
-    view, still = View((96, 96), "head", (0.5,) * 3, (0.5,) * 3), Augment(0, 0, 0, 0, 0, 0, 0, 0, 0, fill_border=1, paste_background=1)
+    """A gray cut-out of a drawn face in another one's crop: its middle stays, the corners are the other's
+    without colour.
+    """
+    view, still = (
+        View((96, 96), "head", (0.5,) * 3, (0.5,) * 3),
+        Augment(0, 0, 0, 0, 0, 0, 0, 0, 0, fill_border=1, paste_background=1),
+    )
     picture, labels, five = synthetic.draw(np.random.default_rng(3))
     (left, top), (right, bottom) = five.min(0).astype(int) - 8, five.max(0).astype(int) + 8
     tight = Sample(grayed(picture)[top:bottom, left:right].copy(), {}, five - (left, top))
@@ -41,13 +57,29 @@ def test_a_tight_face_borrows_what_is_around_it_and_keeps_its_own():
     assert np.array_equal(both[:8, :8], grayed(other)[:8, :8])
     assert np.array_equal(both[50:60, 44:52], alone[50:60, 44:52])
     coloured = Sample(np.ascontiguousarray(picture[top:bottom, left:right]), {}, five - (left, top))
-    assert np.array_equal(crop_example(coloured, view, still, np.random.default_rng(0), lambda rng: other).pixels[:8, :8], other[:8, :8])
+    assert np.array_equal(
+        crop_example(coloured, view, still, np.random.default_rng(0), lambda rng: other).pixels[:8, :8],
+        other[:8, :8],
+    )
 
 
 def test_turn_and_size_of_parsing_crops_are_normally_distributed():
-    """The official code's standard deviations: 18 degrees, where a uniform range of 18 has 10.4; and a tenth of the size."""
+    """The official code's standard deviations: 18 degrees, where a uniform range of 18 has 10.4; and a tenth
+    of the size.
+    """
     view = View((64, 64), "head", (0.5,) * 3, (0.5,) * 3)
-    moves = Augment(degrees=18, scale=0.1, shift=0, mirror=0, photometric=0, gray=0, blur=0, erase=0, noise=0, fill_border=0)
+    moves = Augment(
+        degrees=18,
+        scale=0.1,
+        shift=0,
+        mirror=0,
+        photometric=0,
+        gray=0,
+        blur=0,
+        erase=0,
+        noise=0,
+        fill_border=0,
+    )
 
     def drawn(augment: Augment) -> tuple[np.ndarray, np.ndarray]:
         rng, turns, sizes = np.random.default_rng(0), [], []

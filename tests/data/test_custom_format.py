@@ -33,11 +33,21 @@ def test_table_csv(tmp_path: Path):
     )
     data = custom.table(path)
     assert (len(data), data.name) == (3, "faces")
-    assert data[0].labels == {"age": 31.5, "expression": 1, "expression7": 3, "identity512": 7, "attributes": {"Male": 1}}
+    assert data[0].labels == {
+        "age": 31.5,
+        "expression": 1,
+        "expression7": 3,
+        "identity512": 7,
+        "attributes": {"Male": 1},
+    }
     assert data[1].labels == {"expression": 3, "attributes": {"Male": 0, "Smiling": 1}}
     assert data[2].labels == {}
     for i in range(3):
-        assert data[i].name == f"pictures/{i}.png" and which(data[i].image) == i and data[i].image.shape == (80, 60, 3)
+        assert (
+            data[i].name == f"pictures/{i}.png"
+            and which(data[i].image) == i
+            and data[i].image.shape == (80, 60, 3)
+        )
         np.testing.assert_array_equal(data[i].points, FIVE)
 
 
@@ -69,11 +79,19 @@ def test_landmarks_give_the_five_points(tmp_path: Path):
     draw.own_pictures(tmp_path)
     marks = draw.marks68()
     numbers = [f"{v:g}" for v in marks.reshape(-1)]
-    path = draw.own_csv(tmp_path / "a.csv", ["path", *(f"{a}{i}" for i in range(1, 69) for a in "xy")], [["pictures/0.png", *numbers]])
+    path = draw.own_csv(
+        tmp_path / "a.csv",
+        ["path", *(f"{a}{i}" for i in range(1, 69) for a in "xy")],
+        [["pictures/0.png", *numbers]],
+    )
     data = custom.table(path)
     np.testing.assert_array_equal(data[0].labels["landmarks"], marks)
     np.testing.assert_allclose(data[0].points, FIVE)
-    draw.own_csv(path, ["path", *(f"{a}{i}" for i in range(1, 69) for a in "xy")], [["pictures/0.png", "", *numbers[1:]]])
+    draw.own_csv(
+        path,
+        ["path", *(f"{a}{i}" for i in range(1, 69) for a in "xy")],
+        [["pictures/0.png", "", *numbers[1:]]],
+    )
     with pytest.raises(UsageError, match=r"a\.csv, row 1: '' in column x1 lacks a number"):
         custom.table(path)
 
@@ -81,8 +99,14 @@ def test_landmarks_give_the_five_points(tmp_path: Path):
 def test_where_the_face_is(tmp_path: Path):
     names = draw.own_pictures(tmp_path)
     ten = [f"p{a}{i}" for i in range(1, 6) for a in "xy"]
-    path = draw.own_csv(tmp_path / "a.csv", ["path", *ten], [[names[0], *FIVE.reshape(-1)], [names[1], *[""] * 10], [names[2], *[""] * 10]])
-    with pytest.raises(UsageError, match=r"a\.csv: 'pictures/1\.png' has no points, and 1 more; add a column points5"):
+    path = draw.own_csv(
+        tmp_path / "a.csv",
+        ["path", *ten],
+        [[names[0], *FIVE.reshape(-1)], [names[1], *[""] * 10], [names[2], *[""] * 10]],
+    )
+    with pytest.raises(
+        UsageError, match=r"a\.csv: 'pictures/1\.png' has no points, and 1 more; add a column points5"
+    ):
         custom.table(path)
     data = custom.table(path, template="head")
     np.testing.assert_array_equal(data[0].points, FIVE)
@@ -93,7 +117,9 @@ def test_where_the_face_is(tmp_path: Path):
     few = draw.points_table(tmp_path / "few.parquet", names[:2])
     with pytest.raises(MissingData, match=r"lacks sure points of 1 of 2 pictures .* 'pictures/2\.png'"):
         custom.table(path, points=few)
-    np.testing.assert_allclose(custom.table(path, points=few, template="arcface")[2].points, TEMPLATES["arcface"] * (60, 80) - 0.5)
+    np.testing.assert_allclose(
+        custom.table(path, points=few, template="arcface")[2].points, TEMPLATES["arcface"] * (60, 80) - 0.5
+    )
     with pytest.raises(UsageError, match="no template 'face'; there are: head, arcface"):
         custom.table(path, template="face")
 
@@ -107,7 +133,11 @@ def test_parsing(tmp_path: Path):
     palette = Image.new("P", (60, 80), 3)
     palette.putpalette([9, 9, 9] * 256)  # the colours are nobody's affair, the numbers are the labels
     palette.save(tmp_path / "palette.png")
-    rows = [["pictures/0.png", SOME, "mask.png"], ["pictures/1.png", SOME, "palette.png"], ["pictures/2.png", SOME, ""]]
+    rows = [
+        ["pictures/0.png", SOME, "mask.png"],
+        ["pictures/1.png", SOME, "palette.png"],
+        ["pictures/2.png", SOME, ""],
+    ]
     data = custom.table(draw.own_csv(tmp_path / "a.csv", ["path", "points5", "parsing"], rows))
     np.testing.assert_array_equal(data[0].labels["parsing"], mask)
     assert (data[1].labels["parsing"] == 3).all() and "parsing" not in data[2].labels
@@ -135,7 +165,11 @@ def test_parsing(tmp_path: Path):
         ("age", "old", r"row 2: 'old' is no number"),
         ("age", "-3", r"row 2: '-3' is not within 0\.\.120"),
         ("age", "nan", r"row 2: 'nan' is not within 0\.\.120"),
-        ("expression", "joy", r"row 2: 'joy' in column expression is no class; there are: neutral, happiness,"),
+        (
+            "expression",
+            "joy",
+            r"row 2: 'joy' in column expression is no class; there are: neutral, happiness,",
+        ),
         ("expression", "8", r"row 2: '8' is not within 0\.\.7"),
         ("expression7", "contempt", r"row 2: 'contempt' in column expression7 is no class"),
         ("expression7", "2.5", r"row 2: '2\.5' in column expression7 is no whole number"),
@@ -177,7 +211,9 @@ def test_what_is_not_there(tmp_path: Path):
     with pytest.raises(UsageError, match=r"row 2: 'pictures/0\.png' is the name of an earlier row too"):
         custom.table(path, template="head")
     path.write_text("path,age\npictures/0.png\n")
-    with pytest.raises(UsageError, match=r"row 1: 'pictures/0\.png' begins a row of 1 cells; the header has 2"):
+    with pytest.raises(
+        UsageError, match=r"row 1: 'pictures/0\.png' begins a row of 1 cells; the header has 2"
+    ):
         custom.table(path)
     with pytest.raises(UsageError, match="has no column 'split' to choose 'train' by"):
         custom.table(draw.own_csv(path, ["path"], [[names[0]]]), "train")
@@ -207,7 +243,11 @@ def test_folder_of_people(tmp_path: Path):
     points = draw.points_table(tmp_path / "points.parquet", ["Ada/1.jpg", "Bo/1.jpg", "Zoe/1.jpg"])
     data = custom.folder(tmp_path, "identity512", points=points)
     assert data.classes == ("Ada", "Bo", "Zoe")
-    assert [(which(data[i].image), data[i].labels["identity512"]) for i in range(3)] == [(1, 0), (2, 1), (0, 2)]
+    assert [(which(data[i].image), data[i].labels["identity512"]) for i in range(3)] == [
+        (1, 0),
+        (2, 1),
+        (0, 2),
+    ]
     np.testing.assert_array_equal(data[2].points, FIVE + 2)
 
 
@@ -215,9 +255,13 @@ def test_folder_messages(tmp_path: Path):
     with pytest.raises(MissingData, match=r"expected .*faces; it is missing"):
         custom.folder(tmp_path / "faces")
     draw.put(tmp_path / "joy" / "1.jpg", draw.encoded(0))
-    with pytest.raises(UsageError, match="the folder 'joy' is no class of expression; there are: neutral, happiness"):
+    with pytest.raises(
+        UsageError, match="the folder 'joy' is no class of expression; there are: neutral, happiness"
+    ):
         custom.folder(tmp_path)
-    with pytest.raises(UsageError, match="cannot be a class of 'age'; there are: expression, expression7, identity512"):
+    with pytest.raises(
+        UsageError, match="cannot be a class of 'age'; there are: expression, expression7, identity512"
+    ):
         custom.folder(tmp_path, "age")
     with pytest.raises(UsageError, match=r"'joy/1\.jpg' has no points, and 0 more"):
         custom.folder(tmp_path, "identity512")

@@ -98,17 +98,25 @@ def test_a_missing_picture_is_named_when_it_is_asked_for(tmp_path: Path) -> None
 @pytest.mark.parametrize(("module", "file", "read"), [
     ("h5py", "COFW_train_color.mat", landmarks.cofw), ("scipy.io", "AFLWinfo_release.mat", landmarks.aflw19),
 ])  # fmt: skip
-def test_a_missing_module_is_named(module: str, file: str, read: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_module_is_named(
+    module: str, file: str, read: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / file).touch()
     monkeypatch.setitem(sys.modules, module, None)
-    with pytest.raises(MissingData, match=f"{file} cannot be read without .*: pip install {module.split('.')[0]}$"):
+    with pytest.raises(
+        MissingData, match=f"{file} cannot be read without .*: pip install {module.split('.')[0]}$"
+    ):
         read(tmp_path, "train")
 
 
 def test_300w_counts_pixels_from_one(tmp_path: Path) -> None:
     layouts.ibug300w(tmp_path)
     train = landmarks.ibug300w(tmp_path, "train")
-    assert [train[i].name for i in range(3)] == ["lfpw/trainset/image_0001", "helen/trainset/100_1", "afw/1_2"]
+    assert [train[i].name for i in range(3)] == [
+        "lfpw/trainset/image_0001",
+        "helen/trainset/100_1",
+        "afw/1_2",
+    ]
     assert all(flat(train[i], i) for i in range(3))
     sample = landmarks.ibug300w(tmp_path, "full")[2]
     assert sample.name == "ibug/image_092 _01" and flat(sample, 5)
@@ -132,7 +140,10 @@ def test_a_damaged_pts_file_is_named(tmp_path: Path) -> None:
 
 def test_wflw_parts_follow_the_attribute_columns(tmp_path: Path) -> None:
     layouts.wflw(tmp_path)
-    names = {s: [i.name for i in landmarks.wflw(tmp_path, s).items] for s in ("test", "test_largepose", "test_expression", "test_blur")}
+    names = {
+        s: [i.name for i in landmarks.wflw(tmp_path, s).items]
+        for s in ("test", "test_largepose", "test_expression", "test_blur")
+    }
     assert names["test"] == ["0--Parade/0_1.jpg#1", "0--Parade/0_1.jpg#2", "1--Car Race/1_7.jpg#3"]
     assert names["test_largepose"] == names["test_blur"] == names["test"][:1]
     assert names["test_expression"] == names["test"][1:2]
@@ -191,9 +202,17 @@ def test_mtfl_reads_a_line(tmp_path: Path) -> None:
     train = landmarks.mtfl(tmp_path, "train")
     assert [s.name for s in (train[0], train[1])] == ["lfw_5590/A_1.jpg", "net_7876/B.jpg"]
     assert flat(train[1], 1)
-    assert train[0].labels["attributes"] == {"Male": 1, "Smiling": 0, "Eyeglasses": 1} and train[0].labels["pose5"] == 0
-    assert train[1].labels["attributes"] == {"Male": 0, "Smiling": 1, "Eyeglasses": 0} and train[1].labels["pose5"] == 4
-    np.testing.assert_array_equal(train[1].labels["points5"], [(8.25, 6.5), (15.25, 17.5), (22.25, 28.5), (29.25, 8.5), (36.25, 19.5)])
+    assert (
+        train[0].labels["attributes"] == {"Male": 1, "Smiling": 0, "Eyeglasses": 1}
+        and train[0].labels["pose5"] == 0
+    )
+    assert (
+        train[1].labels["attributes"] == {"Male": 0, "Smiling": 1, "Eyeglasses": 0}
+        and train[1].labels["pose5"] == 4
+    )
+    np.testing.assert_array_equal(
+        train[1].labels["points5"], [(8.25, 6.5), (15.25, 17.5), (22.25, 28.5), (29.25, 8.5), (36.25, 19.5)]
+    )
     np.testing.assert_array_equal(train[1].points, train[1].labels["points5"])
 
 
@@ -202,7 +221,9 @@ def test_five_points_are_the_sets_own(name: str, task: str, tmp_path: Path) -> N
     root = made(POINT_SETS[name], tmp_path)
     sample = POINT_SETS[name][1](root, "test")[0]
     label = sample.labels[task]
-    np.testing.assert_array_equal(sample.points, (label["points"] if task == "aflw19" else label)[list(FIVE[task])])
+    np.testing.assert_array_equal(
+        sample.points, (label["points"] if task == "aflw19" else label)[list(FIVE[task])]
+    )
 
 
 def test_the_trainer_can_walk_it(layout: Layout, tmp_path: Path, rng: np.random.Generator) -> None:
@@ -221,4 +242,6 @@ def test_the_trainer_can_walk_it(layout: Layout, tmp_path: Path, rng: np.random.
             label = sample.labels[name]["points"] if name == "aflw19" else sample.labels[name]
             mask = np.broadcast_to(mask, len(label))
             assert np.isfinite(target).all() and mask.tolist() == np.isfinite(label).all(1).tolist()
-            np.testing.assert_allclose(target[mask] * 64 - 0.5, geometry.move_points(label, fit)[mask], rtol=1e-4, atol=1e-3)
+            np.testing.assert_allclose(
+                target[mask] * 64 - 0.5, geometry.move_points(label, fit)[mask], rtol=1e-4, atol=1e-3
+            )

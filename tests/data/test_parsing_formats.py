@@ -37,7 +37,9 @@ def test_counts_by_split(name: str, tmp_path: Path) -> None:
         assert len(dataset) == n and dataset.name.endswith(f"/{split}")
         sample = dataset[0]
         mask = sample.labels[TASK[name]]
-        assert mask.dtype == np.uint8 and mask.shape == sample.image.shape[:2] and sample.points.shape == (5, 2)
+        assert (
+            mask.dtype == np.uint8 and mask.shape == sample.image.shape[:2] and sample.points.shape == (5, 2)
+        )
         assert abs(sample.image[10, 10] - np.float64(color(face))).max() <= 2
         with pytest.raises(IndexError, match="there is no number 1"):
             dataset[1]
@@ -83,16 +85,39 @@ def test_what_is_missing_is_named(name: str, gone: str, tmp_path: Path) -> None:
 
 def test_celebamask_parts_are_in_the_official_order() -> None:
     assert parsing.CELEBAMASK_PARTS == (
-        "skin", "nose", "eye_g", "l_eye", "r_eye", "l_brow", "r_brow", "l_ear", "r_ear", "mouth", "u_lip", "l_lip", "hair", "hat",
-        "ear_r", "neck_l", "neck", "cloth",
-    )  # fmt: skip
+        "skin",
+        "nose",
+        "eye_g",
+        "l_eye",
+        "r_eye",
+        "l_brow",
+        "r_brow",
+        "l_ear",
+        "r_ear",
+        "mouth",
+        "u_lip",
+        "l_lip",
+        "hair",
+        "hat",
+        "ear_r",
+        "neck_l",
+        "neck",
+        "cloth",
+    )
 
 
 def test_celebamask_is_painted_in_the_order_of_the_evaluation_code() -> None:
     """Every part once; glasses over eyes and brows, hair over skin and ears, a necklace over the neck."""
     assert sorted(parsing.CELEBAMASK_PAINTED) == sorted(CELEBAMASK19[1:])
     place = parsing.CELEBAMASK_PAINTED.index
-    over = (("skin", "neck"), ("eyeglass", "l_eye"), ("eyeglass", "r_brow"), ("hair", "l_ear"), ("hat", "hair"), ("necklace", "neck"))
+    over = (
+        ("skin", "neck"),
+        ("eyeglass", "l_eye"),
+        ("eyeglass", "r_brow"),
+        ("hair", "l_ear"),
+        ("hat", "hair"),
+        ("necklace", "neck"),
+    )
     assert all(place(top) > place(below) for top, below in over)
 
 
@@ -102,7 +127,8 @@ def test_celebamask_parts_that_overlap(order: str, seen: str, tmp_path: Path) ->
     sample = parsing.celebamask_hq(tmp_path, "test", order=order)[0]
     mask = sample.labels["parsing"]
     assert sample.name == "2000" and sample.image.shape == (16, 16, 3)  # 32 x 32 shrunk to the mask
-    at = {(0, 0): "hair", (4, 7): "hair", (13, 2): "skin", (5, 7): "eyeglass", (6, 7): "eyeglass", (11, 8): "nose", (6, 9): seen,
+    at = {(0, 0): "hair", (4, 7): "hair", (13, 2): "skin", (5, 7): "eyeglass", (6, 7): "eyeglass", (11,
+    8): "nose", (6, 9): seen,
           (15, 0): "background"}  # fmt: skip
     assert {place: CELEBAMASK19[mask[place]] for place in at} == at
     np.testing.assert_allclose(sample.points[2], (7.5, 0.6326 * 16 - 0.5))
@@ -144,7 +170,9 @@ def test_lapa_says_what_does_not_fit(tmp_path: Path) -> None:
     layouts.lapa(tmp_path)
     label, marks = tmp_path / "LaPa/train/labels/0_train.png", tmp_path / "LaPa/train/landmarks/0_train.txt"
     layouts.gray(label, np.zeros((8, 9)))
-    with pytest.raises(MissingData, match=r"0_train.png to be of its picture's size \(48, 64\); it is \(8, 9\)"):
+    with pytest.raises(
+        MissingData, match=r"0_train.png to be of its picture's size \(48, 64\); it is \(8, 9\)"
+    ):
         parsing.lapa(tmp_path, "train")[0]
     layouts.gray(label, np.zeros((48, 64, 3)))
     with pytest.raises(MissingData, match="a number a pixel in .*0_train.png; its mode is RGB"):
@@ -159,12 +187,15 @@ def test_helen_takes_the_likeliest_and_merges_sides(tmp_path: Path) -> None:
     sample = parsing.helen(tmp_path, "test")[0]
     mask = sample.labels["helen9"]
     assert sample.name == "300_1"
-    for place, label in {(0, 0): 8, (46, 0): 0, (30, 14): 1, (12, 20): 2, (13, 40): 2, (18, 20): 3, (18, 40): 3, (25, 32): 4,
+    for place, label in {(0, 0): 8, (46, 0): 0, (30, 14): 1, (12, 20): 2, (13, 40): 2, (18, 20): 3, (18,
+    40): 3, (25, 32): 4,
                          (34, 22): 5, (37, 32): 6, (39, 38): 7}.items():  # fmt: skip
         assert mask[place] == label, place
     # the eyes' middles, and the ends of the upper lip's first row, which reach furthest
     np.testing.assert_allclose(sample.points[[0, 1]], [(22, 18), (42, 18)])
-    assert sample.points[[3, 4], 0].tolist() == [22, 42] and (abs(sample.points[[3, 4], 1] - 34.5) <= 0.5).all()
+    assert (
+        sample.points[[3, 4], 0].tolist() == [22, 42] and (abs(sample.points[[3, 4], 1] - 34.5) <= 0.5).all()
+    )
     assert 22 < sample.points[2, 1] < 34 and 31 < sample.points[2, 0] < 33
     (tmp_path / "testing.txt").write_text("300_1\n")
     with pytest.raises(MissingData, match='expected "number , name" in line 1'):
@@ -195,5 +226,7 @@ def test_the_trainer_can_walk_it(name: str, tmp_path: Path, rng: np.random.Gener
     target, known = example.labels[TASK[name]]
     assert example.pixels.shape == (64, 64, 3) and target.shape == (64, 64) and known
     fit = geometry.fit_similarity(dataset[0].points, geometry.template_points(VIEW))
-    np.testing.assert_array_equal(target, geometry.warp_mask(dataset[0].labels[TASK[name]], fit, (64, 64), 255))
+    np.testing.assert_array_equal(
+        target, geometry.warp_mask(dataset[0].labels[TASK[name]], fit, (64, 64), 255)
+    )
     assert len(np.unique(target)) > 3

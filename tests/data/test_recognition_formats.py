@@ -24,7 +24,11 @@ ARCFACE = View((112, 112), "arcface", (0.5,) * 3, (0.5,) * 3)
 
 def test_ms1mv3(tmp_path: Path):
     data = recognition.ms1mv3(draw.ms1mv3(tmp_path))
-    assert (len(data), data.classes, data.name) == (3, 2, "ms1mv3/train")  # records 0, 4 and 5 are no pictures
+    assert (len(data), data.classes, data.name) == (
+        3,
+        2,
+        "ms1mv3/train",
+    )  # records 0, 4 and 5 are no pictures
     assert [data[i].labels for i in range(3)] == [{"identity512": 0}, {"identity512": 1}, {"identity512": 1}]
     assert [which(data[i].image) for i in range(3)] == [0, 1, 2]
     assert [data[i].name for i in range(3)] == ["1", "2", "3"]
@@ -35,7 +39,9 @@ def test_ms1mv3(tmp_path: Path):
 
 def test_crops_reach_a_view_of_their_template_unchanged(tmp_path: Path):
     sample = recognition.ms1mv3(draw.ms1mv3(tmp_path))[0]
-    np.testing.assert_allclose(geometry.align(sample.image, sample.points, ARCFACE).from_photo, np.eye(2, 3), atol=1e-9)
+    np.testing.assert_allclose(
+        geometry.align(sample.image, sample.points, ARCFACE).from_photo, np.eye(2, 3), atol=1e-9
+    )
 
 
 def test_record_cut_at_a_magic_is_joined(tmp_path: Path):
@@ -63,7 +69,9 @@ def test_ms1mv3_messages(tmp_path: Path):
     with pytest.raises(UsageError, match=r"train\.rec, row 2: 2\.0 is no class of 0\.\.1"):
         recognition.ms1mv3(root)[1]
     idx = (root / "train.idx").read_text()
-    (root / "train.idx").write_text("".join(line for line in idx.splitlines(True) if not line.startswith("2\t")))
+    (root / "train.idx").write_text(
+        "".join(line for line in idx.splitlines(True) if not line.startswith("2\t"))
+    )
     with pytest.raises(UsageError, match=r"lists 2 of the 3 pictures 1\.\.3"):
         recognition.ms1mv3(root)
     (root / "train.idx").write_text(idx.replace("1\t", "1\t1"))
@@ -83,9 +91,13 @@ def test_ms1mv3_messages(tmp_path: Path):
 @pytest.mark.parametrize("protocol", [2, 3, 4])
 @pytest.mark.parametrize("arrays", [False, True])
 def test_verification(tmp_path: Path, protocol: int, arrays: bool):
-    data = recognition.verification(draw.verification(tmp_path, "cfp_fp", protocol=protocol, arrays=arrays), "cfp_fp")
+    data = recognition.verification(
+        draw.verification(tmp_path, "cfp_fp", protocol=protocol, arrays=arrays), "cfp_fp"
+    )
     assert len(data) == 4 and data.name == "verification/cfp_fp"
-    assert [data[i].labels for i in range(4)] == [{"identity512": [(p, s)]} for p, s in ((0, True), (0, True), (1, False), (1, False))]
+    assert [data[i].labels for i in range(4)] == [
+        {"identity512": [(p, s)]} for p, s in ((0, True), (0, True), (1, False), (1, False))
+    ]
     assert [which(data[i].image) for i in range(4)] == [0, 0, 1, 2]
     np.testing.assert_allclose(data[0].points, geometry.template_points(ARCFACE))
 
@@ -93,7 +105,14 @@ def test_verification(tmp_path: Path, protocol: int, arrays: bool):
 def test_verification_files_of_python_2(tmp_path: Path):
     # what cPickle of Python 2 wrote: text opcodes hold the bytes; T has four bytes of length, U one
     big, small = draw.encoded(1), b"\xff\xd8\xe9"
-    data = b"\x80\x02]q\x01(T" + struct.pack("<I", len(big)) + big + b"q\x02U\x03" + small + b"e]q\x03I01\na\x86."
+    data = (
+        b"\x80\x02]q\x01(T"
+        + struct.pack("<I", len(big))
+        + big
+        + b"q\x02U\x03"
+        + small
+        + b"e]q\x03I01\na\x86."
+    )
     assert recognition.read_bin(draw.put(tmp_path / "lfw.bin", data)) == ([big, small], [True])
 
 
@@ -102,7 +121,9 @@ def test_pairs_are_scored(tmp_path: Path, directions: tuple[int, ...], accuracy:
     data = recognition.lfw(draw.lfw(tmp_path), task="identity")
     metric = Verification(folds=2)
     for i in range(len(data)):
-        embedding = np.eye(3, dtype=np.float32)[directions[which(data[i].image)]]  # pictures 1 and 2 show one person
+        embedding = np.eye(3, dtype=np.float32)[
+            directions[which(data[i].image)]
+        ]  # pictures 1 and 2 show one person
         metric.update(Identity(embedding), data[i].labels["identity"])
     score = metric.compute()
     assert (score["n"], score["accuracy"]) == (4, accuracy)
@@ -120,7 +141,12 @@ class Evil:
 def test_a_file_that_would_run_code_is_refused_and_does_not_run(tmp_path: Path, protocol: int):
     target = tmp_path / "ran"
     path = draw.pickled(tmp_path / "lfw.bin", ([b"a", Evil(target)], [True]), protocol)
-    with pytest.raises(UsageError, match=r"lfw\.bin is refused: at byte \d+ it (would import '(posix|nt)\.mkdir'|has the opcode UNICODE)"):
+    with pytest.raises(
+        UsageError,
+        match=(
+            r"lfw\.bin is refused: at byte \d+ it (would import '(posix|nt)\.mkdir'|has the opcode UNICODE)"
+        ),
+    ):
         recognition.read_bin(path)
     assert not target.exists()
 
@@ -135,7 +161,10 @@ def test_a_file_that_would_run_code_is_refused_and_does_not_run(tmp_path: Path, 
         (b"Pid\n.", "opcode PERSID"),
         (b"\x80\x02\x82\x01.", "opcode EXT1"),
         (b"\x80\x02cnumpy\ndtype\nX\x02\x00\x00\x00O8\x85R.", "calls numpy.dtype in a way"),
-        (b"\x80\x02c_codecs\nencode\nX\x01\x00\x00\x00aX\x03\x00\x00\x00zip\x86R.", "calls _codecs.encode in a way"),
+        (
+            b"\x80\x02c_codecs\nencode\nX\x01\x00\x00\x00aX\x03\x00\x00\x00zip\x86R.",
+            "calls _codecs.encode in a way",
+        ),
         (b"\x80\x02]K\x01R.", "calls something without a name"),
         (b"\x80\x02]K\x01b.", "sets the state of something that is no array"),
         (b"\x80\x02K\x01K\x01a.", "appends to something that is no list"),
@@ -192,7 +221,11 @@ def test_lfw(tmp_path: Path):
 def test_lfw_other_lists_and_folders(tmp_path: Path):
     draw.lfw(tmp_path, "lfw_funneled")
     data = recognition.lfw(tmp_path, "val", pictures="lfw_funneled", task="identity")
-    assert [data[i].labels["identity"] for i in range(3)] == [[(0, True), (1, False)], [(0, True)], [(1, False)]]
+    assert [data[i].labels["identity"] for i in range(3)] == [
+        [(0, True), (1, False)],
+        [(0, True)],
+        [(1, False)],
+    ]
 
 
 def test_lfw_messages(tmp_path: Path):
@@ -207,8 +240,14 @@ def test_lfw_messages(tmp_path: Path):
     for new, why in (
         (text.replace("2\t1\n", "3\t1\n", 1), r"lists 4 pairs; its first line announces 6"),
         (text.replace("2\t1\n", "ten\t1\n", 1), r"begins with 'ten 1'"),
-        (text.replace("2\t1\n", "1\t2\n", 1), r"row 2: 'Abel_Pacheco 1 Aaron_Eckhart 1' is no pair; name n1 n2 is needed here"),
-        (text.replace("Eckhart\t1\tAbel", "Eckhart\tx\tAbel"), r"row 4: 'Aaron_Eckhart x Abel_Pacheco 4' is no pair; name1 n1 name2 n2"),
+        (
+            text.replace("2\t1\n", "1\t2\n", 1),
+            r"row 2: 'Abel_Pacheco 1 Aaron_Eckhart 1' is no pair; name n1 n2 is needed here",
+        ),
+        (
+            text.replace("Eckhart\t1\tAbel", "Eckhart\tx\tAbel"),
+            r"row 4: 'Aaron_Eckhart x Abel_Pacheco 4' is no pair; name1 n1 name2 n2",
+        ),
     ):
         (tmp_path / "pairs.txt").write_text(new)
         with pytest.raises(UsageError, match=why):
@@ -221,20 +260,34 @@ def test_lfwa(tmp_path: Path, package: str, hdf5: bool):
     draw.lfwa(tmp_path, hdf5=hdf5)
     train, test = recognition.lfwa(tmp_path, "train"), recognition.lfwa(tmp_path, "test")
     assert (len(train), len(test)) == (2, 1)
-    assert [train[0].name, train[1].name] == ["Aaron_Eckhart/Aaron_Eckhart_0001.jpg", "Abel_Pacheco/Abel_Pacheco_0004.jpg"]
+    assert [train[0].name, train[1].name] == [
+        "Aaron_Eckhart/Aaron_Eckhart_0001.jpg",
+        "Abel_Pacheco/Abel_Pacheco_0004.jpg",
+    ]
     assert [which(s.image) for s in (train[0], test[0], train[1])] == [0, 1, 2]
     for sample, name in ((train[0], "Male"), (test[0], "Smiling"), (train[1], "Young")):
         assert tuple(sample.labels["attributes"]) == CELEBA40
         assert [n for n, v in sample.labels["attributes"].items() if v] == [name]
 
 
-@pytest.mark.parametrize(("package", "module", "hdf5"), [("scipy", "scipy.io", False), ("h5py", "h5py", True)])
-def test_lfwa_without_the_library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, package: str, module: str, hdf5: bool):
-    head = b"MATLAB 7.3 MAT-file".ljust(512) + b"\x89HDF\r\n\x1a\n" if hdf5 else b"MATLAB 5.0 MAT-file".ljust(128)
+@pytest.mark.parametrize(
+    ("package", "module", "hdf5"), [("scipy", "scipy.io", False), ("h5py", "h5py", True)]
+)
+def test_lfwa_without_the_library(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, package: str, module: str, hdf5: bool
+):
+    head = (
+        b"MATLAB 7.3 MAT-file".ljust(512) + b"\x89HDF\r\n\x1a\n"
+        if hdf5
+        else b"MATLAB 5.0 MAT-file".ljust(128)
+    )
     draw.put(tmp_path / "lfw_att_40.mat", head)
     monkeypatch.setitem(sys.modules, module, None)  # what an import of it then meets
     with pytest.raises(
-        MissingData, match=f"lfw_att_40.mat cannot be read without {package}, which is not installed: pip install {package}"
+        MissingData,
+        match=(
+            f"lfw_att_40.mat cannot be read without {package}, which is not installed: pip install {package}"
+        ),
     ):
         recognition.lfwa(tmp_path, "train")
 

@@ -26,25 +26,42 @@ def encoded(pixels: np.ndarray) -> bytes:
 
 @pytest.fixture
 def pack(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Where a drawn FairFace and a drawn All-Age-Faces stand, with points; one picture has none, one is set aside."""
+    """Where a drawn FairFace and a drawn All-Age-Faces stand, with points; one picture has none, one is set
+    aside.
+    """
     monkeypatch.setenv("MIEN_DATA_MORE", str(tmp_path))
     monkeypatch.setenv("MIEN_CACHE", str(tmp_path / "cache"))
     aside = sorted(set_aside.names("fairface"))[0]
     drawn = [synthetic.draw(np.random.default_rng(i)) for i in range(4)]
     names = ["train/a.jpg", "train/b.jpg", "train/c.jpg", aside]
-    facts = [{"age_bin": b, "male": i % 2 == 0, "race": "Black"} for i, b in enumerate(["0-2", "70+", "20-29", "30-39"])]
+    facts = [
+        {"age_bin": b, "male": i % 2 == 0, "race": "Black"}
+        for i, b in enumerate(["0-2", "70+", "20-29", "30-39"])
+    ]
     put(tmp_path, "fairface", names, drawn, facts, scores=[0.9, 0.65, 0.0, 0.9])
     points = [d[1]["landmarks"][list(wild.AAF49)].ravel().tolist() for d in drawn]
-    put(tmp_path, "aaf", names, drawn, [{"age": 40 + i, "male": True, "points49": p} for i, p in enumerate(points)], scores=[0.9] * 4)
+    put(
+        tmp_path,
+        "aaf",
+        names,
+        drawn,
+        [{"age": 40 + i, "male": True, "points49": p} for i, p in enumerate(points)],
+        scores=[0.9] * 4,
+    )
     return tmp_path
 
 
-def put(root: Path, folder: str, names: list[str], drawn: list, facts: list[dict], scores: list[float]) -> None:
+def put(
+    root: Path, folder: str, names: list[str], drawn: list, facts: list[dict], scores: list[float]
+) -> None:
     (root / folder).mkdir(parents=True)
     (root / "cache" / "teacher_labels").mkdir(parents=True, exist_ok=True)
     rows = [{"name": n, "image": encoded(d[0]), **f} for n, d, f in zip(names, drawn, facts, strict=True)]
     pq.write_table(pa.Table.from_pylist(rows), root / folder / "train.parquet")
-    found = [{"name": n, "points5": d[2].ravel().tolist(), "score": s} for n, d, s in zip(names, drawn, scores, strict=True)]
+    found = [
+        {"name": n, "points5": d[2].ravel().tolist(), "score": s}
+        for n, d, s in zip(names, drawn, scores, strict=True)
+    ]
     pq.write_table(pa.Table.from_pylist(found), root / "cache" / "teacher_labels" / f"{folder}-train.parquet")
 
 
@@ -81,7 +98,9 @@ def test_49_points_move_with_the_cut(pack):
 
 def test_missing_points_and_folders_are_named(pack, monkeypatch):
     (pack / "cache" / "teacher_labels" / "aaf-train.parquet").unlink()
-    with pytest.raises(MissingData, match=r"the five points of aaf/train; write it by: python -m recipes\.teacher_labels"):
+    with pytest.raises(
+        MissingData, match=r"the five points of aaf/train; write it by: python -m recipes\.teacher_labels"
+    ):
         wild.aaf("train")
     monkeypatch.delenv("MIEN_DATA_MORE")
     monkeypatch.chdir(pack)

@@ -1,4 +1,6 @@
-"""The bench measures what it says, on drawn pictures and on files; the floor counts what can be counted by hand."""
+"""The bench measures what it says, on drawn pictures and on files; the floor counts what can be counted by
+hand.
+"""
 
 from __future__ import annotations
 
@@ -58,7 +60,15 @@ def test_the_report_is_whole(astronaut, tmp_path, monkeypatch) -> None:
     assert len(about["weights"]["mien"]["sha256"]) == len(about["weights"]["detector"]["sha256"]) == 64
     assert about["packages"]["numpy"] == np.__version__
     text = "\n".join(benchmark.table(found))
-    for word in ("threads 1", "decode", "pictures/s", "processor seconds", "resident", "load weights", about["cpu"]):
+    for word in (
+        "threads 1",
+        "decode",
+        "pictures/s",
+        "processor seconds",
+        "resident",
+        "load weights",
+        about["cpu"],
+    ):
         assert word in text
 
 
@@ -82,11 +92,20 @@ def network(path) -> None:
     weights = [onnx.numpy_helper.from_array(np.ones(s, np.float32), n) for n, s in shapes.items()]
     ops = [
         h.make_node("Conv", ["images", "w1"], ["a"], pads=[1, 1, 1, 1]), h.make_node("Relu", ["a"], ["b"]),
-        h.make_node("Conv", ["b", "w2"], ["c"], pads=[1, 1, 1, 1], group=4), h.make_node("Conv", ["c", "w3"], ["d"]),
+        h.make_node("Conv", ["b", "w2"], ["c"], pads=[1, 1, 1, 1], group=4), h.make_node("Conv", ["c", "w3"],
+        ["d"]),
         h.make_node("Flatten", ["d"], ["e"]), h.make_node("MatMul", ["e", "w4"], ["y"]),
     ]  # fmt: skip
-    ins, outs = [h.make_tensor_value_info("images", f, ["n", 3, 8, 8])], [h.make_tensor_value_info("y", f, ["n", 5])]
-    onnx.save(h.make_model(h.make_graph(ops, "g", ins, outs, weights), opset_imports=[h.make_opsetid("", 17)], ir_version=9), path)
+    ins, outs = (
+        [h.make_tensor_value_info("images", f, ["n", 3, 8, 8])],
+        [h.make_tensor_value_info("y", f, ["n", 5])],
+    )
+    onnx.save(
+        h.make_model(
+            h.make_graph(ops, "g", ins, outs, weights), opset_imports=[h.make_opsetid("", 17)], ir_version=9
+        ),
+        path,
+    )
 
 
 @pytest.mark.parametrize("n", [1, 3])
@@ -94,12 +113,20 @@ def test_multiply_adds_and_bytes_by_hand(n, tmp_path) -> None:
     network(tmp_path / "net.onnx")
     ops = roofline.nodes(tmp_path / "net.onnx", (n, 3, 8, 8))
     assert [(o.kind, o.macs) for o in ops] == [
-        ("convolution, k x k", n * 64 * 4 * 27), ("element by element", 0), ("convolution, depthwise", n * 64 * 4 * 9),
+        ("convolution, k x k", n * 64 * 4 * 27), ("element by element", 0), ("convolution, depthwise",
+        n * 64 * 4 * 9),
         ("convolution 1x1", n * 64 * 2 * 4), ("element by element", 0), ("matrix product", n * 128 * 5),
     ]  # fmt: skip
     assert sum(o.weights for o in ops) == 4 * (108 + 36 + 8 + 640)
     a, d = n * 4 * 64 * 4, n * 2 * 64 * 4  # bytes of a tensor of 4 channels, and of 2
-    assert [o.bytes for o in ops] == [n * 3 * 64 * 4 + 432 + a, 2 * a, 2 * a + 144, a + 32 + d, 0, d + 2560 + n * 20]
+    assert [o.bytes for o in ops] == [
+        n * 3 * 64 * 4 + 432 + a,
+        2 * a,
+        2 * a + 144,
+        a + 32 + d,
+        0,
+        d + 2560 + n * 20,
+    ]
 
 
 def test_other_products_by_hand() -> None:
@@ -109,12 +136,18 @@ def test_other_products_by_hand() -> None:
     assert roofline.multiply_adds(gemm, [(7, 2), (7, 3)], [(2, 3)])[1] == 42
     up = h.make_node("ConvTranspose", ["a", "w"], ["c"])
     assert roofline.multiply_adds(up, [(1, 8, 4, 4), (8, 5, 2, 2)], [(1, 5, 8, 8)])[1] == 8 * 16 * 5 * 4
-    assert roofline.multiply_adds(h.make_node("Softmax", ["a"], ["b"]), [(9,)], [(9,)]) == ("element by element", 0)
+    assert roofline.multiply_adds(h.make_node("Softmax", ["a"], ["b"]), [(9,)], [(9,)]) == (
+        "element by element",
+        0,
+    )
 
 
 def test_a_row_of_the_page_by_hand(tmp_path) -> None:
     case = roofline.Case("net", tmp_path / "x.onnx", (1, 3, 10, 10))
-    ops = [roofline.Node("matrix product", 2_000_000, 3_000_000, 500_000), roofline.Node("element by element", 0, 1_000_000, 0)]
+    ops = [
+        roofline.Node("matrix product", 2_000_000, 3_000_000, 500_000),
+        roofline.Node("element by element", 0, 1_000_000, 0),
+    ]
     line = roofline.row(case, ops, 8.0, macs_a_second=1e9, bytes_a_second=1e9)
     assert line == ["net", "2.0", "0.50", "4.0", "2.00", "0.50", "4.00", "8.00", "**4.0**", "2.0"]
 

@@ -107,7 +107,8 @@ def test_a_missing_package_is_told_and_any_opencv_counts(monkeypatch) -> None:
 
 @pytest.mark.parametrize(("files", "quota"), [
     ({"cpu.max": "150000 100000\n"}, 1.5), ({"cpu.max": "max 100000\n"}, None), ({}, None),
-    ({"cpu/cpu.cfs_quota_us": "200000", "cpu/cpu.cfs_period_us": "100000"}, 2.0), ({"cpu/cpu.cfs_quota_us": "-1"}, None),
+    ({"cpu/cpu.cfs_quota_us": "200000", "cpu/cpu.cfs_period_us": "100000"}, 2.0),
+    ({"cpu/cpu.cfs_quota_us": "-1"}, None),
 ])  # fmt: skip
 def test_a_container_s_quota(files, quota, tmp_path) -> None:
     for name, text in files.items():
@@ -123,7 +124,9 @@ def test_a_quota_below_what_is_seen_is_pointed_out(monkeypatch) -> None:
     assert "threads of a forward: 1" in doctor.cores().text
 
 
-@pytest.mark.parametrize(("quota", "usable", "threads"), [(None, 8, 8), (1.5, 8, 1), (0.5, 8, 1), (3.0, 8, 3), (16.0, 8, 8)])
+@pytest.mark.parametrize(
+    ("quota", "usable", "threads"), [(None, 8, 8), (1.5, 8, 1), (0.5, 8, 1), (3.0, 8, 3), (16.0, 8, 8)]
+)
 def test_a_network_takes_no_more_threads_than_a_quota_has_cores(quota, usable, threads, monkeypatch) -> None:
     monkeypatch.setattr(settings, "cpu_quota", lambda: quota)
     monkeypatch.setattr(onnx_model, "cpu_quota", lambda: quota)

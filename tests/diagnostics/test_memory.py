@@ -1,4 +1,7 @@
-"""What a process holds. In processes of their own, for a training tells the C library to keep what it is given back."""
+"""What a process holds.
+
+In processes of their own, for a training tells the C library to keep what it is given back.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,9 @@ import pytest
 from mien.diagnostics.memory import resident
 
 SIZE = 150  # MB
-pytestmark = pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="what a process holds now is told on Linux alone")
+pytestmark = pytest.mark.skipif(
+    not Path("/proc/self/status").exists(), reason="what a process holds now is told on Linux alone"
+)
 
 
 def told(code: str) -> list[dict[str, float]]:
@@ -24,14 +29,20 @@ def told(code: str) -> list[dict[str, float]]:
 
 def test_the_peak_stays_when_memory_is_given_back() -> None:
     tell = "print(json.dumps(resident()))"
-    before, during, after = told(f"{tell}\nheld = np.ones(({SIZE}, 2**20), np.uint8)\n{tell}\ndel held\n{tell}")
+    before, during, after = told(
+        f"{tell}\nheld = np.ones(({SIZE}, 2**20), np.uint8)\n{tell}\ndel held\n{tell}"
+    )
     assert before["now"] + 0.9 * SIZE < during["now"] < during["peak"] + 1  # the kernel counts a little late
     assert after["now"] < during["now"] - 0.9 * SIZE
     assert after["peak"] > during["peak"] - 1
 
 
 def test_another_process_is_told_until_it_is_gone() -> None:
-    child = subprocess.Popen([sys.executable, "-c", f"held = bytearray({SIZE} << 20)\nprint(1, flush=True)\ninput()"], stdin=-1, stdout=-1)
+    child = subprocess.Popen(
+        [sys.executable, "-c", f"held = bytearray({SIZE} << 20)\nprint(1, flush=True)\ninput()"],
+        stdin=-1,
+        stdout=-1,
+    )
     assert child.stdout
     child.stdout.readline()
     assert SIZE < resident(child.pid)["now"] < resident(child.pid)["peak"] + 1

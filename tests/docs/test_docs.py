@@ -1,4 +1,6 @@
-"""What the documents show is run: Python blocks, commands that read the examples, and the tables of the systems' pages."""
+"""What the documents show is run: Python blocks, commands that read the examples, and the tables of the
+systems' pages.
+"""
 
 from __future__ import annotations
 
@@ -51,7 +53,13 @@ def test_python_blocks_run_in_order(page, capsys, tmp_path, monkeypatch):
 
 # --- Commands
 
-LINES = [line for page in PAGES for block in blocks(page, "sh") for line in block.splitlines() if line.startswith("mien ")]
+LINES = [
+    line
+    for page in PAGES
+    for block in blocks(page, "sh")
+    for line in block.splitlines()
+    if line.startswith("mien ")
+]
 COMMANDS = list(dict.fromkeys(shlex.join(shlex.split(line, comments=True)) for line in LINES))
 
 
@@ -123,7 +131,11 @@ def page_of(system: str) -> str:
 
 
 def test_every_system_has_a_page_and_every_page_a_system():
-    assert {builder.__module__.rpartition(".")[2] for builder in MODELS.values()} == {*SYSTEMS, "detector", "mien"}
+    assert {builder.__module__.rpartition(".")[2] for builder in MODELS.values()} == {
+        *SYSTEMS,
+        "detector",
+        "mien",
+    }
 
 
 @pytest.mark.parametrize("system", SYSTEMS)
@@ -142,9 +154,13 @@ def test_pages_name_every_keyword_argument(system):
     """Where a paper is silent they are the choices."""
     module = importlib.import_module(f"mien.models.{system}")
     made = [
-        m for _, m in inspect.getmembers(module, lambda m: inspect.isclass(m) or inspect.isfunction(m)) if m.__module__ == module.__name__
+        m
+        for _, m in inspect.getmembers(module, lambda m: inspect.isclass(m) or inspect.isfunction(m))
+        if m.__module__ == module.__name__
     ]
-    chosen = {p.name for m in made for p in inspect.signature(m).parameters.values() if p.kind is p.KEYWORD_ONLY}
+    chosen = {
+        p.name for m in made for p in inspect.signature(m).parameters.values() if p.kind is p.KEYWORD_ONLY
+    }
     assert len(chosen) >= 5
     assert sorted(n for n in chosen if f"`{n}`" not in page_of(system)) == []
 

@@ -1,4 +1,6 @@
-"""Every output that README and docs print equals the real one: text exactly, numbers within a tolerance, timings ignored."""
+"""Every output that README and docs print equals the real one: text exactly, numbers within a tolerance,
+timings ignored.
+"""
 
 from __future__ import annotations
 
@@ -41,7 +43,9 @@ def differences(shown: str, now: str) -> list[str]:
     """What differs by more than the tolerance; nothing for equal outputs."""
     (words, numbers), (words_now, numbers_now) = split(shown), split(now)
     if words != words_now:
-        return [f"{a!r} is now {b!r}" for a, b in zip(words, words_now, strict=False) if a != b] or ["another number of words"]
+        return [f"{a!r} is now {b!r}" for a, b in zip(words, words_now, strict=False) if a != b] or [
+            "another number of words"
+        ]
     return [f"{a} is now {b}" for a, b in zip(numbers, numbers_now, strict=True) if abs(a - b) > tolerance(a)]
 
 
@@ -50,19 +54,26 @@ def test_there_are_outputs_to_compare():
     assert "README.md" in {page.name for page, _ in OUTPUTS}
 
 
-@pytest.mark.parametrize(("page", "output"), OUTPUTS, ids=[f"{p.name}-{i}" for i, (p, _) in enumerate(OUTPUTS)])
+@pytest.mark.parametrize(
+    ("page", "output"), OUTPUTS, ids=[f"{p.name}-{i}" for i, (p, _) in enumerate(OUTPUTS)]
+)
 def test_printed_output_is_the_real_one(page: Path, output, tmp_path, monkeypatch):
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     now = real(output)
     found = differences(output.shown, now)
-    assert not found, f"{page.name}, output of {output.command}: {'; '.join(found)}. Run `make refresh-docs`. It prints now:\n{now}"
+    assert not found, (
+        f"{page.name}, output of {output.command}: {'; '.join(found)}. Run `make refresh-docs`. It prints"
+        f" now:\n{now}"
+    )
 
 
 def test_the_picture_is_the_real_one():
     with Image.open(PICTURE) as shown, Image.open(io.BytesIO(draw())) as now:
         assert shown.size == now.size
         difference = np.abs(np.asarray(shown, np.int16) - np.asarray(now, np.int16))
-    assert difference.mean() < 1, "docs/faces.jpg is not what the embedded network draws; run `make refresh-docs`"
+    assert difference.mean() < 1, (
+        "docs/faces.jpg is not what the embedded network draws; run `make refresh-docs`"
+    )
 
 
 @pytest.mark.parametrize(
@@ -81,7 +92,8 @@ def test_a_wrong_output_is_noticed(shown: str, now: str):
 
 
 @pytest.mark.parametrize(
-    ("shown", "now"), [("1 face, 103 ms", "1 face,  9.5 ms"), ("20 years (11-35)", "21 years (11-36)"), ("yaw +2", "yaw   +1")]
+    ("shown", "now"),
+    [("1 face, 103 ms", "1 face,  9.5 ms"), ("20 years (11-35)", "21 years (11-36)"), ("yaw +2", "yaw   +1")],
 )
 def test_a_small_difference_is_not(shown: str, now: str):
     assert not differences(shown, now)

@@ -33,7 +33,12 @@ def test_ece_by_hand() -> None:
 
 def test_bins_and_their_edges() -> None:
     found = calibration.reliability([0.2, 0.39, 1.0, 0.0, 0.6], [1, 0, 1, 0, 1], bins=5)
-    assert found == [Bin(0, 0.2, 1, 0, 0), Bin(0.2, 0.4, 2, pytest.approx(0.295), 0.5), Bin(0.6, 0.8, 1, 0.6, 1), Bin(0.8, 1, 1, 1, 1)]
+    assert found == [
+        Bin(0, 0.2, 1, 0, 0),
+        Bin(0.2, 0.4, 2, pytest.approx(0.295), 0.5),
+        Bin(0.6, 0.8, 1, 0.6, 1),
+        Bin(0.8, 1, 1, 1, 1),
+    ]
 
 
 @pytest.mark.parametrize(("p", "y"), [([], []), ([0.5], [1, 0]), ([1.2], [1]), ([float("nan")], [1])])
@@ -46,20 +51,30 @@ def test_what_cannot_be_counted_is_refused(p, y) -> None:
 
 
 def test_losses_by_hand() -> None:
-    assert calibration.choice_loss([[0, 0], [math.log(3), 0]], [0, 0], 1) == pytest.approx((math.log(2) + math.log(4 / 3)) / 2)
+    assert calibration.choice_loss([[0, 0], [math.log(3), 0]], [0, 0], 1) == pytest.approx(
+        (math.log(2) + math.log(4 / 3)) / 2
+    )
     assert calibration.choice_loss([[2 * math.log(3), 0]], [1], 2) == pytest.approx(math.log(4))
-    assert calibration.binary_loss([[math.log(3)], [0]], [[1], [0]], 1) == pytest.approx((math.log(4 / 3) + math.log(2)) / 2)
+    assert calibration.binary_loss([[math.log(3)], [0]], [[1], [0]], 1) == pytest.approx(
+        (math.log(4 / 3) + math.log(2)) / 2
+    )
 
 
 def test_temperature_of_yes_and_no_by_hand() -> None:
     """Logit 2, right three times of four: best where sigmoid(2 / t) = 3/4, so t = 2 / ln 3."""
-    assert calibration.binary_temperature([2.0, 2, 2, 2], [1, 1, 1, 0]) == pytest.approx(2 / math.log(3), rel=1e-4)
-    assert calibration.binary_temperature([[2.0, -2], [-2, 2]], [[1, 0], [0, 0]]) == pytest.approx(2 / math.log(3), rel=1e-4)
+    assert calibration.binary_temperature([2.0, 2, 2, 2], [1, 1, 1, 0]) == pytest.approx(
+        2 / math.log(3), rel=1e-4
+    )
+    assert calibration.binary_temperature([[2.0, -2], [-2, 2]], [[1, 0], [0, 0]]) == pytest.approx(
+        2 / math.log(3), rel=1e-4
+    )
 
 
 def test_temperature_of_one_of_three_by_hand() -> None:
     """Logits (1, 0, 0), right half of the time: e^(1/t) / (e^(1/t) + 2) = 1/2, so t = 1 / ln 2."""
-    assert calibration.choice_temperature([[1.0, 0, 0]] * 4, [0, 0, 1, 2]) == pytest.approx(1 / math.log(2), rel=1e-4)
+    assert calibration.choice_temperature([[1.0, 0, 0]] * 4, [0, 0, 1, 2]) == pytest.approx(
+        1 / math.log(2), rel=1e-4
+    )
 
 
 def test_a_temperature_that_does_not_exist_is_refused() -> None:
@@ -116,7 +131,9 @@ def test_bootstrap_is_seeded_and_of_the_right_width(rng) -> None:
 
 
 def test_pairs_are_resampled_by_picture() -> None:
-    """One picture that matches all others: 9 of 45 pairs, but its being drawn or not decides, so that the interval is wide."""
+    """One picture that matches all others: 9 of 45 pairs, but its being drawn or not decides, so that the
+    interval is wide.
+    """
     pairs = np.triu(np.ones((10, 10), bool), 1)
     hits = np.zeros((10, 10), bool)
     hits[0] = True
@@ -144,18 +161,27 @@ def test_without_an_entry_the_task_itself_reads(rng) -> None:
         assert calibrated(task, {}) is task
         assert calibrated(task, {"other": 2.0}) is task
     raw = raws(rng)
-    z = raw["expression"].astype(np.float64)  # as answers were read before there were temperatures, to the bit
+    z = raw["expression"].astype(
+        np.float64
+    )  # as answers were read before there were temperatures, to the bit
     e = np.exp(z - z.max())
     by_name = dict(zip(EXPRESSION.names, (e / e.sum()).tolist(), strict=True))
     assert EXPRESSION.read(raw["expression"], CROP).probabilities == by_name
     z = raw["attributes"].astype(np.float64)
-    assert list(ATTRIBUTES.read(raw["attributes"], CROP).probabilities.values()) == np.exp(-np.logaddexp(0.0, -z)).tolist()
+    assert (
+        list(ATTRIBUTES.read(raw["attributes"], CROP).probabilities.values())
+        == np.exp(-np.logaddexp(0.0, -z)).tolist()
+    )
     z = raw["age"].astype(np.float64)
     p = np.exp(z - z.max())
     p /= p.sum()
     low, high = np.interp([0.1, 0.9], np.concatenate([[0.0], np.cumsum(p)]), np.arange(102) - 0.5)
     age = AGE.read(raw["age"], CROP)
-    assert (age.years, age.low, age.high) == (float(p @ np.arange(101)), max(float(low), 0), min(float(high), 100))
+    assert (age.years, age.low, age.high) == (
+        float(p @ np.arange(101)),
+        max(float(low), 0),
+        min(float(high), 100),
+    )
 
 
 def test_a_temperature_divides_and_leaves_the_catalogue_alone(rng) -> None:
@@ -164,10 +190,15 @@ def test_a_temperature_divides_and_leaves_the_catalogue_alone(rng) -> None:
     assert EXPRESSION.temperature == ATTRIBUTES.temperature == AGE.temperature == 1
     assert warm["expression"].read(raw["expression"], CROP) == EXPRESSION.read(raw["expression"] / 2, CROP)
     assert warm["attributes"].read(raw["attributes"], CROP) == ATTRIBUTES.read(raw["attributes"] / 2, CROP)
-    assert EXPRESSION.read(raw["expression"], CROP).label == warm["expression"].read(raw["expression"], CROP).label
+    assert (
+        EXPRESSION.read(raw["expression"], CROP).label
+        == warm["expression"].read(raw["expression"], CROP).label
+    )
     peak = (-0.5 * ((np.arange(101) - 40) / 5) ** 2).astype(np.float32)
     plain, wide = AGE.read(peak, CROP), warm["age"].read(peak, CROP)
-    assert wide.high - wide.low == pytest.approx(2**0.5 * (plain.high - plain.low), rel=0.02)  # twice the variance
+    assert wide.high - wide.low == pytest.approx(
+        2**0.5 * (plain.high - plain.low), rel=0.02
+    )  # twice the variance
     assert wide.years == plain.years
     assert wide.low < plain.low < plain.high < wide.high
 
@@ -180,7 +211,9 @@ def test_a_narrowed_interval_still_holds_the_years() -> None:
     assert age.years == pytest.approx((20 * math.e + 80) / (math.e + 1), abs=1e-3)
 
 
-@pytest.mark.parametrize("entry", [{"parsing": 2.0}, {"age": 0}, {"age": "warm"}, {"age": float("inf")}, {"age": [1.0]}])
+@pytest.mark.parametrize(
+    "entry", [{"parsing": 2.0}, {"age": 0}, {"age": "warm"}, {"age": float("inf")}, {"age": [1.0]}]
+)
 def test_a_temperature_that_makes_no_sense_is_refused(entry) -> None:
     task = {"parsing": PARSING, "age": AGE}[next(iter(entry))]
     with pytest.raises(BadWeights, match="temperature"):

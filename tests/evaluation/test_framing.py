@@ -1,4 +1,6 @@
-"""What a protocol of parsing shows to a model: a crop that does not reach the whole picture has a ceiling, and says it."""
+"""What a protocol of parsing shows to a model: a crop that does not reach the whole picture has a ceiling,
+and says it.
+"""
 
 from __future__ import annotations
 
@@ -44,13 +46,19 @@ def test_pixels_that_a_crop_does_not_reach_lower_the_ceiling():
 @needs_pack
 @pytest.mark.parametrize(("whole", "ceiling"), [(False, 0.9820), (True, 1.0)])
 def test_a_perfect_answer_on_celebamask(whole: bool, ceiling: float):
-    """Crops by the set's five points, which the protocol had, reach 92.3 % of a picture; whole pictures lose nothing."""
+    """Crops by the set's five points, which the protocol had, reach 92.3 % of a picture; whole pictures lose
+    nothing.
+    """
     dataset, metrics = pack.celebamask("val"), PARSING.metrics()
     view = View((512, 512), "head", (0.5,) * 3, (0.5,) * 3)
     for i in range(len(dataset)):
         image, truth = dataset[i].image, dataset[i].labels["parsing"]
         h, w = truth.shape
-        crop = whole_picture(image, view) if whole else geometry.align(image, CELEBAMASK_FIVE * (w, h) - 0.5, view)
+        crop = (
+            whole_picture(image, view)
+            if whole
+            else geometry.align(image, CELEBAMASK_FIVE * (w, h) - 0.5, view)
+        )
         target, _ = PARSING.encode_target(truth, crop.from_photo, False, view.size)
         metrics.update(Parsing(target, crop.from_photo, PARSING.names, PARSING.labels, {}), truth)
     assert metrics.compute()["ceiling"] == pytest.approx(ceiling, abs=5e-4)

@@ -1,4 +1,4 @@
-"""Every official protocol on a few pictures, answered by nobody but this file: the numbers are known by hand."""
+"""Every official protocol on a few pictures, answered by this file: the numbers are known by hand."""
 
 from __future__ import annotations
 
@@ -26,8 +26,15 @@ from tests.support import layouts_people as people_sets
 from tests.support import layouts_points as point_sets
 
 VIEW = View((256, 256), "head", (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
-MINE = {n: p for n, p in PROTOCOLS.items() if isinstance(p.dataset, partial) and isinstance(p.dataset.func, Official)}
-OF = {kind: [n for n, p in MINE.items() if isinstance(TASKS[p.task].shape, kind)] for kind in (Points, Map, Vector, Embedding)}
+MINE = {
+    n: p
+    for n, p in PROTOCOLS.items()
+    if isinstance(p.dataset, partial) and isinstance(p.dataset.func, Official)
+}
+OF = {
+    kind: [n for n, p in MINE.items() if isinstance(TASKS[p.task].shape, kind)]
+    for kind in (Points, Map, Vector, Embedding)
+}
 PERFECT = {"nme": 0, "mean_f1": 1, "overall_f": 1, "mae": 0, "accuracy": 100, "mean_accuracy": 100}
 
 
@@ -45,7 +52,9 @@ def _lapa(root: Path) -> None:
     point_sets.lapa(root)
     for path in root.glob("LaPa/*/landmarks/*.txt"):
         rows = [line.split() for line in path.read_text().splitlines()]
-        for index, place in zip((104, 105, 54, 84, 90), (geometry.template_points(VIEW) - 1.5) / 4, strict=True):
+        for index, place in zip(
+            (104, 105, 54, 84, 90), (geometry.template_points(VIEW) - 1.5) / 4, strict=True
+        ):
             rows[1 + index] = [str(v) for v in place]
         path.write_text("".join(" ".join(r) + "\n" for r in rows))
 
@@ -53,7 +62,10 @@ def _lapa(root: Path) -> None:
 def _morph2(root: Path) -> None:
     """Fifteen, of which a fifth are the test."""
     names = [f"Album2/{i}.JPG" for i in range(15)]
-    people_sets.put(root / "morph_2008_nonCommercial.csv", "photo,age\n" + "".join(f"{n},{20 + i}\n" for i, n in enumerate(names)))
+    people_sets.put(
+        root / "morph_2008_nonCommercial.csv",
+        "photo,age\n" + "".join(f"{n},{20 + i}\n" for i, n in enumerate(names)),
+    )
     people_sets.points_table(root / "points5.parquet", names)
     for i, n in enumerate(names):
         people_sets.put(root / n, people_sets.encoded(i % 4, (178, 218)))
@@ -63,14 +75,19 @@ def _utkface(root: Path) -> None:
     """Fifteen, of which a fifth are the test; CORAL's test has three of them."""
     stems = [f"{20 + i}_{i % 2}_0_2017{i:013}" for i in range(15)]
     people_sets.utkface(root, stems)
-    people_sets.put(root / "utk_test.csv", ",file,age\n" + "".join(f"{i},{stems[i]}.jpg.chip.jpg,{i - 1}\n" for i in (1, 2, 14)))
+    people_sets.put(
+        root / "utk_test.csv",
+        ",file,age\n" + "".join(f"{i},{stems[i]}.jpg.chip.jpg,{i - 1}\n" for i in (1, 2, 14)),
+    )
 
 
 def _ferplus(root: Path) -> None:
     """Happiness, contempt and fear; and one picture of training."""
     votes = [np.eye(10, dtype=int)[i] * 10 for i in (1, 7, 6, 0)]
     usages = ("PrivateTest", "PrivateTest", "PrivateTest", "Training")
-    people_sets.ferplus(root, [(u, f"fer{i}.png", v.tolist()) for i, (u, v) in enumerate(zip(usages, votes, strict=True))])
+    people_sets.ferplus(
+        root, [(u, f"fer{i}.png", v.tolist()) for i, (u, v) in enumerate(zip(usages, votes, strict=True))]
+    )
 
 
 def _verification(root: Path) -> None:
@@ -81,10 +98,12 @@ def _verification(root: Path) -> None:
 
 
 WRITERS: dict[str, Callable[[Path], Any]] = {
-    "300w": point_sets.ibug300w, "wflw": _wflw, "cofw": point_sets.cofw, "aflw19": point_sets.aflw19, "mtfl-official": point_sets.mtfl,
+    "300w": point_sets.ibug300w, "wflw": _wflw, "cofw": point_sets.cofw, "aflw19": point_sets.aflw19,
+    "mtfl-official": point_sets.mtfl,
     "celebamask-hq": point_sets.celebamask_hq, "lapa": _lapa, "helen": point_sets.helen, "morph2": _morph2,
     "utkface-official": _utkface,
-    "affectnet": lambda root: people_sets.affectnet(root, (0, 1, 7)), "rafdb": people_sets.rafdb, "ferplus-official": _ferplus,
+    "affectnet": lambda root: people_sets.affectnet(root, (0, 1, 7)), "rafdb": people_sets.rafdb,
+    "ferplus-official": _ferplus,
     "celeba-official": people_sets.celeba, "lfwa": lambda root: people_sets.lfwa(root, hdf5=False),
     "lfw-official": people_sets.lfw, "verification": _verification, "ms1mv3": people_sets.ms1mv3,
 }  # fmt: skip
@@ -120,7 +139,12 @@ def raw_of(p: Protocol, label: Any, sample: Sample, view: View) -> np.ndarray:
     t: Any = TASKS[name]
     if p.tanh:  # a picture of the labels, warped as the photo is
         affine = geometry.tanh_align(sample.image, sample.points, view.size, p.tanh).from_photo
-        return np.stack([geometry.tanh_crop((label == k).astype(np.uint8) * 20, affine, view.size, p.tanh) for k in range(t.shape.n)])
+        return np.stack(
+            [
+                geometry.tanh_crop((label == k).astype(np.uint8) * 20, affine, view.size, p.tanh)
+                for k in range(t.shape.n)
+            ]
+        )
     crop = whole_picture(sample.image, view) if p.whole else geometry.align(sample.image, sample.points, view)
     target, _ = t.encode_target(label, crop.from_photo, False, view.size)
     if isinstance(t.shape, Points):
@@ -135,7 +159,9 @@ def raw_of(p: Protocol, label: Any, sample: Sample, view: View) -> np.ndarray:
 
 
 class Fake:
-    """An Answerer that gives out a list of raw answers in order, under one name; with `mirrored` every second call is from there."""
+    """An Answerer that gives out a list of raw answers in order, under one name; with `mirrored` every second
+    call is from there.
+    """
 
     def __init__(self, name: str, raw: list[Any], *, mirrored: list[Any] | None = None, view: View = VIEW):
         self.view, self.tasks, self.name, self.seen = view, (task(name),), name, list[np.ndarray]()
@@ -163,10 +189,13 @@ def fake(p: Protocol, dataset: Any, change: Callable[[Any, Sample], Any] | None 
 
 def test_the_official_protocols_are_these():
     assert set(MINE) == {
-        "300w-common", "300w-challenge", "300w-full", "wflw", *(f"wflw-{s}" for s in landmarks.WFLW_SUBSETS), "cofw", "aflw19",
-        "aflw19-frontal", "mtfl-official", "celebamask-hq", "lapa", "lapa-tanh", "helen", "morph2", "utkface-official",
+        "300w-common", "300w-challenge", "300w-full", "wflw", *(f"wflw-{s}" for s in landmarks.WFLW_SUBSETS),
+        "cofw", "aflw19",
+        "aflw19-frontal", "mtfl-official", "celebamask-hq", "lapa", "lapa-tanh", "helen", "morph2",
+        "utkface-official",
         "utkface-coral", "affectnet-7", "affectnet-8",
-        "rafdb", "ferplus-official", "ferplus-official-7", "celeba-official", "lfwa", "lfw.bin", "cfp_fp", "agedb_30", "calfw", "cplfw",
+        "rafdb", "ferplus-official", "ferplus-official-7", "celeba-official", "lfwa", "lfw.bin", "cfp_fp",
+        "agedb_30", "calfw", "cplfw",
         "lfw-official",
     }  # fmt: skip
     assert {n for n, p in PROTOCOLS.items() if p.mirror} == set(OF[Embedding])
@@ -194,8 +223,10 @@ def test_a_table_of_landmarks_says_that_true_points_remove_the_roll(name: str):
 
 # pictures, and the two points whose distance is the unit; None: the diagonal of the box
 LANDMARKS = {
-    "300w-common": (2, (36, 45)), "300w-challenge": (1, (36, 45)), "300w-full": (3, (36, 45)), "wflw": (3, (60, 72)),
-    **{f"wflw-{s}": (1, (60, 72)) for s in landmarks.WFLW_SUBSETS}, "cofw": (1, (8, 9)), "aflw19": (2, None), "aflw19-frontal": (1, None),
+    "300w-common": (2, (36, 45)), "300w-challenge": (1, (36, 45)), "300w-full": (3, (36, 45)), "wflw": (3,
+    (60, 72)),
+    **{f"wflw-{s}": (1, (60, 72)) for s in landmarks.WFLW_SUBSETS}, "cofw": (1, (8, 9)), "aflw19": (2, None),
+    "aflw19-frontal": (1, None),
     "mtfl-official": (1, (0, 1)),
 }  # fmt: skip
 
@@ -215,7 +246,9 @@ def test_points_that_are_five_pixels_off(name: str, build: Callable[[str], None]
     if eyes is None:
         x1, y1, x2, y2 = label["box"]
         unit = float(np.hypot(x2 - x1, y2 - y1))
-        assert score.values["nme_box"] == pytest.approx(100 * 5 / np.sqrt((x2 - x1) * (y2 - y1)) / n, rel=1e-4)
+        assert score.values["nme_box"] == pytest.approx(
+            100 * 5 / np.sqrt((x2 - x1) * (y2 - y1)) / n, rel=1e-4
+        )
         assert score.values["boxed"] == 100
     else:
         unit = float(np.hypot(*(label[eyes[0]] - label[eyes[1]])))
@@ -232,13 +265,19 @@ def test_lapa_is_scored_at_the_pictures_own_size(build: Callable[[str], None]):
     shifted = np.zeros_like(truth)
     shifted[:, 1:] = truth[:, :-1]
     score = evaluate(fake(p, dataset, lambda label, sample: shifted), p)
-    # rows of face 10 to 39: its 24 columns overlap in 23; the mouth, 12 pixels of row 30, in 11; hair, 64 columns of 10 rows, in 63 of 63
+    # rows of face 10 to 39: its 24 columns overlap in 23; the mouth, 12 pixels of row 30, in 11; hair, 64
+    # columns of 10 rows, in 63 of 63
     assert score.values["f1:hair"] == pytest.approx(2 * 63 / (64 + 63))
     assert score.values["f1:inner_mouth"] == pytest.approx(11 / 12)
-    rows_without_mouth, row_of_mouth = 29 * 23, (25 - 21) + (43 - 37)  # face in both: columns 21..24 and 38..43 of row 30
+    rows_without_mouth, row_of_mouth = (
+        29 * 23,
+        (25 - 21) + (43 - 37),
+    )  # face in both: columns 21..24 and 38..43 of row 30
     hits = rows_without_mouth + row_of_mouth
     assert score.values["f1:face"] == pytest.approx(2 * hits / (2 * (30 * 24 - 12)))
-    assert score.headline == pytest.approx(np.mean([score.values[f"f1:{n}"] for n in ("face", "inner_mouth", "hair")]))
+    assert score.headline == pytest.approx(
+        np.mean([score.values[f"f1:{n}"] for n in ("face", "inner_mouth", "hair")])
+    )
 
 
 def test_celebamask_of_which_a_class_is_not_seen(build: Callable[[str], None]):
@@ -249,7 +288,9 @@ def test_celebamask_of_which_a_class_is_not_seen(build: Callable[[str], None]):
     present = set(np.unique(truth)) - {0}
     nose = TASKS["parsing"].names.index("nose")  # type: ignore[attr-defined]
     assert nose in present
-    score = evaluate(fake(p, dataset, lambda label, sample: np.where(label == nose, 0, label).astype(np.uint8)), p)
+    score = evaluate(
+        fake(p, dataset, lambda label, sample: np.where(label == nose, 0, label).astype(np.uint8)), p
+    )
     assert score.headline == pytest.approx((len(present) - 1) / len(present))
 
 
@@ -263,7 +304,9 @@ def test_helen_counts_brows_eyes_nose_and_mouth_together(build: Callable[[str], 
     unseen = int((truth == nose).sum())
 
     def wrong(label: Any, sample: Sample) -> np.ndarray:
-        """The nose is taken for skin, which is a miss, and the upper lip for the mouth, which is one part with it."""
+        """The nose is taken for skin, which is a miss, and the upper lip for the mouth, which is one part
+        with it.
+        """
         return np.where(label == nose, 1, np.where(label == lip, mouth, label)).astype(np.uint8)
 
     score = evaluate(fake(p, dataset, wrong), p)
@@ -310,7 +353,9 @@ E = np.eye(512, dtype=np.float32)
 
 @pytest.mark.parametrize("name", [n for n in OF[Embedding] if n != "lfw-official"])
 def test_pairs_need_the_mirror_image_here(name: str, build: Callable[[str], None]):
-    """Pictures alone say the contrary of the truth; what the mirror images say is ten times as long and right."""
+    """Pictures alone say the contrary of the truth; what the mirror images say is ten times as long and
+    right.
+    """
     build("verification")
     p = MINE[name]
     straight = [E[0], E[1], E[0], E[0], E[0], E[1], E[0], E[0]]  # same: orthogonal, different: equal
@@ -319,7 +364,8 @@ def test_pairs_need_the_mirror_image_here(name: str, build: Callable[[str], None
     assert (score.values["n"], score.headline) == (4, 100)
     # similarities: same (0 + 100) / 101, different (1 + 0) / 101; the threshold is in the middle
     assert score.values["threshold"] == pytest.approx(0.5, abs=1e-6)
-    # alone: both folds see a same pair at 0 and another at 1; of the two equally bad cuts the upper is taken, all are "different"
+    # alone: both folds see a same pair at 0 and another at 1; of the two equally bad cuts the upper is taken,
+    # all are "different"
     assert evaluate(Fake("identity512", straight), dataclasses.replace(p, mirror=False)).headline == 50
 
 
@@ -331,7 +377,8 @@ def test_folds_of_lfw_are_those_of_its_list(build: Callable[[str], None]):
     assert who == [True, True, False]
     right = [E[0] if w else E[1] for w in who]
     assert evaluate(Fake("identity512", right, mirrored=right), p).headline == 100
-    # Abel's second picture looks like Aaron. Fold 2 (similarities 0 same, 1 other) cuts at 2: of fold 1 the other pair is right.
+    # Abel's second picture looks like Aaron. Fold 2 (similarities 0 same, 1 other) cuts at 2: of fold 1 the
+    # other pair is right.
     # Fold 1 (0 same, 0 other) cuts at 1: of fold 2 (0 same, 1 other) none is.
     wrong = [right[0], E[1], right[2]]
     score = evaluate(Fake("identity512", wrong, mirrored=wrong), p)
@@ -348,7 +395,11 @@ def test_the_second_look_is_at_the_mirror_image(build: Callable[[str], None], rn
             return 4
 
         def __getitem__(self, i: int) -> Sample:
-            return Sample(np.roll(noisy, i, 0), {"identity512": [(i // 2, i < 2), (2 + i // 2, i < 2)]}, geometry.template_points(VIEW))
+            return Sample(
+                np.roll(noisy, i, 0),
+                {"identity512": [(i // 2, i < 2), (2 + i // 2, i < 2)]},
+                geometry.template_points(VIEW),
+            )
 
     model = Fake("identity512", [E[0]] * 4, mirrored=[E[0]] * 4)
     evaluate(model, MINE["lfw.bin"], dataset=Noise())
@@ -370,28 +421,43 @@ class Has:
 
     def __call__(self, images: np.ndarray) -> dict[str, np.ndarray]:
         years = {t.name: 50 if "@" in t.name else 60 for t in self.tasks}
-        return {n: np.tile(80.0 * (np.arange(101) == y), (len(images), 1)).astype(np.float32) for n, y in years.items()}
+        return {
+            n: np.tile(80.0 * (np.arange(101) == y), (len(images), 1)).astype(np.float32)
+            for n, y in years.items()
+        }
 
 
 def test_the_answer_for_the_set_is_preferred_to_the_plain_one(build: Callable[[str], None]):
     build("morph2")
     p = MINE["morph2"]
     mean = np.mean([p.dataset()[i].labels["age"] for i in range(3)])
-    for names, years in ((("age", "age@morph2"), 50), (("age@morph2",), 50), (("age",), 60), (("age@utkface", "age"), 60)):
+    for names, years in (
+        (("age", "age@morph2"), 50),
+        (("age@morph2",), 50),
+        (("age",), 60),
+        (("age@utkface", "age"), 60),
+    ):
         assert evaluate(Has(*names), p).headline == pytest.approx(years - mean), names
-    with pytest.raises(UsageError, match="does not answer 'age' or 'age@morph2', which morph2 scores; it answers: age@utkface"):
+    with pytest.raises(
+        UsageError,
+        match="does not answer 'age' or 'age@morph2', which morph2 scores; it answers: age@utkface",
+    ):
         evaluate(Has("age@utkface"), p)
 
 
-def test_without_names_what_can_run_runs_and_the_rest_is_told(build: Callable[[str], None], tmp_path: Path, capsys: Any):
+def test_without_names_what_can_run_runs_and_the_rest_is_told(
+    build: Callable[[str], None], tmp_path: Path, capsys: Any
+):
     build("morph2")
     scores = run(Has("age@morph2", "age"))
     assert [s.protocol for s in scores] == ["morph2"]
     told = capsys.readouterr().err
-    assert f"mien: skipped utkface-age: expected {tmp_path / 'utkface' / 'val.parquet'}; it is missing" in told
     assert (
-        f"mien: skipped utkface-official: expected {tmp_path / 'utkface-official'}, laid out as mien.data.formats.attributes.utkface says"
-        in told
+        f"mien: skipped utkface-age: expected {tmp_path / 'utkface' / 'val.parquet'}; it is missing" in told
+    )
+    assert (
+        f"mien: skipped utkface-official: expected {tmp_path / 'utkface-official'}, laid out as"
+        " mien.data.formats.attributes.utkface says" in told
     )
     assert "does not answer them: " in told and "wflw (wflw98)" in told and "morph2" not in told
     with pytest.raises(MissingData, match=r"utkface-official.*it is missing"):
@@ -414,7 +480,9 @@ def test_no_data_folder_is_said_first(monkeypatch: pytest.MonkeyPatch, tmp_path:
 
 def test_a_split_without_pictures_has_no_number(build: Callable[[str], None], tmp_path: Path):
     point_sets.wflw(tmp_path / "wflw")
-    with pytest.raises(MissingData, match="wflw/test_makeup holds no pictures, so that wflw-makeup has no number"):
+    with pytest.raises(
+        MissingData, match="wflw/test_makeup holds no pictures, so that wflw-makeup has no number"
+    ):
         evaluate(Fake("wflw98", []), MINE["wflw-makeup"])
 
 

@@ -31,7 +31,9 @@ def model() -> OnnxModel:
 
 
 class Labels:
-    """Finds what is labelled, less what is hidden; a second box around each face stands farther off, and a third elsewhere."""
+    """Finds what is labelled, less what is hidden; a second box around each face stands farther off, and a
+    third elsewhere.
+    """
 
     def __init__(self, of: Toy, hidden: tuple[int, ...] = ()):
         self.samples, self.hidden = [of[i] for i in range(len(of))], hidden
@@ -44,7 +46,9 @@ class Labels:
 
     def box(self, points: np.ndarray, away: tuple[float, float], told: np.ndarray | None = None) -> Detection:
         x, y = points.mean(0) + away
-        return Detection(np.array([x - 30, y - 30, x + 30, y + 30]), 0.9, points + 40 if told is None else told)
+        return Detection(
+            np.array([x - 30, y - 30, x + 30, y + 30]), 0.9, points + 40 if told is None else told
+        )
 
 
 def score(model: OnnxModel, hidden: tuple[int, ...] = (), **how: object) -> Score:
@@ -72,7 +76,9 @@ def test_a_face_that_is_not_found_has_no_answer(model: OnnxModel) -> None:
     ([(0, 0, 10, 10)], 0),
     ([(0, 0, 40, 40), (0, 0, 22, 22), (8, 8, 12, 11), (11, 8, 12, 12)], 2),
 ])  # fmt: skip
-def test_the_face_is_the_box_around_it_whose_middle_is_nearest(boxes: list[tuple[int, ...]], which: int | None) -> None:
+def test_the_face_is_the_box_around_it_whose_middle_is_nearest(
+    boxes: list[tuple[int, ...]], which: int | None
+) -> None:
     assert face_at([(9, 10), (11, 10)], boxes) == which
 
 
@@ -88,7 +94,12 @@ def test_the_embedded_detector_places_a_photo(model: OnnxModel) -> None:
             return 1
 
         def __getitem__(self, i: int) -> Sample:
-            return Sample(pixels, {"landmarks": np.zeros((68, 2)) + np.arange(68)[:, None]}, np.asarray(face.points, np.float64) + 8, "a")
+            return Sample(
+                pixels,
+                {"landmarks": np.zeros((68, 2)) + np.arange(68)[:, None]},
+                np.asarray(face.points, np.float64) + 8,
+                "a",
+            )
 
     labelled, found = (evaluate(model, PROTOCOL, dataset=One(), find=how) for how in (None, find))
     assert found.values["found"] == 100

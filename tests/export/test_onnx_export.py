@@ -41,8 +41,14 @@ def crops(view, n: int) -> np.ndarray:
 
 def test_parity_on_photographed_faces(pair, reader):
     model, folder = pair
-    found = [(photo.photo.pixels, face.points) for photo in reader(["examples/astronaut.jpg", "examples/collage.jpg"]) for face in photo]
-    images = model.view.tensor(np.stack([geometry.align(p, points, model.view).pixels for p, points in found]))
+    found = [
+        (photo.photo.pixels, face.points)
+        for photo in reader(["examples/astronaut.jpg", "examples/collage.jpg"])
+        for face in photo
+    ]
+    images = model.view.tensor(
+        np.stack([geometry.align(p, points, model.view).pixels for p, points in found])
+    )
     assert len(images) == 12
     gaps = difference(model, folder / "m.onnx", images)
     assert max(gaps.values()) <= 1e-4, gaps
@@ -65,7 +71,12 @@ def test_the_header_is_inside(pair):
     assert [t.name for t in onnx.tasks] == [t.name for t in model.tasks]
     assert onnx.name == "faceptor_tiny"
     assert onnx.header["recipe"] == "test"
-    assert {t["labels"] for t in onnx.header["tasks"]} == {"ibug68", "celebamask19", "years101", "embedding128"}
+    assert {t["labels"] for t in onnx.header["tasks"]} == {
+        "ibug68",
+        "celebamask19",
+        "years101",
+        "embedding128",
+    }
 
 
 def test_release_writes_provenance_that_is_checked_at_load(pair, tmp_path):

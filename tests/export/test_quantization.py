@@ -24,7 +24,12 @@ FLOAT = WEIGHTS / "mien.onnx"
 def faces() -> np.ndarray:
     """Thirty-two looks at the example faces, normalised: (32, 3, H, W)."""
     reader = load(tasks=[], threads=1)
-    crops = [f.crop.pixels for r in reader(["examples/astronaut.jpg", "examples/collage.jpg"]) for f in r if f.crop is not None]
+    crops = [
+        f.crop.pixels
+        for r in reader(["examples/astronaut.jpg", "examples/collage.jpg"])
+        for f in r
+        if f.crop is not None
+    ]
     looks = [c[:, ::-1] if i % 2 else c for i, c in enumerate(crops * MINIMUM)][:MINIMUM]
     light = np.linspace(0.6, 1.1, MINIMUM)[:, None, None, None]
     return reader.model.view.tensor((np.stack(looks) * light).clip(0, 255).astype(np.uint8))
@@ -48,17 +53,23 @@ def small(faces: np.ndarray, tmp_path_factory: pytest.TempPathFactory) -> tuple[
     return out, quantize(FLOAT, out, faces, keep=("parsing",))
 
 
-def test_it_answers_as_the_float_network_does_and_says_where_it_comes_from(small: tuple[Path, dict], faces: np.ndarray) -> None:
+def test_it_answers_as_the_float_network_does_and_says_where_it_comes_from(
+    small: tuple[Path, dict], faces: np.ndarray
+) -> None:
     out, record = small
     before, after = OnnxModel(FLOAT), OnnxModel(out)
     assert record["bytes"] == out.stat().st_size < 0.6 * FLOAT.stat().st_size
     assert record["int8"] == {"of": before.sha256, "faces": MINIMUM, "float": ["parsing"]}
     assert record["licence"] and "scores" not in record, "numbers of the float network are not this one's"
     assert after.header == before.header
-    assert [getattr(t, "temperature", None) for t in after.tasks] == [getattr(t, "temperature", None) for t in before.tasks]
+    assert [getattr(t, "temperature", None) for t in after.tasks] == [
+        getattr(t, "temperature", None) for t in before.tasks
+    ]
     moved = shift(FLOAT, out, faces[:8])
     assert set(moved) == {t.name for t in before.tasks}
-    assert all(0 < v < 0.6 for v in moved.values()), moved  # an unrelated network's answers would be about 1.1 away
+    assert all(0 < v < 0.6 for v in moved.values()), (
+        moved
+    )  # an unrelated network's answers would be about 1.1 away
     assert shift(FLOAT, FLOAT, faces[:2]) == dict.fromkeys(moved, 0.0)
 
 
@@ -70,9 +81,12 @@ def test_a_kept_task_has_float_convolutions_of_its_own(small: tuple[Path, dict])
 
 
 @pytest.mark.parametrize(
-    ("keep", "n", "says"), [(("hair",), MINIMUM, "'hair' is no task"), ((), MINIMUM - 1, f"{MINIMUM - 1} faces are too few")]
+    ("keep", "n", "says"),
+    [(("hair",), MINIMUM, "'hair' is no task"), ((), MINIMUM - 1, f"{MINIMUM - 1} faces are too few")],
 )
-def test_what_cannot_be_made_is_refused(keep: tuple[str, ...], n: int, says: str, faces: np.ndarray, tmp_path: Path) -> None:
+def test_what_cannot_be_made_is_refused(
+    keep: tuple[str, ...], n: int, says: str, faces: np.ndarray, tmp_path: Path
+) -> None:
     with pytest.raises(UsageError, match=says):
         quantize(FLOAT, tmp_path / "x.onnx", faces[:n], keep=keep)
     assert not list(tmp_path.iterdir())

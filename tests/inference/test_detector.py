@@ -14,7 +14,17 @@ from hypothesis import strategies as st
 
 from mien import geometry
 from mien.errors import UsageError
-from mien.inference.detector import Detector, alone, cut, most_inside, resized, same_face, spans, turned_back, up
+from mien.inference.detector import (
+    Detector,
+    alone,
+    cut,
+    most_inside,
+    resized,
+    same_face,
+    spans,
+    turned_back,
+    up,
+)
 from mien.tasks import AGE, FACES
 from mien.tasks.detection import cells
 from mien.types import Detection, Floats, View
@@ -153,7 +163,9 @@ def test_pictures_are_normalised_a_channel_at_a_time() -> None:
     view = View((32, 32), "photo", (0.4, 0.5, 0.6), (0.2, 0.25, 0.3))
     found = view.tensor(pixels)
     assert found.dtype == np.float32 and found.flags.c_contiguous
-    np.testing.assert_allclose(found, ((pixels / 255 - view.mean) / view.std).transpose(0, 3, 1, 2), atol=1e-6)
+    np.testing.assert_allclose(
+        found, ((pixels / 255 - view.mean) / view.std).transpose(0, 3, 1, 2), atol=1e-6
+    )
 
 
 def test_sizes() -> None:
@@ -176,7 +188,10 @@ def test_wrong_use_is_told() -> None:
 
 
 def test_detecting_needs_no_torch() -> None:
-    code = "import sys, mien.inference.detector; print({'torch', 'mien.data', 'mien.training.loop'} & set(sys.modules) or 'none')"
+    code = (
+        "import sys, mien.inference.detector; print({'torch', 'mien.data', 'mien.training.loop'} &"
+        " set(sys.modules) or 'none')"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert done.stdout.strip() == "none", done
 
@@ -215,7 +230,9 @@ def test_a_face_of_a_turned_copy_comes_back_to_its_place(quarters: int) -> None:
     assert found.score == 0.9 and found.upright
 
 
-@pytest.mark.parametrize(("degrees", "upright"), [(0, True), (40, True), (50, False), (90, False), (-90, False), (179, False)])
+@pytest.mark.parametrize(
+    ("degrees", "upright"), [(0, True), (40, True), (50, False), (90, False), (-90, False), (179, False)]
+)
 def test_roll_is_clockwise(degrees: float, upright: bool) -> None:
     level = [(-10, -10), (10, -10), (0, 0), (-8, 10), (8, 10)]
     points = geometry.move_points(level, geometry.about((0, 0), degrees=degrees)).astype(np.float32)
@@ -224,7 +241,7 @@ def test_roll_is_clockwise(degrees: float, upright: bool) -> None:
 
 
 class TurnedSquares(Squares):
-    """Sees blobs only in copies whose bright corner pixel is at the top left: faces that are upright there."""
+    """Sees blobs only in copies whose bright corner pixel is top left: faces that are upright there."""
 
     def __call__(self, images: Floats) -> dict[str, Floats]:
         out = super().__call__(images)

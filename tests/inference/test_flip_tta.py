@@ -1,4 +1,4 @@
-"""Reading a face with its mirror image: one call, answers of both brought together, and whoever cannot do it."""
+"""Reading a face with its mirror image: one call, merged answers, and networks that cannot do it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from mien.types import View
 
 
 class Leaning:
-    """Answers age by the mean of the left half, and points by its argmax: a face and its mirror image differ."""
+    """Answers age by the mean of the left half, and points by its argmax: a mirror image differs."""
 
     view, tasks, calls = View((8, 8), "head", (0.5,) * 3, (0.5,) * 3), (AGE, LANDMARKS), 0
 
@@ -32,11 +32,16 @@ def test_answers_are_the_mean_of_both_in_one_call():
     both = FlipTTA(inner)(images)
     assert inner.calls == 1
     assert np.allclose(both["age"][:, 0], images.mean((1, 2, 3)), atol=1e-6)
-    assert np.array_equal(both["landmarks"], inner(images)["landmarks"]), "points are answered from the picture alone"
+    assert np.array_equal(both["landmarks"], inner(images)["landmarks"]), (
+        "points are answered from the picture alone"
+    )
 
 
 def test_a_reader_that_mirrors_answers_alike_for_a_face_and_its_mirror_image():
-    plain, mirrored = (mien.load(threads=1, tasks=["age", "expression", "identity", "landmarks"], mirror=m) for m in (False, True))
+    plain, mirrored = (
+        mien.load(threads=1, tasks=["age", "expression", "identity", "landmarks"], mirror=m)
+        for m in (False, True)
+    )
     crop = plain("examples/astronaut.jpg")[0].crop
     other = mien.types.Crop(crop.pixels[:, ::-1].copy(), crop.from_photo)
 
@@ -45,7 +50,11 @@ def test_a_reader_that_mirrors_answers_alike_for_a_face_and_its_mirror_image():
         return float(np.abs(a["identity"].embedding - b["identity"].embedding).max())
 
     assert gap(mirrored) < 1e-4 < 1e-2 < gap(plain)
-    assert np.allclose(mirrored.read_crops([crop])[0]["landmarks"].points, plain.read_crops([crop])[0]["landmarks"].points, atol=1e-2)
+    assert np.allclose(
+        mirrored.read_crops([crop])[0]["landmarks"].points,
+        plain.read_crops([crop])[0]["landmarks"].points,
+        atol=1e-2,
+    )
 
 
 def test_a_detector_cannot_be_mirrored():
@@ -54,7 +63,16 @@ def test_a_detector_cannot_be_mirrored():
 
 
 def test_records_say_so_and_a_table_of_one_forward_is_not_gone_on_with(tmp_path):
-    words = ["analyze", "examples/astronaut.jpg", "--tasks", "age", "--threads", "1", "--out", str(tmp_path / "rows.jsonl")]
+    words = [
+        "analyze",
+        "examples/astronaut.jpg",
+        "--tasks",
+        "age",
+        "--threads",
+        "1",
+        "--out",
+        str(tmp_path / "rows.jsonl"),
+    ]
     assert CliRunner().invoke(app, [*words, "--mirror"]).exit_code == 0
     assert '"name": "mien_tiny+mirror"' in (tmp_path / "rows.jsonl").read_text(encoding="utf-8")
     assert CliRunner().invoke(app, [*words, "--mirror", "--resume"]).exit_code == 0

@@ -75,11 +75,15 @@ def whole() -> tuple[np.ndarray, dict[str, np.ndarray]]:
     return images, dict(model(images))
 
 
-@pytest.mark.parametrize("tasks", [None, ["age"], ["identity"], ["gender", "pose"], ["parsing", "expression"]])
+@pytest.mark.parametrize(
+    "tasks", [None, ["age"], ["identity"], ["gender", "pose"], ["parsing", "expression"]]
+)
 def test_a_reader_works_for_what_is_asked_and_answers_the_same(tasks: list[str] | None, whole: tuple) -> None:
     images, answers = whole
     asked = OnnxModel(FILE, threads=1, tasks=tasks or default_task)
-    wanted = {None: set(answers) - {"identity"}, "gender": {"attributes", "landmarks"}}.get(tasks and tasks[0], set(tasks or ()))
+    wanted = {None: set(answers) - {"identity"}, "gender": {"attributes", "landmarks"}}.get(
+        tasks and tasks[0], set(tasks or ())
+    )
     found = asked(images)
     assert set(found) == {t.name for t in asked.tasks} == wanted
     assert all(np.array_equal(found[n], answers[n]) for n in found)
@@ -93,10 +97,15 @@ def test_all_or_nothing_of_a_network_is_the_network_itself() -> None:
 
 
 @pytest.mark.parametrize("weights", [lambda: None, lambda: network(None, 1)])
-def test_a_reader_has_two_sessions_its_own_and_the_detector_s(weights: Callable[[], Any], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_reader_has_two_sessions_its_own_and_the_detector_s(
+    weights: Callable[[], Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
     started = list[object]()
     start = ort.InferenceSession
-    monkeypatch.setattr("mien.inference.onnx_model.ort.InferenceSession", lambda *a, **more: started.append(a) or start(*a, **more))
+    monkeypatch.setattr(
+        "mien.inference.onnx_model.ort.InferenceSession",
+        lambda *a, **more: started.append(a) or start(*a, **more),
+    )
     reader = mien.load(weights(), threads=1)
     reader("examples/astronaut.jpg")
     assert len(started) == 2
@@ -104,7 +113,9 @@ def test_a_reader_has_two_sessions_its_own_and_the_detector_s(weights: Callable[
 
 def test_bytes_that_cannot_be_followed_are_refused_by_the_runtime(tmp_path: Path) -> None:
     path = tmp_path / "broken.onnx"
-    output = b"\x62\x03\x0a\x01a" + b"\x62\x03\x0a\x01b"  # two outputs, then a node of a kind of field that there is not
+    output = (
+        b"\x62\x03\x0a\x01a" + b"\x62\x03\x0a\x01b"
+    )  # two outputs, then a node of a kind of field that there is not
     graph = output + b"\x0a\x02\x0b\x00"
     path.write_bytes(b"\x3a" + bytes([len(graph)]) + graph)
     with pytest.raises(BadWeights, match="no ONNX network that runs here"):
@@ -113,7 +124,9 @@ def test_bytes_that_cannot_be_followed_are_refused_by_the_runtime(tmp_path: Path
 
 def test_a_reader_knows_the_tasks_it_was_loaded_without_and_takes_another_model() -> None:
     reader = mien.load(tasks=["age"], threads=1)
-    assert [t.name for t in reader.model.tasks] == ["age"] and "identity" in [t.name for t in reader.model.known_tasks]
+    assert [t.name for t in reader.model.tasks] == ["age"] and "identity" in [
+        t.name for t in reader.model.known_tasks
+    ]
     photo = "examples/astronaut.jpg"
     with pytest.raises(UnknownTask, match=r"loaded without 'identity'; load it with tasks="):
         reader.read(photo, tasks=["identity"])

@@ -1,4 +1,4 @@
-"""The pipeline with the embedded weights, on public-domain photos: right places, right colours, nothing lost."""
+"""The pipeline with the embedded weights, on public-domain photos: places, colors, nothing lost."""
 
 from __future__ import annotations
 
@@ -111,7 +111,8 @@ def test_exif_is_applied_and_faces_stay_where_they_are_seen(reader, astronaut, o
     upright = Image.open(astronaut).convert("RGB")
     turn = {
         2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
-        5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_90, 7: Image.Transpose.TRANSVERSE, 8: Image.Transpose.ROTATE_270,
+        5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_90, 7: Image.Transpose.TRANSVERSE,
+        8: Image.Transpose.ROTATE_270,
     }  # fmt: skip
     stored = upright.transpose(turn[orientation]) if orientation in turn else upright
     exif, data = Image.Exif(), BytesIO()
@@ -156,7 +157,9 @@ def test_a_bad_photo_does_not_lose_the_others(reader, astronaut, tmp_path, caplo
 
 
 def test_a_bad_photo_does_not_keep_the_others_in_memory(reader, astronaut):
-    """Its error came with frames, and they with all that was read beside it: megabytes a photo until the collector came by."""
+    """Its error came with frames, and they with all that was read beside it: megabytes a photo until the
+    collector came by.
+    """
     good = Path(astronaut).read_bytes()
     gc.collect()
     gc.disable()
@@ -204,7 +207,18 @@ def test_the_record_has_the_public_schema(reader, astronaut):
     assert len(record["model"]["sha256"]) == 64
     assert {"decode", "detect", "align", "read"} <= set(record["timing_ms"])
     face = record["faces"][0]
-    assert list(face) == ["box", "score", "points5", "landmarks", "parsing", "age", "gender", "expression", "attributes", "pose"]
+    assert list(face) == [
+        "box",
+        "score",
+        "points5",
+        "landmarks",
+        "parsing",
+        "age",
+        "gender",
+        "expression",
+        "attributes",
+        "pose",
+    ]
     assert len(face["box"]) == 4
     assert np.shape(face["points5"]) == (5, 2)
     assert face["landmarks"]["set"] == "ibug68"
@@ -250,11 +264,13 @@ def test_reading_opens_no_socket(astronaut, monkeypatch):
 
 def test_answering_imports_no_torch_and_mien_is_quick_to_import(astronaut):
     code = (
-        "import sys, time; t = time.perf_counter(); import mien; print(time.perf_counter() - t)\n"
-        f"mien.load(threads=1)({astronaut!r})\n"
-        "assert not {'torch', 'pyarrow', 'onnx', 'mien.training.loop', 'mien.data'} & set(sys.modules), 'learning was imported'"
+        "import sys, time; t = time.perf_counter(); import mien; print(time.perf_counter() -"
+        f" t)\nmien.load(threads=1)({astronaut!r})\nassert not {{'torch', 'pyarrow', 'onnx',"
+        " 'mien.training.loop', 'mien.data'} & set(sys.modules), 'learning was imported'"
     )
-    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=os.getcwd())
+    out = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=os.getcwd()
+    )
     assert float(out.stdout.split()[0]) < 1.0
 
 

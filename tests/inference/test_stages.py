@@ -14,7 +14,10 @@ def test_stages_are_reported_in_order_and_may_end_the_read(reader: mien.Reader, 
     seen: list[tuple[str, int, int]] = []
     reading = reader.read(astronaut, on_stage=lambda stage, r, faces: seen.append((stage, faces, len(r))))
     assert seen == [("decode", 0, 0), ("detect", 1, 0), ("align", 1, 0), ("read", 1, 1)]
-    assert list(reading.timing_ms) == ["decode", "detect", "align", "read"] and min(reading.timing_ms.values()) > 0
+    assert (
+        list(reading.timing_ms) == ["decode", "detect", "align", "read"]
+        and min(reading.timing_ms.values()) > 0
+    )
 
     def stop(stage: str, *_: object) -> None:
         if stage == "detect":
@@ -37,7 +40,9 @@ def test_options_of_one_read_leave_the_reader_as_it_is(reader: mien.Reader) -> N
         reader.read(collage, score=3)
 
 
-def test_one_photo_s_error_is_raised_and_not_logged_too(reader: mien.Reader, caplog: pytest.LogCaptureFixture) -> None:
+def test_one_photo_s_error_is_raised_and_not_logged_too(
+    reader: mien.Reader, caplog: pytest.LogCaptureFixture
+) -> None:
     with caplog.at_level(logging.WARNING), pytest.raises(NotAPicture):
         reader(b"no picture at all, but some bytes")
     assert not caplog.records

@@ -1,4 +1,6 @@
-"""The door for pictures: what comes in comes out upright and RGB, or as a PhotoError that says how to mend it."""
+"""The door for pictures: what comes in comes out upright and RGB, or as a PhotoError that says how to mend
+it.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageOps, features
 
-from mien.errors import BadArray, EmptyFile, NotAPicture, NotFound, PhotoError, TooLarge, Truncated, Unreadable, UsageError
+from mien.errors import (
+    BadArray,
+    EmptyFile,
+    NotAPicture,
+    NotFound,
+    PhotoError,
+    TooLarge,
+    Truncated,
+    Unreadable,
+    UsageError,
+)
 from mien.io.image import Photo, load_photo
 from mien.io.paths import EXTENSIONS, find_photos
 
@@ -27,7 +39,10 @@ ROOT = hasattr(os, "geteuid") and os.geteuid() == 0
 
 
 def corners(width: int = 24, height: int = 16) -> np.ndarray:
-    """A picture that no turn or flip leaves alike: four quarters, four colours. Quarters are whole JPEG blocks."""
+    """A picture that no turn or flip leaves alike: four quarters, four colours.
+
+    Quarters are whole JPEG blocks.
+    """
     out = np.zeros((height, width, 3), np.uint8)
     h, w = height // 2, width // 2
     out[:h, :w], out[:h, w:], out[h:, :w], out[h:, w:] = (250, 5, 5), (5, 250, 5), (5, 5, 250), (250, 250, 5)
@@ -100,7 +115,15 @@ def test_every_kind_of_source(tmp_path: Path) -> None:
     data = encode(corners(), "PNG")
     path = tmp_path / "a.png"
     path.write_bytes(data)
-    for source in (path, str(path), data, bytearray(data), memoryview(data), Image.fromarray(corners()), corners()):
+    for source in (
+        path,
+        str(path),
+        data,
+        bytearray(data),
+        memoryview(data),
+        Image.fromarray(corners()),
+        corners(),
+    ):
         same(load_photo(source), corners())
     assert load_photo(path).path == str(path) == load_photo(str(path)).path
     assert load_photo(data).path is None
@@ -116,7 +139,9 @@ def test_a_pillow_image_is_not_changed() -> None:
     assert image.getexif()[0x0112] == 6
 
 
-@pytest.mark.parametrize("mode", ["1", "L", "P", "RGB", "RGBA", "LA", "CMYK", "YCbCr", "HSV", "I", "F", "I;16", "RGBX"])
+@pytest.mark.parametrize(
+    "mode", ["1", "L", "P", "RGB", "RGBA", "LA", "CMYK", "YCbCr", "HSV", "I", "F", "I;16", "RGBX"]
+)
 def test_white_stays_white_and_black_black_in_every_mode(mode: str) -> None:
     both = np.zeros((8, 8, 3), np.uint8)
     both[:, 4:] = 255
@@ -174,7 +199,11 @@ def test_float_tiff(values: list[float], expected: list[int]) -> None:
 
 
 def test_32_bit_integers() -> None:
-    for values, expected in ([0, 1, 255], [0, 1, 255]), ([0, 257, 65535], [0, 1, 255]), ([-10, 0, 10], [0, 128, 255]):
+    for values, expected in (
+        ([0, 1, 255], [0, 1, 255]),
+        ([0, 257, 65535], [0, 1, 255]),
+        ([-10, 0, 10], [0, 128, 255]),
+    ):
         image = Image.fromarray(np.array([values], np.int32))
         same(load_photo(encode(image, "TIFF")), np.stack([np.array([expected])] * 3, axis=-1), 1)
 
@@ -250,7 +279,9 @@ def test_lab_says_so() -> None:
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("kind", ["PNG", "TIFF", "WEBP", "JPEG"])
 def test_orientation(kind: str, orientation: int) -> None:
-    options: dict[str, Any] = {"lossless": True} if kind == "WEBP" else {"quality": 95} if kind == "JPEG" else {}
+    options: dict[str, Any] = (
+        {"lossless": True} if kind == "WEBP" else {"quality": 95} if kind == "JPEG" else {}
+    )
     plain = corners(64, 32) if kind == "JPEG" else corners()
     data = encode(plain, kind, exif=exif_of(orientation), **options)
     with Image.open(io.BytesIO(data)) as image:
@@ -258,7 +289,9 @@ def test_orientation(kind: str, orientation: int) -> None:
     photo = load_photo(data)
     same(photo, expected)
     # and by hand: where the red quarter, the top left one of the scene as stored, must go
-    red = {1: (0, 0), 2: (0, -1), 3: (-1, -1), 4: (-1, 0), 5: (0, 0), 6: (0, -1), 7: (-1, -1), 8: (-1, 0)}[orientation]
+    red = {1: (0, 0), 2: (0, -1), 3: (-1, -1), 4: (-1, 0), 5: (0, 0), 6: (0, -1), 7: (-1, -1), 8: (-1, 0)}[
+        orientation
+    ]
     assert np.abs(photo.pixels[red].astype(int) - plain[0, 0]).max() <= 12
     assert (photo.width > photo.height) == (orientation < 5)
     same(load_photo(Image.open(io.BytesIO(data))), expected)
@@ -267,7 +300,10 @@ def test_orientation(kind: str, orientation: int) -> None:
 @pytest.mark.parametrize("order", ["<", ">"])
 def test_both_byte_orders_and_long_values(order: str) -> None:
     start = {"<": b"II", ">": b"MM"}[order] + struct.pack(order + "HI", 42, 8)
-    for entry in (struct.pack(order + "HHIHH", 0x112, 3, 1, 6, 0), struct.pack(order + "HHII", 0x112, 4, 1, 6)):
+    for entry in (
+        struct.pack(order + "HHIHH", 0x112, 3, 1, 6, 0),
+        struct.pack(order + "HHII", 0x112, 4, 1, 6),
+    ):
         exif = start + struct.pack(order + "H", 1) + entry + b"\0\0\0\0"
         same(load_photo(encode(corners(), "PNG", exif=exif)), np.rot90(corners(), -1))
 
@@ -292,7 +328,9 @@ def test_broken_exif_does_not_lose_the_picture(kind: str, cut: int) -> None:
     assert photo.pixels.shape == (16, 32, 3)
 
 
-@pytest.mark.parametrize("junk", [b"Exif\0\0XX", b"junk", b"II*\0\xff\xff\xff\xff", b"II*\0\x08\0\0\0\xff\xff"])
+@pytest.mark.parametrize(
+    "junk", [b"Exif\0\0XX", b"junk", b"II*\0\xff\xff\xff\xff", b"II*\0\x08\0\0\0\xff\xff"]
+)
 def test_junk_exif_is_told_in_the_log(junk: bytes, caplog: pytest.LogCaptureFixture) -> None:
     same(load_photo(encode(corners(), "PNG", exif=junk)), corners())
     assert "EXIF is damaged" in caplog.text
@@ -335,9 +373,12 @@ def test_the_mends_mend() -> None:
     rgb = corners()
     gray = rgb[..., 0]
     for a in (
-        np.stack([gray, gray, gray], axis=-1), np.repeat(gray[..., None], 3, axis=2), np.dstack([rgb, gray])[..., :3],
-        rgb.transpose(2, 0, 1).transpose(1, 2, 0), (rgb / 255 * 255).round().astype(np.uint8),
-    ):  # fmt: skip
+        np.stack([gray, gray, gray], axis=-1),
+        np.repeat(gray[..., None], 3, axis=2),
+        np.dstack([rgb, gray])[..., :3],
+        rgb.transpose(2, 0, 1).transpose(1, 2, 0),
+        (rgb / 255 * 255).round().astype(np.uint8),
+    ):
         load_photo(a)
 
 
@@ -405,7 +446,9 @@ def test_photo_is_frozen() -> None:
 # Bad files
 
 
-@pytest.mark.parametrize("name", ["nothing.jpg", "no/such/folder.jpg", "", "nul\0byte.jpg", "real.jpg/below.jpg"])
+@pytest.mark.parametrize(
+    "name", ["nothing.jpg", "no/such/folder.jpg", "", "nul\0byte.jpg", "real.jpg/below.jpg"]
+)
 def test_not_found(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     Path("real.jpg").write_bytes(encode(corners(), "JPEG"))
@@ -495,7 +538,9 @@ def test_not_a_picture(data: bytes, hint: str, tmp_path: Path) -> None:
 
 
 def alike(photo: Photo, expected: np.ndarray) -> None:
-    """Up to colours that bleed at the edges; a picture that is turned wrongly is off by more than 60 in the mean."""
+    """Up to colours that bleed at the edges; a picture that is turned wrongly is off by more than 60 in the
+    mean.
+    """
     assert photo.pixels.shape == expected.shape
     assert np.abs(photo.pixels.astype(int) - expected).mean() < 10
 
@@ -606,7 +651,9 @@ def test_damaged_in_the_middle() -> None:
 
 def test_too_large_is_told_from_the_header_alone() -> None:
     start = time.perf_counter()
-    with pytest.raises(TooLarge, match="20000 x 20000 = 400000000 pixels, the limit is 64000000.*raise max_pixels"):
+    with pytest.raises(
+        TooLarge, match="20000 x 20000 = 400000000 pixels, the limit is 64000000.*raise max_pixels"
+    ):
         load_photo(huge_png(20000, 20000))
     assert time.perf_counter() - start < 1
     with pytest.raises(TooLarge):  # between Pillow's warning and its error
@@ -636,7 +683,9 @@ def test_the_limit_holds_for_images_and_arrays() -> None:
 
 
 @pytest.mark.parametrize("step", ["_read", "_reader", "to_rgb", "_upright"])
-def test_a_photo_that_memory_cannot_hold_is_too_large(step: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_photo_that_memory_cannot_hold_is_too_large(
+    step: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Each step that asks for memory in turn gets none."""
 
     def none(*args: Any) -> Any:
@@ -673,7 +722,18 @@ def test_pillow_s_limit_is_left_as_it_is() -> None:
     assert before == Image.MAX_IMAGE_PIXELS
 
 
-@pytest.mark.parametrize("name", ["ünïcödé 顔.png", "a space.png", "new\nline.png", "quo'te\".png", "-dash.png", "[1].png", "no_extension"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "ünïcödé 顔.png",
+        "a space.png",
+        "new\nline.png",
+        "quo'te\".png",
+        "-dash.png",
+        "[1].png",
+        "no_extension",
+    ],
+)
 def test_odd_names(name: str, tmp_path: Path) -> None:
     path = tmp_path / name
     path.write_bytes(encode(corners(), "PNG"))
@@ -705,7 +765,9 @@ def test_the_extension_does_not_matter(tmp_path: Path) -> None:
 
 
 def test_many_threads() -> None:
-    sources = [encode(noise(), kind) for kind in ("JPEG", "PNG", "WEBP", "GIF", "TIFF")] + [huge_png(20000, 20000)]
+    sources = [encode(noise(), kind) for kind in ("JPEG", "PNG", "WEBP", "GIF", "TIFF")] + [
+        huge_png(20000, 20000)
+    ]
     wrong: list[str] = []
 
     def work() -> None:
@@ -726,8 +788,14 @@ def test_many_threads() -> None:
 
 # Nothing but a Photo or a PhotoError
 
-SEEDS = [encode(corners(), "PNG", exif=exif_of(6)), encode(corners(32, 16), "JPEG", exif=exif_of(5), quality=80)]
-SEEDS += [encode(corners(), kind) for kind in ("GIF", "WEBP", "BMP", "TIFF", *(["AVIF"] if features.check("avif") else []))]
+SEEDS = [
+    encode(corners(), "PNG", exif=exif_of(6)),
+    encode(corners(32, 16), "JPEG", exif=exif_of(5), quality=80),
+]
+SEEDS += [
+    encode(corners(), kind)
+    for kind in ("GIF", "WEBP", "BMP", "TIFF", *(["AVIF"] if features.check("avif") else []))
+]
 SEEDS += [heic_of(corners(32, 16), 6)] if util.find_spec("pillow_heif") else []
 
 
@@ -766,7 +834,16 @@ def test_mutated_pictures(seed: bytes, changes: list[tuple[float, int]], end: fl
 
 @pytest.fixture
 def album(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    for name in ("b.jpg", "a.PNG", "c.txt", "sub/d.jpeg", "sub/deep/e.webp", "sub/f.md", ".hidden/x.jpg", "._b.jpg"):
+    for name in (
+        "b.jpg",
+        "a.PNG",
+        "c.txt",
+        "sub/d.jpeg",
+        "sub/deep/e.webp",
+        "sub/f.md",
+        ".hidden/x.jpg",
+        "._b.jpg",
+    ):
         path = tmp_path / "album" / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(b"x")
@@ -831,7 +908,9 @@ def test_a_literal_path_wins_over_a_glob(album: Path) -> None:
     assert find_photos(["trip [2020]"]) == find_photos(["trip [2020]/*.jpg"]) == ["trip [2020]/x.jpg"]
 
 
-@pytest.mark.parametrize("item", ["empty", "album/sub/f*", "nothing/*.jpg", "album/*.nef", "**/*.bmp", "album/b.jpg/*"])
+@pytest.mark.parametrize(
+    "item", ["empty", "album/sub/f*", "nothing/*.jpg", "album/*.nef", "**/*.bmp", "album/b.jpg/*"]
+)
 def test_no_pictures(item: str, album: Path) -> None:
     with pytest.raises(NotFound, match=r"no pictures") as caught:
         find_photos([item])
@@ -854,7 +933,9 @@ def test_a_linked_folder_is_followed(album: Path) -> None:
     assert find_photos(["empty"]) == ["empty/link/e.webp"]
 
 
-def test_a_folder_that_may_not_be_listed_becomes_a_record(album: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_that_may_not_be_listed_becomes_a_record(
+    album: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     real, access = os.listdir, os.access
 
     def refuse(path: str) -> list[str]:

@@ -39,7 +39,15 @@ def face(x: float = 10.0) -> dict:
 
 
 def photo(path: str, *faces: dict) -> dict:
-    return {"schema": 1, "path": path, "width": 100, "height": 80, "model": MODEL, "timing_ms": {}, "faces": list(faces)}
+    return {
+        "schema": 1,
+        "path": path,
+        "width": 100,
+        "height": 80,
+        "model": MODEL,
+        "timing_ms": {},
+        "faces": list(faces),
+    }
 
 
 FAILED = {"schema": 1, "path": "bad.jpg", "error": {"code": "truncated", "message": "..."}}
@@ -76,7 +84,16 @@ def test_columns_of_every_task_have_their_numbers() -> None:
     wide = {c.name: len(c.parts) for c in columns(ASKED)}
     assert list(wide)[:6] == ["x1", "y1", "x2", "y2", "score", "points5"]
     assert (wide["points5"], wide["landmarks"], wide["identity"]) == (10, 136, 128)
-    assert {"age", "age_low", "age_high", "gender", "gender_probability", "expression", "expression_contempt", "pose_yaw"} <= set(wide)
+    assert {
+        "age",
+        "age_low",
+        "age_high",
+        "gender",
+        "gender_probability",
+        "expression",
+        "expression_contempt",
+        "pose_yaw",
+    } <= set(wide)
     assert sum(n.startswith("attributes_") for n in wide) == 40
     assert sum(n.startswith("parsing_") for n in wide) == 19
     for name in TASKS:
@@ -109,7 +126,8 @@ def test_one_row_a_face_and_one_for_a_photo_without(tmp_path) -> None:
     write(tmp_path / "f.csv", photo('a\n,".jpg', face(), face(50)), photo("none.jpg"), FAILED)
     found = read(tmp_path / "f.csv")
     assert [(r["path"], r["faces"], r["face"], r["error"]) for r in found] == [
-        ("a\n,\".jpg", "2", "1", ""), ("a\n,\".jpg", "2", "2", ""), ("none.jpg", "0", "", ""), ("bad.jpg", "0", "", "truncated"),
+        ("a\n,\".jpg", "2", "1", ""), ("a\n,\".jpg", "2", "2", ""), ("none.jpg", "0", "", ""), ("bad.jpg",
+        "0", "", "truncated"),
     ]  # fmt: skip
     assert found[1]["x1"] == "50"
     assert (found[0]["points5_1_x"], found[0]["points5_1_y"]) == ("11.0", "21.0")
@@ -254,12 +272,19 @@ def album(tmp_path_factory):
 
 
 def started(album: Path, where: Path, sign: int) -> tuple[int, str]:
-    """Run `analyze` in a process of its own, stop it by a signal once it has written something; exit code and stderr."""
+    """Run `analyze` in a process of its own, stop it by a signal once it has written something; exit code and
+    stderr.
+    """
     words = ["analyze", str(album), "--out", str(where), "--tasks", "age", "--threads", "1"]
     process = subprocess.Popen(
-        [sys.executable, "-m", "mien", *words], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background jobs are born deaf to Ctrl-C
-    )  # fmt: skip
+        [sys.executable, "-m", "mien", *words],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(
+            signal.SIGINT, signal.SIG_DFL
+        ),  # a shell's background jobs are born deaf to Ctrl-C
+    )
     growing = where.with_name(where.name + ".part") if where.suffix == ".parquet" else where
     end = time.monotonic() + 60
     while not (growing.exists() and growing.read_bytes().count(b"\n") >= 3):
@@ -276,7 +301,9 @@ def test_a_killed_run_goes_on(kind, album, tmp_path) -> None:
     where = tmp_path / f"f.{kind}"
     assert started(album, where, signal.SIGKILL)[0] == -signal.SIGKILL
     assert where.exists() == (kind != "parquet")
-    again = CliRunner().invoke(app, ["analyze", str(album), "--out", str(where), "--tasks", "age", "--threads", "1", "--resume"])
+    again = CliRunner().invoke(
+        app, ["analyze", str(album), "--out", str(where), "--tasks", "age", "--threads", "1", "--resume"]
+    )
     assert again.exit_code == 0, again.output
     assert "of 40 photos" in again.stderr
     assert [os.path.basename(p) for p in paths(where)] == [f"{i:02d}.jpg" for i in range(40)]

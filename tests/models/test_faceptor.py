@@ -31,10 +31,16 @@ def test_the_base_size_has_the_published_number_of_parameters(base):
 
 def test_thirteen_sets_and_the_second_stage_add_what_they_should():
     points = [LandmarkTask(f"points{n}", f"points{n}", tuple(range(n)), (0, 1)) for n in (98, 29, 19)]
-    others = [ParsingTask("lapa11", "lapa11", tuple("abcdefghijk"), {}), *(task(t) for t in ("age@utkface", "expression7@ferplus"))]
+    others = [
+        ParsingTask("lapa11", "lapa11", tuple("abcdefghijk"), {}),
+        *(task(t) for t in ("age@utkface", "expression7@ferplus")),
+    ]
     with torch.device("meta"):
         assert count(faceptor_base(tasks=[*BASE_TASKS, *points, *others])) == 103_335_681
-        assert count(faceptor_base(tasks=[*BASE_TASKS, *points, *others], levels=(11, 1, 3, 5, 7, 9))) == 104_321_281
+        assert (
+            count(faceptor_base(tasks=[*BASE_TASKS, *points, *others], levels=(11, 1, 3, 5, 7, 9)))
+            == 104_321_281
+        )
 
 
 def test_the_second_stage_trains_the_new_levels_alone():
@@ -78,4 +84,7 @@ def test_tokens_of_one_level_and_of_six(base):
             maps = base.encoder(torch.empty(1, 3, side, side))
             assert len(maps) == 12
             for model, levels in ((base, 1), (six, 6)):
-                assert sum(m.shape[-2:].numel() for m in model.decoder.memory([maps[i] for i in model.levels])) == levels * tokens
+                assert (
+                    sum(m.shape[-2:].numel() for m in model.decoder.memory([maps[i] for i in model.levels]))
+                    == levels * tokens
+                )

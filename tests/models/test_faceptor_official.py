@@ -1,4 +1,6 @@
-"""Official Faceptor files: keys and shapes as published, listed here by hand; where each tensor lands; what it then computes."""
+"""Official Faceptor files: keys and shapes as published, listed here by hand; where each tensor lands; what
+it then computes.
+"""
 
 from __future__ import annotations
 
@@ -17,8 +19,22 @@ from mien.tasks import Embedding, task
 from mien.tasks.parsing import CELEBAMASK19, ParsingTask
 from mien.types import View
 
-BASE = {"age_morph2": 101, "biattr_celeba": 40, "affect_affectnet": 7, "affect_rafdb": 7, "parsing_celebam": 19, "align_300w": 68}
-MORE = {"age_utkface": 101, "affect_ferplus": 7, "parsing_lapa": 11, "align_cofw": 29, "align_wflw": 98, "align_aflw": 19}
+BASE = {
+    "age_morph2": 101,
+    "biattr_celeba": 40,
+    "affect_affectnet": 7,
+    "affect_rafdb": 7,
+    "parsing_celebam": 19,
+    "align_300w": 68,
+}
+MORE = {
+    "age_utkface": 101,
+    "affect_ferplus": 7,
+    "parsing_lapa": 11,
+    "align_cofw": 29,
+    "align_wflw": 98,
+    "align_aflw": 19,
+}
 NEW = 5  # levels of the second stage: blocks 1, 3, 5, 7, 9
 FULL = {"width": 768, "patch": 16, "grid": 32, "pooled": 512, "dim": 256, "ffn": 2048}
 SMALL = {"width": 16, "patch": 8, "grid": 4, "pooled": 6, "dim": 8, "ffn": 12}
@@ -37,7 +53,11 @@ def norm(key: str, n: int) -> dict[str, tuple[int, ...]]:
 
 
 def attention(key: str, n: int) -> dict[str, tuple[int, ...]]:
-    return {f"{key}.in_proj_weight": (3 * n, n), f"{key}.in_proj_bias": (3 * n,), **linear(f"{key}.out_proj", n, n)}
+    return {
+        f"{key}.in_proj_weight": (3 * n, n),
+        f"{key}.in_proj_bias": (3 * n,),
+        **linear(f"{key}.out_proj", n, n),
+    }
 
 
 def tower(width: int, patch: int, grid: int, pooled: int) -> dict[str, tuple[int, ...]]:
@@ -56,7 +76,9 @@ def tower(width: int, patch: int, grid: int, pooled: int) -> dict[str, tuple[int
     return shapes
 
 
-def decoder(width: int, dim: int, ffn: int, queries: dict[str, int], second: bool) -> dict[str, tuple[int, ...]]:
+def decoder(
+    width: int, dim: int, ffn: int, queries: dict[str, int], second: bool
+) -> dict[str, tuple[int, ...]]:
     shapes: dict[str, tuple[int, ...]] = {}
     for name, n in queries.items():
         shapes |= {f"{DEC}.query_feat.{name}.weight": (n, dim), f"{DEC}.query_embed.{name}.weight": (n, dim)}
@@ -64,23 +86,38 @@ def decoder(width: int, dim: int, ffn: int, queries: dict[str, int], second: boo
         if n:
             shapes[f"{DEC}.{prefix}level_embed.weight"] = (n, dim)
         for i in range(n):
-            shapes |= {f"{DEC}.{prefix}input_proj.{i}.weight": (dim, width, 1, 1), f"{DEC}.{prefix}input_proj.{i}.bias": (dim,)}
+            shapes |= {
+                f"{DEC}.{prefix}input_proj.{i}.weight": (dim, width, 1, 1),
+                f"{DEC}.{prefix}input_proj.{i}.bias": (dim,),
+            }
     shapes |= linear(f"{DEC}.adapt_pos2d.0", dim, dim) | linear(f"{DEC}.adapt_pos2d.2", dim, dim)
     for i in range(9):
-        cross, own, feed = (f"{DEC}.transformer_{kind}_layers.{i}" for kind in ("cross_attention", "self_attention", "ffn"))
+        cross, own, feed = (
+            f"{DEC}.transformer_{kind}_layers.{i}" for kind in ("cross_attention", "self_attention", "ffn")
+        )
         shapes |= attention(f"{cross}.multihead_attn", dim) | norm(f"{cross}.norm", dim)
         shapes |= attention(f"{own}.self_attn", dim) | norm(f"{own}.norm", dim)
-        shapes |= linear(f"{feed}.linear1", ffn, dim) | linear(f"{feed}.linear2", dim, ffn) | norm(f"{feed}.norm", dim)
+        shapes |= (
+            linear(f"{feed}.linear1", ffn, dim)
+            | linear(f"{feed}.linear2", dim, ffn)
+            | norm(f"{feed}.norm", dim)
+        )
     return shapes
 
 
 def readouts(width: int, dim: int) -> dict[str, tuple[int, ...]]:
     feature, maps = f"{READ}.feature_v2", f"{READ}.map_v2"
     shapes = norm(f"{feature}.norm", width) | linear(f"{READ}.value.fc", 1, dim)
-    shapes |= linear(f"{feature}.head.0", width, width, bias=False) | linear(f"{feature}.head.2", 512, width, bias=False)
+    shapes |= linear(f"{feature}.head.0", width, width, bias=False) | linear(
+        f"{feature}.head.2", 512, width, bias=False
+    )
     for i, n in ((1, width), (3, 512)):
         at = f"{feature}.head.{i}"
-        shapes |= norm(at, n) | {f"{at}.running_mean": (n,), f"{at}.running_var": (n,), f"{at}.num_batches_tracked": ()}
+        shapes |= norm(at, n) | {
+            f"{at}.running_mean": (n,),
+            f"{at}.running_var": (n,),
+            f"{at}.num_batches_tracked": (),
+        }
     for i in (0, 3):
         shapes |= {f"{maps}.mask_map.{i}.weight": (dim, dim, 2, 2), f"{maps}.mask_map.{i}.bias": (dim,)}
     shapes |= norm(f"{maps}.mask_map.1", dim)
@@ -89,8 +126,10 @@ def readouts(width: int, dim: int) -> dict[str, tuple[int, ...]]:
     return shapes
 
 
-def official(sizes: dict[str, int], queries: dict[str, int], second: bool = False, device: str = "cpu") -> dict[str, Tensor]:
-    """A file's state dict: random values, the alias, and (in the first stage) the identity loss's classifier."""
+def official(
+    sizes: dict[str, int], queries: dict[str, int], second: bool = False, device: str = "cpu"
+) -> dict[str, Tensor]:
+    """A file's state dict: random values, the alias, and (in stage one) the identity loss's classifier."""
     torch.manual_seed(3)
     width, dim = sizes["width"], sizes["dim"]
     shapes = tower(width, sizes["patch"], sizes["grid"], sizes["pooled"])
@@ -103,7 +142,9 @@ def official(sizes: dict[str, int], queries: dict[str, int], second: bool = Fals
             state[key] = torch.rand(shape, device=device) + 0.5
         elif len(shape) > 1:
             state[key] = torch.randn(shape, device=device) * shape[1] ** -0.5
-        elif key.endswith("bias"):  # small: nine layers of large ones would let the queries forget who they are
+        elif key.endswith(
+            "bias"
+        ):  # small: nine layers of large ones would let the queries forget who they are
             state[key] = torch.randn(shape, device=device) * 0.1
         else:
             state[key] = torch.randn(shape, device=device) * 0.3 + 1
@@ -118,7 +159,9 @@ def small(second: bool = False, tasks=BASE_TASKS) -> Faceptor:
     encoder = VisionTransformer(width=16, depth=12, heads=2, patch=8, grid=4, out=6)
     view = View((32, 32), "head", encoder.mean, encoder.std)
     levels = (11, 1, 3, 5, 7, 9) if second else (11,)
-    return Faceptor(encoder, tasks, view, PixelDecoder(8), levels=levels, dim=8, heads=HEADS, layers=9, ffn=12, hidden=16).eval()
+    return Faceptor(
+        encoder, tasks, view, PixelDecoder(8), levels=levels, dim=8, heads=HEADS, layers=9, ffn=12, hidden=16
+    ).eval()
 
 
 def count(module: nn.Module) -> int:
@@ -129,7 +172,9 @@ def count(module: nn.Module) -> int:
 
 
 def part(state: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    return {k.removeprefix(f"module.{prefix}."): v for k, v in state.items() if k.startswith(f"module.{prefix}.")}
+    return {
+        k.removeprefix(f"module.{prefix}."): v for k, v in state.items() if k.startswith(f"module.{prefix}.")
+    }
 
 
 def filled(module: nn.Module, state: dict[str, Tensor], prefix: str) -> nn.Module:
@@ -140,24 +185,37 @@ def filled(module: nn.Module, state: dict[str, Tensor], prefix: str) -> nn.Modul
 def layer(state: dict[str, Tensor], i: int, x: Tensor, place: Tensor, key: Tensor, value: Tensor) -> Tensor:
     """Cross-attention, self-attention, feed-forward, each x = LN(x + part(x)); batch first."""
     dim = x.shape[-1]
-    cross, own, feed = (f"{DEC}.transformer_{kind}_layers.{i}" for kind in ("cross_attention", "self_attention", "ffn"))
+    cross, own, feed = (
+        f"{DEC}.transformer_{kind}_layers.{i}" for kind in ("cross_attention", "self_attention", "ffn")
+    )
 
     def attend(at: str, *qkv: Tensor) -> Tensor:
         return filled(nn.MultiheadAttention(dim, HEADS, batch_first=True), state, at)(*qkv)[0]
 
-    x = filled(nn.LayerNorm(dim), state, f"{cross}.norm")(x + attend(f"{cross}.multihead_attn", x + place, key, value))
-    x = filled(nn.LayerNorm(dim), state, f"{own}.norm")(x + attend(f"{own}.self_attn", x + place, x + place, x))
+    x = filled(nn.LayerNorm(dim), state, f"{cross}.norm")(
+        x + attend(f"{cross}.multihead_attn", x + place, key, value)
+    )
+    x = filled(nn.LayerNorm(dim), state, f"{own}.norm")(
+        x + attend(f"{own}.self_attn", x + place, x + place, x)
+    )
     f = part(state, feed)
     hidden = F.relu(x @ f["linear1.weight"].T + f["linear1.bias"])
-    return F.layer_norm(x + hidden @ f["linear2.weight"].T + f["linear2.bias"], (dim,), f["norm.weight"], f["norm.bias"])
+    return F.layer_norm(
+        x + hidden @ f["linear2.weight"].T + f["linear2.bias"], (dim,), f["norm.weight"], f["norm.bias"]
+    )
 
 
 def sinusoid(side: int, dim: int) -> Tensor:
-    """(side * side, dim): cell centres, T = 10000, half of the numbers for y, then half for x; sin and cos in turn."""
+    """(side * side, dim): cell centres, T = 10000, half of the numbers for y, then half for x; sin and cos in
+    turn.
+    """
 
     def numbers(i: int) -> list[float]:
         angle = (i + 0.5) / side * 2 * math.pi
-        return [(math.cos if k % 2 else math.sin)(angle / 10000 ** (2 * (k // 2) / (dim // 2))) for k in range(dim // 2)]
+        return [
+            (math.cos if k % 2 else math.sin)(angle / 10000 ** (2 * (k // 2) / (dim // 2)))
+            for k in range(dim // 2)
+        ]
 
     return torch.tensor([numbers(y) + numbers(x) for y in range(side) for x in range(side)])
 
@@ -168,15 +226,26 @@ def read_out(state: dict[str, Tensor], maps: list[Tensor], name: str) -> Tensor:
     if name.startswith("recog"):
         width = maps[-1].shape[1]
         head = nn.Sequential(
-            nn.Linear(width, width, bias=False), nn.BatchNorm1d(width, eps=2e-5),
-            nn.Linear(width, 512, bias=False), nn.BatchNorm1d(512, eps=2e-5),
-        )  # fmt: skip
-        tokens = filled(nn.LayerNorm(width), state, f"{READ}.feature_v2.norm")(maps[-1].flatten(2).transpose(1, 2))
+            nn.Linear(width, width, bias=False),
+            nn.BatchNorm1d(width, eps=2e-5),
+            nn.Linear(width, 512, bias=False),
+            nn.BatchNorm1d(512, eps=2e-5),
+        )
+        tokens = filled(nn.LayerNorm(width), state, f"{READ}.feature_v2.norm")(
+            maps[-1].flatten(2).transpose(1, 2)
+        )
         return filled(head, state, f"{READ}.feature_v2.head")(tokens.mean(1))
-    used = [("", 0, 11)] + [("new_", i, level) for i, level in enumerate((1, 3, 5, 7, 9)) if "new_level_embed.weight" in d]
-    grids = [F.conv2d(maps[level], d[f"{p}input_proj.{i}.weight"], d[f"{p}input_proj.{i}.bias"]) for p, i, level in used]
+    used = [("", 0, 11)] + [
+        ("new_", i, level) for i, level in enumerate((1, 3, 5, 7, 9)) if "new_level_embed.weight" in d
+    ]
+    grids = [
+        F.conv2d(maps[level], d[f"{p}input_proj.{i}.weight"], d[f"{p}input_proj.{i}.bias"])
+        for p, i, level in used
+    ]
     value = torch.cat([g.flatten(2).transpose(1, 2) for g in grids], 1)
-    mlp = filled(nn.Sequential(nn.Linear(dim, dim), nn.ReLU(), nn.Linear(dim, dim)), state, f"{DEC}.adapt_pos2d")
+    mlp = filled(
+        nn.Sequential(nn.Linear(dim, dim), nn.ReLU(), nn.Linear(dim, dim)), state, f"{DEC}.adapt_pos2d"
+    )
     place = mlp(sinusoid(maps[0].shape[-1], dim))
     key = value + torch.cat([place + d[f"{p}level_embed.weight"][i] for p, i, _ in used])
     x = d[f"query_feat.{name}.weight"].expand(len(value), -1, -1)
@@ -186,8 +255,12 @@ def read_out(state: dict[str, Tensor], maps: list[Tensor], name: str) -> Tensor:
         return filled(nn.Linear(dim, 1), state, f"{READ}.value.fc")(x).flatten(1)
     m = part(state, f"{READ}.map_v2")
     pixels = F.conv_transpose2d(grids[0], m["mask_map.0.weight"], m["mask_map.0.bias"], stride=2)
-    pixels = F.layer_norm(pixels.permute(0, 2, 3, 1), (dim,), m["mask_map.1.weight"], m["mask_map.1.bias"], 1e-6)
-    pixels = F.conv_transpose2d(F.gelu(pixels.permute(0, 3, 1, 2)), m["mask_map.3.weight"], m["mask_map.3.bias"], stride=2)
+    pixels = F.layer_norm(
+        pixels.permute(0, 2, 3, 1), (dim,), m["mask_map.1.weight"], m["mask_map.1.bias"], 1e-6
+    )
+    pixels = F.conv_transpose2d(
+        F.gelu(pixels.permute(0, 3, 1, 2)), m["mask_map.3.weight"], m["mask_map.3.bias"], stride=2
+    )
     for i in range(3):
         x = x @ m[f"mask_embed.layers.{i}.weight"].T + m[f"mask_embed.layers.{i}.bias"]
         x = F.relu(x) if i < 2 else x
@@ -212,10 +285,18 @@ def test_a_converted_model_answers_as_the_official_tensors_do(second):
 def test_a_decoder_layer_equals_torchs_attention_on_the_official_tensors():
     state = official(SMALL, BASE)
     model = load_faceptor(small(), state)
-    x, place, key, value = torch.randn(2, 7, 8), torch.randn(7, 8), torch.randn(2, 16, 8), torch.randn(2, 16, 8)
+    x, place, key, value = (
+        torch.randn(2, 7, 8),
+        torch.randn(7, 8),
+        torch.randn(2, 16, 8),
+        torch.randn(2, 16, 8),
+    )
     with torch.no_grad():
         for i in (0, 8):
-            ours, theirs = model.decoder.layers[i](x, place, key, value, None), layer(state, i, x, place, key, value)
+            ours, theirs = (
+                model.decoder.layers[i](x, place, key, value, None),
+                layer(state, i, x, place, key, value),
+            )
             assert torch.allclose(ours, theirs, atol=1e-5)
         assert not torch.allclose(ours, layer(state, 7, x, place, key, value), atol=1e-2)
 
@@ -235,13 +316,18 @@ def test_every_tensor_lands_where_it_belongs(second):
     celebamask[TO_CELEBAMASK] = torch.arange(19)  # our class -> FaRL's number
     for kind in ("query_feat", "query_embed"):
         tables = [get(f"{DEC}.{kind}.{n}.weight") for n in names]
-        expected[kind] = torch.cat([x[celebamask] if n == "parsing_celebam" else x for n, x in zip(names, tables, strict=True)])
+        expected[kind] = torch.cat(
+            [x[celebamask] if n == "parsing_celebam" else x for n, x in zip(names, tables, strict=True)]
+        )
     for i in range(6 if second else 1):
         at, row = (f"{DEC}.new_", i - 1) if i else (f"{DEC}.", 0)
         expected[f"decoder.level.{i}"] = get(f"{at}level_embed.weight")[row]
         expected |= {f"decoder.project.{i}.{p}": get(f"{at}input_proj.{row}.{p}") for p in ("weight", "bias")}
     for i in range(9):
-        for part_, kind, inner in (("cross", "cross_attention", "multihead_attn"), ("self_", "self_attention", "self_attn")):
+        for part_, kind, inner in (
+            ("cross", "cross_attention", "multihead_attn"),
+            ("self_", "self_attention", "self_attn"),
+        ):
             at = f"{DEC}.transformer_{kind}_layers.{i}.{inner}"
             for p in ("weight", "bias"):
                 q, k, v = get(f"{at}.in_proj_{p}").reshape(3, 8, *([8] if p == "weight" else []))
@@ -250,23 +336,34 @@ def test_every_tensor_lands_where_it_belongs(second):
         at = f"{DEC}.transformer_ffn_layers.{i}"
         for n, kind in enumerate(("cross_attention", "self_attention", "ffn")):
             for p in ("weight", "bias"):
-                expected[f"decoder.layers.{i}.norms.{n}.{p}"] = get(f"{DEC}.transformer_{kind}_layers.{i}.norm.{p}")
+                expected[f"decoder.layers.{i}.norms.{n}.{p}"] = get(
+                    f"{DEC}.transformer_{kind}_layers.{i}.norm.{p}"
+                )
         for x, y in (("0", "linear1"), ("2", "linear2")):
             expected |= {f"decoder.layers.{i}.ffn.{x}.{p}": get(f"{at}.{y}.{p}") for p in ("weight", "bias")}
     expected |= {f"decoder.adapt.{k}": v for k, v in part(state, f"{DEC}.adapt_pos2d").items()}
     expected |= {f"value.{k}": v for k, v in part(state, f"{READ}.value.fc").items()}
     expected |= {f"feature.identity512@ms1mv3.{k}": v for k, v in part(state, f"{READ}.feature_v2").items()}
-    for mine, theirs in (("pixel.up1", "mask_map.0"), ("pixel.norm", "mask_map.1"), ("pixel.up2", "mask_map.3")):
+    for mine, theirs in (
+        ("pixel.up1", "mask_map.0"),
+        ("pixel.norm", "mask_map.1"),
+        ("pixel.up2", "mask_map.3"),
+    ):
         expected |= {f"{mine}.{p}": get(f"{READ}.map_v2.{theirs}.{p}") for p in ("weight", "bias")}
     for i in range(3):
-        expected |= {f"map_query.{2 * i}.{p}": get(f"{READ}.map_v2.mask_embed.layers.{i}.{p}") for p in ("weight", "bias")}
+        expected |= {
+            f"map_query.{2 * i}.{p}": get(f"{READ}.map_v2.mask_embed.layers.{i}.{p}")
+            for p in ("weight", "bias")
+        }
     assert ours.keys() == expected.keys()
     assert [k for k, v in expected.items() if not torch.equal(ours[k], v)] == []
     assert ours["feature.identity512@ms1mv3.head.1.num_batches_tracked"] > 50_000
 
 
 def test_parsing_queries_follow_the_class_names():
-    """CelebAMask's nose is number 10 in FaRL's order and 2 in the official one; a task in FaRL's own order keeps it."""
+    """CelebAMask's nose is number 10 in FaRL's order and 2 in the official one; a task in FaRL's own order
+    keeps it.
+    """
     state = official(SMALL, BASE)
     table = state[f"module.{DEC}.query_feat.parsing_celebam.weight"]
     model = load_faceptor(small(), state)
@@ -290,13 +387,18 @@ def test_parsing_queries_follow_the_class_names():
 def test_the_published_sizes_are_read_whole():
     base = official(FULL, BASE, device="meta")
     kept = {k: v for k, v in base.items() if "losses_module" not in k and ".1.ln." not in k}
-    assert sum(v.numel() for k, v in kept.items() if "running_" not in k and "num_batches" not in k) == 103_200_001
+    assert (
+        sum(v.numel() for k, v in kept.items() if "running_" not in k and "num_batches" not in k)
+        == 103_200_001
+    )
     with torch.device("meta"):
         model = faceptor_from_official(base)
         assert (count(model), model.levels, model.builder[0]) == (103_200_001, (11,), "faceptor_base")
         model = faceptor_from_official(official(FULL, BASE | MORE, device="meta"), tasks=FULL_TASKS)
         assert (count(model), model.levels) == (103_335_681, (11,))
-        model = faceptor_from_official(official(FULL, BASE | MORE, True, device="meta"), tasks=FULL_TASKS, size=112)
+        model = faceptor_from_official(
+            official(FULL, BASE | MORE, True, device="meta"), tasks=FULL_TASKS, size=112
+        )
         assert (count(model), model.levels, model.view.size) == (104_321_281, (11, 1, 3, 5, 7, 9), (112, 112))
     assert not model.training
     read = {t.name: t.header() for t in model.tasks}
@@ -316,7 +418,10 @@ def test_missing_unknown_and_misshapen_tensors_are_named_and_nothing_is_half_loa
     before = {k: v.clone() for k, v in model.state_dict().items()}
     gone = f"module.{DEC}.transformer_self_attention_layers.4.self_attn.in_proj_bias"
     with pytest.raises(
-        BadWeights, match=r"1 missing: heads_module\.decoder\.transformer_self_attention_layers\.4\.self_attn\.in_proj_bias"
+        BadWeights,
+        match=(
+            r"1 missing: heads_module\.decoder\.transformer_self_attention_layers\.4\.self_attn\.in_proj_bias"
+        ),
     ):
         load_faceptor(model, {k: v for k, v in good.items() if k != gone})
     with pytest.raises(BadWeights, match=r"1 unknown: heads_module\.extra\.weight"):
@@ -379,4 +484,8 @@ def test_models_and_tasks_without_an_official_layout_are_refused():
     with pytest.raises(UsageError, match="no official data set is known for: expression"):
         load_faceptor(small(tasks=[*BASE_TASKS, task("expression")]), state)
     with pytest.raises(UsageError, match="share the official data set age_morph2"):
-        load_faceptor(small(tasks=[task("age@a"), task("age@b")]), state, sets={"age@a": "age_morph2", "age@b": "age_morph2"})
+        load_faceptor(
+            small(tasks=[task("age@a"), task("age@b")]),
+            state,
+            sets={"age@a": "age_morph2", "age@b": "age_morph2"},
+        )

@@ -64,7 +64,11 @@ def test_groups_have_the_published_sizes():
 def test_no_other_task_uses_the_groups():
     tasks = Path(mien.tasks.__file__).parent
     assert (tasks / "attribute_groups.py").is_file()
-    users = [f.name for f in tasks.glob("*.py") if re.search(r"import.*\battribute_groups\b|tasks\.attribute_groups", f.read_text())]
+    users = [
+        f.name
+        for f in tasks.glob("*.py")
+        if re.search(r"import.*\battribute_groups\b|tasks\.attribute_groups", f.read_text())
+    ]
     assert users == []
 
 
@@ -91,7 +95,9 @@ def test_resnet50_has_the_published_size_and_keys():
     assert net.layer2[0].conv1.stride == (1, 1)
     with torch.device("meta"):
         shapes = [tuple(m.shape) for m in net(torch.empty(2, 3, 96, 64))]
-    assert shapes == [(2, c, 96 // s, 64 // s) for c, s in zip(ResNet50.channels, ResNet50.strides, strict=True)]
+    assert shapes == [
+        (2, c, 96 // s, 64 // s) for c, s in zip(ResNet50.channels, ResNet50.strides, strict=True)
+    ]
 
 
 # --- counts at full size
@@ -181,7 +187,9 @@ def test_attention_rows_sum_to_one_and_zero_w_is_silent():
 @pytest.mark.parametrize(("fusion", "heard"), [("off", False), ("attention", True), ("concat", True)])
 def test_groups_hear_each_other_through_fusion_only(fusion, heard, images):
     torch.manual_seed(0)
-    model = far_amtn_tiny(size=64, fusion=fusion).train()  # an untrained encoder answers nearly nothing in evaluation mode
+    model = far_amtn_tiny(
+        size=64, fusion=fusion
+    ).train()  # an untrained encoder answers nearly nothing in evaluation mode
     mouth = model.members["Mouth"]
     others = [i for i in range(40) if i not in mouth]
 
@@ -265,8 +273,15 @@ def recipe(steps: int = 3) -> Recipe:
     source = FaceSource(synthetic.toy(n=6, tasks=("attributes",)), model.view, Augment())
     mixture = Mixture([(source, 4)], model.tasks, seed=0, size=model.view.size)
     return Recipe(
-        "far", model, mixture, torch.optim.AdamW(model.parameters(), lr=1e-3), cosine(1), steps, balance=Dynamic(1), data=("toy",)
-    )  # fmt: skip
+        "far",
+        model,
+        mixture,
+        torch.optim.AdamW(model.parameters(), lr=1e-3),
+        cosine(1),
+        steps,
+        balance=Dynamic(1),
+        data=("toy",),
+    )
 
 
 def test_the_trainer_balances_groups_and_resumes(tmp_path):
@@ -282,7 +297,9 @@ def test_the_trainer_balances_groups_and_resumes(tmp_path):
     loop.fit(parts, tmp_path / "parts", resume=True, report=1)
     assert parts.balance.state_dict() == whole.balance.state_dict()
     assert parts.balance.step == 3
-    for (name, a), (_, b) in zip(whole.model.state_dict().items(), parts.model.state_dict().items(), strict=True):
+    for (name, a), (_, b) in zip(
+        whole.model.state_dict().items(), parts.model.state_dict().items(), strict=True
+    ):
         assert torch.equal(a, b), name
 
 

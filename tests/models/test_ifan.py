@@ -20,11 +20,16 @@ LADDERS = {
     False: {"first": 17, "down": [146, 140, 260, 380, 484], "up": [232, 648, 544, 424, 304], "final": 310},
 }
 COUNTS = {True: (3_786_340, 3_870_919, 18_260), False: (3_741_960, 3_826_392, 18_204)}
-HEADS = {True: {"helen9": 2853, "points5": 314_250, "emotion7": 25_991}, False: {"helen9": 2790, "points5": 309_770}}
+HEADS = {
+    True: {"helen9": 2853, "points5": 314_250, "emotion7": 25_991},
+    False: {"helen9": 2790, "points5": 309_770},
+}
 
 
 def count(module: nn.Module, kind: type[nn.Module]) -> int:
-    return sum(p.numel() for m in module.modules() if isinstance(m, kind) for p in m.parameters(recurse=False))
+    return sum(
+        p.numel() for m in module.modules() if isinstance(m, kind) for p in m.parameters(recurse=False)
+    )
 
 
 def tiny(**arguments) -> IFAN:
@@ -40,7 +45,12 @@ def batch(model: IFAN, b: int = 3, mask: tuple[str, ...] = ()):
         "expression": torch.eye(8)[torch.randint(0, 8, (b,), generator=g)],
     }
     seen = {n: torch.full((b,), n in mask) for n in targets}
-    return torch.randn(b, 3, side, side, generator=g), targets, seen, {t.name: t.criterion() for t in model.tasks}
+    return (
+        torch.randn(b, 3, side, side, generator=g),
+        targets,
+        seen,
+        {t.name: t.criterion() for t in model.tasks},
+    )
 
 
 @pytest.mark.parametrize("emotion", [True, False])
@@ -61,7 +71,9 @@ def test_the_ladder_of_the_paper(emotion):
     assert [tuple(a) for a, _ in seen["down"]] == list(zip(want["down"], [128, 64, 32, 16, 8], strict=True))
     assert [tuple(b) for _, b in seen["down"]] == outs
     assert [tuple(s) for s in seen["up"]] == list(zip(want["up"], [4, 8, 16, 32, 64], strict=True))
-    assert [tuple(s) for s in seen["ups"]] == list(zip([520, 448, 376, 304, 296], [8, 16, 32, 64, 128], strict=True))
+    assert [tuple(s) for s in seen["ups"]] == list(
+        zip([520, 448, 376, 304, 296], [8, 16, 32, 64, 128], strict=True)
+    )
     skips = [b.convs[0].in_channels - 128 for b in net.trunk.up_blocks]
     assert skips == [356, 284, 212, 140, 132]
     assert net.trunk.bottom_width == 232
@@ -165,7 +177,9 @@ def test_a_step_for_one_task_leaves_the_others_alone(own):
     assert [n for n, p in net.named_parameters() if p.grad is None] == []
     torch.optim.SGD(net.parameters(), 0.1).step()
     changed = {k for k, v in net.state_dict().items() if not torch.equal(v, before[k])}
-    theirs = [k for k in before for n in NAMES if n != own and (f"norms.{n}." in k or k.startswith(f"heads.{n}."))]
+    theirs = [
+        k for k in before for n in NAMES if n != own and (f"norms.{n}." in k or k.startswith(f"heads.{n}."))
+    ]
     assert not changed & set(theirs)
     assert {"trunk.first.weight", f"trunk.bottom.norms.0.norms.{own}.running_mean"} <= changed
     assert any(k.startswith(f"heads.{own}.") for k in changed)
@@ -233,7 +247,11 @@ def test_what_it_refuses():
     with pytest.raises(UsageError, match="disks"):
         tiny(disks="square")
     with torch.device("meta"):
-        assert [t.name for t in plug_in(ifan(emotion=False), EXPRESSION).tasks] == ["helen9", "points5", "expression"]
+        assert [t.name for t in plug_in(ifan(emotion=False), EXPRESSION).tasks] == [
+            "helen9",
+            "points5",
+            "expression",
+        ]
 
 
 def test_onnx_answers_the_same(tmp_path):
@@ -248,17 +266,24 @@ def test_dense_heads_begin_at_the_mean_answers():
     net = tiny(tasks=(POINTS5, EXPRESSION, ATTRIBUTES, EULER))
     g = torch.Generator().manual_seed(3)
     means = {"points5": torch.rand(5, 2, generator=g), "expression": torch.rand(8, generator=g).softmax(0)}
-    net.set_means({**means, "attributes": torch.rand(40, generator=g), "euler": 30 * torch.randn(3, generator=g)})
+    net.set_means(
+        {**means, "attributes": torch.rand(40, generator=g), "euler": 30 * torch.randn(3, generator=g)}
+    )
     net.begin_at_means()
     answers = net.eval().feedback(net(torch.randn(2, 3, 32, 32, generator=g)))
     for t in net.tasks:
-        torch.testing.assert_close(answers[t.name], net.get_buffer(f"mean_{t.name}").expand_as(answers[t.name]), atol=1e-4, rtol=0)
+        torch.testing.assert_close(
+            answers[t.name], net.get_buffer(f"mean_{t.name}").expand_as(answers[t.name]), atol=1e-4, rtol=0
+        )
 
 
 def test_dense_heads_learn_slower_the_more_they_read():
     net = tiny()
     wide, narrow = net.heads["points5"].out, net.heads["expression"].out
-    assert net.rates() == {"heads.points5.": 50 / wide.in_features, "heads.expression.": min(1.0, 50 / narrow.in_features)}
+    assert net.rates() == {
+        "heads.points5.": 50 / wide.in_features,
+        "heads.expression.": min(1.0, 50 / narrow.in_features),
+    }
     optimizer = adamw(net, 1e-3, rates=net.rates())
     rate = {id(p): group["lr"] for group in optimizer.param_groups for p in group["params"]}
     assert len(rate) == len(list(net.parameters())), "every weight is in one group"

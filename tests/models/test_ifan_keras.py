@@ -1,4 +1,6 @@
-"""The official Keras layout of iFAN, on generated arrays: names and shapes listed by hand, and what the layers then compute."""
+"""The official Keras layout of iFAN, on generated arrays: names and shapes listed by hand, and what the
+layers then compute.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,11 @@ class File:
     """One task's layers, numbered as Keras does; convolutions are the same in every file of a net."""
 
     def __init__(self, task: str, emotion: bool):
-        self.task, self.rng, self.own = task, np.random.default_rng(0), np.random.default_rng(1 + TASKS.index(task))
+        self.task, self.rng, self.own = (
+            task,
+            np.random.default_rng(0),
+            np.random.default_rng(1 + TASKS.index(task)),
+        )
         self.layers: dict[str, list[np.ndarray]] = {}
         self.paths, self.conv_number, self.norm_number = (3 if emotion else 2), 0, 0
         raw, coded = (21, (55, 103, 135)) if emotion else (14, (48, 96, 128))
@@ -48,7 +54,10 @@ class File:
                 c = 128 + SKIPS[level] + 36 + extra[level]
             self.conv(1, c, 9)
         elif task == "points5":
-            self.layers["pred_pts"] = [self.own.normal(size=(8 * 8 * last, 10)) * 0.01, self.own.normal(size=10)]
+            self.layers["pred_pts"] = [
+                self.own.normal(size=(8 * 8 * last, 10)) * 0.01,
+                self.own.normal(size=10),
+            ]
         else:
             self.layers["dense_1"] = [self.own.normal(size=(4 * 4 * 232, 7)) * 0.01, self.own.normal(size=7)]
         names = sorted(self.layers)  # as text: convolution2d_10 comes before convolution2d_2
@@ -65,7 +74,12 @@ class File:
         number = self.norm_number + (1 if shared else 1 + TASKS.index(self.task))
         self.norm_number += 1 if shared else self.paths
         rng = np.random.default_rng(number)
-        self.layers[f"batchnormalization_{number}"] = [rng.normal(size=n), rng.normal(size=n), rng.normal(size=n), rng.random(n) + 0.5]
+        self.layers[f"batchnormalization_{number}"] = [
+            rng.normal(size=n),
+            rng.normal(size=n),
+            rng.normal(size=n),
+            rng.random(n) + 0.5,
+        ]
 
     def dense(self, c: int) -> None:
         for i in range(3):
@@ -79,7 +93,11 @@ def files(emotion: bool) -> dict[str, dict[str, list[np.ndarray]]]:
 
 def test_the_three_task_net_computes_what_the_arrays_say():
     given = files(True)
-    means = {"points5": np.arange(10) / 20 - 0.25, "emotion7": np.full(7, 1 / 7), "helen9": np.random.default_rng(9).random((128, 128, 9))}
+    means = {
+        "points5": np.arange(10) / 20 - 0.25,
+        "emotion7": np.full(7, 1 / 7),
+        "helen9": np.random.default_rng(9).random((128, 128, 9)),
+    }
     model = ifan_from_keras(given, means)
     assert not model.training
     trunk, rng = model.trunk, np.random.default_rng(5)
@@ -87,16 +105,22 @@ def test_the_three_task_net_computes_what_the_arrays_say():
         # the picture is BGR there
         x = rng.normal(size=(1, 24, 9, 9)).astype(np.float32)
         theirs = np.einsum(
-            "bcyx,yxco->bo", np.concatenate([x[:, 2::-1], x[:, 3:]], 1)[:, :, 1:8, 1:8], given["helen9"]["initial_conv2D"][0]
+            "bcyx,yxco->bo",
+            np.concatenate([x[:, 2::-1], x[:, 3:]], 1)[:, :, 1:8, 1:8],
+            given["helen9"]["initial_conv2D"][0],
         )
         np.testing.assert_allclose(trunk.first(torch.from_numpy(x))[0, :, 4, 4], theirs[0], atol=1e-4)
         # a dense layer reads rows, columns, channels
         maps = rng.normal(size=(1, 491, 8, 8)).astype(np.float32)
         weight, bias = given["points5"]["pred_pts"]
         theirs = maps.transpose(0, 2, 3, 1).reshape(1, -1) @ weight + bias
-        np.testing.assert_allclose(model.heads["points5"].out(torch.from_numpy(maps).flatten(1)), theirs, rtol=1e-3, atol=1e-3)
+        np.testing.assert_allclose(
+            model.heads["points5"].out(torch.from_numpy(maps).flatten(1)), theirs, rtol=1e-3, atol=1e-3
+        )
         # sub-pixels: channel 4 c + 2 i + j of theirs is row j, column i of a 2 x 2
-        number = 9 + 5 * 4 + 3 + 1  # re-encoders, five levels of three and a transition, the bottleneck, then the first transition-up
+        number = (
+            9 + 5 * 4 + 3 + 1
+        )  # re-encoders, five levels of three and a transition, the bottleneck, then the first transition-up
         kernel = torch.from_numpy(given["helen9"][f"convolution2d_{number}"][0]).permute(3, 2, 0, 1)
         y = torch.randn(1, 232, 4, 4)
         theirs_map = F.conv2d(y, kernel, padding=1)
@@ -108,12 +132,21 @@ def test_the_three_task_net_computes_what_the_arrays_say():
     for t in TASKS:  # the second layer's norm of the first block: the fourth to sixth that Keras made
         mine = trunk.blocks[0].norms[1].norms[t]
         gamma, beta, mean, var = given[t][f"batchnormalization_{4 + TASKS.index(t)}"]
-        for ours, array in ((mine.weight, gamma), (mine.bias, beta), (mine.running_mean, mean), (mine.running_var, var)):
+        for ours, array in (
+            (mine.weight, gamma),
+            (mine.bias, beta),
+            (mine.running_mean, mean),
+            (mine.running_var, var),
+        ):
             np.testing.assert_allclose(ours.detach(), array, rtol=1e-6)
     np.testing.assert_allclose(model.mean_points5[:, 0], np.arange(5) / 20 + 0.25, atol=1e-6)
     np.testing.assert_allclose(model.mean_helen9[4], means["helen9"][..., 4], atol=1e-6)
     out = model(torch.randn(1, 3, 128, 128))
-    assert {k: tuple(v.shape) for k, v in out.items()} == {"helen9": (1, 9, 128, 128), "points5": (1, 5, 2), "emotion7": (1, 7)}
+    assert {k: tuple(v.shape) for k, v in out.items()} == {
+        "helen9": (1, 9, 128, 128),
+        "points5": (1, 5, 2),
+        "emotion7": (1, 7),
+    }
 
 
 def test_the_two_task_nets_re_encoders_share_their_norms():
@@ -121,9 +154,13 @@ def test_the_two_task_nets_re_encoders_share_their_norms():
     model = ifan_from_keras(given)
     norm = model.encoders["points5"].norms[2].norms
     assert list(norm) == ["shared"]
-    np.testing.assert_allclose(norm["shared"].weight.detach(), given["helen9"]["batchnormalization_6"][0], rtol=1e-6)
+    np.testing.assert_allclose(
+        norm["shared"].weight.detach(), given["helen9"]["batchnormalization_6"][0], rtol=1e-6
+    )
     first = model.trunk.blocks[0].norms[0].norms
-    np.testing.assert_allclose(first["points5"].weight.detach(), given["points5"]["batchnormalization_8"][0], rtol=1e-6)
+    np.testing.assert_allclose(
+        first["points5"].weight.detach(), given["points5"]["batchnormalization_8"][0], rtol=1e-6
+    )
 
 
 def test_what_does_not_fit_is_named():

@@ -16,7 +16,9 @@ from mien.tasks.base import Points
 
 @pytest.mark.parametrize(("emotion", "parameters"), [(True, 4_268_793), (False, 4_175_904)])
 def test_the_official_counts(emotion: bool, parameters: int):
-    """The two-task net has one set of re-encoder norms for both paths: 544 parameters fewer than with a set each."""
+    """The two-task net has one set of re-encoder norms for both paths: 544 parameters fewer than with a set
+    each.
+    """
     with torch.device("meta"):
         assert sum(p.numel() for p in ifan(emotion=emotion).parameters()) == parameters
 

@@ -1,4 +1,6 @@
-"""MGMTN against the facts of its record: masks of points, masked features, fusion, and the two steps of training."""
+"""MGMTN against the facts of its record: masks of points, masked features, fusion, and the two steps of
+training.
+"""
 
 from __future__ import annotations
 
@@ -45,7 +47,9 @@ SIDE = 112
 def face(seed: int, degrees: float = 0.0, task=LANDMARKS) -> np.ndarray:
     """The points of a drawn face in a crop of the head."""
     _, labels, five = synthetic.draw(np.random.default_rng(seed))
-    fit = geometry.fit_similarity(five, geometry.template_points(View((SIDE, SIDE), "head", (0.5,) * 3, (0.5,) * 3)))
+    fit = geometry.fit_similarity(
+        five, geometry.template_points(View((SIDE, SIDE), "head", (0.5,) * 3, (0.5,) * 3))
+    )
     turn = geometry.about(((SIDE - 1) / 2, (SIDE - 1) / 2), degrees=degrees)
     return geometry.move_points(labels[task.name], geometry.compose(turn, fit))
 
@@ -86,12 +90,25 @@ def test_masks_lie_where_their_names_say():
     def at(name: str, x: float, y: float) -> int:
         return int(masks[name][round(y), round(x)])
 
-    for name, part in {"Mouth": points[48:], "Nose": points[27:36], "Eyes": np.r_[points[17:27], points[36:48]], "Object": points}.items():
+    for name, part in {
+        "Mouth": points[48:],
+        "Nose": points[27:36],
+        "Eyes": np.r_[points[17:27], points[36:48]],
+        "Object": points,
+    }.items():
         assert all(at(name, x, y) for x, y in part), name
     assert place["Hair"][1] < points[17:27, 1].min() < place["Nose"][1] < place["Mouth"][1]
     assert at("Hair", points[27, 0], 0) == 1  # up to the crop's edge
-    assert at("Ear", points[1, 0] - 4, points[1, 1]) == at("Ear", points[15, 0] + 4, points[15, 1]) == 1  # outside the contour
-    assert at("Ear", *points[30]) == at("Hair", *points[30]) == at("Lower Face", *points[29]) == at("Cheeks", *points[30]) == 0
+    assert (
+        at("Ear", points[1, 0] - 4, points[1, 1]) == at("Ear", points[15, 0] + 4, points[15, 1]) == 1
+    )  # outside the contour
+    assert (
+        at("Ear", *points[30])
+        == at("Hair", *points[30])
+        == at("Lower Face", *points[29])
+        == at("Cheeks", *points[30])
+        == 0
+    )
     assert at("Lower Face", *points[8]) == at("Lower Face", *points[57]) == 1
     for eye, corner, outer in ((slice(36, 42), 48, 3), (slice(42, 48), 54, 13)):
         cheek = (points[eye].mean(0) + points[corner] + points[outer]) / 3
@@ -115,7 +132,11 @@ def test_a_filled_square_is_its_pixels():
 
 
 def test_points_that_are_no_face_are_refused():
-    for wrong, why in ((np.zeros((5, 2)), "masks are made of"), (np.full((68, 2), np.nan), "finite"), (np.zeros((98, 2)), "no face")):
+    for wrong, why in (
+        (np.zeros((5, 2)), "masks are made of"),
+        (np.full((68, 2), np.nan), "finite"),
+        (np.zeros((98, 2)), "no face"),
+    ):
         with pytest.raises(UsageError, match=why):
             masks_of(wrong, (SIDE, SIDE))
 
@@ -142,7 +163,9 @@ def test_the_tiny_unet_is_cheap():
         net, macs = mgmtn_tiny().unet.eval(), []
         for m in net.modules():
             if isinstance(m, torch.nn.Conv2d):
-                m.register_forward_hook(lambda conv, _, out: macs.append(out.numel() * conv.weight[0].numel()))
+                m.register_forward_hook(
+                    lambda conv, _, out: macs.append(out.numel() * conv.weight[0].numel())
+                )
         net(torch.empty(1, 3, SIDE, SIDE))
     assert sum(macs) == 54_604_032
 
@@ -189,7 +212,9 @@ def test_pooling_needs_no_copies(side):
 
 def test_masks_of_ones_leave_the_global_branch(images):
     maps = torch.randn(2, 6, 5, 5)
-    assert torch.allclose(group_features(maps, torch.ones(2, 8, 57, 57)), maps[:, None].expand(-1, 8, -1, -1, -1), atol=1e-5)
+    assert torch.allclose(
+        group_features(maps, torch.ones(2, 8, 57, 57)), maps[:, None].expand(-1, 8, -1, -1, -1), atol=1e-5
+    )
     torch.manual_seed(0)
     full, none = mgmtn_tiny(size=64), mgmtn_tiny(size=64, masks=False)
     assert none.unet is None and not any(n.startswith("unet") for n in none.state_dict())
@@ -272,7 +297,9 @@ def test_each_logit_comes_from_its_groups_classifier(groups, images):
         torch.nn.init.zeros_(classifier.weight)
         classifier.bias.data = torch.arange(classifier.out_features) + 100.0 * g
     answer = dict(zip(CELEBA40, model(images)["attributes"][0].tolist(), strict=True))
-    expected = {n: 100.0 * g + i for g, members in enumerate(GROUPS[groups].values()) for i, n in enumerate(members)}
+    expected = {
+        n: 100.0 * g + i for g, members in enumerate(GROUPS[groups].values()) for i, n in enumerate(members)
+    }
     assert answer == expected
 
 
@@ -293,7 +320,9 @@ def test_wrong_choices_are_refused(images):
 
 
 def test_a_checkpoint_names_its_choices(tmp_path, images):
-    for i, options in enumerate(({"hard": True, "hidden": 16}, {"masks": False, "groups": "mcnn9"}, {"inside": True})):
+    for i, options in enumerate(
+        ({"hard": True, "hidden": 16}, {"masks": False, "groups": "mcnn9"}, {"inside": True})
+    ):
         model = mgmtn_tiny(size=64, **options).eval()
         checkpoint.save(tmp_path / f"{i}.safetensors", model)
         again = checkpoint.load(tmp_path / f"{i}.safetensors")
@@ -344,10 +373,14 @@ def test_masks_are_learned_from_known_rows(task, tiny):
     points = targets[task.name]
     known = torch.ones(points.shape[:2], dtype=torch.bool)
     known[1], known[2, 5] = False, False  # a picture without points, and one that lacks a point
-    truth = torch.from_numpy(np.stack([masks_of(p * 64 - 0.5, (64, 64)) for p in points[[0, 3]].numpy()])).float()
+    truth = torch.from_numpy(
+        np.stack([masks_of(p * 64 - 0.5, (64, 64)) for p in points[[0, 3]].numpy()])
+    ).float()
     expected = mask_loss(tiny.unet(images)[[0, 3]], truth)
     assert torch.allclose(tiny.learn(images, targets, {task.name: known}, {})["masks"], expected, atol=1e-5)
-    assert torch.allclose(tiny.learn(images, targets, {task.name: known.all(1)}, {})["masks"], expected, atol=1e-5)
+    assert torch.allclose(
+        tiny.learn(images, targets, {task.name: known.all(1)}, {})["masks"], expected, atol=1e-5
+    )
     none = tiny.learn(images, targets, {task.name: torch.zeros_like(known)}, {})["masks"]
     none.backward()
     assert float(none.detach()) == 0
@@ -390,7 +423,9 @@ def test_both_parts_of_the_recipe(tmp_path):
     for name, value in start.items():
         assert torch.equal(attributes.model.unet.state_dict()[name], value), name
         assert torch.equal(averaged.unet.state_dict()[name], value), name
-    moved = {k.split(".")[0] for k, v in attributes.model.state_dict().items() if not torch.equal(v, before[k])}
+    moved = {
+        k.split(".")[0] for k, v in attributes.model.state_dict().items() if not torch.equal(v, before[k])
+    }
     assert moved == {"encoder", "fusion", "classifiers"}
     row = json.loads((tmp_path / "attributes" / "log.jsonl").read_text().splitlines()[-1])
     assert set(row["losses"]) == {"attributes", "norm"}

@@ -1,4 +1,6 @@
-"""The embedded network's own ways: heads that see labelled pictures only, tasks that do not touch each other, its view."""
+"""The embedded network's own ways: heads that see labelled pictures only, tasks that do not touch each other,
+its view.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +9,17 @@ import torch
 
 from mien.errors import UsageError
 from mien.models.mien import mien_tiny
-from mien.tasks import AGE, ATTRIBUTES, DEFAULT_TASKS, EXPRESSION, FACES, IDENTITY, LANDMARKS, PARSING, POINTS5
+from mien.tasks import (
+    AGE,
+    ATTRIBUTES,
+    DEFAULT_TASKS,
+    EXPRESSION,
+    FACES,
+    IDENTITY,
+    LANDMARKS,
+    PARSING,
+    POINTS5,
+)
 
 torch.manual_seed(0)
 TASKS = (LANDMARKS, PARSING, AGE, ATTRIBUTES, IDENTITY)
@@ -21,7 +33,11 @@ def labels(model, images, which: dict[str, list[bool]]):
         target, told = t.missing_target(model.view.size)
         targets[t.name] = torch.as_tensor(target).expand(n, *torch.as_tensor(target).shape).clone()
         flags = torch.tensor(which.get(t.name, [False] * n))
-        mask[t.name] = flags.reshape(n, *[1] * torch.as_tensor(told).ndim).expand(n, *torch.as_tensor(told).shape).clone()
+        mask[t.name] = (
+            flags.reshape(n, *[1] * torch.as_tensor(told).ndim)
+            .expand(n, *torch.as_tensor(told).shape)
+            .clone()
+        )
     if "parsing" in which:
         targets["parsing"][:] = 1
     return targets, mask
@@ -29,7 +45,9 @@ def labels(model, images, which: dict[str, list[bool]]):
 
 @pytest.fixture(scope="module")
 def model():
-    return mien_tiny(tasks=TASKS, size=64).eval()  # batch norms by their statistics: then a picture's answer is its own
+    return mien_tiny(
+        tasks=TASKS, size=64
+    ).eval()  # batch norms by their statistics: then a picture's answer is its own
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +62,11 @@ def test_the_size_that_its_page_tells():
         assert sum(p.numel() for p in mien_tiny().parameters()) == 4_311_126
 
 
-WHICH = {"parsing": [True, False, True, False], "age": [False, True, True, False], "identity": [True, True, False, False]}
+WHICH = {
+    "parsing": [True, False, True, False],
+    "age": [False, True, True, False],
+    "identity": [True, True, False, False],
+}
 
 
 def test_losses_are_those_of_the_whole_batch(model, images):
@@ -63,7 +85,9 @@ def test_a_head_sees_the_pictures_that_label_its_tasks(model, images):
     seen = {}
     hooks = [
         m.register_forward_hook(
-            lambda m, given, out, name=name: seen.__setitem__(name, len(given[0][0] if isinstance(given[0], list) else given[0]))
+            lambda m, given, out, name=name: seen.__setitem__(
+                name, len(given[0][0] if isinstance(given[0], list) else given[0])
+            )
         )
         for name, m in (("dense", model.dense), ("values", model.values), ("who", model.who["identity"]))
     ]
@@ -98,7 +122,10 @@ def test_one_labelled_picture_does_not_stop_a_batch_norm(images):
 
 
 def test_a_task_of_values_answers_the_same_alone_and_among_others(images):
-    both, alone = mien_tiny(tasks=(AGE, EXPRESSION, ATTRIBUTES), size=64).eval(), mien_tiny(tasks=(EXPRESSION,), size=64).eval()
+    both, alone = (
+        mien_tiny(tasks=(AGE, EXPRESSION, ATTRIBUTES), size=64).eval(),
+        mien_tiny(tasks=(EXPRESSION,), size=64).eval(),
+    )
     mine = dict(both.state_dict())
     place = both.values.split(torch.arange(sum(both.values.queries.values()))[None])["expression"][0]
     for name in ("values.content", "values.place"):
@@ -117,7 +144,9 @@ def test_attention_of_values_sums_to_one_over_its_grids(model, images):
     with torch.no_grad():
         seen = model.attention(images)
     tokens = sum(h * w for h, w in model.grids(images))
-    assert {k: tuple(v.shape) for k, v in seen.items()} == {"attributes": (4, 40, 4, tokens)}, "ages share eight queries"
+    assert {k: tuple(v.shape) for k, v in seen.items()} == {"attributes": (4, 40, 4, tokens)}, (
+        "ages share eight queries"
+    )
     assert all(torch.allclose(v.sum(-1), torch.ones(()), atol=1e-5) for v in seen.values())
     assert mien_tiny(tasks=(PARSING,), size=64).attention(images) == {}
 
@@ -143,7 +172,9 @@ def test_a_finer_look_at_masks_begins_with_the_answers_of_the_network_it_is_adde
     with torch.no_grad():
         before, after = plain(images), finer(images)
         assert after["parsing"].shape == (4, 19, 32, 32), "half the crop's side, not a quarter"
-        enlarged = torch.nn.functional.interpolate(before["parsing"], (32, 32), mode="bilinear", align_corners=False)
+        enlarged = torch.nn.functional.interpolate(
+            before["parsing"], (32, 32), mode="bilinear", align_corners=False
+        )
         assert torch.allclose(after["parsing"], enlarged, atol=1e-5)
         assert all(torch.equal(before[t.name], after[t.name]) for t in TASKS if t is not PARSING)
         assert finer.grids(images) == plain.grids(images)
@@ -156,7 +187,9 @@ def test_stages_of_identitys_own_change_nobody_elses_answers(images):
     plain, own = mien_tiny(tasks=TASKS, size=64).eval(), mien_tiny(tasks=TASKS, size=64, own=16).eval()
     theirs, fresh = plain.state_dict(), own.state_dict()
     kept = {k: v for k, v in theirs.items() if v.shape == fresh[k].shape}
-    assert {k for k in fresh if k not in kept} == {k for k in fresh if k.startswith("own.")} | {"who.identity.widen.0.weight"}
+    assert {k for k in fresh if k not in kept} == {k for k in fresh if k.startswith("own.")} | {
+        "who.identity.widen.0.weight"
+    }
     own.load_state_dict(kept, strict=False)
     with torch.no_grad():
         before, after = plain(images), own(images)

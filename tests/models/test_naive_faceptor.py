@@ -1,4 +1,6 @@
-"""Naive Faceptor: the published sizes, part by part; what data sets of one type share; answers, learning and export."""
+"""Naive Faceptor: the published sizes, part by part; what data sets of one type share; answers, learning and
+export.
+"""
 
 from __future__ import annotations
 
@@ -53,7 +55,9 @@ def whole():
 def twins():
     """A small model with two data sets of an attribute type and two of a dense type."""
     torch.manual_seed(0)
-    return naive_faceptor_tiny(tasks=[expression("a"), parsing("a", 5), expression("b"), AGE, parsing("b", 3)], size=64).eval()
+    return naive_faceptor_tiny(
+        tasks=[expression("a"), parsing("a", 5), expression("b"), AGE, parsing("b", 3)], size=64
+    ).eval()
 
 
 @pytest.fixture(scope="module")
@@ -79,7 +83,12 @@ def test_each_part_has_its_size(whole):
     for head in whole.attribute.values():
         assert size(head) - size(head.last) == 4_098_592
     last = {name: size(fc) for head in whole.attribute.values() for name, fc in head.last.items()}
-    assert last == {"age": 51_813, "attributes": 20_520, "expression7@affectnet": 3_591, "expression7@rafdb": 3_591}
+    assert last == {
+        "age": 51_813,
+        "attributes": 20_520,
+        "expression7@affectnet": 3_591,
+        "expression7@rafdb": 3_591,
+    }
     assert {k: (size(h.pyramid), size(h.uper)) for k, h in whole.dense.items()} == dict.fromkeys(
         ["parsing", "landmarks"], (7_081_728, 32_256_000)
     )
@@ -90,7 +99,8 @@ def test_base_reads_the_published_blocks_and_answers_on_a_quarter_of_512(whole):
     assert (whole.attribute_levels, whole.dense_levels) == ((5, 7, 9, 11), (3, 5, 7, 11))
     shapes = {k: tuple(v.shape) for k, v in whole.eval()(torch.zeros(1, 3, 512, 512, device="meta")).items()}
     assert shapes == {
-        "identity512": (1, 512), "age": (1, 101), "attributes": (1, 40), "expression7@affectnet": (1, 7), "expression7@rafdb": (1, 7),
+        "identity512": (1, 512), "age": (1, 101), "attributes": (1, 40), "expression7@affectnet": (1, 7),
+        "expression7@rafdb": (1, 7),
         "parsing": (1, 19, 128, 128), "landmarks": (1, 68, 128, 128),
     }  # fmt: skip
 
@@ -118,7 +128,10 @@ def test_the_gate_sees_512_channels_and_is_between_0_and_1():
     gate = head.gate(x)
     assert gate.shape == (2, 512, 1, 1)
     assert 0 < gate.min() < gate.max() < 1
-    mean, most = head.gate.mlp(F.adaptive_avg_pool2d(x, 1).flatten(1)), head.gate.mlp(F.adaptive_max_pool2d(x, 1).flatten(1))
+    mean, most = (
+        head.gate.mlp(F.adaptive_avg_pool2d(x, 1).flatten(1)),
+        head.gate.mlp(F.adaptive_max_pool2d(x, 1).flatten(1)),
+    )
     assert torch.allclose(gate[..., 0, 0], torch.sigmoid(mean + most), atol=1e-6)
 
 
@@ -137,7 +150,9 @@ def test_the_attribute_head_is_gate_relu_maximum_norm_and_two_hidden_layers():
 
 def test_the_pyramid_of_512_pixels_has_sides_128_64_32_16():
     pyramid = PlainPyramid(8)
-    assert [tuple(m.shape) for m in pyramid([torch.zeros(2, 8, 32, 32)] * 4)] == [(2, 8, s, s) for s in (128, 64, 32, 16)]
+    assert [tuple(m.shape) for m in pyramid([torch.zeros(2, 8, 32, 32)] * 4)] == [
+        (2, 8, s, s) for s in (128, 64, 32, 16)
+    ]
 
 
 @pytest.mark.parametrize("out", [1, 2, 3, 6, 7])
@@ -157,14 +172,19 @@ def test_slices_of_the_last_convolution_are_disjoint_and_cover_it(twins):
         after = answers(twins)
         with torch.no_grad():
             head.last.bias[row] -= 1
-        moved = {(k, c) for k in before for c in range(before[k].shape[1]) if (after[k][:, c] - before[k][:, c]).abs().max() > 0.5}
+        moved = {
+            (k, c)
+            for k in before
+            for c in range(before[k].shape[1])
+            if (after[k][:, c] - before[k][:, c]).abs().max() > 0.5
+        }
         assert len(moved) == 1
         owners += moved
     assert owners == [*(("parsing@a", c) for c in range(5)), *(("parsing@b", c) for c in range(3))]
 
 
 def test_data_sets_of_one_type_share_all_but_the_last_layer(twins):
-    """Shown by gradients: whatever one data set's answer depends on, the other's does too, last layers apart."""
+    """Shown by gradients: what one data set's answer depends on, the other's does too, last layers apart."""
     assert list(twins.attribute) == ["expression7", "age"]
     images = torch.randn(2, 3, 64, 64)
 
@@ -190,7 +210,8 @@ def test_a_dense_head_is_no_wider_than_its_type():
 def test_tiny_answers_in_the_contract_and_is_small(tiny):
     shapes = {k: tuple(v.shape) for k, v in answers(tiny, side=112).items()}
     assert shapes == {
-        "landmarks": (2, 68, 28, 28), "points5": (2, 5, 28, 28), "parsing": (2, 19, 28, 28), "age": (2, 101), "expression": (2, 8),
+        "landmarks": (2, 68, 28, 28), "points5": (2, 5, 28, 28), "parsing": (2, 19, 28, 28), "age": (2, 101),
+        "expression": (2, 8),
         "attributes": (2, 40), "identity": (2, 128),
     }  # fmt: skip
     assert list(shapes) == [t.name for t in tiny.tasks]
@@ -209,7 +230,11 @@ def test_a_picture_answers_the_same_alone(tiny):
 def test_a_task_that_is_asked_for_moves_its_own_head_only(tiny):
     tiny.zero_grad()
     tiny(torch.randn(1, 3, 112, 112))["points5"].square().mean().backward()
-    parts = {".".join(n.split(".")[:2]) for n, p in tiny.named_parameters() if p.grad is not None and p.grad.abs().sum() > 0}
+    parts = {
+        ".".join(n.split(".")[:2])
+        for n, p in tiny.named_parameters()
+        if p.grad is not None and p.grad.abs().sum() > 0
+    }
     assert {p for p in parts if not p.startswith("encoder.")} == {"dense.points5"}
     assert any(p.startswith("encoder.") for p in parts)
 
@@ -233,17 +258,26 @@ def test_a_few_steps_lower_the_loss():
 
 
 def plain() -> NaiveFaceptor:
-    """The base's structure in small: a ViT of one stride, with the grid of 7 that neither 2, 3 nor 6 divides."""
+    """The base's structure, small: a ViT of one stride, with a grid of 7 that neither 2, 3 nor 6 divides."""
     encoder = VisionTransformer(width=32, depth=4, heads=2, grid=4)
     view, levels = View((112, 112), "head", encoder.mean, encoder.std), (0, 1, 2, 3)
     model = NaiveFaceptor(
-        encoder, [PARSING, AGE], view, attribute_levels=levels, dense_levels=levels, attribute_width=16, dense_width=16, hidden=32
+        encoder,
+        [PARSING, AGE],
+        view,
+        attribute_levels=levels,
+        dense_levels=levels,
+        attribute_width=16,
+        dense_width=16,
+        hidden=32,
     )
     model.builder = ("naive_faceptor_base", {})
     return model
 
 
-@pytest.mark.parametrize("build", [lambda: naive_faceptor_tiny(tasks=[LANDMARKS, AGE, IDENTITY]), plain], ids=["tiny", "plain"])
+@pytest.mark.parametrize(
+    "build", [lambda: naive_faceptor_tiny(tasks=[LANDMARKS, AGE, IDENTITY]), plain], ids=["tiny", "plain"]
+)
 def test_torch_and_onnx_answer_alike_at_any_batch(build, tmp_path):
     torch.manual_seed(0)
     model = build().eval()

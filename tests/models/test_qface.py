@@ -1,4 +1,4 @@
-"""Q-Face: what the record says of it, fact by fact (fusion, label queries, cross-attention that can be read)."""
+"""Q-Face, fact by fact: fusion, label queries, readable cross-attention."""
 
 from __future__ import annotations
 
@@ -19,13 +19,23 @@ from mien.tasks.choice import ChoiceTask
 from mien.training.loop import losses_of, to_tensors
 from mien.types import View
 
-POSE3 = ChoiceTask("pose3", "test", ("yaw", "pitch", "roll"))  # only its name and its three numbers matter here
+POSE3 = ChoiceTask(
+    "pose3", "test", ("yaw", "pitch", "roll")
+)  # only its name and its three numbers matter here
 
 
 def small(tasks=(EXPRESSION, POSE3), **arguments) -> QFace:
     torch.manual_seed(0)
     encoder = VisionTransformer(width=16, depth=6, heads=2, patch=8, grid=4, out=4)
-    given = {"taps": (1, 3, 5), "stride": 8, "width": 12, "dim": 16, "heads": 4, "layers": 2, "ffn": 32} | arguments
+    given = {
+        "taps": (1, 3, 5),
+        "stride": 8,
+        "width": 12,
+        "dim": 16,
+        "heads": 4,
+        "layers": 2,
+        "ffn": 32,
+    } | arguments
     return QFace(encoder, tasks, View((32, 32), "head", encoder.mean, encoder.std), **given).eval()
 
 
@@ -33,7 +43,9 @@ def images(n: int = 2) -> torch.Tensor:
     return torch.randn(n, 3, 32, 32, generator=torch.Generator().manual_seed(1))
 
 
-@pytest.mark.parametrize(("fusion", "tokens"), [("concat", 196), ("sum", 196), ("gated", 196), ("tokens", 784)])
+@pytest.mark.parametrize(
+    ("fusion", "tokens"), [("concat", 196), ("sum", 196), ("gated", 196), ("tokens", 784)]
+)
 def test_base_answers_all_tasks_from_one_encoder_run(fusion, tokens):
     """Facts 1 and 2; on meta only shapes are computed."""
     with torch.device("meta"):
@@ -132,7 +144,10 @@ def test_attention_weights_are_a_distribution_over_tokens():
     """Fact 5; and they are not all the same, so that they say something."""
     for fusion, n in (("concat", 16), ("tokens", 48)):
         weights = small(fusion=fusion).attention(images())
-        assert {k: tuple(v.shape) for k, v in weights.items()} == {"expression": (2, 8, 4, n), "pose3": (2, 3, 4, n)}
+        assert {k: tuple(v.shape) for k, v in weights.items()} == {
+            "expression": (2, 8, 4, n),
+            "pose3": (2, 3, 4, n),
+        }
         for w in weights.values():
             assert (w >= 0).all()
             assert torch.allclose(w.sum(-1), torch.ones(()), atol=1e-5)
@@ -151,12 +166,17 @@ def test_the_attention_that_is_shown_is_that_of_the_shared_module():
 @pytest.mark.parametrize("pre_norm", [False, True])
 def test_permuting_queries_permutes_logits_and_permuting_tokens_changes_nothing(pre_norm):
     """Fact 6."""
-    model, order = small(positions=True, pre_norm=pre_norm), torch.randperm(8, generator=torch.Generator().manual_seed(2))
+    model, order = (
+        small(positions=True, pre_norm=pre_norm),
+        torch.randperm(8, generator=torch.Generator().manual_seed(2)),
+    )
     with torch.no_grad():
         key, value = model.memory(images())
         before = model.decode(key, value)[0]["expression"]
         shuffled = torch.randperm(16, generator=torch.Generator().manual_seed(3))
-        assert torch.allclose(model.decode(key[:, shuffled], value[:, shuffled])[0]["expression"], before, atol=1e-5)
+        assert torch.allclose(
+            model.decode(key[:, shuffled], value[:, shuffled])[0]["expression"], before, atol=1e-5
+        )
         assert not torch.allclose(model.decode(key, value[:, shuffled])[0]["expression"], before, atol=1e-3)
         for p in model.labels["expression"].parameters():
             p.copy_(p[order])
@@ -170,7 +190,9 @@ def test_labels_of_one_task_leave_zero_not_missing_gradients_to_the_others():
     torch.manual_seed(0)
     model = qface_tiny(size=64)
     source = FaceSource(synthetic.toy(n=2, tasks=("age",)), model.view, Augment())
-    batch = collate([source.example(i, np.random.default_rng(i)) for i in range(2)], model.tasks, model.view.size)
+    batch = collate(
+        [source.example(i, np.random.default_rng(i)) for i in range(2)], model.tasks, model.view.size
+    )
     x, targets, mask = to_tensors(batch, model.view)
     losses = losses_of(model.train(), {t.name: t.criterion() for t in model.tasks}, x, targets, mask)
     assert {k for k, v in losses.items() if float(v.detach()) != 0} == {"age"}
@@ -187,7 +209,11 @@ def test_tiny_answers_its_tasks_in_order_and_comes_back_from_its_builder(fusion)
     x = torch.randn(2, 3, 112, 112)
     with torch.no_grad():
         answers, weights = model(x), model.attention(x)
-    assert {k: tuple(v.shape) for k, v in answers.items()} == {"expression": (2, 8), "attributes": (2, 40), "age": (2, 101)}
+    assert {k: tuple(v.shape) for k, v in answers.items()} == {
+        "expression": (2, 8),
+        "attributes": (2, 40),
+        "age": (2, 101),
+    }
     assert list(answers) == [t.name for t in model.tasks] == model.builder[1]["tasks"]
     assert weights["age"].shape == (2, 101, 4, 49 * (4 if fusion == "tokens" else 1))
     again = qface_tiny(**model.builder[1] | {"tasks": model.tasks})

@@ -27,8 +27,10 @@ def test_the_published_size(net):
 def test_the_published_keys(net):
     keys = set(net.state_dict())
     assert {
-        "conv1.0.weight", "conv1.1.running_mean", "conv1.3.weight", "conv1.6.weight", "bn1.weight", "layer1.0.downsample.1.weight",
-        "layer1.0.downsample.2.bias", "layer2.3.conv2.conv.weight", "layer3.5.conv2.bn0.weight", "layer4.2.conv2.fc1.bias",
+        "conv1.0.weight", "conv1.1.running_mean", "conv1.3.weight", "conv1.6.weight", "bn1.weight",
+        "layer1.0.downsample.1.weight",
+        "layer1.0.downsample.2.bias", "layer2.3.conv2.conv.weight", "layer3.5.conv2.bn0.weight",
+        "layer4.2.conv2.fc1.bias",
         "layer4.2.conv2.bn1.running_var", "layer4.2.conv2.fc2.weight", "layer4.2.bn3.bias",
     } < keys  # fmt: skip
     assert {k.split(".")[0] for k in keys} == {"conv1", "bn1", "layer1", "layer2", "layer3", "layer4"}
@@ -36,7 +38,9 @@ def test_the_published_keys(net):
     assert [net.conv1[i].out_channels for i in (0, 3, 6)] == [32, 32, 64]
 
 
-@pytest.mark.parametrize(("side", "sides"), [(224, (56, 28, 14, 7)), (227, (57, 29, 15, 8)), (112, (28, 14, 7, 4))])
+@pytest.mark.parametrize(
+    ("side", "sides"), [(224, (56, 28, 14, 7)), (227, (57, 29, 15, 8)), (112, (28, 14, 7, 4))]
+)
 def test_the_pyramid(net, side, sides):
     with torch.device("meta"):
         shapes = [tuple(m.shape) for m in net(torch.empty(2, 3, side, side))]
@@ -46,11 +50,15 @@ def test_the_pyramid(net, side, sides):
 def test_only_pools_make_maps_smaller(net):
     strided = [n for n, m in net.named_modules() if isinstance(m, torch.nn.Conv2d) and m.stride != (1, 1)]
     assert strided == ["conv1.0"]
-    assert isinstance(net.layer2[0].after, torch.nn.AvgPool2d) and isinstance(net.layer2[0].before, torch.nn.Identity)
+    assert isinstance(net.layer2[0].after, torch.nn.AvgPool2d) and isinstance(
+        net.layer2[0].before, torch.nn.Identity
+    )
     assert isinstance(net.layer2[1].after, torch.nn.Identity)
     with torch.device("meta"):
         fast = ResNeSt50(pool_first=True)
-    assert isinstance(fast.layer4[0].before, torch.nn.AvgPool2d) and isinstance(fast.layer4[0].after, torch.nn.Identity)
+    assert isinstance(fast.layer4[0].before, torch.nn.AvgPool2d) and isinstance(
+        fast.layer4[0].after, torch.nn.Identity
+    )
 
 
 def test_the_shortcut_averages():
@@ -62,7 +70,9 @@ def test_the_shortcut_averages():
     y = block(x)
     assert y.shape == (1, 16, 3, 3)
     assert torch.allclose(y[0, :, 0, 0], x[0, :, :2, :2].mean((1, 2)).sum().expand(16), atol=1e-4)
-    assert torch.allclose(y[0, :, 2, 2], x[0, :, 4, 4].sum().expand(16), atol=1e-4)  # a border cell counts real pixels only
+    assert torch.allclose(
+        y[0, :, 2, 2], x[0, :, 4, 4].sum().expand(16), atol=1e-4
+    )  # a border cell counts real pixels only
 
 
 def test_split_attention_weighs_its_two_branches():
@@ -73,7 +83,9 @@ def test_split_attention_weighs_its_two_branches():
     w = split.weights(torch.stack([first, second], 1))
     assert w.shape == (2, 2, 8)
     assert torch.allclose(w.sum(1), torch.ones(2, 8)) and float(w.detach().std()) > 0
-    assert torch.allclose(split(x), first * w[:, 0, :, None, None] + second * w[:, 1, :, None, None], atol=1e-6)
+    assert torch.allclose(
+        split(x), first * w[:, 0, :, None, None] + second * w[:, 1, :, None, None], atol=1e-6
+    )
     torch.nn.init.zeros_(split.fc2.weight)
     torch.nn.init.zeros_(split.fc2.bias)
     split.fc2.bias.data[:8] = 100.0  # the first branch wins everywhere

@@ -45,12 +45,16 @@ def published(counted: bool = True) -> dict[str, Tensor]:
 
 
 def reference(state: dict[str, Tensor], x: Tensor) -> list[Tensor]:
-    """The published net by functions: stride 2 on the 3x3 and the shortcut of the first block of stages 2 to 4."""
+    """The published net by functions: stride 2 on the 3x3 and the shortcut of the first block of stages 2 to
+    4.
+    """
 
     def conv_bn(x: Tensor, conv: str, bn: str, stride: int = 1) -> Tensor:
         w = state[f"{conv}.weight"]
         x = F.conv2d(x, w, stride=stride, padding=w.shape[-1] // 2)
-        mean, var, weight, bias = (state[f"{bn}.{p}"] for p in ("running_mean", "running_var", "weight", "bias"))
+        mean, var, weight, bias = (
+            state[f"{bn}.{p}"] for p in ("running_mean", "running_var", "weight", "bias")
+        )
         return F.batch_norm(x, mean, var, weight, bias)
 
     x = F.max_pool2d(F.relu(conv_bn(x, "conv1", "bn1", 2)), 3, 2, 1)

@@ -12,7 +12,9 @@ from mien.models.backbones.vit import SelfAttention, VisionTransformer, load_cli
 
 def small(**arguments) -> VisionTransformer:
     torch.manual_seed(0)
-    return VisionTransformer(**({"width": 16, "depth": 3, "heads": 2, "patch": 8, "grid": 4, "out": 6} | arguments)).eval()
+    return VisionTransformer(
+        **({"width": 16, "depth": 3, "heads": 2, "patch": 8, "grid": 4, "out": 6} | arguments)
+    ).eval()
 
 
 def count(module: nn.Module) -> int:
@@ -33,7 +35,8 @@ def test_names_and_shapes_are_the_official_ones():
     with torch.device("meta"):
         shapes = {k: tuple(v.shape) for k, v in VisionTransformer(grid=14).state_dict().items()}
     expected = {
-        "conv1.weight": (768, 3, 16, 16), "class_embedding": (768,), "positional_embedding": (197, 768), "proj": (768, 512),
+        "conv1.weight": (768, 3, 16, 16), "class_embedding": (768,), "positional_embedding": (197, 768),
+        "proj": (768, 512),
         **{f"{n}.{p}": (768,) for n in ("ln_pre", "ln_post") for p in ("weight", "bias")},
     }  # fmt: skip
     block = {
@@ -50,7 +53,9 @@ def reference(m: VisionTransformer, images: torch.Tensor) -> list[torch.Tensor]:
     """The tower from torch's own attention, as the official code has it (7.1)."""
     cells = nn.functional.conv2d(images, m.conv1.weight, stride=m.patch)
     b, width, h, w = cells.shape
-    tokens = torch.cat([m.class_embedding.expand(b, 1, width), cells.reshape(b, width, -1).permute(0, 2, 1)], 1)
+    tokens = torch.cat(
+        [m.class_embedding.expand(b, 1, width), cells.reshape(b, width, -1).permute(0, 2, 1)], 1
+    )
     x = m.ln_pre(tokens + m.positional_embedding)
     maps = []
     for block in m.transformer.resblocks:
@@ -126,10 +131,18 @@ def test_every_learnable_parameter_gets_a_gradient():
     m = small()
     m(torch.randn(1, 3, 32, 32))[-1].square().sum().backward()
     assert [n for n, p in m.named_parameters() if p.requires_grad and p.grad is None] == []
-    assert {n for n, p in m.named_parameters() if not p.requires_grad} == {"ln_post.weight", "ln_post.bias", "proj"}
+    assert {n for n, p in m.named_parameters() if not p.requires_grad} == {
+        "ln_post.weight",
+        "ln_post.bias",
+        "proj",
+    }
 
 
-EXTRA = {"transformer.resblocks.0.ln_1.weight": torch.zeros(8), "positional_embedding": torch.zeros(77, 8), "logit_scale": torch.ones(())}
+EXTRA = {
+    "transformer.resblocks.0.ln_1.weight": torch.zeros(8),
+    "positional_embedding": torch.zeros(77, 8),
+    "logit_scale": torch.ones(()),
+}
 
 
 @pytest.mark.parametrize("wrap", [False, True])
@@ -149,7 +162,9 @@ def test_half_precision_and_another_grid_are_converted():
     loaded = load_clip(small(), {f"visual.{k}": v for k, v in source.state_dict().items()})
     positions = loaded.positional_embedding
     assert positions.dtype == torch.float32
-    assert torch.equal(positions.detach(), resize_positions(source.positional_embedding.detach().float(), (4, 4)))
+    assert torch.equal(
+        positions.detach(), resize_positions(source.positional_embedding.detach().float(), (4, 4))
+    )
 
 
 def test_missing_tensors_and_wrong_shapes_are_named_and_nothing_is_half_loaded():

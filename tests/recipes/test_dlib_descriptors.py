@@ -36,7 +36,14 @@ def layer(kind: str, sides: tuple[int, ...], before: tuple[int, ...] = ()) -> tu
 @pytest.fixture(scope="module")
 def drawn(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[np.ndarray]]:
     """A file of the teacher's layers."""
-    shapes = [(3, 32, 7), *((a, b, 3) for c_in, c_out, _ in dlib_descriptors._BLOCKS for a, b in ((c_in, c_out), (c_out, c_out)))]
+    shapes = [
+        (3, 32, 7),
+        *(
+            (a, b, 3)
+            for c_in, c_out, _ in dlib_descriptors._BLOCKS
+            for a, b in ((c_in, c_out), (c_out, c_out))
+        ),
+    ]
     parts = [b"\x01\x01\x01\x0dloss_metric_2"]
     numbers = []
     for c_in, c_out, k in shapes:
@@ -89,7 +96,11 @@ def test_another_file_is_refused(tmp_path: Path) -> None:
 def test_pairs_are_of_two_faces_and_follow_from_the_seed() -> None:
     names = [f"s/{i}" for i in range(9)]
     rows = dlib_descriptors.pairs(names, ["t/1"], 50, seed=2)
-    assert rows == dlib_descriptors.pairs(names, ["t/1"], 50, seed=2) != dlib_descriptors.pairs(names, ["t/1"], 50, seed=3)
+    assert (
+        rows
+        == dlib_descriptors.pairs(names, ["t/1"], 50, seed=2)
+        != dlib_descriptors.pairs(names, ["t/1"], 50, seed=3)
+    )
     assert rows[-1] == ("t/1", "", 0.0) and len(rows) == 51
     assert all(a != b and {a, b} <= set(names) and 0.25 <= w <= 0.75 for a, b, w in rows[:-1])
 
@@ -102,7 +113,9 @@ def test_a_missing_table_says_how_to_make_it(tmp_path: Path, monkeypatch: pytest
 
 @needs_pack
 @pytest.mark.slow
-def test_blends_of_the_pack_are_described(drawn: tuple[Path, list[np.ndarray]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_blends_of_the_pack_are_described(
+    drawn: tuple[Path, list[np.ndarray]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(face_morphs, "table", lambda: tmp_path / "blends.parquet")
     faces = face_morphs.Faces()
     assert not any("lfw_" in n for n in faces.names) and len(faces.names) > 20_000
@@ -112,11 +125,18 @@ def test_blends_of_the_pack_are_described(drawn: tuple[Path, list[np.ndarray]], 
     np.testing.assert_array_equal(faces.blend(first, "", 0.0), faces[first])
     rows = [(first, second, 0.5), (second, "", 0.0)]
     told = dlib_descriptors.describe(dlib_descriptors.Teacher(drawn[0]).eval(), faces, rows)
-    table = {"first": [first, second], "second": [second, ""], "weight": [0.5, 0.0], "descriptor": told.tolist()}
+    table = {
+        "first": [first, second],
+        "second": [second, ""],
+        "weight": [0.5, 0.0],
+        "descriptor": told.tolist(),
+    }
     pq.write_table(pa.table(table), tmp_path / "blends.parquet")
     data = face_morphs.FaceMorphs(left=0.3)
     assert len(data) == 2 and data[0].image.shape == (176, 176, 3)
-    np.testing.assert_allclose(data[0].labels["identity"], pack.centred(told.astype(np.float32), 0.3)[0], rtol=1e-5)
+    np.testing.assert_allclose(
+        data[0].labels["identity"], pack.centred(told.astype(np.float32), 0.3)[0], rtol=1e-5
+    )
     np.testing.assert_array_equal(data[0].points, face_morphs.POINTS)
 
 
@@ -124,5 +144,7 @@ def test_blends_of_the_pack_are_described(drawn: tuple[Path, list[np.ndarray]], 
 def test_centred_descriptors_have_no_mean_or_what_is_left_of_it() -> None:
     none, some = (np.stack(list(pack.descriptors(left=left).values())) for left in (0.0, 0.3))
     assert np.abs(none.mean(0)).max() < 1e-3 and none.std() == pytest.approx(1, abs=1e-3)
-    np.testing.assert_allclose(some - none, np.broadcast_to(some.mean(0) - none.mean(0), some.shape), atol=1e-4)
+    np.testing.assert_allclose(
+        some - none, np.broadcast_to(some.mean(0) - none.mean(0), some.shape), atol=1e-4
+    )
     assert np.linalg.norm(some.mean(0)) > 1

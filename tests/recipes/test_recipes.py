@@ -1,4 +1,6 @@
-"""Every recipe: its arguments, the full sizes built without memory, and two steps of the tiny ones on drawn faces."""
+"""Every recipe: its arguments, the full sizes built without memory, and two steps of the tiny ones on drawn
+faces.
+"""
 
 from __future__ import annotations
 
@@ -82,14 +84,20 @@ def test_arguments_are_flags(name: str):
     if name not in NEED_PACK:
         assert parameters["drawn"].default is False
     if name in FULL:
-        assert "Not run by us" in module.__doc__ and "Published" in module.__doc__ or "No number of the paper" in module.__doc__
+        assert (
+            "Not run by us" in module.__doc__
+            and "Published" in module.__doc__
+            or "No number of the paper" in module.__doc__
+        )
 
 
 # --- Full sizes
 
 
 def check(recipe: Recipe) -> None:
-    """Every criterion is trained, every set labels its task, and every protocol is one that the model answers."""
+    """Every criterion is trained, every set labels its task, and every protocol is one that the model
+    answers.
+    """
     recipe.criteria_by_task()
     assert set(recipe.data) <= {*DATASETS, "bnu-lsved"}
     for mixture in recipe.mixtures:
@@ -126,13 +134,22 @@ def test_faceptor_has_the_papers_batches_rates_and_weights():
             recipe = module.recipe(drawn=True, full=full)
         assert tuple(m.batch_size for m in recipe.mixtures) == sizes
         views = [m.view for m in recipe.mixtures]
-        assert [(v.size, v.template, v.mean[0]) for v in views] == [((112, 112), "arcface", 0.5), ((512, 512), "head", 0.48145466)]
+        assert [(v.size, v.template, v.mean[0]) for v in views] == [
+            ((112, 112), "arcface", 0.5),
+            ((512, 512), "head", 0.48145466),
+        ]
         assert recipe.balance({n: torch.tensor(0.0) for n in weights}) == weights
         assert [g["lr"] for g in recipe.optimizer.param_groups] == pytest.approx([5e-5, 5e-4, 5e-4])
         assert {g["weight_decay"] for g in recipe.optimizer.param_groups} == {0.05}
         assert (recipe.steps, recipe.seed, recipe.clip) == (50_000, 2048, 5.0)
         # warm-up to 2,000, then a cosine to nothing
-        assert [round(recipe.schedule(s, 50_000), 6) for s in (0, 1999, 2000, 26_000, 50_000)] == [0.0005, 1, 1, 0.5, 0]
+        assert [round(recipe.schedule(s, 50_000), 6) for s in (0, 1999, 2000, 26_000, 50_000)] == [
+            0.0005,
+            1,
+            1,
+            0.5,
+            0,
+        ]
 
 
 def test_faceptors_losses_are_the_papers():
@@ -140,14 +157,21 @@ def test_faceptors_losses_are_the_papers():
     for name in ("parsing@celebamask", "age@morph2"):
         before = {k: v for k, v in vars(TASKS[name.partition("@")[0]]).items() if k != "name"}
         module.criterion_of(task(name))
-        assert {k: v for k, v in vars(TASKS[name.partition("@")[0]]).items() if k != "name"} == before  # the catalogue's are left alone
-    # ages: at flat logits the expectation is 50, so that a label of 20 adds 30 years, where the task's own loss adds 3
+        assert {
+            k: v for k, v in vars(TASKS[name.partition("@")[0]]).items() if k != "name"
+        } == before  # the catalogue's are left alone
+    # ages: at flat logits the expectation is 50, so that a label of 20 adds 30 years, where the task's own
+    # loss adds 3
     raw, years, mask = torch.zeros(1, 101), torch.tensor([20.0]), torch.tensor([True])
-    more = module.criterion_of(task("age@morph2"))(raw, years, mask) - task("age@morph2").criterion()(raw, years, mask)
+    more = module.criterion_of(task("age@morph2"))(raw, years, mask) - task("age@morph2").criterion()(
+        raw, years, mask
+    )
     assert float(more) == pytest.approx(0.9 * 30, abs=1e-3)
     # parsing: at flat logits cross-entropy is ln 19 and nothing more
     pixels = torch.zeros(1, 4, 4, dtype=torch.uint8)
-    assert float(module.criterion_of(task("parsing@celebamask"))(torch.zeros(1, 19, 4, 4), pixels, mask)) == pytest.approx(math.log(19))
+    assert float(
+        module.criterion_of(task("parsing@celebamask"))(torch.zeros(1, 19, 4, 4), pixels, mask)
+    ) == pytest.approx(math.log(19))
 
 
 def test_faceptor_reads_and_learns_ages_and_landmarks_by_sigmoids():
@@ -158,7 +182,8 @@ def test_faceptor_reads_and_learns_ages_and_landmarks_by_sigmoids():
         "age@morph2", "age@utkface", "landmarks@300w", "wflw98", "cofw29", "aflw19",
     }  # fmt: skip
     assert recipes[1].model.tasks[1].header()["decoding"] == "sigmoid"
-    # a map of zeros expects the center, where the distance is none, and its BCE is ln 2; the KL of a softmax map would be above 6
+    # a map of zeros expects the center, where the distance is none, and its BCE is ln 2; the KL of a softmax
+    # map would be above 6
     criterion = module.criterion_of(task("landmarks@300w"))
     maps, center = torch.zeros(1, 68, 128, 128), torch.full((1, 68, 2), 0.5)
     assert float(criterion(maps, center, torch.tensor([True]))) == pytest.approx(math.log(2), abs=1e-5)
@@ -170,7 +195,8 @@ def test_naive_faceptors_kinds_weigh_a_sixth():
         weights = module_of("naive_faceptor").recipe(drawn=True).balance.weights
     sixth = 1 / 6
     assert weights == pytest.approx({
-        "identity512@ms1mv3": sixth, "age@morph2": sixth, "attributes@celeba": 40 * sixth, "parsing@celebamask": sixth,
+        "identity512@ms1mv3": sixth, "age@morph2": sixth, "attributes@celeba": 40 * sixth,
+        "parsing@celebamask": sixth,
         "landmarks@300w": sixth, "expression7@affectnet": 0.1333, "expression7@rafdb": 0.0333,
     }, abs=5e-5)  # fmt: skip
     # beside Faceptor's, the attributes weigh 93 times as much and the landmarks 5.4 times less
@@ -204,7 +230,9 @@ def test_a_second_stage_trains_the_new_levels_alone():
 
 
 def test_two_views_and_class_weights_learn_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """Faceptor's recipe on a small network and small batches: both views, CosFace and every task take their steps."""
+    """Faceptor's recipe on a small network and small batches: both views, CosFace and every task take their
+    steps.
+    """
     module = module_of("faceptor")
     rows = tuple((replace(part, n=2), alpha) for part, alpha in module.FULL)
     monkeypatch.setattr(module, "FULL", rows)
@@ -226,15 +254,23 @@ def test_ifan_starts_from_the_means_of_its_labels():
     check(recipe)
     assert [t.name for t in recipe.model.tasks] == ["helen9", "points5"]
     mean = recipe.model.get_buffer("mean_points5")
-    np.testing.assert_allclose(mean.numpy(), TEMPLATES["head"], atol=0.02)  # crops are aligned by these points
+    np.testing.assert_allclose(
+        mean.numpy(), TEMPLATES["head"], atol=0.02
+    )  # crops are aligned by these points
     with torch.device("meta"):
         three = module.recipe(drawn=True, means=0, emotion="anywhere")
-    assert [(s.only or ("emotion7",))[0] for s, _ in three.mixtures[0].parts] == ["helen9", "points5", "emotion7"]
+    assert [(s.only or ("emotion7",))[0] for s, _ in three.mixtures[0].parts] == [
+        "helen9",
+        "points5",
+        "emotion7",
+    ]
     assert three.data == ["helen", "mtfl-official", "bnu-lsved"]
 
 
 def test_lessons_are_read_from_a_folder_a_class(tmp_path: Path):
-    for i, kind in enumerate(("concentrated", "disgust", "distracted", "happy", "puzzled", "surprised", "tired")):
+    for i, kind in enumerate(
+        ("concentrated", "disgust", "distracted", "happy", "puzzled", "surprised", "tired")
+    ):
         put(tmp_path / kind / "a.jpg", encoded(i % 4, (64, 64)))
         put(tmp_path / kind / "notes.txt", "no picture")
     data = module_of("ifan").lessons(tmp_path)
@@ -249,7 +285,10 @@ def test_far_amtn_takes_a_published_resnet(tmp_path: Path):
     """Also the block that WSGSA replaces; its weights come from the file's layer4.2."""
     torch.manual_seed(5)
     whole = ResNet50()
-    torch.save({**whole.state_dict(), "fc.weight": torch.zeros(1000, 2048), "fc.bias": torch.zeros(1000)}, tmp_path / "resnet50.pth")
+    torch.save(
+        {**whole.state_dict(), "fc.weight": torch.zeros(1000, 2048), "fc.bias": torch.zeros(1000)},
+        tmp_path / "resnet50.pth",
+    )
     model = module_of("far_amtn").recipe(drawn=True, imagenet=str(tmp_path / "resnet50.pth")).model
     assert torch.equal(model.encoder.layer1[0].conv1.weight, whole.layer1[0].conv1.weight)
     assert torch.equal(model.split.block.conv2.weight, whole.layer4[2].conv2.weight)
@@ -285,9 +324,14 @@ def test_qface_asks_for_what_there_are_sets_for():
 
 
 @pytest.mark.parametrize("name", ["faceptor", "naive_faceptor", "qface", "ifan", "far_amtn"])
-def test_without_its_sets_a_full_size_says_what_it_expects(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_without_its_sets_a_full_size_says_what_it_expects(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     monkeypatch.setenv("MIEN_DATA", str(tmp_path))
-    with torch.device("meta"), pytest.raises(MissingData, match=rf"expected {tmp_path}/\S+, laid out as mien\.data\."):
+    with (
+        torch.device("meta"),
+        pytest.raises(MissingData, match=rf"expected {tmp_path}/\S+, laid out as mien\.data\."),
+    ):
         module_of(name).recipe()
 
 
@@ -305,9 +349,14 @@ def test_parts_name_sets_splits_and_protocols_that_exist():
 
 def test_drawn_parts():
     view = View((64, 64), "arcface", (0.5,) * 3, (0.5,) * 3)
-    parts = [SourceSpec("ms1mv3", "train", "identity512@ms1mv3", 3, NONE), SourceSpec("utkface-official", "train", "age@utkface", 2, NONE)]
+    parts = [
+        SourceSpec("ms1mv3", "train", "identity512@ms1mv3", 3, NONE),
+        SourceSpec("utkface-official", "train", "age@utkface", 2, NONE),
+    ]
     (people, n), (ages, m) = open_parts(parts, view, drawn=True)
-    assert (n, m) == (3, 2) and isinstance(people.dataset, SyntheticIdentities) and people.dataset.classes == 8
+    assert (
+        (n, m) == (3, 2) and isinstance(people.dataset, SyntheticIdentities) and people.dataset.classes == 8
+    )
     rng = np.random.default_rng(0)
     assert [int(people.example(i, rng).labels["identity512@ms1mv3"][0]) for i in (0, 7, 8)] == [0, 7, 0]
     assert set(ages.example(0, rng).labels) == {"age@utkface"}
@@ -355,8 +404,13 @@ def test_tiny_mgmtn_takes_its_two_parts(tmp_path: Path):
 def test_tiny_faceptor_takes_its_second_stage(tmp_path: Path):
     first = small("faceptor_tiny", levels="2", tasks="age")
     checkpoint.save(tmp_path / "first.safetensors", first.model)
-    recipe = small("faceptor_tiny", levels="2,3", tasks="age", start=str(tmp_path / "first.safetensors"), frozen=0)
-    assert {n.split(".")[1] for n, p in recipe.model.named_parameters() if p.requires_grad} == {"project", "level"}
+    recipe = small(
+        "faceptor_tiny", levels="2,3", tasks="age", start=str(tmp_path / "first.safetensors"), frozen=0
+    )
+    assert {n.split(".")[1] for n, p in recipe.model.named_parameters() if p.requires_grad} == {
+        "project",
+        "level",
+    }
     # these weights learn as fast as the decoder's did in the first stage
     (rate,), rates = ({g["lr"] for g in r.optimizer.param_groups} for r in (recipe, first))
     assert rates == {5e-4, 1e-3} and rate == 1e-3
@@ -370,8 +424,12 @@ def test_the_face_network_takes_two_steps_from_another_systems_encoder(tmp_path:
     torch.manual_seed(7)
     other = faceptor_tiny(tasks=(task("age"),), size=64)
     checkpoint.save(tmp_path / "other.safetensors", other)
-    recipe = module_of("mien").recipe(drawn=True, size=64, steps=2, encoder=str(tmp_path / "other.safetensors"))
-    assert all(torch.equal(v, other.encoder.state_dict()[k]) for k, v in recipe.model.encoder.state_dict().items())
+    recipe = module_of("mien").recipe(
+        drawn=True, size=64, steps=2, encoder=str(tmp_path / "other.safetensors")
+    )
+    assert all(
+        torch.equal(v, other.encoder.state_dict()[k]) for k, v in recipe.model.encoder.state_dict().items()
+    )
     assert learned(recipe, tmp_path / "run") > 10
     again = module_of("mien").recipe(drawn=True, start=str(tmp_path / "run" / "model.safetensors"))
     assert again.model.view.size == (64, 64)
@@ -379,16 +437,26 @@ def test_the_face_network_takes_two_steps_from_another_systems_encoder(tmp_path:
 
 def test_masks_of_the_face_network_learn_when_all_else_stands_still(tmp_path: Path):
     torch.manual_seed(8)
-    checkpoint.save(tmp_path / "first.safetensors", mien_tiny(tasks=(task("age"), task("points5"), task("parsing")), size=64))
+    checkpoint.save(
+        tmp_path / "first.safetensors",
+        mien_tiny(tasks=(task("age"), task("points5"), task("parsing")), size=64),
+    )
     module, start = module_of("mien"), str(tmp_path / "first.safetensors")
     recipe = module.recipe(drawn=True, part="masks", start=start, steps=2)
-    assert set(recipe.data) == {*module.RAISE, "imagenet", "descriptors"}, "the sets of what stands still are named too"
+    assert set(recipe.data) == {
+        *module.RAISE,
+        "imagenet",
+        "descriptors",
+    }, "the sets of what stands still are named too"
     before = {k: v.clone() for k, v in recipe.model.state_dict().items()}
     learned(recipe, tmp_path / "run")
     moved = {k for k, v in recipe.model.state_dict().items() if not torch.equal(v, before[k])}
     assert moved and all(k.startswith(("dense.finer.", "dense.branch.maps.")) for k in moved)
     again = module.recipe(drawn=True, part="masks", start=str(tmp_path / "run" / "model.safetensors"))
-    assert torch.equal(again.model.dense.finer.out.weight, checkpoint.load(tmp_path / "run" / "model.safetensors").dense.finer.out.weight)
+    assert torch.equal(
+        again.model.dense.finer.out.weight,
+        checkpoint.load(tmp_path / "run" / "model.safetensors").dense.finer.out.weight,
+    )
     with pytest.raises(UsageError, match="adds to a network that is raised"):
         module.recipe(drawn=True, part="masks")
     checkpoint.save(tmp_path / "other.safetensors", faceptor_tiny(tasks=(task("age"),), size=64))
@@ -402,7 +470,11 @@ def test_identity_of_the_face_network_gets_stages_of_its_own_when_all_else_stand
     checkpoint.save(tmp_path / "first.safetensors", first)
     module, start = module_of("mien"), str(tmp_path / "first.safetensors")
     recipe = module.recipe(drawn=True, part="identity", start=start, steps=2)
-    assert set(recipe.data) == {*module.RAISE, "imagenet", "descriptors"}, "blends are of the other sets' pictures"
+    assert set(recipe.data) == {
+        *module.RAISE,
+        "imagenet",
+        "descriptors",
+    }, "blends are of the other sets' pictures"
     batch = recipe.mixtures[0].batch(0)
     assert batch.mask["identity"].all() and not batch.mask["age"].any() and not batch.mask["parsing"].any()
     before = {k: v.clone() for k, v in recipe.model.state_dict().items()}
@@ -417,7 +489,15 @@ def test_identity_of_the_face_network_gets_stages_of_its_own_when_all_else_stand
 
 def test_photos_keep_the_identity_of_a_released_network(tmp_path: Path):
     torch.manual_seed(10)
-    tasks = (task("landmarks"), task("points5"), task("parsing"), task("age"), task("expression"), task("attributes"), task("identity"))
+    tasks = (
+        task("landmarks"),
+        task("points5"),
+        task("parsing"),
+        task("age"),
+        task("expression"),
+        task("attributes"),
+        task("identity"),
+    )
     first = mien_tiny(tasks=tasks, size=64, finer=8, own=16)
     with torch.no_grad():  # the exporter leaves out a norm that changes nothing
         for p in first.parameters():
@@ -436,9 +516,17 @@ def test_photos_keep_the_identity_of_a_released_network(tmp_path: Path):
     before = {k: v.clone() for k, v in recipe.model.state_dict().items()}
     learned(recipe, tmp_path / "run")
     moved = {k for k, v in recipe.model.state_dict().items() if not torch.equal(v, before[k])}
-    still = ("encoder.stem.", *(f"encoder.stages.{i}." for i in range(5)), "own.identity.eighth", "own.identity.blocks", "who.")
+    still = (
+        "encoder.stem.",
+        *(f"encoder.stages.{i}." for i in range(5)),
+        "own.identity.eighth",
+        "own.identity.blocks",
+        "who.",
+    )
     assert not [k for k in moved if k.startswith(still)]
-    assert any(k.startswith("encoder.stages.6.") for k in moved) and any(k.startswith("own.identity.last.") for k in moved)
+    assert any(k.startswith("encoder.stages.6.") for k in moved) and any(
+        k.startswith("own.identity.last.") for k in moved
+    )
     further = {"start": str(tmp_path / "run" / "model.safetensors"), "steps": 2}
     with pytest.raises(UsageError, match="name its .onnx by keep="):
         module.recipe(drawn=True, part="photos", **further)

@@ -34,7 +34,9 @@ class Teacher:
 def test_the_central_face_is_near_and_large():
     near, far, small = face(40, 40, 20), face(0, 0, 22), face(48, 48, 4)
     assert central_face(np.stack([far, near, small]), (100, 100)) == 1
-    assert central_face(np.stack([small, face(20, 30, 60)]), (100, 100)) == 1, "a large one a little aside is meant"
+    assert central_face(np.stack([small, face(20, 30, 60)]), (100, 100)) == 1, (
+        "a large one a little aside is meant"
+    )
 
 
 def test_points_come_back_out_of_border_and_scale():
@@ -43,7 +45,9 @@ def test_points_come_back_out_of_border_and_scale():
     padded = find_face(teacher, picture, side=320, pad=0.3)
     assert teacher.sizes == [(200, 200), (320, 320)]
     assert plain is not None and np.allclose(plain[:4], [25, 25, 50, 50])
-    assert padded is not None and np.allclose(padded[:4], [10, 10, 80, 80]), "160 px wide with its border of 30"
+    assert padded is not None and np.allclose(padded[:4], [10, 10, 80, 80]), (
+        "160 px wide with its border of 30"
+    )
     assert np.allclose(padded[4:6], (10 + 0.3 * 80, 10 + 0.4 * 80))
 
 

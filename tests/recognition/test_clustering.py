@@ -30,7 +30,9 @@ def test_two_people_and_a_stranger() -> None:
 
 
 def test_a_chain_of_lookalikes_does_not_join_its_ends() -> None:
-    chain = directions(0, 15, 30, 45, 60, 75, 90)  # each is like the next: nearest neighbours would take all for one
+    chain = directions(
+        0, 15, 30, 45, 60, 75, 90
+    )  # each is like the next: nearest neighbours would take all for one
     labels = group(chain, np.cos(np.radians(20)))
     assert labels[0] != labels[-1]
     assert labels == sorted(labels)
@@ -95,7 +97,10 @@ def test_nothing_and_one() -> None:
 
 def a_face(turn: float, width: float = 50, years: float = 30) -> Face:
     box = np.array([0, 0, width, width], np.float32)
-    answers = {"identity": Identity(directions(turn)[0].astype(np.float32)), "age": Age(years, years - 1, years + 1)}
+    answers = {
+        "identity": Identity(directions(turn)[0].astype(np.float32)),
+        "age": Age(years, years - 1, years + 1),
+    }
     return Face(box, 0.9, np.zeros((5, 2), np.float32), answers)
 
 
@@ -146,8 +151,18 @@ class Net:
 @pytest.fixture
 def table(tmp_path, monkeypatch):
     """A table of false matches for `Net`."""
-    rows = [{"fmr": f, "threshold": t, "fnmr": m} for f, t, m in ((1e-3, 0.9, 0.5), (1e-2, 0.8, 0.3), (1e-1, 0.6, 0.1))]
-    facts = {"model": Net.sha256, "task": "identity", "impostor_pairs": 1000, "genuine_pairs": 10, "note": "", "rows": rows}
+    rows = [
+        {"fmr": f, "threshold": t, "fnmr": m}
+        for f, t, m in ((1e-3, 0.9, 0.5), (1e-2, 0.8, 0.3), (1e-1, 0.6, 0.1))
+    ]
+    facts = {
+        "model": Net.sha256,
+        "task": "identity",
+        "impostor_pairs": 1000,
+        "genuine_pairs": 10,
+        "note": "",
+        "rows": rows,
+    }
     path = tmp_path / "identity_fmr.json"
     path.write_text(json.dumps(facts))
     monkeypatch.setattr(error_rates, "TABLE", path)
@@ -163,7 +178,12 @@ def test_a_threshold_by_false_match_rate() -> None:
     assert given.similarity == 0.7
     assert given.fmr == pytest.approx(10**-1.5)
     assert given.fnmr == pytest.approx(0.2)
-    assert given.to_dict() == {"threshold": 0.7, "false_match_rate": 0.0316, "false_non_match_rate": 0.2, "source": "given"}
+    assert given.to_dict() == {
+        "threshold": 0.7,
+        "false_match_rate": 0.0316,
+        "false_non_match_rate": 0.2,
+        "source": "given",
+    }
     with pytest.raises(UsageError, match="one of them"):
         match_threshold(Net(), fmr=0.01, threshold=0.5)
     with pytest.raises(UsageError, match="fmr must be 0.001 to 0.1"):
@@ -192,7 +212,9 @@ def run(*words: str):
 
 
 def test_verify_says_yes_and_no_by_its_exit_code(tmp_path, astronaut) -> None:
-    Image.open(astronaut).convert("RGB").transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(tmp_path / "mirrored.png")
+    Image.open(astronaut).convert("RGB").transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(
+        tmp_path / "mirrored.png"
+    )
     done = run("verify", astronaut, str(tmp_path / "mirrored.png"))
     record = json.loads(done.stdout)
     assert (done.exit_code, record["same"]) == (0, True)
@@ -212,7 +234,14 @@ def test_cluster_sorts_an_album(tmp_path, astronaut) -> None:
         image.save(album / f"{name}.png")
         image.transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(album / f"{name}-mirrored.png")
     (album / "bad.png").write_bytes(b"x")
-    words = ["--out", str(tmp_path / "who.json"), "--folders", str(tmp_path / "people"), "--sheet", str(tmp_path / "who.html")]
+    words = [
+        "--out",
+        str(tmp_path / "who.json"),
+        "--folders",
+        str(tmp_path / "people"),
+        "--sheet",
+        str(tmp_path / "who.html"),
+    ]
     done = run("cluster", str(album), *words, "--threshold", "0.7")
     assert done.exit_code == 1  # one photo was not read
     d = json.loads((tmp_path / "who.json").read_text())

@@ -61,7 +61,10 @@ class Eyes:
 
 def detector(pixels):
     points = np.array([(30, 40), (60, 40), (45, 52), (35, 65), (55, 65)], np.float32)
-    return [Detection(np.array([20, 20, 70 - i, 80], np.float32), 0.9, points) for i in range(int(pixels[0, 0, 2]))]
+    return [
+        Detection(np.array([20, 20, 70 - i, 80], np.float32), 0.9, points)
+        for i in range(int(pixels[0, 0, 2]))
+    ]
 
 
 def colors(**kw) -> Reader:
@@ -175,7 +178,9 @@ def test_a_photo_gives_an_answer_a_face(place):
 
 def test_the_rate_sets_the_threshold(place):
     filled(place)
-    between = np.mean([Rates.of(SHA).threshold(f) for f in (1e-2, 1e-4)], dtype=np.float32)  # the similarity to person 1
+    between = np.mean(
+        [Rates.of(SHA).threshold(f) for f in (1e-2, 1e-4)], dtype=np.float32
+    )  # the similarity to person 1
     loose, strict = (Gallery(place, colors(), fmr=f).search(embedding(1) * between) for f in (1e-2, 1e-4))
     assert (name_of(loose), name_of(strict)) == ("Person001xyz", None)
     assert Gallery(place, colors(), threshold=-1.0).search(embedding(99)).match is not None
@@ -299,8 +304,16 @@ def test_without_the_extra_it_is_named_and_nothing_else_needs_it(place, monkeypa
     monkeypatch.setitem(sys.modules, "lancedb", None)
     with pytest.raises(UsageError, match=re.escape("pip install 'mien[gallery]'")):
         Gallery(place)
-    code = "import sys, mien.cli, mien.recognition.gallery; print([m for m in ('lancedb', 'pyarrow', 'cryptography') if m in sys.modules])"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
+    code = (
+        "import sys, mien.cli, mien.recognition.gallery; print([m for m in ('lancedb', 'pyarrow',"
+        " 'cryptography') if m in sys.modules])"
+    )
+    assert (
+        subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, check=True
+        ).stdout.strip()
+        == "[]"
+    )
 
 
 # --- Mend
@@ -330,10 +343,17 @@ def test_merge_and_split_keep_ids(place):
     here.correct(photo(9, 7), a)
     assert here.merge("Person000xyz", b) == a
     merged = here.who(a)
-    assert (len(merged.faces), merged.name, merged.until, merged.note) == (4, "Person000xyz", "2998-01-01", "")
+    assert (len(merged.faces), merged.name, merged.until, merged.note) == (
+        4,
+        "Person000xyz",
+        "2998-01-01",
+        "",
+    )
     assert merged.corrections == 1  # "person 1 is not person 0" no longer holds, "person 9 is not" does
     assert here.search(embedding(1, 1)).match.person == a
-    mine = [r.id for r in here.store.rows("person", [a]) if r.kind == "face" and r.vector @ embedding(1) > 0.9]
+    mine = [
+        r.id for r in here.store.rows("person", [a]) if r.kind == "face" and r.vector @ embedding(1) > 0.9
+    ]
     d = here.split(a, mine, "Back Again")
     assert len({a, b, c, d}) == 4
     assert here.search(embedding(1, 1)).match.person == d
@@ -355,9 +375,18 @@ def traces(place: Path, rows) -> dict[str, list[str]]:
     """Whatever of these rows stands in any file, letter by letter."""
     found = {}
     for r in rows:
-        parts = {"name": r.name.encode(), "note": r.note.encode(), "vector": r.vector.astype("<f4").tobytes(), "picture": r.thumbnail}
+        parts = {
+            "name": r.name.encode(),
+            "note": r.note.encode(),
+            "vector": r.vector.astype("<f4").tobytes(),
+            "picture": r.thumbnail,
+        }
         parts |= {"id": r.id.encode(), "person": r.person.encode()}
-        found |= {f"{r.id} {what}": files for what, part in parts.items() if part and (files := in_files(place, part))}
+        found |= {
+            f"{r.id} {what}": files
+            for what, part in parts.items()
+            if part and (files := in_files(place, part))
+        }
     return found
 
 
@@ -368,7 +397,9 @@ def test_forgotten_is_erased_from_every_file(place, monkeypatch, index):
     here.add(photo(7, 3), "Person007xyz", note="Agreed on a Tuesday qrs", until="2999-01-01")
     here.edit("Person007xyz", note="Agreed on a Wednesday qrs")
     here.correct(photo(8, 5), "Person007xyz")
-    here.correct(photo(7, 9), "Person008xyz")  # a picture that shows who will be forgotten, kept with somebody else
+    here.correct(
+        photo(7, 9), "Person008xyz"
+    )  # a picture that shows who will be forgotten, kept with somebody else
     here.correct(photo(201, 9), "Person008xyz")
     here.store.table.optimize()  # one file: too few of its rows will go for a compaction to write it anew
     assert here.stats()["indexed"] is index
@@ -377,7 +408,14 @@ def test_forgotten_is_erased_from_every_file(place, monkeypatch, index):
     ]
     assert len(gone) == 5
     present = traces(place, gone)
-    assert {k.split()[1] for k in present} == {"name", "note", "vector", "picture", "id", "person"}  # the search can find
+    assert {k.split()[1] for k in present} == {
+        "name",
+        "note",
+        "vector",
+        "picture",
+        "id",
+        "person",
+    }  # the search can find
     done = here.forget("Person007xyz")
     assert (done.people, done.faces, done.corrections) == (1, 3, 2)
     gone = [r if r.name == "Person007xyz" else records_without_owner(r) for r in gone]
@@ -496,7 +534,12 @@ def test_readers_follow_the_writer(place, key, sealed):
 
 
 def test_reading_goes_on_while_another_forgets(place):
-    writer, reader, errors, done = filled(place, people=12), Gallery(place, colors()), list[BaseException](), threading.Event()
+    writer, reader, errors, done = (
+        filled(place, people=12),
+        Gallery(place, colors()),
+        list[BaseException](),
+        threading.Event(),
+    )
 
     def ask():
         while not done.is_set():
@@ -525,8 +568,14 @@ def test_export_is_open_and_may_be_one_person(place, tmp_path):
     here.correct(photo(9), "Person001xyz")
     assert here.export(tmp_path / "all", embeddings=True) == 2
     assert here.export(tmp_path / "one", who="Person001xyz") == 1
-    people = [json.loads(line) for line in (tmp_path / "all" / "people.jsonl").read_text(encoding="utf-8").splitlines()]
-    assert [(p["name"], len(p["faces"]), len(p["corrections"])) for p in people] == [("Person000xyz", 2, 0), ("Person001xyz", 2, 1)]
+    people = [
+        json.loads(line)
+        for line in (tmp_path / "all" / "people.jsonl").read_text(encoding="utf-8").splitlines()
+    ]
+    assert [(p["name"], len(p["faces"]), len(p["corrections"])) for p in people] == [
+        ("Person000xyz", 2, 0),
+        ("Person001xyz", 2, 1),
+    ]
     face = people[0]["faces"][0]
     assert np.allclose(face["embedding"], embedding(0, 1)) or np.allclose(face["embedding"], embedding(0, 2))
     assert (tmp_path / "all" / face["thumbnail"]).read_bytes()[:2] == b"\xff\xd8"
@@ -543,7 +592,18 @@ def gallery(*words: str):
 
 def test_the_commands_from_enrol_to_forget(place, tmp_path):
     at, photos = str(place), ["examples/astronaut.jpg", "examples/grace_hopper.jpg"]
-    done = gallery("add", at, *photos, "examples/collage.jpg", "--name-from", "file", "--note", "public domain", "--threads", "1")
+    done = gallery(
+        "add",
+        at,
+        *photos,
+        "examples/collage.jpg",
+        "--name-from",
+        "file",
+        "--note",
+        "public domain",
+        "--threads",
+        "1",
+    )
     assert done.exit_code == 1
     assert [json.loads(x)["name"] for x in done.stdout.splitlines()] == ["astronaut", "grace_hopper"]
     assert "collage.jpg shows 11 faces" in done.stderr
@@ -552,16 +612,31 @@ def test_the_commands_from_enrol_to_forget(place, tmp_path):
     found = [json.loads(line) for line in done.stdout.splitlines()]
     assert len(found[0]["faces"]) == 11
     assert {f["match"]["name"] for f in found[0]["faces"] if f["match"]} == {"astronaut", "grace_hopper"}
-    assert gallery("correct", at, "examples/grace_hopper.jpg", "--not", "astronaut", "--threads", "1").exit_code == 0
-    assert gallery("edit", at, "astronaut", "--name", "Eileen Collins", "--until", "2999-01-01").exit_code == 0
+    assert (
+        gallery("correct", at, "examples/grace_hopper.jpg", "--not", "astronaut", "--threads", "1").exit_code
+        == 0
+    )
+    assert (
+        gallery("edit", at, "astronaut", "--name", "Eileen Collins", "--until", "2999-01-01").exit_code == 0
+    )
     people = [json.loads(line) for line in gallery("list", at).stdout.splitlines()]
-    assert [(p["name"], p["until"], p["corrections"]) for p in people] == [("Eileen Collins", "2999-01-01", 1), ("grace_hopper", None, 0)]
+    assert [(p["name"], p["until"], p["corrections"]) for p in people] == [
+        ("Eileen Collins", "2999-01-01", 1),
+        ("grace_hopper", None, 0),
+    ]
     assert json.loads(gallery("stats", at).stdout)["faces"] == 2
     assert gallery("export", at, str(tmp_path / "out")).exit_code == 0
     assert gallery("prune", at).exit_code == 0
-    assert json.loads(gallery("merge", at, "grace_hopper", "Eileen Collins").stdout)["person"] == people[1]["person"]
+    assert (
+        json.loads(gallery("merge", at, "grace_hopper", "Eileen Collins").stdout)["person"]
+        == people[1]["person"]
+    )
     assert gallery("split", at, "grace_hopper", people[0]["faces"][0], "--to", "Eileen").exit_code == 0
-    assert json.loads(gallery("forget", at, "Eileen", "grace_hopper").stdout) == {"people": 2, "faces": 2, "corrections": 0}
+    assert json.loads(gallery("forget", at, "Eileen", "grace_hopper").stdout) == {
+        "people": 2,
+        "faces": 2,
+        "corrections": 0,
+    }
     with pytest.raises(UsageError, match="nobody here"):
         CliRunner().invoke(app, ["gallery", "forget", at, "Eileen"], catch_exceptions=False)
 

@@ -1,4 +1,6 @@
-"""A disk that is full, a folder that may not be written, files that vanish: said in one line, and nothing else is lost."""
+"""A disk that is full, a folder that may not be written, files that vanish: said in one line, and nothing
+else is lost.
+"""
 
 from __future__ import annotations
 
@@ -44,9 +46,14 @@ def mien_cli(*words: Any, limit: int | None = None, **more: Any) -> subprocess.C
 
     more = {"stdout": subprocess.PIPE} | more
     return subprocess.run(
-        [sys.executable, "-m", "mien", *map(str, words)], stderr=subprocess.PIPE, text=True, check=False, timeout=120,
-        preexec_fn=full if limit is not None else None, **more,
-    )  # fmt: skip
+        [sys.executable, "-m", "mien", *map(str, words)],
+        stderr=subprocess.PIPE,
+        text=True,
+        check=False,
+        timeout=120,
+        preexec_fn=full if limit is not None else None,
+        **more,
+    )
 
 
 # A disk that is full
@@ -70,7 +77,9 @@ def test_a_pipe_that_is_full_is_an_error(album: list[Path]) -> None:
     assert "No space left on device" in done.stderr
 
 
-def test_what_was_written_before_the_disk_was_full_is_whole_and_resumed(album: list[Path], tmp_path: Path) -> None:
+def test_what_was_written_before_the_disk_was_full_is_whole_and_resumed(
+    album: list[Path], tmp_path: Path
+) -> None:
     out = tmp_path / "out.jsonl"
     whole = mien_cli("analyze", *album, "--out", tmp_path / "whole.jsonl", "--threads", 1)
     assert whole.returncode == 0, whole.stderr
@@ -90,7 +99,10 @@ def test_what_was_written_before_the_disk_was_full_is_whole_and_resumed(album: l
 
 def test_a_place_that_is_none_is_an_error(album: list[Path], tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    for place, said in ((tmp_path / "file" / "out.jsonl", tmp_path / "file"), (Path("/proc/none.jsonl"), "/proc/none.jsonl")):
+    for place, said in (
+        (tmp_path / "file" / "out.jsonl", tmp_path / "file"),
+        (Path("/proc/none.jsonl"), "/proc/none.jsonl"),
+    ):
         done = mien_cli("analyze", album[0], "--out", place, "--threads", 1)
         assert done.returncode != 0, place
         assert str(said) in done.stderr
@@ -124,7 +136,9 @@ def test_files_that_vanish_in_mid_run_lose_only_themselves(reader: Any, album: l
     assert json.loads(json.dumps(readings[1].to_dict()))["error"]["code"] == "not_found"
 
 
-def test_a_file_that_is_rewritten_while_it_is_read_is_a_photo_or_an_error(reader: Any, album: list[Path]) -> None:
+def test_a_file_that_is_rewritten_while_it_is_read_is_a_photo_or_an_error(
+    reader: Any, album: list[Path]
+) -> None:
     data, stop = album[0].read_bytes(), threading.Event()
 
     def rewrite() -> None:
@@ -156,7 +170,9 @@ def test_an_unreadable_disk_is_said(reader: Any, album: list[Path], monkeypatch:
         reader(album[0])
 
 
-def test_a_half_copied_folder_gives_an_answer_or_an_error_a_file(reader: Any, album: list[Path], tmp_path: Path) -> None:
+def test_a_half_copied_folder_gives_an_answer_or_an_error_a_file(
+    reader: Any, album: list[Path], tmp_path: Path
+) -> None:
     shutil.copy(album[0], tmp_path / "half.png")
     os.truncate(tmp_path / "half.png", album[0].stat().st_size // 2)
     good, bad = reader([album[0], tmp_path / "half.png"])

@@ -1,4 +1,6 @@
-"""Damaged pictures and odd arrays: an answer or a MienError; no other exception, no crash, no hang, no gigabyte."""
+"""Damaged pictures and odd arrays: an answer or a MienError; no other exception, no crash, no hang, no
+gigabyte.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,12 @@ from tests.support.fuzz import MANY, MEMORY, SECONDS, hunt, mutate, with_sums
 from tests.support.fuzz import ROOT as FUZZ_ROOT
 from tests.support.hard_worker import LARGEST
 
-DTYPES = st.one_of(arrays.scalar_dtypes(), st.just(np.dtype(object)), st.just(np.dtype("u1")), st.just(np.dtype([("r", "u1")])))
+DTYPES = st.one_of(
+    arrays.scalar_dtypes(),
+    st.just(np.dtype(object)),
+    st.just(np.dtype("u1")),
+    st.just(np.dtype([("r", "u1")])),
+)
 SHAPES = st.one_of(
     arrays.array_shapes(min_dims=0, max_dims=5, min_side=0, max_side=12),
     st.tuples(st.integers(0, 40), st.integers(0, 40), st.sampled_from([1, 2, 3, 3, 3, 4])),
@@ -67,7 +74,9 @@ def test_checksums_are_mended_so_that_mutants_get_past_them() -> None:
 @given(data=st.data(), dtype=DTYPES, shape=SHAPES)
 def test_any_array(reader: Any, data: Any, dtype: np.dtype, shape: tuple[int, ...]) -> None:
     array = (
-        np.empty(shape, dtype) if dtype.kind in "OV" else data.draw(arrays.arrays(dtype, shape, fill=st.nothing() if shape == () else None))
+        np.empty(shape, dtype)
+        if dtype.kind in "OV"
+        else data.draw(arrays.arrays(dtype, shape, fill=st.nothing() if shape == () else None))
     )
     gray = len(shape) == 2 or (len(shape) == 3 and shape[2] == 1)
     colored = len(shape) == 3 and (shape[2] == 3 or (shape[2] == 4 and shape[0] != 3))
@@ -82,7 +91,11 @@ def test_any_array(reader: Any, data: Any, dtype: np.dtype, shape: tuple[int, ..
 
 
 @settings(max_examples=60, deadline=None)
-@given(steps=st.tuples(*[st.sampled_from([-3, -2, -1, 1, 2, 3])] * 2), channels=st.sampled_from([1, -1]), order=st.sampled_from("CF"))
+@given(
+    steps=st.tuples(*[st.sampled_from([-3, -2, -1, 1, 2, 3])] * 2),
+    channels=st.sampled_from([1, -1]),
+    order=st.sampled_from("CF"),
+)
 def test_any_strides(steps: tuple[int, int], channels: int, order: Any) -> None:
     picture = np.arange(24 * 18 * 3, dtype=np.uint32).astype(np.uint8).reshape(24, 18, 3).copy(order)
     view = picture[:: steps[0], :: steps[1], ::channels]
@@ -115,7 +128,10 @@ def test_kinds_of_array_are_arrays(kind: Any, tmp_path: Path) -> None:
     assert np.array_equal(photo.pixels, picture)
 
 
-@pytest.mark.parametrize("thing", [None, 3, 1.5, {"a": 1}, {1}, object(), range(3), "a\0b.jpg", Path("a\0b.jpg"), "", b"\0", "\udcff"])
+@pytest.mark.parametrize(
+    "thing",
+    [None, 3, 1.5, {"a": 1}, {1}, object(), range(3), "a\0b.jpg", Path("a\0b.jpg"), "", b"\0", "\udcff"],
+)
 def test_any_other_thing_is_refused_by_type(reader: Any, thing: Any) -> None:
     with pytest.raises(MienError):
         reader(thing)
@@ -126,7 +142,9 @@ def test_any_other_thing_is_refused_by_type(reader: Any, thing: Any) -> None:
 def test_the_largest_picture_allowed_takes_less_than_a_gigabyte(name: str) -> None:
     """64 million pixels in a file of less than 3 MB."""
     code = f"from tests.support.hard_worker import weigh; weigh({name!r})"
-    done = subprocess.run([sys.executable, "-W", "error", "-c", code], cwd=FUZZ_ROOT, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", code], cwd=FUZZ_ROOT, capture_output=True, text=True, check=True
+    )
     mebibytes, seconds = map(float, done.stdout.split())
     print(name, done.stdout)
     assert mebibytes < 1024

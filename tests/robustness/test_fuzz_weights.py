@@ -1,4 +1,6 @@
-"""Damaged weights: whatever bytes stand there, mien works with them or says BadWeights; never another exception or a crash."""
+"""Damaged weights: whatever bytes stand there, mien works with them or says BadWeights; never another
+exception or a crash.
+"""
 
 from __future__ import annotations
 
@@ -49,7 +51,9 @@ def test_a_header_written_by_hand_is_the_library_s() -> None:
     proto = onnx.load_from_string(data)
     header = proto.metadata_props[0].value
     del proto.metadata_props[:]
-    assert onnx.load_from_string(with_header(proto.SerializeToString(), header.encode())) == onnx.load_from_string(data)
+    assert onnx.load_from_string(
+        with_header(proto.SerializeToString(), header.encode())
+    ) == onnx.load_from_string(data)
 
 
 @pytest.mark.slow
@@ -102,7 +106,9 @@ def test_every_cut_and_every_addition_is_refused(tmp_path: Path) -> None:
 # Provenance and header, by name
 
 
-@pytest.mark.parametrize("text", [b"", b"{", b"[]", b"null", b'"a"', b"\xff\xfe", b"[" * 100_000, b'{"sha256": 3}', b"{}", b"\0"])
+@pytest.mark.parametrize(
+    "text", [b"", b"{", b"[]", b"null", b'"a"', b"\xff\xfe", b"[" * 100_000, b'{"sha256": 3}', b"{}", b"\0"]
+)
 def test_a_provenance_file_that_promises_nothing_is_refused(text: bytes, tmp_path: Path) -> None:
     shutil.copy(WEIGHTS / "detector.onnx", tmp_path / "w.onnx")
     (tmp_path / "w.json").write_bytes(text)
@@ -121,7 +127,13 @@ def test_calibration_that_is_none_is_refused(tmp_path: Path) -> None:
     (tmp_path / "w.onnx").write_bytes(small_pair()[1])
     record = promised(tmp_path / "w.onnx", calibration={"temperatures": {"expression": 2.0}})
     OnnxModel(tmp_path / "w.onnx")
-    for wrong in ([], 3, {"temperatures": 3}, {"temperatures": {"age": -1}}, {"temperatures": {"expression": math.nan}}):
+    for wrong in (
+        [],
+        3,
+        {"temperatures": 3},
+        {"temperatures": {"age": -1}},
+        {"temperatures": {"expression": math.nan}},
+    ):
         (tmp_path / "w.json").write_text(json.dumps(record | {"calibration": wrong}))
         with pytest.raises(BadWeights, match="calibration"):
             OnnxModel(tmp_path / "w.onnx")
@@ -139,7 +151,12 @@ def rewritten(folder: Path, header: Any) -> Path:
 
 def header(**change: Any) -> dict[str, Any]:
     view = EVEN | change.pop("view", {})
-    return {"format": "mien-1", "builder": "b", "view": view, "tasks": [{"name": "age", "labels": "years101"}]} | change
+    return {
+        "format": "mien-1",
+        "builder": "b",
+        "view": view,
+        "tasks": [{"name": "age", "labels": "years101"}],
+    } | change
 
 
 def test_the_header_is_right_before_it_is_damaged(tmp_path: Path) -> None:
@@ -151,20 +168,35 @@ def test_the_header_is_right_before_it_is_damaged(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("wrong", "word"),
     [
-        ("no json", "should hold JSON"), ("[1]", "JSON object, not list"), ("{}", "no mien-1 header"), ("[" * 100_000, "JSON"),
-        (header(view={"size": [64]}), "size"), (header(view={"size": [64, 0]}), "size"), (header(view={"size": [64, 1e9]}), "size"),
-        (header(view={"size": [64, 64.0]}), "size"), (header(view={"size": [10**9, 64]}), "size"), (header(view={"size": 3}), "damaged"),
-        (header(view={"template": "hed"}), "template"), (header(view={"template": ["head"]}), "damaged"),
-        (header(view={"std": [0, 1, 1]}), "std"), (header(view={"std": [1, 1]}), "std"), (header(view={"mean": ["a"] * 3}), "damaged"),
-        (header(view={"mean": [math.nan] * 3}), "mean"), (header(view={"std": [10**400] * 3}), "damaged"),
-        ({"format": "mien-1", "tasks": []}, "view"), (header(tasks=[]), "at least one"), (header(tasks=3), "damaged"),
-        (header(tasks=["age"]), "damaged"), (header(tasks=[{"name": "age"}]), "labels"),
-        (header(tasks=[{"name": 3, "labels": ""}]), "newer"),         (header(tasks=[{"name": "age", "labels": "years70"}]), "years70"),
+        ("no json", "should hold JSON"),
+        ("[1]", "JSON object, not list"),
+        ("{}", "no mien-1 header"),
+        ("[" * 100_000, "JSON"),
+        (header(view={"size": [64]}), "size"),
+        (header(view={"size": [64, 0]}), "size"),
+        (header(view={"size": [64, 1e9]}), "size"),
+        (header(view={"size": [64, 64.0]}), "size"),
+        (header(view={"size": [10**9, 64]}), "size"),
+        (header(view={"size": 3}), "damaged"),
+        (header(view={"template": "hed"}), "template"),
+        (header(view={"template": ["head"]}), "damaged"),
+        (header(view={"std": [0, 1, 1]}), "std"),
+        (header(view={"std": [1, 1]}), "std"),
+        (header(view={"mean": ["a"] * 3}), "damaged"),
+        (header(view={"mean": [math.nan] * 3}), "mean"),
+        (header(view={"std": [10**400] * 3}), "damaged"),
+        ({"format": "mien-1", "tasks": []}, "view"),
+        (header(tasks=[]), "at least one"),
+        (header(tasks=3), "damaged"),
+        (header(tasks=["age"]), "damaged"),
+        (header(tasks=[{"name": "age"}]), "labels"),
+        (header(tasks=[{"name": 3, "labels": ""}]), "newer"),
+        (header(tasks=[{"name": "age", "labels": "years70"}]), "years70"),
         (header(tasks=[{"name": "age", "labels": "years101"}] * 2), "once"),
         (header(tasks=[{"name": "parsing", "labels": "celebamask19"}]), "promises 'parsing'"),
         ({k: v for k, v in header().items() if k != "builder"}, "builder"),
     ],
-)  # fmt: skip
+)
 def test_a_damaged_header_says_what_is_wrong(wrong: Any, word: str, tmp_path: Path) -> None:
     with pytest.raises(BadWeights, match=word):
         OnnxModel(rewritten(tmp_path, wrong))
@@ -195,7 +227,9 @@ def test_images_that_do_not_fit_are_told(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("place", ["beside.bin", "../beside.bin", "/etc/hostname"])
-def test_weights_that_point_to_another_file_are_refused(place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_weights_that_point_to_another_file_are_refused(
+    place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """External data would read a file of the writer's choice; its bytes are outside the sha256 as well."""
     (tmp_path / "in").mkdir()
     monkeypatch.chdir(tmp_path / "in")

@@ -1,4 +1,4 @@
-"""Workers that are forked or spawned, at bad moments too: they answer as their parent does, and none hangs."""
+"""Forked or spawned workers, at bad moments too, answer as their parent does, and none hangs."""
 
 from __future__ import annotations
 

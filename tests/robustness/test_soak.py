@@ -17,7 +17,9 @@ import pytest
 
 from tests.support.fuzz import MANY
 
-linux = pytest.mark.skipif(not Path("/proc/self/statm").is_file(), reason="resident memory is read from /proc")
+linux = pytest.mark.skipif(
+    not Path("/proc/self/statm").is_file(), reason="resident memory is read from /proc"
+)
 ROOT = Path(__file__).parents[2]
 MIB = 2**20
 
@@ -27,7 +29,18 @@ def resident() -> int:
     return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
 
 
-_FIELDS = ("arena", "ordblks", "smblks", "hblks", "hblkhd", "usmblks", "fsmblks", "uordblks", "fordblks", "keepcost")
+_FIELDS = (
+    "arena",
+    "ordblks",
+    "smblks",
+    "hblks",
+    "hblkhd",
+    "usmblks",
+    "fsmblks",
+    "uordblks",
+    "fordblks",
+    "keepcost",
+)
 
 
 class _Heap(ctypes.Structure):
@@ -37,8 +50,10 @@ class _Heap(ctypes.Structure):
 
 
 def held() -> int:
-    """Bytes that C code has asked for and not given back. Resident memory has the holes between them too: they grow and
-    shrink with the sizes of photos, and hide a slow leak as well as they look like one. Where libc is not glibc: resident."""
+    """Bytes that C code has asked for and not given back. Resident memory has the holes between them too:
+    they grow and
+    shrink with the sizes of photos, and hide a slow leak as well as they look like one. Where libc is not
+    glibc: resident."""
     try:
         heap = ctypes.CDLL("libc.so.6").mallinfo2
     except (OSError, AttributeError):
@@ -63,7 +78,9 @@ def photo(i: int) -> bytes:
 
 
 def soak(n: int, warm: int) -> dict[str, float]:
-    """Read `warm` photos, then n more; MiB resident after the warm-up, at most and at the end, and what was held in the thirds."""
+    """Read `warm` photos, then n more; MiB resident after the warm-up, at most and at the end, and what was
+    held in the thirds.
+    """
     import mien
 
     reader = mien.load(threads=1)
@@ -81,19 +98,31 @@ def soak(n: int, warm: int) -> dict[str, float]:
     took = time.perf_counter() - start
     third = max(len(curve) // 3, 1)
     return {
-        "photos": n, "faces": faces, "broken": broken, "seconds": round(took, 1), "after_warm_up": round(curve[0] / MIB, 1),
+        "photos": n, "faces": faces, "broken": broken, "seconds": round(took, 1),
+        "after_warm_up": round(curve[0] / MIB, 1),
         "most": round(max(curve) / MIB, 1), "end": round(curve[-1] / MIB, 1),
         "held_middle_third": round(float(np.mean(heap[third:-third])) / MIB, 2),
         "held_last_third": round(float(np.mean(heap[-third:])) / MIB, 2),
-        "objects_middle_third": round(float(np.mean(blocks[third:-third]))), "objects_last_third": round(float(np.mean(blocks[-third:]))),
+        "objects_middle_third": round(float(np.mean(blocks[third:-third]))),
+        "objects_last_third": round(float(np.mean(blocks[-third:]))),
     }  # fmt: skip
 
 
 def in_a_process(n: int, warm: int) -> dict[str, float]:
     """`soak` by itself, so that other tests' memory does not count."""
-    code = f"import json, logging; logging.disable(50); from tests.robustness.test_soak import soak; print(json.dumps(soak({n}, {warm})))"
+    code = (
+        "import json, logging; logging.disable(50); from tests.robustness.test_soak import soak;"
+        f" print(json.dumps(soak({n}, {warm})))"
+    )
     env = os.environ | {"OMP_NUM_THREADS": "1"}
-    done = subprocess.run([sys.executable, "-W", "error", "-c", code], cwd=ROOT, env=env, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", code],
+        cwd=ROOT,
+        env=env,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr[-2000:]
     found = json.loads(done.stdout)
     print(found)
@@ -112,6 +141,10 @@ def test_two_hundred_photos_leave_memory_flat() -> None:
 @pytest.mark.slow
 def test_many_photos_leave_memory_flat() -> None:
     found = in_a_process(MANY, min(500, MANY))
-    assert found["held_last_third"] - found["held_middle_third"] < 6  # of 10,000 photos a leak of 2 KiB each would be 6.5 MiB
-    assert found["objects_last_third"] - found["objects_middle_third"] < 10_000  # and three Python objects each as many
+    assert (
+        found["held_last_third"] - found["held_middle_third"] < 6
+    )  # of 10,000 photos a leak of 2 KiB each would be 6.5 MiB
+    assert (
+        found["objects_last_third"] - found["objects_middle_third"] < 10_000
+    )  # and three Python objects each as many
     assert found["most"] - found["after_warm_up"] < 40

@@ -1,4 +1,4 @@
-"""Thirty-two threads and one reader: each gets its own photo's answer, bit for bit what a lone thread gets."""
+"""Thirty-two threads and one reader: each gets its photo's answer, bit for bit what a lone thread gets."""
 
 from __future__ import annotations
 
@@ -23,8 +23,16 @@ def fingerprint(reading: Any) -> str:
     """Every number of a reading, and the pixels of its crops and masks, but no times."""
     of = hashlib.sha256()
     for face in reading:
-        of.update(face.box.tobytes() + face.points.tobytes() + face.crop.pixels.tobytes() + np.float64(face.score).tobytes())
-        of.update(face["landmarks"].points.tobytes() + face["parsing"].mask_in(reading.photo.width, reading.photo.height).tobytes())
+        of.update(
+            face.box.tobytes()
+            + face.points.tobytes()
+            + face.crop.pixels.tobytes()
+            + np.float64(face.score).tobytes()
+        )
+        of.update(
+            face["landmarks"].points.tobytes()
+            + face["parsing"].mask_in(reading.photo.width, reading.photo.height).tobytes()
+        )
         of.update(repr(face.to_dict()).encode())
     return f"{len(reading)} {reading.photo.width}x{reading.photo.height} {of.hexdigest()}"
 
@@ -54,7 +62,9 @@ def sources() -> list[Any]:
     rng = np.random.default_rng(11)
     drawn = [draw(rng)[0] for _ in range(THREADS)]
     kinds = ("PNG", "JPEG", "WEBP", "GIF")
-    out: list[Any] = [p[: 160 - i] if i % 3 == 0 else encoded(p[: 160 - i], kinds[i % 4]) for i, p in enumerate(drawn)]
+    out: list[Any] = [
+        p[: 160 - i] if i % 3 == 0 else encoded(p[: 160 - i], kinds[i % 4]) for i, p in enumerate(drawn)
+    ]
     out[5] = out[4][: len(out[4]) // 2]
     out[17] = b"no picture"
     return out

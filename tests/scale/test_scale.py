@@ -1,4 +1,6 @@
-"""Work at scale: the same rows here and by Ray, going on, whole parts, blocks of an album, a table against a gallery."""
+"""Work at scale: the same rows here and by Ray, going on, whole parts, blocks of an album, a table against a
+gallery.
+"""
 
 from __future__ import annotations
 
@@ -73,7 +75,8 @@ def test_rows_are_those_of_analyze_and_a_broken_photo_is_one(six, tmp_path) -> N
     assert (done.photos, done.faces, done.failed, done.skipped) == (6, 5, 1, 0)
     lines = written(tmp_path / "out")
     assert [(os.path.basename(r["path"]), r["faces"], r["face"], r["error"]) for r in lines] == [
-        ("a.jpg", 1, 1, None), ("b.png", 2, 1, None), ("b.png", 2, 2, None), ("e.jpg", 1, 1, None), ("c.jpg", 0, None, "truncated"),
+        ("a.jpg", 1, 1, None), ("b.png", 2, 1, None), ("b.png", 2, 2, None), ("e.jpg", 1, 1, None), ("c.jpg",
+        0, None, "truncated"),
         ("d.jpg", 0, None, None), ("f.webp", 1, 1, None),
     ]  # fmt: skip
     reader = load()
@@ -81,14 +84,18 @@ def test_rows_are_those_of_analyze_and_a_broken_photo_is_one(six, tmp_path) -> N
     assert list(lines[0]) == list(expected)
     assert lines[0]["age"] == np.float32(expected["age"])
     assert lines[0]["identity"] == pytest.approx(expected["identity"], abs=1e-4)
-    assert sorted(os.listdir(tmp_path / "out")) == places.Parts(str(tmp_path / "out")).names()  # nothing half-written stays
+    assert (
+        sorted(os.listdir(tmp_path / "out")) == places.Parts(str(tmp_path / "out")).names()
+    )  # nothing half-written stays
     assert len(places.Parts(str(tmp_path / "out")).names()) == 2
 
 
 def test_ray_writes_the_same_rows(six, tmp_path, ray) -> None:
     uri = (tmp_path / "ray").as_uri()
     pids = set()
-    done = photos.analyze([str(six)], uri, load, engine="ray", workers=2, photos=2, on_part=lambda r: pids.add(r["pid"]))
+    done = photos.analyze(
+        [str(six)], uri, load, engine="ray", workers=2, photos=2, on_part=lambda r: pids.add(r["pid"])
+    )
     photos.analyze([str(six)], str(tmp_path / "local"), load, photos=2)
     assert written(uri) == written(tmp_path / "local")
     assert (done.photos, done.failed) == (6, 1)
@@ -137,17 +144,23 @@ def test_another_network_or_other_tasks_do_not_go_on(six, tmp_path, monkeypatch)
 
 def test_uris_are_listed_globbed_and_read_like_folders(six, tmp_path) -> None:
     base = six.as_uri()
-    assert places.find([base]) == [f"{base}/{n}" for n in ("a.jpg", "b.png", "below/e.jpg", "c.jpg", "d.jpg", "f.webp")]
+    assert places.find([base]) == [
+        f"{base}/{n}" for n in ("a.jpg", "b.png", "below/e.jpg", "c.jpg", "d.jpg", "f.webp")
+    ]
     assert places.find([f"{base}/[ac].jpg"]) == [f"{base}/a.jpg", f"{base}/c.jpg"]
     assert places.find([f"{base}/[!ac].jpg", f"{base}/d.jpg"]) == [f"{base}/d.jpg"]
-    assert places.find([f"{base}/**/*.jpg"]) == [f"{base}/{n}" for n in ("a.jpg", "below/e.jpg", "c.jpg", "d.jpg")]
+    assert places.find([f"{base}/**/*.jpg"]) == [
+        f"{base}/{n}" for n in ("a.jpg", "below/e.jpg", "c.jpg", "d.jpg")
+    ]
     with pytest.raises(NotFound, match="holds no pictures"):
         places.find([f"{base}/*.tiff"])
     with pytest.raises(UsageError, match="cannot open 'nobody://here'"):
         places.find(["nobody://here"])
     photos.analyze([base], str(tmp_path / "uri"), load)
     photos.analyze([str(six)], str(tmp_path / "path"), load)
-    both = [[{k: v for k, v in r.items() if k != "path"} for r in written(tmp_path / n)] for n in ("uri", "path")]
+    both = [
+        [{k: v for k, v in r.items() if k != "path"} for r in written(tmp_path / n)] for n in ("uri", "path")
+    ]
     assert both[0] == both[1]
     assert isinstance(places.fetch(f"{base}/none.jpg"), NotFound)
 
@@ -169,7 +182,10 @@ def test_the_command_line(six, tmp_path) -> None:
     assert "6 of 6 photos (1 not read)" in done.stderr
     assert "decode" in done.stderr and "CPU s a photo" in done.stderr
     assert len(written(tmp_path / "out")) == 7
-    for more, message in (([], "give --out a folder"), (["--out", "o", "--draw", "d"], "writes a table only")):
+    for more, message in (
+        ([], "give --out a folder"),
+        (["--out", "o", "--draw", "d"], "writes a table only"),
+    ):
         assert message in str(CliRunner().invoke(app, [*words, *more]).exception)
     assert "--engine ray" in str(CliRunner().invoke(app, ["analyze", "x", "--workers", "2"]).exception)
     with pytest.raises(UsageError, match="local or ray, not 'dask'"):
@@ -183,7 +199,11 @@ def test_without_ray_the_extra_is_named_before_anything_is_done(tmp_path, monkey
 
 
 def test_nothing_of_mien_needs_this_package() -> None:
-    using = [p for p in Path("src/mien").rglob("*.py") if "mien.scale" in p.read_text(encoding="utf-8") and p.parent.name != "scale"]
+    using = [
+        p
+        for p in Path("src/mien").rglob("*.py")
+        if "mien.scale" in p.read_text(encoding="utf-8") and p.parent.name != "scale"
+    ]
     assert {str(p) for p in using} <= {"src/mien/cli/analyze.py", "src/mien/cli/gallery.py"}
 
 
@@ -206,7 +226,9 @@ def test_progress_says_how_long(monkeypatch, capsys) -> None:
 
 def drawn(people_: int, each: int, spread: float, seed: int = 0) -> np.ndarray:
     rng = np.random.default_rng(seed)
-    e = np.repeat(rng.standard_normal((people_, 32)), each, 0) + spread * rng.standard_normal((people_ * each, 32))
+    e = np.repeat(rng.standard_normal((people_, 32)), each, 0) + spread * rng.standard_normal(
+        (people_ * each, 32)
+    )
     return (e / np.linalg.norm(e, axis=1, keepdims=True)).astype(np.float32)[rng.permutation(people_ * each)]
 
 
@@ -252,7 +274,12 @@ def gallery(tmp_path_factory):
     pytest.importorskip("lancedb", reason="pip install 'mien[scale]'")
     from mien.recognition.gallery import Gallery
 
-    made = Gallery(tmp_path_factory.mktemp("gallery") / "g", mien.load(tasks=["identity"], threads=1), threshold=0.8, thumbnails=False)
+    made = Gallery(
+        tmp_path_factory.mktemp("gallery") / "g",
+        mien.load(tasks=["identity"], threads=1),
+        threshold=0.8,
+        thumbnails=False,
+    )
     made.add("examples/astronaut.jpg", "Eileen Collins")
     made.add("examples/grace_hopper.jpg", "Grace Hopper")
     return made
@@ -281,13 +308,17 @@ def test_a_table_is_named_by_ray_and_from_lance_alike(table, gallery, tmp_path, 
     people.identify(gallery, str(tmp_path / "faces.lance"), str(tmp_path / "lance"))
     for one, two in zip(written(tmp_path / "lance"), written(tmp_path / "here"), strict=True):
         numbers = {"similarity", "margin"}  # a product of more rows may round differently
-        assert {k: v for k, v in one.items() if k not in numbers} == {k: v for k, v in two.items() if k not in numbers}
+        assert {k: v for k, v in one.items() if k not in numbers} == {
+            k: v for k, v in two.items() if k not in numbers
+        }
         assert [one[k] for k in numbers] == pytest.approx([two[k] for k in numbers], abs=1e-5)
 
 
 def test_a_correction_nearer_than_the_person_leaves_the_person_out() -> None:
     axes = np.eye(4, dtype=np.float32)
-    index = people.Index(axes[[0, 1, 2]], np.array([0, 2]), np.array([False, True, False]), ("p", "q"), ("P", "Q"))
+    index = people.Index(
+        axes[[0, 1, 2]], np.array([0, 2]), np.array([False, True, False]), ("p", "q"), ("P", "Q")
+    )
     near_face, near_correction = np.array([[0.9, 0.1, 0.3, 0.0], [0.1, 0.9, 0.0, 0.3]], np.float32)
     best, similar = index.nearest(np.stack([near_face, near_correction]), 2)
     assert best.tolist() == [[0, 1], [1, -1]]

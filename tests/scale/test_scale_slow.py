@@ -1,4 +1,6 @@
-"""What must hold when processes die or meet: a killed actor, a killed job, readers beside a writer, and the page's commands."""
+"""What must hold when processes die or meet: a killed actor, a killed job, readers beside a writer, and the
+page's commands.
+"""
 
 from __future__ import annotations
 
@@ -54,7 +56,9 @@ def test_a_killed_actor_loses_and_doubles_nothing(album, tmp_path, ray) -> None:
             killed.append(part["pid"])
             os.kill(part["pid"], signal.SIGKILL)
 
-    done = photos.analyze([str(album)], str(tmp_path / "out"), load, engine="ray", workers=1, photos=5, on_part=kill_once)
+    done = photos.analyze(
+        [str(album)], str(tmp_path / "out"), load, engine="ray", workers=1, photos=5, on_part=kill_once
+    )
     assert killed and pids - set(killed), "the job was over before the actor died; make the album larger"
     assert paths_of(tmp_path / "out") == ALL
     assert done.photos == 60
@@ -67,8 +71,8 @@ def test_a_killed_job_goes_on(album, tmp_path) -> None:
     pytest.importorskip("ray", reason="pip install 'mien[scale]'")
     out = tmp_path / "out"
     code = (
-        "import functools, mien\nfrom mien.scale import photos\n"
-        f"photos.analyze([{str(album)!r}], {str(out)!r}, functools.partial(mien.load, tasks=['age'], threads=1), engine='ray', workers=1,"
+        f"import functools, mien\nfrom mien.scale import photos\nphotos.analyze([{str(album)!r}],"
+        f" {str(out)!r}, functools.partial(mien.load, tasks=['age'], threads=1), engine='ray', workers=1,"
         " photos=5)"
     )
     job = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -113,7 +117,8 @@ import json, sys, time
 import numpy as np
 from mien.recognition.gallery import Gallery
 place, seconds = sys.argv[1], float(sys.argv[2])
-axes, gallery, n, seen, end = np.eye(64, dtype=np.float32), Gallery(place, threshold=0.5), 0, set(), time.monotonic() + float(sys.argv[2])
+axes, gallery = np.eye(64, dtype=np.float32), Gallery(place, threshold=0.5)
+n, seen, end = 0, set(), time.monotonic() + float(sys.argv[2])
 while time.monotonic() < end:
     for i in (0, 7, 19):
         answer = gallery.search(axes[i])
@@ -128,10 +133,17 @@ print(json.dumps({"rounds": n, "people": sorted(seen)}))
 def test_many_readers_stay_right_while_one_writer_adds_and_forgets(tmp_path) -> None:
     pytest.importorskip("lancedb", reason="pip install 'mien[scale]'")
     place, seconds = str(tmp_path / "gallery"), 20
-    writer = subprocess.Popen([sys.executable, "-c", WRITER, place, "40"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    writer = subprocess.Popen(
+        [sys.executable, "-c", WRITER, place, "40"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
     assert writer.stdout is not None and writer.stdout.readline() == "ready\n"
     readers = [
-        subprocess.Popen([sys.executable, "-c", READER, place, str(seconds)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        subprocess.Popen(
+            [sys.executable, "-c", READER, place, str(seconds)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
         for _ in range(3)
     ]
     said = [r.communicate(timeout=240) for r in readers]

@@ -1,4 +1,6 @@
-"""The server over real connections: every status, concurrency, limits, keys, what is logged, and its own description."""
+"""The server over real connections: every status, concurrency, limits, keys, what is logged, and its own
+description.
+"""
 
 from __future__ import annotations
 
@@ -157,17 +159,23 @@ def test_records_are_those_of_the_library(http, reader):
 
 def test_fields_choose_tasks_scores_and_faces(http):
     data = Path(PHOTOS[2]).read_bytes()
-    faces = http.post("/v1/analyze", files=images(data), data={"tasks": "age, pose", "faces": "2"}).json()["results"][0]["faces"]
+    faces = http.post("/v1/analyze", files=images(data), data={"tasks": "age, pose", "faces": "2"}).json()[
+        "results"
+    ][0]["faces"]
     assert [set(f) for f in faces] == [{"box", "score", "points5", "age", "pose"}] * 2
     most = http.post("/v1/analyze", files=images(data), data={"tasks": ["age"]}).json()["results"][0]["faces"]
     cut = sorted(f["score"] for f in most)[5] + 1e-4
-    sure = http.post("/v1/analyze", files=images(data), data={"tasks": "age", "score": str(cut)}).json()["results"][0]["faces"]
+    sure = http.post("/v1/analyze", files=images(data), data={"tasks": "age", "score": str(cut)}).json()[
+        "results"
+    ][0]["faces"]
     assert 0 < len(sure) < len(most)
     assert all(f["score"] >= cut - 1e-4 for f in sure)
 
 
 def test_identity_comes_only_when_named(http):
-    (record,) = http.post("/v1/analyze", files=images(Path(PHOTOS[0]).read_bytes()), data={"tasks": "identity"}).json()["results"]
+    (record,) = http.post(
+        "/v1/analyze", files=images(Path(PHOTOS[0]).read_bytes()), data={"tasks": "identity"}
+    ).json()["results"]
     assert len(record["faces"][0]["identity"]["embedding"]) == 128
 
 
@@ -207,7 +215,9 @@ def test_models_health_and_request_ids(http):
     assert http.get("/healthz").json() == {"status": "ok"}
     assert http.get("/readyz").json() == {"status": "ready"}
     assert http.get("/healthz", headers={"x-request-id": "mine-1"}).headers["x-request-id"] == "mine-1"
-    assert http.get("/healthz", headers={"x-request-id": "in\tjection"}).headers["x-request-id"] != "in\tjection"
+    assert (
+        http.get("/healthz", headers={"x-request-id": "in\tjection"}).headers["x-request-id"] != "in\tjection"
+    )
 
 
 def test_32_clients_get_what_one_gets(served, reader):
@@ -229,7 +239,10 @@ def test_32_clients_get_what_one_gets(served, reader):
     assert batcher.calls - calls == faces == 32
     assert batcher.forwards - forwards < 32  # some shared a forward
     text = http.get("/metrics").text
-    shared = {float(m[1]): float(m[2]) for m in re.finditer(r'mien_batch_pictures_bucket\{le="([\d.]+)"\} ([\d.]+)', text)}
+    shared = {
+        float(m[1]): float(m[2])
+        for m in re.finditer(r'mien_batch_pictures_bucket\{le="([\d.]+)"\} ([\d.]+)', text)
+    }
     assert shared[1.0] < batcher.forwards
 
 
@@ -240,11 +253,17 @@ def test_metrics_count(reader):
         http.get("/secret-path-of-someone")
         text = http.get("/metrics").text
     for line in (
-        'mien_requests_total{code="200",route="/v1/analyze"} 1.0', 'mien_requests_total{code="415",route="/v1/analyze"} 1.0',
-        'mien_requests_total{code="404",route="other"} 1.0', 'mien_request_seconds_count{route="/v1/analyze"} 2.0',
-        "mien_faces_total 11.0", "mien_batch_faces_sum 11.0", "mien_batch_faces_count 1.0", "mien_queue_depth 0.0",
-        'mien_pictures_total{outcome="read"} 1.0', 'mien_pictures_total{outcome="not_a_picture"} 1.0',
-    ):  # fmt: skip
+        'mien_requests_total{code="200",route="/v1/analyze"} 1.0',
+        'mien_requests_total{code="415",route="/v1/analyze"} 1.0',
+        'mien_requests_total{code="404",route="other"} 1.0',
+        'mien_request_seconds_count{route="/v1/analyze"} 2.0',
+        "mien_faces_total 11.0",
+        "mien_batch_faces_sum 11.0",
+        "mien_batch_faces_count 1.0",
+        "mien_queue_depth 0.0",
+        'mien_pictures_total{outcome="read"} 1.0',
+        'mien_pictures_total{outcome="not_a_picture"} 1.0',
+    ):
         assert line in text.splitlines(), line
     assert "secret-path" not in text
 
@@ -288,15 +307,29 @@ def test_other_routes_methods_and_forms(http):
     refusal(http.get("/v1/analyze"), 405, "wrong_method")
     kind = {"content-type": "multipart/form-data"}
     refusal(http.post("/v1/analyze", content=b"--x", headers=kind), 400, "bad_form")
-    refusal(http.post("/v1/analyze", content=b"junk", headers={"content-type": "multipart/form-data; boundary=x"}), 400, "bad_form")
-    refusal(http.post("/v1/analyze", files=images(png()), headers={"host": "evil.example:8000"}), 403, "bad_host")
-    for origin in ("https://evil.example", "null", "http://127.0.0.1:1"):  # a form that a page elsewhere sends here by a browser
+    refusal(
+        http.post(
+            "/v1/analyze", content=b"junk", headers={"content-type": "multipart/form-data; boundary=x"}
+        ),
+        400,
+        "bad_form",
+    )
+    refusal(
+        http.post("/v1/analyze", files=images(png()), headers={"host": "evil.example:8000"}), 403, "bad_host"
+    )
+    for origin in (
+        "https://evil.example",
+        "null",
+        "http://127.0.0.1:1",
+    ):  # a form that a page elsewhere sends here by a browser
         refusal(http.post("/v1/analyze", files=images(png()), headers={"origin": origin}), 403, "bad_origin")
     mine = str(http.base_url).rstrip("/")
     assert http.post("/v1/analyze", files=images(png()), headers={"origin": mine}).status_code == 200
     odd = b'--b\r\nContent-Disposition: form-data; name="tasks"\r\n\r\n\\ud800\r\n--b--\r\n'
     strange = {"content-type": "multipart/form-data; boundary=b; charset=unicode_escape"}
-    refusal(http.post("/v1/analyze", content=odd, headers=strange), 400, "bad_field")  # half a pair is no Unicode
+    refusal(
+        http.post("/v1/analyze", content=odd, headers=strange), 400, "bad_field"
+    )  # half a pair is no Unicode
 
 
 def test_sizes(reader):
@@ -313,9 +346,13 @@ def test_sizes(reader):
         assert http.post("/v1/analyze", files=images(png((50, 40)))).status_code == 200
         gate_is_empty(made)
     with serving(reader, limits=Limits(faces=3)) as (_, http):
-        error = refusal(http.post("/v1/analyze", files=images(Path(PHOTOS[2]).read_bytes())), 422, "too_many_faces")
+        error = refusal(
+            http.post("/v1/analyze", files=images(Path(PHOTOS[2]).read_bytes())), 422, "too_many_faces"
+        )
         assert "11 faces, the limit is 3" in error["message"]
-        few = http.post("/v1/analyze", files=images(Path(PHOTOS[2]).read_bytes()), data={"faces": "3", "tasks": "age"})
+        few = http.post(
+            "/v1/analyze", files=images(Path(PHOTOS[2]).read_bytes()), data={"faces": "3", "tasks": "age"}
+        )
         assert len(few.json()["results"][0]["faces"]) == 3
     with serving(reader, limits=Limits(held_bytes=2000)) as (_, http):
         refusal(http.post("/v1/analyze", files=images(b"x" * 3000)), 503, "queue_full")
@@ -327,7 +364,10 @@ def gate_is_empty(made) -> None:
 
 
 def test_the_line_is_bounded(slow):
-    with serving(slow.reader, limits=Limits(queue=3), workers=1) as (made, http), ThreadPoolExecutor(3) as pool:
+    with (
+        serving(slow.reader, limits=Limits(queue=3), workers=1) as (made, http),
+        ThreadPoolExecutor(3) as pool,
+    ):
         line = made.state.service.line
         first = [pool.submit(http.post, "/v1/analyze", files=images(png())) for _ in range(2)]
         until(lambda: line.inside == 2)
@@ -344,13 +384,18 @@ def test_the_line_is_bounded(slow):
 
 
 def test_time_is_bounded(slow):
-    with serving(slow.reader, limits=Limits(seconds=0.4), workers=1) as (made, http), ThreadPoolExecutor(2) as pool:
+    with (
+        serving(slow.reader, limits=Limits(seconds=0.4), workers=1) as (made, http),
+        ThreadPoolExecutor(2) as pool,
+    ):
         begun = pool.submit(http.post, "/v1/analyze", files=images(png()))
         assert slow.detector.begun.acquire(timeout=5)
         waits = http.post("/v1/analyze", files=images(png()))
         refusal(begun.result(5), 504, "timeout")
         refusal(waits, 503, "queue_timeout")
-        assert made.state.service.line.inside == 1  # the picture in hand keeps its place until its thread is free
+        assert (
+            made.state.service.line.inside == 1
+        )  # the picture in hand keeps its place until its thread is free
         slow.detector.go.set()
         until(lambda: made.state.service.line.inside == 0)
         assert not slow.detector.begun.acquire(timeout=0.1)  # the one that waited was never begun
@@ -359,7 +404,8 @@ def test_time_is_bounded(slow):
 
 def test_a_body_that_does_not_come_and_one_that_breaks_off(reader):
     head = (
-        b"POST /v1/analyze HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-type: multipart/form-data; boundary=b\r\ncontent-length: 5000\r\n\r\n--b"
+        b"POST /v1/analyze HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-type: multipart/form-data;"
+        b" boundary=b\r\ncontent-length: 5000\r\n\r\n--b"
     )
     with serving(reader, limits=Limits(seconds=0.3)) as (made, http):
         address = (http.base_url.host, http.base_url.port)
@@ -411,7 +457,10 @@ def test_head_answers_where_get_does(http):
 
 
 def test_pages_elsewhere_ask_only_where_they_were_named(reader, http):
-    page, ask = "https://photos.example", {"access-control-request-method": "POST", "access-control-request-headers": "authorization"}
+    page, ask = (
+        "https://photos.example",
+        {"access-control-request-method": "POST", "access-control-request-headers": "authorization"},
+    )
     off = http.options("/v1/analyze", headers={"origin": page} | ask)
     assert off.status_code == 403
     assert not any(name.startswith("access-control") for name in off.headers)
@@ -438,17 +487,22 @@ def test_a_picture_alone_and_json_are_read_as_a_form_is(http, reader):
     (want,) = http.post("/v1/analyze", files=images(photo), data=fields).json()["results"]
     text = base64.b64encode(photo).decode()
     for kind in ("image/jpeg", "application/octet-stream"):
-        (got,) = http.post("/v1/analyze", content=photo, headers={"content-type": kind}, params=fields).json()["results"]
+        (got,) = http.post(
+            "/v1/analyze", content=photo, headers={"content-type": kind}, params=fields
+        ).json()["results"]
         same(got, want)
     for body in (
-        {"image": text, **fields}, {"image": [text], "tasks": ["age", "pose"], "score": 0.5, "faces": 1},
+        {"image": text, **fields},
+        {"image": [text], "tasks": ["age", "pose"], "score": 0.5, "faces": 1},
         {"image": f"data:image/jpeg;base64,{text}", **fields},
-    ):  # fmt: skip
+    ):
         (got,) = http.post("/v1/analyze", json=body).json()["results"]
         same(got, want)
     assert http.post("/v1/verify", json={"image": [text, text], "threshold": 0.5}).json()["same"] is True
     raw = {"content-type": "image/png"}
-    refusal(http.post("/v1/analyze", content=png(), headers=raw, params={"taks": "age"}), 400, "unknown_field")
+    refusal(
+        http.post("/v1/analyze", content=png(), headers=raw, params={"taks": "age"}), 400, "unknown_field"
+    )
     refusal(http.post("/v1/analyze", content=b"no", headers=raw), 415, "not_a_picture")
     refusal(http.post("/v1/analyze", content=b"", headers=raw), 400, "empty_file")
     refusal(http.post("/v1/analyze", json={"tasks": "age"}), 400, "no_image")
@@ -461,7 +515,11 @@ def test_a_picture_alone_and_json_are_read_as_a_form_is(http, reader):
         assert error["details"] == {"field": "image"}
     with serving(reader, limits=Limits(picture_bytes=3000)) as (_, small):
         refusal(small.post("/v1/analyze", content=b"x" * 3001, headers=raw), 413, "picture_too_large")
-        refusal(small.post("/v1/analyze", json={"image": base64.b64encode(b"x" * 3001).decode()}), 413, "picture_too_large")
+        refusal(
+            small.post("/v1/analyze", json={"image": base64.b64encode(b"x" * 3001).decode()}),
+            413,
+            "picture_too_large",
+        )
 
 
 def test_the_reference_loads_nothing_from_elsewhere(http, reader):
@@ -478,7 +536,10 @@ def test_the_reference_loads_nothing_from_elsewhere(http, reader):
         assert closed.get("/docs").status_code == 200  # a browser has no key to send
 
 
-HEAD = b"POST /v1/analyze HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-type: multipart/form-data; boundary=b\r\ncontent-length: 5000\r\n\r\n--b"
+HEAD = (
+    b"POST /v1/analyze HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-type: multipart/form-data;"
+    b" boundary=b\r\ncontent-length: 5000\r\n\r\n--b"
+)
 
 
 def test_stalled_uploads_are_told_by_readyz_and_end_early(reader):
@@ -537,16 +598,32 @@ def test_under_a_prefix_all_is_as_without(reader, wrap, prefix):
             assert http.get(path).status_code == 200, path
         for path in ("/v1/models", "/metrics", "/openapi.json", "/healthz/", "/faces/healthz"):
             refusal(http.get(path), 401, "no_key")
-        assert [http.post("/v1/analyze", files=images(png()), headers=ann).status_code for _ in range(4)] == [200, 200, 200, 429]
-        refusal(http.get("/v1/anything-else", headers=ann), 429, "rate_limited")  # a route that nobody listed counts too
-        assert http.get("/metrics", headers=ann).status_code == http.get("/openapi.json", headers=ann).status_code == 200
+        assert [http.post("/v1/analyze", files=images(png()), headers=ann).status_code for _ in range(4)] == [
+            200,
+            200,
+            200,
+            429,
+        ]
+        refusal(
+            http.get("/v1/anything-else", headers=ann), 429, "rate_limited"
+        )  # a route that nobody listed counts too
+        assert (
+            http.get("/metrics", headers=ann).status_code
+            == http.get("/openapi.json", headers=ann).status_code
+            == 200
+        )
 
 
 def test_the_path_below_a_prefix():
     for path, prefix, below in (
-        ("/healthz", "", "/healthz"), ("/a/healthz", "/a", "/healthz"), ("/a/healthz", "/a/", "/healthz"), ("/a", "/a", ""),
-        ("/ab/healthz", "/a", "/ab/healthz"), ("/healthz", "/a", "/healthz"), ("/a/a/x", "/a", "/a/x"),
-    ):  # fmt: skip
+        ("/healthz", "", "/healthz"),
+        ("/a/healthz", "/a", "/healthz"),
+        ("/a/healthz", "/a/", "/healthz"),
+        ("/a", "/a", ""),
+        ("/ab/healthz", "/a", "/ab/healthz"),
+        ("/healthz", "/a", "/healthz"),
+        ("/a/a/x", "/a", "/a/x"),
+    ):
         assert route_path({"path": path, "root_path": prefix}) == below
 
 
@@ -561,13 +638,17 @@ def test_a_fault_is_one_reply_and_does_not_show_itself(reader, caplog):
         assert "inner words" in caplog.text
         assert reply.json()["request_id"] in caplog.text
         assert http.get("/healthz").status_code == 200
-        refusal(http.post("/v1/analyze", files=images(png()), data={"score": "0.5"}), 400, "bad_field")  # not a detector of ours
+        refusal(
+            http.post("/v1/analyze", files=images(png()), data={"score": "0.5"}), 400, "bad_field"
+        )  # not a detector of ours
 
 
 def test_what_is_not_offered_is_refused(reader):
     with serving(reader, offered=["age", "identity"]) as (_, http):
         photo = images(Path(PHOTOS[0]).read_bytes())
-        assert refusal(http.post("/v1/analyze", files=photo, data={"tasks": "age,gender"}), 403, "task_not_offered")
+        assert refusal(
+            http.post("/v1/analyze", files=photo, data={"tasks": "age,gender"}), 403, "task_not_offered"
+        )
         (record,) = http.post("/v1/analyze", files=photo).json()["results"]
         assert set(record["faces"][0]) == {"box", "score", "points5", "age"}
     with serving(reader, offered=["age"]) as (_, http):
@@ -579,7 +660,9 @@ def test_what_is_not_offered_is_refused(reader):
 
 
 def test_a_model_without_identity_cannot_verify(reader):
-    model = SimpleNamespace(view=reader.model.view, tasks=[t for t in reader.model.tasks if t.name != "identity"])
+    model = SimpleNamespace(
+        view=reader.model.view, tasks=[t for t in reader.model.tasks if t.name != "identity"]
+    )
     with serving(Reader(reader.detector, model)) as (_, http):
         refusal(http.post("/v1/verify", files=images(png(), png())), 501, "not_answered")
 
@@ -590,7 +673,10 @@ def test_where_no_threshold_was_measured_none_is_made_up(reader):
         record = http.post("/v1/verify", files=images(photo, photo)).json()
         assert record["similarity"] == 1.0
         assert not {"same", "threshold", "false_match_rate"} & set(record)
-        assert http.post("/v1/verify", files=images(photo, photo), data={"threshold": "0.5"}).json()["same"] is True
+        assert (
+            http.post("/v1/verify", files=images(photo, photo), data={"threshold": "0.5"}).json()["same"]
+            is True
+        )
         refusal(http.post("/v1/verify", files=images(photo, photo), data={"fmr": "0.01"}), 400, "bad_field")
 
 
@@ -631,7 +717,9 @@ def test_a_gallery_adds_identifies_lists_and_forgets(reader, tmp_path, caplog):
         refusal(http.post("/v1/gallery/identify", files=images(ann), data={"top": "0"}), 400, "bad_field")
 
         page = made.openapi()
-        assert {people, f"{people}/{{person}}", "/v1/gallery/identify"} < {p for p in page["paths"] if "gallery" in p}
+        assert {people, f"{people}/{{person}}", "/v1/gallery/identify"} < {
+            p for p in page["paths"] if "gallery" in p
+        }
         parts = page["components"]["schemas"]
         whole(page)
         client = Client(str(http.base_url))
@@ -639,9 +727,18 @@ def test_a_gallery_adds_identifies_lists_and_forgets(reader, tmp_path, caplog):
         assert client.identify(eve, top=1)[0]["faces"][0]["candidates"][0]["name"] == "Eve"
         assert client.forget(next(p["person"] for p in client.people() if p["name"] == "Eve"))["faces"] == 1
         gone = http.delete(f"{people}/{person['person']}")
-        for name, reply in (("Enrolled", enrolled), ("People", listed), ("Identified", found), ("Forgotten", gone)):
+        for name, reply in (
+            ("Enrolled", enrolled),
+            ("People", listed),
+            ("Identified", found),
+            ("Forgotten", gone),
+        ):
             fits(reply.json(), parts[name], parts, name)
-        assert {k: gone.json()[k] for k in ("people", "faces", "corrections")} == {"people": 1, "faces": 1, "corrections": 0}
+        assert {k: gone.json()[k] for k in ("people", "faces", "corrections")} == {
+            "people": 1,
+            "faces": 1,
+            "corrections": 0,
+        }
         assert http.get(people).json()["people"] == []
         refusal(http.delete(f"{people}/{person['person']}"), 404, "no_person")
         assert 'route="/v1/gallery/people/{person}"' in http.get("/metrics").text
@@ -658,7 +755,12 @@ def test_a_gallery_adds_identifies_lists_and_forgets(reader, tmp_path, caplog):
 def test_keys_are_needed_and_each_has_its_own_rate(reader):
     keys = Keys([("ann", KEY), ("bob", OTHER)])
     with serving(reader, keys=keys, limits=Limits(rate=60, burst=3)) as (_, http):
-        for headers in ({}, {"authorization": "Bearer wrong"}, {"authorization": f"Basic {KEY}"}, {"authorization": "Bearer " + KEY[:-1]}):
+        for headers in (
+            {},
+            {"authorization": "Bearer wrong"},
+            {"authorization": f"Basic {KEY}"},
+            {"authorization": "Bearer " + KEY[:-1]},
+        ):
             for path in ("/v1/models", "/metrics", "/openapi.json", "/nothing"):
                 reply = http.get(path, headers=headers)
                 refusal(reply, 401, "no_key")
@@ -666,8 +768,15 @@ def test_keys_are_needed_and_each_has_its_own_rate(reader):
         assert http.get("/healthz").status_code == http.get("/readyz").status_code == 200
         ann, bob = ({"authorization": f"Bearer {k}"} for k in (KEY, OTHER))
         # with keys, any name the server is reached by will do
-        assert http.post("/v1/analyze", files=images(png(), png()), headers=ann | {"host": "faces.example"}).status_code == 200
-        assert refusal(http.post("/v1/analyze", files=images(png(), png()), headers=ann), 429, "rate_limited")["details"]
+        assert (
+            http.post(
+                "/v1/analyze", files=images(png(), png()), headers=ann | {"host": "faces.example"}
+            ).status_code
+            == 200
+        )
+        assert refusal(
+            http.post("/v1/analyze", files=images(png(), png()), headers=ann), 429, "rate_limited"
+        )["details"]
         refusal(http.get("/v1/models", headers=ann), 429, "rate_limited")
         assert http.get("/v1/models", headers=bob).status_code == 200
 
@@ -734,14 +843,28 @@ def test_no_picture_key_or_embedding_in_the_log(reader, caplog):
     with serving(reader, keys=Keys([("ann", KEY)])) as (_, http):
         ann = {"authorization": f"Bearer {KEY}"}
         reply = http.post("/v1/analyze", files=images(photo), data={"tasks": "identity"}, headers=ann)
-        http.post("/v1/analyze?token=query-secret", files=[("image", ("name-of-person.jpg", secret))], headers=ann)
+        http.post(
+            "/v1/analyze?token=query-secret", files=[("image", ("name-of-person.jpg", secret))], headers=ann
+        )
         http.post("/v1/analyze", files=images(secret, photo), headers=ann)
         http.get("/v1/models", headers={"authorization": f"Bearer {OTHER}"})
-    ours = "\n".join(r.getMessage() + (r.exc_text or "") for r in caplog.records if not r.name.startswith(("httpx", "httpcore")))
+    ours = "\n".join(
+        r.getMessage() + (r.exc_text or "")
+        for r in caplog.records
+        if not r.name.startswith(("httpx", "httpcore"))
+    )
     assert "key=ann" in ours
     assert ours.count("/v1/analyze 200") == 2
     embedding = reply.json()["results"][0]["faces"][0]["identity"]["embedding"]
-    for text in (KEY, OTHER, secret.decode()[:6], "query-secret", "name-of-person", str(embedding[0]), "JFIF"):
+    for text in (
+        KEY,
+        OTHER,
+        secret.decode()[:6],
+        "query-secret",
+        "name-of-person",
+        str(embedding[0]),
+        "JFIF",
+    ):
         assert text not in ours, text
 
 
@@ -778,7 +901,9 @@ def test_the_client(reader):
         (record,) = client.analyze(PHOTOS[0], tasks=["age"], score=0.5, faces=1)
         assert set(record["faces"][0]) == {"box", "score", "points5", "age"}
         (record,) = client.analyze(PHOTOS[0], tasks=["parsing"], masks=True)
-        np.testing.assert_array_equal(mask_rows(record["faces"][0]["parsing"]["mask"]), reader(PHOTOS[0])[0]["parsing"].mask)
+        np.testing.assert_array_equal(
+            mask_rows(record["faces"][0]["parsing"]["mask"]), reader(PHOTOS[0])[0]["parsing"].mask
+        )
         assert "mask" not in client.analyze(PHOTOS[0], tasks=["parsing"])[0]["faces"][0]["parsing"]
         assert client.verify(PHOTOS[0], Path(PHOTOS[0]), threshold=0.5).same is True
         assert client.verify(PHOTOS[0], PHOTOS[1]).same is False
@@ -787,7 +912,11 @@ def test_the_client(reader):
         assert client.ready() is True
         with pytest.raises(ServerError) as caught:
             client.analyze(b"no")
-        assert (caught.value.status, caught.value.code, caught.value.details) == (415, "not_a_picture", {"image": 1})
+        assert (caught.value.status, caught.value.code, caught.value.details) == (
+            415,
+            "not_a_picture",
+            {"image": 1},
+        )
         with pytest.raises(ServerError, match="Bearer KEY"):
             Client(str(http.base_url)).models()
     with pytest.raises(UsageError, match="ftp"):
@@ -804,7 +933,10 @@ def test_the_client_asks_again_when_told_to(reader):
 
 
 def test_without_the_extra_the_mend_is_named():
-    code = "import sys; sys.modules['fastapi'] = None; sys.argv = ['mien', 'serve']; from mien.cli import main; main()"
+    code = (
+        "import sys; sys.modules['fastapi'] = None; sys.argv = ['mien', 'serve']; from mien.cli import main;"
+        " main()"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert "pip install 'mien[serve]'" in done.stderr
@@ -813,7 +945,9 @@ def test_without_the_extra_the_mend_is_named():
 
 def test_the_command_serves_and_ends_at_sigterm():
     words = [sys.executable, "-m", "mien", "serve", "--port", "0", "--workers", "1"]
-    with subprocess.Popen(words, stderr=subprocess.PIPE, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"}) as process:
+    with subprocess.Popen(
+        words, stderr=subprocess.PIPE, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"}
+    ) as process:
         try:
             assert process.stderr is not None
             line = ""
@@ -838,9 +972,28 @@ def fits(value, schema: dict, components: dict, path: str = "$") -> None:
         return fits(value, components[schema["$ref"].removeprefix("#/components/schemas/")], components, path)
     if "anyOf" in schema:  # a thing, and what stands there when there is none
         return fits(value, schema["anyOf"][value is None or "error" in value], components, path)
-    known = {"type", "properties", "required", "additionalProperties", "items", "minItems", "maxItems", "minimum", "maximum", "description"}
+    known = {
+        "type",
+        "properties",
+        "required",
+        "additionalProperties",
+        "items",
+        "minItems",
+        "maxItems",
+        "minimum",
+        "maximum",
+        "description",
+    }
     assert set(schema) <= known, path
-    types = {"object": dict, "array": list, "string": str, "boolean": bool, "integer": int, "number": (int, float), "null": type(None)}
+    types = {
+        "object": dict,
+        "array": list,
+        "string": str,
+        "boolean": bool,
+        "integer": int,
+        "number": (int, float),
+        "null": type(None),
+    }
     kinds = [schema["type"]] if isinstance(schema["type"], str) else schema["type"]
     assert any(isinstance(value, types[k]) for k in kinds), path
     if "object" in kinds and value is not None:
@@ -860,14 +1013,21 @@ def fits(value, schema: dict, components: dict, path: str = "$") -> None:
 
 
 def whole(page: dict) -> set[str]:
-    """Every reference leads somewhere, every route is described, every example is what its schema says; the schemas seen."""
+    """Every reference leads somewhere, every route is described, every example is what its schema says; the
+    schemas seen.
+    """
     parts, seen = page["components"]["schemas"], set()
     for target in re.findall(r'"\$ref": ?"([^"]+)"', json.dumps(page)):
         assert target.removeprefix("#/components/schemas/") in parts
     for path, methods in page["paths"].items():
         for operation in methods.values():
             assert operation["description"]
-            for media in (m for r in operation["responses"].values() for n, m in r.get("content", {}).items() if n == "application/json"):
+            for media in (
+                m
+                for r in operation["responses"].values()
+                for n, m in r.get("content", {}).items()
+                if n == "application/json"
+            ):
                 fits(media["example"], media["schema"], parts, path)
                 seen.add(media["schema"]["$ref"].rpartition("/")[2])
     return seen

@@ -1,4 +1,6 @@
-"""Faces of several callers share a forward: who waits for whom, who gets what, and what happens when it goes wrong."""
+"""Faces of several callers share a forward: who waits for whom, who gets what, and what happens when it goes
+wrong.
+"""
 
 from __future__ import annotations
 
@@ -241,7 +243,9 @@ def test_wrong_sizes_are_said(model):
 
 
 def test_the_network_answers_a_batch_as_it_answers_single_faces(reader):
-    """With ONNX Runtime 1.32 on one thread all answers but the embedding are the same to the last bit, and that to 4e-7."""
+    """With ONNX Runtime 1.32 on one thread all answers but the embedding are the same to the last bit, and
+    that to 4e-7.
+    """
     crops = [f.crop for f in reader("examples/collage.jpg")[:4]]
     images = reader.model.view.tensor(np.stack([c.pixels for c in crops]))
     together = reader.model(images)

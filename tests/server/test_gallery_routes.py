@@ -21,7 +21,10 @@ from mien.recognition import records
 from mien.recognition.gallery import Gallery
 
 PEOPLE = "/v1/gallery/people"
-PATHS = {f"{PEOPLE}{end}" for end in ("", "/{person}", "/{person}/merge", "/{person}/split", "/{person}/corrections")}
+PATHS = {
+    f"{PEOPLE}{end}"
+    for end in ("", "/{person}", "/{person}/merge", "/{person}/split", "/{person}/corrections")
+}
 PATHS |= {f"/v1/gallery/{name}" for name in ("identify", "prune", "stats", "export")}
 
 
@@ -85,12 +88,22 @@ def test_correct_is_not_this_person_until_enrolled_again(client, served):
     client.enrol("Ann", other)
     assert client.people()[0]["corrections"] == 0
     refusal(http.post(f"{PEOPLE}/p_none/corrections", files=images(other)), 404, "no_person")
-    refusal(http.post(f"{PEOPLE}/Ann/corrections", files=images(other)), 404, "no_person")  # by id, not by name
+    refusal(
+        http.post(f"{PEOPLE}/Ann/corrections", files=images(other)), 404, "no_person"
+    )  # by id, not by name
     refusal(http.post(f"{PEOPLE}/{ann}/corrections", files=images(other, other)), 400, "bad_field")
-    refusal(http.post(f"{PEOPLE}/{ann}/corrections", files=images(other), data={"pick": "all"}), 400, "bad_field")
+    refusal(
+        http.post(f"{PEOPLE}/{ann}/corrections", files=images(other), data={"pick": "all"}), 400, "bad_field"
+    )
     refusal(http.post(f"{PEOPLE}/{ann}/corrections", files=images(png())), 422, "no_face")
-    refusal(http.post(f"{PEOPLE}/{ann}/corrections", files=images(Path(PHOTOS[2]).read_bytes())), 422, "several_faces")
-    refusal(http.post(f"{PEOPLE}/{ann}/corrections", files=images(Path(PHOTOS[0]).read_bytes())), 400, "gallery")  # it is enrolled
+    refusal(
+        http.post(f"{PEOPLE}/{ann}/corrections", files=images(Path(PHOTOS[2]).read_bytes())),
+        422,
+        "several_faces",
+    )
+    refusal(
+        http.post(f"{PEOPLE}/{ann}/corrections", files=images(Path(PHOTOS[0]).read_bytes())), 400, "gallery"
+    )  # it is enrolled
 
 
 def test_merge_split_and_edit(client, served):
@@ -98,11 +111,21 @@ def test_merge_split_and_edit(client, served):
     ann = client.enrol("Ann", PHOTOS[0], note="signed", until="2999-02-01")[0]["person"]
     eve = client.enrol("Eve", PHOTOS[1], until="2999-01-01")[0]
     merged = client.merge(ann, eve["person"])
-    assert (merged["person"], merged["name"], merged["note"], merged["until"]) == (ann, "Ann", "signed", "2999-01-01")
+    assert (merged["person"], merged["name"], merged["note"], merged["until"]) == (
+        ann,
+        "Ann",
+        "signed",
+        "2999-01-01",
+    )
     assert eve["face"] in merged["faces"] and len(merged["faces"]) == 2
     assert [p["person"] for p in client.people()] == [ann]
     parted = client.split(ann, [eve["face"]], "Eve Moneypenny")
-    assert (parted["name"], parted["faces"], parted["note"], parted["until"]) == ("Eve Moneypenny", [eve["face"]], "", "2999-01-01")
+    assert (parted["name"], parted["faces"], parted["note"], parted["until"]) == (
+        "Eve Moneypenny",
+        [eve["face"]],
+        "",
+        "2999-01-01",
+    )
     changed = client.edit(parted["person"], name="Eve", note="by letter", until="")
     assert (changed["name"], changed["note"], changed["until"]) == ("Eve", "by letter", None)
     fits(http.patch(f"{PEOPLE}/{ann}", json={"note": "again"}).json(), parts["Changed"], parts, "Changed")
@@ -119,22 +142,36 @@ def test_merge_split_and_edit(client, served):
 @pytest.mark.parametrize(
     ("method", "end", "content", "status", "code"),
     [
-        ("PATCH", "", b"{", 400, "bad_json"), ("PATCH", "", b"[]", 400, "bad_json"), ("PATCH", "", b"{}", 400, "bad_json"),
-        ("PATCH", "", b"[" * 20_000, 400, "bad_json"), ("PATCH", "", b"\xff", 400, "bad_json"),
-        ("PATCH", "", b'{"nam": "x"}', 400, "unknown_field"), ("PATCH", "", b'{"name": 3}', 400, "bad_field"),
-        ("PATCH", "", b'{"note": "\\ud800"}', 400, "bad_field"), ("PATCH", "", b'{"\\ud800": "x"}', 400, "unknown_field"),
-        ("PATCH", "", b'{"note": "%s"}' % (b"x" * 5000), 400, "bad_field"), ("PATCH", "", b'{"until": "soon"}', 400, "gallery"),
-        ("PATCH", "", b'{"until": "0999-01-01"}', 400, "gallery"), ("PATCH", "", b" " * (JSON_BYTES + 1), 413, "request_too_large"),
-        ("POST", "/merge", b"{}", 400, "bad_field"), ("POST", "/merge", b'{"others": "p_2"}', 400, "bad_field"),
-        ("POST", "/merge", b'{"others": []}', 400, "bad_field"), ("POST", "/split", b'{"faces": ["f_1"]}', 400, "bad_field"),
-        ("POST", "/split", b'{"name": "Eve"}', 400, "bad_field"), ("POST", "/split", b'{"faces": [1], "name": "x"}', 400, "bad_field"),
+        ("PATCH", "", b"{", 400, "bad_json"),
+        ("PATCH", "", b"[]", 400, "bad_json"),
+        ("PATCH", "", b"{}", 400, "bad_json"),
+        ("PATCH", "", b"[" * 20_000, 400, "bad_json"),
+        ("PATCH", "", b"\xff", 400, "bad_json"),
+        ("PATCH", "", b'{"nam": "x"}', 400, "unknown_field"),
+        ("PATCH", "", b'{"name": 3}', 400, "bad_field"),
+        ("PATCH", "", b'{"note": "\\ud800"}', 400, "bad_field"),
+        ("PATCH", "", b'{"\\ud800": "x"}', 400, "unknown_field"),
+        ("PATCH", "", b'{"note": "%s"}' % (b"x" * 5000), 400, "bad_field"),
+        ("PATCH", "", b'{"until": "soon"}', 400, "gallery"),
+        ("PATCH", "", b'{"until": "0999-01-01"}', 400, "gallery"),
+        ("PATCH", "", b" " * (JSON_BYTES + 1), 413, "request_too_large"),
+        ("POST", "/merge", b"{}", 400, "bad_field"),
+        ("POST", "/merge", b'{"others": "p_2"}', 400, "bad_field"),
+        ("POST", "/merge", b'{"others": []}', 400, "bad_field"),
+        ("POST", "/split", b'{"faces": ["f_1"]}', 400, "bad_field"),
+        ("POST", "/split", b'{"name": "Eve"}', 400, "bad_field"),
+        ("POST", "/split", b'{"faces": [1], "name": "x"}', 400, "bad_field"),
     ],
-)  # fmt: skip
+)
 def test_a_body_that_is_not_as_it_must_be(client, served, method, end, content, status, code):
     http = served[1]
     ann = next((p["person"] for p in client.people()), None) or client.enrol("Ann", PHOTOS[0])[0]["person"]
     place = f"{PEOPLE}/{ann}{end}"
-    refusal(http.request(method, place, content=content, headers={"content-type": "application/json"}), status, code)
+    refusal(
+        http.request(method, place, content=content, headers={"content-type": "application/json"}),
+        status,
+        code,
+    )
     refusal(http.request(method, place, content=content), 415, "not_json")
 
 
@@ -152,7 +189,10 @@ def test_prune_erases_whoever_is_past_the_last_day(client, monkeypatch):
 
 def test_stats_and_export(client, served, reader):
     http, parts = served[1], served[0].openapi()["components"]["schemas"]
-    added = [client.enrol(name, photo)[0] for name, photo in (("Ann", PHOTOS[0]), ("Eve", PHOTOS[1]), ("Mia", mirrored(PHOTOS[1])))]
+    added = [
+        client.enrol(name, photo)[0]
+        for name, photo in (("Ann", PHOTOS[0]), ("Eve", PHOTOS[1]), ("Mia", mirrored(PHOTOS[1])))
+    ]
     client.correct(mirrored(PHOTOS[0]), added[0]["person"])
     reply = http.get("/v1/gallery/stats")
     fits(reply.json(), parts["Stats"], parts, "Stats")
@@ -165,7 +205,11 @@ def test_stats_and_export(client, served, reader):
     reply = http.get("/v1/gallery/export")
     fits(reply.json(), parts["Export"], parts, "Export")
     assert "embedding" not in reply.text
-    assert [p["name"] for p in sorted(reply.json()["people"], key=lambda p: p["name"])] == ["Ann", "Eve", "Mia"]
+    assert [p["name"] for p in sorted(reply.json()["people"], key=lambda p: p["name"])] == [
+        "Ann",
+        "Eve",
+        "Mia",
+    ]
     for limit in (1, 2, 3):
         assert list(client.export(limit=limit)) == reply.json()["people"]
     (ann,) = client.export(added[0]["person"], embeddings=True)
@@ -175,9 +219,18 @@ def test_stats_and_export(client, served, reader):
         assert (picture.format, max(picture.size)) == ("JPEG", 96)
     assert "thumbnail" not in correction
     assert float(np.linalg.norm(face["embedding"])) == pytest.approx(1, abs=1e-4)
-    fits(http.get("/v1/gallery/export", params={"embeddings": "true", "limit": 1}).json(), parts["Export"], parts, "Export")
+    fits(
+        http.get("/v1/gallery/export", params={"embeddings": "true", "limit": 1}).json(),
+        parts["Export"],
+        parts,
+        "Export",
+    )
     for query, status, code in (
-        ("person=p_none", 404, "no_person"), ("limit=0", 400, "bad_field"), ("limit=1001", 400, "bad_field"),
-        ("embeddings=1", 400, "bad_field"), ("embedings=true", 400, "unknown_field"), ("limit=1&limit=2", 400, "bad_field"),
-    ):  # fmt: skip
+        ("person=p_none", 404, "no_person"),
+        ("limit=0", 400, "bad_field"),
+        ("limit=1001", 400, "bad_field"),
+        ("embeddings=1", 400, "bad_field"),
+        ("embedings=true", 400, "unknown_field"),
+        ("limit=1&limit=2", 400, "bad_field"),
+    ):
         refusal(http.get(f"/v1/gallery/export?{query}"), status, code)

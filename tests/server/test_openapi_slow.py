@@ -1,4 +1,5 @@
-"""The server against its own description: requests that schemathesis makes up for each route, to the app in this process.
+"""The server against its own description: requests that schemathesis makes up for each route, to the app in
+this process.
 
 MIEN_EXAMPLES is how many a route gets (40), half of them as the description wants them and half not.
 """
@@ -28,17 +29,32 @@ pytest.importorskip("lancedb")
 
 EXAMPLES = int(os.environ.get("MIEN_EXAMPLES", "40"))
 CHECKS = [
-    schemathesis.checks.not_a_server_error, conforms.status_code_conformance, conforms.content_type_conformance,
+    schemathesis.checks.not_a_server_error, conforms.status_code_conformance,
+    conforms.content_type_conformance,
     conforms.response_schema_conformance,
 ]  # fmt: skip
 AS_DESCRIBED, OTHERWISE = schemathesis.GenerationMode.POSITIVE, schemathesis.GenerationMode.NEGATIVE
 AUTHORIZED = {"authorization": f"Bearer {KEY}"}
 PERSON = "/v1/gallery/people/{person}"
 ROUTES = (
-    "POST /v1/analyze", "POST /v1/verify", "GET /v1/models", "GET /healthz", "GET /readyz", "GET /metrics", "POST /v1/gallery/identify",
-    "POST /v1/gallery/people", "GET /v1/gallery/people", "POST /v1/gallery/prune", "GET /v1/gallery/stats", "GET /v1/gallery/export",
-    f"PATCH {PERSON}", f"POST {PERSON}/merge", f"POST {PERSON}/split", f"POST {PERSON}/corrections", f"DELETE {PERSON}",
-)  # fmt: skip
+    "POST /v1/analyze",
+    "POST /v1/verify",
+    "GET /v1/models",
+    "GET /healthz",
+    "GET /readyz",
+    "GET /metrics",
+    "POST /v1/gallery/identify",
+    "POST /v1/gallery/people",
+    "GET /v1/gallery/people",
+    "POST /v1/gallery/prune",
+    "GET /v1/gallery/stats",
+    "GET /v1/gallery/export",
+    f"PATCH {PERSON}",
+    f"POST {PERSON}/merge",
+    f"POST {PERSON}/split",
+    f"POST {PERSON}/corrections",
+    f"DELETE {PERSON}",
+)
 pytestmark = pytest.mark.slow
 
 
@@ -51,7 +67,9 @@ def served(reader, tmp_path_factory):
         galleries.append(Gallery(tmp_path_factory.mktemp("openapi") / "people", made_for))
         return galleries[0]
 
-    limits = Limits(pixels=400_000, faces=20, seconds=120)  # few pixels, so that a picture costs little; a busy machine is no fault
+    limits = Limits(
+        pixels=400_000, faces=20, seconds=120
+    )  # few pixels, so that a picture costs little; a busy machine is no fault
     made = app(reader, keys=Keys([("ann", KEY)]), limits=limits, gallery=gallery)
 
     async def kept(scope, receive, send):
@@ -65,7 +83,9 @@ def served(reader, tmp_path_factory):
     pictures = [png(), Path(PHOTOS[0]).read_bytes(), Path(PHOTOS[1]).read_bytes(), png()[:50], b""]
     # random bytes are hardly ever a picture
     schemathesis.openapi.format("binary", st.one_of(st.sampled_from(pictures), st.binary(max_size=64)))
-    yield SimpleNamespace(schema=schemathesis.openapi.from_asgi("/openapi.json", kept, headers=AUTHORIZED), gallery=galleries[0])
+    yield SimpleNamespace(
+        schema=schemathesis.openapi.from_asgi("/openapi.json", kept, headers=AUTHORIZED), gallery=galleries[0]
+    )
     made.state.service.close()
 
 
@@ -86,7 +106,8 @@ def good(gallery: Gallery, route: str) -> tuple[str, dict | None]:
     bodies: dict[str, dict] = {
         "POST /v1/analyze": {"image": [photo]}, "POST /v1/verify": {"image": [photo, other]},
         f"POST {PERSON}/corrections": {"image": [other]},
-        "POST /v1/gallery/identify": {"image": [photo]}, "POST /v1/gallery/people": {"image": [photo], "name": "Ann"},
+        "POST /v1/gallery/identify": {"image": [photo]}, "POST /v1/gallery/people": {"image": [photo],
+        "name": "Ann"},
         f"PATCH {PERSON}": {"note": "signed"}, f"POST {PERSON}/merge": {"others": [eve.id]},
         f"POST {PERSON}/split": {"faces": [ann.faces[0]], "name": "Zoe"},
     }  # fmt: skip
@@ -102,13 +123,19 @@ def test_replies_are_as_described(served, route, mode):
     operation, seen = served.schema[path][method], Counter()
 
     @settings(
-        max_examples=max(EXAMPLES // 2, 1), deadline=None, derandomize=True, database=None, phases=[Phase.generate],
+        max_examples=max(EXAMPLES // 2, 1),
+        deadline=None,
+        derandomize=True,
+        database=None,
+        phases=[Phase.generate],
         suppress_health_check=list(HealthCheck),
-    )  # fmt: skip
+    )
     @given(data=st.data())
     def ask(data):
         person, body = good(served.gallery, route)
-        given = {"path_parameters": {"person": person}} if "{person}" in path and data.draw(st.booleans()) else {}
+        given = (
+            {"path_parameters": {"person": person}} if "{person}" in path and data.draw(st.booleans()) else {}
+        )
         if mode == AS_DESCRIBED and body is not None and data.draw(st.booleans()):
             given["body"] = body
         case = data.draw(operation.as_strategy(generation_mode=mode, **given))

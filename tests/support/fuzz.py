@@ -1,6 +1,7 @@
 """Our own byte-mutation fuzzer: seeded, so that the number in a failure gives the same mutant again.
 
-A mutant runs in a worker process with a limit on memory and on processor time, so that even a crash of native code is a
+A mutant runs in a worker process with a limit on memory and on processor time, so that even a crash of native
+code is a
 failure that names its seed, and the mutants after it still run.
 """
 
@@ -20,9 +21,15 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 SECONDS = 5  # of processor time for one mutant: a busy machine must not fail a test
-MANY = int(os.environ.get("MIEN_HARD", "300"))  # mutants of a kind, and photos of the soak, in the long tests; 10000 for the whole of it
+MANY = int(
+    os.environ.get("MIEN_HARD", "300")
+)  # mutants of a kind, and photos of the soak, in the long tests; 10000 for the whole of it
 MEMORY = 1 << 30  # bytes that one mutant may take beyond those of the worker at rest
-LIMITS = {-signal.SIGPROF: f"more than {SECONDS} s", -signal.SIGALRM: "asleep for two minutes", -signal.SIGSEGV: "a crash"}
+LIMITS = {
+    -signal.SIGPROF: f"more than {SECONDS} s",
+    -signal.SIGALRM: "asleep for two minutes",
+    -signal.SIGSEGV: "a crash",
+}
 
 EDGES = (
     b"\0",
@@ -40,7 +47,9 @@ EDGES = (
 
 
 def mutate(seed: int, originals: Sequence[bytes]) -> bytes:
-    """One mutant: originals take turns; one to eight moves, half of them in the first 128 bytes, where headers are."""
+    """One mutant: originals take turns; one to eight moves, half of them in the first 128 bytes, where
+    headers are.
+    """
     rng = random.Random(seed)
     data = bytearray(originals[seed % len(originals)])
     for _ in range(rng.choice((1, 1, 2, 3, 5, 8))):
@@ -90,7 +99,9 @@ def with_sums(data: bytearray) -> bytearray:
 
 @dataclass
 class Hunt:
-    """What a run of mutants gave: answers and errors by name, the most memory in bytes, the slowest in seconds."""
+    """What a run of mutants gave: answers and errors by name, the most memory in bytes, the slowest in
+    seconds.
+    """
 
     outcomes: Counter[str] = field(default_factory=Counter)
     failures: list[str] = field(default_factory=list)
@@ -99,11 +110,16 @@ class Hunt:
 
     def report(self) -> str:
         counts = ", ".join(f"{k} {v:,}" for k, v in self.outcomes.most_common())
-        return f"{sum(self.outcomes.values()):,} mutants: {counts}; at most {self.memory / 2**20:.0f} MiB and {self.seconds:.2f} s"
+        return (
+            f"{sum(self.outcomes.values()):,} mutants: {counts}; at most {self.memory / 2**20:.0f} MiB and"
+            f" {self.seconds:.2f} s"
+        )
 
 
 def hunt(what: str, folder: Path, first: int, count: int) -> Hunt:
-    """Run `count` mutants of a kind in workers; what is neither an answer nor a MienError is in `failures`, by seed."""
+    """Run `count` mutants of a kind in workers; what is neither an answer nor a MienError is in `failures`,
+    by seed.
+    """
     result, seed = Hunt(), first
     while seed < first + count and len(result.failures) < 20:
         seed = _work(result, what, folder, seed, first + count)
@@ -112,7 +128,17 @@ def hunt(what: str, folder: Path, first: int, count: int) -> Hunt:
 
 def _work(result: Hunt, what: str, folder: Path, seed: int, end: int) -> int:
     """One worker, from a seed on; the seed to go on with."""
-    command = [sys.executable, "-W", "error", "-m", "tests.support.hard_worker", what, str(seed), str(end), str(folder)]
+    command = [
+        sys.executable,
+        "-W",
+        "error",
+        "-m",
+        "tests.support.hard_worker",
+        what,
+        str(seed),
+        str(end),
+        str(folder),
+    ]
     env = os.environ | {"OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, check=False)
     current = None
@@ -125,7 +151,10 @@ def _work(result: Hunt, what: str, folder: Path, seed: int, end: int) -> int:
         elif word == "got":
             name, memory, seconds = rest.split()
             result.outcomes[name] += 1
-            result.memory, result.seconds = max(result.memory, int(memory)), max(result.seconds, float(seconds))
+            result.memory, result.seconds = (
+                max(result.memory, int(memory)),
+                max(result.seconds, float(seconds)),
+            )
     if current is None:
         raise AssertionError(f"the worker did not start (exit {done.returncode}): {done.stderr[-2000:]}")
     if done.returncode:

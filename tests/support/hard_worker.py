@@ -1,4 +1,7 @@
-"""The process in which mutants run: python -m tests.support.hard_worker KIND FIRST END. It prints a line before and after each."""
+"""The process in which mutants run: python -m tests.support.hard_worker KIND FIRST END.
+
+It prints a line before and after each.
+"""
 
 from __future__ import annotations
 
@@ -50,12 +53,30 @@ def pictures() -> list[bytes]:
     more = {"save_all": True, "append_images": [Image.fromarray(b), Image.fromarray(c)]}
     deep = io.BytesIO()
     Image.fromarray(a[..., 0].astype(np.uint16) * 257).save(deep, "TIFF")
-    lossy = [encoded(a, "JPEG", exif=exif), encoded(b, "JPEG", progressive=True), encoded(c, "JPEG", "CMYK"), encoded(a, "JPEG", "L")]
-    png = [encoded(a, "PNG", exif=exif), encoded(b, "PNG", "RGBA"), encoded(c, "PNG", "P", transparency=3), encoded(a, "PNG", **more)]
+    lossy = [
+        encoded(a, "JPEG", exif=exif),
+        encoded(b, "JPEG", progressive=True),
+        encoded(c, "JPEG", "CMYK"),
+        encoded(a, "JPEG", "L"),
+    ]
+    png = [
+        encoded(a, "PNG", exif=exif),
+        encoded(b, "PNG", "RGBA"),
+        encoded(c, "PNG", "P", transparency=3),
+        encoded(a, "PNG", **more),
+    ]
     webp = [encoded(a, "WEBP", exif=exif), encoded(b, "WEBP", lossless=True), encoded(c, "WEBP", **more)]
-    tiff = [encoded(a, "TIFF", compression=k) for k in ("raw", "tiff_lzw", "tiff_deflate", "jpeg", "packbits")]
+    tiff = [
+        encoded(a, "TIFF", compression=k) for k in ("raw", "tiff_lzw", "tiff_deflate", "jpeg", "packbits")
+    ]
     tiff += [encoded(b, "TIFF", "F"), encoded(b, "TIFF", "1", compression="group4"), deep.getvalue()]
-    plain = [encoded(a, "GIF"), encoded(b, "GIF", **more), encoded(a, "BMP"), encoded(b, "BMP", "P"), encoded(c, "BMP", "1")]
+    plain = [
+        encoded(a, "GIF"),
+        encoded(b, "GIF", **more),
+        encoded(a, "BMP"),
+        encoded(b, "BMP", "P"),
+        encoded(c, "BMP", "1"),
+    ]
     return lossy + png + webp + tiff + plain
 
 
@@ -65,27 +86,44 @@ def try_pictures() -> tuple[list[bytes], Try]:
 
 
 def small_network(tasks: dict[str, tuple[str, int]], view: dict[str, Any]) -> bytes:
-    """A valid network of a few nodes: task -> (label set, channels); "faces" looks in three strides, others answer by one layer."""
+    """A valid network of a few nodes: task -> (label set, channels); "faces" looks in three strides, others
+    answer by one layer.
+    """
     import onnx
     from onnx import TensorProto, helper, numpy_helper
 
     rng, nodes, weights, outputs = np.random.default_rng(3), [], [], []
     for name, (_, n) in tasks.items():
         w = rng.standard_normal((n, 3, 1, 1)).astype(np.float32)
-        weights += [numpy_helper.from_array(w, f"{name}_w"), numpy_helper.from_array(np.array([0, n, -1]), f"{name}_s")]
+        weights += [
+            numpy_helper.from_array(w, f"{name}_w"),
+            numpy_helper.from_array(np.array([0, n, -1]), f"{name}_s"),
+        ]
         strides = (8, 16, 32) if name == "faces" else (32,)
         for s in strides:
-            nodes.append(helper.make_node("AveragePool", ["images"], [f"{name}_p{s}"], kernel_shape=[s, s], strides=[s, s]))
+            nodes.append(
+                helper.make_node(
+                    "AveragePool", ["images"], [f"{name}_p{s}"], kernel_shape=[s, s], strides=[s, s]
+                )
+            )
             nodes.append(helper.make_node("Conv", [f"{name}_p{s}", f"{name}_w"], [f"{name}_c{s}"]))
             nodes.append(helper.make_node("Reshape", [f"{name}_c{s}", f"{name}_s"], [f"{name}_r{s}"]))
         if name == "faces":
-            nodes.append(helper.make_node("Concat", [f"{name}_r{s}" for s in strides], [f"{name}_all"], axis=2))
+            nodes.append(
+                helper.make_node("Concat", [f"{name}_r{s}" for s in strides], [f"{name}_all"], axis=2)
+            )
             nodes.append(helper.make_node("Transpose", [f"{name}_all"], [name], perm=[0, 2, 1]))
         else:
             nodes.append(helper.make_node("ReduceMean", [f"{name}_r32"], [name], axes=[2], keepdims=0))
-        outputs.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", "cells", 15] if name == "faces" else ["batch", n]))
+        outputs.append(
+            helper.make_tensor_value_info(
+                name, TensorProto.FLOAT, ["batch", "cells", 15] if name == "faces" else ["batch", n]
+            )
+        )
     side = "side" if "faces" in tasks else view["size"][0]
-    into = helper.make_tensor_value_info("images", TensorProto.FLOAT, ["batch", 3, side, "across" if side == "side" else side])
+    into = helper.make_tensor_value_info(
+        "images", TensorProto.FLOAT, ["batch", 3, side, "across" if side == "side" else side]
+    )
     graph = helper.make_graph(nodes, "small", [into], outputs, weights)
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
     header = {"format": "mien-1", "builder": "small", "arguments": {}, "view": view}
@@ -99,12 +137,19 @@ def small_pair() -> tuple[bytes, bytes]:
     """A detector and a face network, 2 to 6 KB each, that mien takes."""
     even = {"mean": [0.5] * 3, "std": [0.5] * 3}
     finder = small_network({"faces": ("photo5", 15)}, {"size": [64, 64], "template": "photo", **even})
-    tasks = {"age": ("years101", 101), "expression": ("expression8", 8), "attributes": ("celeba40", 40), "identity": ("embedding128", 128)}
+    tasks = {
+        "age": ("years101", 101),
+        "expression": ("expression8", 8),
+        "attributes": ("celeba40", 40),
+        "identity": ("embedding128", 128),
+    }
     return finder, small_network(tasks, {"size": [64, 64], "template": "head", **even})
 
 
 def try_networks() -> tuple[list[bytes], Try]:
-    """Mutated networks without a promise beside them, loaded and set to work: what a user's own damaged file would do."""
+    """Mutated networks without a promise beside them, loaded and set to work: what a user's own damaged file
+    would do.
+    """
     folder = Path(tempfile.mkdtemp(dir=sys.argv[4]))
     finder, answerer = small_pair()
     (folder / "finder.onnx").write_bytes(finder)
@@ -185,8 +230,10 @@ def largest(name: str, side: int) -> bytes:
 
 LARGEST: dict[str, tuple[str, str, dict[str, Any]]] = {
     "png": ("RGB", "PNG", {}), "png with alpha": ("RGBA", "PNG", {}), "png of 16 bits": ("I;16", "PNG", {}),
-    "png with a palette": ("P", "PNG", {"transparency": 0}), "tiff of floats": ("F", "TIFF", {"compression": "tiff_deflate"}),
-    "jpeg": ("RGB", "JPEG", {}), "progressive jpeg": ("RGB", "JPEG", {"progressive": True}), "cmyk jpeg": ("CMYK", "JPEG", {}),
+    "png with a palette": ("P", "PNG", {"transparency": 0}), "tiff of floats": ("F", "TIFF",
+    {"compression": "tiff_deflate"}),
+    "jpeg": ("RGB", "JPEG", {}), "progressive jpeg": ("RGB", "JPEG", {"progressive": True}),
+    "cmyk jpeg": ("CMYK", "JPEG", {}),
     "webp": ("RGB", "WEBP", {"method": 0}), "gif": ("P", "GIF", {}),
 }  # fmt: skip
 
@@ -212,7 +259,9 @@ def peak(reset: bool = False) -> int:
     """The most resident memory since the last reset, bytes (Linux)."""
     if reset:
         Path("/proc/self/clear_refs").write_text("5")
-    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
+    line = next(
+        line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM")
+    )
     return 1024 * int(line.split()[1])
 
 
@@ -236,7 +285,10 @@ def main() -> None:
         try:
             got = run(attempt, data)
         except Exception as e:  # noqa: BLE001 - that is what we hunt
-            where = " < ".join(f"{Path(f.filename).name}:{f.lineno}" for f in reversed(traceback.extract_tb(e.__traceback__)[-4:]))
+            where = " < ".join(
+                f"{Path(f.filename).name}:{f.lineno}"
+                for f in reversed(traceback.extract_tb(e.__traceback__)[-4:])
+            )
             print("bad", repr(e)[:300].replace("\n", " "), where)
             continue
         finally:

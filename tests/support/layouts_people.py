@@ -1,4 +1,5 @@
-"""Data sets of three pictures as their publishers lay them out, drawn into a folder; every label is known here.
+"""Data sets of three pictures as their publishers lay them out, drawn into a folder; every label is known
+here.
 
 Picture number i of a set is one colour, COLOURS[i], so that a test sees which picture it got.
 """
@@ -69,7 +70,9 @@ def utkface(root: Path, stems: Sequence[str] = UTKFACE) -> Path:
 def utkface_coral(root: Path, ages: Sequence[int] = (21, 40, 60)) -> Path:
     """All in both lists, as CORAL's authors write them: ages less 21."""
     stems = [f"{a}_{i % 2}_3_201701{i:011}" for i, a in enumerate(ages)]
-    rows = "".join(f"{18896 + i},{s}.jpg.chip.jpg,{a - 21}\n" for i, (s, a) in enumerate(zip(stems, ages, strict=True)))
+    rows = "".join(
+        f"{18896 + i},{s}.jpg.chip.jpg,{a - 21}\n" for i, (s, a) in enumerate(zip(stems, ages, strict=True))
+    )
     for split in ("train", "test"):
         put(root / f"utk_{split}.csv", f",file,age\n{rows}")
     return utkface(root, stems)
@@ -83,9 +86,12 @@ def marks68() -> np.ndarray:
 
 
 def affectnet(root: Path, kinds: Sequence[object]) -> Path:
-    """A list of all kinds for training (with its header) and the first three of them for validation (without one)."""
+    """A list of all kinds for training (with its header) and the first three of them for validation (without
+    one).
+    """
     marks = ";".join(f"{v:.2f}" for v in marks68().reshape(-1))
-    header = "subDirectory_filePath,face_x,face_y,face_width,face_height,facial_landmarks,expression,valence,arousal\n"
+    header = "subDirectory_filePath,face_x,face_y,face_width,face_height,"
+    header += "facial_landmarks,expression,valence,arousal\n"
     rows = [f"{i}/p{i}.jpg,10,20,150,151,{marks},{kind},-0.5,0.25\n" for i, kind in enumerate(kinds)]
     put(root / "Manually_Annotated_file_lists" / "training.csv", header + "".join(rows))
     put(root / "Manually_Annotated_file_lists" / "validation.csv", "".join(rows[:3]))
@@ -96,7 +102,10 @@ def affectnet(root: Path, kinds: Sequence[object]) -> Path:
 
 def rafdb(root: Path, kinds: Sequence[object] = (5, 1, 4)) -> Path:
     names = [f"train_0000{i + 1}" for i in range(len(kinds) - 1)] + ["test_0001"]
-    put(root / "basic/EmoLabel/list_patition_label.txt", "".join(f"{n}.jpg {k}\n" for n, k in zip(names, kinds, strict=True)))
+    put(
+        root / "basic/EmoLabel/list_patition_label.txt",
+        "".join(f"{n}.jpg {k}\n" for n, k in zip(names, kinds, strict=True)),
+    )
     for i, n in enumerate(names):
         put(root / f"basic/Image/aligned/{n}_aligned.jpg", encoded(i % 4, (100, 100)))
         put(root / f"basic/Image/original/{n}.jpg", encoded(i % 4, (178, 218)))
@@ -123,7 +132,13 @@ def celeba(root: Path) -> Path:
     rows = ["3", " ".join(CELEBA40) + " "]
     rows += [f"{n} {'  '.join('1' if k == i else '-1' for k in range(40))}" for i, n in enumerate(names)]
     put(root / "Anno/list_attr_celeba.txt", "\n".join(rows) + "\n")
-    rows = ["3", "lefteye_x lefteye_y righteye_x righteye_y nose_x nose_y leftmouth_x leftmouth_y rightmouth_x rightmouth_y"]
+    rows = [
+        "3",
+        (
+            "lefteye_x lefteye_y righteye_x righteye_y nose_x nose_y leftmouth_x leftmouth_y rightmouth_x"
+            " rightmouth_y"
+        ),
+    ]
     rows += [f"{n} {'  '.join(str(int(v)) for v in (FIVE + i).reshape(-1))}" for i, n in enumerate(names)]
     put(root / "Anno/list_landmarks_align_celeba.txt", "\n".join(rows) + "\n")
     put(root / "Anno/identity_CelebA.txt", "".join(f"{n} {2880 + i}\n" for i, n in enumerate(names)))
@@ -133,7 +148,11 @@ def celeba(root: Path) -> Path:
     return root
 
 
-LFWA_NAMES = ("Aaron_Eckhart\\Aaron_Eckhart_0001.jpg", "Abel_Pacheco\\Abel_Pacheco_0001.jpg", "Abel_Pacheco\\Abel_Pacheco_0004.jpg")
+LFWA_NAMES = (
+    "Aaron_Eckhart\\Aaron_Eckhart_0001.jpg",
+    "Abel_Pacheco\\Abel_Pacheco_0001.jpg",
+    "Abel_Pacheco\\Abel_Pacheco_0004.jpg",
+)
 
 
 def lfwa_values() -> np.ndarray:
@@ -170,7 +189,8 @@ def _write_hdf5(path: Path, values: dict[str, object]) -> None:
         for key, value in values.items():
             if isinstance(value, list):
                 codes = [
-                    file.create_dataset(f"#refs#/{key}{i}", data=np.array([[ord(c)] for c in t], np.uint16)) for i, t in enumerate(value)
+                    file.create_dataset(f"#refs#/{key}{i}", data=np.array([[ord(c)] for c in t], np.uint16))
+                    for i, t in enumerate(value)
                 ]
                 file.create_dataset(key, data=np.array([[c.ref for c in codes]], dtype=h5py.ref_dtype))
             else:
@@ -185,7 +205,9 @@ def part(data: bytes, kind: int) -> bytes:
 
 
 def ms1mv3(root: Path, people: Sequence[float] = (0, 1, 1)) -> Path:
-    """Three pictures of two people: labels alone in the header, as two numbers, and a record that is cut at a magic."""
+    """Three pictures of two people: labels alone in the header, as two numbers, and a record that is cut at a
+    magic.
+    """
     header = struct.pack("<IfQQ", 2, 0, 0, 0) + struct.pack("<ff", 4, 6)
     records = [part(header, 0)]
     first = struct.pack("<IfQQ", 0, people[0], 1, 0) + encoded(0)
@@ -195,7 +217,10 @@ def ms1mv3(root: Path, people: Sequence[float] = (0, 1, 1)) -> Path:
     third = struct.pack("<IfQQ", 0, people[2], 3, 0) + encoded(2)
     third += b"\0" * (-len(third) % 4)
     records.append(part(third, 1) + part(b"middle!", 2) + part(b"end", 3))
-    records += [part(struct.pack("<IfQQ", 2, 0, k, 0) + struct.pack("<ff", *r), 0) for k, r in ((4, (1, 2)), (5, (2, 4)))]
+    records += [
+        part(struct.pack("<IfQQ", 2, 0, k, 0) + struct.pack("<ff", *r), 0)
+        for k, r in ((4, (1, 2)), (5, (2, 4)))
+    ]
     offsets = np.cumsum([0, *map(len, records)])[:-1]
     put(root / "train.rec", b"".join(records))
     put(root / "train.idx", "".join(f"{i}\t{at}\n" for i, at in enumerate(offsets)))
@@ -206,7 +231,14 @@ def ms1mv3(root: Path, people: Sequence[float] = (0, 1, 1)) -> Path:
 def third_record() -> bytes:
     """What the cut record of `ms1mv3` is when whole."""
     data = struct.pack("<IfQQ", 0, 1, 3, 0) + encoded(2)
-    return data + b"\0" * (-len(data) % 4) + struct.pack("<I", MAGIC) + b"middle!" + struct.pack("<I", MAGIC) + b"end"
+    return (
+        data
+        + b"\0" * (-len(data) % 4)
+        + struct.pack("<I", MAGIC)
+        + b"middle!"
+        + struct.pack("<I", MAGIC)
+        + b"end"
+    )
 
 
 def pickled(path: Path, value: object, protocol: int = 4) -> Path:
@@ -218,15 +250,26 @@ def verification(root: Path, name: str = "lfw", *, protocol: int = 4, arrays: bo
     pictures = [encoded(i) for i in (0, 0, 1, 2)]
     same = [True, False]
     if arrays:
-        pickled(root / f"{name}.bin", ([np.frombuffer(p, np.uint8) for p in pictures], [np.bool_(s) for s in same]), protocol)
+        pickled(
+            root / f"{name}.bin",
+            ([np.frombuffer(p, np.uint8) for p in pictures], [np.bool_(s) for s in same]),
+            protocol,
+        )
     else:
         pickled(root / f"{name}.bin", (pictures, same), protocol)
     return root
 
 
 def lfw(root: Path, pictures: str = "lfw") -> Path:
-    """Two folds of one matched and one other pair, over three pictures of two people; and View 1 with one of each."""
-    pairs = ["Abel_Pacheco\t1\t4", "Abel_Pacheco\t1\tAaron_Eckhart\t1", "Abel_Pacheco\t4\t1", "Aaron_Eckhart\t1\tAbel_Pacheco\t4"]
+    """Two folds of one matched and one other pair, over three pictures of two people; and View 1 with one of
+    each.
+    """
+    pairs = [
+        "Abel_Pacheco\t1\t4",
+        "Abel_Pacheco\t1\tAaron_Eckhart\t1",
+        "Abel_Pacheco\t4\t1",
+        "Aaron_Eckhart\t1\tAbel_Pacheco\t4",
+    ]
     put(root / "pairs.txt", "\n".join(["2\t1", *pairs]) + "\n")
     put(root / "pairsDevTest.txt", "\n".join(["1", *pairs[:2]]) + "\n")
     for i, n in enumerate(LFWA_NAMES):
@@ -242,4 +285,6 @@ def own_csv(path: Path, columns: Sequence[str], rows: Sequence[Sequence[object]]
 
 
 def own_pictures(root: Path, n: int = 3) -> list[str]:
-    return [str(put(root / f"pictures/{i}.png", encoded(i, (60, 80), "PNG")).relative_to(root)) for i in range(n)]
+    return [
+        str(put(root / f"pictures/{i}.png", encoded(i, (60, 80), "PNG")).relative_to(root)) for i in range(n)
+    ]

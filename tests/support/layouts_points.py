@@ -1,4 +1,6 @@
-"""Tiny landmark and parsing sets in their publishers' layouts: a few flat pictures, labels that a test can compute."""
+"""Tiny landmark and parsing sets in their publishers' layouts: a few flat pictures, labels that a test can
+compute.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +29,9 @@ def places(n: int, face: int) -> np.ndarray:
 
 def paint(path: Path, face: int, size: tuple[int, int] = (WIDTH, HEIGHT)) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
-    Image.new("RGB", size, color(face)).save(path, **({"quality": 100, "subsampling": 0} if path.suffix == ".jpg" else {}))
+    Image.new("RGB", size, color(face)).save(
+        path, **({"quality": 100, "subsampling": 0} if path.suffix == ".jpg" else {})
+    )
     return path
 
 
@@ -44,8 +48,11 @@ def gray(path: Path, values: np.ndarray) -> Path:
 
 
 def ibug300w(root: Path) -> None:
-    """Three pictures of training (faces 0 to 2), two common (3, 4), one challenging (5) with the space in its name."""
-    names = ("lfpw/trainset/image_0001.png", "helen/trainset/100_1.jpg", "afw/1_2.jpg", "lfpw/testset/image_0003.png",
+    """Three pictures of training (faces 0 to 2), two common (3, 4), one challenging (5) with the space in its
+    name.
+    """
+    names = ("lfpw/trainset/image_0001.png", "helen/trainset/100_1.jpg", "afw/1_2.jpg",
+    "lfpw/testset/image_0003.png",
              "helen/testset/300_1.jpg", "ibug/image_092 _01.jpg")  # fmt: skip
     for face, name in enumerate(names):
         rows = "\n".join(f"{x:.6f} {y:.6f}" for x, y in places(68, face) + 1)
@@ -53,7 +60,7 @@ def ibug300w(root: Path) -> None:
 
 
 def wflw(root: Path) -> None:
-    """Three faces of training in two pictures, three of the test: large pose and blur, expression, nothing."""
+    """Three training faces in two pictures, three of the test: large pose and blur, expression, nothing."""
     attributes = {"train": ("0 0 0 0 0 0",) * 3, "test": ("1 0 0 0 0 1", "0 1 0 0 0 0", "0 0 0 0 0 0")}
     names = ("0--Parade/0_1.jpg", "0--Parade/0_1.jpg", "1--Car Race/1_7.jpg")
     for split, rows in attributes.items():
@@ -77,14 +84,21 @@ def cofw(root: Path) -> None:
                 pixels = np.full((HEIGHT, WIDTH, 3), color(face), np.uint8)
                 pixels[5, 7] = (1, 2, 3)
                 # MATLAB's (H, W, 3) is (3, W, H) to HDF5
-                cells[0, at] = file.create_dataset(f"#refs#/{face}", data=(pixels[..., 0] if face == 1 else pixels).T).ref
-            rows = [np.concatenate([places(29, f)[:, 0], places(29, f)[:, 1], np.arange(29) % 2]) for f in faces]
+                cells[0, at] = file.create_dataset(
+                    f"#refs#/{face}", data=(pixels[..., 0] if face == 1 else pixels).T
+                ).ref
+            rows = [
+                np.concatenate([places(29, f)[:, 0], places(29, f)[:, 1], np.arange(29) % 2]) for f in faces
+            ]
             file[f"phis{end}"] = np.stack(rows).T
             file[f"bboxes{end}"] = np.tile([[1.0], [2.0], [30.0], [40.0]], (1, len(faces)))
 
 
 def aflw19(root: Path) -> None:
-    """Four faces in three pictures; the order is 3, 1, 4, 2. Of face 0 two places are unmarked, of face 3 some hidden."""
+    """Four faces in three pictures; the order is 3, 1, 4, 2.
+
+    Of face 0 two places are unmarked, of face 3 some hidden.
+    """
     from scipy.io import savemat
 
     files = ("0/image00002.jpg", "0/image00004.jpg", "0/image00004.jpg", "2/image00013.png")
@@ -98,7 +112,10 @@ def aflw19(root: Path) -> None:
     names = np.empty((4, 1), object)
     names[:, 0] = files
     boxes = np.array([[10.0, 40 + f, 5, 35 + f] for f in range(4)])  # left, right, top, bottom
-    savemat(root / "AFLWinfo_release.mat", {"nameList": names, "data": data, "bbox": boxes, "mask_new": seen, "ra": [[3, 1, 4, 2]]})
+    savemat(
+        root / "AFLWinfo_release.mat",
+        {"nameList": names, "data": data, "bbox": boxes, "mask_new": seen, "ra": [[3, 1, 4, 2]]},
+    )
 
 
 def mtfl(root: Path) -> None:
@@ -114,18 +131,22 @@ def mtfl(root: Path) -> None:
 
 
 def celebamask_hq(root: Path) -> None:
-    """Pictures 0 (train), 1999 (val) and 2000 (test), 32 x 32 with masks of 16 x 16, in the archive's own folder."""
+    """Pictures 0 (train), 1999 (val) and 2000 (test), 32 x 32 with masks of 16 x 16, in the archive's own
+    folder.
+    """
     root = root / "CelebAMask-HQ"
     originals = {0: "119613.jpg", 1999: "099094.jpg", 2000: "200121.jpg"}
     write(
         root / "CelebA-HQ-to-CelebA-mapping.txt",
-        "idx         orig_idx       orig_file\n" + "".join(f"{i}         {int(o[:6])}         {o}\n" for i, o in originals.items()),
+        "idx         orig_idx       orig_file\n"
+        + "".join(f"{i}         {int(o[:6])}         {o}\n" for i, o in originals.items()),
     )
     write(root / "list_eval_partition.txt", "".join(f"{o} {n}\n" for n, o in enumerate(originals.values())))
     for face, idx in enumerate(originals):
         paint(root / "CelebA-HQ-img" / f"{idx}.jpg", face, (32, 32))
         for part, (y1, y2, x1, x2) in {
-            "skin": (4, 14, 2, 14), "nose": (6, 12, 7, 9), "l_eye": (6, 8, 9, 12), "eye_g": (5, 9, 3, 13), "hair": (0, 5, 0, 16),
+            "skin": (4, 14, 2, 14), "nose": (6, 12, 7, 9), "l_eye": (6, 8, 9, 12), "eye_g": (5, 9, 3, 13),
+            "hair": (0, 5, 0, 16),
         }.items():  # fmt: skip
             seen = np.zeros((16, 16, 3), np.uint8)
             seen[y1:y2, x1:x2] = 255
@@ -150,19 +171,25 @@ def lapa(root: Path) -> None:
             image = Image.fromarray(lapa_mask(face))
             image.putpalette([(37 * v + 11) % 256 for v in range(768)])
             image.save(path)
-        write(folder / "landmarks" / f"{name}.txt", "106\n" + "".join(f"{x:.4f} {y:.4f}\n" for x, y in places(106, face)))
+        write(
+            folder / "landmarks" / f"{name}.txt",
+            "106\n" + "".join(f"{x:.4f} {y:.4f}\n" for x, y in places(106, face)),
+        )
 
 
 # class of Helen's 11 -> rows and columns of its block
 HELEN_BLOCKS = {
-    1: (8, 44, 12, 52), 2: (12, 14, 16, 28), 3: (12, 14, 36, 48), 4: (16, 21, 18, 27), 5: (16, 21, 38, 47), 6: (20, 30, 29, 36),
+    1: (8, 44, 12, 52), 2: (12, 14, 16, 28), 3: (12, 14, 36, 48), 4: (16, 21, 18, 27), 5: (16, 21, 38, 47),
+    6: (20, 30, 29, 36),
     7: (34, 36, 22, 43), 8: (36, 38, 24, 41), 9: (38, 40, 26, 39), 10: (0, 8, 0, 64),
 }  # fmt: skip
 
 
 def helen(root: Path) -> None:
     """One picture a list; a skin of 120 lies under all parts, which have 200."""
-    for face, (file, name) in enumerate((("exemplars.txt", "100_1"), ("tuning.txt", "200_1"), ("testing.txt", "300_1"))):
+    for face, (file, name) in enumerate(
+        (("exemplars.txt", "100_1"), ("tuning.txt", "200_1"), ("testing.txt", "300_1"))
+    ):
         write(root / file, f"1 , {name}\n\n")
         paint(root / "images" / f"{name}.jpg", face)
         for k in range(11):
@@ -185,7 +212,8 @@ POINT_SETS: dict[str, Layout] = {
     "wflw": (
         wflw,
         landmarks.wflw,
-        {"train": 3, "test": 3, "test_largepose": 1, "test_expression": 1, "test_illumination": 0, "test_makeup": 0,
+        {"train": 3, "test": 3, "test_largepose": 1, "test_expression": 1, "test_illumination": 0,
+        "test_makeup": 0,
          "test_occlusion": 0, "test_blur": 1},
         "",
     ),

@@ -39,7 +39,9 @@ class Small(nn.Module):
     def __init__(self, dropout: float):
         super().__init__()
         self.body = nn.Sequential(nn.Linear(192, 32), nn.LayerNorm(32), nn.GELU(), nn.Dropout(dropout))
-        self.heads = nn.ModuleDict({"landmarks": nn.Linear(32, 136), "age": nn.Linear(32, 101), "attributes": nn.Linear(32, 40)})
+        self.heads = nn.ModuleDict(
+            {"landmarks": nn.Linear(32, 136), "age": nn.Linear(32, 101), "attributes": nn.Linear(32, 40)}
+        )
         self.unused = nn.Parameter(torch.ones(3))
 
     def forward(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
@@ -63,7 +65,9 @@ class Uneven:
         face = self.faces[i]
         labels = dict(face.labels)
         if "landmarks" in labels:
-            labels["landmarks"] = np.where(np.arange(68)[:, None] < 68 - 20 * (i % 3), labels["landmarks"], np.nan)
+            labels["landmarks"] = np.where(
+                np.arange(68)[:, None] < 68 - 20 * (i % 3), labels["landmarks"], np.nan
+            )
         if "attributes" in labels:
             labels["attributes"] = dict(list(labels["attributes"].items())[: 1 + i % 4])
         return Sample(face.image, labels, face.points)
@@ -77,14 +81,24 @@ def small(
     schedule: Callable[[int, int], float] = lambda *_: 1.0,
     balance: Any = None,
 ) -> Recipe:
-    """Seven pictures a step: three places, three with attributes, and one age, which one share only can have."""
+    """Seven pictures a step: three places, three with attributes, and one age, which only one share has."""
     torch.manual_seed(5)
     model = Small(dropout)
     parts = [(Uneven(9, ("landmarks",)), 3), (Uneven(8, ("attributes",)), 3), (Uneven(5, ("age",)), 1)]
-    mixture = Mixture([(FaceSource(d, VIEW, Augment()), n) for d, n in parts], model.tasks, seed=2, size=VIEW.size)
+    mixture = Mixture(
+        [(FaceSource(d, VIEW, Augment()), n) for d, n in parts], model.tasks, seed=2, size=VIEW.size
+    )
     optimizer = torch.optim.SGD(model.parameters(), lr=0.02, momentum=0.9, weight_decay=0.01)
     return Recipe(
-        "small", model, mixture, optimizer, schedule, steps, balance=balance or Fixed({"landmarks": 0.5}), accumulate=accumulate, ema=0.5
+        "small",
+        model,
+        mixture,
+        optimizer,
+        schedule,
+        steps,
+        balance=balance or Fixed({"landmarks": 0.5}),
+        accumulate=accumulate,
+        ema=0.5,
     )
 
 
@@ -93,7 +107,13 @@ def small(
 
 def child(rank: int, port: int, timeout: float, folder: Path, work: Callable[..., None]) -> None:
     torch.set_num_threads(1)
-    os.environ |= {"RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_RANK": str(rank), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    os.environ |= {
+        "RANK": str(rank),
+        "WORLD_SIZE": "2",
+        "LOCAL_RANK": str(rank),
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+    }
     try:
         with join(timeout) as ranks:
             work(ranks, folder)
@@ -102,8 +122,10 @@ def child(rank: int, port: int, timeout: float, folder: Path, work: Callable[...
         raise SystemExit(2) from None
 
 
-def pair(work: Callable[..., None], folder: Path, *, timeout: float = 60, wait: tuple[int, ...] = (0, 1)) -> list[int | None]:
-    """Two ranks do some work -> their exit codes, or None for one that had to be stopped; `wait` for these."""
+def pair(
+    work: Callable[..., None], folder: Path, *, timeout: float = 60, wait: tuple[int, ...] = (0, 1)
+) -> list[int | None]:
+    """Two ranks do some work -> their exit codes, or None for one that was stopped; `wait` for these."""
     context = mp.get_context("forkserver")
     context.set_forkserver_preload(["tests.support.ranks_work"])
     with socket.socket() as s:
@@ -131,7 +153,9 @@ def several_runs(ranks: Distributed, folder: Path) -> None:
     fit(small(), folder / "more", report=1, stop_after=2) if ranks.first else None
     ranks.wait()
     fit(small(), folder / "more", report=1, resume=True, ranks=ranks)
-    (folder / f"weights{ranks.rank}").write_bytes(b"".join(v.numpy().tobytes() for v in normed(ranks, folder).values()))
+    (folder / f"weights{ranks.rank}").write_bytes(
+        b"".join(v.numpy().tobytes() for v in normed(ranks, folder).values())
+    )
 
 
 def normed(ranks: Distributed, folder: Path) -> dict[str, torch.Tensor]:

@@ -1,4 +1,6 @@
-"""Decoding by normalized sigmoids, and the official losses of ages and landmarks; expected numbers are those of the official code."""
+"""Decoding by normalized sigmoids, and the official losses of ages and landmarks; expected numbers are those
+of the official code.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +30,7 @@ def logit(p):
 
 
 def ages(peak: float, *parts: tuple[float, float]) -> np.ndarray:
-    """Logits whose sigmoids are a mixture of Gaussians (share, years) of two years, with this largest value."""
+    """Logits whose sigmoids are a mixture of Gaussians (share, years) of two years, with this maximum."""
     q = sum(share * np.exp(-0.5 * ((BINS - years) / 2) ** 2) for share, years in parts)
     return logit(np.clip(peak * q / q.max(), 1e-12, None))
 
@@ -105,7 +107,9 @@ def test_the_age_loss_is_the_official_one():
     q /= q.sum(1, keepdims=True)
     p = 1 / (1 + np.exp(-raw))
     p /= p.sum(1, keepdims=True)
-    official = (q * (np.log(np.clip(q, 1e-12, None)) - np.log(p))).sum(1).mean() + np.abs(p @ BINS - years).mean()
+    official = (q * (np.log(np.clip(q, 1e-12, None)) - np.log(p))).sum(1).mean() + np.abs(
+        p @ BINS - years
+    ).mean()
     plain = configured(AGE, SIGMOID)
     plain.l1_weight = 1.0
     loss = plain.criterion()(torch.from_numpy(raw), torch.from_numpy(years), torch.ones(6, dtype=torch.bool))
@@ -145,7 +149,9 @@ def test_a_setting_that_cannot_be_is_refused(name, settings, says):
 
 def test_sigmoid_decoding_needs_maps():
     with pytest.raises(UsageError, match="heat maps"):
-        configured(POINTS5, SIGMOID).criterion()(torch.zeros(2, 5, 2), torch.zeros(2, 5, 2), torch.ones(2, 5, dtype=torch.bool))
+        configured(POINTS5, SIGMOID).criterion()(
+            torch.zeros(2, 5, 2), torch.zeros(2, 5, 2), torch.ones(2, 5, dtype=torch.bool)
+        )
 
 
 def test_weights_keep_how_they_are_decoded(tmp_path):
@@ -159,7 +165,10 @@ def test_weights_keep_how_they_are_decoded(tmp_path):
         assert [t.header() for t in again.tasks] == [t.header() for t in model.tasks]
         age = next(t for t in again.tasks if t.name == "age")
         assert age.read(ages(0.5, (0.7, 30), (0.3, 42)), CROP).years == pytest.approx(33.60 + 21, abs=0.005)
-    header = {**checkpoint.header_of(model), "tasks": [{"name": "age", "labels": "years101", "decoding": "argmax"}]}
+    header = {
+        **checkpoint.header_of(model),
+        "tasks": [{"name": "age", "labels": "years101", "decoding": "argmax"}],
+    }
     with pytest.raises(BadWeights, match="argmax"):
         checkpoint.build(header, "some.safetensors")
 
@@ -181,6 +190,8 @@ def test_a_protocol_reads_as_the_weights_were_trained_to_be_read():
 
     points = template_points(Fixed.view)
     faces = Faces(Sample(np.zeros((64, 64, 3), np.uint8), {"age": 33.60}, points, str(i)) for i in range(2))
-    scores = [evaluate(Fixed(s), PROTOCOLS["utkface-age"], dataset=faces).values["mae"] for s in (SIGMOID, {})]
+    scores = [
+        evaluate(Fixed(s), PROTOCOLS["utkface-age"], dataset=faces).values["mae"] for s in (SIGMOID, {})
+    ]
     assert scores[0] == pytest.approx(0, abs=0.005)
     assert scores[1] == pytest.approx(33.60 - 30.97, abs=0.01)

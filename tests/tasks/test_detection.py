@@ -22,7 +22,7 @@ def label(x: float, y: float, w: float, h: float, score: float = 0.9) -> np.ndar
 
 
 def encode(rows: np.ndarray, size: tuple[int, int], score: float = 4.0) -> np.ndarray:
-    """Rows (n, 16) -> raw answers (cells, 15) that say exactly them, at the nearest cell of a fitting stride."""
+    """Rows (n, 16) -> raw answers (cells, 15) that encode them, at the nearest cell of a fitting stride."""
     centres, strides = cells(size)
     raw = np.zeros((len(centres), 15), np.float32)
     raw[:, 0] = -8
@@ -158,7 +158,9 @@ def test_assignment_puts_sizes_on_strides_and_a_cell_serves_one_face() -> None:
     from mien.tasks.detection import assign
 
     centres, strides = (torch.tensor(v).float() for v in cells((SIDE, SIDE)))
-    faces = np.stack([label(8, 8, 10, 10), label(9, 9, 10, 10), label(30, 30, 60, 64), label(-10, -10, 130, 140)])
+    faces = np.stack(
+        [label(8, 8, 10, 10), label(9, 9, 10, 10), label(30, 30, 60, 64), label(-10, -10, 130, 140)]
+    )
     truth = torch.from_numpy(moved(faces, np.eye(2, 3), False)).float()
     picture = torch.zeros(4, dtype=torch.long)
     raw = torch.zeros(1, N, 15)
@@ -217,8 +219,13 @@ def photos() -> list:
 
     rng = np.random.default_rng(0)
     pictures = [rng.integers(0, 256, (240, 320, 3), dtype=np.uint8) for _ in range(2)]
-    faces = [np.stack([label(100, 60, 90, 110)]), np.stack([label(20 + 60 * i, 40 + 20 * i, 30, 36) for i in range(4)])]
-    return [Photo(str(i), p, f.astype(np.float32)) for i, (p, f) in enumerate(zip(pictures, faces, strict=True))]
+    faces = [
+        np.stack([label(100, 60, 90, 110)]),
+        np.stack([label(20 + 60 * i, 40 + 20 * i, 30, 36) for i in range(4)]),
+    ]
+    return [
+        Photo(str(i), p, f.astype(np.float32)) for i, (p, f) in enumerate(zip(pictures, faces, strict=True))
+    ]
 
 
 def test_source_is_a_function_of_index_and_generator(photos: list) -> None:
@@ -273,7 +280,9 @@ def test_large_and_small_faces_both_occur(photos: list) -> None:
     from mien.data.detection import MosaicSource
 
     source = MosaicSource(photos)
-    rows = np.concatenate([source.example(i % 2, np.random.default_rng([5, i])).labels["faces"][0] for i in range(120)])
+    rows = np.concatenate(
+        [source.example(i % 2, np.random.default_rng([5, i])).labels["faces"][0] for i in range(120)]
+    )
     rows = rows[rows[:, 14] >= 0.6]
     sides = np.sqrt((rows[:, 2:4] - rows[:, :2]).prod(1))
     assert sides.min() < 12 and sides.max() > 180

@@ -1,4 +1,6 @@
-"""CosFace: its logits by hand, what it leaves out, that it learns, and that its class weights stay with the run."""
+"""CosFace: its logits by hand, what it leaves out, that it learns, and that its class weights stay with the
+run.
+"""
 
 from __future__ import annotations
 
@@ -55,7 +57,9 @@ def test_logits_by_hand():
 
 def test_loss_by_hand():
     loss = three(scale=1.0)(torch.tensor([[3.0, 4.0]]), torch.tensor([0]), torch.tensor([True]))
-    assert float(loss.detach()) == pytest.approx(math.log(math.exp(0.2) + math.exp(0.8) + math.exp(-0.6)) - 0.2, abs=1e-5)
+    assert float(loss.detach()) == pytest.approx(
+        math.log(math.exp(0.2) + math.exp(0.8) + math.exp(-0.6)) - 0.2, abs=1e-5
+    )
 
 
 def test_unknown_rows_change_nothing():
@@ -114,12 +118,22 @@ def recipe(*, given: bool = True, trained: bool = True, tasks: tuple = ()) -> Re
     margin = MarginTask(4)
     model = faceptor_tiny(tasks=(margin, AGE), size=64)
     criterion = margin.criterion()
-    sources = [(FaceSource(People(), model.view, Augment()), 3), (FaceSource(synthetic.toy(n=5, tasks=("age",)), model.view, Augment()), 3)]
-    groups = [{"params": model.parameters(), "lr": 1e-3}] + ([{"params": criterion.parameters(), "lr": 1e-2}] if trained else [])
+    sources = [
+        (FaceSource(People(), model.view, Augment()), 3),
+        (FaceSource(synthetic.toy(n=5, tasks=("age",)), model.view, Augment()), 3),
+    ]
+    groups = [{"params": model.parameters(), "lr": 1e-3}] + (
+        [{"params": criterion.parameters(), "lr": 1e-2}] if trained else []
+    )
     return Recipe(
-        "people", model, Mixture(sources, tasks or model.tasks, seed=1, size=model.view.size), torch.optim.AdamW(groups), cosine(1), 3,
+        "people",
+        model,
+        Mixture(sources, tasks or model.tasks, seed=1, size=model.view.size),
+        torch.optim.AdamW(groups),
+        cosine(1),
+        3,
         criteria={"identity512": criterion} if given else {},
-    )  # fmt: skip
+    )
 
 
 def test_a_run_with_class_weights_stops_and_goes_on_exactly(tmp_path):

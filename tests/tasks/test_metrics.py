@@ -5,7 +5,19 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from mien.tasks import AFLW19, AGE, ATTRIBUTES, COFW29, LANDMARKS, LAPA11, POINTS5, POSE5, UNITS8, UNITS12, WFLW98
+from mien.tasks import (
+    AFLW19,
+    AGE,
+    ATTRIBUTES,
+    COFW29,
+    LANDMARKS,
+    LAPA11,
+    POINTS5,
+    POSE5,
+    UNITS8,
+    UNITS12,
+    WFLW98,
+)
 from mien.tasks.age import Age, AgeRange
 from mien.tasks.attributes import Attributes
 from mien.tasks.choice import Choice
@@ -46,7 +58,9 @@ def test_nme_by_the_box_by_hand():
     truth[18] = (30, 40)
     truth[7] = np.nan
     metrics = AFLW19.metrics()
-    metrics.update(Landmarks(truth + (0, 3), "aflw19"), {"points": truth, "box": (10, 20, 70, 100)})  # 60 x 80, diagonal 100
+    metrics.update(
+        Landmarks(truth + (0, 3), "aflw19"), {"points": truth, "box": (10, 20, 70, 100)}
+    )  # 60 x 80, diagonal 100
     got = metrics.compute()
     assert got["nme"] == pytest.approx(3.0)
     assert got["nme_box"] == pytest.approx(100 * 3 / np.sqrt(4800))
@@ -98,7 +112,9 @@ def masked(mask, labels=LAPA11) -> Parsing:
 
 def test_parsing_f1_is_of_one_matrix_and_leaves_absent_classes_out():
     metrics = LAPA11.metrics()
-    metrics.update(masked([[0, 0, 1, 1, 2]]), np.array([[0, 1, 1, 1, UNKNOWN]], np.uint8))  # the last pixel counts nowhere
+    metrics.update(
+        masked([[0, 0, 1, 1, 2]]), np.array([[0, 1, 1, 1, UNKNOWN]], np.uint8)
+    )  # the last pixel counts nowhere
     metrics.update(masked([[1, 6, 10, 0]]), np.array([[1, 0, 10, 10]], np.uint8))
     got = metrics.compute()
     want = {"face": 2 * 3 / (3 + 4), "nose": 0.0, "hair": 2 * 1 / (1 + 2)}  # nose: answered, never true
@@ -115,7 +131,9 @@ def test_age_errors_by_hand():
     assert got["mae"] == pytest.approx((3 + 4 + 5 + 10) / 4)
     assert got["cs5"] == 75  # five years are within five years
     assert got["coverage"] == 50
-    right = np.exp(-9 / 18) + np.exp(-16 / 8) + np.exp(-25 / 18) + np.exp(-100 / 18)  # sigma 3 where none is given
+    right = (
+        np.exp(-9 / 18) + np.exp(-16 / 8) + np.exp(-25 / 18) + np.exp(-100 / 18)
+    )  # sigma 3 where none is given
     assert got["epsilon_error"] == pytest.approx(1 - right / 4)
     assert AGE.encode_target((40.0, 2.0), np.eye(2, 3), False, (8, 8))[0].tolist() == [40, 40]
 
@@ -126,7 +144,9 @@ def yes(what, *names: str) -> Attributes:
 
 def test_mean_accuracy_leaves_the_unknown_out():
     metrics = ATTRIBUTES.metrics()
-    metrics.update(yes(ATTRIBUTES, "Male"), {"Male": 1, "Bald": 1, "Young": -1, "Smiling": None, "Bangs": float("nan")})
+    metrics.update(
+        yes(ATTRIBUTES, "Male"), {"Male": 1, "Bald": 1, "Young": -1, "Smiling": None, "Bangs": float("nan")}
+    )
     metrics.update(yes(ATTRIBUTES, "Male"), {"Male": 0, "Bald": 0})
     metrics.update(yes(ATTRIBUTES), {"Male": True, "Bald": False})
     got = metrics.compute()
@@ -147,7 +167,11 @@ def test_units_are_scored_by_f1():
     metrics.update(yes(UNITS8, "AU1"), {"AU1": 0, "AU2": 0, "AU4": 0, "AU6": 1})
     metrics.update(yes(UNITS8, "AU9"), {"AU1": 1, "AU9": -1})
     got = metrics.compute()
-    want = {"AU1": 2 * 1 / (2 + 2), "AU4": 0.0, "AU6": 0.0}  # AU2 is absent everywhere, the others are never known
+    want = {
+        "AU1": 2 * 1 / (2 + 2),
+        "AU4": 0.0,
+        "AU6": 0.0,
+    }  # AU2 is absent everywhere, the others are never known
     assert {k[3:]: v for k, v in got.items() if k.startswith("f1:")} == pytest.approx(want)
     assert (got["mean_f1"], got["n"]) == (pytest.approx(0.5 / 3), 3)
 
@@ -173,25 +197,36 @@ def test_scores_agree_with_scikit_learn(rng):
     bits, said = rng.integers(0, 2, (2, 60, 12))
     for i in range(60):
         choice.update(chosen(POSE5, guess[i]), truth[i])
-        units.update(Attributes(dict(zip(UNITS12.names, said[i], strict=True)), ""), dict(zip(UNITS12.names, bits[i], strict=True)))
+        units.update(
+            Attributes(dict(zip(UNITS12.names, said[i], strict=True)), ""),
+            dict(zip(UNITS12.names, bits[i], strict=True)),
+        )
     assert choice.compute()["accuracy"] == pytest.approx(100 * scores.accuracy_score(truth, guess))
-    assert choice.compute()["mean_class_accuracy"] == pytest.approx(100 * scores.balanced_accuracy_score(truth, guess))
+    assert choice.compute()["mean_class_accuracy"] == pytest.approx(
+        100 * scores.balanced_accuracy_score(truth, guess)
+    )
     assert units.compute()["mean_f1"] == pytest.approx(scores.f1_score(bits, said, average="macro"))
     parsing = LAPA11.metrics()
     a, b = rng.integers(0, 11, (2, 30, 30))
     parsing.update(masked(a), b)
-    assert parsing.compute()["mean_f1"] == pytest.approx(scores.f1_score(b.ravel(), a.ravel(), labels=range(1, 11), average="macro"))
+    assert parsing.compute()["mean_f1"] == pytest.approx(
+        scores.f1_score(b.ravel(), a.ravel(), labels=range(1, 11), average="macro")
+    )
 
 
 def test_an_age_range_costs_the_probability_outside_it():
     import torch
 
     loss = AGE.criterion()
-    target = torch.tensor(np.stack([AGE.encode_target(v, np.eye(2, 3), False, (8, 8))[0] for v in (AgeRange(20, 29), 24)]))
+    target = torch.tensor(
+        np.stack([AGE.encode_target(v, np.eye(2, 3), False, (8, 8))[0] for v in (AgeRange(20, 29), 24)])
+    )
     raw = torch.full((2, 101), -20.0)
     raw[:, 20:30] = 0.0
     known = torch.tensor([True, False])
-    assert float(loss(raw, target, known)) == pytest.approx(0, abs=1e-4), "all of the probability and the mean are in the range"
+    assert float(loss(raw, target, known)) == pytest.approx(0, abs=1e-4), (
+        "all of the probability and the mean are in the range"
+    )
     half = raw.clone()
     half[:, 50:60] = 0.0  # mean 39.5: 10.5 years beyond 29
     assert float(loss(half, target, known)) == pytest.approx(np.log(2) + AGE.l1_weight * 10.5, abs=1e-3)

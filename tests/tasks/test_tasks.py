@@ -32,7 +32,7 @@ from mien.tasks import (
     WFLW98,
     pose,
     task,
-)  # fmt: skip
+)
 from mien.tasks.landmarks import expected_place
 from mien.tasks.parsing import UNKNOWN, ParsingTask
 from mien.tasks.pose import Pose
@@ -63,7 +63,8 @@ def test_mirrored_landmarks_keep_picture_order():
 
 
 SPOTS = {
-    "wflw98": (WFLW98, synthetic.WFLW98_OF_68, synthetic.WFLW98_LOW), "cofw29": (COFW29, synthetic.COFW29_OF_68, synthetic.COFW29_LOW),
+    "wflw98": (WFLW98, synthetic.WFLW98_OF_68, synthetic.WFLW98_LOW), "cofw29": (COFW29,
+    synthetic.COFW29_OF_68, synthetic.COFW29_LOW),
     "aflw19": (AFLW19, synthetic.AFLW19_OF_68, ()), "landmarks": (LANDMARKS, range(68), ()),
 }  # fmt: skip
 
@@ -83,7 +84,9 @@ def test_mirror_pairs_on_a_symmetric_face(name, rng):
     assert (points[pairs[left], 0] > 0).all()
     target, known = what.encode_target(points, geometry.about((0, 0), mirror=True), True, (64, 64))
     assert known.all()
-    assert target * 64 - 0.5 == pytest.approx(points, abs=1e-4)  # mirrored, the symmetric face is itself again
+    assert target * 64 - 0.5 == pytest.approx(
+        points, abs=1e-4
+    )  # mirrored, the symmetric face is itself again
 
 
 def test_orders_of_the_points_that_metrics_name():
@@ -114,7 +117,9 @@ def test_a_point_nobody_labelled_is_unknown_by_itself():
         loss = AFLW19.criterion()(raw, torch.from_numpy(target)[None], torch.from_numpy(known)[None])
         loss.backward()
         assert [i for i in range(19) if raw.grad[0, i].any()] == rest
-        alone = AFLW19.criterion()(raw[:, rest], torch.from_numpy(target)[None, rest], torch.ones(1, dtype=torch.bool))
+        alone = AFLW19.criterion()(
+            raw[:, rest], torch.from_numpy(target)[None, rest], torch.ones(1, dtype=torch.bool)
+        )
         assert float(alone.detach()) == pytest.approx(float(loss.detach()), rel=1e-5)
 
 
@@ -153,7 +158,9 @@ def test_parsing_reads_masks_into_the_photo_and_scores_them():
 
 
 def test_a_class_may_weigh_more_in_the_loss_of_masks():
-    heavy = ParsingTask("parsing", "three", ("background", "skin", "hat"), {}, dice_weight=0.0, weights={"hat": 3.0})
+    heavy = ParsingTask(
+        "parsing", "three", ("background", "skin", "hat"), {}, dice_weight=0.0, weights={"hat": 3.0}
+    )
     logits = torch.log(torch.tensor([0.5, 0.3, 0.2])).reshape(1, 3, 1, 1).expand(1, 3, 2, 2)
     target = torch.tensor([[[0, 1], [2, UNKNOWN]]], dtype=torch.uint8)
     want = -(np.log(0.5) + np.log(0.3) + 3 * np.log(0.2)) / 5
@@ -162,7 +169,9 @@ def test_a_class_may_weigh_more_in_the_loss_of_masks():
 
 @given(st.integers(0, 2**32 - 1), st.sampled_from([(16, 12), (32, 32), (64, 48)]))
 def test_a_mask_is_the_argmax_of_the_enlarged_maps(seed, cells):
-    """Twice the crop's size where the maps are at least half of it; and both sizes are the same place in the photo."""
+    """Twice the crop's size where the maps are at least half of it; and both sizes are the same place in the
+    photo.
+    """
     h, w = cells
     logits = np.random.default_rng(seed).normal(size=(19, h, w)).astype(np.float32)
     crop = Crop(np.zeros((64, 48, 3), np.uint8), np.array([[0.5, 0.1, 3.0], [-0.1, 0.5, 5.0]]))
@@ -170,7 +179,8 @@ def test_a_mask_is_the_argmax_of_the_enlarged_maps(seed, cells):
     together = cv2.resize(logits.transpose(1, 2, 0), (48 * k, 64 * k), interpolation=cv2.INTER_LINEAR)
     won = np.take_along_axis(together, answer.mask[..., None].astype(int), -1)[..., 0]
     np.testing.assert_allclose(won, together.max(-1), atol=1e-5)  # the last bits of a sum depend on its order
-    # the photo's place of the crop's corner, half a pixel outside its first pixel's centre, is the mask's corner too
+    # the photo's place of the crop's corner, half a pixel outside its first pixel's centre, is the mask's
+    # corner too
     corner = geometry.move_points([-0.5, -0.5], geometry.invert(crop.from_photo))
     np.testing.assert_allclose(geometry.move_points(corner, answer.from_photo), [-0.5, -0.5], atol=1e-9)
     assert geometry.scale_of(answer.from_photo) == pytest.approx(k * geometry.scale_of(crop.from_photo))
@@ -189,7 +199,9 @@ def test_a_task_as_one_data_set_answers_it():
     assert (morph.name, morph.labels, morph.shape) == ("age@morph2", AGE.labels, AGE.shape)
     assert task("age").name == AGE.name == "age"
     view = View((64, 64), "head", (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
-    example = FaceSource(synthetic.toy(n=1, tasks=("age",)), view, NONE, at="morph2").example(0, np.random.default_rng(0))
+    example = FaceSource(synthetic.toy(n=1, tasks=("age",)), view, NONE, at="morph2").example(
+        0, np.random.default_rng(0)
+    )
     assert list(example.labels) == ["age@morph2"]
     with pytest.raises(UnknownTask, match="wings"):
         task("wings@morph2")
@@ -206,7 +218,9 @@ def test_age_of_a_sharp_distribution():
 def test_age_loss_falls_towards_the_truth():
     loss, known = AGE.criterion(), torch.ones(1, dtype=torch.bool)
     bins = torch.arange(101.0)
-    values = [float(loss((-0.5 * ((bins - a) / 2) ** 2)[None], torch.tensor([40.0]), known)) for a in (40, 43, 60)]
+    values = [
+        float(loss((-0.5 * ((bins - a) / 2) ** 2)[None], torch.tensor([40.0]), known)) for a in (40, 43, 60)
+    ]
     assert values[0] < 1e-4 < values[1] < values[2]
 
 
@@ -255,7 +269,11 @@ def test_sides_of_the_smaller_parsing_sets():
     assert [LAPA11.mirror[i] for i in range(11)] == [0, 1, 3, 2, 5, 4, 6, 7, 8, 9, 10]
     assert (HELEN9.mirror == np.arange(256)).all()
     assert (LAPA11.shape.n, HELEN9.shape.n) == (11, 9)
-    _, labels, _ = next(d for i in range(9) if not (d := synthetic.draw(np.random.default_rng(i)))[1]["attributes"]["Eyeglasses"])
+    _, labels, _ = next(
+        d
+        for i in range(9)
+        if not (d := synthetic.draw(np.random.default_rng(i)))[1]["attributes"]["Eyeglasses"]
+    )
     for eyes, lapa in ((slice(36, 42), 4), (slice(42, 48), 5)):  # the picture's left eye first
         x, y = labels["landmarks"][eyes].mean(0).round().astype(int)
         assert (labels["lapa11"][y, x], labels["helen9"][y, x]) == (lapa, 3)
@@ -265,15 +283,30 @@ def test_sides_of_the_smaller_parsing_sets():
 
 def test_a_mirrored_pose_looks_the_other_way():
     mirror = geometry.about((0, 0), mirror=True)
-    assert [int(POSE5.encode_target(i, mirror, True, (8, 8))[0].argmax()) for i in range(5)] == [4, 3, 2, 1, 0]
-    assert [int(POSE5.encode_target(i, np.eye(2, 3), False, (8, 8))[0].argmax()) for i in range(5)] == [0, 1, 2, 3, 4]
+    assert [int(POSE5.encode_target(i, mirror, True, (8, 8))[0].argmax()) for i in range(5)] == [
+        4,
+        3,
+        2,
+        1,
+        0,
+    ]
+    assert [int(POSE5.encode_target(i, np.eye(2, 3), False, (8, 8))[0].argmax()) for i in range(5)] == [
+        0,
+        1,
+        2,
+        3,
+        4,
+    ]
     assert POSE5.encode_target([3, 1, 0, 0, 0], mirror, True, (8, 8))[0].tolist() == [0, 0, 0, 0.25, 0.75]
     assert EXPRESSION.encode_target(1, mirror, True, (8, 8))[0].argmax() == 1
 
 
 def test_euler_angles_follow_their_picture_and_come_back():
     turned, _ = EULER.encode_target((0, 20, 0), geometry.about((0, 0), degrees=15, scale=3), False, (8, 8))
-    up, aside = np.sin(np.radians(20)) * np.cos(np.radians(15)), np.sin(np.radians(20)) * np.sin(np.radians(15))
+    up, aside = (
+        np.sin(np.radians(20)) * np.cos(np.radians(15)),
+        np.sin(np.radians(20)) * np.sin(np.radians(15)),
+    )
     # where the nose points turns with the picture: a head that looks up now looks to the right as well
     yaw, pitch = np.degrees(np.arctan2(aside, np.cos(np.radians(20)))), np.degrees(np.arcsin(up))
     assert turned[:2] * 30 == pytest.approx((yaw, pitch), abs=1e-4)
@@ -283,13 +316,17 @@ def test_euler_angles_follow_their_picture_and_come_back():
     mirrored, _ = EULER.encode_target((30, 20, 10), geometry.about((5, 7), mirror=True), True, (8, 8))
     assert mirrored * 30 == pytest.approx((-30, 20, -10), abs=1e-4)
     for mirror in (False, True):
-        crop = Crop(np.zeros((8, 8, 3), np.uint8), geometry.about((5, 7), degrees=-40, scale=0.3, mirror=mirror))
+        crop = Crop(
+            np.zeros((8, 8, 3), np.uint8), geometry.about((5, 7), degrees=-40, scale=0.3, mirror=mirror)
+        )
         pose = EULER.read(EULER.encode_target((50, -30, 20), crop.from_photo, mirror, (8, 8))[0], crop)
         assert (pose.yaw, pose.pitch, pose.roll) == pytest.approx((50, -30, 20), abs=1e-3)
     metrics = EULER.metrics()
     metrics.update(Pose(10, 0, -3), (7, 0, 3))
     metrics.update(Pose(-5, 4, 179), (-5, 6, -179))
-    assert metrics.compute() == pytest.approx({"mae": (1.5 + 1 + 4) / 3, "yaw": 1.5, "pitch": 1, "roll": 4, "n": 2})
+    assert metrics.compute() == pytest.approx(
+        {"mae": (1.5 + 1 + 4) / 3, "yaw": 1.5, "pitch": 1, "roll": 4, "n": 2}
+    )
 
 
 def test_euler_angles_mean_what_the_derived_pose_means():
@@ -297,6 +334,8 @@ def test_euler_angles_mean_what_the_derived_pose_means():
     for angles in ((25, 10, -15), (-30, -20, 5), (0, 0, 40)):
         seen = pose._MODEL @ pose.pose_matrix(*angles).T
         points = np.zeros((68, 2))
-        points[list(pose._MODEL_INDEX)] = seen[:, :2] / (4 * 103 + seen[:, 2:])  # the model is 103 high; see pose_from_68
+        points[list(pose._MODEL_INDEX)] = seen[:, :2] / (
+            4 * 103 + seen[:, 2:]
+        )  # the model is 103 high; see pose_from_68
         assert pose.pose_from_68(points) == pytest.approx(angles, abs=1.2)
         assert pose.pose_angles(pose.pose_matrix(*angles)) == pytest.approx(angles)

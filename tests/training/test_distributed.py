@@ -1,4 +1,6 @@
-"""Several ranks are one training: the same losses and weights as on the joined batch, exact resuming, no hanging."""
+"""Several ranks are one training: the same losses and weights as on the joined batch, exact resuming, no
+hanging.
+"""
 
 from __future__ import annotations
 
@@ -43,7 +45,10 @@ def assert_close(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> None
     assert set(a) == set(b)
     for name in a:
         if name != "rng":
-            assert torch.allclose(a[name], b[name], rtol=1e-4, atol=1e-6), (name, (a[name] - b[name]).abs().max())
+            assert torch.allclose(a[name], b[name], rtol=1e-4, atol=1e-6), (
+                name,
+                (a[name] - b[name]).abs().max(),
+            )
 
 
 def losses(run: Path) -> list[dict[str, float]]:
@@ -109,7 +114,11 @@ def test_a_killed_rank_ends_the_run_and_it_resumes(tmp_path):
     assert pair(dies, tmp_path, timeout=300) == [2, -signal.SIGKILL]
     assert time.perf_counter() - start < 60  # it does not wait for the timeout
     said = (tmp_path / "error0").read_text()
-    assert said.startswith("RankLost: rank 0 of 2 lost the others") and "not arrived: rank 1 at" in said and "--resume" in said
+    assert (
+        said.startswith("RankLost: rank 0 of 2 lost the others")
+        and "not arrived: rank 1 at" in said
+        and "--resume" in said
+    )
     fit(small(), tmp_path / "run", report=1, resume=True)
     fit(small(), tmp_path / "one", report=1)
     assert_close(tensors(tmp_path / "run"), tensors(tmp_path / "one"))
@@ -148,9 +157,13 @@ class Numbers:
 
 
 @settings(max_examples=60, deadline=None)
-@given(counts=st.lists(st.integers(1, 6), min_size=1, max_size=4), of=st.integers(1, 8), step=st.integers(0, 50))
+@given(
+    counts=st.lists(st.integers(1, 6), min_size=1, max_size=4), of=st.integers(1, 8), step=st.integers(0, 50)
+)
 def test_shares_are_the_joined_batch(counts, of, step):
-    mixture = Mixture([(Numbers(3 + 2 * i, 40 * i), n) for i, n in enumerate(counts)], (), seed=1, size=(2, 2))
+    mixture = Mixture(
+        [(Numbers(3 + 2 * i, 40 * i), n) for i, n in enumerate(counts)], (), seed=1, size=(2, 2)
+    )
     if of > sum(counts):
         with pytest.raises(UsageError, match="each share .* needs a picture"):
             mixture.batch(step, of - 1, of)
@@ -191,7 +204,9 @@ def test_weights_by_hand():
 
 
 def test_a_share_without_labels_does_not_skew():
-    """Ages of 3 pictures in one micro-batch and none in the other: the mean of the means would be half of the mean."""
+    """Ages of 3 pictures in one micro-batch and none in the other: the mean of the means would be half of the
+    mean.
+    """
     images = np.zeros((3, 32, 32, 3), np.uint8)
 
     def batch(mask: list[bool]) -> Batch:
@@ -213,10 +228,25 @@ def tiny(accumulate: int) -> Recipe:
             m.requires_grad_(False)
         if isinstance(m, nn.Dropout):
             m.p = 0.0
-    parts = [(Uneven(9, ("landmarks",)), 3), (Uneven(8, ("attributes", "age")), 3), (Uneven(5, ("expression",)), 1)]
-    mixture = Mixture([(FaceSource(d, model.view, Augment()), n) for d, n in parts], model.tasks, seed=2, size=(64, 64))
+    parts = [
+        (Uneven(9, ("landmarks",)), 3),
+        (Uneven(8, ("attributes", "age")), 3),
+        (Uneven(5, ("expression",)), 1),
+    ]
+    mixture = Mixture(
+        [(FaceSource(d, model.view, Augment()), n) for d, n in parts], model.tasks, seed=2, size=(64, 64)
+    )
     learned = [p for p in model.parameters() if p.requires_grad]
-    return Recipe("tiny", model, mixture, torch.optim.SGD(learned, lr=0.0), lambda *_: 1.0, 1, accumulate=accumulate, clip=1e9)
+    return Recipe(
+        "tiny",
+        model,
+        mixture,
+        torch.optim.SGD(learned, lr=0.0),
+        lambda *_: 1.0,
+        1,
+        accumulate=accumulate,
+        clip=1e9,
+    )
 
 
 def test_micro_batches_of_a_network_with_learn_are_the_whole():
@@ -230,7 +260,9 @@ def test_micro_batches_of_a_network_with_learn_are_the_whole():
     assert told[1] == pytest.approx(told[0], rel=1e-3)
     assert set(grads[0]) == set(grads[1])
     for name, grad in grads[0].items():
-        assert torch.allclose(grads[1][name], grad, rtol=1e-2, atol=1e-3 * float(grad.abs().max()) + 1e-5), name
+        assert torch.allclose(grads[1][name], grad, rtol=1e-2, atol=1e-3 * float(grad.abs().max()) + 1e-5), (
+            name
+        )
 
 
 def test_micro_batches_stop_and_resume_exactly(tmp_path):
@@ -278,10 +310,25 @@ def recipe(*, steps: int = 3):
 
 def torchrun(folder: Path, *words: str) -> subprocess.Popen[str]:
     (folder / "small.py").write_text(RECIPE)
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "mien", "train"]
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node",
+        "2",
+        "-m",
+        "mien",
+        "train",
+    ]
     command += [str(folder / "small.py"), "--out", str(folder / "run"), *words]
     return subprocess.Popen(
-        command, cwd=ROOT, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"}
+        command,
+        cwd=ROOT,
+        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
     )
 
 

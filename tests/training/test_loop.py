@@ -1,4 +1,6 @@
-"""The loop: it resumes exactly, with several views too, it learns drawn faces, it refuses what would lose work."""
+"""The loop: it resumes exactly, with several views too, it learns drawn faces, it refuses what would lose
+work.
+"""
 
 from __future__ import annotations
 
@@ -39,9 +41,16 @@ def small(steps: int = 6, seed: int = 3, lr: float = 1e-3) -> Recipe:
     ]
     learned = [p for p in model.parameters() if p.requires_grad]
     return Recipe(
-        "small", model, Mixture(parts, model.tasks, seed=seed, size=model.view.size), torch.optim.AdamW(learned, lr=lr), cosine(2), steps,
-        balance=Fixed({"age": 0.5}), seed=seed, data=("toy",),
-    )  # fmt: skip
+        "small",
+        model,
+        Mixture(parts, model.tasks, seed=seed, size=model.view.size),
+        torch.optim.AdamW(learned, lr=lr),
+        cosine(2),
+        steps,
+        balance=Fixed({"age": 0.5}),
+        seed=seed,
+        data=("toy",),
+    )
 
 
 def test_stop_and_resume_gives_the_weights_of_going_on(tmp_path):
@@ -135,7 +144,9 @@ def test_an_epoch_shows_every_picture_once():
     seen = [int(i[0, 0, 0]) for step in range(6) for i in mixture.batch(step).images]
     assert sorted(seen[:6]) == sorted(seen[6:]) == list(range(6))
     assert seen[:6] != seen[6:]
-    assert seen[:6] == np.random.default_rng([0, 1, 0, 0]).permutation(6).tolist()  # a run of before resumes with the same pictures
+    assert (
+        seen[:6] == np.random.default_rng([0, 1, 0, 0]).permutation(6).tolist()
+    )  # a run of before resumes with the same pictures
 
 
 def test_a_broken_source_is_raised_not_hidden():
@@ -186,7 +197,9 @@ SMALL = View((64, 64), "head", (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 
 
 def two_views(steps: int = 4, lr: float = 1e-3, only: int | None = None) -> Recipe:
-    """Ages at 64 pixels, normalised as Faceptor's release does, and landmarks at 96, as the model has it; nothing labels attributes."""
+    """Ages at 64 pixels, normalised as Faceptor's release does, and landmarks at 96, as the model has it;
+    nothing labels attributes.
+    """
     torch.manual_seed(3)
     model = faceptor_tiny(tasks=(LANDMARKS, AGE, ATTRIBUTES), size=96)
     ages = FaceSource(synthetic.toy(n=8, tasks=("age",)), SMALL, Augment())
@@ -196,7 +209,9 @@ def two_views(steps: int = 4, lr: float = 1e-3, only: int | None = None) -> Reci
         Mixture([(places, 3)], model.tasks, seed=2, size=(96, 96)),
     ]
     some = mixtures if only is None else [mixtures[only]]
-    return Recipe("two views", model, some, torch.optim.AdamW(model.parameters(), lr=lr), cosine(2), steps, clip=1e9)
+    return Recipe(
+        "two views", model, some, torch.optim.AdamW(model.parameters(), lr=lr), cosine(2), steps, clip=1e9
+    )
 
 
 def gradients(recipe: Recipe) -> tuple[dict[str, float], dict[str, torch.Tensor]]:
@@ -214,7 +229,9 @@ def test_a_step_is_the_sum_of_its_views():
     assert together["landmarks"] == pytest.approx(places["landmarks"]) and places["landmarks"] > 0
     assert ages["landmarks"] == places["age"] == together["attributes"] == 0
     for name, grad in grads.items():
-        assert torch.allclose(grad, others[name] + more[name], rtol=1e-3, atol=1e-3 * float(grad.abs().max()) + 1e-5), name
+        assert torch.allclose(
+            grad, others[name] + more[name], rtol=1e-3, atol=1e-3 * float(grad.abs().max()) + 1e-5
+        ), name
 
 
 def test_what_no_view_labels_has_zero_not_missing_gradients():
@@ -333,7 +350,12 @@ def batch_of_two() -> Batch:
     }
     points = np.ones((2, 5), bool)
     points[1, 4] = False
-    mask = {"parsing": np.array([True, True]), "points5": points, "attributes": asked, "age": np.array([True, True])}
+    mask = {
+        "parsing": np.array([True, True]),
+        "points5": points,
+        "attributes": asked,
+        "age": np.array([True, True]),
+    }
     mask["expression"] = np.array([True, False])
     return Batch(np.zeros((2, 32, 32, 3), np.uint8), targets, mask)
 

@@ -24,7 +24,14 @@ def test_fixed_weighs_as_told_and_others_one():
 
 
 def test_normalised_weights_give_equal_losses_their_own_size():
-    alpha = {"identity": 5.0, "age": 6.0, "binary": 2.0, "expression": 5.0, "parsing": 100.0, "landmarks": 1000.0}
+    alpha = {
+        "identity": 5.0,
+        "age": 6.0,
+        "binary": 2.0,
+        "expression": 5.0,
+        "parsing": 100.0,
+        "landmarks": 1000.0,
+    }
     weights = Fixed(alpha, normalize=True)(losses(**dict.fromkeys(alpha, 0.7)))
     assert sum(weights.values()) == pytest.approx(1)
     assert weights["parsing"] == pytest.approx(100 / 1118)
@@ -60,7 +67,12 @@ def test_dynamic_is_even_for_two_windows_then_prefers_the_slowest():
 
 
 def test_dynamic_averages_a_window():
-    uneven = [{"a": 1.0, "b": 2.0}, {"a": 3.0, "b": 2.0}, {"a": 2.0, "b": 0.5}, {"a": 0.0, "b": 1.5}]  # zero: not labelled
+    uneven = [
+        {"a": 1.0, "b": 2.0},
+        {"a": 3.0, "b": 2.0},
+        {"a": 2.0, "b": 0.5},
+        {"a": 0.0, "b": 1.5},
+    ]  # zero: not labelled
     assert run(Dynamic(2, equalize_scale=False), *uneven, {"a": 1.0, "b": 1.0})[-1] == pytest.approx(
         {n: 2 * math.exp(r / 2) / (math.exp(0.5) + math.exp(0.25)) for n, r in {"a": 1.0, "b": 0.5}.items()}
     )
@@ -72,7 +84,9 @@ def test_dynamic_with_equal_ratios_is_all_ones_whatever_the_scales():
 
 
 def test_dynamic_equalizes_the_scale_of_losses_after_the_first_window():
-    """Losses that differ a hundredfold and fall alike weigh so that both count the same, and their sum keeps its size."""
+    """Losses that differ a hundredfold and fall alike weigh so that both count the same, and their sum keeps
+    its size.
+    """
     steps = [{"a": 8.0, "b": 0.08}, {"a": 4.0, "b": 0.04}, {"a": 3.0, "b": 0.03}, {"a": 1.0, "b": 0.01}]
     first, *later = run(Dynamic(1), *steps)
     assert first == {"a": 1.0, "b": 1.0}

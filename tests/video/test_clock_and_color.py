@@ -60,6 +60,8 @@ def test_a_written_film_is_tagged_and_converted_as_bt709(tmp_path: Path, size: t
 
 
 @pytest.mark.parametrize(("aspect", "shape"), [(Fraction(3, 2), (48, 96, 3)), (Fraction(3, 4), (64, 64, 3))])
-def test_pixels_that_are_not_square_are_read_square(tmp_path: Path, aspect: Fraction, shape: tuple[int, ...]) -> None:
+def test_pixels_that_are_not_square_are_read_square(
+    tmp_path: Path, aspect: Fraction, shape: tuple[int, ...]
+) -> None:
     with VideoContainer(_film(tmp_path / "wide.mp4", [0, 1, 2], aspect)) as film:
         assert film.pixels(next(film.frames())[1]).shape == shape

@@ -25,15 +25,21 @@ from mien.video.tracker import Tracker
 WHO = np.eye(4, dtype=np.float32)  # four people who do not resemble each other
 
 
-def face(x: float, y: float, side: float = 40, *, who: int | None = None, score: float = 0.9, **answers) -> Face:
+def face(
+    x: float, y: float, side: float = 40, *, who: int | None = None, score: float = 0.9, **answers
+) -> Face:
     box = np.array([x - side / 2, y - side / 2, x + side / 2, y + side / 2], np.float32)
-    points = np.array([(x - 9, y - 5), (x + 9, y - 5), (x, y + 3), (x - 7, y + 10), (x + 7, y + 10)], np.float32)
+    points = np.array(
+        [(x - 9, y - 5), (x + 9, y - 5), (x, y + 3), (x - 7, y + 10), (x + 7, y + 10)], np.float32
+    )
     if who is not None:
         answers["identity"] = Identity(WHO[who])
     return Face(box, score, points, answers)
 
 
-def numbers(tracker: Tracker, faces: list[Face], frame: int, *, fps: float = 10, cut: bool = False) -> list[int]:
+def numbers(
+    tracker: Tracker, faces: list[Face], frame: int, *, fps: float = 10, cut: bool = False
+) -> list[int]:
     return [f.track for f in tracker.update(faces, frame, frame / fps, cut=cut)]
 
 
@@ -54,7 +60,10 @@ def test_assignment_is_the_cheapest(shape, rng):
 
 def test_what_may_not_be_paired_is_not_and_as_many_as_can_be_are():
     inf = np.inf
-    assert assign([[1, inf], [0, 100]]) == [(0, 0), (1, 1)]  # 1 -> 0 alone would be cheaper, but leaves 0 without
+    assert assign([[1, inf], [0, 100]]) == [
+        (0, 0),
+        (1, 1),
+    ]  # 1 -> 0 alone would be cheaper, but leaves 0 without
     assert assign([[inf, inf], [inf, 3]]) == [(1, 1)]
     assert assign([[inf]]) == []
     assert assign([[], []]) == []
@@ -83,7 +92,9 @@ def test_a_moving_point_is_followed(rng):
     lag = places - out
     assert 0 <= lag[50:].max() < 2.5  # of 8 px that it moves from frame to frame
     slow = OneEuro(beta=0.0)
-    assert max(places - np.array([slow([[x, 0.0]], i / 25, 100)[0, 0] for i, x in enumerate(places)])) > 15  # a plain low-pass
+    assert (
+        max(places - np.array([slow([[x, 0.0]], i / 25, 100)[0, 0] for i, x in enumerate(places)])) > 15
+    )  # a plain low-pass
 
 
 def test_the_first_step_by_hand():
@@ -129,7 +140,9 @@ def test_one_missed_for_less_than_the_gap_goes_on_where_it_was_going():
         numbers(tracker, [face(50 + 10 * i, 80)], i)
     for i in range(10, 14):
         assert numbers(tracker, [], i) == []
-    assert numbers(tracker, [face(190, 80)], 14) == [1]  # 50 px on, more than its side: only the prediction reaches it
+    assert numbers(tracker, [face(190, 80)], 14) == [
+        1
+    ]  # 50 px on, more than its side: only the prediction reaches it
     assert tracker.summaries()[0].frames == 11
 
 
@@ -146,7 +159,11 @@ def test_with_identity_one_that_returns_elsewhere_gets_its_number_back():
     assert numbers(tracker, [face(50, 80, who=0), face(200, 80, who=1)], 0) == [1, 2]
     for i in range(1, 20):
         assert numbers(tracker, [face(200, 80, who=1)], i) == [2]
-    assert numbers(tracker, [face(200, 80, who=1), face(300, 30, who=0), face(90, 90, who=2)], 20) == [2, 1, 3]
+    assert numbers(tracker, [face(200, 80, who=1), face(300, 30, who=0), face(90, 90, who=2)], 20) == [
+        2,
+        1,
+        3,
+    ]
     first = tracker.summaries()[0]
     assert (first.first, first.last, first.frames) == (0.0, 2.0, 2)
     assert first.duration == 2.0
@@ -196,7 +213,9 @@ def test_between_readings_faces_are_expected_where_they_go():
 def test_an_ended_track_keeps_no_pixels():
     tracker = Tracker(gap=0.25)
     crop = Crop(np.full((32, 32, 3), (250, 10, 10), np.uint8), np.eye(2, 3))
-    tracker.update([Face(np.array([0, 0, 9, 9], np.float32), 0.5, np.zeros((5, 2), np.float32), {}, crop)], 0, 0.0)
+    tracker.update(
+        [Face(np.array([0, 0, 9, 9], np.float32), 0.5, np.zeros((5, 2), np.float32), {}, crop)], 0, 0.0
+    )
     assert tracker.live[0].best is crop
     for i in range(1, 4):
         assert tracker.live
@@ -217,13 +236,25 @@ def test_settings_out_of_range_are_refused():
 def test_means_by_hand():
     means = TrackAverages()
     means.add(
-        {"age": Age(20, 10, 30), "gender": Gender("male", 0.8), "expression": Choice("a", {"a": 0.9, "b": 0.1}, "s"),
-         "attributes": Attributes({"Hat": 0.0}, "c"), "identity": Identity(np.array([1, 0], np.float32))}, 1.0,
-    )  # fmt: skip
+        {
+            "age": Age(20, 10, 30),
+            "gender": Gender("male", 0.8),
+            "expression": Choice("a", {"a": 0.9, "b": 0.1}, "s"),
+            "attributes": Attributes({"Hat": 0.0}, "c"),
+            "identity": Identity(np.array([1, 0], np.float32)),
+        },
+        1.0,
+    )
     means.add(
-        {"age": Age(40, 30, 50), "gender": Gender("female", 0.9), "expression": Choice("b", {"a": 0.1, "b": 0.9}, "s"),
-         "attributes": Attributes({"Hat": 1.0}, "c"), "identity": Identity(np.array([0, 1], np.float32))}, 3.0,
-    )  # fmt: skip
+        {
+            "age": Age(40, 30, 50),
+            "gender": Gender("female", 0.9),
+            "expression": Choice("b", {"a": 0.1, "b": 0.9}, "s"),
+            "attributes": Attributes({"Hat": 1.0}, "c"),
+            "identity": Identity(np.array([0, 1], np.float32)),
+        },
+        3.0,
+    )
     got = means.answers()
     assert (got["age"].years, got["age"].low, got["age"].high) == (35, 25, 45)
     assert got["gender"].label == "female"
@@ -242,7 +273,12 @@ def test_large_and_sure_faces_weigh_more():
     assert second.so_far["age"].years == pytest.approx(years)
     record = tracker.summaries()[0].to_dict()
     assert record["age"]["years"] == round(years, 1)
-    assert (record["best_frame"], record["best_score"], record["frames"], record["last_frame"]) == (1, 1.0, 2, 1)
+    assert (record["best_frame"], record["best_score"], record["frames"], record["last_frame"]) == (
+        1,
+        1.0,
+        2,
+        1,
+    )
 
 
 def test_the_best_face_looks_ahead():

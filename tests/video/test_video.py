@@ -48,8 +48,17 @@ def squares(image) -> list[Face]:
         rows, columns = np.nonzero(pixels[..., own] - pixels[..., other] > 90)
         if len(rows) > 200:
             box = np.array([columns.min(), rows.min(), columns.max() + 1, rows.max() + 1], np.float32)
-            points = box[:2] + (box[2:] - box[:2]) * np.array([(0.3, 0.4), (0.7, 0.4), (0.5, 0.6), (0.35, 0.8), (0.65, 0.8)])
-            found.append(Face(box, 0.9, points.astype(np.float32), {"identity": Identity(np.eye(2, dtype=np.float32)[who])}))
+            points = box[:2] + (box[2:] - box[:2]) * np.array(
+                [(0.3, 0.4), (0.7, 0.4), (0.5, 0.6), (0.35, 0.8), (0.65, 0.8)]
+            )
+            found.append(
+                Face(
+                    box,
+                    0.9,
+                    points.astype(np.float32),
+                    {"identity": Identity(np.eye(2, dtype=np.float32)[who])},
+                )
+            )
     return found
 
 
@@ -58,24 +67,44 @@ def nobody(image) -> list[Face]:
 
 
 def clip(
-    path, frames, *, rate=10, times=None, sound=None, sound_rate=16000, codec="libx264", pix_fmt="yuv420p", layout="mono", options=None
-) -> str:  # fmt: skip
+    path,
+    frames,
+    *,
+    rate=10,
+    times=None,
+    sound=None,
+    sound_rate=16000,
+    codec="libx264",
+    pix_fmt="yuv420p",
+    layout="mono",
+    options=None,
+) -> str:
     """A film of frames, at `rate` or at `times` in seconds, with a tone as long as the pictures."""
     with av.open(str(path), "w", options=options or {}) as out:
-        pictures = out.add_stream(codec, rate=rate, options={"preset": "ultrafast", "g": "10"} if codec == "libx264" else {})
+        pictures = out.add_stream(
+            codec, rate=rate, options={"preset": "ultrafast", "g": "10"} if codec == "libx264" else {}
+        )
         tone = out.add_stream(sound, rate=sound_rate, layout=layout) if sound else None
         for i, pixels in enumerate(frames):
             if i == 0:
                 pictures.width, pictures.height, pictures.pix_fmt = pixels.shape[1], pixels.shape[0], pix_fmt
                 pictures.codec_context.time_base = Fraction(1, 1000) if times else Fraction(1, rate)
             frame = av.VideoFrame.from_ndarray(pixels, format="rgb24")
-            frame.pts, frame.time_base = (round(1000 * times[i]), Fraction(1, 1000)) if times else (i, Fraction(1, rate))
+            frame.pts, frame.time_base = (
+                (round(1000 * times[i]), Fraction(1, 1000)) if times else (i, Fraction(1, rate))
+            )
             out.mux(pictures.encode(frame))
             if tone:  # frame by frame, so that pictures and sound lie side by side in the file
                 at = np.arange(i * sound_rate // rate, (i + 1) * sound_rate // rate)
                 wave = (8000 * np.sin(2 * np.pi * 440 * at / sound_rate)).astype(np.int16)
-                samples = av.AudioFrame.from_ndarray(wave.repeat(1 + (layout == "stereo"))[None], format="s16", layout=layout)
-                samples.sample_rate, samples.pts, samples.time_base = sound_rate, int(at[0]), Fraction(1, sound_rate)
+                samples = av.AudioFrame.from_ndarray(
+                    wave.repeat(1 + (layout == "stereo"))[None], format="s16", layout=layout
+                )
+                samples.sample_rate, samples.pts, samples.time_base = (
+                    sound_rate,
+                    int(at[0]),
+                    Fraction(1, sound_rate),
+                )
                 out.mux(tone.encode(samples))
         for stream in (pictures, tone) if tone else (pictures,):
             out.mux(stream.encode(None))
@@ -124,7 +153,10 @@ def test_frames_have_numbers_times_and_steady_tracks(tmp_path):
     for f in frames[1:]:
         red = next(face for face in f.faces if face.track == 1)
         assert red.box[0] == pytest.approx(4 + 6 * f.number, abs=3)
-    assert [(t.track, t.first, t.last, t.frames) for t in reading.tracks] == [(1, 0.0, 1.9, 20), (2, 0.0, 1.9, 20)]
+    assert [(t.track, t.first, t.last, t.frames) for t in reading.tracks] == [
+        (1, 0.0, 1.9, 20),
+        (2, 0.0, 1.9, 20),
+    ]
 
 
 def test_a_stride_reads_fewer_and_predicts_the_rest(tmp_path):
@@ -153,14 +185,18 @@ def test_one_that_leaves_and_returns(tmp_path):
 
 
 def test_a_cut_starts_new_tracks(tmp_path, rng):
-    scenes = [cv2.resize(rng.integers(40, 215, (6, 10, 1), np.uint8).repeat(3, 2), (160, 96)) for _ in range(2)]
+    scenes = [
+        cv2.resize(rng.integers(40, 215, (6, 10, 1), np.uint8).repeat(3, 2), (160, 96)) for _ in range(2)
+    ]
     for ground in scenes:
         ground[20:52, 20:52] = RED
     path = clip(tmp_path / "a.mp4", [scenes[0]] * 5 + [scenes[1]] * 5)
     nameless = lambda image: [Face(f.box, f.score, f.points) for f in squares(image)]  # noqa: E731
     assert [f.faces[0].track for f in video.read_video(path, nameless)] == [1] * 5 + [2] * 5
     between = list(video.read_video(path, nameless, stride=4, every=True))
-    assert [len(f.faces) for f in between] == [1] * 5 + [0] * 3 + [1] * 2  # after the cut nothing is predicted
+    assert [len(f.faces) for f in between] == [1] * 5 + [0] * 3 + [
+        1
+    ] * 2  # after the cut nothing is predicted
 
 
 def test_a_flash_is_no_cut_and_a_move_neither():
@@ -204,7 +240,9 @@ def test_the_turn_of_a_phone_is_applied_to_pixels_faces_and_the_film(matrix, tur
     stored = scene((RED, 4, 4), (BLUE, 120, 4))
     path = Path(clip(tmp_path / "a.mp4", [stored] * 3))
     data = bytearray(path.read_bytes())
-    at = data.index(b"tkhd") + 44  # version and flags, two clocks, track, nothing, length, 16 more bytes: the matrix
+    at = (
+        data.index(b"tkhd") + 44
+    )  # version and flags, two clocks, track, nothing, length, 16 more bytes: the matrix
     a, b, c, d = (v * 65536 for v in matrix)
     data[at : at + 36] = np.array([a, b, 0, c, d, 0, 0, 0, 2**30], ">i4").tobytes()
     path.write_bytes(data)
@@ -231,7 +269,9 @@ def test_the_annotated_film_has_the_frames_and_the_very_sound(tmp_path):
     assert after["seconds"] == pytest.approx(before["seconds"], abs=1e-3)
     assert out.warnings == []
     (first, *_) = video.read_video(tmp_path / "b.mp4", nobody)
-    assert np.abs(first.pixels[3:6, 40:140].astype(int) - GRAY).mean() < 10  # drawn where the faces are and nowhere else
+    assert (
+        np.abs(first.pixels[3:6, 40:140].astype(int) - GRAY).mean() < 10
+    )  # drawn where the faces are and nowhere else
     box = first.pixels[4:36, 4:36].astype(int)
     assert ((box[..., 1] - box[..., 0]) > 90).sum() > 60
 
@@ -363,9 +403,12 @@ def test_what_cannot_be_opened_says_why(tmp_path):
         out.mux(tone.encode(samples))
         out.mux(tone.encode(None))
     for name, kind, said in (
-        ("missing.mp4", NotFound, "there is no file"), ("empty.mp4", EmptyFile, "0 bytes"), ("", Unreadable, "folder"),
-        ("noise.mp4", film.NotAVideo, "no film"), ("sound.wav", film.NotAVideo, "no moving pictures"),
-    ):  # fmt: skip
+        ("missing.mp4", NotFound, "there is no file"),
+        ("empty.mp4", EmptyFile, "0 bytes"),
+        ("", Unreadable, "folder"),
+        ("noise.mp4", film.NotAVideo, "no film"),
+        ("sound.wav", film.NotAVideo, "no moving pictures"),
+    ):
         with pytest.raises(kind, match=said):
             film.VideoContainer(tmp_path / name)
     with pytest.raises(UsageError, match="opens no socket"):
@@ -403,8 +446,12 @@ def two_women(tmp_path_factory) -> str:
 
 
 def heads(n: int):
-    one = cv2.resize(load_photo("examples/astronaut.jpg").pixels[20:270, 100:350], (100, 100), interpolation=cv2.INTER_AREA)
-    two = cv2.resize(load_photo("examples/grace_hopper.jpg").pixels[:400, 80:440], (72, 80), interpolation=cv2.INTER_AREA)
+    one = cv2.resize(
+        load_photo("examples/astronaut.jpg").pixels[20:270, 100:350], (100, 100), interpolation=cv2.INTER_AREA
+    )
+    two = cv2.resize(
+        load_photo("examples/grace_hopper.jpg").pixels[:400, 80:440], (72, 80), interpolation=cv2.INTER_AREA
+    )
     for i in range(n):
         out = np.full((180, 320, 3), (90, 110, 130), np.uint8)
         x, y = 10 + 4 * i % 200, 240 - 5 * i % 200
@@ -415,7 +462,20 @@ def heads(n: int):
 
 def test_the_command_writes_rows_tracks_crops_and_a_film(two_women, tmp_path):
     out, tracks, film = tmp_path / "deep" / "rows.parquet", tmp_path / "tracks.csv", tmp_path / "drawn.mp4"
-    words = ["--out", out, "--tracks", tracks, "--video", film, "--crops", tmp_path / "crops", "--stride", "3", "--threads", "1"]
+    words = [
+        "--out",
+        out,
+        "--tracks",
+        tracks,
+        "--video",
+        film,
+        "--crops",
+        tmp_path / "crops",
+        "--stride",
+        "3",
+        "--threads",
+        "1",
+    ]
     done = CliRunner().invoke(app, ["video", two_women, *map(str, words)])
     assert done.exit_code == 0, done.output
     assert "12 frames, 2 tracks" in done.output
@@ -425,10 +485,23 @@ def test_the_command_writes_rows_tracks_crops_and_a_film(two_women, tmp_path):
     places = {t: [r["y1"] for r in rows.to_pylist() if r["track"] == t] for t in (1, 2)}
     assert all(max(y) - min(y) < 5 for y in places.values())  # each stays in its row
     assert abs(places[1][0] - places[2][0]) > 50
-    assert {"x1", "y2", "score", "age", "age_low", "gender", "attributes_Smiling", "parsing_hat", "pose_yaw"} <= set(rows.column_names)
+    assert {
+        "x1",
+        "y2",
+        "score",
+        "age",
+        "age_low",
+        "gender",
+        "attributes_Smiling",
+        "parsing_hat",
+        "pose_yaw",
+    } <= set(rows.column_names)
     with tracks.open(encoding="utf-8", newline="") as file:
         about = list(csv.DictReader(file))
-    assert [(t["track"], t["frames"], t["first"], t["last"]) for t in about] == [("1", "4", "0.0", "0.9"), ("2", "4", "0.0", "0.9")]
+    assert [(t["track"], t["frames"], t["first"], t["last"]) for t in about] == [
+        ("1", "4", "0.0", "0.9"),
+        ("2", "4", "0.0", "0.9"),
+    ]
     seen = {t: {r["gender"] for r in rows.to_pylist() if r["track"] == t} for t in (1, 2)}
     assert all(t["gender"] in seen[int(t["track"])] for t in about)
     assert {t["expression"] for t in about} >= {"happiness"}
@@ -442,35 +515,75 @@ def test_the_command_writes_rows_tracks_crops_and_a_film(two_women, tmp_path):
 def test_a_woman_who_returns_is_known_by_her_embedding_and_another_is_not_taken_for_her(tmp_path):
     named = mien.load(threads=1, tasks=["identity"])
     small = [
-        cv2.resize(load_photo(f"examples/{name}.jpg").pixels[y : y + 250, x : x + 250], (side, side), interpolation=cv2.INTER_AREA)
-        for name, x, y, side in (("astronaut", 100, 20, 84), ("grace_hopper", 130, 90, 84), ("astronaut", 100, 20, 72))
+        cv2.resize(
+            load_photo(f"examples/{name}.jpg").pixels[y : y + 250, x : x + 250],
+            (side, side),
+            interpolation=cv2.INTER_AREA,
+        )
+        for name, x, y, side in (
+            ("astronaut", 100, 20, 84),
+            ("grace_hopper", 130, 90, 84),
+            ("astronaut", 100, 20, 72),
+        )
     ]
     frames = [scene(size=(240, 96)) for _ in range(16)]
     for i, (head, x) in {1: (0, 4), 2: (0, 6), 7: (1, 8), 8: (1, 10), 13: (2, 150), 14: (2, 148)}.items():
         side = len(small[head])
         frames[i][4 : 4 + side, x : x + side] = small[head]
     reading = video.read_video(clip(tmp_path / "a.mp4", frames), named, tracker=Tracker(gap=0.2))
-    assert {f.number: [face.track for face in f.faces] for f in reading if f.faces} == {1: [1], 2: [1], 7: [2], 8: [2], 13: [1], 14: [1]}
+    assert {f.number: [face.track for face in f.faces] for f in reading if f.faces} == {
+        1: [1],
+        2: [1],
+        7: [2],
+        8: [2],
+        13: [1],
+        14: [1],
+    }
 
 
 def test_rows_are_json_lines_and_csv(two_women, tmp_path):
     for name in ("rows.jsonl", "rows.csv"):
-        words = ["video", two_women, "--out", str(tmp_path / name), "--tasks", "age", "--stride", "6", "--threads", "1"]
+        words = [
+            "video",
+            two_women,
+            "--out",
+            str(tmp_path / name),
+            "--tasks",
+            "age",
+            "--stride",
+            "6",
+            "--threads",
+            "1",
+        ]
         assert CliRunner().invoke(app, words).exit_code == 0
     rows = [json.loads(line) for line in (tmp_path / "rows.jsonl").read_text(encoding="utf-8").splitlines()]
     assert [list(r) for r in rows] == [["frame", "time", "track", "box", "score", "points5", "age"]] * 4
     with (tmp_path / "rows.csv").open(encoding="utf-8", newline="") as file:
         table = list(csv.DictReader(file))
-    assert [(float(r["x1"]), float(r["age"])) for r in table] == [(r["box"][0], r["age"]["years"]) for r in rows]
-    assert [float(table[0]["points5_0_x"]), float(table[0]["points5_4_y"])] == [rows[0]["points5"][0][0], rows[0]["points5"][4][1]]
+    assert [(float(r["x1"]), float(r["age"])) for r in table] == [
+        (r["box"][0], r["age"]["years"]) for r in rows
+    ]
+    assert [float(table[0]["points5_0_x"]), float(table[0]["points5_4_y"])] == [
+        rows[0]["points5"][0][0],
+        rows[0]["points5"][4][1],
+    ]
 
 
 def test_a_film_without_faces_still_gives_a_table(tmp_path):
     path = clip(tmp_path / "a.mp4", [scene()] * 3)
     for name in ("rows.parquet", "rows.csv"):
-        assert CliRunner().invoke(app, ["video", path, "--out", str(tmp_path / name), "--tasks", "age", "--threads", "1"]).exit_code == 0
+        assert (
+            CliRunner()
+            .invoke(app, ["video", path, "--out", str(tmp_path / name), "--tasks", "age", "--threads", "1"])
+            .exit_code
+            == 0
+        )
     table = pq.read_table(tmp_path / "rows.parquet")
-    assert (table.num_rows, table.column_names[:4], table.column_names[-1]) == (0, ["frame", "time", "track", "x1"], "age_high")
+    assert (table.num_rows, table.column_names[:4], table.column_names[-1]) == (
+        0,
+        ["frame", "time", "track", "x1"],
+        "age_high",
+    )
     assert (tmp_path / "rows.csv").read_text().startswith("frame,time,track,x1,")
 
 
@@ -512,9 +625,29 @@ def test_a_damaged_film_from_a_pipe_is_exit_code_one_with_what_was_read(tmp_path
 
 
 def test_ctrl_c_leaves_files_that_are_whole(tmp_path):
-    path, film, rows = clip(tmp_path / "a.mp4", heads(300), sound="aac"), tmp_path / "b.mp4", tmp_path / "rows.jsonl"
-    run = [sys.executable, "-m", "mien", "video", path, "--tasks", "age", "--out", rows, "--video", film, "--threads", "1"]
-    process = subprocess.Popen([str(w) for w in run], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    path, film, rows = (
+        clip(tmp_path / "a.mp4", heads(300), sound="aac"),
+        tmp_path / "b.mp4",
+        tmp_path / "rows.jsonl",
+    )
+    run = [
+        sys.executable,
+        "-m",
+        "mien",
+        "video",
+        path,
+        "--tasks",
+        "age",
+        "--out",
+        rows,
+        "--video",
+        film,
+        "--threads",
+        "1",
+    ]
+    process = subprocess.Popen(
+        [str(w) for w in run], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
     until = time.monotonic() + 20
     while time.monotonic() < until and not (rows.exists() and rows.read_text().count("\n") > 8):
         time.sleep(0.05)

@@ -63,7 +63,9 @@ def test_strength_grows_with_the_face() -> None:
     assert large < small < 0.2 * noise().std()
 
 
-@pytest.mark.parametrize("box", [(-30, -30, 20, 20), (90, 90, 130, 140), (300, 300, 320, 320), (-10, -10, 500, 500)])
+@pytest.mark.parametrize(
+    "box", [(-30, -30, 20, 20), (90, 90, 130, 140), (300, 300, 320, 320), (-10, -10, 500, 500)]
+)
 def test_faces_over_the_edge(box) -> None:
     out = anonymize(noise(), [box_face(*box)], how="fill")
     inside = out[max(0, box[1]) : max(0, box[3]), max(0, box[0]) : max(0, box[2])]
@@ -123,7 +125,9 @@ def test_command_writes_upright_pictures_without_metadata(tmp_path, astronaut) -
     turned.save(tmp_path / "a.jpg", exif=exif, icc_profile=b"x" * 200)
     Image.fromarray(noise()).save(tmp_path / "none.png")
     (tmp_path / "bad.jpg").write_bytes(b"nope")
-    done = CliRunner().invoke(app, ["anonymize", str(tmp_path), "--out", str(tmp_path / "out"), "--how", "fill", "--threads", "1"])
+    done = CliRunner().invoke(
+        app, ["anonymize", str(tmp_path), "--out", str(tmp_path / "out"), "--how", "fill", "--threads", "1"]
+    )
     assert done.exit_code == 1, done.output
     assert "no face found, look at it yourself" in done.output
     assert sorted(os.listdir(tmp_path / "out")) == ["a.jpg", "none.png"]
@@ -142,4 +146,6 @@ def test_command_does_not_write_over_originals(tmp_path, astronaut) -> None:
     done = CliRunner().invoke(app, ["anonymize", str(tmp_path / "a.jpg"), "--out", str(tmp_path)])
     assert isinstance(done.exception, UsageError)
     assert "is one of the photos" in str(done.exception)
-    assert "how is one of" in str(CliRunner().invoke(app, ["anonymize", astronaut, "--out", "o", "--how", "x"]).exception)
+    assert "how is one of" in str(
+        CliRunner().invoke(app, ["anonymize", astronaut, "--out", "o", "--how", "x"]).exception
+    )

@@ -1,4 +1,6 @@
-"""Where a network looked: the weights shown are those used, maps sum to 1 and lie upright, pictures say what they should."""
+"""Where a network looked: the weights shown are those used, maps sum to 1 and lie upright, pictures say what
+they should.
+"""
 
 from __future__ import annotations
 
@@ -64,7 +66,9 @@ def test_faceptors_attention_is_what_its_last_layer_reads_with():
         shown = cross.out((weights @ cross.split(cross.v(kept["value"]))).transpose(1, 2).flatten(2))
     assert torch.allclose(shown, kept["answer"], atol=1e-6)
     queries = {"landmarks": 68, "points5": 5, "parsing": 19, "age": 101, "expression": 8, "attributes": 40}
-    assert {k: tuple(v.shape) for k, v in seen.items()} == {k: (2, n, 4, 16 + 4) for k, n in queries.items()}  # identity has none
+    assert {k: tuple(v.shape) for k, v in seen.items()} == {
+        k: (2, n, 4, 16 + 4) for k, n in queries.items()
+    }  # identity has none
     assert torch.allclose(weights.sum(-1), torch.ones(()), atol=1e-5)
     assert model.grids(images) == ((4, 4), (2, 2))
 
@@ -74,7 +78,9 @@ def test_each_task_gets_its_own_queries():
     alone.load_state_dict({k: v[101:] if k.startswith("query_") else v for k, v in both.state_dict().items()})
     images = torch.randn(1, 3, 64, 64)
     with torch.no_grad():
-        assert torch.allclose(both.attention(images)["attributes"], alone.attention(images)["attributes"], atol=1e-6)
+        assert torch.allclose(
+            both.attention(images)["attributes"], alone.attention(images)["attributes"], atol=1e-6
+        )
 
 
 def test_six_levels_of_the_base_size():
@@ -187,7 +193,12 @@ def test_a_sheet_has_a_tile_a_label():
         return picture[y : y + height, x : x + attention.SIDE]
 
     assert np.array_equal(part(1, 1, 0, attention.SIDE), drawing.heat(crop.pixels, maps[ATTRIBUTES.names[9]]))
-    green = [(r, c) for r in range(5) for c in range(8) if (part(r, c, attention.SIDE, attention.CAPTION) == drawing.BOX).all(-1).any()]
+    green = [
+        (r, c)
+        for r in range(5)
+        for c in range(8)
+        if (part(r, c, attention.SIDE, attention.CAPTION) == drawing.BOX).all(-1).any()
+    ]
     assert green == [(1, 1)]  # the one likely label, and only where it stands
     assert (picture[: attention.HEAD] != picture[0, 0]).any()
 
@@ -224,11 +235,19 @@ def test_files_a_face_and_task(read, tmp_path):
     for name, columns, rows in (("attributes", 8, 5), ("expression", 4, 2)):
         with Image.open(tmp_path / "new" / "maps" / f"a-2-{name}.jpg") as image:
             assert image.format == "JPEG"
-            assert image.size == (columns * step + attention.GAP, attention.HEAD + rows * tall + attention.GAP)
-    (alone,) = attention.save(tmp_path, "a", reader, [face], attention.chosen(reader, reader.requested, "Eyeglasses"))
+            assert image.size == (
+                columns * step + attention.GAP,
+                attention.HEAD + rows * tall + attention.GAP,
+            )
+    (alone,) = attention.save(
+        tmp_path, "a", reader, [face], attention.chosen(reader, reader.requested, "Eyeglasses")
+    )
     assert alone.name == "a-1-attributes-Eyeglasses.jpg"
     with Image.open(alone) as image:
-        assert image.size == (attention.LARGE + 2 * attention.GAP, attention.HEAD + attention.LARGE + attention.CAPTION + attention.GAP)
+        assert image.size == (
+            attention.LARGE + 2 * attention.GAP,
+            attention.HEAD + attention.LARGE + attention.CAPTION + attention.GAP,
+        )
 
 
 # What is asked for, and what is refused

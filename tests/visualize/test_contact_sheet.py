@@ -65,7 +65,9 @@ def test_the_data_are_the_answers_with_a_thumbnail(page, reader, astronaut) -> N
 
 
 def test_a_file_name_stays_text(page) -> None:
-    assert json.loads(page.inside["data"])["faces"][0]["path"] == 'x</script><img src=x onerror="alert(1)">.jpg'
+    assert (
+        json.loads(page.inside["data"])["faces"][0]["path"] == 'x</script><img src=x onerror="alert(1)">.jpg'
+    )
     assert [t for t, _ in page.tags].count("script") == 2
     assert "img" not in [t for t, _ in page.tags]
     assert page.inside["title"].strip() == "Album <1>"
@@ -102,5 +104,9 @@ def test_only_html_and_only_faces_of_a_reader(tmp_path) -> None:
 
 def test_an_empty_sheet_is_a_page_too(tmp_path) -> None:
     ContactSheet(tmp_path / "s.html").close()
-    assert json.loads(Page((tmp_path / "s.html").read_text()).inside["data"]) == {"photos": 0, "faces": [], "errors": []}
+    assert json.loads(Page((tmp_path / "s.html").read_text()).inside["data"]) == {
+        "photos": 0,
+        "faces": [],
+        "errors": [],
+    }
     assert [p.name for p in tmp_path.iterdir()] == ["s.html"]

@@ -1,4 +1,6 @@
-"""What `mien.visualize.drawing` paints, and what it must never do: crash, touch its input, or leave the photo."""
+"""What `mien.visualize.drawing` paints, and what it must never do: crash, touch its input, or leave the
+photo.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +26,9 @@ def photo(width: int, height: int, value: int = 100) -> np.ndarray:
 
 def answers(cx: float = 50, cy: float = 50, size: float = 40) -> dict[str, Any]:
     angle = np.linspace(0, 2 * np.pi, 68)
-    points = np.stack([cx + 0.4 * size * np.cos(angle), cy + 0.5 * size * np.sin(angle)], axis=1).astype(np.float32)
+    points = np.stack([cx + 0.4 * size * np.cos(angle), cy + 0.5 * size * np.sin(angle)], axis=1).astype(
+        np.float32
+    )
 
     def mask_in(width: int, height: int) -> np.ndarray:
         mask = np.full((height, width), 255, np.uint8)
@@ -59,7 +63,9 @@ def changed(before: np.ndarray, after: np.ndarray) -> np.ndarray:
     return (before != after).any(axis=2)
 
 
-@pytest.mark.parametrize(("width", "height"), [(8, 8), (1, 1), (100, 100), (640, 480), (3, 900), (2000, 1500)])
+@pytest.mark.parametrize(
+    ("width", "height"), [(8, 8), (1, 1), (100, 100), (640, 480), (3, 900), (2000, 1500)]
+)
 def test_same_size_new_array_and_the_input_untouched(width: int, height: int) -> None:
     pixels = photo(width, height)
     before = pixels.copy()
@@ -105,9 +111,17 @@ def test_lines_grow_with_the_picture_and_stay_thin_on_small_faces() -> None:
 
 @pytest.mark.parametrize(
     "box",
-    [(-20, -20, 30, 30), (80, 80, 150, 140), (-50, -50, 200, 200), (500, 500, 600, 600), (50, 50, 50, 50),
-     (60, 60, 40, 40), (-1e9, -1e9, 1e9, 1e9), (-1e20, 0, 1e20, 50)],
-)  # fmt: skip
+    [
+        (-20, -20, 30, 30),
+        (80, 80, 150, 140),
+        (-50, -50, 200, 200),
+        (500, 500, 600, 600),
+        (50, 50, 50, 50),
+        (60, 60, 40, 40),
+        (-1e9, -1e9, 1e9, 1e9),
+        (-1e20, 0, 1e20, 50),
+    ],
+)
 def test_faces_partly_or_wholly_outside(box: tuple[float, float, float, float]) -> None:
     out = drawing.annotate(photo(100, 90), [full(*box)])
     assert out.shape == (90, 100, 3)
@@ -187,7 +201,8 @@ def plates(shape: tuple[int, int], faces: list[Face]) -> np.ndarray:
 @pytest.mark.parametrize("place", ["top", "middle", "bottom", "right", "all", "left"])
 def test_the_whole_label_stays_inside_the_photo(side: int, place: str) -> None:
     a, b = {
-        "top": ((0.3, 0.0), (0.7, 0.4)), "middle": ((0.3, 0.3), (0.7, 0.7)), "bottom": ((0.3, 0.7), (0.7, 1.0)),
+        "top": ((0.3, 0.0), (0.7, 0.4)), "middle": ((0.3, 0.3), (0.7, 0.7)), "bottom": ((0.3, 0.7), (0.7,
+        1.0)),
         "right": ((0.8, 0.3), (1.1, 0.7)), "all": ((0.0, 0.0), (1.0, 1.0)), "left": ((-0.2, 0.3), (0.2, 0.7)),
     }[place]  # fmt: skip
     who = full(a[0] * side, a[1] * side, b[0] * side, b[1] * side)
@@ -204,7 +219,10 @@ def test_label_texts() -> None:
     assert drawing._texts(full(0, 0, 30, 30)) == ["F 34"]
     assert drawing._texts(face(0, 0, 100, 100)) == []
     assert drawing._texts(face(0, 0, 100, 100, expression=SimpleNamespace(label="anger"))) == ["anger"]
-    assert drawing._texts(face(0, 0, 100, 100, age=SimpleNamespace(years=7.6, low=5.0, high=9.0))) == ["8 (5-9)", "8"]
+    assert drawing._texts(face(0, 0, 100, 100, age=SimpleNamespace(years=7.6, low=5.0, high=9.0))) == [
+        "8 (5-9)",
+        "8",
+    ]
 
 
 def test_labels_keep_apart_where_there_is_room() -> None:
@@ -226,7 +244,10 @@ def test_a_sequence_of_faces_is_not_reordered() -> None:
     assert faces[1] is kept[1]
 
 
-@pytest.mark.parametrize("bad", [np.zeros((4, 4), np.uint8), np.zeros((4, 4, 3), np.float32), np.zeros((0, 4, 3), np.uint8), "photo.jpg"])
+@pytest.mark.parametrize(
+    "bad",
+    [np.zeros((4, 4), np.uint8), np.zeros((4, 4, 3), np.float32), np.zeros((0, 4, 3), np.uint8), "photo.jpg"],
+)
 def test_bad_arrays(bad: Any, tmp_path: Path) -> None:
     with pytest.raises(BadArray, match="the photo to draw on"):
         drawing.annotate(bad, [])

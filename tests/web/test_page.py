@@ -1,4 +1,6 @@
-"""The page: what is served and under which policy, its HTML, and its engine's arithmetic against OpenCV's (in node)."""
+"""The page: what is served and under which policy, its HTML, and its engine's arithmetic against OpenCV's (in
+node).
+"""
 
 from __future__ import annotations
 
@@ -38,13 +40,18 @@ VOID = {"meta", "link", "input", "img", "br", "path"}
 
 @pytest.fixture(scope="module")
 def http(reader):
-    with running(app(reader, keys=Keys([("ann", "a-key-of-24-characters-x")]))) as url, httpx.Client(base_url=url, timeout=20) as client:
+    with (
+        running(app(reader, keys=Keys([("ann", "a-key-of-24-characters-x")]))) as url,
+        httpx.Client(base_url=url, timeout=20) as client,
+    ):
         yield client
 
 
 def ask(http, **fields):
     files = [("image", ("x", Path("examples/astronaut.jpg").read_bytes()))]
-    return http.post("/v1/analyze", files=files, data=fields, headers={"authorization": "Bearer a-key-of-24-characters-x"})
+    return http.post(
+        "/v1/analyze", files=files, data=fields, headers={"authorization": "Bearer a-key-of-24-characters-x"}
+    )
 
 
 # --- What is served
@@ -55,10 +62,20 @@ def test_files_come_without_a_key_and_under_a_strict_policy(http, path):
     reply = http.get(path)
     assert reply.status_code == 200
     policy = dict(rule.strip().split(" ", 1) for rule in reply.headers["content-security-policy"].split(";"))
-    assert (policy["default-src"], policy["script-src"], policy["connect-src"]) == ("'none'", "'self'", "'self'")
+    assert (policy["default-src"], policy["script-src"], policy["connect-src"]) == (
+        "'none'",
+        "'self'",
+        "'self'",
+    )
     assert "unsafe" not in reply.headers["content-security-policy"]
     assert reply.headers["x-content-type-options"] == "nosniff"
-    kinds = {"css": "text/css", "js": "text/javascript", "png": "image/png", "json": "application/json", "/": "text/html"}
+    kinds = {
+        "css": "text/css",
+        "js": "text/javascript",
+        "png": "image/png",
+        "json": "application/json",
+        "/": "text/html",
+    }
     assert reply.headers["content-type"].startswith(kinds[path.rpartition(".")[2]])
     again = http.get(path, headers={"if-none-match": reply.headers["etag"]})
     assert (again.status_code, again.content) == (304, b"")
@@ -77,7 +94,9 @@ def test_masks_come_when_asked_for_and_are_the_readers(http, reader):
     mask = record["faces"][0]["parsing"].pop("mask")
     assert record["faces"][0] == face.to_dict()
     runs = mask["runs"]
-    np.testing.assert_array_equal(np.repeat(runs[::2], runs[1::2]).reshape(mask["size"][::-1]), face["parsing"].mask)
+    np.testing.assert_array_equal(
+        np.repeat(runs[::2], runs[1::2]).reshape(mask["size"][::-1]), face["parsing"].mask
+    )
     np.testing.assert_allclose(mask["from_photo"], face["parsing"].from_photo, atol=1e-9)
     assert all(a != b for a, b in zip(runs[::2], runs[2::2], strict=False))
     assert "mask" not in ask(http).json()["results"][0]["faces"][0]["parsing"]
@@ -100,7 +119,9 @@ def test_about_names_every_class_and_attribute_once():
 def test_nothing_refers_to_elsewhere(path):
     text = path.read_text(encoding="utf-8")
     assert not re.search(r"https?://|[\"'(]//\w|@import|wss?://", text)
-    assert not re.search(r"\beval\(|new Function|innerHTML|document\.write", text)  # names from pictures and galleries are text, never HTML
+    assert not re.search(
+        r"\beval\(|new Function|innerHTML|document\.write", text
+    )  # names from pictures and galleries are text, never HTML
 
 
 class Page(HTMLParser):
@@ -151,7 +172,12 @@ def test_html_is_sound(page):
 
 def test_scripts_look_for_elements_that_are_there(page):
     ids = {a["id"] for _, a in page if "id" in a}
-    asked = {n for p in FILES if p.suffix == ".js" for n in re.findall(r'\bget\("([\w-]+)"\)', p.read_text(encoding="utf-8"))}
+    asked = {
+        n
+        for p in FILES
+        if p.suffix == ".js"
+        for n in re.findall(r'\bget\("([\w-]+)"\)', p.read_text(encoding="utf-8"))
+    }
     assert len(asked) > 20
     assert asked <= ids
 
@@ -164,15 +190,18 @@ const [folder, web] = process.argv.slice(2);
 const names = ["pixels", "geometry", "detect", "read"];
 const [pixels, geometry, detect, read] = await Promise.all(names.map((n) => import(`${web}/local/${n}.js`)));
 const job = JSON.parse(fs.readFileSync(`${folder}/job.json`));
-const photo = { data: new Uint8ClampedArray(fs.readFileSync(`${folder}/photo`)), width: job.width, height: job.height };
+const data = new Uint8ClampedArray(fs.readFileSync(`${folder}/photo`));
+const photo = { data, width: job.width, height: job.height };
 const keep = (name, picture) => fs.writeFileSync(`${folder}/${name}`, picture.data);
 job.scales.forEach((scale, i) => keep(`scale${i}`, pixels.resized(photo, scale)));
 const { crop, fromPhoto } = geometry.align(photo, job.points, job.view);
 keep("crop", crop);
 const rows = detect.decode(Float32Array.from(job.raw), job.canvas, 0.5);
 const plans = job.sizes.map(([w, h]) => detect.plan(w, h, job.looks));
-const nearer = job.sizes.flatMap(([w, h]) => job.suspects.map((boxes) => detect.nearer(w, h, boxes, job.looks)));
-const [pose, found, runs] = [job.faces.map(geometry.poseFrom68), detect.merge(rows, 0.4), read.runs([3, 3, 0, 3])];
+const nearer = job.sizes.flatMap(
+  ([w, h]) => job.suspects.map((boxes) => detect.nearer(w, h, boxes, job.looks)));
+const [pose, found] = [job.faces.map(geometry.poseFrom68), detect.merge(rows, 0.4)];
+const runs = read.runs([3, 3, 0, 3]);
 console.log(JSON.stringify({ fromPhoto, pose, found, plans, nearer, runs }));
 """
 
@@ -187,14 +216,18 @@ def checked(tmp_path_factory, reader):
     photo = load_photo("examples/astronaut.jpg").pixels[40:340, 100:380]
     face = reader.detector(photo)[0]
     marks = reader(photo)[0]["landmarks"].points
-    turned = [geometry.move_points(marks, geometry.about((50, 80), degrees=d, scale=s)).tolist() for d, s in ((0, 1), (35, 2), (-70, 0.3))]
+    turned = [
+        geometry.move_points(marks, geometry.about((50, 80), degrees=d, scale=s)).tolist()
+        for d, s in ((0, 1), (35, 2), (-70, 0.3))
+    ]
     raw = rng.normal(0, 1, (84, 15)).astype(np.float32)
     looks = {n: getattr(reader.detector, n) for n in ("main", "far", "near", "enlarge")}
     sizes = [(512, 512), (3, 900), (1000, 667), (4032, 3024), (1281, 40)]
     corners = rng.uniform(0, 4000, (300, 2))
     boxes = np.hstack([corners, corners + rng.uniform(5, 300, (300, 2))]).tolist()
     job = {
-        "width": 280, "height": 300, "scales": [1.25, 2.0, 0.5, 0.25, 0.37, 0.64], "points": face.points.tolist(),
+        "width": 280, "height": 300, "scales": [1.25, 2.0, 0.5, 0.25, 0.37, 0.64],
+        "points": face.points.tolist(),
         "raw": raw.reshape(-1).tolist(), "canvas": [64, 64], "looks": looks, "sizes": sizes, "faces": turned,
         "suspects": [[], boxes[:3], boxes[:60], boxes],
         "view": {"size": [64, 48], "points": geometry.TEMPLATES["arcface"].tolist()},
@@ -206,7 +239,9 @@ def checked(tmp_path_factory, reader):
     web = folder / "web"  # node takes a .js for a module only where a package.json says so
     shutil.copytree(WEB, web, ignore=shutil.ignore_patterns("*.py", "__pycache__"))
     (web / "package.json").write_text('{"type": "module"}')
-    done = subprocess.run([node, str(folder / "check.mjs"), str(folder), str(web)], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [node, str(folder / "check.mjs"), str(folder), str(web)], capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr
     return folder, json.loads(done.stdout), job, photo, raw
 
@@ -269,7 +304,9 @@ def runtime(tmp_path, monkeypatch):
     folder.mkdir(parents=True)
     for name in build.ORT_FILES:
         (folder / name).write_bytes(name.encode())
-    monkeypatch.setattr(build, "ORT_FILES", {n: hashlib.sha256(n.encode()).hexdigest() for n in build.ORT_FILES})
+    monkeypatch.setattr(
+        build, "ORT_FILES", {n: hashlib.sha256(n.encode()).hexdigest() for n in build.ORT_FILES}
+    )
     return folder.parent
 
 
@@ -284,13 +321,26 @@ def test_web_writes_a_folder_that_stands_alone(tmp_path, runtime):
         assert (out / name).is_file(), name
     scripts = [p for p in out.rglob("*.js") if p.parent.name != "ort"]
     for script in scripts:
-        for name in re.findall(r'(?:from|import\(|URL\()\s*"(\.[^"]+\.\w+)"', script.read_text(encoding="utf-8")):
+        for name in re.findall(
+            r'(?:from|import\(|URL\()\s*"(\.[^"]+\.\w+)"', script.read_text(encoding="utf-8")
+        ):
             assert (script.parent / name).exists(), (script, name)
     table = json.loads((out / "weights/model.json").read_text(encoding="utf-8"))
     for part in (table["network"], table["detector"]):
         assert hashlib.sha256((out / "weights" / part["file"]).read_bytes()).hexdigest() == part["sha256"]
-    assert table["detector"]["threshold"] == Detector(build.OnnxModel("src/mien/weights/detector.onnx")).threshold
-    assert [t["kind"] for t in table["network"]["tasks"]] == ["points", "points", "map", "age", "choice", "attributes", "identity"]
+    assert (
+        table["detector"]["threshold"]
+        == Detector(build.OnnxModel("src/mien/weights/detector.onnx")).threshold
+    )
+    assert [t["kind"] for t in table["network"]["tasks"]] == [
+        "points",
+        "points",
+        "map",
+        "age",
+        "choice",
+        "attributes",
+        "identity",
+    ]
 
 
 def test_another_runtime_is_refused(tmp_path, runtime):
@@ -321,11 +371,15 @@ def test_without_npm_it_is_said_what_to_do(tmp_path, monkeypatch):
 
 
 def test_a_face_is_selected_by_click_or_keyboard_alone():
-    """What is enrolled must not change when the pointer or the focus passes over a face; a button's click is also Enter and Space."""
+    """What is enrolled must not change when the pointer or the focus passes over a face; a button's click is
+    also Enter and Space.
+    """
     script = (WEB / "app.js").read_text(encoding="utf-8")
     assert set(re.findall(r'addEventListener\("(\w+)", \(\) => choose\(', script)) == {"click"}
     assert 'id="enrol-face"' in (WEB / "index.html").read_text(encoding="utf-8")
-    assert "drawThumbnail(canvas, now.bitmap, now.record, now.record.faces[now.face])" in (WEB / "people.js").read_text(encoding="utf-8")
+    assert "drawThumbnail(canvas, now.bitmap, now.record, now.record.faces[now.face])" in (
+        WEB / "people.js"
+    ).read_text(encoding="utf-8")
 
 
 def test_a_picture_that_comes_early_is_kept():

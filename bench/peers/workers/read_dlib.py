@@ -10,7 +10,9 @@ from serve import serve
 
 
 def load():
-    """The calls of its manual; points by the predictor behind `face_landmarks`, which gives them in groups without an order."""
+    """The calls of its manual; points by the predictor behind `face_landmarks`, which gives them in groups
+    without an order.
+    """
 
     def call(pixels, job):
         found = face_recognition.face_locations(pixels)
@@ -33,7 +35,9 @@ def load():
             faces.append(face)
         return faces
 
-    versions = {n: importlib.metadata.version(n) for n in ("dlib-bin", "face-recognition", "face-recognition-models")}
+    versions = {
+        n: importlib.metadata.version(n) for n in ("dlib-bin", "face-recognition", "face-recognition-models")
+    }
     used = (
         models.pose_predictor_model_location(),
         models.pose_predictor_five_point_model_location(),

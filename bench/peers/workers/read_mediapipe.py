@@ -1,4 +1,6 @@
-"""MediaPipe's solutions, whose models are in the wheel: face detection, and FaceMesh of the photo or of a crop a face."""
+"""MediaPipe's solutions, whose models are in the wheel: face detection, and FaceMesh of the photo or of a
+crop a face.
+"""
 
 import argparse
 import importlib.metadata
@@ -9,14 +11,23 @@ import mediapipe as mp
 import numpy as np
 from serve import serve
 
-ROOM = 0.35  # of a detected box, added on each side of a crop: the mesh finds the face again in it, and needs its surroundings
+# of a detected box, added on each side of a crop: the mesh finds the face again in it, and needs its
+# surroundings
+ROOM = 0.35
 
 
 def load(threads, crops):
-    """With `crops`: the detector for farther faces, and a mesh in each of its boxes. Else each solution as it comes."""
+    """With `crops`: the detector for farther faces, and a mesh in each of its boxes.
+
+    Else each solution as it comes.
+    """
     cv2.setNumThreads(threads)
-    find = mp.solutions.face_detection.FaceDetection(model_selection=1 if crops else 0, min_detection_confidence=0.5)
-    mesh = mp.solutions.face_mesh.FaceMesh(static_image_mode=True, max_num_faces=1 if crops else 20, refine_landmarks=True)
+    find = mp.solutions.face_detection.FaceDetection(
+        model_selection=1 if crops else 0, min_detection_confidence=0.5
+    )
+    mesh = mp.solutions.face_mesh.FaceMesh(
+        static_image_mode=True, max_num_faces=1 if crops else 20, refine_landmarks=True
+    )
 
     def boxes(pixels):
         h, w = pixels.shape[:2]
@@ -31,14 +42,18 @@ def load(threads, crops):
         x1, y1, x2, y2 = box
         dx, dy = ROOM * (x2 - x1), ROOM * (y2 - y1)
         left, top = max(0, int(x1 - dx)), max(0, int(y1 - dy))
-        crop = np.ascontiguousarray(pixels[top : max(top + 1, int(y2 + dy)), left : max(left + 1, int(x2 + dx))])
+        crop = np.ascontiguousarray(
+            pixels[top : max(top + 1, int(y2 + dy)), left : max(left + 1, int(x2 + dx))]
+        )
         return mesh.process(crop).multi_face_landmarks, (left, top), crop.shape
 
     def call(pixels, job):
         if job == "detect":
             return boxes(pixels)
         if not crops:
-            return [(None, 1.0, m, (0, 0), pixels.shape) for m in mesh.process(pixels).multi_face_landmarks or ()]
+            return [
+                (None, 1.0, m, (0, 0), pixels.shape) for m in mesh.process(pixels).multi_face_landmarks or ()
+            ]
         out = []
         for box, score in boxes(pixels):
             found, corner, shape = in_crop(pixels, box)
@@ -52,7 +67,8 @@ def load(threads, crops):
         for box, score, found, (left, top), (h, w, _) in raw:
             face = {"box": box, "score": score}
             if found is not None:
-                # a fraction of the picture's width, 0 at its edge: our pixels have 0 at the first pixel's centre
+                # a fraction of the picture's width, 0 at its edge: our pixels have 0 at the first pixel's
+                # centre
                 points = np.array([(p.x * w, p.y * h) for p in found.landmark]) + (left - 0.5, top - 0.5)
                 face["mesh"] = points.round(2).tolist()
                 face["box"] = box or [*points.min(0).tolist(), *points.max(0).tolist()]
@@ -64,7 +80,12 @@ def load(threads, crops):
     used = ["face_detection/" + detector, "face_landmark/face_landmark_with_attention.tflite"]
     if crops:
         used.append("face_detection/face_detection_short_range.tflite")
-    return call, tell, {"mediapipe": importlib.metadata.version("mediapipe")}, [os.path.join(home, *u.split("/")) for u in used]
+    return (
+        call,
+        tell,
+        {"mediapipe": importlib.metadata.version("mediapipe")},
+        [os.path.join(home, *u.split("/")) for u in used],
+    )
 
 
 if __name__ == "__main__":

@@ -11,7 +11,12 @@ from mien.inference.reader import load as load_reader
 from mien.inference.weights_file import WEIGHTS
 from mien.tasks import supported_tasks
 
-JOBS = {"points": ("points5", "landmarks"), "embedding": ("identity",), "age_gender": ("age", "gender"), "expression": ("expression",)}
+JOBS = {
+    "points": ("points5", "landmarks"),
+    "embedding": ("identity",),
+    "age_gender": ("age", "gender"),
+    "expression": ("expression",),
+}
 
 
 def load(threads, weights):
@@ -19,7 +24,10 @@ def load(threads, weights):
     model = OnnxModel(weights, threads=threads)
     can = supported_tasks(t.name for t in model.tasks)
     whole = load_reader(model, tasks=can, threads=threads)
-    readers = {job: Reader(whole.detector, model, tasks=[t for t in tasks if t in can]) for job, tasks in JOBS.items()}
+    readers = {
+        job: Reader(whole.detector, model, tasks=[t for t in tasks if t in can])
+        for job, tasks in JOBS.items()
+    }
     readers["all"] = whole
 
     def call(pixels, job):
@@ -45,7 +53,10 @@ def load(threads, weights):
             faces.append(face)
         return faces
 
-    versions = {"mien": importlib.metadata.version("mien"), "onnxruntime": importlib.metadata.version("onnxruntime")}
+    versions = {
+        "mien": importlib.metadata.version("mien"),
+        "onnxruntime": importlib.metadata.version("onnxruntime"),
+    }
     versions["network"] = f"{getattr(model, 'name', '')} {getattr(model, 'sha256', '')[:12]}".strip()
     return call, tell, versions, [str(weights), str(WEIGHTS / "detector.onnx")]
 

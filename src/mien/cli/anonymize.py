@@ -23,7 +23,9 @@ def _targets(found: list[tuple[str, Any]], out: Path) -> dict[str, Path]:
     paths = [path for path, _ in found]
     targets = {}
     for path, name in zip(paths, output_names(paths), strict=True):
-        targets[path] = out / f"{name if path != '-' else 'photo'}{'.png' if path.lower().endswith(LOSSLESS) else '.jpg'}"
+        targets[path] = (
+            out / f"{name if path != '-' else 'photo'}{'.png' if path.lower().endswith(LOSSLESS) else '.jpg'}"
+        )
     originals = {os.path.realpath(path) for path in paths}
     for target in targets.values():
         if os.path.realpath(target) in originals:
@@ -33,15 +35,30 @@ def _targets(found: list[tuple[str, Any]], out: Path) -> dict[str, Path]:
 
 @app.command()
 def anonymize(
-    photos: Annotated[list[str], typer.Argument(help="Photos, folders (searched recursively) or globs; - for one picture on stdin.")],
+    photos: Annotated[
+        list[str],
+        typer.Argument(help="Photos, folders (searched recursively) or globs; - for one picture on stdin."),
+    ],
     out: Annotated[Path, typer.Option(help="Folder for the results.")],
     how: Annotated[str, typer.Option(help="blur, mosaic or fill; fill is the safest.")] = "blur",
-    strength: Annotated[float, typer.Option(help="Relative to a face's width; 1 is what the manual describes.")] = 1.0,
-    boxes: Annotated[bool, typer.Option("--boxes", help="Cover whole boxes, not the faces' outlines.")] = False,
-    score: Annotated[float, typer.Option(min=0.0, max=1.0, help="Least score of a face; low, so that few are missed.")] = 0.4,
-    threads: Annotated[int | None, typer.Option(min=1, help="Threads of a forward; all cores if not given.")] = None,
-    max_pixels: Annotated[int, typer.Option(min=1, help="Larger photos are refused before they are decoded.")] = 64_000_000,
-    weights: Annotated[str | None, typer.Option(help="An .onnx, a .safetensors or a run's folder, for the outlines.")] = None,
+    strength: Annotated[
+        float, typer.Option(help="Relative to a face's width; 1 is what the manual describes.")
+    ] = 1.0,
+    boxes: Annotated[
+        bool, typer.Option("--boxes", help="Cover whole boxes, not the faces' outlines.")
+    ] = False,
+    score: Annotated[
+        float, typer.Option(min=0.0, max=1.0, help="Least score of a face; low, so that few are missed.")
+    ] = 0.4,
+    threads: Annotated[
+        int | None, typer.Option(min=1, help="Threads of a forward; all cores if not given.")
+    ] = None,
+    max_pixels: Annotated[
+        int, typer.Option(min=1, help="Larger photos are refused before they are decoded.")
+    ] = 64_000_000,
+    weights: Annotated[
+        str | None, typer.Option(help="An .onnx, a .safetensors or a run's folder, for the outlines.")
+    ] = None,
 ) -> None:
     """Blur, pixelate or fill every face that is found; EXIF and other metadata are not written."""
     from mien.inference.reader import Reader, load
@@ -68,7 +85,9 @@ def anonymize(
             (drawing.save_png if target.suffix == ".png" else drawing.save_jpeg)(target, pixels)
             written += 1
             faces = f"{len(reading)} face{'' if len(reading) == 1 else 's'} covered"
-            typer.echo(f"{reading.path}: {faces if len(reading) else 'no face found, look at it yourself'}; {target}")
+            typer.echo(
+                f"{reading.path}: {faces if len(reading) else 'no face found, look at it yourself'}; {target}"
+            )
     except KeyboardInterrupt:
         typer.echo(f"mien: interrupted; {written} of {len(found)} photos are written", err=True)
         raise typer.Exit(INTERRUPTED) from None

@@ -12,13 +12,18 @@ from mien.cli.common import app, names_of
 
 @app.command()
 def bench(
-    photos: Annotated[list[str] | None, typer.Argument(help="Files, folders and globs; two drawn pictures if not given.")] = None,
-    threads: Annotated[int | None, typer.Option(min=1, help="Threads of a forward; all cores if not given.")] = None,
+    photos: Annotated[
+        list[str] | None, typer.Argument(help="Files, folders and globs; two drawn pictures if not given.")
+    ] = None,
+    threads: Annotated[
+        int | None, typer.Option(min=1, help="Threads of a forward; all cores if not given.")
+    ] = None,
     runs: Annotated[int, typer.Option(min=1, help="Timed pictures of each stage.")] = 30,
     tasks: Annotated[str | None, typer.Option(help="Only these answers, comma-separated.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="A JSON object instead of the text.")] = False,
 ) -> None:
-    """Time decoding, detecting, aligning, reading and drawing, whole pictures a second, processor time, memory and start-up.
+    """Time decoding, detecting, aligning, reading and drawing, whole pictures a second, processor time,
+    memory and start-up.
 
     The report has the machine, its load, versions and weights. See docs/benchmark.md for how to read it.
     """

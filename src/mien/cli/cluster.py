@@ -9,7 +9,17 @@ from typing import Annotated, Any
 
 import typer
 
-from mien.cli.common import INTERRUPTED, Fmr, Threads, Threshold, Weights, _identity_reader, app, photos_of, readings_of
+from mien.cli.common import (
+    INTERRUPTED,
+    Fmr,
+    Threads,
+    Threshold,
+    Weights,
+    _identity_reader,
+    app,
+    photos_of,
+    readings_of,
+)
 from mien.errors import UsageError
 
 
@@ -21,8 +31,12 @@ def cluster(
     sheet: Annotated[Path | None, typer.Option(help="FILE.html: a contact sheet by person.")] = None,
     fmr: Fmr = None,
     threshold: Threshold = None,
-    smallest: Annotated[float, typer.Option(min=0, help="Faces narrower than this many pixels are left out.")] = 32.0,
-    same_photo: Annotated[bool, typer.Option("--same-photo", help="Faces of one photo may be one person (collages, mirrors).")] = False,
+    smallest: Annotated[
+        float, typer.Option(min=0, help="Faces narrower than this many pixels are left out.")
+    ] = 32.0,
+    same_photo: Annotated[
+        bool, typer.Option("--same-photo", help="Faces of one photo may be one person (collages, mirrors).")
+    ] = False,
     threads: Threads = None,
     weights: Weights = None,
 ) -> None:
@@ -59,7 +73,9 @@ def cluster(
     people = max(album.persons, default=0)
     alone = sum(p == 0 for p in album.persons)
     typer.echo(
-        f"mien: {len(album.rows)} faces of {album.photos} photos: {people} people seen more than once, {alone} faces alone", err=True
+        f"mien: {len(album.rows)} faces of {album.photos} photos: {people} people seen more than once,"
+        f" {alone} faces alone",
+        err=True,
     )
     raise typer.Exit(1 if failed else 0)
 
@@ -72,12 +88,21 @@ def _check_unused(folder: Path) -> None:
     """
     if folder.exists() and not folder.is_dir():
         raise UsageError(f"--folders takes a folder, and {str(folder)!r} is a file; name another")
-    there = sorted(p.name for p in folder.iterdir() if p.name == "alone" or p.name.startswith("person-")) if folder.exists() else []
+    there = (
+        sorted(p.name for p in folder.iterdir() if p.name == "alone" or p.name.startswith("person-"))
+        if folder.exists()
+        else []
+    )
     if there:
-        raise UsageError(f"{str(folder)!r} holds {there[0]!r} of an earlier run, and numbers of two runs differ; use a new folder")
+        raise UsageError(
+            f"{str(folder)!r} holds {there[0]!r} of an earlier run, and numbers of two runs differ; use a new"
+            " folder"
+        )
 
 
-def _save_people(album: Any, kept: list[tuple[Any, list[int | None]]], folders: Path | None, sheet: Path | None) -> None:
+def _save_people(
+    album: Any, kept: list[tuple[Any, list[int | None]]], folders: Path | None, sheet: Path | None
+) -> None:
     """Crops in a folder a person ("alone" for the rest), and the sheet."""
     from mien.visualize import drawing
     from mien.visualize.contact_sheet import ContactSheet

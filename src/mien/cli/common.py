@@ -18,7 +18,13 @@ HELP = """The command line: results on stdout, progress and errors on stderr.
 
 Exit codes: 0 all photos were read, 1 some failed (each has an error record in the output), 2 wrong usage.
 """
-app = typer.Typer(add_completion=True, no_args_is_help=True, pretty_exceptions_enable=False, help=HELP, rich_markup_mode=None)
+app = typer.Typer(
+    add_completion=True,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help=HELP,
+    rich_markup_mode=None,
+)
 
 
 def _version(show: bool) -> None:
@@ -28,7 +34,11 @@ def _version(show: bool) -> None:
 
 
 @app.callback()
-def _top(version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False) -> None:
+def _top(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
     pass
 
 
@@ -38,7 +48,9 @@ def names_of(text: str | None) -> list[str] | None:
 
 
 def answerer(weights: str | None, threads: int | None) -> Any:
-    """What `--weights` names: an .onnx, a .safetensors, or a run's folder (its model.safetensors); None for the default."""
+    """What `--weights` names: an .onnx, a .safetensors, or a run's folder (its model.safetensors); None for
+    the default.
+    """
     if weights is None:
         return None
     path = Path(weights)
@@ -94,7 +106,9 @@ def photos_of(inputs: list[str]) -> list[tuple[str, Any]]:
     if len(inputs) > 1:
         raise UsageError("- is one picture on stdin and comes alone; a file of that name is ./-")
     if sys.stdin.isatty():
-        raise UsageError("- waits for a picture on stdin, and stdin is a terminal; use: mien analyze - < photo.jpg")
+        raise UsageError(
+            "- waits for a picture on stdin, and stdin is a terminal; use: mien analyze - < photo.jpg"
+        )
     return [("-", sys.stdin.buffer.read())]
 
 
@@ -104,7 +118,8 @@ STEM_BYTES = 180  # a file name may have 255 bytes; the rest is left for numbers
 def output_names(paths: list[str]) -> list[str]:
     """A file name without ending for each path: its stem, numbered where the stem is taken.
 
-    No two names are equal on any file system: they are compared without case and in one Unicode form. A numbered name
+    No two names are equal on any file system: they are compared without case and in one Unicode form. A
+        numbered name
     is never the stem of another photo. A long stem is shortened to `STEM_BYTES`.
     """
     stems = [_bounded(Path(path).stem.replace("\n", "_") or "photo", STEM_BYTES) for path in paths]
@@ -130,14 +145,16 @@ def _name_key(name: str) -> str:
 
 
 def _bounded(name: str, limit: int) -> str:
-    """The beginning of a name, at most `limit` bytes in the file system's encoding, no character cut in two."""
+    """The beginning of a name, at most `limit` bytes in the file system's encoding, of whole characters."""
     while len(name.encode("utf-8", "surrogateescape")) > limit:
         name = name[:-1]
     return name
 
 
 def readings_of(reader: Any, photos: list[tuple[str, Any]]) -> Iterator[Any]:
-    """Readings of photos in order, each with its path as shown; what fails is told on stderr, and a bar shows how far it is."""
+    """Readings of photos in order, each with its path as shown; what fails is told on stderr, and a bar shows
+    how far it is.
+    """
     with progress(len(photos)) as step:
         for (path, _), reading in zip(photos, reader.stream(source for _, source in photos), strict=True):
             reading.path = path
@@ -154,7 +171,10 @@ def reader_of(weights: str | None, tasks: list[str] | None, **more: Any) -> Any:
     return load(answerer(weights, more["threads"]), tasks=tasks, **more)
 
 
-Fmr = Annotated[float | None, typer.Option(help="How often two strangers may pass for one person, per comparison, such as 1e-3.")]
+Fmr = Annotated[
+    float | None,
+    typer.Option(help="How often two strangers may pass for one person, per comparison, such as 1e-3."),
+]
 
 
 Threshold = Annotated[float | None, typer.Option(help="A similarity, -1..1, instead of --fmr.")]
@@ -163,10 +183,15 @@ Threshold = Annotated[float | None, typer.Option(help="A similarity, -1..1, inst
 Threads = Annotated[int | None, typer.Option(min=1, help="Threads of a forward; all cores if not given.")]
 
 
-Weights = Annotated[str | None, typer.Option(help="An .onnx, a .safetensors or a run's folder, instead of the embedded network.")]
+Weights = Annotated[
+    str | None,
+    typer.Option(help="An .onnx, a .safetensors or a run's folder, instead of the embedded network."),
+]
 
 
-def _identity_reader(weights: str | None, threads: int | None, also: tuple[str, ...] = (), **more: Any) -> Any:
+def _identity_reader(
+    weights: str | None, threads: int | None, also: tuple[str, ...] = (), **more: Any
+) -> Any:
     """A reader of identity, and of `also` as far as the network answers it."""
     from mien.inference.onnx_model import OnnxModel
     from mien.inference.reader import load

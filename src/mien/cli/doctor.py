@@ -14,9 +14,13 @@ _SIGNS = {"ok": "ok  ", "note": "note", "bad": "BAD "}
 
 @app.command()
 def doctor(
-    threads: Annotated[int | None, typer.Option(min=1, help="Threads of a forward; all cores if not given.")] = None,
+    threads: Annotated[
+        int | None, typer.Option(min=1, help="Threads of a forward; all cores if not given.")
+    ] = None,
     repeats: Annotated[int, typer.Option(min=1, help="Repeats of each timing.")] = 5,
-    as_json: Annotated[bool, typer.Option("--json", help="A JSON array, with more facts than the text.")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="A JSON array, with more facts than the text.")
+    ] = False,
 ) -> None:
     """Look at the machine, the packages and the weights, read a drawn face, and say where the time goes.
 
@@ -30,5 +34,10 @@ def doctor(
         if not as_json:  # each as soon as it is known: a broken package may end the process
             typer.echo(f"{_SIGNS[check.verdict]}  {check.name}: {check.text}")
     if as_json:
-        typer.echo(json.dumps([{"name": c.name, "verdict": c.verdict, "text": c.text, "facts": c.facts} for c in seen], indent=1))
+        typer.echo(
+            json.dumps(
+                [{"name": c.name, "verdict": c.verdict, "text": c.text, "facts": c.facts} for c in seen],
+                indent=1,
+            )
+        )
     raise typer.Exit(1 if any(c.verdict == "bad" for c in seen) else 0)

@@ -27,7 +27,23 @@ from mien.cli.common import app
 from mien.errors import MienError
 
 # Importing a command's module is what adds it to `app`.
-COMMANDS = (analyze, anonymize, bench, cluster, doctor, evaluate, export, gallery, models, quantize, serve, train, verify, video, web)
+COMMANDS = (
+    analyze,
+    anonymize,
+    bench,
+    cluster,
+    doctor,
+    evaluate,
+    export,
+    gallery,
+    models,
+    quantize,
+    serve,
+    train,
+    verify,
+    video,
+    web,
+)
 app.command("eval", hidden=True)(evaluate.evaluate)
 
 

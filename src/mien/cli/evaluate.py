@@ -15,17 +15,26 @@ from mien.errors import UsageError
 @app.command()
 def evaluate(
     weights: Annotated[
-        str | None, typer.Argument(help="An .onnx, a .safetensors or a run's folder; the embedded network if not given.")
+        str | None,
+        typer.Argument(help="An .onnx, a .safetensors or a run's folder; the embedded network if not given."),
     ] = None,
     protocol: Annotated[
-        list[str] | None, typer.Option(help="A protocol's name; repeat for more. All that the model answers if not given.")
+        list[str] | None,
+        typer.Option(help="A protocol's name; repeat for more. All that the model answers if not given."),
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Save the scores as JSON.")] = None,
-    record: Annotated[bool, typer.Option("--record", help="Write the scores into the provenance file beside the weights.")] = False,
+    record: Annotated[
+        bool, typer.Option("--record", help="Write the scores into the provenance file beside the weights.")
+    ] = False,
     threads: Annotated[int | None, typer.Option(min=1)] = None,
-    mirror: Annotated[bool, typer.Option("--mirror", help="Answer by the mean of each face and its mirror image.")] = False,
+    mirror: Annotated[
+        bool, typer.Option("--mirror", help="Answer by the mean of each face and its mirror image.")
+    ] = False,
     detect: Annotated[
-        bool, typer.Option("--detect", help="Cut faces out by the embedded detector's points, not by the labelled ones.")
+        bool,
+        typer.Option(
+            "--detect", help="Cut faces out by the embedded detector's points, not by the labelled ones."
+        ),
     ] = False,
 ) -> None:
     """Run named protocols on labelled data and print a table."""
@@ -36,7 +45,10 @@ def evaluate(
     from mien.inference.weights_file import WEIGHTS
 
     if record and (mirror or detect):
-        raise UsageError(f"--record tells of one forward a face, placed by its labels; leave {'--mirror' if mirror else '--detect'} out")
+        raise UsageError(
+            "--record tells of one forward a face, placed by its labels; leave"
+            f" {'--mirror' if mirror else '--detect'} out"
+        )
     model = network(weights, threads)
     if record and not isinstance(model, OnnxModel):
         raise UsageError("--record needs an .onnx; export the run first")
@@ -49,9 +61,13 @@ def evaluate(
     values = {s.protocol: {k: round(v, 5) for k, v in s.values.items()} for s in scores}
     if out:
         out.parent.mkdir(parents=True, exist_ok=True)
-        out.write_text(json.dumps({"weights": getattr(model, "sha256", weights), "scores": values}, indent=1) + "\n", encoding="utf-8")
+        out.write_text(
+            json.dumps({"weights": getattr(model, "sha256", weights), "scores": values}, indent=1) + "\n",
+            encoding="utf-8",
+        )
     if record:
         beside = model.path.with_suffix(".json")
         beside.write_text(
-            json.dumps(json.loads(beside.read_text(encoding="utf-8")) | {"scores": values}, indent=1) + "\n", encoding="utf-8"
+            json.dumps(json.loads(beside.read_text(encoding="utf-8")) | {"scores": values}, indent=1) + "\n",
+            encoding="utf-8",
         )

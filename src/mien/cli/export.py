@@ -14,8 +14,12 @@ from mien.cli.common import app
 @app.command()
 def export(
     run: Annotated[Path, typer.Argument(help="A .safetensors, or a run's folder.")],
-    out: Annotated[Path, typer.Argument(help="FILE.onnx to write; FILE.json beside it says where it comes from.")],
-    note: Annotated[str, typer.Option(help="What the provenance should tell of how the weights were raised.")] = "",
+    out: Annotated[
+        Path, typer.Argument(help="FILE.onnx to write; FILE.json beside it says where it comes from.")
+    ],
+    note: Annotated[
+        str, typer.Option(help="What the provenance should tell of how the weights were raised.")
+    ] = "",
 ) -> None:
     """Export trained weights to ONNX, check them against torch, and write their provenance."""
     from mien.export.onnx_export import release

@@ -17,7 +17,9 @@ HELP = "Who is this: enrol people, find them, and forget them truly. Biometric d
 gallery = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help=HELP)
 app.add_typer(gallery, name="gallery")
 
-Place = Annotated[str, typer.Argument(metavar="GALLERY", help="A folder, or an address of an object store (s3://...).")]
+Place = Annotated[
+    str, typer.Argument(metavar="GALLERY", help="A folder, or an address of an object store (s3://...).")
+]
 Photos = Annotated[list[str], typer.Argument(help="Photos, folders (searched recursively) or globs.")]
 Key = Annotated[Path | None, typer.Option(help="Key file of a sealed gallery; see mien gallery key.")]
 Weights = Annotated[str | None, typer.Option(help="An .onnx, instead of the embedded network.")]
@@ -57,7 +59,9 @@ def add(
     place: Place,
     photos: Photos,
     name: Annotated[str | None, typer.Option(help="Whose face it is.")] = None,
-    name_from: Annotated[str | None, typer.Option(help="Take names from the photo's folder, or from its file: folder, file.")] = None,
+    name_from: Annotated[
+        str | None, typer.Option(help="Take names from the photo's folder, or from its file: folder, file.")
+    ] = None,
     note: Note = None,
     until: Until = None,
     pick: Pick = "refuse",
@@ -66,7 +70,10 @@ def add(
     weights: Weights = None,
     threads: Threads = None,
 ) -> None:
-    """Enrol faces: one a photo, any number a person. The first one begins the gallery; what is there already stays once."""
+    """Enrol faces: one a photo, any number a person.
+
+    The first one begins the gallery; what is there already stays once.
+    """
     from mien.io.paths import find_photos
 
     if (name is None) == (name_from is None) or name_from not in (None, "folder", "file"):
@@ -82,7 +89,13 @@ def add(
                 failed += 1
                 typer.echo(f"mien: {e}", err=True)
             else:
-                record = {"path": path, "face": done.face, "person": done.person, "name": done.name, "new": done.new}
+                record = {
+                    "path": path,
+                    "face": done.face,
+                    "person": done.person,
+                    "name": done.name,
+                    "new": done.new,
+                }
                 like = f"; also like {done.alike.name} ({done.alike.similarity:.3f})" if done.alike else ""
                 record["alike"] = done.alike.to_dict() if done.alike else None
                 _say(record, f"{path}: {done.name}, {done.face}{'' if done.new else ' (was here)'}{like}")
@@ -93,18 +106,24 @@ def add(
 @gallery.command()
 def identify(
     place: Place,
-    photos: Annotated[list[str] | None, typer.Argument(help="Photos, folders (searched recursively) or globs.")] = None,
+    photos: Annotated[
+        list[str] | None, typer.Argument(help="Photos, folders (searched recursively) or globs.")
+    ] = None,
     top: Annotated[int, typer.Option(min=1, help="People named a face, best first.")] = 3,
     fmr: Fmr = 1e-3,
     threshold: Threshold = None,
     key: Key = None,
     weights: Weights = None,
     threads: Threads = None,
-    table: Annotated[str | None, typer.Option(help="In place of photos: parts of mien analyze --engine, with identity.")] = None,
-    out: Annotated[str | None, typer.Option(help="With --table: a folder or URI for the answers, Parquet.")] = None,
+    table: Annotated[
+        str | None, typer.Option(help="In place of photos: parts of mien analyze --engine, with identity.")
+    ] = None,
+    out: Annotated[
+        str | None, typer.Option(help="With --table: a folder or URI for the answers, Parquet.")
+    ] = None,
     engine: Annotated[str, typer.Option(help="With --table: local or ray; see docs/scale.md.")] = "local",
 ) -> None:
-    """Who is in photos: the best people of each face with similarity, the margin to the second, or unknown."""
+    """Who is in photos: the best people of each face with similarity and margin to the second, or unknown."""
     from mien.io.paths import find_photos
 
     if (table is None) == (not photos) or (table is None) != (out is None):
@@ -113,7 +132,10 @@ def identify(
         from mien.scale.people import identify as job
 
         done = job(_open(place, key, fmr=fmr, threshold=threshold), table, out, engine=engine)
-        _say(done, f"{done['matched']:,} of {done['faces']:,} faces have a name; {done['skipped']} parts were there")
+        _say(
+            done,
+            f"{done['matched']:,} of {done['faces']:,} faces have a name; {done['skipped']} parts were there",
+        )
         return
     here, failed = _reading(place, key, weights, threads, fmr=fmr, threshold=threshold), 0
     _ = here.store, here.threshold  # what is missing is said once, before any photo is read
@@ -155,11 +177,17 @@ def list_(place: Place, key: Key = None) -> None:
 
 
 @gallery.command()
-def forget(place: Place, who: Annotated[list[str], typer.Argument(help="Names or ids.")], key: Key = None) -> None:
+def forget(
+    place: Place, who: Annotated[list[str], typer.Argument(help="Names or ids.")], key: Key = None
+) -> None:
     """Erase people for good: vectors, pictures, names, notes, old versions and index files."""
     gone = _open(place, key).forget(*who)
     record = {"people": gone.people, "faces": gone.faces, "corrections": gone.corrections}
-    _say(record, f"forgotten: {gone.people} people, {gone.faces} faces, {gone.corrections} corrections; no older file is left")
+    _say(
+        record,
+        f"forgotten: {gone.people} people, {gone.faces} faces, {gone.corrections} corrections; no older file"
+        " is left",
+    )
 
 
 @gallery.command()
@@ -176,7 +204,9 @@ def export(
     place: Place,
     folder: Annotated[Path, typer.Argument(help="A new folder.")],
     who: Annotated[str | None, typer.Option(help="This person only, by name or id.")] = None,
-    embeddings: Annotated[bool, typer.Option(help="With embeddings; a face can be rebuilt from them.")] = False,
+    embeddings: Annotated[
+        bool, typer.Option(help="With embeddings; a face can be rebuilt from them.")
+    ] = False,
     key: Key = None,
 ) -> None:
     """Write people.jsonl and thumbnails, open and not sealed."""
@@ -192,7 +222,12 @@ def stats(place: Place, fmr: Fmr = 1e-3, key: Key = None) -> None:
 
 
 @gallery.command()
-def merge(place: Place, into: Who, others: Annotated[list[str], typer.Argument(help="Names or ids.")], key: Key = None) -> None:
+def merge(
+    place: Place,
+    into: Who,
+    others: Annotated[list[str], typer.Argument(help="Names or ids.")],
+    key: Key = None,
+) -> None:
     """These are one person: INTO keeps its id and name."""
     person = _open(place, key).merge(into, *others)
     _say({"person": person}, f"{into} is {person}")
@@ -221,7 +256,9 @@ def correct(
     weights: Weights = None,
     threads: Threads = None,
 ) -> None:
-    """This is not that person: the face, and what is nearer to it than to the person, is no match from now on."""
+    """This is not that person: the face, and what is nearer to it than to the person, is no match from now
+    on.
+    """
     made = _reading(place, key, weights, threads).correct(photo, not_, pick=pick)
     _say({"correction": made}, f"noted as {made}: {photo} is not {not_}")
 

@@ -21,7 +21,9 @@ def load_recipe(path: Path) -> Callable[..., Any]:
         UsageError: no such file, or no such function in it.
     """
     if not path.is_file():
-        raise UsageError(f"no recipe {str(path)!r}; a recipe is a Python file with a function recipe(...) -> Recipe")
+        raise UsageError(
+            f"no recipe {str(path)!r}; a recipe is a Python file with a function recipe(...) -> Recipe"
+        )
     spec = importlib.util.spec_from_file_location(path.stem, path)
     assert spec is not None
     assert spec.loader is not None
@@ -45,7 +47,9 @@ def recipe_arguments(make: Callable[..., Any], words: list[str]) -> dict[str, An
     for flag, text in zip(words[::2], words[1::2], strict=True):
         name = flag.removeprefix("--").replace("-", "_")
         if not flag.startswith("--") or name not in known:
-            raise UsageError(f"this recipe has no setting {flag}; it has: {', '.join('--' + n for n in known)}")
+            raise UsageError(
+                f"this recipe has no setting {flag}; it has: {', '.join('--' + n for n in known)}"
+            )
         kind = type(known[name])
         try:
             values[name] = text.lower() in ("1", "true", "yes") if kind is bool else kind(text)
@@ -57,15 +61,26 @@ def recipe_arguments(make: Callable[..., Any], words: list[str]) -> dict[str, An
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
 def train(
     context: typer.Context,
-    recipe: Annotated[Path, typer.Argument(help="A Python file with recipe(...) -> Recipe; its arguments become flags.")],
+    recipe: Annotated[
+        Path, typer.Argument(help="A Python file with recipe(...) -> Recipe; its arguments become flags.")
+    ],
     out: Annotated[Path, typer.Option(help="The run's folder.")],
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the run's last checkpoint.")] = False,
     threads: Annotated[int | None, typer.Option(min=1)] = None,
     rank_timeout: Annotated[
-        float, typer.Option(min=1, help="Under torchrun: seconds after which a rank that does not answer is lost; more than a validation.")
+        float,
+        typer.Option(
+            min=1,
+            help=(
+                "Under torchrun: seconds after which a rank that does not answer is lost; more than a"
+                " validation."
+            ),
+        ),
     ] = 600,
 ) -> None:
-    """Train a recipe (needs the extra: pip install 'mien[train]'), in several processes if torchrun starts them."""
+    """Train a recipe (needs the extra: pip install 'mien[train]'), in several processes if torchrun starts
+    them.
+    """
     from mien.training.distributed import join
     from mien.training.loop import fit
 

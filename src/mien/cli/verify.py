@@ -30,12 +30,17 @@ def verify(
     same, similarity, cut = found.same, found.similarity, found.threshold
     faces = list(zip((first, second), found.counts, found.faces, strict=True))
     record = {"schema": 1, "same": same, "similarity": round(similarity, 4), **cut.to_dict()}
-    record["faces"] = [{"path": p, "faces": n, "box": [round(float(v), 2) for v in f.box]} for p, n, f in faces]
+    record["faces"] = [
+        {"path": p, "faces": n, "box": [round(float(v), 2) for v in f.box]} for p, n, f in faces
+    ]
     if sys.stdout.isatty():
         rate = "how often it errs was not measured"
         if cut.fmr is not None and cut.fnmr is not None:
             rate = f"{cut.fmr:.2g} of strangers' pairs reach it, and {cut.fnmr:.0%} of one person's do not"
-        typer.echo(f"{'same person' if same else 'not the same person'}: similarity {similarity:.3f}, asked for {cut.similarity:.3f}")
+        typer.echo(
+            f"{'same person' if same else 'not the same person'}: similarity {similarity:.3f}, asked for"
+            f" {cut.similarity:.3f}"
+        )
         typer.echo(f"the threshold is from {cut.source}; {rate}")
         for path, n, _ in faces:
             if n > 1:

@@ -23,14 +23,22 @@ if TYPE_CHECKING:
 FORMATS = (".jsonl", ".csv", ".parquet")
 FACE: tuple[tuple[str, type], ...] = (("frame", int), ("time", float), ("track", int))
 TRACK: tuple[tuple[str, type], ...] = (
-    ("track", int), ("first", float), ("last", float), ("duration", float), ("first_frame", int), ("last_frame", int), ("frames", int),
-    ("best_frame", int), ("best_score", float),
-)  # fmt: skip
+    ("track", int),
+    ("first", float),
+    ("last", float),
+    ("duration", float),
+    ("first_frame", int),
+    ("last_frame", int),
+    ("frames", int),
+    ("best_frame", int),
+    ("best_score", float),
+)
 OF_A_FRAME = frozenset(("x1", "y1", "x2", "y2", "score", "points5"))  # what a track has no mean of
 
 
 class Rows:
-    """Records written as they come: JSON Lines as they are, CSV and Parquet flat, with the columns of `mien analyze`.
+    """Records written as they come: JSON Lines as they are, CSV and Parquet flat, with the columns of `mien
+    analyze`.
 
     A context manager. A run that is stopped leaves a file that can be read.
 
@@ -59,13 +67,18 @@ class Rows:
             self.file = self.path.open("w", encoding="utf-8", newline="")
         if self.kind == ".csv":
             names = [[f"{c.name}_{p}" for p in c.parts] or [c.name] for c in columns]
-            csv.writer(self.file or sys.stdout).writerow([n for n, _ in head] + [n for part in names for n in part])
+            csv.writer(self.file or sys.stdout).writerow(
+                [n for n, _ in head] + [n for part in names for n in part]
+            )
 
     def _schema(self) -> Any:
         import pyarrow as pa
 
         wide, narrow = ({int: pa.int64(), float: f, str: pa.string()} for f in (pa.float64(), pa.float32()))
-        fields = [(c.name, pa.list_(pa.float32(), len(c.parts)) if c.parts else narrow[c.kind]) for c in self.columns]
+        fields = [
+            (c.name, pa.list_(pa.float32(), len(c.parts)) if c.parts else narrow[c.kind])
+            for c in self.columns
+        ]
         return pa.schema([(n, wide[kind]) for n, kind in self.head] + fields)
 
     def __enter__(self) -> Rows:
@@ -78,9 +91,13 @@ class Rows:
         elif self.kind == ".csv" and self.file:
             values = [(c.get(record), len(c.parts)) for c in self.columns]
             cells = [v or [None] * n if n else [v] for v, n in values]
-            csv.writer(self.file).writerow([record[n] for n, _ in self.head] + [v for part in cells for v in part])
+            csv.writer(self.file).writerow(
+                [record[n] for n, _ in self.head] + [v for part in cells for v in part]
+            )
         else:
-            self.waiting.append({n: record[n] for n, _ in self.head} | {c.name: c.get(record) for c in self.columns})
+            self.waiting.append(
+                {n: record[n] for n, _ in self.head} | {c.name: c.get(record) for c in self.columns}
+            )
             if len(self.waiting) >= self.GROUP:
                 self._group()
         if self.file:
@@ -110,14 +127,20 @@ def rows_kind(where: str, option: str = "--out") -> str:
         try:
             import pyarrow  # noqa: F401
         except ImportError as error:
-            raise UsageError(f"Parquet needs pyarrow ({error}); install it with: pip install 'mien[parquet]'") from error
+            raise UsageError(
+                f"Parquet needs pyarrow ({error}); install it with: pip install 'mien[parquet]'"
+            ) from error
     return kind
 
 
 def track_lines(tracks: Sequence[Any]) -> Iterator[str]:
     """Tracks as lines for people."""
     for track in tracks:
-        cells = [f"{f'#{track.track}':>5}", f"{track.first:7.2f}-{track.last:.2f} s", f"{track.frames:5d} frames"]
+        cells = [
+            f"{f'#{track.track}':>5}",
+            f"{track.first:7.2f}-{track.last:.2f} s",
+            f"{track.frames:5d} frames",
+        ]
         if "gender" in track.answers:
             cells.append(f"{track.answers['gender'].label:<6} {track.answers['gender'].probability:4.0%}")
         if "age" in track.answers:
@@ -163,20 +186,41 @@ def _check_places(source: str, places: Mapping[str, str | Path | None]) -> None:
 
 @app.command()
 def video(
-    source: Annotated[str, typer.Argument(help="A film, a camera (/dev/video0), or - for a film piped into stdin.")],
+    source: Annotated[
+        str, typer.Argument(help="A film, a camera (/dev/video0), or - for a film piped into stdin.")
+    ],
     stride: Annotated[int, typer.Option(min=1, help="Read every n-th frame.")] = 1,
-    out: Annotated[str | None, typer.Option(help="A row a face a frame: FILE.jsonl, FILE.csv, FILE.parquet, or - for JSON Lines.")] = None,
-    tracks: Annotated[str | None, typer.Option(help="A row a track, with mean answers: FILE.jsonl, .csv, .parquet.")] = None,
-    crops: Annotated[Path | None, typer.Option(help="Folder for the best picture of each track, NUMBER.jpg.")] = None,
-    video: Annotated[Path | None, typer.Option(help="FILE.mp4: the film with faces drawn in, its sound kept.")] = None,
-    tasks: Annotated[str | None, typer.Option(help="Answers wanted, comma-separated; with identity, a face that returns is known.")] = None,
+    out: Annotated[
+        str | None,
+        typer.Option(help="A row a face a frame: FILE.jsonl, FILE.csv, FILE.parquet, or - for JSON Lines."),
+    ] = None,
+    tracks: Annotated[
+        str | None, typer.Option(help="A row a track, with mean answers: FILE.jsonl, .csv, .parquet.")
+    ] = None,
+    crops: Annotated[
+        Path | None, typer.Option(help="Folder for the best picture of each track, NUMBER.jpg.")
+    ] = None,
+    video: Annotated[
+        Path | None, typer.Option(help="FILE.mp4: the film with faces drawn in, its sound kept.")
+    ] = None,
+    tasks: Annotated[
+        str | None,
+        typer.Option(help="Answers wanted, comma-separated; with identity, a face that returns is known."),
+    ] = None,
     max_seconds: Annotated[float | None, typer.Option(min=0.0, help="Stop there.")] = None,
-    gap: Annotated[float, typer.Option(min=0.0, help="Seconds without a sight after which a track has ended.")] = 1.0,
-    threads: Annotated[int | None, typer.Option(min=1, help="Threads of a forward; all cores if not given.")] = None,
+    gap: Annotated[
+        float, typer.Option(min=0.0, help="Seconds without a sight after which a track has ended.")
+    ] = 1.0,
+    threads: Annotated[
+        int | None, typer.Option(min=1, help="Threads of a forward; all cores if not given.")
+    ] = None,
     score: Annotated[float | None, typer.Option(min=0.0, max=1.0, help="Least score of a face.")] = None,
     weights: Annotated[str | None, typer.Option(help="An .onnx, a .safetensors or a run's folder.")] = None,
 ) -> None:
-    """Follow every face of a film: rows, tracks with mean answers, and an annotated film. Ctrl-C finishes the files."""
+    """Follow every face of a film: rows, tracks with mean answers, and an annotated film.
+
+    Ctrl-C finishes the files.
+    """
     from mien.inference.reader import load
     from mien.io.writers import columns
     from mien.video.averages import averaged
@@ -193,7 +237,9 @@ def video(
             typer.echo(f"mien: {error}", err=True)
             raise typer.Exit(1) from error
         reader = load(answerer(weights, threads), tasks=names_of(tasks), threads=threads, score=score)
-        reading = Reading(film, reader, Tracker(gap=gap), stride=stride, every=video is not None, max_seconds=max_seconds)
+        reading = Reading(
+            film, reader, Tracker(gap=gap), stride=stride, every=video is not None, max_seconds=max_seconds
+        )
         place, names = "-" if to_pipe else out, columns(reader.requested)
         rows = stack.enter_context(Rows(place, FACE, names)) if place else None
         means = [c for c in columns(n for n in reader.requested if averaged(n)) if c.name not in OF_A_FRAME]
@@ -227,7 +273,11 @@ def _run(reading: Any, rows: Rows | None, writer: Any) -> int:
                     writer.add(frame.drawn(), frame.time)
                 step()
                 if stopped:
-                    typer.echo(f"mien: stopped after frame {frame.number} ({frame.time:.2f} s); the files are finished", err=True)
+                    typer.echo(
+                        f"mien: stopped after frame {frame.number} ({frame.time:.2f} s); the files are"
+                        " finished",
+                        err=True,
+                    )
                     return 130
         except PhotoError as error:
             typer.echo(f"mien: {error}", err=True)

@@ -1,4 +1,5 @@
-"""Other packages' calls, answered by mien: a script moves with one import line. docs/migrate.md says what differs.
+"""Other packages' calls, answered by mien: a script moves with one import line. docs/migrate.md says what
+differs.
 
     from mien.compat import deepface as DeepFace
     from mien.compat.insightface import FaceAnalysis

@@ -1,9 +1,11 @@
-"""`DeepFace.analyze`, `verify`, `represent`, `find` and `extract_faces` as DeepFace documents them, answered by mien.
+"""`DeepFace.analyze`, `verify`, `represent`, `find` and `extract_faces` as DeepFace documents them, answered
+by mien.
 
     from mien.compat import deepface as DeepFace
     DeepFace.verify("a.jpg", "b.jpg")["verified"]
 
-Arrays are BGR, as there. Pictures come as paths, arrays, bytes or base64 (data:image/...); a URL is refused. Names of models,
+Arrays are BGR, as there. Pictures come as paths, arrays, bytes or base64 (data:image/...); a URL is refused.
+Names of models,
 detectors and normalisations are taken and not used: there is one network. docs/migrate.md lists what differs.
 """
 
@@ -35,7 +37,8 @@ Record = dict[str, Any]
 MODEL = "mien"
 ACTIONS = ("emotion", "age", "gender", "race")
 EMOTIONS = {
-    "angry": "anger", "disgust": "disgust", "fear": "fear", "happy": "happiness", "sad": "sadness", "surprise": "surprise",
+    "angry": "anger", "disgust": "disgust", "fear": "fear", "happy": "happiness", "sad": "sadness",
+    "surprise": "surprise",
     "neutral": "neutral",
 }  # fmt: skip
 _ANSWERS = {"emotion": "expression", "age": "age", "gender": "gender"}
@@ -61,7 +64,13 @@ def _source(picture: Picture) -> Any:
             return base64.b64decode(picture.partition(",")[2], validate=True)
         except binascii.Error as e:
             raise UsageError(f"the picture given as {picture[:30]!r}... is not valid base64: {e}") from e
-    if isinstance(picture, np.ndarray) and picture.dtype.kind == "f" and picture.size and picture.min() >= 0 and picture.max() <= 1:
+    if (
+        isinstance(picture, np.ndarray)
+        and picture.dtype.kind == "f"
+        and picture.size
+        and picture.min() >= 0
+        and picture.max() <= 1
+    ):
         return np.round(255 * picture).astype(np.uint8)  # DeepFace takes 0..1 and 0..255 alike
     return picture
 
@@ -72,11 +81,19 @@ def _several(picture: Picture) -> bool:
 
 
 def _faces(reader: Reader, picture: Picture, enforce_detection: bool, detector_backend: str = "") -> Reading:
-    """The faces of a picture; the whole picture as one where none is found and none is demanded, or detection is skipped."""
+    """The faces of a picture; the whole picture as one where none is found and none is demanded, or detection
+    is skipped.
+    """
     source = _source(picture)
-    found = reader(source, color="bgr") if detector_backend != "skip" else Reading(None, load_photo(source, color="bgr"))
+    found = (
+        reader(source, color="bgr")
+        if detector_backend != "skip"
+        else Reading(None, load_photo(source, color="bgr"))
+    )
     if not found and enforce_detection and detector_backend != "skip":
-        raise UsageError("Face could not be detected: give a picture that shows a face, or enforce_detection=False")
+        raise UsageError(
+            "Face could not be detected: give a picture that shows a face, or enforce_detection=False"
+        )
     if not found:
         assert found.photo is not None
         h, w = found.photo.height, found.photo.width
@@ -99,7 +116,9 @@ def _area(face: Face, photo: Any) -> Record:
     area: Record = {"x": x1, "y": y1, "w": x2 - x1, "h": y2 - y1, "left_eye": None, "right_eye": None}
     if np.isfinite(face.points).all():
         in_picture_right, in_picture_left = face.points[1], face.points[0]
-        area["left_eye"], area["right_eye"] = (tuple(int(round(float(v))) for v in p) for p in (in_picture_right, in_picture_left))
+        area["left_eye"], area["right_eye"] = (
+            tuple(int(round(float(v))) for v in p) for p in (in_picture_right, in_picture_left)
+        )
     return area
 
 
@@ -111,15 +130,22 @@ def _checked(anti_spoofing: bool, distance_metric: str = "cosine") -> None:
 
 
 def analyze(
-    img_path: Picture, actions: str | Sequence[str] | None = None, enforce_detection: bool = True, detector_backend: str = "mien",
-    align: bool = True, expand_percentage: int = 0, zero_loss: bool = False, anti_spoofing: bool = False,
-) -> list[Any]:  # fmt: skip
+    img_path: Picture,
+    actions: str | Sequence[str] | None = None,
+    enforce_detection: bool = True,
+    detector_backend: str = "mien",
+    align: bool = True,
+    expand_percentage: int = 0,
+    zero_loss: bool = False,
+    anti_spoofing: bool = False,
+) -> list[Any]:
     """Age, gender and emotion of each face, percentages as there; a list of pictures gives a list of lists.
 
     actions: of emotion, age, gender. "race" is not answered: left out, with a warning where it is named.
 
     Raises:
-        UsageError: (a ValueError) no face, or an action that there is not. PhotoError: a picture that cannot be read.
+        UsageError: (a ValueError) no face, or an action that there is not. PhotoError: a picture that cannot
+            be read.
     """
     _checked(anti_spoofing)
     asked = (actions,) if isinstance(actions, str) else tuple(actions or ("emotion", "age", "gender"))
@@ -141,7 +167,9 @@ def _analyzed(face: Face, area: Record) -> Record:
     if "age" in face:
         out["age"] = round(face["age"].years)
     if "gender" in face:
-        woman = face["gender"].probability if face["gender"].label == "female" else 1 - face["gender"].probability
+        woman = (
+            face["gender"].probability if face["gender"].label == "female" else 1 - face["gender"].probability
+        )
         out["gender"] = {"Woman": 100 * woman, "Man": 100 * (1 - woman)}
         out["dominant_gender"] = "Woman" if woman >= 0.5 else "Man"
     if "expression" in face:
@@ -162,11 +190,19 @@ def _of_cosine(cosine: float, metric: str) -> float:
     """The distance of two embeddings of length 1 with that cosine."""
     if metric == "cosine":
         return 1 - cosine
-    return float(np.arccos(np.clip(cosine, -1, 1)) / np.pi) if metric == "angular" else float(np.sqrt(max(0.0, 2 - 2 * cosine)))
+    return (
+        float(np.arccos(np.clip(cosine, -1, 1)) / np.pi)
+        if metric == "angular"
+        else float(np.sqrt(max(0.0, 2 - 2 * cosine)))
+    )
 
 
-def _embedded(picture: Picture, enforce_detection: bool, detector_backend: str) -> list[tuple[npt.NDArray[Any], Record | None, float]]:
-    """(embedding, facial area, confidence) of each face; numbers are an embedding already, lists of them several faces'."""
+def _embedded(
+    picture: Picture, enforce_detection: bool, detector_backend: str
+) -> list[tuple[npt.NDArray[Any], Record | None, float]]:
+    """(embedding, facial area, confidence) of each face; numbers are an embedding already, lists of them
+    several faces'.
+    """
     numbers = _embeddings(picture)
     if numbers is not None:
         return [(e, None, 0.0) for e in numbers]
@@ -192,18 +228,34 @@ def _embeddings(given: Any) -> npt.NDArray[Any] | None:
     try:
         numbers = np.atleast_2d(np.asarray(given, np.float32))
     except ValueError as e:
-        raise UsageError(f"embeddings must be lists of {width} numbers each; these have different lengths") from e
+        raise UsageError(
+            f"embeddings must be lists of {width} numbers each; these have different lengths"
+        ) from e
     if numbers.ndim != 2 or numbers.shape[1] != width:
-        raise UsageError(f"an embedding of mien has {width} numbers, not shape {numbers.shape}; make it with represent")
+        raise UsageError(
+            f"an embedding of mien has {width} numbers, not shape {numbers.shape}; make it with represent"
+        )
     return numbers
 
 
 def verify(
-    img1_path: Picture, img2_path: Picture, model_name: str = MODEL, detector_backend: str = "mien", distance_metric: str = "cosine",
-    enforce_detection: bool = True, align: bool = True, expand_percentage: int = 0, normalization: str = "base", zero_loss: bool = False,
-    threshold: float | None = None, anti_spoofing: bool = False,
-) -> Record:  # fmt: skip
-    """Do two pictures show the same person? The two nearest of their faces decide. threshold: a distance, ours if not given."""
+    img1_path: Picture,
+    img2_path: Picture,
+    model_name: str = MODEL,
+    detector_backend: str = "mien",
+    distance_metric: str = "cosine",
+    enforce_detection: bool = True,
+    align: bool = True,
+    expand_percentage: int = 0,
+    normalization: str = "base",
+    zero_loss: bool = False,
+    threshold: float | None = None,
+    anti_spoofing: bool = False,
+) -> Record:
+    """Do two pictures show the same person? The two nearest of their faces decide.
+
+    threshold: a distance, ours if not given.
+    """
     _checked(anti_spoofing, distance_metric)
     began = time.perf_counter()
     first, second = (_embedded(p, enforce_detection, detector_backend) for p in (img1_path, img2_path))
@@ -224,7 +276,9 @@ def verify(
 
 
 def _confidence(distance: float, limit: float, same: bool) -> float:
-    """How far from the threshold, as percent: 51 to 100 for the same person, 0 to 49 for two; no measured probability."""
+    """How far from the threshold, as percent: 51 to 100 for the same person, 0 to 49 for two; no measured
+    probability.
+    """
     if same:
         return round(100 - 49 * distance / limit, 2) if limit > 0 else 100.0
     return round(max(0.0, 49 - 49 * (distance - limit) / max(limit, 1e-9)), 2)
@@ -235,26 +289,59 @@ def _limit(metric: str) -> float:
 
 
 def represent(
-    img_path: Picture, model_name: str = MODEL, enforce_detection: bool = True, detector_backend: str = "mien", align: bool = True,
-    expand_percentage: int = 0, normalization: str = "base", anti_spoofing: bool = False, max_faces: int | None = None,
-) -> list[Any]:  # fmt: skip
-    """Each face's embedding (128 numbers, length 1), area and confidence; a list of pictures gives a list of lists."""
-    _checked(anti_spoofing)
-    if _several(img_path):
-        return [represent(p, model_name, enforce_detection, detector_backend, max_faces=max_faces) for p in img_path]
-    faces = _embedded(img_path, enforce_detection, detector_backend)[:max_faces]
-    return [{"embedding": e.tolist(), "facial_area": area, "face_confidence": round(score, 2)} for e, area, score in faces]
-
-
-def extract_faces(
-    img_path: Picture, detector_backend: str = "mien", enforce_detection: bool = True, align: bool = True, expand_percentage: int = 0,
-    grayscale: bool = False, color_face: str = "rgb", normalize_face: bool = True, anti_spoofing: bool = False,
-) -> list[Any]:  # fmt: skip
-    """Each face's aligned pixels (0..1, or 0..255 with normalize_face=False), area and confidence; of a list, a list of lists."""
+    img_path: Picture,
+    model_name: str = MODEL,
+    enforce_detection: bool = True,
+    detector_backend: str = "mien",
+    align: bool = True,
+    expand_percentage: int = 0,
+    normalization: str = "base",
+    anti_spoofing: bool = False,
+    max_faces: int | None = None,
+) -> list[Any]:
+    """Each face's embedding (128 numbers, length 1), area and confidence; a list of pictures gives a list of
+    lists.
+    """
     _checked(anti_spoofing)
     if _several(img_path):
         return [
-            extract_faces(p, detector_backend, enforce_detection, align, expand_percentage, grayscale, color_face, normalize_face)
+            represent(p, model_name, enforce_detection, detector_backend, max_faces=max_faces)
+            for p in img_path
+        ]
+    faces = _embedded(img_path, enforce_detection, detector_backend)[:max_faces]
+    return [
+        {"embedding": e.tolist(), "facial_area": area, "face_confidence": round(score, 2)}
+        for e, area, score in faces
+    ]
+
+
+def extract_faces(
+    img_path: Picture,
+    detector_backend: str = "mien",
+    enforce_detection: bool = True,
+    align: bool = True,
+    expand_percentage: int = 0,
+    grayscale: bool = False,
+    color_face: str = "rgb",
+    normalize_face: bool = True,
+    anti_spoofing: bool = False,
+) -> list[Any]:
+    """Each face's aligned pixels (0..1, or 0..255 with normalize_face=False), area and confidence; of a list,
+    a list of lists.
+    """
+    _checked(anti_spoofing)
+    if _several(img_path):
+        return [
+            extract_faces(
+                p,
+                detector_backend,
+                enforce_detection,
+                align,
+                expand_percentage,
+                grayscale,
+                color_face,
+                normalize_face,
+            )
             for p in img_path
         ]
     if grayscale or color_face not in ("rgb", "bgr"):
@@ -263,21 +350,41 @@ def extract_faces(
     out = []
     for face in found:
         assert face.crop is not None
-        pixels = face.crop.pixels if color_face == "rgb" else np.ascontiguousarray(face.crop.pixels[..., ::-1])
+        pixels = (
+            face.crop.pixels if color_face == "rgb" else np.ascontiguousarray(face.crop.pixels[..., ::-1])
+        )
         shown = pixels / 255.0 if normalize_face else pixels
-        out.append({"face": shown, "facial_area": _area(face, found.photo), "confidence": round(float(face.score), 2)})
+        out.append(
+            {
+                "face": shown,
+                "facial_area": _area(face, found.photo),
+                "confidence": round(float(face.score), 2),
+            }
+        )
     return out
 
 
 def find(
-    img_path: Picture, db_path: str, model_name: str = MODEL, distance_metric: str = "cosine", enforce_detection: bool = True,
-    detector_backend: str = "mien", align: bool = True, expand_percentage: int = 0, threshold: float | None = None,
-    normalization: str = "base", zero_loss: bool = False, refresh_database: bool = True, anti_spoofing: bool = False,
+    img_path: Picture,
+    db_path: str,
+    model_name: str = MODEL,
+    distance_metric: str = "cosine",
+    enforce_detection: bool = True,
+    detector_backend: str = "mien",
+    align: bool = True,
+    expand_percentage: int = 0,
+    threshold: float | None = None,
+    normalization: str = "base",
+    zero_loss: bool = False,
+    refresh_database: bool = True,
+    anti_spoofing: bool = False,
     batched: bool = False,
-) -> list[Any]:  # fmt: skip
-    """The faces of a folder that are near each face of a picture: a DataFrame a face, or, with batched=True, a list of dicts.
+) -> list[Any]:
+    """The faces of a folder that are near each face of a picture: a DataFrame a face, or, with batched=True,
+    a list of dicts.
 
-    The folder is read again at each call: nothing is cached on disk. For many calls take `mien.recognition.gallery`.
+    The folder is read again at each call: nothing is cached on disk. For many calls take
+        `mien.recognition.gallery`.
 
     Raises:
         UsageError: see `verify`; also where batched is False and pandas is not installed.
@@ -288,27 +395,46 @@ def find(
         try:
             pandas = importlib.import_module("pandas")
         except ImportError as e:
-            raise UsageError("find returns DataFrames, and pandas is not installed: pip install pandas, or pass batched=True") from e
+            raise UsageError(
+                "find returns DataFrames, and pandas is not installed: pip install pandas, or pass"
+                " batched=True"
+            ) from e
     limit = _limit(distance_metric) if threshold is None else threshold
     known = _folder(db_path)
     tables = []
     for embedding, area, score in _embedded(img_path, enforce_detection, detector_backend):
-        rows = [_found(path, target, _distance(embedding, e, distance_metric), area, limit, score) for path, e, target in known]
+        rows = [
+            _found(path, target, _distance(embedding, e, distance_metric), area, limit, score)
+            for path, e, target in known
+        ]
         near = sorted((r for r in rows if r["distance"] <= limit), key=lambda r: r["distance"])
-        tables.append(near if batched else pandas.DataFrame(near, columns=list(_found("", {}, 0.0, {}, 0.0, 0.0))))
+        tables.append(
+            near if batched else pandas.DataFrame(near, columns=list(_found("", {}, 0.0, {}, 0.0, 0.0)))
+        )
     return tables
 
 
 def _folder(db_path: str) -> list[tuple[str, npt.NDArray[Any], Record]]:
-    """(path, embedding, area) of every face in a folder; what cannot be read is a warning, as with a Reader's list."""
+    """(path, embedding, area) of every face in a folder; what cannot be read is a warning, as with a Reader's
+    list.
+    """
     out = []
     for reading in _reader("identity").stream(find_photos(db_path)):
         out += [(str(reading.path), embedding_of(face), _area(face, reading.photo)) for face in reading]
     return out
 
 
-def _found(path: str, target: Mapping[str, Any], distance: float, source: Mapping[str, Any] | None, limit: float, score: float) -> Record:
-    here = {f"target_{k}": target.get(k) for k in "xywh"} | {f"source_{k}": (source or {}).get(k) for k in "xywh"}
+def _found(
+    path: str,
+    target: Mapping[str, Any],
+    distance: float,
+    source: Mapping[str, Any] | None,
+    limit: float,
+    score: float,
+) -> Record:
+    here = {f"target_{k}": target.get(k) for k in "xywh"} | {
+        f"source_{k}": (source or {}).get(k) for k in "xywh"
+    }
     return {"identity": path, **here, "threshold": limit, "distance": distance, "confidence": round(score, 2)}
 
 

@@ -5,7 +5,8 @@
     app.prepare(ctx_id=0, det_size=(640, 640))
     faces = app.get(cv2_picture)  # BGR
 
-Differences: one network, whatever `name` says; its embedding has 128 numbers of length 1 and cannot be compared with theirs.
+Differences: one network, whatever `name` says; its embedding has 128 numbers of length 1 and cannot be
+    compared with theirs.
 """
 
 from __future__ import annotations
@@ -32,7 +33,8 @@ Array = npt.NDArray[Any]
 # Their names of answers that mien does not give; reading one is None, as with their packs that lack a model.
 ABSENT = frozenset(("landmark_3d_68", "landmark_2d_106", "mask", "liveness", "quality"))
 MODULES = {
-    "detection": (), "recognition": ("identity",), "genderage": ("age", "gender"), "landmark_2d_106": ("landmarks", "pose"),
+    "detection": (), "recognition": ("identity",), "genderage": ("age", "gender"),
+    "landmark_2d_106": ("landmarks", "pose"),
     "landmark_3d_68": ("landmarks", "pose"),
 }  # fmt: skip
 _log = logging.getLogger(__name__)
@@ -41,8 +43,10 @@ _log = logging.getLogger(__name__)
 class Face(dict[str, Any]):
     """One face: `face.bbox` and `face["bbox"]` are the same.
 
-    `bbox` (4,) xyxy, `kps` (5, 2), `det_score`; and where asked for: `age` whole years, `gender` 1 male 0 female, `sex` "M" or "F",
-    `pose` (pitch, yaw, roll) in degrees with mien's signs, `landmark_2d_68` (68, 2), `embedding` (128,). `mien`: the face as mien has it.
+    `bbox` (4,) xyxy, `kps` (5, 2), `det_score`; and where asked for: `age` whole years, `gender` 1 male 0
+    female, `sex` "M" or "F",
+    `pose` (pitch, yaw, roll) in degrees with mien's signs, `landmark_2d_68` (68, 2), `embedding` (128,).
+    `mien`: the face as mien has it.
     """
 
     def __getattr__(self, name: str) -> Any:
@@ -75,21 +79,30 @@ class FaceAnalysis:
     """Detects and reads faces in BGR pictures.
 
     Args:
-        name, root: taken and not used. allowed_modules: of detection, recognition, genderage, landmark_2d_106, landmark_3d_68.
+        name, root: taken and not used. allowed_modules: of detection, recognition, genderage,
+            landmark_2d_106, landmark_3d_68.
         providers: ONNX Runtime's, in order; the CPU if not given. threads: of a forward.
 
     Raises:
-        UsageError: an unknown module, or none of the providers is here; else the first that is here is taken, with a warning.
+        UsageError: an unknown module, or none of the providers is here; else the first that is here is taken,
+            with a warning.
     """
 
     def __init__(
-        self, name: str = "buffalo_l", root: str = "~/.insightface", allowed_modules: Sequence[str] | None = None,
-        providers: Sequence[Any] | None = None, threads: int | None = None, **kwargs: Any,
-    ):  # fmt: skip
+        self,
+        name: str = "buffalo_l",
+        root: str = "~/.insightface",
+        allowed_modules: Sequence[str] | None = None,
+        providers: Sequence[Any] | None = None,
+        threads: int | None = None,
+        **kwargs: Any,
+    ):
         modules = list(MODULES) if allowed_modules is None else list(allowed_modules)
         if unknown := [m for m in modules if m not in MODULES]:
             raise UsageError(f"no module {unknown[0]!r}; there are: {', '.join(MODULES)}")
-        named = _available([p[0] if isinstance(p, tuple) else p for p in providers or ("CPUExecutionProvider",)])
+        named = _available(
+            [p[0] if isinstance(p, tuple) else p for p in providers or ("CPUExecutionProvider",)]
+        )
         self._model = OnnxModel(WEIGHTS / "mien.onnx", threads=threads, providers=named)
         self._finder = OnnxModel(WEIGHTS / "detector.onnx", threads=threads, providers=named)
         tasks = list(dict.fromkeys(t for m in modules for t in MODULES[m]))
@@ -98,12 +111,21 @@ class FaceAnalysis:
         for extra in kwargs:
             _log.info("FaceAnalysis: %s has no meaning here", extra)
 
-    def prepare(self, ctx_id: int = 0, det_thresh: float | None = None, det_size: tuple[int, int] | str | None = (640, 640)) -> None:
-        """ctx_id is not used: `providers` choose the device. det_thresh: mien's scores are not InsightFace's; its own cut if not given.
+    def prepare(
+        self,
+        ctx_id: int = 0,
+        det_thresh: float | None = None,
+        det_size: tuple[int, int] | str | None = (640, 640),
+    ) -> None:
+        """ctx_id is not used: `providers` choose the device. det_thresh: mien's scores are not InsightFace's;
+        its own cut if not given.
 
-        det_size is not used either: mien looks at each photo at several sizes, so that near faces and far ones are found.
+        det_size is not used either: mien looks at each photo at several sizes, so that near faces and far
+            ones are found.
         """
-        detector = Detector(self._finder) if det_thresh is None else Detector(self._finder, threshold=det_thresh)
+        detector = (
+            Detector(self._finder) if det_thresh is None else Detector(self._finder, threshold=det_thresh)
+        )
         self._reader = Reader(detector, self._model, tasks=self._reader.requested)
         self.det_thresh = detector.threshold
 
@@ -116,7 +138,9 @@ class FaceAnalysis:
         """A copy of the BGR picture with its faces drawn in."""
         from mien.visualize.drawing import annotate
 
-        return np.ascontiguousarray(annotate(np.ascontiguousarray(img[..., ::-1]), [f["mien"] for f in faces])[..., ::-1])
+        return np.ascontiguousarray(
+            annotate(np.ascontiguousarray(img[..., ::-1]), [f["mien"] for f in faces])[..., ::-1]
+        )
 
 
 def _available(named: Sequence[str]) -> list[str]:
@@ -132,7 +156,11 @@ def _available(named: Sequence[str]) -> list[str]:
 
 
 def _converted(face: Any) -> Face:
-    out = Face(bbox=np.asarray(face.box, np.float32), kps=np.asarray(face.points, np.float32), det_score=np.float32(face.score))
+    out = Face(
+        bbox=np.asarray(face.box, np.float32),
+        kps=np.asarray(face.points, np.float32),
+        det_score=np.float32(face.score),
+    )
     if "age" in face:
         out["age"] = round(face["age"].years)
     if "gender" in face:
@@ -155,7 +183,10 @@ def get_image(name: str, to_rgb: bool = False) -> Pixels:
 
 def get_model(name: str, **kwargs: Any) -> Any:
     """Refused: mien has one network for all answers, and no single models of InsightFace's."""
-    raise UsageError(f"mien has no separate model {name!r}; use FaceAnalysis(allowed_modules=[...]), which reads all by one network")
+    raise UsageError(
+        f"mien has no separate model {name!r}; use FaceAnalysis(allowed_modules=[...]), which reads all by"
+        " one network"
+    )
 
 
 # for `insightface.app.FaceAnalysis`, `insightface.data.get_image` and `insightface.model_zoo.get_model`

@@ -15,5 +15,12 @@ if TYPE_CHECKING:
 __all__ = ["Augment", "DATASETS", "Dataset", "Mixture", "OFFICIAL"]
 
 __getattr__ = attach(
-    __name__, {"Augment": "augment", "DATASETS": "catalogue", "OFFICIAL": "catalogue", "Dataset": "dataset", "Mixture": "mixture"}
+    __name__,
+    {
+        "Augment": "augment",
+        "DATASETS": "catalogue",
+        "OFFICIAL": "catalogue",
+        "Dataset": "dataset",
+        "Mixture": "mixture",
+    },
 )

@@ -17,16 +17,21 @@ from mien.types import Example, Pixels, Sample, View
 
 @dataclass(frozen=True, slots=True)
 class Augment:
-    """How far a training picture may be moved from its aligned crop; all ranges are two-sided and uniform, unless `normal`.
+    """How far a training picture may be moved from its aligned crop; all ranges are two-sided and uniform,
+    unless `normal`.
 
     Attributes:
         degrees, scale, shift: turn, relative size, and shift as a fraction of the crop's side.
         mirror, light, gray, blur, erase, noise: chances, 0..1, of each change.
-        surround: chance that what lies outside the stored picture is filled in instead of black. Tight sets have
-            nothing there and photos do; a network that only ever saw black around faces with an age would be lost.
-        borrow: chance, where a picture is surrounded and other faces are at hand, that what lies outside it is another's: hair, neck and
+        surround: chance that what lies outside the stored picture is filled in instead of black. Tight sets
+            have
+            nothing there and photos do; a network that only ever saw black around faces with an age would be
+            lost.
+        borrow: chance, where a picture is surrounded and other faces are at hand, that what lies outside it
+            is another's: hair, neck and
             background that tell nothing of this face, so that the network learns to read the face itself.
-        normal: turn and relative size are normally distributed, with standard deviations of `degrees` and `scale` around 0 and 1
+        normal: turn and relative size are normally distributed, with standard deviations of `degrees` and
+            `scale` around 0 and 1
             (sizes within a half and one and a half).
         recompress: chance of a JPEG of quality 30 to 95, after all else.
     """
@@ -50,16 +55,23 @@ NONE = Augment(0, 0, 0, 0, 0, 0, 0, 0, 0, 0)
 
 
 def crop_example(
-    sample: Sample, view: View, augment: Augment, rng: np.random.Generator, others: Callable[[np.random.Generator], Pixels] | None = None
+    sample: Sample,
+    view: View,
+    augment: Augment,
+    rng: np.random.Generator,
+    others: Callable[[np.random.Generator], Pixels] | None = None,
 ) -> Example:
     """Bring a sample to a view by its five points, moved at random; labels follow through their tasks.
 
     Args:
-        others: draws another face in the same view, whose surroundings this one may borrow (`Augment.borrow`).
+        others: draws another face in the same view, whose surroundings this one may borrow
+            (`Augment.borrow`).
     """
     w, h = view.size
     mirrored = bool(rng.random() < augment.mirror)
-    aside = -2 * sample.label_offset_x if mirrored else 0.0  # of places, before the mirror, to lean to the right behind it
+    aside = (
+        -2 * sample.label_offset_x if mirrored else 0.0
+    )  # of places, before the mirror, to lean to the right behind it
     base = geometry.fit_similarity(sample.points + (aside, 0), geometry.template_points(view))
     move = geometry.about(
         ((w - 1) / 2, (h - 1) / 2),
@@ -72,10 +84,17 @@ def crop_example(
     pixels = geometry.warp(sample.image, affine, view.size)
     if rng.random() < augment.fill_border:
         other = others(rng) if others is not None and rng.random() < augment.paste_background else None
-        pixels = fill_border(pixels, sample.image, affine, rng) if other is None else paste_into(pixels, sample.image, affine, other, rng)
+        pixels = (
+            fill_border(pixels, sample.image, affine, rng)
+            if other is None
+            else paste_into(pixels, sample.image, affine, other, rng)
+        )
     pixels = photometric(pixels, augment, rng)
     places = geometry.compose(affine, np.array([[1.0, 0.0, aside], [0.0, 1.0, 0.0]]))
-    return Example(pixels, {name: _moved(name, label, affine, places, mirrored, view) for name, label in sample.labels.items()})
+    return Example(
+        pixels,
+        {name: _moved(name, label, affine, places, mirrored, view) for name, label in sample.labels.items()},
+    )
 
 
 def _scale(augment: Augment, rng: np.random.Generator) -> float:
@@ -85,30 +104,40 @@ def _scale(augment: Augment, rng: np.random.Generator) -> float:
     return float(np.exp(rng.uniform(-1, 1) * np.log1p(augment.scale)))
 
 
-def _moved(name: str, label: Any, affine: npt.ArrayLike, places: npt.ArrayLike, mirrored: bool, view: View) -> tuple[Any, Any]:
+def _moved(
+    name: str, label: Any, affine: npt.ArrayLike, places: npt.ArrayLike, mirrored: bool, view: View
+) -> tuple[Any, Any]:
     of = task(name)
     return of.encode_target(label, places if isinstance(of.shape, Points) else affine, mirrored, view.size)
 
 
 def fill_border(pixels: Pixels, image: Pixels, affine: npt.ArrayLike, rng: np.random.Generator) -> Pixels:
-    """Fill what lies outside the stored picture: with its mirror image, its border's colours, or one colour."""
+    """Fill what lies outside the stored picture: with its mirror image, its border's colors, or one color."""
     size = (pixels.shape[1], pixels.shape[0])
     how = rng.random()
     if how < 0.6:
         border = cv2.BORDER_REFLECT_101 if how < 0.4 else cv2.BORDER_REPLICATE
-        around = cv2.warpAffine(image, np.asarray(affine, np.float64), size, flags=cv2.INTER_LINEAR, borderMode=border)
+        around = cv2.warpAffine(
+            image, np.asarray(affine, np.float64), size, flags=cv2.INTER_LINEAR, borderMode=border
+        )
     else:
         around = np.broadcast_to(rng.integers(0, 256, 3).astype(np.uint8), pixels.shape)
     inside = geometry.warp_mask(np.full(image.shape[:2], 1, np.uint8), affine, size, outside=0)
     return np.where(inside[..., None] > 0, pixels, around)
 
 
-def paste_into(pixels: Pixels, image: Pixels, affine: npt.ArrayLike, other: Pixels, rng: np.random.Generator) -> Pixels:
-    """Set the stored picture into another face of the same view (H, W, 3), with a seam of random width; gray into gray."""
+def paste_into(
+    pixels: Pixels, image: Pixels, affine: npt.ArrayLike, other: Pixels, rng: np.random.Generator
+) -> Pixels:
+    """Set the stored picture into another face of the same view (H, W, 3), with a seam of random width; gray
+    into gray.
+    """
     h, w = pixels.shape[:2]
     if not np.any(np.ptp(image[::4, ::4].astype(np.int16), axis=2)):
         other = grayed(other)
-    seam = max(1.0, rng.uniform(0, 0.08) * min(image.shape[:2]))  # pixels of the stored picture, whose border fades out
+    seam = max(
+        1.0, rng.uniform(0, 0.08) * min(image.shape[:2])
+    )  # pixels of the stored picture, whose border fades out
     margin = np.minimum(_edge(image.shape[0])[:, None], _edge(image.shape[1])[None])
     stored = np.clip(margin / seam, 0, 1).astype(np.float32)
     inside = cv2.warpAffine(stored, np.asarray(affine, np.float64), (w, h), flags=cv2.INTER_LINEAR)[..., None]
@@ -132,7 +161,9 @@ def photometric(pixels: Pixels, augment: Augment, rng: np.random.Generator) -> P
         levels = np.arange(256, dtype=np.float32) / 255
         gain, lift, gamma = rng.uniform(0.7, 1.3), rng.uniform(-0.12, 0.12), np.exp(rng.uniform(-0.4, 0.4))
         tint = 1 + rng.uniform(-0.08, 0.08, 3)
-        curves = (((levels**gamma - 0.5) * gain + 0.5 + lift)[:, None] * tint * 255).clip(0, 255).astype(np.uint8)
+        curves = (
+            (((levels**gamma - 0.5) * gain + 0.5 + lift)[:, None] * tint * 255).clip(0, 255).astype(np.uint8)
+        )
         pixels = cv2.LUT(pixels, curves[None])  # type: ignore[assignment]
         mix = rng.uniform(-0.5, 0.4)  # saturation: away from, or beyond, the gray picture
         pixels = cv2.addWeighted(pixels, 1 + mix, grayed(pixels), -mix, 0)  # type: ignore[assignment]
@@ -152,7 +183,9 @@ def photometric(pixels: Pixels, augment: Augment, rng: np.random.Generator) -> P
         y, x = int(rng.integers(0, h - eh)), int(rng.integers(0, w - ew))
         pixels = pixels.copy()
         pixels[y : y + eh, x : x + ew] = rng.integers(0, 256, 3)
-    if augment.recompress and rng.random() < augment.recompress:  # no draw where it is off: older runs keep their batches
+    if (
+        augment.recompress and rng.random() < augment.recompress
+    ):  # no draw where it is off: older runs keep their batches
         quality = int(rng.integers(30, 96))
         _, data = cv2.imencode(".jpg", pixels[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])
         pixels = cv2.imdecode(data, cv2.IMREAD_COLOR)[..., ::-1]  # type: ignore[index, assignment]

@@ -18,14 +18,17 @@ from mien.types import Sample, View
 
 @dataclass(frozen=True, slots=True)
 class Official:
-    """A set in its publisher's layout, below the data root; called with a split, or with several: "train+val".
+    """A set in its publisher's layout, below the data root; called with a split, or with several:
+    "train+val".
 
-    Nothing is opened, and no library for it imported, before the call. What the folder holds stands in the reader's docstring.
+    Nothing is opened, and no library for it imported, before the call. What the folder holds stands in the
+    reader's docstring.
 
     Attributes:
         folder: below `settings.data_root()`. read: (root, split, **options) -> Dataset.
         splits: our word -> the reader's. options: of the reader; a call may give others.
-        points: whether `points5.parquet` in the folder, a points table as in `mien.data.formats.attributes`, says where faces are:
+        points: whether `points5.parquet` in the folder, a points table as in `mien.data.formats.attributes`,
+            says where faces are:
             the set has points of its own, or it may (places of the whole set stand in), or it must.
     """
 
@@ -39,16 +42,24 @@ class Official:
         """The data set.
 
         Raises:
-            UsageError: no such split. MissingData: the folder, or a file in it, is not there; the message names it.
+            UsageError: no such split. MissingData: the folder, or a file in it, is not there; the message
+                names it.
         """
         words = split.split("+")
         if unknown := [w for w in words if w not in self.splits]:
-            raise UsageError(f"{self.folder} has no split {unknown[0]!r}; there are: {', '.join(self.splits)}")
+            raise UsageError(
+                f"{self.folder} has no split {unknown[0]!r}; there are: {', '.join(self.splits)}"
+            )
         root = settings.data_root() / self.folder
         if not root.is_dir():
-            raise MissingData(f"expected {root}, laid out as {self.read.__module__}.{self.read.__name__} says; it is missing")
+            raise MissingData(
+                f"expected {root}, laid out as {self.read.__module__}.{self.read.__name__} says; it is"
+                " missing"
+            )
         table = root / "points5.parquet"
-        found = {"points": table} if self.points == "must" or (self.points == "may" and table.is_file()) else {}
+        found = (
+            {"points": table} if self.points == "must" or (self.points == "may" and table.is_file()) else {}
+        )
         parts = [self.read(root, self.splits[w], **{**self.options, **found, **options}) for w in words]
         return parts[0] if len(parts) == 1 else ConcatDataset(parts)
 
@@ -61,7 +72,9 @@ _THREE, _TWO = _same("train", "val", "test"), _same("train", "test")
 
 
 OFFICIAL: dict[str, Official] = {
-    "300w": Official("300w", points.ibug300w, _same("train", "common", "full") | {"challenge": "challenging"}),
+    "300w": Official(
+        "300w", points.ibug300w, _same("train", "common", "full") | {"challenge": "challenging"}
+    ),
     "wflw": Official("wflw", points.wflw, _TWO | {s: f"test_{s}" for s in points.WFLW_SUBSETS}),
     "cofw": Official("cofw", points.cofw, _TWO),
     "aflw19": Official("aflw19", points.aflw19, _TWO | {"frontal": "test_frontal"}),
@@ -81,7 +94,10 @@ OFFICIAL: dict[str, Official] = {
     "ms1mv3": Official("ms1mv3", recognition.ms1mv3, _same("train")),
     "lfw-official": Official("lfw-official", recognition.lfw, _THREE, "may"),
     "lfw.bin": Official("verification", recognition.verification, {"test": "lfw"}),
-    **{n: Official("verification", recognition.verification, {"test": n}) for n in ("cfp_fp", "agedb_30", "calfw", "cplfw")},
+    **{
+        n: Official("verification", recognition.verification, {"test": n})
+        for n in ("cfp_fp", "agedb_30", "calfw", "cplfw")
+    },
 }
 
 
@@ -118,7 +134,8 @@ class SourceSpec:
     """What one set gives to every batch.
 
     Attributes:
-        dataset: in `DATASETS`. split: such as "train", or "train+val". task: that it teaches, "name" or "name@set".
+        dataset: in `DATASETS`. split: such as "train", or "train+val". task: that it teaches, "name" or
+            "name@set".
         n: pictures a batch. augment: how far they are moved. options: of the set's reader.
     """
 
@@ -130,8 +147,11 @@ class SourceSpec:
     options: Mapping[str, Any] = field(default_factory=dict)
 
 
-def open_parts(parts: Sequence[SourceSpec], view: View, *, drawn: bool = False) -> list[tuple[FaceSource, int]]:
-    """Parts as a `Mixture` takes them: (source, pictures a batch), each source with the labels of its task alone.
+def open_parts(
+    parts: Sequence[SourceSpec], view: View, *, drawn: bool = False
+) -> list[tuple[FaceSource, int]]:
+    """Parts as a `Mixture` takes them: (source, pictures a batch), each source with the labels of its task
+    alone.
 
     Args:
         drawn: drawn faces with that label in place of each set, so that a recipe can be tried without data.

@@ -27,12 +27,20 @@ class FaceSource:
 
     Args:
         at: where given, the labels answer "task@at" instead of "task"; see `mien.tasks.catalogue.task`.
-        only: tasks whose labels are handed on; all when empty. A set made for one task may know a little of others.
+        only: tasks whose labels are handed on; all when empty. A set made for one task may know a little of
+            others.
         others: faces whose surroundings a tightly cut picture may borrow, see `Augment.borrow`.
     """
 
     def __init__(
-        self, dataset: Dataset, view: View, augment: Augment, *, at: str = "", only: Sequence[str] = (), others: Dataset | None = None
+        self,
+        dataset: Dataset,
+        view: View,
+        augment: Augment,
+        *,
+        at: str = "",
+        only: Sequence[str] = (),
+        others: Dataset | None = None,
     ):
         self.dataset, self.view, self.augment, self.at, self.only = dataset, view, augment, at, tuple(only)
         self.others = others
@@ -47,7 +55,9 @@ class FaceSource:
         if self.only:
             labels = {name: label for name, label in sample.labels.items() if name in self.only}
             sample = replace(sample, labels=labels)
-        example = crop_example(sample, self.view, self.augment, rng, self._other if self.others is not None else None)
+        example = crop_example(
+            sample, self.view, self.augment, rng, self._other if self.others is not None else None
+        )
         if not self.at:
             return example
         return Example(example.pixels, {f"{name}@{self.at}": label for name, label in example.labels.items()})
@@ -99,6 +109,8 @@ class LabelledSubset(Subset):
     """The pictures of a data set that a task has a label for."""
 
     def __init__(self, dataset: Dataset, task: str):
-        labels = getattr(dataset, "labels", None)  # without opening every picture, where a set keeps them apart
+        labels = getattr(
+            dataset, "labels", None
+        )  # without opening every picture, where a set keeps them apart
         known = (task in (dataset[i].labels if labels is None else labels[i]) for i in range(len(dataset)))
         super().__init__(dataset, [i for i, there in enumerate(known) if there])

@@ -1,4 +1,4 @@
-"""Whole photos with every face marked, and the moved, joined and cut pictures that the detector learns from."""
+"""Whole photos with every face marked, and the augmented pictures that the detector learns from."""
 
 from __future__ import annotations
 
@@ -64,7 +64,9 @@ def read_photos(root: Path, split: str) -> list[Photo]:
         raise MissingData(f"no table {path}; set MIEN_DATA to the folder that holds photos/")
     photos = []
     for row in pq.read_table(path).to_pylist():
-        photos.append(Photo(row["name"], decoded(row, path), np.asarray(row["faces"], np.float32).reshape(-1, 15)))
+        photos.append(
+            Photo(row["name"], decoded(row, path), np.asarray(row["faces"], np.float32).reshape(-1, 15))
+        )
     return photos
 
 
@@ -80,8 +82,13 @@ def read_labelled(table: Path, labels: Path, *, longer: int = 400) -> list[Photo
     """
     for path in (table, labels):
         if not path.is_file():
-            raise MissingData(f"no table {path}; labels are made by: python -m recipes.detector_labels --help")
-    faces = {r["name"]: np.asarray(r["faces"], np.float32).reshape(-1, 15) for r in pq.read_table(labels).to_pylist()}
+            raise MissingData(
+                f"no table {path}; labels are made by: python -m recipes.detector_labels --help"
+            )
+    faces = {
+        r["name"]: np.asarray(r["faces"], np.float32).reshape(-1, 15)
+        for r in pq.read_table(labels).to_pylist()
+    }
     photos = []
     for batch in pq.ParquetFile(table).iter_batches(256, columns=["name", "image"]):
         for row in batch.to_pylist():
@@ -111,17 +118,21 @@ class PhotosDataset:
 
 
 class MosaicSource:
-    """Training pictures from photos: one photo, strongly scaled and turned, or 2 x 2 to 6 x 6 of them in tiles.
+    """Training pictures from photos: one photo, strongly scaled and turned, or 2 x 2 to 6 x 6 of them in
+    tiles.
 
-    A photo alone shows a face of any size from small to beyond the picture; tiles show many small ones. A few pictures
+    A photo alone shows a face of any size from small to beyond the picture; tiles show many small ones. A few
+    pictures
     are background only.
 
     Args:
         photos: decoded. size: side of the square pictures in pixels.
         empty: chance of a picture without faces.
-        groups: chance to take, instead of a photo of its turn, one drawn by the square root of its faces' number: most
+        groups: chance to take, instead of a photo of its turn, one drawn by the square root of its faces'
+            number: most
             photos hold one large face, and those of groups have more to teach.
-        occluded: chance of each face to be covered in part by something drawn: a mask, dark glasses, a hand, a block.
+        occluded: chance of each face to be covered in part by something drawn: a mask, dark glasses, a hand,
+            a block.
         degraded: chance of a picture to be darkened, lit from behind or compressed.
     """
 
@@ -166,9 +177,15 @@ class MosaicSource:
             return min(int(np.searchsorted(self._odds, rng.random(), side="right")), len(self.photos) - 1)
         return index
 
-    def _mosaic(self, index: int, tiles: int, rng: np.random.Generator) -> tuple[Pixels, npt.NDArray[np.float64]]:
+    def _mosaic(
+        self, index: int, tiles: int, rng: np.random.Generator
+    ) -> tuple[Pixels, npt.NDArray[np.float64]]:
         edges = np.linspace(0, self.size, tiles + 1).round().astype(int)
-        canvas, rows, own = np.empty((self.size, self.size, 3), np.uint8), [], int(rng.integers(tiles * tiles))
+        canvas, rows, own = (
+            np.empty((self.size, self.size, 3), np.uint8),
+            [],
+            int(rng.integers(tiles * tiles)),
+        )
         for t in range(tiles * tiles):
             other = int(rng.integers(len(self.photos)))
             photo = self._photo(index if t == own else self._draw(other, rng) if tiles < 4 else other, rng)
@@ -184,7 +201,9 @@ class MosaicSource:
             return photo
         return Photo(photo.name, occlude(photo.pixels, photo.faces, self.occluded, rng), photo.faces)
 
-    def _example(self, pixels: Pixels, rows: npt.NDArray[np.float64], augment: Augment, rng: np.random.Generator) -> Example:
+    def _example(
+        self, pixels: Pixels, rows: npt.NDArray[np.float64], augment: Augment, rng: np.random.Generator
+    ) -> Example:
         if self.degraded and rng.random() < self.degraded:
             pixels = degrade(pixels, rng)
         return Example(photometric(pixels, augment, rng), {FACES.name: (padded(rows), np.True_)})
@@ -209,8 +228,10 @@ def border(rng: np.random.Generator) -> tuple[int, int, int]:
 def alone(photo: Photo, size: int, rng: np.random.Generator) -> tuple[geometry.Array, bool]:
     """A move around one face of the photo.
 
-    Four times in ten its side becomes 24 pixels to 1.25 x the picture, uniform in octaves; else the photo becomes one
-    to 2.4 times as large as the picture, whatever the face: as the runtime shows it, enlarged and a little blurred.
+    Four times in ten its side becomes 24 pixels to 1.25 x the picture, uniform in octaves; else the photo
+    becomes one
+    to 2.4 times as large as the picture, whatever the face: as the runtime shows it, enlarged and a little
+        blurred.
     """
     mirrored = bool(rng.random() < 0.5)
     h, w = photo.pixels.shape[:2]
@@ -222,11 +243,14 @@ def alone(photo: Photo, size: int, rng: np.random.Generator) -> tuple[geometry.A
         middle, side = (rng.uniform(0, w), rng.uniform(0, h)), max(h, w) * 0.4
     fit = size / max(h, w)
     if rng.random() < 0.4:
-        scale = float(np.clip(np.exp(rng.uniform(np.log(24), np.log(1.25 * size))) / side, 0.7 * fit, 4.5 * fit))
+        scale = float(
+            np.clip(np.exp(rng.uniform(np.log(24), np.log(1.25 * size))) / side, 0.7 * fit, 4.5 * fit)
+        )
     else:
         scale = fit * float(np.exp(rng.uniform(0, np.log(2.4))))
     move = geometry.about(middle, degrees=turn(rng), scale=scale, mirror=mirrored)
-    # the face's centre lands where the photo fills the picture, or is inside it if smaller; or a little beyond
+    # the face's centre lands where the photo fills the picture, or is inside it if smaller; or a little
+    # beyond
     place = []
     for before, length in ((w - 1 - middle[0] if mirrored else middle[0], w), (middle[1], h)):
         lo, hi = sorted((size - (length - before) * scale, before * scale))
@@ -237,7 +261,9 @@ def alone(photo: Photo, size: int, rng: np.random.Generator) -> tuple[geometry.A
     return move, mirrored
 
 
-def tiled(photo: Photo, tile: tuple[int, int, int, int], rng: np.random.Generator) -> tuple[geometry.Array, bool]:
+def tiled(
+    photo: Photo, tile: tuple[int, int, int, int], rng: np.random.Generator
+) -> tuple[geometry.Array, bool]:
     """A move that fills a tile (x1, y1, x2, y2) with the photo, or a part of it."""
     h, w = photo.pixels.shape[:2]
     x1, y1, x2, y2 = tile
@@ -252,9 +278,15 @@ def tiled(photo: Photo, tile: tuple[int, int, int, int], rng: np.random.Generato
 
 
 def show(
-    photo: Photo, affine: geometry.Array, mirrored: bool, tile: tuple[int, int, int, int], outside: tuple[int, int, int]
+    photo: Photo,
+    affine: geometry.Array,
+    mirrored: bool,
+    tile: tuple[int, int, int, int],
+    outside: tuple[int, int, int],
 ) -> tuple[Pixels, npt.NDArray[np.float64]]:
-    """A photo through an affine (photo -> canvas) into a tile of the canvas: its pixels, and rows in canvas pixels."""
+    """A photo through an affine (photo -> canvas) into a tile of the canvas: its pixels, and rows in canvas
+    pixels.
+    """
     x1, y1, x2, y2 = tile
     inner = geometry.compose([[1, 0, -x1], [0, 1, -y1]], affine)
     made = geometry.warp(photo.pixels, inner, (x2 - x1, y2 - y1), outside)
@@ -263,7 +295,9 @@ def show(
 
 
 def background(photo: Photo, size: int, rng: np.random.Generator) -> Pixels | None:
-    """A square of the photo that no marked face touches, enlarged to the picture's size; None when none was found."""
+    """A square of the photo that no marked face touches, enlarged to the picture's size; None when none was
+    found.
+    """
     h, w = photo.pixels.shape[:2]
     boxes = np.hstack([photo.faces[:, :2], photo.faces[:, :2] + photo.faces[:, 2:4]])
     for _ in range(8):
@@ -273,5 +307,7 @@ def background(photo: Photo, size: int, rng: np.random.Generator) -> Pixels | No
         x, y = int(rng.integers(0, w - side + 1)), int(rng.integers(0, h - side + 1))
         apart = (boxes[:, 0] > x + side) | (boxes[:, 2] < x) | (boxes[:, 1] > y + side) | (boxes[:, 3] < y)
         if apart.all():
-            return cv2.resize(photo.pixels[y : y + side, x : x + side], (size, size), interpolation=cv2.INTER_LINEAR)  # type: ignore[return-value]
+            return cv2.resize(
+                photo.pixels[y : y + side, x : x + side], (size, size), interpolation=cv2.INTER_LINEAR
+            )  # type: ignore[return-value]
     return None

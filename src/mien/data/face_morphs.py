@@ -1,8 +1,12 @@
-"""Faces that nobody has: two training faces laid over one another, each with the descriptor that a teacher gives of it.
+"""Faces that nobody has: two training faces laid over one another, each with the descriptor that a teacher
+gives of it.
 
-A set of pictures names each person a few times at most, and a network that shall learn a teacher's descriptors of faces needs many
-different faces, not names. What the teacher says of a blend is a label as good as any, and there are as many blends as pairs.
-`python -m recipes.dlib_descriptors` makes the table: which faces, how much of the second, and the descriptor; pictures stay where they are.
+A set of pictures names each person a few times at most, and a network that shall learn a teacher's
+descriptors of faces needs many
+different faces, not names. What the teacher says of a blend is a label as good as any, and there are as many
+blends as pairs.
+`python -m recipes.dlib_descriptors` makes the table: which faces, how much of the second, and the descriptor;
+    pictures stay where they are.
 """
 
 from __future__ import annotations
@@ -57,7 +61,9 @@ class Faces:
         of, i = self._rows[name]
         sample, side = self._sets[of][i], SIDE + 2 * MARGIN
         affine = geometry.fit_similarity(sample.points, POINTS)
-        return cv2.warpAffine(sample.image, affine, (side, side), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT_101)  # type: ignore[return-value]
+        return cv2.warpAffine(
+            sample.image, affine, (side, side), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT_101
+        )  # type: ignore[return-value]
 
     def blend(self, first: str, second: str, weight: float) -> Pixels:
         """(1 - weight) of one and `weight` of the other; no second where its name is empty."""

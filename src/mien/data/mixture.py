@@ -1,4 +1,7 @@
-"""Several sources, one batch. A batch is a pure function of (seed, step), so a run resumes by its step alone."""
+"""Several sources, one batch.
+
+A batch is a pure function of (seed, step), so a run resumes by its step alone.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +30,10 @@ def collate(examples: Sequence[Example], tasks: Sequence[Task], size: tuple[int,
     images = np.stack([e.pixels for e in examples])
     h, w = images.shape[1:3]
     if (w, h) != tuple(size):
-        raise UsageError(f"pictures of {w} x {h} came to a mixture of {size[0]} x {size[1]}; give sources and mixture the same view")
+        raise UsageError(
+            f"pictures of {w} x {h} came to a mixture of {size[0]} x {size[1]}; give sources and mixture the"
+            " same view"
+        )
     targets, mask = {}, {}
     for task in tasks:
         blank = task.missing_target(size)
@@ -38,7 +44,8 @@ def collate(examples: Sequence[Example], tasks: Sequence[Task], size: tuple[int,
 
 
 def shares(weights: Sequence[float], batch: int) -> list[int]:
-    """Whole pictures of a batch for each weight, in proportion: the largest remainders are rounded up, ties from the left.
+    """Whole pictures of a batch for each weight, in proportion: the largest remainders are rounded up, ties
+    from the left.
 
     Raises:
         UsageError: a weight is negative or not finite, or all are zero.
@@ -58,15 +65,21 @@ class Mixture:
 
     Args:
         parts: (source, pictures a batch). A source is walked in a fresh random order each epoch of its own.
-        tasks: the model's tasks, or in one mixture of several those that it labels. seed: of order and augmentation;
+        tasks: the model's tasks, or in one mixture of several those that it labels. seed: of order and
+            augmentation;
             mixtures beside each other want different ones. size: (width, height) of the crops.
         view: how the pictures are shown, size and normalisation, where that is not the model's own view.
     """
 
     def __init__(
-        self, parts: Sequence[tuple[Source, int]], tasks: Sequence[Task], *, seed: int, size: tuple[int, int] | None = None,
+        self,
+        parts: Sequence[tuple[Source, int]],
+        tasks: Sequence[Task],
+        *,
+        seed: int,
+        size: tuple[int, int] | None = None,
         view: View | None = None,
-    ):  # fmt: skip
+    ):
         given = size or (view.size if view else None)
         if given is None or (view and view.size != tuple(given)):
             raise UsageError(f"a mixture needs a size or a view, of one size; got size={size}, view={view}")
@@ -75,17 +88,28 @@ class Mixture:
 
     @classmethod
     def by_proportion(
-        cls, sources: Sequence[Source], weights: Sequence[float], batch: int, tasks: Sequence[Task], *, seed: int,
-        size: tuple[int, int] | None = None, view: View | None = None,
-    ) -> Mixture:  # fmt: skip
-        """A mixture of `batch` pictures, shared among the sources by weight; see `shares`. A source of weight 0 stays out.
+        cls,
+        sources: Sequence[Source],
+        weights: Sequence[float],
+        batch: int,
+        tasks: Sequence[Task],
+        *,
+        seed: int,
+        size: tuple[int, int] | None = None,
+        view: View | None = None,
+    ) -> Mixture:
+        """A mixture of `batch` pictures, shared among the sources by weight; see `shares`. A source of weight
+        0 stays out.
 
         Raises:
             UsageError: a source would never be seen, because its share rounds to no picture.
         """
         parts = [(s, w, n) for s, w, n in zip(sources, weights, shares(weights, batch), strict=True) if w > 0]
         if unseen := [s.name for s, _, n in parts if n == 0]:
-            raise UsageError(f"of {batch} pictures a batch none falls to: {', '.join(unseen)}; raise the batch or these weights")
+            raise UsageError(
+                f"of {batch} pictures a batch none falls to: {', '.join(unseen)}; raise the batch or these"
+                " weights"
+            )
         return cls([(s, n) for s, _, n in parts], tasks, seed=seed, size=size, view=view)
 
     @property
@@ -97,13 +121,16 @@ class Mixture:
         key = (part, epoch)
         if key not in self._orders:
             order = np.random.default_rng([self.seed, 1, part, epoch]).permutation(len(self.parts[part][0]))
-            self._orders = {k: v for k, v in self._orders.items() if k[0] != part or k[1] == epoch - 1} | {key: order}
+            self._orders = {k: v for k, v in self._orders.items() if k[0] != part or k[1] == epoch - 1} | {
+                key: order
+            }
         return self._orders[key]
 
     def batch(self, step: int, share: int = 0, of: int = 1) -> Batch:
         """The batch of that step (0, 1, 2, ...), or one of its shares.
 
-        Pictures are dealt in turn: the j-th of the whole batch falls to share j modulo `of`. So shares are disjoint, together
+        Pictures are dealt in turn: the j-th of the whole batch falls to share j modulo `of`. So shares are
+            disjoint, together
         the whole batch, and differ by one picture at most, in each part and in all.
 
         Raises:
@@ -111,10 +138,12 @@ class Mixture:
         """
         if not 0 <= share < of or of > self.batch_size:
             raise UsageError(
-                f"share {share} of {of} of a batch of {self.batch_size} pictures; each share (a rank's micro-batch) needs a picture: "
-                "raise the batch, or take fewer ranks or a smaller accumulate"
+                f"share {share} of {of} of a batch of {self.batch_size} pictures; each share (a rank's"
+                " micro-batch) needs a picture: raise the batch, or take fewer ranks or a smaller accumulate"
             )
-        places = [(part, i) for part, (_, n) in enumerate(self.parts) for i in range(step * n, (step + 1) * n)]
+        places = [
+            (part, i) for part, (_, n) in enumerate(self.parts) for i in range(step * n, (step + 1) * n)
+        ]
         examples = []
         for part, i in places[share::of]:
             source = self.parts[part][0]
@@ -122,8 +151,12 @@ class Mixture:
             examples.append(source.example(index, np.random.default_rng([self.seed, 2, part, i])))
         return collate(examples, self.tasks, self.size)
 
-    def batches(self, start: int, stop: int, *, ahead: int = 4, shares: Sequence[int] = (0,), of: int = 1) -> Generator[Batch, None, None]:
-        """Batches of steps start..stop-1, or these shares of each, made by one thread a few batches ahead of their use."""
+    def batches(
+        self, start: int, stop: int, *, ahead: int = 4, shares: Sequence[int] = (0,), of: int = 1
+    ) -> Generator[Batch, None, None]:
+        """Batches of steps start..stop-1, or these shares of each, made by one thread a few batches ahead of
+        their use.
+        """
         wanted = [(step, share) for step in range(start, stop) for share in shares]
         made: queue.Queue[Batch | BaseException] = queue.Queue(maxsize=ahead)
         done = threading.Event()

@@ -8,7 +8,14 @@ import numpy.typing as npt
 
 from mien.types import Pixels
 
-MASK_COLORS = ((235, 240, 245), (160, 200, 225), (40, 40, 45), (200, 220, 230), (120, 160, 190), (230, 200, 205))
+MASK_COLORS = (
+    (235, 240, 245),
+    (160, 200, 225),
+    (40, 40, 45),
+    (200, 220, 230),
+    (120, 160, 190),
+    (230, 200, 205),
+)
 
 
 def occlude(pixels: Pixels, faces: npt.ArrayLike, chance: float, rng: np.random.Generator) -> Pixels:
@@ -67,7 +74,9 @@ def _polygon(out: Pixels, corners: npt.NDArray[np.float64], rng: np.random.Gener
     part[:] = (part * (1 - alpha) + paint * alpha).astype(np.uint8)
 
 
-def _mask(out: Pixels, points: npt.NDArray[np.float64], box: npt.NDArray[np.float64], rng: np.random.Generator) -> None:
+def _mask(
+    out: Pixels, points: npt.NDArray[np.float64], box: npt.NDArray[np.float64], rng: np.random.Generator
+) -> None:
     """A face mask from the nose, or from below it, to under the chin."""
     left, right, nose, mouth = points[0], points[1], points[2], (points[3] + points[4]) / 2
     across = right - left
@@ -96,7 +105,9 @@ def _dark_glasses(out: Pixels, points: npt.NDArray[np.float64], rng: np.random.G
     tone = int(rng.integers(0, 70))
     axes = (max(1, round(unit * rng.uniform(0.32, 0.48))), max(1, round(unit * rng.uniform(0.22, 0.38))))
     for eye in points[:2]:
-        cv2.ellipse(out, (round(eye[0]), round(eye[1])), axes, angle, 0, 360, (tone, tone, tone), -1, cv2.LINE_AA)
+        cv2.ellipse(
+            out, (round(eye[0]), round(eye[1])), axes, angle, 0, 360, (tone, tone, tone), -1, cv2.LINE_AA
+        )
     ends = [tuple(int(v) for v in np.round(p)) for p in points[:2]]
     cv2.line(out, ends[0], ends[1], (tone, tone, tone), max(1, round(unit * 0.08)), cv2.LINE_AA)
 
@@ -141,7 +152,9 @@ def degrade(pixels: Pixels, rng: np.random.Generator) -> Pixels:
     if kind < 0.6:  # light from one side or from behind
         h, w = pixels.shape[:2]
         a, b = rng.uniform(0.25, 1.0), rng.uniform(1.0, 1.9)
-        ramp = np.linspace(a, b, w)[None, :, None] if rng.random() < 0.5 else np.linspace(b, a, h)[:, None, None]
+        ramp = (
+            np.linspace(a, b, w)[None, :, None] if rng.random() < 0.5 else np.linspace(b, a, h)[:, None, None]
+        )
         return np.clip(pixels * (ramp if rng.random() < 0.5 else ramp[::-1, ::-1]), 0, 255).astype(np.uint8)
     ok, data = cv2.imencode(".jpg", pixels, [cv2.IMWRITE_JPEG_QUALITY, int(rng.integers(20, 80))])
     assert ok

@@ -15,7 +15,8 @@ from mien.errors import UsageError
 from mien.tasks import Task
 from mien.types import View
 
-# set -> how its training part is opened, given the teacher's descriptors, and how much of their mean is left in them
+# set -> how its training part is opened, given the teacher's descriptors, and how much of their mean is left
+# in them
 _OPEN: dict[str, Callable[[Mapping[str, Any], float], Dataset]] = {
     "ferplus": lambda teacher, left: pack.ferplus("train", soft=True),
     "utkface": lambda teacher, left: pack.utkface("train", teacher=teacher),
@@ -49,22 +50,35 @@ MADE_FOR: dict[str, tuple[str, ...]] = {
 SHARES = {"ferplus": 5, "utkface": 4, "celeba": 4, "mtfl": 2, "helen68": 1, "afw68": 1, "celebamask": 3}
 # task -> the protocol on validation pictures that shows how it learns
 WATCHED = {
-    "expression": "ferplus-val", "age": "utkface-age", "attributes": "celeba", "landmarks": "helen68", "parsing": "celebamask",
+    "expression": "ferplus-val", "age": "utkface-age", "attributes": "celeba", "landmarks": "helen68",
+    "parsing": "celebamask",
     "identity": "lfw",
 }  # fmt: skip
-# What a task's loss weighs: found on the main network, where at equal weights attributes and identity hardly learned
-LOSS_WEIGHTS = {"landmarks": 0.5, "points5": 0.5, "parsing": 1.0, "age": 0.5, "expression": 1.5, "attributes": 7.0, "identity": 2.0}
+# What a task's loss weighs: found on the main network, where at equal weights attributes and identity hardly
+# learned
+LOSS_WEIGHTS = {
+    "landmarks": 0.5,
+    "points5": 0.5,
+    "parsing": 1.0,
+    "age": 0.5,
+    "expression": 1.5,
+    "attributes": 7.0,
+    "identity": 2.0,
+}
 
 
 def batch_shares(tasks: Sequence[Task[Any]], batch: int) -> dict[str, int]:
-    """The sets made for these tasks -> pictures in a batch, in the proportions of `SHARES` and at least one of each.
+    """The sets made for these tasks -> pictures in a batch, in the proportions of `SHARES` and at least one
+    of each.
 
     Raises:
         UsageError: a task that no set of the pack was made for, or a batch with less room than sets.
     """
     missing = [t.name for t in tasks if t.name not in MADE_FOR]
     if missing:
-        raise UsageError(f"no set of the pack is made for {missing[0]!r}; there are sets for: {', '.join(MADE_FOR)}")
+        raise UsageError(
+            f"no set of the pack is made for {missing[0]!r}; there are sets for: {', '.join(MADE_FOR)}"
+        )
     wanted = {s for t in tasks for s in MADE_FOR[t.name]}
     part = {name: n for name, n in SHARES.items() if name in wanted}
     if batch < len(part):
@@ -84,17 +98,30 @@ def validation_protocols(tasks: Sequence[Task[Any]]) -> tuple[str, ...]:
 
 
 def blend(
-    shares: Mapping[str, int], view: View, tasks: Sequence[Task[Any]], *, seed: int, augment: Augment | None = None,
-    most: Mapping[str, int] | None = None, drawn: bool = False, paste_background: bool = False, only: str = "", left: float = 0.0,
-) -> Mixture:  # fmt: skip
+    shares: Mapping[str, int],
+    view: View,
+    tasks: Sequence[Task[Any]],
+    *,
+    seed: int,
+    augment: Augment | None = None,
+    most: Mapping[str, int] | None = None,
+    drawn: bool = False,
+    paste_background: bool = False,
+    only: str = "",
+    left: float = 0.0,
+) -> Mixture:
     """Training parts of the pack in one mixture: set -> pictures a batch, in that order.
 
     Args:
-        view: of the model; tasks: the ones it learns. A teacher's descriptors come along where identity is one of them.
-        augment: default `Augment()`. most: set -> use so many of its pictures only, to study how much a task needs.
+        view: of the model; tasks: the ones it learns. A teacher's descriptors come along where identity is
+            one of them.
+        augment: default `Augment()`. most: set -> use so many of its pictures only, to study how much a task
+            needs.
         borrow: surround faces of tight sets with what surrounds those of whole ones, see `Augment.borrow`.
-        drawn: drawn faces in place of the pack, each set with the labels it was made for: a recipe can be tried without data.
-        only: a task; then pictures that it has no label for stay out, and labels of other tasks too. left: see `pack.centred`.
+        drawn: drawn faces in place of the pack, each set with the labels it was made for: a recipe can be
+            tried without data.
+        only: a task; then pictures that it has no label for stay out, and labels of other tasks too. left:
+            see `pack.centred`.
 
     Raises:
         UsageError: a set that the pack does not have.
@@ -112,5 +139,8 @@ def blend(
     lenders = [opened[name] for name in WHOLE if paste_background and name in opened]
     others, augment = ConcatDataset(lenders) if lenders else None, augment or Augment()
     told = (only,) if only else ()
-    parts = [(FaceSource(opened[s], view, augment, only=told, others=others if s in TIGHT else None), n) for s, n in shares.items()]
+    parts = [
+        (FaceSource(opened[s], view, augment, only=told, others=others if s in TIGHT else None), n)
+        for s, n in shares.items()
+    ]
     return Mixture(parts, tasks, seed=seed, size=view.size)

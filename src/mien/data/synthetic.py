@@ -15,25 +15,113 @@ from mien.types import Pixels, Sample
 SIDE = 160
 Spots = tuple[int | tuple[int, ...], ...]
 
-# Where the points of other sets lie among the 68: a point, or the mean of several. Those of a brow's lower edge (LOW) are
+# Where the points of other sets lie among the 68: a point, or the mean of several. Those of a brow's lower
+# edge (LOW) are
 # moved to the edge that is drawn, four pixels below.
 _EYE_L, _EYE_R = (36, 37, 38, 39, 40, 41), (42, 43, 44, 45, 46, 47)
 WFLW98_OF_68: Spots = (
     *((i // 2, (i + 1) // 2) for i in range(33)),
-    17, 18, 19, 20, 21, 21, 20, 19, 18,
-    22, 23, 24, 25, 26, 25, 24, 23, 22,
-    27, 28, 29, 30, 31, 32, 33, 34, 35,
-    36, 37, (37, 38), 38, 39, 40, (40, 41), 41,
-    42, 43, (43, 44), 44, 45, 46, (46, 47), 47,
-    *range(48, 68), _EYE_L, _EYE_R,
-)  # fmt: skip
+    17,
+    18,
+    19,
+    20,
+    21,
+    21,
+    20,
+    19,
+    18,
+    22,
+    23,
+    24,
+    25,
+    26,
+    25,
+    24,
+    23,
+    22,
+    27,
+    28,
+    29,
+    30,
+    31,
+    32,
+    33,
+    34,
+    35,
+    36,
+    37,
+    (37, 38),
+    38,
+    39,
+    40,
+    (40, 41),
+    41,
+    42,
+    43,
+    (43, 44),
+    44,
+    45,
+    46,
+    (46, 47),
+    47,
+    *range(48, 68),
+    _EYE_L,
+    _EYE_R,
+)
 WFLW98_LOW = (38, 39, 40, 41, 47, 48, 49, 50)
 COFW29_OF_68: Spots = (
-    17, 26, 21, 22, 19, 19, 24, 24, 36, 45, 39, 42, (37, 38), (40, 41), (43, 44), (46, 47), _EYE_L, _EYE_R, 31, 35, 30, 33, 48, 54,
-    51, 62, 66, 57, 8,
-)  # fmt: skip
+    17,
+    26,
+    21,
+    22,
+    19,
+    19,
+    24,
+    24,
+    36,
+    45,
+    39,
+    42,
+    (37, 38),
+    (40, 41),
+    (43, 44),
+    (46, 47),
+    _EYE_L,
+    _EYE_R,
+    31,
+    35,
+    30,
+    33,
+    48,
+    54,
+    51,
+    62,
+    66,
+    57,
+    8,
+)
 COFW29_LOW = (5, 7)
-AFLW19_OF_68: Spots = (17, 19, 21, 22, 24, 26, 36, _EYE_L, 39, 42, _EYE_R, 45, 31, 30, 35, 48, (62, 66), 54, 8)
+AFLW19_OF_68: Spots = (
+    17,
+    19,
+    21,
+    22,
+    24,
+    26,
+    36,
+    _EYE_L,
+    39,
+    42,
+    _EYE_R,
+    45,
+    31,
+    30,
+    35,
+    48,
+    (62, 66),
+    54,
+    8,
+)
 
 # The 19 classes in smaller sets. A hat is background, drawn glasses hide what is behind and count as skin.
 _COMMON = {"nose": "nose", "u_lip": "upper_lip", "mouth": "inner_mouth", "l_lip": "lower_lip", "hair": "hair"}
@@ -55,8 +143,12 @@ def _classes(mask: Pixels, names: tuple[str, ...], of_19: dict[str, str]) -> Pix
 
 
 def _outline(rng: np.random.Generator) -> np.ndarray:
-    """68 points of a face about one unit wide, x right, y down, origin between eyes and mouth, with a random mouth."""
-    jaw = np.stack([-0.62 * np.cos(np.linspace(0, np.pi, 17)), 0.75 * np.sin(np.linspace(0, np.pi, 17)) - 0.1], 1)
+    """68 points of a face about one unit wide, x right, y down, origin between eyes and mouth, with a random
+    mouth.
+    """
+    jaw = np.stack(
+        [-0.62 * np.cos(np.linspace(0, np.pi, 17)), 0.75 * np.sin(np.linspace(0, np.pi, 17)) - 0.1], 1
+    )
     lift = rng.uniform(-0.05, 0.05)
     brow = np.stack([np.linspace(-0.5, -0.14, 5), -0.42 + lift - 0.06 * np.sin(np.linspace(0, np.pi, 5))], 1)
     bridge = np.stack([np.zeros(4), np.linspace(-0.22, 0.08, 4)], 1)
@@ -72,7 +164,17 @@ def _outline(rng: np.random.Generator) -> np.ndarray:
 
     flip = np.array([-1.0, 1.0])
     return np.concatenate(
-        [jaw, brow, brow[::-1] * flip, bridge, base, eye, (eye * flip)[[3, 2, 1, 0, 5, 4]], lips(12, 0.25, gape + 0.05), lips(8, 0.2, gape)]
+        [
+            jaw,
+            brow,
+            brow[::-1] * flip,
+            bridge,
+            base,
+            eye,
+            (eye * flip)[[3, 2, 1, 0, 5, 4]],
+            lips(12, 0.25, gape + 0.05),
+            lips(8, 0.2, gape),
+        ]
     )
 
 
@@ -95,7 +197,13 @@ def draw(rng: np.random.Generator) -> tuple[Pixels, dict[str, Any], np.ndarray]:
 
     def blob(name: str, center: tuple[float, float], radii: tuple[float, float], color: Any) -> None:
         a = np.linspace(0, 2 * np.pi, 40)
-        paint(name, geometry.move_points(np.stack([center[0] + radii[0] * np.cos(a), center[1] + radii[1] * np.sin(a)], 1), place), color)
+        paint(
+            name,
+            geometry.move_points(
+                np.stack([center[0] + radii[0] * np.cos(a), center[1] + radii[1] * np.sin(a)], 1), place
+            ),
+            color,
+        )
 
     skin, grey = rng.integers(120, 230, 3), np.full(3, 90 + years * 1.5)
     blob("hair", (0, -0.35), (0.85, 0.85), grey if not male else grey * 0.4)
@@ -119,10 +227,12 @@ def draw(rng: np.random.Generator) -> tuple[Pixels, dict[str, Any], np.ndarray]:
     five = geometry.five_of_68(p)
     who = np.array([float(male), years / 50, float(hat), -1.0], np.float32)
     labels = {
-        "landmarks": p, "points5": five, "parsing": mask, "age": years, "expression": int(smiling), "expression7": int(smiling),
+        "landmarks": p, "points5": five, "parsing": mask, "age": years, "expression": int(smiling),
+        "expression7": int(smiling),
         "attributes": {"Male": male, "Eyeglasses": glasses, "Wearing_Hat": hat, "Smiling": smiling},
         "identity": np.resize(who, 128), "identity512": np.resize(who, 512),
-        "lapa11": _classes(mask, LAPA11_NAMES, LAPA11_OF_19), "helen9": _classes(mask, HELEN9_NAMES, HELEN9_OF_19),
+        "lapa11": _classes(mask, LAPA11_NAMES, LAPA11_OF_19), "helen9": _classes(mask, HELEN9_NAMES,
+        HELEN9_OF_19),
         "emotion7": 3 if smiling else 0, "pose5": 2, "euler": (0.0, 0.0, tilt),
         **_points(p, glasses), **_units(outline, smiling),
     }  # fmt: skip
@@ -130,7 +240,10 @@ def draw(rng: np.random.Generator) -> tuple[Pixels, dict[str, Any], np.ndarray]:
 
 
 def _points(p: np.ndarray, glasses: bool) -> dict[str, Any]:
-    """Labels of the sets that mark other points than the 68. AFLW leaves out what is hidden: eyes behind drawn glasses."""
+    """Labels of the sets that mark other points than the 68.
+
+    AFLW leaves out what is hidden: eyes behind drawn glasses.
+    """
     seen = _spots(p, AFLW19_OF_68)
     box = np.concatenate([p.min(0), p.max(0)])
     if glasses:

@@ -1,4 +1,6 @@
-"""Whole photos of the second data pack that detectors are measured on: hand-drawn boxes, and pictures of one centered face."""
+"""Whole photos of the second data pack that detectors are measured on: hand-drawn boxes, and pictures of one
+centered face.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +35,9 @@ class FaceBoxesDataset:
         names = pq.read_table(self.path, columns=["name"])["name"].to_pylist()
         self.rows = [i for i, name in enumerate(names) if name in aside]
         if not self.rows:
-            raise MissingData(f"{self.path} holds none of the {len(aside)} photos that are set aside; build the pack again")
+            raise MissingData(
+                f"{self.path} holds none of the {len(aside)} photos that are set aside; build the pack again"
+            )
 
     def __len__(self) -> int:
         return len(self.rows)

@@ -1,6 +1,7 @@
 """What reading costs on this machine: stage by stage, over whole pictures, and before the first one.
 
-Times are by the clock, so they hold for a quiet machine only; processor seconds a picture hold on a busy one too. The
+Times are by the clock, so they hold for a quiet machine only; processor seconds a picture hold on a busy one
+too. The
 report has the machine, its load, the versions and the weights, since a time without them says nothing.
 """
 
@@ -44,8 +45,14 @@ class Group:
 
 
 def drawn_groups() -> list[Group]:
-    """Two drawn pictures, as JPEG bytes: one face (640 x 480), and five (1000 x 667). The package ships no photograph."""
-    return [Group("1 drawn face, 640x480", [_jpeg(_scene(640, 480, 1))]), Group("5 drawn faces, 1000x667", [_jpeg(_scene(1000, 667, 5))])]
+    """Two drawn pictures, as JPEG bytes: one face (640 x 480), and five (1000 x 667).
+
+    The package ships no photograph.
+    """
+    return [
+        Group("1 drawn face, 640x480", [_jpeg(_scene(640, 480, 1))]),
+        Group("5 drawn faces, 1000x667", [_jpeg(_scene(1000, 667, 5))]),
+    ]
 
 
 def _scene(width: int, height: int, faces: int) -> Pixels:
@@ -76,9 +83,11 @@ def spread(ms: Sequence[float]) -> dict[str, float]:
 
 
 def stages(reader: Reader, group: Group, runs: int) -> tuple[dict[str, dict[str, float]], float]:
-    """Milliseconds a picture by stage, and the mean number of faces; "read" is one forward of all faces and its answers.
+    """Milliseconds a picture by stage, and the mean number of faces; "read" is one forward of all faces and
+    its answers.
 
-    The pictures take turns, evenly over the group where it has more than `runs`; the first calls are not counted.
+    The pictures take turns, evenly over the group where it has more than `runs`; the first calls are not
+    counted.
     """
     ms: dict[str, list[float]] = {name: [] for name in (*STAGES, "all")}
     faces = 0
@@ -110,7 +119,7 @@ def _once(reader: Reader, source: Source) -> tuple[dict[str, float], int]:
 
 
 def throughput(reader: Reader, photos: Sequence[Source], least: int) -> dict[str, float]:
-    """Whole pictures through `Reader.stream`: as many as there are, again and again until at least `least`."""
+    """Whole pictures through `Reader.stream`: repeated until there are at least `least`."""
     again = -(-least // len(photos))
     began, used, failed, faces = time.perf_counter(), time.process_time(), 0, 0
     for reading in reader.stream(p for _ in range(again) for p in photos):
@@ -139,10 +148,15 @@ print(json.dumps([round(1e3 * (b - a), 1) for a, b in zip(t, t[1:])]))
 
 
 def start_up(threads: int | None, repeats: int = 3) -> dict[str, float]:
-    """Milliseconds of `import mien`, of importing what reads, and of loading the embedded weights; least of fresh processes."""
+    """Milliseconds of `import mien`, of importing what reads, and of loading the embedded weights; least of
+    fresh processes.
+    """
     code = _IMPORTS.format(threads=threads)
     rows = [
-        json.loads(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout) for _ in range(repeats)
+        json.loads(
+            subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+        )
+        for _ in range(repeats)
     ]
     least = np.min(rows, axis=0).tolist()
     return dict(zip(("import_mien", "import_reader", "load_weights"), least, strict=True))
@@ -152,19 +166,27 @@ def surroundings() -> dict[str, Any]:
     """Machine, cores, load and versions."""
     load_now = [round(v, 2) for v in os.getloadavg()] if hasattr(os, "getloadavg") else []
     return {
-        **machine().facts, "cores": cores().facts["usable"], "environment": cores().facts["environment"], "load": load_now,
+        **machine().facts, "cores": cores().facts["usable"], "environment": cores().facts["environment"],
+        "load": load_now,
         "packages": packages()[0].facts, "implementation": platform.python_implementation(),
     }  # fmt: skip
 
 
 def measure(
-    inputs: Sequence[str] = (), *, threads: int | None = None, runs: int = 30, tasks: Sequence[str] | None = None, started: bool = True
+    inputs: Sequence[str] = (),
+    *,
+    threads: int | None = None,
+    runs: int = 30,
+    tasks: Sequence[str] | None = None,
+    started: bool = True,
 ) -> dict[str, Any]:
     """The whole report, as plain JSON values; `table` shows it.
 
     Args:
-        inputs: files, folders and globs; the drawn pictures if none. threads: of a forward; None for all cores.
-        runs: timed pictures a stage. tasks: see `mien.load`. started: time imports too, in processes of their own.
+        inputs: files, folders and globs; the drawn pictures if none. threads: of a forward; None for all
+            cores.
+        runs: timed pictures a stage. tasks: see `mien.load`. started: time imports too, in processes of their
+            own.
 
     Raises:
         UsageError: runs below 1, or none of the pictures can be read. NotFound: a folder without pictures.
@@ -177,10 +199,26 @@ def measure(
     for group in groups:
         times, faces = stages(reader, group, runs)
         passed = throughput(reader, group.photos, runs)
-        rows.append({"name": group.name, "pictures": len(group.photos), "faces_a_picture": round(faces, 2), "ms": times, "stream": passed})
-    found = {"threads": threads or "all", "runs": runs, "tasks": list(reader.requested), "groups": rows, "resident_mb": resident()}
+        rows.append(
+            {
+                "name": group.name,
+                "pictures": len(group.photos),
+                "faces_a_picture": round(faces, 2),
+                "ms": times,
+                "stream": passed,
+            }
+        )
+    found = {
+        "threads": threads or "all",
+        "runs": runs,
+        "tasks": list(reader.requested),
+        "groups": rows,
+        "resident_mb": resident(),
+    }
     networks = {"mien": reader.model, "detector": reader.detector.model}  # type: ignore[attr-defined]
-    about = surroundings() | {"weights": {k: {"name": m.name, "sha256": m.sha256} for k, m in networks.items()}}
+    about = surroundings() | {
+        "weights": {k: {"name": m.name, "sha256": m.sha256} for k, m in networks.items()}
+    }
     return found | {"start_ms": start_up(threads) if started else {}, "machine": about}
 
 
@@ -203,9 +241,15 @@ def table(found: Mapping[str, Any]) -> Iterator[str]:
     """The report as lines for people."""
     about = found["machine"]
     versions = ", ".join(f"{k} {v}" for k, v in about["packages"].items() if v)
-    yield f"{about['cpu']}, {about['cores']} cores, load {' '.join(map(str, about['load'])) or 'unknown'}; Python {about['python']}"
+    yield (
+        f"{about['cpu']}, {about['cores']} cores, load {' '.join(map(str, about['load'])) or 'unknown'};"
+        f" Python {about['python']}"
+    )
     yield f"{about['system']}; {versions}"
-    yield f"weights {about['weights']['mien']['name']} {about['weights']['mien']['sha256'][:12]}; threads {found['threads']}"
+    yield (
+        f"weights {about['weights']['mien']['name']} {about['weights']['mien']['sha256'][:12]}; threads"
+        f" {found['threads']}"
+    )
     yield f"answers {', '.join(found['tasks'])}"
     for group in found["groups"]:
         yield ""
@@ -217,8 +261,9 @@ def table(found: Mapping[str, Any]) -> Iterator[str]:
             )
         s = group["stream"]
         yield (
-            f"{s['pictures']} pictures in a stream: {s['pictures_per_second']:g} pictures/s, {s['faces_per_second']:g} faces/s, "
-            f"{s['cpu_seconds_per_picture']:g} processor seconds a picture"
+            f"{s['pictures']} pictures in a stream: {s['pictures_per_second']:g} pictures/s,"
+            f" {s['faces_per_second']:g} faces/s, {s['cpu_seconds_per_picture']:g} processor seconds a"
+            " picture"
         )
     yield ""
     if found["resident_mb"]:

@@ -1,6 +1,8 @@
-"""Is this installation well? Machine and versions first, then the weights, then a drawn face is read and timed.
+"""Is this installation well? Machine and versions first, then the weights, then a drawn face is read and
+timed.
 
-The machine and the versions are looked at before anything heavy is imported, so that they are known even where an import fails.
+The machine and the versions are looked at before anything heavy is imported, so that they are known even
+where an import fails.
 """
 
 from __future__ import annotations
@@ -31,7 +33,21 @@ EXTRAS = {
     "lancedb": "gallery: a gallery of people",
     "fastapi": "serve: the server",
 }
-FEATURES = ("sse4_2", "avx", "avx2", "fma", "avx512f", "avx512_vnni", "avx_vnni", "amx_int8", "neon", "asimd", "asimddp", "i8mm", "sve")
+FEATURES = (
+    "sse4_2",
+    "avx",
+    "avx2",
+    "fma",
+    "avx512f",
+    "avx512_vnni",
+    "avx_vnni",
+    "amx_int8",
+    "neon",
+    "asimd",
+    "asimddp",
+    "i8mm",
+    "sve",
+)
 WEIGHTS = Path(__file__).parents[1] / "weights"
 
 
@@ -46,7 +62,10 @@ class Check:
 
 
 def examine(*, threads: int | None = None, repeats: int = 5) -> Iterator[Check]:
-    """All checks, each as soon as it is done. threads: of a forward in the last one; repeats: of its timing."""
+    """All checks, each as soon as it is done.
+
+    threads: of a forward in the last one; repeats: of its timing.
+    """
     yield machine()
     yield cores()
     yield from packages()
@@ -74,10 +93,24 @@ def machine() -> Check:
     """System, processor and the features that networks are fast with."""
     found = cpu_features()
     kind = platform.machine().lower()
-    facts = {"system": platform.platform(), "machine": kind, "cpu": cpu_name(), "python": platform.python_version(), "features": found}
-    text = f"{facts['cpu']}; Python {facts['python']} on {facts['system']}; {' '.join(found) or 'features unknown'}"
+    facts = {
+        "system": platform.platform(),
+        "machine": kind,
+        "cpu": cpu_name(),
+        "python": platform.python_version(),
+        "features": found,
+    }
+    text = (
+        f"{facts['cpu']}; Python {facts['python']} on {facts['system']};"
+        f" {' '.join(found) or 'features unknown'}"
+    )
     if kind in ("x86_64", "amd64") and found and "avx" not in found:
-        return Check("machine", "bad", text + "; without AVX the ONNX runtime and OpenCV may stop with an illegal instruction", facts)
+        return Check(
+            "machine",
+            "bad",
+            text + "; without AVX the ONNX runtime and OpenCV may stop with an illegal instruction",
+            facts,
+        )
     return Check("machine", "ok", text, facts)
 
 
@@ -95,7 +128,9 @@ def cpu_name() -> str:
 
 
 def cpu_features() -> list[str]:
-    """Those of `FEATURES` that the processor has; none where the system does not tell (only Linux does, by a file)."""
+    """Those of `FEATURES` that the processor has; none where the system does not tell (only Linux does, by a
+    file).
+    """
     info = _cpuinfo()
     have = set(f"{info.get('flags', '')} {info.get('features', '')}".split())
     return [f for f in FEATURES if f in have]
@@ -106,9 +141,17 @@ def cores() -> Check:
     there = os.cpu_count() or 1
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else there
     quota = cpu_quota()
-    named = {k: os.environ[k] for k in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS") if k in os.environ}
+    named = {
+        k: os.environ[k]
+        for k in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+        if k in os.environ
+    }
     facts = {"cores": there, "usable": usable, "quota": quota, "environment": named}
-    text = f"{there} cores, {usable} usable" + (f", quota {quota:g}" if quota else "") + "".join(f", {k}={v}" for k, v in named.items())
+    text = (
+        f"{there} cores, {usable} usable"
+        + (f", quota {quota:g}" if quota else "")
+        + "".join(f", {k}={v}" for k, v in named.items())
+    )
     if quota and quota < usable:
         text += f"; the container is given fewer than it sees; threads of a forward: {inference_threads()}"
         return Check("cores", "note", text, facts)
@@ -121,8 +164,13 @@ def packages() -> list[Check]:
     missing = [n for n in NEEDED if have[n] is None and not (n.startswith("opencv") and _any_opencv())]
     text = ", ".join(f"{n} {have[n] or 'missing'}" for n in ("mien", *NEEDED))
     lacking = f"; install what is missing: pip install {' '.join(missing)}" if missing else ""
-    needed = Check("packages", "bad" if missing else "ok", text + lacking, {n: have[n] for n in ("mien", *NEEDED)})
-    here, not_here = [n for n in EXTRAS if have[n]], [EXTRAS[n].partition(":")[0] for n in EXTRAS if not have[n]]
+    needed = Check(
+        "packages", "bad" if missing else "ok", text + lacking, {n: have[n] for n in ("mien", *NEEDED)}
+    )
+    here, not_here = (
+        [n for n in EXTRAS if have[n]],
+        [EXTRAS[n].partition(":")[0] for n in EXTRAS if not have[n]],
+    )
     text = ", ".join(f"{n} {have[n]}" for n in here) or "none"
     text += f"; not installed: mien[{','.join(not_here)}]" if not_here else ""
     return [needed, Check("extras", "ok", text, {n: have[n] for n in EXTRAS})]
@@ -136,7 +184,9 @@ def _version(name: str) -> str | None:
 
 
 def _any_opencv() -> bool:
-    return any(_version(n) for n in ("opencv-python", "opencv-contrib-python", "opencv-contrib-python-headless"))
+    return any(
+        _version(n) for n in ("opencv-python", "opencv-contrib-python", "opencv-contrib-python-headless")
+    )
 
 
 def weights(folder: Path = WEIGHTS) -> list[Check]:
@@ -145,25 +195,53 @@ def weights(folder: Path = WEIGHTS) -> list[Check]:
     for name in ("detector.onnx", "mien.onnx"):
         path, beside = folder / name, (folder / name).with_suffix(".json")
         if not path.is_file() or not beside.is_file():
-            out.append(Check(name, "bad", f"{path if not path.is_file() else beside} is missing; install mien again"))
+            out.append(
+                Check(name, "bad", f"{path if not path.is_file() else beside} is missing; install mien again")
+            )
             continue
         promised = json.loads(beside.read_text(encoding="utf-8"))
         data = path.read_bytes()
         found = hashlib.sha256(data).hexdigest()
-        facts = {"sha256": found, "promised": promised.get("sha256"), "bytes": len(data), "licence": promised.get("licence")}
+        facts = {
+            "sha256": found,
+            "promised": promised.get("sha256"),
+            "bytes": len(data),
+            "licence": promised.get("licence"),
+        }
         if found != promised.get("sha256"):
-            out.append(Check(name, "bad", f"sha256 is {found}, {beside.name} promises {promised.get('sha256')}; install mien again", facts))
+            out.append(
+                Check(
+                    name,
+                    "bad",
+                    f"sha256 is {found}, {beside.name} promises {promised.get('sha256')}; install mien again",
+                    facts,
+                )
+            )
         else:
-            text = f"{len(data) / 1e6:.1f} MB, sha256 {found[:16]}... as promised; {promised.get('licence', 'no licence said')}"
+            text = (
+                f"{len(data) / 1e6:.1f} MB, sha256 {found[:16]}... as promised;"
+                f" {promised.get('licence', 'no licence said')}"
+            )
             out.append(Check(name, "ok", text, facts))
     rates = folder / "identity_fmr.json"
     measured = json.loads(rates.read_text(encoding="utf-8")).get("model") if rates.is_file() else None
     facts = {"measured_with": measured}
     if measured is not None and measured == out[-1].facts.get("sha256"):
-        out.append(Check(rates.name, "ok", "thresholds for verify and cluster by false-match rate, measured with these weights", facts))
+        out.append(
+            Check(
+                rates.name,
+                "ok",
+                "thresholds for verify and cluster by false-match rate, measured with these weights",
+                facts,
+            )
+        )
     else:
         why = "measured with other weights" if measured else "not there"
-        out.append(Check(rates.name, "note", f"{why}; verify and cluster take the best threshold on LFW instead", facts))
+        out.append(
+            Check(
+                rates.name, "note", f"{why}; verify and cluster take the best threshold on LFW instead", facts
+            )
+        )
     return out
 
 
@@ -177,16 +255,34 @@ def imports() -> list[Check]:
     features = importlib.import_module("PIL.features")
     importlib.import_module("mien.inference.reader")
     ms = 1e3 * (time.perf_counter() - began)
-    formats = {n: bool(features.check(k)) for n, k in (("JPEG", "jpg"), ("WebP", "webp"), ("AVIF", "avif"), ("TIFF", "libtiff"))}
+    formats = {
+        n: bool(features.check(k))
+        for n, k in (("JPEG", "jpg"), ("WebP", "webp"), ("AVIF", "avif"), ("TIFF", "libtiff"))
+    }
     formats["HEIC"] = _version("pillow-heif") is not None
-    facts = {"providers": ort.get_available_providers(), "formats": formats, "opencv_threads": cv2.getNumThreads(), "import_ms": round(ms)}
+    facts = {
+        "providers": ort.get_available_providers(),
+        "formats": formats,
+        "opencv_threads": cv2.getNumThreads(),
+        "import_ms": round(ms),
+    }
     lacking = [n for n, there in formats.items() if not there]
     text = f"ONNX providers {', '.join(facts['providers'])}; imported in {ms:.0f} ms"
-    return [Check("runtime", "note" if lacking else "ok", text + (f"; cannot read {', '.join(lacking)}" if lacking else ""), facts)]
+    return [
+        Check(
+            "runtime",
+            "note" if lacking else "ok",
+            text + (f"; cannot read {', '.join(lacking)}" if lacking else ""),
+            facts,
+        )
+    ]
 
 
 def drawn_face() -> tuple[Any, Any]:
-    """A face drawn by hand: (320, 320, 3) uint8 RGB, and its five points (5, 2). The package ships no photograph."""
+    """A face drawn by hand: (320, 320, 3) uint8 RGB, and its five points (5, 2).
+
+    The package ships no photograph.
+    """
     import cv2
     import numpy as np
 
@@ -223,11 +319,22 @@ def self_test(threads: int | None, repeats: int) -> list[Check]:
     pixels, points = drawn_face()
     found = reader.detector(pixels)
     (answers,) = reader.read_crops([geometry.align(pixels, points, reader.model.view)])
-    got = answers["points5"].points if "points5" in answers else geometry.five_of_68(answers["landmarks"].points)
+    got = (
+        answers["points5"].points
+        if "points5" in answers
+        else geometry.five_of_68(answers["landmarks"].points)
+    )
     eyes = float(np.linalg.norm(points[1] - points[0]))
     off = float(np.linalg.norm(got - points, axis=1).mean()) / eyes
-    facts = {"found": len(found), "score": round(found[0].score, 3) if found else None, "point_error": round(off, 4)}
-    text = f"a drawn face: {len(found)} found, its points {100 * off:.1f} % of the eyes' distance from where they were drawn"
+    facts = {
+        "found": len(found),
+        "score": round(found[0].score, 3) if found else None,
+        "point_error": round(off, 4),
+    }
+    text = (
+        f"a drawn face: {len(found)} found, its points {100 * off:.1f} % of the eyes' distance from where"
+        " they were drawn"
+    )
     verdict: Verdict = "bad" if off > 0.25 else "ok" if len(found) == 1 else "note"
     return [Check("self-test", verdict, text, facts), _times(reader, pixels, points, loaded, repeats)]
 
@@ -252,4 +359,6 @@ def _times(reader: Any, pixels: Any, points: Any, loaded: float, repeats: int) -
             taken.append(1e3 * (time.perf_counter() - began))
         facts[name] = round(statistics.median(taken), 2)
     text = ", ".join(f"{name} {ms:.1f} ms" for name, ms in facts.items())
-    return Check("time", "ok", f"{text} (320x320, median of {repeats}, {reader.model.threads or 'all'} threads)", facts)
+    return Check(
+        "time", "ok", f"{text} (320x320, median of {repeats}, {reader.model.threads or 'all'} threads)", facts
+    )

@@ -16,8 +16,16 @@ def resident(pid: int | None = None) -> dict[str, float]:
     """
     status = Path(f"/proc/{pid or 'self'}/status")
     if status.exists():  # the other count starts at what the parent had
-        lines = dict(line.split(":", 1) for line in status.read_text(encoding="ascii", errors="replace").splitlines() if ":" in line)
-        return {name: round(int(lines[key].split()[0]) / 1024, 1) for name, key in (("peak", "VmHWM"), ("now", "VmRSS")) if key in lines}
+        lines = dict(
+            line.split(":", 1)
+            for line in status.read_text(encoding="ascii", errors="replace").splitlines()
+            if ":" in line
+        )
+        return {
+            name: round(int(lines[key].split()[0]) / 1024, 1)
+            for name, key in (("peak", "VmHWM"), ("now", "VmRSS"))
+            if key in lines
+        }
     try:
         import resource
     except ImportError:

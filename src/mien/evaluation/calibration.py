@@ -1,8 +1,12 @@
-"""Is a probability of 0.8 right eight times of ten? Measured, mended by one temperature a task, and when to say nothing.
+"""Is a probability of 0.8 right eight times of ten? Measured, mended by one temperature a task, and when to
+say nothing.
 
-A temperature divides the logits of a task that is trained (Guo et al., ICML 2017): it changes how sure an answer is, never
-which answer is the likeliest. Temperatures are kept in the provenance file beside the weights, `{"calibration":
-{"temperatures": {task: number}}}`, and `mien.inference.onnx_model.OnnxModel` hands them to its tasks. Needs numpy only.
+A temperature divides the logits of a task that is trained (Guo et al., ICML 2017): it changes how sure an
+answer is, never
+which answer is the likeliest. Temperatures are kept in the provenance file beside the weights,
+`{"calibration":
+{"temperatures": {task: number}}}`, and `mien.inference.onnx_model.OnnxModel` hands them to its tasks. Needs
+numpy only.
 """
 
 from __future__ import annotations
@@ -46,12 +50,16 @@ def reliability(probability: npt.ArrayLike, outcome: npt.ArrayLike, *, bins: int
     """
     p, y = np.asarray(probability, np.float64).ravel(), np.asarray(outcome, np.float64).ravel()
     if not len(p) or len(p) != len(y):
-        raise UsageError(f"{len(p)} probabilities and {len(y)} outcomes; give as many of each, and at least one")
+        raise UsageError(
+            f"{len(p)} probabilities and {len(y)} outcomes; give as many of each, and at least one"
+        )
     if not (p.min() >= 0 and p.max() <= 1):  # NaN fails too
         raise UsageError(f"probabilities lie between 0 and 1; these go from {p.min()} to {p.max()}")
     at = np.minimum((p * bins + 1e-9).astype(int), bins - 1)
     return [
-        Bin(b / bins, (b + 1) / bins, int((at == b).sum()), float(p[at == b].mean()), float(y[at == b].mean()))
+        Bin(
+            b / bins, (b + 1) / bins, int((at == b).sum()), float(p[at == b].mean()), float(y[at == b].mean())
+        )
         for b in sorted(set(at.tolist()))
     ]
 
@@ -69,17 +77,24 @@ def choice_loss(logits: npt.ArrayLike, truth: npt.ArrayLike, temperature: float)
     """Mean negative log-likelihood of (n, k) logits at a temperature; truth: (n,) indices."""
     z = np.asarray(logits, np.float64) / temperature
     top = z.max(1)
-    return float((np.log(np.exp(z - top[:, None]).sum(1)) + top - z[np.arange(len(z)), np.asarray(truth, int)]).mean())
+    return float(
+        (np.log(np.exp(z - top[:, None]).sum(1)) + top - z[np.arange(len(z)), np.asarray(truth, int)]).mean()
+    )
 
 
 def binary_loss(logits: npt.ArrayLike, truth: npt.ArrayLike, temperature: float) -> float:
-    """Mean negative log-likelihood of yes/no logits of any shape at a temperature; truth: 0 or 1, the same shape."""
+    """Mean negative log-likelihood of yes/no logits of any shape at a temperature; truth: 0 or 1, the same
+    shape.
+    """
     z = np.asarray(logits, np.float64) / temperature
     return float((np.logaddexp(0, z) - np.asarray(truth, np.float64) * z).mean())
 
 
-def minimum(f: Callable[[float], float], *, low: float = MINIMUM, high: float = MAXIMUM, tolerance: float = 1e-5) -> float:
-    """Where f is least between two positive numbers, by golden sections of the logarithm; f falls, then rises.
+def minimum(
+    f: Callable[[float], float], *, low: float = MINIMUM, high: float = MAXIMUM, tolerance: float = 1e-5
+) -> float:
+    """Where f is least between two positive numbers, by golden sections of the logarithm; f falls, then
+    rises.
 
     Both losses do: they are convex in 1 / temperature.
 
@@ -102,13 +117,17 @@ def minimum(f: Callable[[float], float], *, low: float = MINIMUM, high: float = 
     found = float(np.exp((a + b) / 2))
     if min(found / low, high / found) < 1.01:
         raise UsageError(
-            f"the best temperature runs to the edge, {found:.3g}: all answers right, or no better than chance; take more pictures"
+            f"the best temperature runs to the edge, {found:.3g}: all answers right, or no better than"
+            " chance; take more pictures"
         )
     return found
 
 
 def choice_temperature(logits: npt.ArrayLike, truth: npt.ArrayLike) -> float:
-    """The temperature of one-of-k answers, (n, k) logits, (n,) indices. Raises UsageError where there is none."""
+    """The temperature of one-of-k answers, (n, k) logits, (n,) indices.
+
+    Raises UsageError where there is none.
+    """
     return minimum(lambda t: choice_loss(logits, truth, t))
 
 
@@ -117,14 +136,19 @@ def binary_temperature(logits: npt.ArrayLike, truth: npt.ArrayLike) -> float:
     return minimum(lambda t: binary_loss(logits, truth, t))
 
 
-def reaching(f: Callable[[float], float], goal: float, *, low: float = MINIMUM, high: float = MAXIMUM) -> float:
-    """The least number between two positive ones at which f, which rises, reaches a goal (bisection of the logarithm).
+def reaching(
+    f: Callable[[float], float], goal: float, *, low: float = MINIMUM, high: float = MAXIMUM
+) -> float:
+    """The least number between two positive ones at which f, which rises, reaches a goal (bisection of the
+    logarithm).
 
     Raises:
         UsageError: it does not reach it there, or has from the start.
     """
     if not f(low) < goal <= f(high):
-        raise UsageError(f"{goal:g} is not reached between temperatures {low:g} ({f(low):g}) and {high:g} ({f(high):g})")
+        raise UsageError(
+            f"{goal:g} is not reached between temperatures {low:g} ({f(low):g}) and {high:g} ({f(high):g})"
+        )
     a, b = np.log(low), np.log(high)
     while b - a > 1e-4:
         middle = (a + b) / 2
@@ -133,7 +157,9 @@ def reaching(f: Callable[[float], float], goal: float, *, low: float = MINIMUM, 
 
 
 def held_out(n: int, folds: int, fit: Callable[[npt.NDArray[np.int64]], float], *, seed: int = 0) -> Array:
-    """(n,) temperatures, each fitted without the fold in which the picture stands: what a new picture would get."""
+    """(n,) temperatures, each fitted without the fold in which the picture stands: what a new picture would
+    get.
+    """
     fold = np.random.default_rng(seed).permutation(n) % folds
     found = [fit(np.flatnonzero(fold != k)) for k in range(folds)]
     return np.asarray(found)[fold]
@@ -147,7 +173,8 @@ class Answered:
     """What is left when answers below a probability are not given.
 
     Attributes:
-        cut: least probability. share: of the pictures that get an answer, 0..1. n: these. accuracy: among them, 0..1; NaN of none.
+        cut: least probability. share: of the pictures that get an answer, 0..1. n: these. accuracy: among
+            them, 0..1; NaN of none.
     """
 
     cut: float
@@ -156,18 +183,29 @@ class Answered:
     accuracy: float
 
 
-def abstaining(probability: npt.ArrayLike, right: npt.ArrayLike, cuts: Sequence[float] = CUTS) -> list[Answered]:
+def abstaining(
+    probability: npt.ArrayLike, right: npt.ArrayLike, cuts: Sequence[float] = CUTS
+) -> list[Answered]:
     """Coverage and accuracy at each cut. probability: (n,) of the label given; right: (n,) whether it was."""
     p, hit = np.asarray(probability, np.float64), np.asarray(right, bool)
     rows = []
     for cut in cuts:
         kept = p >= cut
-        rows.append(Answered(cut, float(kept.mean()), int(kept.sum()), float(hit[kept].mean()) if kept.any() else float("nan")))
+        rows.append(
+            Answered(
+                cut,
+                float(kept.mean()),
+                int(kept.sum()),
+                float(hit[kept].mean()) if kept.any() else float("nan"),
+            )
+        )
     return rows
 
 
 def recommended(rows: Sequence[Answered], right: npt.ArrayLike, *, part: float = 0.5) -> float | None:
-    """The least cut that leaves at most `part` of the errors' share among the answered; None where no cut does."""
+    """The least cut that leaves at most `part` of the errors' share among the answered; None where no cut
+    does.
+    """
     allowed = part * (1 - float(np.asarray(right, np.float64).mean()))
     return next((r.cut for r in rows if r.n and 1 - r.accuracy <= allowed), None)
 
@@ -179,7 +217,9 @@ def bootstrap(values: npt.ArrayLike, *, draws: int = 1000, seed: int = 0) -> tup
     """
     v = np.asarray(values, np.float64)
     rng = np.random.default_rng(seed)
-    means = np.concatenate([v[rng.integers(len(v), size=(k, len(v)))].mean(1) for k in _portions(draws, len(v))])
+    means = np.concatenate(
+        [v[rng.integers(len(v), size=(k, len(v)))].mean(1) for k in _portions(draws, len(v))]
+    )
     low, high = np.percentile(means, [2.5, 97.5])
     return float(v.mean()), float(low), float(high)
 
@@ -190,10 +230,14 @@ def _portions(draws: int, n: int, most: int = 4_000_000) -> list[int]:
     return [min(size, draws - i) for i in range(0, draws, size)]
 
 
-def bootstrap_pairs(hits: npt.ArrayLike, pairs: npt.ArrayLike, *, draws: int = 200, seed: int = 0) -> tuple[float, float, float]:
-    """(share, low, high) of pairs that hit, with a 95 % interval over seeded resamples of the pictures, not of the pairs.
+def bootstrap_pairs(
+    hits: npt.ArrayLike, pairs: npt.ArrayLike, *, draws: int = 200, seed: int = 0
+) -> tuple[float, float, float]:
+    """(share, low, high) of pairs that hit, with a 95 % interval over seeded resamples of the pictures, not
+    of the pairs.
 
-    Pairs share pictures: taken as independent they would promise far too narrow an interval. Every pair of two draws of
+    Pairs share pictures: taken as independent they would promise far too narrow an interval. Every pair of
+        two draws of
     pictures counts; a draw without any pair is left out.
 
     Args:

@@ -1,4 +1,7 @@
-"""Running protocols: which pictures, which question, which number. Torch weights and ONNX are evaluated alike."""
+"""Running protocols: which pictures, which question, which number.
+
+Torch weights and ONNX are evaluated alike.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +32,8 @@ class Score:
     """What a protocol gave.
 
     Attributes:
-        protocol: its name. values: every number that the task's metrics compute. headline: the first of the keys.
+        protocol: its name. values: every number that the task's metrics compute. headline: the first of the
+            keys.
     """
 
     protocol: str
@@ -39,24 +43,37 @@ class Score:
 
 
 def evaluate(
-    model: InferenceModel, protocol: Protocol, *, batch: int = 32, limit: int | None = None, dataset: Any = None, find: Find | None = None
+    model: InferenceModel,
+    protocol: Protocol,
+    *,
+    batch: int = 32,
+    limit: int | None = None,
+    dataset: Any = None,
+    find: Find | None = None,
 ) -> Score:
-    """Run a protocol: align by the set's points, one forward a batch, read, score in pixels of the stored picture.
+    """Run a protocol: align by the set's points, one forward a batch, read, score in pixels of the stored
+    picture.
 
     Args:
         limit: use the first so many pictures only (for tests; the score says its count).
         dataset: the protocol's, where it is open already.
-        find: a detector, whose points are aligned by in place of the set's. A labelled face that it does not find has no answer: the
-            score has the share of those found, in percent, as "found", and its other numbers are of these alone.
+        find: a detector, whose points are aligned by in place of the set's. A labelled face that it does not
+            find has no answer: the
+            score has the share of those found, in percent, as "found", and its other numbers are of these
+            alone.
 
     Raises:
-        UsageError: the model does not answer the protocol's task. MissingData: the set is not there, or empty.
+        UsageError: the model does not answer the protocol's task. MissingData: the set is not there, or
+            empty.
     """
     names = [t.name for t in model.tasks]
     answer = protocol.answer(names)
     if answer is None:
         asked = " or ".join(map(repr, reversed(protocol.asked)))
-        raise UsageError(f"this model does not answer {asked}, which {protocol.name} scores; it answers: {', '.join(names)}")
+        raise UsageError(
+            f"this model does not answer {asked}, which {protocol.name} scores; it answers:"
+            f" {', '.join(names)}"
+        )
     dataset = protocol.dataset() if dataset is None else dataset
     if protocol.task == "faces":
         values = _score_photos(model, protocol, dataset, limit)
@@ -66,23 +83,40 @@ def evaluate(
     return Score(protocol.name, values, values[keys[0]], keys)
 
 
-def _score_photos(model: InferenceModel, protocol: Protocol, dataset: Any, limit: int | None) -> dict[str, float]:
+def _score_photos(
+    model: InferenceModel, protocol: Protocol, dataset: Any, limit: int | None
+) -> dict[str, float]:
     """A detector on whole photos, with all its looks."""
-    metrics, find = protocol.metrics() if protocol.metrics else TASKS[protocol.task].metrics(), Detector(model)
+    metrics, find = (
+        protocol.metrics() if protocol.metrics else TASKS[protocol.task].metrics(),
+        Detector(model),
+    )
     for pixels, faces in islice(dataset, limit):
         metrics.update(find(pixels), faces)
     return metrics.compute()
 
 
 def _score_faces(
-    model: InferenceModel, protocol: Protocol, answer: str, dataset: Dataset, batch: int, limit: int | None, find: Find | None
+    model: InferenceModel,
+    protocol: Protocol,
+    answer: str,
+    dataset: Dataset,
+    batch: int,
+    limit: int | None,
+    find: Find | None,
 ) -> dict[str, float]:
     """A face network on aligned crops."""
     own = next(t for t in model.tasks if t.name == answer)
     task: Task[Any] = configured(TASKS[protocol.task], own.header())  # as the weights were trained to be read
-    metrics, n = protocol.metrics() if protocol.metrics else task.metrics(), min(len(dataset), limit or len(dataset))
+    metrics, n = (
+        protocol.metrics() if protocol.metrics else task.metrics(),
+        min(len(dataset), limit or len(dataset)),
+    )
     if n == 0:
-        raise MissingData(f"{dataset.name} holds no pictures, so that {protocol.name} has no number; check that its files are whole")
+        raise MissingData(
+            f"{dataset.name} holds no pictures, so that {protocol.name} has no number; check that its files"
+            " are whole"
+        )
     found = 0
     for start in range(0, n, batch):
         samples = [dataset[i] for i in range(start, min(start + batch, n))]
@@ -90,22 +124,32 @@ def _score_faces(
         placed = [(s, points) for s in samples if (points := _points(s, find)) is not None]
         found += len(placed)
         crops = [_crop(s.image, points, model.view, whole, protocol.tanh) for s, points in placed]
-        for (sample, _), crop, numbers in zip(placed, crops, _raw(model, crops, answer, protocol.mirror) if crops else (), strict=True):
-            read = _read_tanh(task, numbers, crop, sample.image, protocol.tanh) if protocol.tanh else task.read(numbers, crop)
+        for (sample, _), crop, numbers in zip(
+            placed, crops, _raw(model, crops, answer, protocol.mirror) if crops else (), strict=True
+        ):
+            read = (
+                _read_tanh(task, numbers, crop, sample.image, protocol.tanh)
+                if protocol.tanh
+                else task.read(numbers, crop)
+            )
             metrics.update(read, sample.labels[task.name])
     if found == 0:
-        raise MissingData(f"the detector found none of the {n:,} faces of {protocol.name}, so that it has no number")
+        raise MissingData(
+            f"the detector found none of the {n:,} faces of {protocol.name}, so that it has no number"
+        )
     return metrics.compute() | ({"found": 100 * found / n} if find else {})
 
 
 def _crop(pixels: Pixels, points: Any, view: View, whole: bool, tanh: float) -> Crop:
     if whole:
         return whole_picture(pixels, view)
-    return geometry.tanh_align(pixels, points, view.size, tanh) if tanh else geometry.align(pixels, points, view)
+    return (
+        geometry.tanh_align(pixels, points, view.size, tanh) if tanh else geometry.align(pixels, points, view)
+    )
 
 
 def _read_tanh(task: Task[Any], raw: Floats, crop: Crop, pixels: Pixels, factor: float) -> Parsing:
-    """Logits are brought back to the picture before the likeliest class is taken, as in the published code."""
+    """Logits are brought back to the picture before the likeliest class is taken, as published."""
     assert isinstance(task, ParsingTask), task.name
     h, w = pixels.shape[:2]
     mask = geometry.unwarp_mask(raw, crop, (w, h), factor)
@@ -130,7 +174,9 @@ def _points(sample: Sample, find: Find | None) -> Any:
 
 
 def face_at(points: Any, boxes: Sequence[Any]) -> int | None:
-    """Which of the boxes (x1, y1, x2, y2) that hold the middle of these points (n, 2) has its own nearest to it; None: none holds it."""
+    """Which of the boxes (x1, y1, x2, y2) that hold the middle of these points (n, 2) has its own nearest to
+    it; None: none holds it.
+    """
     x, y = np.asarray(points, np.float64).mean(0)
     away = {
         i: float(np.hypot((x1 + x2) / 2 - x, (y1 + y2) / 2 - y))
@@ -147,13 +193,17 @@ def _raw(model: InferenceModel, crops: Sequence[Crop], answer: str, mirror: bool
     return raw + model(model.view.tensor(pixels[:, :, ::-1]))[answer] if mirror else raw
 
 
-def run(model: InferenceModel, names: Sequence[str] | None = None, *, find: Find | None = None) -> list[Score]:
-    """Run protocols by name; when none is named, all that the model answers and whose data is on this machine.
+def run(
+    model: InferenceModel, names: Sequence[str] | None = None, *, find: Find | None = None
+) -> list[Score]:
+    """Run protocols by name; when none is named, all that the model answers and whose data is on this
+    machine.
 
     What is left out then is said on stderr, with the reason.
 
     Raises:
-        MissingData: the data of a named protocol is missing, or that of every one. UsageError: see `evaluate`.
+        MissingData: the data of a named protocol is missing, or that of every one. UsageError: see
+            `evaluate`.
     """
     if names:
         return [evaluate(model, PROTOCOLS[n], find=find) for n in names]
@@ -171,7 +221,10 @@ def run(model: InferenceModel, names: Sequence[str] | None = None, *, find: Find
         scores.append(evaluate(model, p, dataset=dataset, find=find))
     _say_skipped(absent, [f"{p.name} ({p.task})" for p in PROTOCOLS.values() if p.answer(answered) is None])
     if not scores:
-        raise MissingData("no protocol was run: the model answers none whose data is here; see above, and name one to insist")
+        raise MissingData(
+            "no protocol was run: the model answers none whose data is here; see above, and name one to"
+            " insist"
+        )
     return scores
 
 
@@ -187,7 +240,9 @@ def as_table(scores: Sequence[Score]) -> str:
     lines = ["| protocol | set | n | result | note |", "|---|---|---|---|---|"]
     for s in scores:
         p = PROTOCOLS[s.protocol]
-        numbers = ", ".join(f"{k} {s.values[k]:.4f}" if s.values[k] < 1 else f"{k} {s.values[k]:.2f}" for k in s.keys)
+        numbers = ", ".join(
+            f"{k} {s.values[k]:.4f}" if s.values[k] < 1 else f"{k} {s.values[k]:.2f}" for k in s.keys
+        )
         note = "; ".join(filter(None, (p.note, DETECTED if "found" in s.keys else p.crop)))
         lines.append(f"| {s.protocol} | {p.split} | {int(s.values['n']):,} | {numbers} | {note} |")
     return "\n".join(lines)

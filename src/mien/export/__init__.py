@@ -13,4 +13,12 @@ if TYPE_CHECKING:
 
 __all__ = ["export", "load_onnx", "quantize", "release"]
 
-__getattr__ = attach(__name__, {"export": "onnx_export", "release": "onnx_export", "load_onnx": "onnx_import", "quantize": "quantization"})
+__getattr__ = attach(
+    __name__,
+    {
+        "export": "onnx_export",
+        "release": "onnx_export",
+        "load_onnx": "onnx_import",
+        "quantize": "quantization",
+    },
+)

@@ -44,13 +44,21 @@ def export(model: Any, path: Path, *, free_size: bool = False, **header: Any) ->
     batch = torch.export.Dim("batch", min=1, max=4096)
     free: dict[int, Any] = {0: batch}
     if free_size:
-        free |= {2: 32 * torch.export.Dim("rows", min=1, max=256), 3: 32 * torch.export.Dim("columns", min=1, max=256)}
+        free |= {
+            2: 32 * torch.export.Dim("rows", min=1, max=256),
+            3: 32 * torch.export.Dim("columns", min=1, max=256),
+        }
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch's exporter warns of torch's own deprecated parts
         program = torch.onnx.export(
-            traced, (torch.zeros(2, 3, h, w),), dynamo=True, input_names=["images"], output_names=traced.names,
-            dynamic_shapes={"images": free}, verbose=False,
-        )  # fmt: skip
+            traced,
+            (torch.zeros(2, 3, h, w),),
+            dynamo=True,
+            input_names=["images"],
+            output_names=traced.names,
+            dynamic_shapes={"images": free},
+            verbose=False,
+        )
     if program is None:
         raise BadWeights(f"the exporter gave nothing for {header_of(model)['builder']}")
     proto = program.model_proto
@@ -76,7 +84,11 @@ def commit() -> str:
     here = Path(__file__).parent
     try:
         told = subprocess.run(
-            ["git", "describe", "--always", "--abbrev=12", "--dirty=+"], cwd=here, capture_output=True, text=True, check=False
+            ["git", "describe", "--always", "--abbrev=12", "--dirty=+"],
+            cwd=here,
+            capture_output=True,
+            text=True,
+            check=False,
         )
     except FileNotFoundError:  # no git
         return ""
@@ -87,7 +99,9 @@ def write_provenance(path: Path, **facts: Any) -> dict[str, Any]:
     """Write PATH's .json: the file's sha256 and size, and the facts given (sets, licence, numbers ...)."""
     data = path.read_bytes()
     record = {"file": path.name, "sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data), **facts}
-    path.with_suffix(".json").write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    path.with_suffix(".json").write_text(
+        json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8"
+    )
     return record
 
 
@@ -100,14 +114,20 @@ SETS = {
     "celeba": "CelebA (Liu et al. 2015), a sample: non-commercial research",
     "utkface": "UTKFace (Zhang et al. 2017), a sample: non-commercial research",
     "ferplus": "FER2013 with FER+ votes (Barsoum et al. 2016): labels MIT, pictures research use",
-    "imagenet": "ImageNet-1k (Russakovsky et al. 2015), through the EfficientNet-Lite0 weights that the encoder started from: "
-    "pictures research use",
-    "descriptors": "identity was taught by descriptors of dlib's ResNet v1 (CC0) of pictures of mtfl, celeba and utkface, and of blends "
-    "of two training pictures",
+    "imagenet": (
+        "ImageNet-1k (Russakovsky et al. 2015), through the EfficientNet-Lite0 weights that the encoder"
+        " started from: pictures research use"
+    ),
+    "descriptors": (
+        "identity was taught by descriptors of dlib's ResNet v1 (CC0) of pictures of mtfl, celeba and"
+        " utkface, and of blends of two training pictures"
+    ),
     "fairface": "FairFace (Karkkainen & Joo 2021), 39,000 pictures of its training part: CC BY 4.0",
     "aaf": "All-Age-Faces (Cheng et al. 2019): non-commercial research",
     "celeba_wild": "CelebA (Liu et al. 2015), whole photos of its training part: non-commercial research",
-    "yunet": "faces of fairface, utkface, aaf and celeba_wild were placed by YuNet-n's five points (Apache-2.0)",
+    "yunet": (
+        "faces of fairface, utkface, aaf and celeba_wild were placed by YuNet-n's five points (Apache-2.0)"
+    ),
     "toy": "drawn by mien itself: free",
     "photos": "photographs with boxes and points by a teacher detector (YuNet-n, Apache-2.0): research use",
 }
@@ -128,7 +148,10 @@ def release(weights: Path, path: Path, *, note: str = "", tolerance: float = 1e-
     gap = difference(model, path, images)
     worst = max(gap, key=lambda k: gap[k])
     if gap[worst] > tolerance:
-        raise BadWeights(f"{path}: {worst} differs between torch and ONNX by {gap[worst]:.2g} > {tolerance:.0g}; do not ship it")
+        raise BadWeights(
+            f"{path}: {worst} differs between torch and ONNX by {gap[worst]:.2g} > {tolerance:.0g}; do not"
+            " ship it"
+        )
     return write_provenance(
         path,
         licence=LICENCE,

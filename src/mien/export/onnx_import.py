@@ -1,7 +1,9 @@
 """An exported network's tensors as the torch model's own again, so that learning can go on from an .onnx.
 
-The exporter folds each batch norm into the convolution before it and turns the weights of linear layers over; both are undone
-here by name. The statistics of a norm are lost: it comes back as an identity, and `recompute_batchnorm_stats` gives it statistics again.
+The exporter folds each batch norm into the convolution before it and turns the weights of linear layers over;
+both are undone
+here by name. The statistics of a norm are lost: it comes back as an identity, and `recompute_batchnorm_stats`
+    gives it statistics again.
 """
 
 from __future__ import annotations
@@ -42,12 +44,19 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         raise BadWeights(f"{path} has no header of mien; it was not written by `mien export`")
     if any(i.data_location == onnx.TensorProto.EXTERNAL for i in proto.graph.initializer):
         raise BadWeights(f"{path} keeps weights in other files, which no sha256 covers; export it again")
-    found = {i.name.removeprefix(_ROOT): torch.from_numpy(onnx.numpy_helper.to_array(i).copy()) for i in proto.graph.initializer}
-    multiplied = {n.output[0]: n.input[1].removeprefix(_ROOT) for n in proto.graph.node if n.op_type == "MatMul"}
+    found = {
+        i.name.removeprefix(_ROOT): torch.from_numpy(onnx.numpy_helper.to_array(i).copy())
+        for i in proto.graph.initializer
+    }
+    multiplied = {
+        n.output[0]: n.input[1].removeprefix(_ROOT) for n in proto.graph.node if n.op_type == "MatMul"
+    }
     for node in proto.graph.node:
         given = [n.removeprefix(_ROOT) for n in node.input]
         if node.op_type in ("Conv", "Gemm") and given[1] in found:
-            shift = found[given[2]] if len(given) > 2 else torch.zeros(len(found[given[1]]))  # a shift of zeros is left out
+            shift = (
+                found[given[2]] if len(given) > 2 else torch.zeros(len(found[given[1]]))
+            )  # a shift of zeros is left out
             found[given[1].removesuffix("weight") + _SHIFT] = shift
         elif node.op_type == "Add":
             for product, bias in (given, given[::-1]):
@@ -57,10 +66,12 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 
 def load_onnx(path: Path | str) -> Any:
-    """The torch model of an exported file, in evaluation mode. Call `recompute_batchnorm_stats` before it is trained further.
+    """The torch model of an exported file, in evaluation mode. Call `recompute_batchnorm_stats` before it is
+    trained further.
 
     Raises:
-        BadWeights: unreadable, unknown builder, or tensors that do not fit; the message names the first of them.
+        BadWeights: unreadable, unknown builder, or tensors that do not fit; the message names the first of
+            them.
     """
     tensors, header = read(Path(path))
     model = checkpoint.build(header, path)
@@ -81,19 +92,29 @@ def fill(model: nn.Module, found: dict[str, Tensor], path: Path) -> None:
     """Give a fresh model the tensors of its exported self: the same answers in evaluation mode, to rounding.
 
     Raises:
-        BadWeights: a tensor is missing or does not fit (an 8-bit file, or one by another exporter); the message names the first.
+        BadWeights: a tensor is missing or does not fit (an 8-bit file, or one by another exporter); the
+            message names the first.
     """
     own = model.state_dict()
     for norm, before in _folded(model).items():
         if f"{norm}.running_var" not in found and (bias := found.get(f"{before}.{_SHIFT}")) is not None:
             ones, eps = torch.ones_like(bias), float(model.get_submodule(norm).eps)  # type: ignore[arg-type]
-            found |= {f"{norm}.weight": ones, f"{norm}.bias": bias, f"{norm}.running_mean": 0 * ones, f"{norm}.running_var": ones - eps}
+            found |= {
+                f"{norm}.weight": ones,
+                f"{norm}.bias": bias,
+                f"{norm}.running_mean": 0 * ones,
+                f"{norm}.running_var": ones - eps,
+            }
     found |= {n: own[n] for n in own if n.endswith("num_batches_tracked")}
     if bad := [n for n, t in own.items() if n not in found or found[n].shape != t.shape]:
         told = (
-            "is not in it" if bad[0] not in found else f"has the shape {tuple(found[bad[0]].shape)} in it, not {tuple(own[bad[0]].shape)}"
+            "is not in it"
+            if bad[0] not in found
+            else f"has the shape {tuple(found[bad[0]].shape)} in it, not {tuple(own[bad[0]].shape)}"
         )
-        raise BadWeights(f"{path}: {bad[0]} {told}; only the float file of `mien export` can be trained further")
+        raise BadWeights(
+            f"{path}: {bad[0]} {told}; only the float file of `mien export` can be trained further"
+        )
     model.load_state_dict({n: found[n] for n in own})
 
 
@@ -107,10 +128,18 @@ def _folded(model: Any) -> dict[str, str]:
         return lambda module, given, out: made.update({id(out): (name, out)})
 
     def norm(name: str) -> Any:
-        return lambda module, given: pairs.update({name: made[id(given[0])][0]} if id(given[0]) in made else {})
+        return lambda module, given: pairs.update(
+            {name: made[id(given[0])][0]} if id(given[0]) in made else {}
+        )
 
-    hooks = [m.register_forward_hook(layer(n)) for n, m in model.named_modules() if isinstance(m, nn.Conv2d | nn.Linear)]
-    hooks += [m.register_forward_pre_hook(norm(n)) for n, m in model.named_modules() if isinstance(m, _BatchNorm)]
+    hooks = [
+        m.register_forward_hook(layer(n))
+        for n, m in model.named_modules()
+        if isinstance(m, nn.Conv2d | nn.Linear)
+    ]
+    hooks += [
+        m.register_forward_pre_hook(norm(n)) for n, m in model.named_modules() if isinstance(m, _BatchNorm)
+    ]
     w, h = model.view.size
     model.eval()(torch.zeros(1, 3, h, w))
     for hook in hooks:
@@ -120,9 +149,11 @@ def _folded(model: Any) -> dict[str, str]:
 
 @torch.no_grad()
 def recompute_batchnorm_stats(model: nn.Module, batches: Iterable[Tensor]) -> None:
-    """Give every batch norm the mean and variance of what reaches it, and scale and shift with which its answers stay the same.
+    """Give every batch norm the mean and variance of what reaches it, and scale and shift with which its
+    answers stay the same.
 
-    Until then a norm of `fill` would change its answers as soon as it trained, for it would divide by a spread that it never had.
+    Until then a norm of `fill` would change its answers as soon as it trained, for it would divide by a
+    spread that it never had.
 
     Args:
         batches: pictures as the network takes them, (B, 3, H, W) each; some hundred in all.

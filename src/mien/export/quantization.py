@@ -1,7 +1,10 @@
-"""A network in 8-bit integers: smaller, and on some machines faster. Whether it pays is measured, not believed.
+"""A network in 8-bit integers: smaller, and on some machines faster. Whether it pays is measured, not
+believed.
 
-Static quantisation by ONNX Runtime: convolutions (depthwise ones too) get integer weights, a scale a channel, and integer
-activations whose ranges were seen on real faces. What lies behind the last shared node of a task that is kept stays float.
+Static quantisation by ONNX Runtime: convolutions (depthwise ones too) get integer weights, a scale a channel,
+    and integer
+activations whose ranges were seen on real faces. What lies behind the last shared node of a task that is kept
+stays float.
 """
 
 from __future__ import annotations
@@ -43,8 +46,11 @@ def only_for(graph: onnx.GraphProto, outputs: Sequence[str]) -> list[str]:
     return sorted(needed(list(outputs)) - others)
 
 
-def quantize(weights: Path, out: Path, images: Floats, *, keep: Sequence[str] = (), batch: int = 16) -> dict[str, Any]:
-    """Float .onnx -> 8-bit .onnx, with its header inside and its provenance beside it; returns the provenance.
+def quantize(
+    weights: Path, out: Path, images: Floats, *, keep: Sequence[str] = (), batch: int = 16
+) -> dict[str, Any]:
+    """Float .onnx -> 8-bit .onnx, with its header inside and its provenance beside it; returns the
+    provenance.
 
     Args:
         images: (n, 3, H, W) float32 faces, normalised by the network's view, of all kinds that it will see.
@@ -60,7 +66,9 @@ def quantize(weights: Path, out: Path, images: Floats, *, keep: Sequence[str] = 
     if unknown := [n for n in keep if n not in own]:
         raise UsageError(f"keep={unknown[0]!r} is no task of {weights}; it answers: {', '.join(own)}")
     if len(images) < MINIMUM:
-        raise UsageError(f"{len(images)} faces are too few to see the network's ranges; give photos with {MINIMUM} or more")
+        raise UsageError(
+            f"{len(images)} faces are too few to see the network's ranges; give photos with {MINIMUM} or more"
+        )
 
     class Faces(CalibrationDataReader):  # type: ignore[misc]
         def __init__(self) -> None:
@@ -76,15 +84,25 @@ def quantize(weights: Path, out: Path, images: Floats, *, keep: Sequence[str] = 
         quant_pre_process(str(weights), str(plain), skip_symbolic_shape=True)
         floats = only_for(onnx.load(plain).graph, list(keep))
         quantize_static(
-            str(plain), str(part), Faces(), op_types_to_quantize=["Conv"], per_channel=True, nodes_to_exclude=floats,
-            activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8,
-        )  # fmt: skip
+            str(plain),
+            str(part),
+            Faces(),
+            op_types_to_quantize=["Conv"],
+            per_channel=True,
+            nodes_to_exclude=floats,
+            activation_type=QuantType.QUInt8,
+            weight_type=QuantType.QInt8,
+        )
         proto = onnx.load(part)
     del proto.metadata_props[:]
     entry = proto.metadata_props.add()
     entry.key, entry.value = "mien", json.dumps(OnnxModel(weights).header)
     onnx.save(proto, out)
-    told = {k: v for k, v in provenance_of(weights).items() if k not in ("file", "sha256", "bytes", "scores", "parity")}
+    told = {
+        k: v
+        for k, v in provenance_of(weights).items()
+        if k not in ("file", "sha256", "bytes", "scores", "parity")
+    }
     made = {"of": OnnxModel(weights).sha256, "faces": len(images), "float": list(keep)}
     return write_provenance(out, **told, int8=made)
 

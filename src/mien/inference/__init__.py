@@ -14,5 +14,12 @@ if TYPE_CHECKING:
 __all__ = ["Detector", "OnnxModel", "Reader", "Reading", "load"]
 
 __getattr__ = attach(
-    __name__, {"Detector": "detector", "OnnxModel": "onnx_model", "Reader": "reader", "Reading": "reader", "load": "reader"}
+    __name__,
+    {
+        "Detector": "detector",
+        "OnnxModel": "onnx_model",
+        "Reader": "reader",
+        "Reading": "reader",
+        "load": "reader",
+    },
 )

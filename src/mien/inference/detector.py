@@ -1,11 +1,15 @@
-"""A photo of any size -> its faces. Torch-free: numpy, OpenCV and an `InferenceModel` (see `mien.inference.onnx_model`).
+"""A photo of any size -> its faces. Torch-free: numpy, OpenCV and an `InferenceModel` (see
+`mien.inference.onnx_model`).
 
 One network, shown the same photo at one to three sizes:
 
-- main: the longer side brought to 640 pixels (a small photo is enlarged, at most twice): faces of 10 to 400 pixels.
-- far: a thumbnail with black around it, so that a face that fills the photo, or reaches beyond it, is a middling one; where main is
+- main: the longer side brought to 640 pixels (a small photo is enlarged, at most twice): faces of 10 to 400
+    pixels.
+- far: a thumbnail with black around it, so that a face that fills the photo, or reaches beyond it, is a
+    middling one; where main is
   sure of no face, or suspects a large one.
-- near: only when the photo is larger than 640, and only where main suspects a face too small for it: at up to 1,280, in tiles of 256
+- near: only when the photo is larger than 640, and only where main suspects a face too small for it: at up to
+    1,280, in tiles of 256
   around the suspects, or in two or four large ones where those are fewer pixels.
 
 A suspect is a box that main scores too low to believe, or believes, of a size that another look shows better.
@@ -27,7 +31,10 @@ from mien.types import Detection, InferenceModel, Pixels
 Array = npt.NDArray[np.float64]
 STEP = 32  # the network's coarsest stride
 TILE = 256  # pixels, side of a small tile
-LARGE, LARGE_SCORE = 0.3, 0.3  # side of a box, as a fraction of the main look's, and score, from which a far look may show it better
+LARGE, LARGE_SCORE = (
+    0.3,
+    0.3,
+)  # side of a box, as a fraction of the main look's, and score, from which a far look may show it better
 
 TURNED = 0.05  # by how much a face must score higher in a turned copy of the photo than in the photo itself
 INSIDE = 0.6  # share of a box inside another one from which a thorough search takes both for one face
@@ -71,11 +78,21 @@ class Detector:
     """
 
     def __init__(
-        self, model: InferenceModel, *, threshold: float = FACES.threshold, overlap: float = FACES.overlap,
-        main: int = 640, far: int = 128, near: int = 1280, enlarge: float = 2.0, suspect: float = 0.15,
-    ):  # fmt: skip
+        self,
+        model: InferenceModel,
+        *,
+        threshold: float = FACES.threshold,
+        overlap: float = FACES.overlap,
+        main: int = 640,
+        far: int = 128,
+        near: int = 1280,
+        enlarge: float = 2.0,
+        suspect: float = 0.15,
+    ):
         if FACES.name not in [t.name for t in model.tasks]:
-            raise UsageError(f"the detector's network answers {[t.name for t in model.tasks]}, not {FACES.name!r}")
+            raise UsageError(
+                f"the detector's network answers {[t.name for t in model.tasks]}, not {FACES.name!r}"
+            )
         for name, value in (("threshold", threshold), ("suspect", suspect)):
             if not 0 < value < 1:
                 raise UsageError(f"{name} must lie between 0 and 1, not {value}")
@@ -85,14 +102,18 @@ class Detector:
         self.main, self.far, self.near, self.enlarge = main, far, near, enlarge
         self.suspect = min(suspect, threshold)
 
-    def __call__(self, pixels: Pixels, *, score: float | None = None, thorough: bool = False) -> list[Detection]:
+    def __call__(
+        self, pixels: Pixels, *, score: float | None = None, thorough: bool = False
+    ) -> list[Detection]:
         """Faces in photo pixels, largest first; boxes may reach beyond the photo.
 
         Args:
             pixels: (H, W, 3) uint8 RGB.
             score: minimum detection score of this call, 0..1; None for `threshold`.
-            thorough: search the whole photo at every scale, in tiles, and turned by 90, 180 and 270 degrees. It finds small faces of large
-                photos and faces that are sideways or upside down, and takes from 5 to 100 times as long. See `Detection.roll`.
+            thorough: search the whole photo at every scale, in tiles, and turned by 90, 180 and 270 degrees.
+                It finds small faces of large
+                photos and faces that are sideways or upside down, and takes from 5 to 100 times as long. See
+                `Detection.roll`.
 
         Raises:
             UsageError: a score out of range.
@@ -107,15 +128,24 @@ class Detector:
         main, far = self.plan(shown.width, shown.height)
         boxes, scores, points = self.look(shown, main, suspect)
         looks, sure = self.nearer(shown.width, shown.height, boxes), scores >= threshold
-        if not sure.any() or ((sides(boxes) * main.scale > LARGE * self.main) & (scores >= LARGE_SCORE)).any():
+        if (
+            not sure.any()
+            or ((sides(boxes) * main.scale > LARGE * self.main) & (scores >= LARGE_SCORE)).any()
+        ):
             looks = [far, *looks]
-        rows = [(boxes[sure], scores[sure], points[sure]), *(self.look(shown, look, threshold) for look in looks)]
+        rows = [
+            (boxes[sure], scores[sure], points[sure]),
+            *(self.look(shown, look, threshold) for look in looks),
+        ]
         boxes, scores, points = (np.concatenate(column) for column in zip(*rows, strict=True))
         found = merge(boxes, scores, points, self.overlap)
         return alone(sorted(found, key=lambda d: -d.area))
 
     def _everywhere(self, pixels: Pixels, threshold: float) -> list[Detection]:
-        """Faces of the photo and of its turned copies. Where two copies show one face, the better score decides."""
+        """Faces of the photo and of its turned copies.
+
+        Where two copies show one face, the better score decides.
+        """
         height, width = pixels.shape[:2]
         found = list[tuple[float, Detection]]()
         for quarters in range(4):
@@ -133,22 +163,28 @@ class Detector:
         return alone(sorted(kept, key=lambda d: -d.area))
 
     def pyramid(self, width: int, height: int, share: int = 128) -> list[Showing]:
-        """Tiles over the whole photo at its own size, half of it, and so on, down to the size of the main look.
+        """Tiles over the whole photo at its own size, half of it, and so on, down to the size of the main
+        look.
 
-        A tile is as large as the main look; neighbors share a strip that is as wide as the largest face believed in them.
+        A tile is as large as the main look; neighbors share a strip that is as wide as the largest face
+        believed in them.
         """
         longer, looks, scale = max(width, height), list[Showing](), 1.0
         while longer * scale > 1.2 * self.main:
             w, h = scaled_size(width, height, scale)
             tiles = [spans(length, max(self.main, 2 * share), share) for length in (w, h)]
             looks += [
-                Showing(scale, (x1, y1, x2, y2), (up(x2 - x1), up(y2 - y1)), largest=share) for y1, y2 in tiles[1] for x1, x2 in tiles[0]
+                Showing(scale, (x1, y1, x2, y2), (up(x2 - x1), up(y2 - y1)), largest=share)
+                for y1, y2 in tiles[1]
+                for x1, x2 in tiles[0]
             ]
             scale /= 2
         return looks
 
     def plan(self, width: int, height: int) -> tuple[Showing, Showing]:
-        """The main and the far look at a photo of that size; few shapes, so that the runtime's memory stays small."""
+        """The main and the far look at a photo of that size; few shapes, so that the runtime's memory stays
+        small.
+        """
         longer = max(width, height)
         scale = min(self.main / longer, self.enlarge)
         w, h = scaled_size(width, height, scale)
@@ -156,12 +192,16 @@ class Detector:
         scale = self.far / longer
         w, h = scaled_size(width, height, scale)
         side = up(1.5 * self.far)
-        return main, Showing(scale, (0, 0, w, h), (side, side), ((side - w) // 2, (side - h) // 2), smallest=24)
+        return main, Showing(
+            scale, (0, 0, w, h), (side, side), ((side - w) // 2, (side - h) // 2), smallest=24
+        )
 
     def nearer(self, width: int, height: int, boxes: Array, share: int = 64) -> list[Showing]:
-        """Looks at the suspects among boxes (n, 4) of the photo, those that a nearer look would show at most `share` pixels large.
+        """Looks at the suspects among boxes (n, 4) of the photo, those that a nearer look would show at most
+        `share` pixels large.
 
-        Tiles share a strip as wide as the largest face believed in them, so that each such face is whole in one.
+        Tiles share a strip as wide as the largest face believed in them, so that each such face is whole in
+        one.
         """
         longer = max(width, height)
         if not self.near or longer <= 1.2 * self.main:
@@ -172,14 +212,22 @@ class Detector:
         middles = (suspects[:, :2] + suspects[:, 2:]) / 2 * scale
         small = [spans(length, TILE, share) for length in (w, h)]
         held = {(most_inside(small[0], x), most_inside(small[1], y)) for x, y in middles}
-        large = [spans(length, length if length <= self.main + share else up(length / 2 + share / 2), share) for length in (w, h)]
+        large = [
+            spans(length, length if length <= self.main + share else up(length / 2 + share / 2), share)
+            for length in (w, h)
+        ]
         every = [(x, y) for y in large[1] for x in large[0]]
         if sum(map(_pixels, held)) < sum(map(_pixels, every)):
             every = sorted(held)
-        return [Showing(scale, (x1, y1, x2, y2), (up(x2 - x1), up(y2 - y1)), largest=share) for (x1, x2), (y1, y2) in every]
+        return [
+            Showing(scale, (x1, y1, x2, y2), (up(x2 - x1), up(y2 - y1)), largest=share)
+            for (x1, x2), (y1, y2) in every
+        ]
 
     def look(self, shown: Shown, look: Showing, least: float) -> tuple[Array, Array, Array]:
-        """What one look believes, from a score on: boxes (n, 4), scores (n,), points (n, 5, 2), in photo pixels."""
+        """What one look believes, from a score on: boxes (n, 4), scores (n,), points (n, 5, 2), in photo
+        pixels.
+        """
         photo, (x1, y1, x2, y2) = shown.at(look.scale), look.window
         part = photo[y1:y2, x1:x2]
         left, top = look.corner
@@ -199,7 +247,8 @@ class Detector:
 
 
 def same_face(a: Detection, b: Detection, overlap: float) -> bool:
-    """Whether two boxes show one face: their IoU is above `overlap`, or most of the smaller one is inside the larger.
+    """Whether two boxes show one face: their IoU is above `overlap`, or most of the smaller one is inside the
+    larger.
 
     At different scales and turns a part of a face, or a head, can look like a face.
     """
@@ -209,7 +258,8 @@ def same_face(a: Detection, b: Detection, overlap: float) -> bool:
 
 
 def turned_back(found: Detection, quarters: int, width: int, height: int) -> Detection:
-    """A face of the photo's copy turned counterclockwise by quarters of a circle -> the same in pixels of the photo.
+    """A face of the photo's copy turned counterclockwise by quarters of a circle -> the same in pixels of the
+    photo.
 
     Args:
         width: of the photo, not of its copy. height: the same.
@@ -220,7 +270,10 @@ def turned_back(found: Detection, quarters: int, width: int, height: int) -> Det
         ((-1, 0, width - 1), (0, -1, height - 1)),
         ((0, 1, 0), (-1, 0, height - 1)),
     )[quarters]
-    corners, points = geometry.move_points(found.box.reshape(2, 2), home), geometry.move_points(found.points, home)
+    corners, points = (
+        geometry.move_points(found.box.reshape(2, 2), home),
+        geometry.move_points(found.points, home),
+    )
     box = np.concatenate([corners.min(0), corners.max(0)])
     return Detection(box.astype(np.float32), found.score, points.astype(np.float32))
 
@@ -246,7 +299,9 @@ def sides(boxes: Array) -> Array:
 
 
 def spans(length: int, side: int, share: int) -> list[tuple[int, int]]:
-    """(from, to) of the fewest tiles of that side over a length, which share `share` or more; all of it where it is shorter."""
+    """(from, to) of the fewest tiles of that side over a length, which share `share` or more; all of it where
+    it is shorter.
+    """
     if length <= side:
         return [(0, length)]
     n = -(-(length - share) // (side - share))
@@ -265,7 +320,9 @@ def _pixels(tile: tuple[tuple[int, int], tuple[int, int]]) -> int:
 
 
 def cut(boxes: Array, window: tuple[int, int, int, int], width: int, height: int) -> npt.NDArray[np.bool_]:
-    """Boxes that reach over an inner edge of a window of the photo: the neighbouring tile shows that face whole."""
+    """Boxes that reach over an inner edge of a window of the photo: the neighbouring tile shows that face
+    whole.
+    """
     x1, y1, x2, y2 = window
     low = (boxes[:, :2] < (x1, y1)) & np.array([x1 > 0, y1 > 0])
     high = (boxes[:, 2:] > (x2, y2)) & np.array([x2 < width, y2 < height])

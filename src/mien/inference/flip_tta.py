@@ -1,9 +1,13 @@
-"""A network that sees each face twice, as it is and in a mirror, and answers by the mean of both: surer, at twice the cost.
+"""A network that sees each face twice, as it is and in a mirror, and answers by the mean of both: surer, at
+twice the cost.
 
-One call of the network: pictures and mirror images are one batch. Each task brings its answer back from the mirror.
+One call of the network: pictures and mirror images are one batch. Each task brings its answer back from the
+    mirror.
 
-Points are the exception, and are answered from the picture alone. Sets label them half a pixel or more to the right of what a
-mirror leaves in place (`Sample.lean`), and a network learns that; the mean of both would be nobody's labels: measured on MTFL's
+Points are the exception, and are answered from the picture alone. Sets label them half a pixel or more to the
+right of what a
+mirror leaves in place (`Sample.lean`), and a network learns that; the mean of both would be nobody's labels:
+measured on MTFL's
 test, 6.98 against 6.03 (log, entry 14).
 """
 
@@ -28,10 +32,16 @@ class FlipTTA:
 
     def __init__(self, model: InferenceModel):
         if found := [t.name for t in model.tasks if isinstance(t.shape, Boxes)]:
-            raise UsageError(f"{found[0]!r} cannot be answered from a mirror; mirror=True is for networks that read aligned faces")
+            raise UsageError(
+                f"{found[0]!r} cannot be answered from a mirror; mirror=True is for networks that read"
+                " aligned faces"
+            )
         self.model = model
         # a name of its own: records of one forward and of two do not belong in one table
-        self.name, self.sha256 = f"{getattr(model, 'name', type(model).__name__)}+mirror", str(getattr(model, "sha256", ""))
+        self.name, self.sha256 = (
+            f"{getattr(model, 'name', type(model).__name__)}+mirror",
+            str(getattr(model, "sha256", "")),
+        )
 
     @property
     def view(self) -> View:
@@ -49,7 +59,9 @@ class FlipTTA:
         return getattr(self.model, "known_tasks", self.model.tasks)
 
     def __call__(self, images: Floats) -> Mapping[str, Floats]:
-        """(B, 3, H, W), normalised -> task name -> the mean of the raw answers to both (B, ...); of points, those to the first."""
+        """(B, 3, H, W), normalised -> task name -> the mean of the raw answers to both (B, ...); of points,
+        those to the first.
+        """
         n = len(images)
         raw = self.model(np.concatenate([images, images[..., ::-1]]))
         return {t.name: self._joined(t, raw[t.name][:n], raw[t.name][n:]) for t in self.tasks}

@@ -33,14 +33,22 @@ _REFUSALS: tuple[type[Exception], ...] = (
 
 
 def _view(given: Any) -> View:
-    """A header's view; KeyError, TypeError or ValueError, saying what, where it is none that can be worked with."""
+    """A header's view; KeyError, TypeError or ValueError, saying what, where it is none that can be worked
+    with.
+    """
     view = View.from_dict(given)
     if len(view.size) != 2 or not all(type(n) is int and 0 < n <= MAX_SIDE for n in view.size):
         raise ValueError(f"view size {view.size} is not two whole numbers from 1 to {MAX_SIDE}")
     if view.template not in ("photo", *TEMPLATES):
         raise ValueError(f"no template {view.template!r}")
-    if not len(view.mean) == len(view.std) == 3 or not all(map(math.isfinite, view.mean + view.std)) or min(view.std) <= 0:
-        raise ValueError(f"mean {view.mean} and std {view.std} are not three numbers each, the latter above 0")
+    if (
+        not len(view.mean) == len(view.std) == 3
+        or not all(map(math.isfinite, view.mean + view.std))
+        or min(view.std) <= 0
+    ):
+        raise ValueError(
+            f"mean {view.mean} and std {view.std} are not three numbers each, the latter above 0"
+        )
     return view
 
 
@@ -73,13 +81,17 @@ class OnnxModel:
 
     One object may be called from several threads; a forked or spawned process makes its own session.
 
-    Its tasks read at the temperatures in the provenance file beside the weights (`mien.evaluation.calibration`), if it has any.
+    Its tasks read at the temperatures in the provenance file beside the weights
+    (`mien.evaluation.calibration`), if it has any.
 
     Args:
-        path: an .onnx file that mien exported. threads: of one forward; None for all cores, or as many as a container is given.
+        path: an .onnx file that mien exported. threads: of one forward; None for all cores, or as many as a
+            container is given.
         providers: ONNX Runtime execution providers, in order of preference.
-        tasks: names of the tasks to compute, or a function that says so of a name; None for all. Derived names count for the
-            task that they derive from, unknown ones are ignored. The rest of the network is pruned away, but the tasks are
+        tasks: names of the tasks to compute, or a function that says so of a name; None for all. Derived
+            names count for the
+            task that they derive from, unknown ones are ignored. The rest of the network is pruned away, but
+            the tasks are
             still listed in `known_tasks`. Where no name fits, all are computed.
 
     Attributes:
@@ -90,9 +102,13 @@ class OnnxModel:
     """
 
     def __init__(
-        self, path: str | os.PathLike[str], *, threads: int | None = None, providers: Sequence[str] = ("CPUExecutionProvider",),
+        self,
+        path: str | os.PathLike[str],
+        *,
+        threads: int | None = None,
+        providers: Sequence[str] = ("CPUExecutionProvider",),
         tasks: Sequence[str] | Callable[[str], bool] | None = None,
-    ):  # fmt: skip
+    ):
         if threads is not None and threads < 1:
             raise UsageError(f"threads must be 1 or more, not {threads}")
         missing = [p for p in providers if p not in ort.get_available_providers()]
@@ -109,9 +125,13 @@ class OnnxModel:
             self.view, own = _view(self.header["view"]), _tasks(self.header["tasks"])
             self.header["builder"]
         except UnknownTask as e:
-            raise BadWeights(f"{self.path} answers what this version of mien does not know ({e}); install a newer one") from e
+            raise BadWeights(
+                f"{self.path} answers what this version of mien does not know ({e}); install a newer one"
+            ) from e
         except (LookupError, TypeError, ValueError, ArithmeticError) as e:
-            raise BadWeights(f"the header of {self.path} is damaged ({type(e).__name__}: {e}); copy the file again") from e
+            raise BadWeights(
+                f"the header of {self.path} is damaged ({type(e).__name__}: {e}); copy the file again"
+            ) from e
         temperatures = _temperatures(self.path)
         self.known_tasks: tuple[Task[Any], ...] = tuple(calibrated(t, temperatures) for t in own)
         self.tasks = tuple(t for t in self.known_tasks if t.name in kept) or self.known_tasks
@@ -125,14 +145,21 @@ class OnnxModel:
     def _start(self) -> ort.InferenceSession:
         options = ort.SessionOptions()
         options.log_severity_level = 3
-        options.intra_op_num_threads = self.threads or (inference_threads() if cpu_quota() else 0)  # 0: the runtime counts the cores
+        options.intra_op_num_threads = self.threads or (
+            inference_threads() if cpu_quota() else 0
+        )  # 0: the runtime counts the cores
         options.inter_op_num_threads = 1
-        # Detector and reader take turns: a pool that waits awake for its next call would take the cores from the other network's.
+        # Detector and reader take turns: a pool that waits awake for its next call would take the cores from
+        # the other network's.
         options.add_session_config_entry("session.force_spinning_stop", "1")
-        # Photos have any number of faces. A plan of memory for each number is kept: it saves no time, and 200 photos held 163 MB for 114.
+        # Photos have any number of faces. A plan of memory for each number is kept: it saves no time, and 200
+        # photos held 163 MB for 114.
         options.enable_mem_pattern = False
-        # Weights may point to other files (ONNX external data), which no sha256 covers. There is no such folder, so that none is read.
-        options.add_session_config_entry("session.model_external_initializers_file_folder_path", f"{self.path}/none")
+        # Weights may point to other files (ONNX external data), which no sha256 covers. There is no such
+        # folder, so that none is read.
+        options.add_session_config_entry(
+            "session.model_external_initializers_file_folder_path", f"{self.path}/none"
+        )
         try:
             return ort.InferenceSession(self._data, options, providers=self.providers)
         except _REFUSALS as e:
@@ -164,14 +191,19 @@ class OnnxModel:
         try:
             text = self._session.get_modelmeta().custom_metadata_map.get("mien")
         except UnicodeDecodeError as e:
-            raise BadWeights(f"the header of {self.path} is damaged: it is no UTF-8 ({e.reason}); copy the file again") from e
+            raise BadWeights(
+                f"the header of {self.path} is damaged: it is no UTF-8 ({e.reason}); copy the file again"
+            ) from e
         header = _json(text, f"the header of {self.path}") if text else {}
         if header.get("format") != FORMAT:
             raise BadWeights(f"{self.path} has no {FORMAT} header; export it with: mien export")
         return header
 
     def __getstate__(self) -> dict[str, Any]:
-        """For a worker that is spawned: everything but the session. The worker starts its own from the same bytes."""
+        """For a worker that is spawned: everything but the session.
+
+        The worker starts its own from the same bytes.
+        """
         return {k: v for k, v in vars(self).items() if k not in ("_session", "_parents")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -181,17 +213,23 @@ class OnnxModel:
     def _check_ends(self) -> list[str]:
         """Names of the network's outputs, once it takes and gives what its header says."""
         assert self._session is not None
-        into, out = [i.name for i in self._session.get_inputs()], [o.name for o in self._session.get_outputs()]
+        into, out = (
+            [i.name for i in self._session.get_inputs()],
+            [o.name for o in self._session.get_outputs()],
+        )
         absent = [t.name for t in self.tasks if t.name not in out]
         if into != ["images"] or absent:
             said = f"its header promises {absent[0]!r}" if absent else "mien gives it 'images'"
-            raise BadWeights(f"{self.path} takes {into} and answers {out}, but {said}; export it with: mien export")
+            raise BadWeights(
+                f"{self.path} takes {into} and answers {out}, but {said}; export it with: mien export"
+            )
         return out
 
     def __call__(self, images: Floats) -> Mapping[str, Floats]:
         """(B, 3, H, W) float32, normalised by `view` -> task name -> raw answers (B, ...)."""
         if self._session is None or os.getpid() != self._owner:
-            # A session does not survive a fork: its threads are gone. It is kept, for ending it would wait for them.
+            # A session does not survive a fork: its threads are gone. It is kept, for ending it would wait
+            # for them.
             self._parents += [self._session] if self._session is not None else []
             self._session, self._owner = self._start(), os.getpid()
         try:
@@ -211,4 +249,7 @@ class OnnxModel:
             raise BadWeights(f"{self.path} answers {of.name!r} by {what} for images {given}; export it again")
         # NaN is neither: both comparisons are false
         if raw.size and not (raw.min() >= -HUGE and raw.max() <= HUGE):
-            raise BadWeights(f"{self.path} answers {of.name!r} by numbers that are none (NaN, or beyond {HUGE:.0e}); export it again")
+            raise BadWeights(
+                f"{self.path} answers {of.name!r} by numbers that are none (NaN, or beyond {HUGE:.0e});"
+                " export it again"
+            )

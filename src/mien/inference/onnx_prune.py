@@ -1,6 +1,8 @@
-"""An ONNX file cut down to the answers asked for. ONNX Runtime runs every node of a graph, whatever is fetched.
+"""An ONNX file cut down to the answers asked for. ONNX Runtime runs every node of a graph, whatever is
+fetched.
 
-Works on the bytes, for the base install has no `onnx`: a message is a row of fields, each a key (number and kind) and a value.
+Works on the bytes, for the base install has no `onnx`: a message is a row of fields, each a key (number and
+    kind) and a value.
 """
 
 from __future__ import annotations
@@ -27,7 +29,8 @@ def outputs(data: bytes) -> list[str]:
 def prune(data: bytes, answers: Collection[str]) -> bytes:
     """The file with these outputs alone, and with the nodes and weights that they need.
 
-    A graph with nested graphs comes back as it is, and so does one that none of the answers, or nothing but them, is in.
+    A graph with nested graphs comes back as it is, and so does one that none of the answers, or nothing but
+    them, is in.
 
     Raises:
         ValueError: these are no fields.

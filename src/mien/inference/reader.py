@@ -33,7 +33,13 @@ class Reading(list[Face]):
         error: why the photo was not read, or None. timing_ms: stage -> milliseconds. model: name and sha256.
     """
 
-    def __init__(self, path: str | None, photo: Photo | None = None, error: PhotoError | None = None, model: dict[str, str] | None = None):
+    def __init__(
+        self,
+        path: str | None,
+        photo: Photo | None = None,
+        error: PhotoError | None = None,
+        model: dict[str, str] | None = None,
+    ):
         super().__init__()
         self.path, self.photo, self.error, self.model = path, photo, error, model or {}
         self.timing_ms: dict[str, float] = {}
@@ -49,7 +55,8 @@ class Reading(list[Face]):
         return head | size | {"model": self.model, "timing_ms": timing, "faces": [f.to_dict() for f in self]}
 
     def to_dataframe(self) -> Any:
-        """A pandas DataFrame, one row a face: `mien.io.dataframe.to_dataframe`, which takes several readings too.
+        """A pandas DataFrame, one row a face: `mien.io.dataframe.to_dataframe`, which takes several readings
+        too.
 
         Raises:
             UsageError: pandas is not installed.
@@ -70,12 +77,14 @@ class Reading(list[Face]):
 
 
 class Reader:
-    """Reads faces. Build one with `mien.load()` and keep it; it holds no state between calls and may serve threads.
+    """Reads faces. Build one with `mien.load()` and keep it; it holds no state between calls and may serve
+    threads.
 
     Args:
         detector: photo pixels -> faces, largest first.
         model: the network (ONNX or torch behind `InferenceModel`).
-        tasks: names of the tasks to predict; None for all but identity, which is biometric data and comes only by name.
+        tasks: names of the tasks to predict; None for all but identity, which is biometric data and comes
+            only by name.
         batch: maximum number of faces per forward pass.
         max_pixels: larger photos are refused before they are decoded.
 
@@ -99,7 +108,10 @@ class Reader:
             raise UsageError(f"batch must be 1 or more faces, not {batch}")
         self.detector, self.model, self.batch, self.max_pixels = detector, model, batch, max_pixels
         self.requested = self.select(tasks)
-        self._model = {"name": getattr(model, "name", type(model).__name__), "sha256": getattr(model, "sha256", "")}
+        self._model = {
+            "name": getattr(model, "name", type(model).__name__),
+            "sha256": getattr(model, "sha256", ""),
+        }
 
     def select(self, tasks: Sequence[str] | None) -> tuple[str, ...]:
         """These tasks in the order of the records; None selects all that need no request by name.
@@ -110,7 +122,9 @@ class Reader:
         supported = supported_tasks(t.name for t in self.model.tasks)
         if wrong := [n for n in tasks or () if n not in supported]:
             if wrong[0] in supported_tasks(t.name for t in getattr(self.model, "known_tasks", ())):
-                raise UnknownTask(f"this network was loaded without {wrong[0]!r}; load it with tasks=[..., {wrong[0]!r}]")
+                raise UnknownTask(
+                    f"this network was loaded without {wrong[0]!r}; load it with tasks=[..., {wrong[0]!r}]"
+                )
             raise UnknownTask(f"this model does not answer {wrong[0]!r}; it answers: {', '.join(supported)}")
         if tasks is None:
             return tuple(n for n in supported if n.partition("@")[0] not in ON_REQUEST)
@@ -119,11 +133,14 @@ class Reader:
     @overload
     def __call__(self, photos: Source, *, color: Color = "rgb") -> Reading: ...
     @overload
-    def __call__(self, photos: list[Source] | tuple[Source, ...], *, color: Color = "rgb") -> list[Reading]: ...
+    def __call__(
+        self, photos: list[Source] | tuple[Source, ...], *, color: Color = "rgb"
+    ) -> list[Reading]: ...
     def __call__(self, photos: Any, *, color: Color = "rgb") -> Any:
         """Read one photo, or a list of photos whose faces share forward passes.
 
-        A single photo that cannot be read raises its `PhotoError`. In a list, the others go on: the bad one's reading
+        A single photo that cannot be read raises its `PhotoError`. In a list, the others go on: the bad one's
+        reading
         is empty, has `.error`, and is logged as a warning. color: of arrays only; "bgr" is OpenCV's order.
         """
         if isinstance(photos, (list, tuple)):
@@ -150,8 +167,10 @@ class Reader:
             score: minimum detection score, 0..1; None for the detector's own.
             max_faces: read only the largest faces, at most this many.
             model: takes the place of the reader's network for this call, with the same tasks and view.
-            on_stage: called after each of the stages "decode", "detect", "align" and "read" with the stage, the reading so
-                far (with the time of the stage in `timing_ms`) and the number of faces found. What it raises ends the read.
+            on_stage: called after each of the stages "decode", "detect", "align" and "read" with the stage,
+                the reading so
+                far (with the time of the stage in `timing_ms`) and the number of faces found. What it raises
+                ends the read.
 
         Raises:
             PhotoError: the photo cannot be read.
@@ -171,7 +190,9 @@ class Reader:
         _report(on_stage, "read", reading, len(found))
         return reading
 
-    def stream(self, photos: Iterable[Source], *, photos_a_time: int = 8, color: Color = "rgb") -> Iterator[Reading]:
+    def stream(
+        self, photos: Iterable[Source], *, photos_a_time: int = 8, color: Color = "rgb"
+    ) -> Iterator[Reading]:
         """Read photos of any number in order, a few at a time; memory does not grow with their number."""
         rest = iter(photos)
         while group := list(islice(rest, photos_a_time)):
@@ -228,14 +249,22 @@ class Reader:
         start = time.perf_counter()
         crops = [geometry.align(reading.photo.pixels, face.points, self.model.view) for face in found]
         if isinstance(source, np.ndarray) and looks_bgr(crops):
-            _log.warning("an array's faces are bluer than they are red: if it came from OpenCV, pass color='bgr' or pass a[..., ::-1]")
+            _log.warning(
+                "an array's faces are bluer than they are red: if it came from OpenCV, pass color='bgr' or"
+                " pass a[..., ::-1]"
+            )
         reading.timing_ms["align"] = 1e3 * (time.perf_counter() - start)
         return crops
 
     def read_crops(
-        self, crops: Sequence[Crop], *, tasks: Sequence[str] | None = None, model: InferenceModel | None = None
+        self,
+        crops: Sequence[Crop],
+        *,
+        tasks: Sequence[str] | None = None,
+        model: InferenceModel | None = None,
     ) -> list[dict[str, Any]]:
-        """Predictions for faces that are already aligned to the network's view, by task name, in photo coordinates.
+        """Predictions for faces that are already aligned to the network's view, by task name, in photo
+        coordinates.
 
         Args:
             tasks: names as `select` gives them; None for `requested`. model: see `read`.
@@ -251,7 +280,12 @@ class Reader:
             raw = network(self.model.view.tensor(np.stack([c.pixels for c in part])))
             for i, crop in enumerate(part):
                 direct = {t.name: t.read(raw[t.name][i], crop) for t in own}
-                out.append({n: DERIVED[n].derive(direct[DERIVED[n].source]) if n in DERIVED else direct[n] for n in names})
+                out.append(
+                    {
+                        n: DERIVED[n].derive(direct[DERIVED[n].source]) if n in DERIVED else direct[n]
+                        for n in names
+                    }
+                )
         return out
 
 
@@ -259,17 +293,23 @@ def _path_of(source: Source) -> str | None:
     return os.fspath(source) if isinstance(source, (str, os.PathLike)) else None
 
 
-def _faces(found: Sequence[Detection], predictions: Sequence[dict[str, Any]], crops: Sequence[Crop]) -> list[Face]:
+def _faces(
+    found: Sequence[Detection], predictions: Sequence[dict[str, Any]], crops: Sequence[Crop]
+) -> list[Face]:
     return [Face(f.box, f.score, f.points, p, c) for f, p, c in zip(found, predictions, crops, strict=True)]
 
 
-def _report(on_stage: Callable[[str, Reading, int], None] | None, stage: str, reading: Reading, faces: int) -> None:
+def _report(
+    on_stage: Callable[[str, Reading, int], None] | None, stage: str, reading: Reading, faces: int
+) -> None:
     if on_stage is not None:
         on_stage(stage, reading, faces)
 
 
 def looks_bgr(crops: Sequence[Crop], margin: float = 12.0) -> bool:
-    """Whether every face's middle is bluer than red by `margin` of 255: skin of any tone is redder, unless the light is blue."""
+    """Whether every face's middle is bluer than red by `margin` of 255: skin of any tone is redder, unless
+    the light is blue.
+    """
     thirds = [(c.pixels, c.pixels.shape[0] // 3, c.pixels.shape[1] // 3) for c in crops]
     middles = [p[y : p.shape[0] - y, x : p.shape[1] - x] for p, y, x in thirds]
     return bool(crops) and all(m[..., 2].mean() - m[..., 0].mean() > margin for m in middles)
@@ -309,7 +349,9 @@ def load(
     path = WEIGHTS / "mien.onnx" if weights is None else weights
     model: InferenceModel
     model = (
-        OnnxModel(path, threads=threads, tasks=default_task if tasks is None else tasks) if isinstance(path, (str, os.PathLike)) else path
+        OnnxModel(path, threads=threads, tasks=default_task if tasks is None else tasks)
+        if isinstance(path, (str, os.PathLike))
+        else path
     )
     finder = OnnxModel(detector or WEIGHTS / "detector.onnx", threads=threads)
     find = Detector(finder) if score is None else Detector(finder, threshold=score)
@@ -317,5 +359,7 @@ def load(
 
 
 def default_task(name: str) -> bool:
-    """Whether a network's task is predicted without being named: all are, but those that come only on request."""
+    """Whether a network's task is predicted without being named: all are, but those that come only on
+    request.
+    """
     return name.partition("@")[0] not in ON_REQUEST

@@ -1,4 +1,7 @@
-"""The weights file format: ONNX bytes and the JSON provenance file next to them. The only module that reads that JSON."""
+"""The weights file format: ONNX bytes and the JSON provenance file next to them.
+
+The only module that reads that JSON.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +32,8 @@ def provenance_of(path: Path) -> dict[str, Any]:
 
 
 def read_weights(path: Path) -> tuple[bytes, str]:
-    """The bytes of a weights file and their sha256, checked against the provenance file beside it, if there is one.
+    """The bytes of a weights file and their sha256, checked against the provenance file beside it, if there
+    is one.
 
     Raises:
         BadWeights: missing, empty, or not the bytes that the provenance file promises.
@@ -42,14 +46,15 @@ def read_weights(path: Path) -> tuple[bytes, str]:
         promised = provenance_of(path).get("sha256")
         if promised != found:
             raise BadWeights(
-                f"the weights {path} were truncated or altered: sha256 is {found[:16]}..., "
-                f"{path.stem}.json promises {str(promised)[:16]}...; install mien again, or copy the file again"
+                f"the weights {path} were truncated or altered: sha256 is {found[:16]}..., {path.stem}.json"
+                f" promises {str(promised)[:16]}...; install mien again, or copy the file again"
             )
     return data, found
 
 
 def calibrated(asked: Task[Any], temperatures: Mapping[str, float]) -> Task[Any]:
-    """The task, reading at the temperature that the weights bring for it; the task itself where they bring none.
+    """The task, reading at the temperature that the weights bring for it; the task itself where they bring
+    none.
 
     Raises:
         BadWeights: a temperature that is no number above 0, or of a task that has none.
@@ -57,8 +62,15 @@ def calibrated(asked: Task[Any], temperatures: Mapping[str, float]) -> Task[Any]
     if asked.name not in temperatures:
         return asked
     value = temperatures[asked.name]
-    if not hasattr(asked, "temperature") or not isinstance(value, (int, float)) or not 0 < value < float("inf"):
-        raise BadWeights(f"{asked.name} cannot be read at temperature {value!r}; mend `calibration` in the weights' provenance file")
+    if (
+        not hasattr(asked, "temperature")
+        or not isinstance(value, (int, float))
+        or not 0 < value < float("inf")
+    ):
+        raise BadWeights(
+            f"{asked.name} cannot be read at temperature {value!r}; mend `calibration` in the weights'"
+            " provenance file"
+        )
     same = copy.copy(asked)
     same.temperature = float(value)  # type: ignore[attr-defined]
     return same
@@ -70,7 +82,9 @@ def _temperatures(path: Path) -> dict[str, float]:
     for key in ("calibration", "temperatures"):
         found = found.get(key, {})
         if not isinstance(found, dict):
-            raise BadWeights(f"`{key}` in {path.with_suffix('.json')} is no JSON object; mend it, or copy the file again")
+            raise BadWeights(
+                f"`{key}` in {path.with_suffix('.json')} is no JSON object; mend it, or copy the file again"
+            )
     return found
 
 
@@ -79,7 +93,9 @@ def _bytes(path: Path) -> bytes:
         return path.read_bytes()
     except (OSError, ValueError, MemoryError) as e:  # ValueError: a zero byte in the name
         why = getattr(e, "strerror", None) or e or "too large for the memory there is"
-        raise BadWeights(f"cannot read the weights {str(path)!r}: {why}; install mien again, or name another file") from e
+        raise BadWeights(
+            f"cannot read the weights {str(path)!r}: {why}; install mien again, or name another file"
+        ) from e
 
 
 def _json(text: bytes | str, whose: object) -> dict[str, Any]:
@@ -87,7 +103,12 @@ def _json(text: bytes | str, whose: object) -> dict[str, Any]:
     try:
         found = json.loads(text)
     except (ValueError, RecursionError) as e:
-        raise BadWeights(f"{whose} is damaged: it should hold JSON ({e}); install mien again, or copy the file again") from e
+        raise BadWeights(
+            f"{whose} is damaged: it should hold JSON ({e}); install mien again, or copy the file again"
+        ) from e
     if not isinstance(found, dict):
-        raise BadWeights(f"{whose} is damaged: it should hold a JSON object, not {type(found).__name__}; install mien again")
+        raise BadWeights(
+            f"{whose} is damaged: it should hold a JSON object, not {type(found).__name__}; install mien"
+            " again"
+        )
     return found

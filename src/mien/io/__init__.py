@@ -12,7 +12,15 @@ if TYPE_CHECKING:
     from mien.io.paths import find_photos
     from mien.io.writers import open_output
 
-__all__ = ["MAX_PIXELS", "Photo", "find_photos", "load_photo", "open_output", "to_dataframe", "to_supervision"]
+__all__ = [
+    "MAX_PIXELS",
+    "Photo",
+    "find_photos",
+    "load_photo",
+    "open_output",
+    "to_dataframe",
+    "to_supervision",
+]
 
 __getattr__ = attach(
     __name__,

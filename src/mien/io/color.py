@@ -1,4 +1,6 @@
-"""Decoded pictures of any mode -> RGB, some rows at a time, so that a large one does not need its size several times over."""
+"""Decoded pictures of any mode -> RGB, some rows at a time, so that a large one does not need its size
+several times over.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,8 @@ from mien.types import Pixels
 def to_rgb(image: Image.Image, name: str) -> Pixels:
     """A loaded Pillow image of any mode -> (H, W, 3) uint8 RGB of its own, not yet turned.
 
-    Some rows at a time: the copies that a conversion makes of a large picture would need more than a gigabyte.
+    Some rows at a time: the copies that a conversion makes of a large picture would need more than a
+        gigabyte.
     """
     if image.mode == "LAB":
         raise NotAPicture(f"{name} has CIELAB colours, which mien does not read; convert it to RGB")
@@ -49,14 +52,19 @@ def _strip_to_rgb(image: Image.Image) -> npt.NDArray[Any]:
 def _scaled(values: npt.NDArray[Any]) -> Pixels:
     """32-bit gray says nowhere what white is -> uint8, by the smallest usual white that holds all values.
 
-    That is 1 (floats only), 255 or 65535; values beyond are stretched from their least to their greatest. NaN counts as 0.
+    That is 1 (floats only), 255 or 65535; values beyond are stretched from their least to their greatest. NaN
+    counts as 0.
     """
     strips, is_float = _strips(*values.shape), values.dtype.kind == "f"
     out = np.empty(values.shape, np.uint8)
     with np.errstate(invalid="ignore"):  # a signalling NaN
-        ends = [(v.min(), v.max()) for v in (np.nan_to_num(values[i:j].astype(np.float64)) for i, j in strips)]
+        ends = [
+            (v.min(), v.max()) for v in (np.nan_to_num(values[i:j].astype(np.float64)) for i, j in strips)
+        ]
         low, high = float(min(e[0] for e in ends)), float(max(e[1] for e in ends))
-        whites = [white for white in ((1, 255, 65535) if is_float else (255, 65535)) if low >= 0 and high <= white]
+        whites = [
+            white for white in ((1, 255, 65535) if is_float else (255, 65535)) if low >= 0 and high <= white
+        ]
         black, white = (0.0, float(whites[0])) if whites else (low, high)
         # divide before subtracting: the span of two huge floats would overflow
         unit = max(abs(black), abs(white)) or 1.0

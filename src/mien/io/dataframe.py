@@ -13,7 +13,8 @@ from mien.io.writers import columns, rows
 
 
 def to_dataframe(readings: Any) -> Any:
-    """Readings -> a pandas DataFrame, one row a face, with the columns of the CSV (docs/cli.md); lists are list columns.
+    """Readings -> a pandas DataFrame, one row a face, with the columns of the CSV (docs/cli.md); lists are
+    list columns.
 
     Args:
         readings: a `Reading`, or a sequence of them. Photos without faces have a row whose `face` is missing.
@@ -24,7 +25,9 @@ def to_dataframe(readings: Any) -> Any:
     try:
         pandas: Any = importlib.import_module("pandas")
     except ImportError as e:
-        raise UsageError("to_dataframe needs pandas: pip install pandas; or use mien analyze --out faces.csv") from e
+        raise UsageError(
+            "to_dataframe needs pandas: pip install pandas; or use mien analyze --out faces.csv"
+        ) from e
     many = [readings] if hasattr(readings, "to_dict") else list(readings)
     of_face = columns(_asked(many))
     table = pandas.DataFrame([row for r in many for row in rows(r.to_dict(), of_face)])
@@ -39,7 +42,8 @@ def _asked(readings: Sequence[Any]) -> list[str]:
 def to_supervision(reading: Any) -> Any:
     """A `Reading` -> supervision's `Detections`: `xyxy`, `confidence`, and answers as arrays in `data`.
 
-    `data` has `points5` (n, 5, 2), and, as far as they were answered, `age`, `gender`, `expression`, `landmarks` (n, k, 2),
+    `data` has `points5` (n, 5, 2), and, as far as they were answered, `age`, `gender`, `expression`,
+    `landmarks` (n, k, 2),
     `pose` (n, 3: yaw, pitch, roll) and `identity` (n, d).
 
     Raises:
@@ -59,7 +63,11 @@ def to_supervision(reading: Any) -> Any:
         "pose": lambda a: (a.yaw, a.pitch, a.roll),
         "identity": lambda a: a.embedding,
     }
-    data = {name: np.array([get(face[name]) for face in reading]) for name, get in take.items() if all(name in face for face in reading)}
+    data = {
+        name: np.array([get(face[name]) for face in reading])
+        for name, get in take.items()
+        if all(name in face for face in reading)
+    }
     return Detections(
         xyxy=np.array([face.box for face in reading], np.float32),
         confidence=np.array([face.score for face in reading], np.float32),

@@ -1,8 +1,11 @@
 """The door for pictures: a path, bytes, a Pillow image or an array in; upright RGB uint8 pixels out.
 
-Pillow is the only decoder, and only for the formats of `FORMATS`; HEIC comes with the extra `heif`. We look at the first
-bytes ourselves and call that one reader, so no other Pillow plugin ever sees a stranger's bytes. Colour profiles (ICC)
-are left as they are. Pictures with transparency are put on white, as a browser would show them. Of animations and
+Pillow is the only decoder, and only for the formats of `FORMATS`; HEIC comes with the extra `heif`. We look
+at the first
+bytes ourselves and call that one reader, so no other Pillow plugin ever sees a stranger's bytes. Colour
+profiles (ICC)
+are left as they are. Pictures with transparency are put on white, as a browser would show them. Of animations
+and
 multi-page files the first picture counts.
 """
 
@@ -30,7 +33,16 @@ from PIL.PngImagePlugin import PngImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
-from mien.errors import BadArray, EmptyFile, NotAPicture, NotFound, TooLarge, Truncated, Unreadable, UsageError
+from mien.errors import (
+    BadArray,
+    EmptyFile,
+    NotAPicture,
+    NotFound,
+    TooLarge,
+    Truncated,
+    Unreadable,
+    UsageError,
+)
 from mien.io.color import to_rgb
 from mien.types import Pixels
 
@@ -59,12 +71,23 @@ FORMATS: dict[str, type[ImageFile.ImageFile]] = {
 }
 _ALLOWED = ", ".join(FORMATS)
 
-# What Pillow's readers raise on damaged data; a fuzz test holds the list. UserWarning: on damaged TIFF tags Pillow
+# What Pillow's readers raise on damaged data; a fuzz test holds the list. UserWarning: on damaged TIFF tags
+# Pillow
 # warns and goes on, unless the caller runs with warnings as errors.
 _DAMAGE = (
-    OSError, SyntaxError, ValueError, TypeError, LookupError, EOFError, ArithmeticError, NotImplementedError,
-    UserWarning, RuntimeError, struct.error, zlib.error,
-)  # fmt: skip
+    OSError,
+    SyntaxError,
+    ValueError,
+    TypeError,
+    LookupError,
+    EOFError,
+    ArithmeticError,
+    NotImplementedError,
+    UserWarning,
+    RuntimeError,
+    struct.error,
+    zlib.error,
+)
 _BOMB = (Image.DecompressionBombError, Image.DecompressionBombWarning)
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 _ORIENTATION = 0x0112
@@ -100,16 +123,20 @@ def load_photo(source: Source, *, max_pixels: int = MAX_PIXELS, color: Color = "
     """Read one picture.
 
     Args:
-        source: a path; the bytes of a file (JPEG, PNG, WebP, BMP, GIF, TIFF, AVIF; HEIC with the extra `heif`); a Pillow
-            image, whose EXIF orientation is applied; a uint8 array (H, W, 3), gray (H, W) or with alpha (H, W, 4); a file
+        source: a path; the bytes of a file (JPEG, PNG, WebP, BMP, GIF, TIFF, AVIF; HEIC with the extra
+            `heif`); a Pillow
+            image, whose EXIF orientation is applied; a uint8 array (H, W, 3), gray (H, W) or with alpha (H,
+            W, 4); a file
             opened in binary mode; or a torch tensor, uint8 or 0..1, channels first or last.
         max_pixels: a picture whose header claims more is refused before anything is decoded.
-        color: the order of an array's channels: "rgb", or "bgr" as OpenCV has it. Files and images say theirs.
+        color: the order of an array's channels: "rgb", or "bgr" as OpenCV has it. Files and images say
+            theirs.
 
     Raises:
         NotFound: no such file, or a URL. Unreadable: no permission, or a folder or device in a file's place.
         EmptyFile: no bytes. NotAPicture: not one of the formats. Truncated: cut short or damaged.
-        TooLarge: more than max_pixels, or than memory holds. BadArray: an array, or another object, that is no RGB picture.
+        TooLarge: more than max_pixels, or than memory holds. BadArray: an array, or another object, that is
+            no RGB picture.
         UsageError: another color.
     """
     if color not in ("rgb", "bgr"):
@@ -117,8 +144,14 @@ def load_photo(source: Source, *, max_pixels: int = MAX_PIXELS, color: Color = "
     try:
         return _photo(source, max_pixels, color)
     except (MemoryError, *_BOMB) as error:
-        name = repr(os.fspath(source)) if isinstance(source, (str, os.PathLike)) else f"the {_kind(source)} given"
-        raise TooLarge(f"{name} needs more memory than there is, or than Pillow takes ({error}); make it smaller") from error
+        name = (
+            repr(os.fspath(source))
+            if isinstance(source, (str, os.PathLike))
+            else f"the {_kind(source)} given"
+        )
+        raise TooLarge(
+            f"{name} needs more memory than there is, or than Pillow takes ({error}); make it smaller"
+        ) from error
 
 
 def _photo(source: Source, max_pixels: int, color: Color) -> Photo:
@@ -171,7 +204,10 @@ def url_refusal(path: str) -> str:
     """What to tell somebody who gives a URL; "" for a path."""
     if not _URL.match(path) or os.path.lexists(path):
         return ""
-    return f"{path!r} is a URL, and mien opens no socket; download it first, or pipe it: curl -sL URL | mien analyze -"
+    return (
+        f"{path!r} is a URL, and mien opens no socket; download it first, or pipe it: curl -sL URL | mien"
+        " analyze -"
+    )
 
 
 def check_pixels(array: object, what: str = "a photo") -> None:
@@ -181,7 +217,9 @@ def check_pixels(array: object, what: str = "a photo") -> None:
         BadArray: it is not; the message says what to do about it.
     """
     if not isinstance(array, np.ndarray):
-        raise BadArray(f"{what} must be a numpy array (H, W, 3) uint8 RGB; got {_kind(array)}: use np.asarray")
+        raise BadArray(
+            f"{what} must be a numpy array (H, W, 3) uint8 RGB; got {_kind(array)}: use np.asarray"
+        )
     shape, mend = array.shape, ""
     if array.ndim == 2:
         mend = "a gray picture: use np.stack([a, a, a], axis=-1)"
@@ -204,7 +242,10 @@ def check_pixels(array: object, what: str = "a photo") -> None:
     if array.dtype == np.uint8:
         return
     if array.dtype.kind == "f":
-        mend = "for values 0..1 use (a * 255).round().astype(np.uint8), for 0..255 a.clip(0, 255).astype(np.uint8)"
+        mend = (
+            "for values 0..1 use (a * 255).round().astype(np.uint8), for 0..255 a.clip(0,"
+            " 255).astype(np.uint8)"
+        )
     elif array.dtype == np.uint16:
         mend = "for values 0..65535 use (a // 257).astype(np.uint8), for 0..255 a.astype(np.uint8)"
     elif array.dtype.kind == "b":
@@ -241,7 +282,9 @@ def _read(path: str) -> bytes:
     except PermissionError as error:
         raise Unreadable(f"{name} may not be read; change its permissions") from error
     except OSError as error:
-        raise Unreadable(f"{name} cannot be read ({error.strerror or error}); check the path and the disk") from error
+        raise Unreadable(
+            f"{name} cannot be read ({error.strerror or error}); check the path and the disk"
+        ) from error
 
 
 def _format_of(head: bytes, name: str) -> str:
@@ -263,7 +306,9 @@ def _format_of(head: bytes, name: str) -> str:
         return "BMP"
     if head[4:8] == b"ftyp":
         # major brand, then the compatible ones: mif1 is a container for either
-        brands = {head[8:12]} | {head[i : i + 4] for i in range(16, min(len(head), int.from_bytes(head[:4], "big")), 4)}
+        brands = {head[8:12]} | {
+            head[i : i + 4] for i in range(16, min(len(head), int.from_bytes(head[:4], "big")), 4)
+        }
         if brands & {b"avif", b"avis"}:
             return "AVIF"
         if brands & {b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"mif1", b"msf1"}:
@@ -282,7 +327,11 @@ def _foreign(head: bytes) -> str:
     if head.startswith((b"\0\0\0\x0cjP  ", b"\xff\x4f\xff\x51")):
         return "a JPEG 2000 picture"
     text = head.lstrip().lower()
-    starts = {"a PDF": (b"%pdf",), "an SVG or XML file": (b"<svg", b"<?xml"), "a web page": (b"<!doctype", b"<html")}
+    starts = {
+        "a PDF": (b"%pdf",),
+        "an SVG or XML file": (b"<svg", b"<?xml"),
+        "a web page": (b"<!doctype", b"<html"),
+    }
     return next((name for name, first in starts.items() if text.startswith(first)), "")
 
 
@@ -306,13 +355,17 @@ def _decode(data: bytes, name: str, max_pixels: int) -> Pixels:
 def _reader(kind: str, name: str) -> type[ImageFile.ImageFile]:
     """A format's own reader; NotAPicture, naming what to install, where there is none."""
     if kind == "AVIF" and not features.check("avif"):
-        raise NotAPicture(f"{name} is an AVIF picture, and this Pillow was built without AVIF; install Pillow's own wheel")
+        raise NotAPicture(
+            f"{name} is an AVIF picture, and this Pillow was built without AVIF; install Pillow's own wheel"
+        )
     if kind in FORMATS:
         return FORMATS[kind]
     try:
         from pillow_heif import HeifImageFile
     except ImportError as error:
-        raise NotAPicture(f"{name} is a HEIC picture; to read these: pip install 'mien[heif]', or convert it to JPEG") from error
+        raise NotAPicture(
+            f"{name} is a HEIC picture; to read these: pip install 'mien[heif]', or convert it to JPEG"
+        ) from error
     return HeifImageFile  # type: ignore[no-any-return]
 
 
@@ -328,7 +381,9 @@ def _loaded(image: Image.Image, name: str, kind: str, max_pixels: int) -> Pixels
 
 def _damaged(name: str, kind: str, error: BaseException) -> Truncated:
     why = str(error) or type(error).__name__
-    return Truncated(f"{name} starts as {kind} but ends too early or is damaged ({why}); save or download it again")
+    return Truncated(
+        f"{name} starts as {kind} but ends too early or is damaged ({why}); save or download it again"
+    )
 
 
 def _from_image(image: Image.Image, max_pixels: int) -> Photo:

@@ -11,17 +11,38 @@ from mien.errors import NotFound, UsageError
 from mien.io.image import url_refusal
 
 # What a folder is searched for. A file that is named outright is read whatever its extension says.
-EXTENSIONS = frozenset((".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif", ".heic", ".heif"))
+EXTENSIONS = frozenset(
+    (
+        ".jpg",
+        ".jpeg",
+        ".jpe",
+        ".jfif",
+        ".png",
+        ".webp",
+        ".bmp",
+        ".gif",
+        ".tif",
+        ".tiff",
+        ".avif",
+        ".heic",
+        ".heif",
+    )
+)
 
 
 def find_photos(inputs: Iterable[str | os.PathLike[str]] | str | os.PathLike[str]) -> list[str]:
     """Files, folders and globs -> paths of photos, in the order asked for, each once.
 
-    A file is kept whatever its extension (the decoder decides). A folder is searched through all its levels for
-    `EXTENSIONS`, sorted; links to folders are followed, each real folder once; names that start with a dot are left
-    out. `*`, `?`, `[...]` and `**` are globs, unless the path exists as it is written; what a glob matches is treated
-    like a folder's content, or taken as it is when the pattern ends in an extension of its own (`*.dat`). A path that
-    does not exist is returned as it is, and so is a folder that may not be listed: `load_photo` has the error for it,
+    A file is kept whatever its extension (the decoder decides). A folder is searched through all its levels
+    for
+    `EXTENSIONS`, sorted; links to folders are followed, each real folder once; names that start with a dot
+    are left
+    out. `*`, `?`, `[...]` and `**` are globs, unless the path exists as it is written; what a glob matches is
+    treated
+    like a folder's content, or taken as it is when the pattern ends in an extension of its own (`*.dat`). A
+    path that
+    does not exist is returned as it is, and so is a folder that may not be listed: `load_photo` has the error
+    for it,
     and the other photos go on.
 
     Raises:
@@ -39,7 +60,9 @@ def find_photos(inputs: Iterable[str | os.PathLike[str]] | str | os.PathLike[str
         elif _has_magic(path) and not os.path.lexists(path):
             photos = _photos_of_glob(path)
             if not photos:
-                raise NotFound(f"the pattern {path!r} matches no pictures; check it, or quote it in the shell")
+                raise NotFound(
+                    f"the pattern {path!r} matches no pictures; check it, or quote it in the shell"
+                )
         else:
             photos = [path]
         for photo in photos:
@@ -56,7 +79,9 @@ def _is_photo_name(name: str) -> bool:
 
 
 def _folders(top: str) -> Iterator[tuple[str, list[str] | None]]:
-    """(folder, the names of its files) for top and all below, each real folder once; None: it may not be listed."""
+    """(folder, the names of its files) for top and all below, each real folder once; None: it may not be
+    listed.
+    """
     seen: set[tuple[int, int]] = set()
     waiting = [top]
     while waiting:
@@ -84,7 +109,10 @@ def _photos_below(top: str) -> list[str]:
 
 
 def _photos_of_glob(pattern: str) -> list[str]:
-    """Sorted paths that a pattern matches, folders among them searched. Own code: glob's `**` runs around in loops."""
+    """Sorted paths that a pattern matches, folders among them searched.
+
+    Own code: glob's `**` runs around in loops.
+    """
     parts = Path(pattern).parts
     known = 0  # leading parts that exist as written, even with a [ in their name
     while known < len(parts) and os.path.lexists(os.path.join(*parts[: known + 1])):

@@ -1,8 +1,12 @@
-"""Records of photos written as they come: JSON Lines, a JSON array, CSV, Parquet. One row a face in the last two.
+"""Records of photos written as they come: JSON Lines, a JSON array, CSV, Parquet. One row a face in the last
+two.
 
-A killed run leaves what it had. JSON Lines and CSV are flushed after each photo; what was cut off is dropped by `resume`.
-A Parquet file cannot be read before its end is written, so its records wait in FILE.parquet.part (JSON Lines) and FILE.parquet
-is written from them in one go, under another name, when the run ends or is interrupted; `resume` takes the waiting ones along.
+A killed run leaves what it had. JSON Lines and CSV are flushed after each photo; what was cut off is dropped
+by `resume`.
+A Parquet file cannot be read before its end is written, so its records wait in FILE.parquet.part (JSON Lines)
+and FILE.parquet
+is written from them in one go, under another name, when the run ends or is interrupted; `resume` takes the
+waiting ones along.
 """
 
 from __future__ import annotations
@@ -36,7 +40,8 @@ class Column:
 
     Attributes:
         name: of the column; a list column is `name_part` for each of its parts in CSV.
-        kind: str, int or float. get: a face's record -> the value, or the list of them; None where there is none.
+        kind: str, int or float. get: a face's record -> the value, or the list of them; None where there is
+            none.
         parts: names of a list column's numbers; empty for a single value.
     """
 
@@ -68,8 +73,14 @@ def _xy(n: int) -> tuple[str, ...]:
 
 
 PHOTO: tuple[tuple[str, type], ...] = (
-    ("path", str), ("width", int), ("height", int), ("model", str), ("error", str), ("faces", int), ("face", int),
-)  # fmt: skip
+    ("path", str),
+    ("width", int),
+    ("height", int),
+    ("model", str),
+    ("error", str),
+    ("faces", int),
+    ("face", int),
+)
 
 
 def columns(asked: Iterable[str]) -> list[Column]:
@@ -103,19 +114,22 @@ def _columns_of(name: str) -> list[Column]:
         return several(what.names)
     if isinstance(what, ParsingTask):
         shares = _at(name, "classes")
-        return [
-            Column(f"{name}_{n}", float, lambda face, n=n: None if (s := shares(face)) is None else s.get(n, 0.0))  # type: ignore[misc]
-            for n in what.names
-        ]
+
+        def share(of: str) -> Callable[[Any], Any]:
+            return lambda face: None if (s := shares(face)) is None else s.get(of, 0.0)
+
+        return [Column(f"{name}_{n}", float, share(n)) for n in what.names]
     if what is not None and isinstance(what.shape, Points):
         return [Column(name, float, _flat(_at(name, "points")), _xy(what.shape.n))]
     if what is not None and isinstance(what.shape, Embedding):
         return [Column(name, float, _at(name, "embedding"), tuple(str(i) for i in range(what.shape.d)))]
-    return [Column(name, str, lambda face: json.dumps(face[name], ensure_ascii=False) if name in face else None)]
+    return [
+        Column(name, str, lambda face: json.dumps(face[name], ensure_ascii=False) if name in face else None)
+    ]
 
 
 def rows(record: Record, of_face: Sequence[Column]) -> list[dict[str, Any]]:
-    """A photo's record -> one row a face; one with an empty `face` for a photo without faces, or that failed."""
+    """A photo's record -> one row a face; one with empty `face` for a photo without faces or a failed one."""
     model = record.get("model")
     head = {
         "path": plain(record["path"]),
@@ -127,7 +141,10 @@ def rows(record: Record, of_face: Sequence[Column]) -> list[dict[str, Any]]:
     }
     if not record.get("faces"):
         return [head | {"face": None} | {c.name: None for c in of_face}]
-    return [head | {"face": i} | {c.name: c.get(face) for c in of_face} for i, face in enumerate(record["faces"], 1)]
+    return [
+        head | {"face": i} | {c.name: c.get(face) for c in of_face}
+        for i, face in enumerate(record["faces"], 1)
+    ]
 
 
 def plain(path: str | None) -> str | None:
@@ -136,7 +153,10 @@ def plain(path: str | None) -> str | None:
 
 
 def json_line(record: Record) -> str:
-    """One line of JSON. A file name that is no unicode stays readable: it is escaped, and comes back as it was."""
+    """One line of JSON.
+
+    A file name that is no unicode stays readable: it is escaped, and comes back as it was.
+    """
     text = json.dumps(record, ensure_ascii=False, allow_nan=False)
     try:
         text.encode()
@@ -149,7 +169,8 @@ def json_line(record: Record) -> str:
 
 
 class Writer:
-    """Takes records of photos one by one; `close` also after an interruption. Base: JSON Lines to an open file.
+    """Takes records of photos one by one; `close` also after an interruption. Base: JSON Lines to an open
+    file.
 
     Attributes:
         done: paths (as `plain` gives them) that the output had before this run.
@@ -201,7 +222,9 @@ class Csv(Writer):
         self.names = [n for n, _ in PHOTO]
         for c in of_face:
             self.names += [f"{c.name}_{p}" for p in c.parts] or [c.name]
-        done = _mended_csv(path, self.names, model) if resume and path.exists() and path.stat().st_size else None
+        done = (
+            _mended_csv(path, self.names, model) if resume and path.exists() and path.stat().st_size else None
+        )
         super().__init__(path.open("w" if done is None else "a", encoding="utf-8", newline=""))
         if done is None:
             self._write([self.names])
@@ -224,7 +247,10 @@ class Csv(Writer):
 
 
 class Parquet(Writer):
-    """One row a face; list columns (points, embeddings) are fixed-size lists of float32. See the module's docstring."""
+    """One row a face; list columns (points, embeddings) are fixed-size lists of float32.
+
+    See the module's docstring.
+    """
 
     def __init__(self, path: Path, of_face: Sequence[Column], model: str = "", resume: bool = False):
         self.path, self.of_face, self.part = path, of_face, path.with_name(path.name + ".part")
@@ -302,11 +328,13 @@ def open_output(where: str | None, asked: Sequence[str], *, model: str = "", res
 
     Args:
         where: FILE.jsonl, FILE.json, FILE.csv or FILE.parquet; "-" or None: JSON Lines on stdout.
-        asked: answers in the records, `Reader.requested`. model: "name:first 12 of sha256"; a resumed file of another is refused.
+        asked: answers in the records, `Reader.requested`. model: "name:first 12 of sha256"; a resumed file of
+            another is refused.
         resume: keep what the file has; `done` names the photos in it.
 
     Raises:
-        UsageError: another suffix, no pyarrow, or a file that does not go on with these columns or this model.
+        UsageError: another suffix, no pyarrow, or a file that does not go on with these columns or this
+            model.
     """
     if where in (None, "-"):
         if resume:
@@ -317,7 +345,9 @@ def open_output(where: str | None, asked: Sequence[str], *, model: str = "", res
     if suffix not in SUFFIXES:
         raise UsageError(f"--out takes FILE.jsonl, FILE.json, FILE.csv, FILE.parquet or -, not {where!r}")
     if suffix == ".json" and resume:
-        raise UsageError("--resume cannot go on with a JSON array; write FILE.jsonl, FILE.csv or FILE.parquet")
+        raise UsageError(
+            "--resume cannot go on with a JSON array; write FILE.jsonl, FILE.csv or FILE.parquet"
+        )
     path.parent.mkdir(parents=True, exist_ok=True)
     if suffix == ".json":
         return JsonArray(path.open("w", encoding="utf-8"))
@@ -330,12 +360,18 @@ def open_output(where: str | None, asked: Sequence[str], *, model: str = "", res
 
 
 def _other_columns(path: Path) -> UsageError:
-    return UsageError(f"{str(path)!r} has other columns than this run writes; use the same --tasks and weights, or another file")
+    return UsageError(
+        f"{str(path)!r} has other columns than this run writes; use the same --tasks and weights, or another"
+        " file"
+    )
 
 
 def _same_model(path: Path, found: str, model: str) -> None:
     if model and found != model:
-        raise UsageError(f"{str(path)!r} was written by {found}, this run would go on with {model}; use the same weights, or another file")
+        raise UsageError(
+            f"{str(path)!r} was written by {found}, this run would go on with {model}; use the same weights,"
+            " or another file"
+        )
 
 
 def _mended_lines(path: Path, model: str) -> set[str]:
@@ -349,7 +385,10 @@ def _mended_lines(path: Path, model: str) -> set[str]:
                 record = json.loads(line)
                 done.add(str(plain(record["path"])))
             except (ValueError, KeyError, TypeError) as e:
-                raise UsageError(f"line {number} of {str(path)!r} is no record of mien's; --resume cannot go on with this file") from e
+                raise UsageError(
+                    f"line {number} of {str(path)!r} is no record of mien's; --resume cannot go on with this"
+                    " file"
+                ) from e
             if record.get("model"):
                 _same_model(path, f"{record['model']['name']}:{record['model']['sha256'][:12]}", model)
             good += len(line)
@@ -364,7 +403,10 @@ def _mended_csv(path: Path, names: list[str], model: str) -> set[str]:
         raw.seek(-1, os.SEEK_END)
         whole = raw.read() == b"\n"
     copy = path.with_name(path.name + ".part")
-    with path.open(encoding="utf-8", newline="", errors="replace") as file, copy.open("w", encoding="utf-8", newline="") as out:
+    with (
+        path.open(encoding="utf-8", newline="", errors="replace") as file,
+        copy.open("w", encoding="utf-8", newline="") as out,
+    ):
         lines, write = csv.reader(file), csv.writer(out).writerow
         if next(lines, None) != names:
             copy.unlink()
@@ -380,7 +422,10 @@ def _mended_csv(path: Path, names: list[str], model: str) -> set[str]:
                 break
         if next(lines, None) is not None:
             copy.unlink()
-            raise UsageError(f"line {lines.line_num} of {str(path)!r} does not belong there; --resume cannot go on with this file")
+            raise UsageError(
+                f"line {lines.line_num} of {str(path)!r} does not belong there; --resume cannot go on with"
+                " this file"
+            )
         if group and whole and _complete(group, names):
             _keep(group, path, model, done, write)
     os.replace(copy, path)
@@ -388,10 +433,14 @@ def _mended_csv(path: Path, names: list[str], model: str) -> set[str]:
 
 
 def _complete(group: list[list[str]], names: list[str]) -> bool:
-    return all(len(line) == len(names) for line in group) and len(group) == max(1, int(group[0][names.index("faces")]))
+    return all(len(line) == len(names) for line in group) and len(group) == max(
+        1, int(group[0][names.index("faces")])
+    )
 
 
-def _keep(group: list[list[str]], path: Path, model: str, done: set[str], write: Callable[[list[str]], Any]) -> None:
+def _keep(
+    group: list[list[str]], path: Path, model: str, done: set[str], write: Callable[[list[str]], Any]
+) -> None:
     found = group[0][[n for n, _ in PHOTO].index("model")]
     if found:
         _same_model(path, found, model)

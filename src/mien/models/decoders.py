@@ -14,7 +14,9 @@ from mien.errors import UsageError
 
 
 def sine_positions(h: int, w: int, dim: int, temperature: float = 10000.0) -> Tensor:
-    """(h * w, dim) sine/cosine positions of cell centres: the first half for y, the second for x, interleaved."""
+    """(h * w, dim) sine/cosine positions of cell centres: the first half for y, the second for x,
+    interleaved.
+    """
 
     def axis(n: int) -> Tensor:
         place = (torch.arange(1, n + 1, dtype=torch.float32) - 0.5) / n * 2 * math.pi
@@ -27,7 +29,9 @@ def sine_positions(h: int, w: int, dim: int, temperature: float = 10000.0) -> Te
 
 
 class Attention(nn.Module):
-    """Multi-head attention from queries (B, Q, d) to keys and values (B, N, d), with an optional additive mask (Q, N)."""
+    """Multi-head attention from queries (B, Q, d) to keys and values (B, N, d), with an optional additive
+    mask (Q, N).
+    """
 
     def __init__(self, dim: int, heads: int):
         super().__init__()
@@ -44,13 +48,18 @@ class Attention(nn.Module):
         return self.out(y.transpose(1, 2).flatten(2))
 
     def weights(self, query: Tensor, key: Tensor) -> Tensor:
-        """What `forward` weighs the values with, without a mask: (B, heads, Q, N). Slower; for showing, not for training."""
+        """What `forward` weighs the values with, without a mask: (B, heads, Q, N).
+
+        Slower; for showing, not for training.
+        """
         q, k = self.split(self.q(query)), self.split(self.k(key))
         return (q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5).softmax(-1)
 
 
 class QueryLayer(nn.Module):
-    """Cross-attention, self-attention, feed-forward; post-norm: x = LN(x + part(x)), as in Mask2Former and Faceptor."""
+    """Cross-attention, self-attention, feed-forward; post-norm: x = LN(x + part(x)), as in Mask2Former and
+    Faceptor.
+    """
 
     def __init__(self, dim: int, heads: int, ffn: int):
         super().__init__()
@@ -65,16 +74,21 @@ class QueryLayer(nn.Module):
 
 
 class QueryDecoder(nn.Module):
-    """Queries read a memory of tokens, layer by layer. Positions are added to keys and queries, never to values.
+    """Queries read a memory of tokens, layer by layer. Positions are added to keys and queries, never to
+    values.
 
     Args:
-        channels: of each memory level; every level has its own 1x1 projection and a level embedding on its keys
+        channels: of each memory level; every level has its own 1x1 projection and a level embedding on its
+            keys
             (Faceptor's Layer-Attention when there are several).
-        norm: a LayerNorm after each projection. A convolutional encoder's maps are of any scale, and keys as large as
+        norm: a LayerNorm after each projection. A convolutional encoder's maps are of any scale, and keys as
+            large as
             theirs leave every head looking at one token.
     """
 
-    def __init__(self, channels: tuple[int, ...], *, dim: int, heads: int, layers: int, ffn: int, norm: bool = False):
+    def __init__(
+        self, channels: tuple[int, ...], *, dim: int, heads: int, layers: int, ffn: int, norm: bool = False
+    ):
         super().__init__()
         self.dim = dim
         convolutions = [nn.Conv2d(c, dim, 1) for c in channels]
@@ -86,9 +100,11 @@ class QueryDecoder(nn.Module):
 
     @torch.no_grad()
     def init_official(self) -> None:
-        """The official code's initial values where they are not torch's: level embeddings, projections, biases of attention.
+        """The official code's initial values where they are not torch's: level embeddings, projections,
+        biases of attention.
 
-        Small networks keep torch's, with level embeddings of std 1 / sqrt(dim): their shipped weights were trained from those.
+        Small networks keep torch's, with level embeddings of std 1 / sqrt(dim): their shipped weights were
+        trained from those.
         """
         for embedding in self.level:
             nn.init.normal_(embedding)
@@ -109,7 +125,8 @@ class QueryDecoder(nn.Module):
         """Keys and values (B, N, dim): the levels one after another, each row by row."""
         value = torch.cat([m.flatten(2).transpose(1, 2) for m in memory], 1)
         positions = [
-            self.adapt(sine_positions(m.shape[-2], m.shape[-1], self.dim).to(m)) + e for m, e in zip(memory, self.level, strict=True)
+            self.adapt(sine_positions(m.shape[-2], m.shape[-1], self.dim).to(m)) + e
+            for m, e in zip(memory, self.level, strict=True)
         ]
         return value + torch.cat(positions), value
 
@@ -122,7 +139,9 @@ class QueryDecoder(nn.Module):
         return x
 
     def attention(self, content: Tensor, place: Tensor, memory: list[Tensor], mask: Tensor | None) -> Tensor:
-        """As `forward` -> (B, Q, heads, N): the weights with which the last layer reads the memory; they sum to 1 over N."""
+        """As `forward` -> (B, Q, heads, N): the weights with which the last layer reads the memory; they sum
+        to 1 over N.
+        """
         key, value = self.tokens(memory)
         x = content.expand(value.shape[0], -1, -1)
         *before, last = cast(list[QueryLayer], list(self.layers))
@@ -164,7 +183,9 @@ class LayerNorm2d(nn.LayerNorm):
 
 
 class EmbeddingHead(nn.Module):
-    """Map -> LN -> mean over places -> Linear, BN, Linear, BN (Faceptor's and Naive Faceptor's feature read-out)."""
+    """Map -> LN -> mean over places -> Linear, BN, Linear, BN (Faceptor's and Naive Faceptor's feature
+    read-out).
+    """
 
     def __init__(self, channels: int, hidden: int, d: int):
         super().__init__()

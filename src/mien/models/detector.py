@@ -1,7 +1,9 @@
 """A small face detector: anchor-free, three strides, one pass over a whole photo. Under 0.4 M parameters.
 
-The form follows YuNet (Wu et al. 2023) and YOLOX (Ge et al. 2021): depthwise-separable blocks, a small pyramid, and
-for each cell one score, one box and five points. What a cell's 15 numbers mean stands in `mien.tasks.detection`.
+The form follows YuNet (Wu et al. 2023) and YOLOX (Ge et al. 2021): depthwise-separable blocks, a small
+pyramid, and
+for each cell one score, one box and five points. What a cell's 15 numbers mean stands in
+`mien.tasks.detection`.
 """
 
 from __future__ import annotations
@@ -25,7 +27,8 @@ conv = partial(conv_bn, act=nn.ReLU, eps=1e-5, momentum=0.1)
 
 
 class Separable(nn.Module):
-    """Depthwise kernel x kernel, then pointwise, then ReLU; with a shortcut before the ReLU where the shape stays.
+    """Depthwise kernel x kernel, then pointwise, then ReLU; with a shortcut before the ReLU where the shape
+    stays.
 
     The order matters for speed: a sum right after a convolution is folded into it by the runtime.
     """
@@ -44,7 +47,8 @@ class Separable(nn.Module):
 class FaceDetector(nn.Module):
     """forward: (B, 3, H, W), normalised, H and W multiples of 32 -> {"faces": (B, cells, 15)}.
 
-    Cells are in row-major order, stride 8 first, then 16, then 32. The first map (stride 2) has few channels: at a
+    Cells are in row-major order, stride 8 first, then 16, then 32. The first map (stride 2) has few channels:
+    at a
     photo's full size it decides the speed.
 
     Args:
@@ -72,7 +76,8 @@ class FaceDetector(nn.Module):
         for _ in widths[1:]:
             last = nn.Conv2d(dim, 15, 1)
             nn.init.normal_(last.weight, std=0.01)
-            # a face is rare: scores start at 0.01; boxes at about four strides, the middle of each stride's range
+            # a face is rare: scores start at 0.01; boxes at about four strides, the middle of each stride's
+            # range
             last.bias = nn.Parameter(torch.tensor([-4.6, 0, 0, 1.4, 1.4, *[0.0] * 10]))
             self.heads.append(nn.Sequential(*(Separable(dim, dim) for _ in range(head)), last))
 
@@ -83,7 +88,9 @@ class FaceDetector(nn.Module):
             maps.append(x)
         pyramid = [lateral(m) for lateral, m in zip(self.laterals, maps[1:], strict=True)]
         for i in reversed(range(len(self.smooth))):
-            pyramid[i] = self.smooth[i](pyramid[i] + F.interpolate(pyramid[i + 1], scale_factor=2.0, mode="nearest"))
+            pyramid[i] = self.smooth[i](
+                pyramid[i] + F.interpolate(pyramid[i + 1], scale_factor=2.0, mode="nearest")
+            )
         rows = [out(m).flatten(2).transpose(1, 2) for out, m in zip(self.heads, pyramid, strict=True)]
         return {"faces": torch.cat(rows, 1)}
 

@@ -1,6 +1,7 @@
 """Faceptor: a generalist model for face perception (Qin et al., ECCV 2024, arXiv 2403.09500).
 
-One encoder, two decoders. A transformer decoder lets task-specific queries read the encoder's maps; a pixel decoder
+One encoder, two decoders. A transformer decoder lets task-specific queries read the encoder's maps; a pixel
+decoder
 enlarges the maps. Three read-outs are shared by all tasks of a kind:
 value (one number a query), map (query . pixel features), feature (an embedding, without queries).
 """
@@ -23,11 +24,17 @@ from mien.types import View
 
 
 class PixelDecoder(nn.Module):
-    """Memory (B, dim, h, w) -> pixel features (B, dim, 4h, 4w): ConvTranspose 2x2, LN, GELU, ConvTranspose 2x2."""
+    """Memory (B, dim, h, w) -> pixel features (B, dim, 4h, 4w): ConvTranspose 2x2, LN, GELU, ConvTranspose
+    2x2.
+    """
 
     def __init__(self, dim: int):
         super().__init__()
-        self.up1, self.norm, self.up2 = nn.ConvTranspose2d(dim, dim, 2, 2), LayerNorm2d(dim, eps=1e-6), nn.ConvTranspose2d(dim, dim, 2, 2)
+        self.up1, self.norm, self.up2 = (
+            nn.ConvTranspose2d(dim, dim, 2, 2),
+            LayerNorm2d(dim, eps=1e-6),
+            nn.ConvTranspose2d(dim, dim, 2, 2),
+        )
         self.out = dim
 
     def forward(self, x: Tensor, finer: Sequence[Tensor]) -> Tensor:
@@ -37,18 +44,22 @@ class PixelDecoder(nn.Module):
 class PyramidPixelDecoder(nn.Module):
     """Memory -> fine pixel features, each step ConvTranspose 2x2, LN, GELU.
 
-    Ours: finer encoder maps are added on the way up (`laterals`), and one 3x3 convolution ends it. Faceptor's ViT has
+    Ours: finer encoder maps are added on the way up (`laterals`), and one 3x3 convolution ends it. Faceptor's
+        ViT has
     maps of one stride only; a convolutional pyramid has finer ones, and they cost little.
 
     Args:
-        channels: of the finer maps, coarse to fine, one a doubling. dim: of the memory; out: of the pixel features.
+        channels: of the finer maps, coarse to fine, one a doubling. dim: of the memory; out: of the pixel
+            features.
     """
 
     def __init__(self, channels: Sequence[int], *, dim: int, out: int):
         super().__init__()
         self.out = out
         widths = [dim, *[out] * len(channels)]
-        self.up = nn.ModuleList(nn.ConvTranspose2d(a, b, 2, 2) for a, b in zip(widths, widths[1:], strict=False))
+        self.up = nn.ModuleList(
+            nn.ConvTranspose2d(a, b, 2, 2) for a, b in zip(widths, widths[1:], strict=False)
+        )
         self.laterals = nn.ModuleList(nn.Conv2d(c, out, 1) for c in channels)
         self.norms = nn.ModuleList(LayerNorm2d(out, eps=1e-6) for _ in channels)
         self.end = nn.Conv2d(out, out, 3, padding=1)
@@ -62,24 +73,38 @@ class PyramidPixelDecoder(nn.Module):
 class Faceptor(nn.Module):
     """See the module's text. forward: (B, 3, H, W) -> task name -> raw answers, for all tasks, in one pass.
 
-    There is no attention between the queries of different tasks: a task alone and among others answers the same.
+    There is no attention between the queries of different tasks: a task alone and among others answers the
+        same.
 
     Args:
-        encoder: images -> pyramid (see `encoders`, `vit`). tasks: what is asked, in output order. view: how faces are shown.
-        pixel: the pixel decoder: (memory of the first used level, finer maps, coarse to fine) -> pixel features.
-        levels: encoder levels that the queries read; the pixel decoder starts from the first of them. Several of them are
+        encoder: images -> pyramid (see `encoders`, `vit`). tasks: what is asked, in output order. view: how
+            faces are shown.
+        pixel: the pixel decoder: (memory of the first used level, finer maps, coarse to fine) -> pixel
+            features.
+        levels: encoder levels that the queries read; the pixel decoder starts from the first of them. Several
+            of them are
             the paper's Layer-Attention; there, the first is what the first stage trained.
-        dim, heads, layers, ffn, norm: of the transformer decoder. hidden: width inside the embedding read-out.
+        dim, heads, layers, ffn, norm: of the transformer decoder. hidden: width inside the embedding
+            read-out.
     """
 
     builder: tuple[str, dict[str, object]]
 
     def __init__(
-        self, encoder: EfficientNetLite | VisionTransformer, tasks: Sequence[Task], view: View,
-        pixel: PixelDecoder | PyramidPixelDecoder, *,
-        levels: Sequence[int], dim: int = 256, heads: int = 8, layers: int = 9, ffn: int = 2048, hidden: int = 768,
+        self,
+        encoder: EfficientNetLite | VisionTransformer,
+        tasks: Sequence[Task],
+        view: View,
+        pixel: PixelDecoder | PyramidPixelDecoder,
+        *,
+        levels: Sequence[int],
+        dim: int = 256,
+        heads: int = 8,
+        layers: int = 9,
+        ffn: int = 2048,
+        hidden: int = 768,
         norm: bool = False,
-    ):  # fmt: skip
+    ):
         super().__init__()
         self.encoder, self.tasks, self.view, self.levels = encoder, tuple(tasks), view, tuple(levels)
         self.asked = {t.name: t.shape.n for t in tasks if isinstance(t.shape, Vector | Points | Map)}
@@ -90,15 +115,28 @@ class Faceptor(nn.Module):
         self.query_feat = nn.Parameter(torch.randn(queries, dim))
         self.query_embed = nn.Parameter(torch.rand(queries, dim))
         self.decoder = QueryDecoder(
-            tuple(encoder.channels[i] for i in self.levels), dim=dim, heads=heads, layers=layers, ffn=ffn, norm=norm
+            tuple(encoder.channels[i] for i in self.levels),
+            dim=dim,
+            heads=heads,
+            layers=layers,
+            ffn=ffn,
+            norm=norm,
         )
         self.value = nn.Linear(dim, 1)
         self.pixel = pixel
-        self.map_query = nn.Sequential(nn.Linear(dim, dim), nn.ReLU(), nn.Linear(dim, dim), nn.ReLU(), nn.Linear(dim, pixel.out))
-        self.feature = nn.ModuleDict(
-            {t.name: EmbeddingHead(encoder.channels[-1], hidden, t.shape.d) for t in tasks if isinstance(t.shape, Embedding)}
+        self.map_query = nn.Sequential(
+            nn.Linear(dim, dim), nn.ReLU(), nn.Linear(dim, dim), nn.ReLU(), nn.Linear(dim, pixel.out)
         )
-        owner = torch.cat([torch.full((n,), i) for i, n in enumerate(self.asked.values())] or [torch.zeros(0)])
+        self.feature = nn.ModuleDict(
+            {
+                t.name: EmbeddingHead(encoder.channels[-1], hidden, t.shape.d)
+                for t in tasks
+                if isinstance(t.shape, Embedding)
+            }
+        )
+        owner = torch.cat(
+            [torch.full((n,), i) for i, n in enumerate(self.asked.values())] or [torch.zeros(0)]
+        )
         # a large negative number, not -inf: exporters and float16 handle it
         self.register_buffer("apart", (owner[:, None] != owner[None]).float() * -1e4, persistent=False)
         for p in self.decoder.layers.parameters():
@@ -106,9 +144,11 @@ class Faceptor(nn.Module):
                 nn.init.normal_(p, std=p.shape[1] ** -0.5)
 
     def second_stage(self) -> Faceptor:
-        """Train Layer-Attention alone: only the projections and level embeddings of all levels but the first learn.
+        """Train Layer-Attention alone: only the projections and level embeddings of all levels but the first
+        learn.
 
-        The paper's code means to train the queries too, but names no parameter that exists; this is what it does.
+        The paper's code means to train the queries too, but names no parameter that exists; this is what it
+        does.
         """
         self.requires_grad_(False)
         for module in (self.decoder.project[1:], self.decoder.level[1:]):
@@ -119,34 +159,53 @@ class Faceptor(nn.Module):
     def attention(self, images: Tensor) -> dict[str, Tensor]:
         """Task name -> (B, Q, heads, N): where each of its queries looks in the last layer; sums to 1 over N.
 
-        The tokens are those of the used levels, one level after another, see `grids`. An embedding has no queries.
+        The tokens are those of the used levels, one level after another, see `grids`. An embedding has no
+        queries.
         """
         maps = self.encoder(images)
         seen = self.decoder.attention(
-            self.query_feat, self.query_embed, self.decoder.memory([maps[i] for i in self.levels]), cast(Tensor, self.apart)
+            self.query_feat,
+            self.query_embed,
+            self.decoder.memory([maps[i] for i in self.levels]),
+            cast(Tensor, self.apart),
         )
         return dict(zip(self.asked, seen.split(list(self.asked.values()), 1), strict=True))
 
     def _read(self, asked: dict[str, int], memory: list[Tensor]) -> dict[str, Tensor]:
         """What the queries of these tasks, name -> how many, say of the memory: (B, n, dim) each."""
-        feat, embed, apart = cast(Tensor, self.query_feat), cast(Tensor, self.query_embed), cast(Tensor, self.apart)
+        feat, embed, apart = (
+            cast(Tensor, self.query_feat),
+            cast(Tensor, self.query_embed),
+            cast(Tensor, self.apart),
+        )
         if not asked:
             return {}
         if asked.keys() != self.asked.keys():
-            rows = torch.cat([torch.full((n,), name in asked) for name, n in self.asked.items()]).nonzero().squeeze(1).to(feat.device)
+            rows = (
+                torch.cat([torch.full((n,), name in asked) for name, n in self.asked.items()])
+                .nonzero()
+                .squeeze(1)
+                .to(feat.device)
+            )
             feat, embed, apart = feat[rows], embed[rows], apart[rows][:, rows]
-        return dict(zip(asked, self.decoder(feat, embed, memory, apart).split(list(asked.values()), 1), strict=True))
+        return dict(
+            zip(asked, self.decoder(feat, embed, memory, apart).split(list(asked.values()), 1), strict=True)
+        )
 
     def grids(self, images: Tensor) -> tuple[tuple[int, int], ...]:
         """(h, w) of each used level for these images."""
         h, w = images.shape[-2:]
-        return tuple((-(-h // s), -(-w // s)) for s in (self.encoder.strides[i] for i in self.levels))  # convolutions round up
+        return tuple(
+            (-(-h // s), -(-w // s)) for s in (self.encoder.strides[i] for i in self.levels)
+        )  # convolutions round up
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         return self.forward_tasks(images, [t.name for t in self.tasks])
 
     def forward_tasks(self, images: Tensor, names: Collection[str]) -> dict[str, Tensor]:
-        """As `forward`, of the named tasks only: no other query or head works, and no other batch norm sees these images."""
+        """As `forward`, of the named tasks only: no other query or head works, and no other batch norm sees
+        these images.
+        """
         tasks, maps = [t for t in self.tasks if t.name in names], self.encoder(images)
         memory = self.decoder.memory([maps[i] for i in self.levels])
         parts = self._read({t.name: self.asked[t.name] for t in tasks if t.name in self.asked}, memory)
@@ -163,11 +222,20 @@ class Faceptor(nn.Module):
         return answers
 
 
-_BASE = ("age@morph2", "attributes@celeba", "expression7@affectnet", "expression7@rafdb", "parsing@celebamask", "landmarks@300w")
+_BASE = (
+    "age@morph2",
+    "attributes@celeba",
+    "expression7@affectnet",
+    "expression7@rafdb",
+    "parsing@celebamask",
+    "landmarks@300w",
+)
 BASE_TASKS = tuple(task(n) for n in (*_BASE, "identity512@ms1mv3"))
 
 
-def faceptor_base(*, tasks: Sequence[Task] = BASE_TASKS, size: int = 512, levels: Sequence[int] = (11,)) -> Faceptor:
+def faceptor_base(
+    *, tasks: Sequence[Task] = BASE_TASKS, size: int = 512, levels: Sequence[int] = (11,)
+) -> Faceptor:
     """The paper's size on ViT-B/16: 103,200,001 parameters with its seven base sets.
 
     Args:
@@ -178,12 +246,19 @@ def faceptor_base(*, tasks: Sequence[Task] = BASE_TASKS, size: int = 512, levels
     view = View((size, size), "head", encoder.mean, encoder.std)  # Ours: one view, with CLIP's normalisation
     model = Faceptor(encoder, tasks, view, PixelDecoder(256), levels=levels)
     model.decoder.init_official()
-    model.builder = ("faceptor_base", {"tasks": [t.name for t in tasks], "size": size, "levels": list(levels)})
+    model.builder = (
+        "faceptor_base",
+        {"tasks": [t.name for t in tasks], "size": size, "levels": list(levels)},
+    )
     return model
 
 
 def faceptor_tiny(
-    *, tasks: Sequence[Task] = DEFAULT_TASKS, size: int = 128, imagenet: bool = False, levels: Sequence[int] = (2, 3)
+    *,
+    tasks: Sequence[Task] = DEFAULT_TASKS,
+    size: int = 128,
+    imagenet: bool = False,
+    levels: Sequence[int] = (2, 3),
 ) -> Faceptor:
     """Faceptor on EfficientNet-Lite0: what 2 CPU cores train in an hour or two.
 
@@ -196,7 +271,9 @@ def faceptor_tiny(
     """
     encoder, view = efficientnet_lite(size, imagenet)
     pixel = PyramidPixelDecoder(encoder.channels[: levels[0]][::-1], dim=128, out=64)
-    model = Faceptor(encoder, tasks, view, pixel, levels=levels, dim=128, heads=4, layers=2, ffn=256, hidden=256, norm=True)
+    model = Faceptor(
+        encoder, tasks, view, pixel, levels=levels, dim=128, heads=4, layers=2, ffn=256, hidden=256, norm=True
+    )
     kept = {} if tuple(levels) == (2, 3) else {"levels": list(levels)}  # earlier checkpoints do not name it
     model.builder = ("faceptor_tiny", {"tasks": [t.name for t in tasks], "size": size, **kept})
     return model

@@ -1,7 +1,10 @@
-"""FAR-AMTN: attention multi-task network for face attributes (Gao, Wang, Liu, Zhao; CVIU 2025, arXiv 2601.01537).
+"""FAR-AMTN: attention multi-task network for face attributes (Gao, Wang, Liu, Zhao; CVIU 2025, arXiv
+2601.01537).
 
-A trunk shared by all groups of attributes, one convolution block whose weights all groups share and whose answer each
-group gates for itself (WSGSA), an exchange between the groups (CGFF), one classifier a group. Its third part, dynamic
+A trunk shared by all groups of attributes, one convolution block whose weights all groups share and whose
+answer each
+group gates for itself (WSGSA), an exchange between the groups (CGFF), one classifier a group. Its third part,
+dynamic
 weighting of the groups' losses, is `mien.training.loss_weighting.Dynamic`. There is no public code.
 """
 
@@ -23,7 +26,8 @@ from mien.types import View
 
 
 class Wsgsa(nn.Module):
-    """Weight-shared group-specific attention: (B, C, H, W) -> (B, K, C, H, W), the convolutions run once for all K.
+    """Weight-shared group-specific attention: (B, C, H, W) -> (B, K, C, H, W), the convolutions run once for
+    all K.
 
     f is a bottleneck's three convolutions; group g has a gate Psi_g = sigmoid(FC(ReLU(FC(mean of X)))).
     Ours: the input is added as in the block it replaces, ReLU(X + f(X) * Psi_g); gates of 1 give that block.
@@ -55,7 +59,10 @@ class Wsgsa(nn.Module):
 
 
 class Copies(nn.Module):
-    """What WSGSA saves: a whole block a group and no gate, as plain multi-task nets split. (B, C, H, W) -> (B, K, C, H, W)."""
+    """What WSGSA saves: a whole block a group and no gate, as plain multi-task nets split.
+
+    (B, C, H, W) -> (B, K, C, H, W).
+    """
 
     def __init__(self, channels: int, groups: int):
         super().__init__()
@@ -74,7 +81,8 @@ def _zeros(c_in: int, c_out: int) -> nn.Linear:
 class AttentionFusion(nn.Module):
     """Cross-group feature fusion: V (B, K, C) -> V + A V W, A = softmax(Q K^T / sqrt(d)) over groups.
 
-    Ours: the form (the paper's is not public), a small d, a W of low rank, and W = 0 at first, so that it starts silent.
+    Ours: the form (the paper's is not public), a small d, a W of low rank, and W = 0 at first, so that it
+        starts silent.
     """
 
     def __init__(self, channels: int, *, d: int = 64, rank: int = 64):
@@ -92,9 +100,11 @@ class AttentionFusion(nn.Module):
 
 
 class ConcatFusion(nn.Module):
-    """The other reading of CGFF: all groups side by side -> linear -> added to each. V (B, K, C) -> (B, K, C).
+    """The other reading of CGFF: all groups side by side -> linear -> added to each. V (B, K, C) -> (B, K,
+    C).
 
-    Ours: of low rank and zero at first, as in `AttentionFusion`; a full matrix would be larger than the trunk.
+    Ours: of low rank and zero at first, as in `AttentionFusion`; a full matrix would be larger than the
+        trunk.
     """
 
     def __init__(self, channels: int, groups: int, *, rank: int = 64):
@@ -129,9 +139,15 @@ class FarAmtn(nn.Module):
     order: Tensor  # where each attribute stands among the classifiers' answers
 
     def __init__(
-        self, encoder: ResNet50 | EfficientNetLite, view: View, *, groups: str, fusion: str = "attention", shared: bool = True,
+        self,
+        encoder: ResNet50 | EfficientNetLite,
+        view: View,
+        *,
+        groups: str,
+        fusion: str = "attention",
+        shared: bool = True,
         gates: bool = True,
-    ):  # fmt: skip
+    ):
         super().__init__()
         if groups not in GROUPS:
             raise UsageError(f"no group table is called {groups!r}; choose one of: {', '.join(GROUPS)}")
@@ -142,7 +158,9 @@ class FarAmtn(nn.Module):
         self.fusion = _fusion(fusion, c, k)
         self.classifiers = nn.ModuleList(nn.Linear(c, len(m)) for m in self.members.values())
         place = [i for m in self.members.values() for i in m]
-        self.register_buffer("order", torch.tensor([place.index(i) for i in range(len(place))]), persistent=False)
+        self.register_buffer(
+            "order", torch.tensor([place.index(i) for i in range(len(place))]), persistent=False
+        )
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         v = self.fusion(self.split(self.encoder(images)[-1]).mean((3, 4)))
@@ -150,21 +168,35 @@ class FarAmtn(nn.Module):
         return {ATTRIBUTES.name: logits[:, self.order]}
 
     def learn(
-        self, images: Tensor, targets: Mapping[str, Tensor], mask: Mapping[str, Tensor], criteria: Mapping[str, Any]
+        self,
+        images: Tensor,
+        targets: Mapping[str, Tensor],
+        mask: Mapping[str, Tensor],
+        criteria: Mapping[str, Any],
     ) -> dict[str, Tensor]:
-        """One loss a group, "attributes:Mouth" and so on, for a balance between groups: BCE, the mean over its known elements.
+        """One loss a group, "attributes:Mouth" and so on, for a balance between groups: BCE, the mean over
+        its known elements.
 
-        A group of which nothing is known has zero loss and zero gradients. The task's own criterion, in `criteria`,
+        A group of which nothing is known has zero loss and zero gradients. The task's own criterion, in
+        `criteria`,
         is not used: it weighs pictures, where the paper weighs groups.
         """
         name = ATTRIBUTES.name
         weight = mask[name].float()
-        bce = F.binary_cross_entropy_with_logits(self(images)[name].float(), targets[name], reduction="none") * weight
-        return {f"{name}:{g}": bce[:, m].sum() / weight[:, m].sum().clamp_min(1) for g, m in self.members.items()}
+        bce = (
+            F.binary_cross_entropy_with_logits(self(images)[name].float(), targets[name], reduction="none")
+            * weight
+        )
+        return {
+            f"{name}:{g}": bce[:, m].sum() / weight[:, m].sum().clamp_min(1) for g, m in self.members.items()
+        }
 
 
-def far_amtn(*, groups: str = "mgmtn8", size: int = 224, fusion: str = "attention", shared: bool = True) -> FarAmtn:
-    """The paper's system: ResNet-50 whose last block of conv5 is WSGSA. Without fusion 27.8 M parameters for 8 groups.
+def far_amtn(
+    *, groups: str = "mgmtn8", size: int = 224, fusion: str = "attention", shared: bool = True
+) -> FarAmtn:
+    """The paper's system: ResNet-50 whose last block of conv5 is WSGSA. Without fusion 27.8 M parameters for
+    8 groups.
 
     Ours: size, alignment and ImageNet normalisation. A published ResNet-50's `layer4.2` fits `split.block`.
     """
@@ -176,17 +208,26 @@ def far_amtn(*, groups: str = "mgmtn8", size: int = 224, fusion: str = "attentio
 
 
 def far_amtn_tiny(
-    *, groups: str = "mgmtn8", size: int = 112, imagenet: bool = False, fusion: str = "attention", shared: bool = True,
+    *,
+    groups: str = "mgmtn8",
+    size: int = 112,
+    imagenet: bool = False,
+    fusion: str = "attention",
+    shared: bool = True,
     gates: bool = True,
-) -> FarAmtn:  # fmt: skip
+) -> FarAmtn:
     """FAR-AMTN on EfficientNet-Lite0: small enough for 2 CPU cores.
 
-    Ours: the encoder; WSGSA stands after its last map (320 channels), as no bottleneck there could be replaced.
+    Ours: the encoder; WSGSA stands after its last map (320 channels), as no bottleneck there could be
+        replaced.
 
     Args:
         size: side of the crop in pixels. imagenet: start the encoder from ImageNet weights.
     """
     encoder, view = efficientnet_lite(size, imagenet)
     model = FarAmtn(encoder, view, groups=groups, fusion=fusion, shared=shared, gates=gates)
-    model.builder = ("far_amtn_tiny", {"groups": groups, "size": size, "fusion": fusion, "shared": shared, "gates": gates})
+    model.builder = (
+        "far_amtn_tiny",
+        {"groups": groups, "size": size, "fusion": fusion, "shared": shared, "gates": gates},
+    )
     return model

@@ -1,7 +1,10 @@
-"""iFAN: integrated face analytics network with cross-dataset hybrid training (Li et al., ACM MM 2017, arXiv 1711.06055).
+"""iFAN: integrated face analytics network with cross-dataset hybrid training (Li et al., ACM MM 2017, arXiv
+1711.06055).
 
-One FC-DenseNet, run several laps. After a lap the answers of *all* tasks are drawn as maps and fed back at several
-depths of the next one. Convolutions are shared; every task has its own path through them by its own batch norms, which
+One FC-DenseNet, run several laps. After a lap the answers of *all* tasks are drawn as maps and fed back at
+several
+depths of the next one. Convolutions are shared; every task has its own path through them by its own batch
+norms, which
 is what lets data sets that are labelled for one task each be mixed.
 """
 
@@ -24,7 +27,8 @@ from mien.tasks.parsing import UNKNOWN
 from mien.tasks.pose import EulerTask
 from mien.types import Batch, View
 
-# Caffe's BGR means 103.939, 116.779, 123.68 of 255, here in RGB order: the order only permutes the first convolution.
+# Caffe's BGR means 103.939, 116.779, 123.68 of 255, here in RGB order: the order only permutes the first
+# convolution.
 CAFFE_MEAN = (123.68 / 255, 116.779 / 255, 103.939 / 255)
 
 
@@ -45,14 +49,19 @@ class ReEncoder(nn.Module):
         self.before = (1, 2, 1, 2) if sizes.official and not flat else (0, 0, 0, 0)
         paths = [SHARED] if sizes.official else paths
         self.convs = nn.ModuleList(
-            nn.Conv2d(a, b, k, 1 if flat or i else 2, 0 if i == 0 and any(self.before) else k // 2, bias=False)
+            nn.Conv2d(
+                a, b, k, 1 if flat or i else 2, 0 if i == 0 and any(self.before) else k // 2, bias=False
+            )
             for i, (a, b, k) in enumerate(zip([shape.n, *self.widths], self.widths, kernels, strict=False))
         )
-        self.norms = nn.ModuleList(TaskNorm(w, paths) if sizes.coded_norm else nn.Identity() for w in self.widths)
+        self.norms = nn.ModuleList(
+            TaskNorm(w, paths) if sizes.coded_norm else nn.Identity() for w in self.widths
+        )
 
     def forward(self, x: Tensor, path: Path) -> list[Tensor]:
         coded = []
-        if self.flat:  # the stride of a 1x1 convolution, by hand: oneDNN crashes in its backward with channels-last weights
+        # the stride of a 1x1 convolution, by hand: oneDNN crashes in its backward with channels-last weights
+        if self.flat:
             x = x[:, :, ::2, ::2].contiguous()
         elif any(self.before):
             x = F.pad(x, self.before)
@@ -90,7 +99,8 @@ class Head(nn.Module):
 def draw_disks(points: Tensor, side: int, kind: str = "hard", sigma: float = 2.5) -> Tensor:
     """Fractions (B, n, 2) -> maps (B, n, side, side), clipped at the border.
 
-    "hard": 1 where the squared distance to the rounded centre is < 25 pixels, without gradient; pixel = fraction * side.
+    "hard": 1 where the squared distance to the rounded centre is < 25 pixels, without gradient; pixel =
+    fraction * side.
     Ours: "gauss", a Gaussian of `sigma` pixels around the exact centre, through which gradients flow.
     """
     place = torch.arange(side, device=points.device, dtype=points.dtype)
@@ -101,33 +111,55 @@ def draw_disks(points: Tensor, side: int, kind: str = "hard", sigma: float = 2.5
 
 
 class IFAN(nn.Module):
-    """See the module's text. forward: (B, 3, s, s) -> task name -> raw answers of the last lap, for all tasks.
+    """See the module's text. forward: (B, 3, s, s) -> task name -> raw answers of the last lap, for all
+    tasks.
 
     Points answer (B, n, 2) fractions of the crop, maps (B, n, h, w) logits, vectors (B, n) logits.
 
     Args:
         tasks: in output order, which is the order of the feedback channels. view: how faces are shown.
         laps: passes with the same weights. disks: how points are drawn, see `draw_disks`.
-        norms: "task": a set of batch norms a task. Ours: "shared": one set for all, so that one pass of the trunk
+        norms: "task": a set of batch norms a task. Ours: "shared": one set for all, so that one pass of the
+            trunk
             answers all tasks; a third of the cost, without what lets data sets mix.
-        through: Ours: in training a task's own answer carries gradients to the lap before; other tasks' never do in `learn`.
+        through: Ours: in training a task's own answer carries gradients to the lap before; other tasks' never
+            do in `learn`.
     """
 
     builder: tuple[str, dict[str, Any]]
 
     def __init__(
-        self, tasks: Sequence[Task], view: View, sizes: Sizes | None = None, *, laps: int = 3, disks: str = "hard",
-        norms: str = "task", through: bool = True,
-    ):  # fmt: skip
+        self,
+        tasks: Sequence[Task],
+        view: View,
+        sizes: Sizes | None = None,
+        *,
+        laps: int = 3,
+        disks: str = "hard",
+        norms: str = "task",
+        through: bool = True,
+    ):
         super().__init__()
         self.sizes = sizes = sizes or Sizes(side=view.size[0])
         if unknown := [t.name for t in tasks if not isinstance(t.shape, Vector | Points | Map)]:
             raise UsageError(f"iFAN has no head for: {', '.join(unknown)}")
         if disks not in ("hard", "gauss") or norms not in ("task", SHARED) or laps < 1:
-            raise UsageError('disks are "hard" or "gauss", norms "task" or "shared", and there is at least one lap')
+            raise UsageError(
+                'disks are "hard" or "gauss", norms "task" or "shared", and there is at least one lap'
+            )
         if view.size != (sizes.side, sizes.side) or sizes.side % (sizes.stride * 2**sizes.levels):
-            raise UsageError(f"the crop must be square, a multiple of {sizes.stride * 2**sizes.levels}, and as large as sizes.side")
-        self.tasks, self.view, self.laps, self.disks, self.norms, self.through = tuple(tasks), view, laps, disks, norms, through
+            raise UsageError(
+                f"the crop must be square, a multiple of {sizes.stride * 2**sizes.levels}, and as large as"
+                " sizes.side"
+            )
+        self.tasks, self.view, self.laps, self.disks, self.norms, self.through = (
+            tuple(tasks),
+            view,
+            laps,
+            disks,
+            norms,
+            through,
+        )
         self.paths = {t.name: SHARED if norms == SHARED else t.name for t in tasks}
         paths = list(dict.fromkeys(self.paths.values()))
         self.encoders = nn.ModuleDict({t.name: ReEncoder(t.shape, sizes, paths) for t in tasks})
@@ -160,7 +192,8 @@ class IFAN(nn.Module):
         """Keep the training set's mean answers, the feedback of the first lap.
 
         Args:
-            means: by task, as `feedback` gives them, without the batch axis: (n, h, w) or (n,) probabilities, (n, 2) fractions.
+            means: by task, as `feedback` gives them, without the batch axis: (n, h, w) or (n,) probabilities,
+                (n, 2) fractions.
         """
         for name, mean in means.items():
             mine = self.get_buffer(f"mean_{name}")
@@ -170,7 +203,9 @@ class IFAN(nn.Module):
 
     @torch.no_grad()
     def begin_at_means(self) -> None:
-        """Ours: dense heads answer the mean answers until they learn: no weights, and a bias that gives the mean."""
+        """Ours: dense heads answer the mean answers until they learn: no weights, and a bias that gives the
+        mean.
+        """
         for t in self.tasks:
             if isinstance(out := self.heads[t.name].out, nn.Linear):
                 mean = self.get_buffer(f"mean_{t.name}")
@@ -179,10 +214,13 @@ class IFAN(nn.Module):
                 out.bias.copy_((raw - 0.5).T.flatten() if isinstance(t.shape, Points) else raw)
 
     def rates(self, inputs: float = 50.0) -> dict[str, float]:
-        """How the names of dense heads' weights begin -> a factor on their learning rate, for `adamw`: `inputs` over theirs.
+        """How the names of dense heads' weights begin -> a factor on their learning rate, for `adamw`:
+        `inputs` over theirs.
 
-        Ours: a dense head reads a flattened map, thousands of numbers, and AdamW moves all its weights by one learning rate a
-        step: its answer would move by thousands of them. At the rate of the convolutions points never came back from that.
+        Ours: a dense head reads a flattened map, thousands of numbers, and AdamW moves all its weights by one
+            learning rate a
+        step: its answer would move by thousands of them. At the rate of the convolutions points never came
+            back from that.
         """
         dense = {n: h.out for n, h in self.heads.items() if isinstance(h.out, nn.Linear)}
         return {f"heads.{n}.": min(1.0, inputs / out.in_features) for n, out in dense.items()}
@@ -190,7 +228,8 @@ class IFAN(nn.Module):
     def mean_answers(self, batches: Iterable[Batch]) -> dict[str, Tensor]:
         """What the labels of these batches answer on average, for `set_means`, before training.
 
-        Give it some hundred crops of the training set without augmentation. A mean is over the known labels of its
+        Give it some hundred crops of the training set without augmentation. A mean is over the known labels
+        of its
         task, place by place and attribute by attribute; where there is none, the model's present mean stays.
         Vectors with one number a face, such as years, count as classes by the rounded number.
         """
@@ -204,7 +243,10 @@ class IFAN(nn.Module):
                     value, weight = _labelled(t, target, mask, mean.shape)
                     sums[t.name] = sums.get(t.name, 0) + value.sum(0)
                     counts[t.name] = counts.get(t.name, 0) + weight.sum(0)
-        return {n: torch.where(counts[n] > 0, s / counts[n].clamp_min(1e-9), self.get_buffer(f"mean_{n}")).float() for n, s in sums.items()}
+        return {
+            n: torch.where(counts[n] > 0, s / counts[n].clamp_min(1e-9), self.get_buffer(f"mean_{n}")).float()
+            for n, s in sums.items()
+        }
 
     def first(self, batch: int) -> dict[str, Tensor]:
         """Task name -> the mean answer, for each picture of a batch."""
@@ -223,12 +265,20 @@ class IFAN(nn.Module):
             if isinstance(t.shape, Points):
                 out[t.name] = draw_disks(x, side, self.disks)
             elif isinstance(t.shape, Map):
-                out[t.name] = x if x.shape[-1] == side else F.interpolate(x, (side, side), mode="bilinear", align_corners=False)
+                out[t.name] = (
+                    x
+                    if x.shape[-1] == side
+                    else F.interpolate(x, (side, side), mode="bilinear", align_corners=False)
+                )
             else:
-                out[t.name] = x[:, :, None, None].repeat(1, 1, side, side)  # repeated: convolutions want real memory
+                out[t.name] = x[:, :, None, None].repeat(
+                    1, 1, side, side
+                )  # repeated: convolutions want real memory
         return out
 
-    def lap(self, images: Tensor, state: Mapping[str, Tensor], names: Sequence[str], learn: bool) -> dict[str, Tensor]:
+    def lap(
+        self, images: Tensor, state: Mapping[str, Tensor], names: Sequence[str], learn: bool
+    ) -> dict[str, Tensor]:
         """One pass for the named tasks, all from the same settled answers `state`: -> raw answers."""
         maps, answers = self.maps(state), dict[str, Tensor]()
         raw, coded = torch.cat(list(maps.values()), 1), None
@@ -252,11 +302,17 @@ class IFAN(nn.Module):
         return {n: raw[n] for n in names}
 
     def learn(
-        self, images: Tensor, targets: Mapping[str, Tensor], mask: Mapping[str, Tensor], criteria: Mapping[str, Criterion]
+        self,
+        images: Tensor,
+        targets: Mapping[str, Tensor],
+        mask: Mapping[str, Tensor],
+        criteria: Mapping[str, Criterion],
     ) -> dict[str, Tensor]:
-        """Hybrid training: one loss a task, from the rows labelled for it, summed over the laps (deep supervision).
+        """Hybrid training: one loss a task, from the rows labelled for it, summed over the laps (deep
+        supervision).
 
-        Other tasks answer on these rows in evaluation mode and without gradient; they are feedback, nothing else.
+        Other tasks answer on these rows in evaluation mode and without gradient; they are feedback, nothing
+        else.
         A task without rows has zero loss with zero (not missing) gradients.
         """
         losses = {}
@@ -265,10 +321,14 @@ class IFAN(nn.Module):
             if rows is None or not bool(rows.any()):
                 losses[t.name] = torch.stack([p.sum() for p in self.parameters()]).sum() * 0.0
             else:
-                losses[t.name] = self._learn_one(t.name, images[rows], targets[t.name][rows], mask[t.name][rows], criteria[t.name])
+                losses[t.name] = self._learn_one(
+                    t.name, images[rows], targets[t.name][rows], mask[t.name][rows], criteria[t.name]
+                )
         return losses
 
-    def _learn_one(self, name: str, images: Tensor, target: Tensor, mask: Tensor, criterion: Criterion) -> Tensor:
+    def _learn_one(
+        self, name: str, images: Tensor, target: Tensor, mask: Tensor, criterion: Criterion
+    ) -> Tensor:
         state, total = self.first(images.shape[0]), images.new_zeros(())
         others = [t.name for t in self.tasks if t.name != name]
         for lap in range(self.laps):
@@ -296,10 +356,14 @@ def unsettled(t: Task, settled: Tensor, least: float) -> Tensor:
 
 
 def _labelled(t: Task, target: Tensor, mask: Tensor, shape: torch.Size) -> tuple[Tensor, Tensor]:
-    """Targets as settled answers times their weights, and the weights: (B, *shape) each, or (B, 1, h, w) weights of a map."""
+    """Targets as settled answers times their weights, and the weights: (B, *shape) each, or (B, 1, h, w)
+    weights of a map.
+    """
     if isinstance(t.shape, Map):
         seen = ((target != UNKNOWN) & mask[:, None, None]).double()
-        hot = F.one_hot(torch.where(seen > 0, target, 0).long(), t.shape.n).permute(0, 3, 1, 2) * seen[:, None]
+        hot = (
+            F.one_hot(torch.where(seen > 0, target, 0).long(), t.shape.n).permute(0, 3, 1, 2) * seen[:, None]
+        )
         return F.adaptive_avg_pool2d(hot, shape[1:]), F.adaptive_avg_pool2d(seen[:, None], shape[1:])  # type: ignore[arg-type]
     if target.ndim == 2 and target.shape[1] == 2 and isinstance(t.shape, Vector) and t.shape.n > 2:
         target = target.mean(1)  # a range of years counts by its middle
@@ -310,14 +374,25 @@ def _labelled(t: Task, target: Tensor, mask: Tensor, shape: torch.Size) -> tuple
 
 
 def plug_in(model: IFAN, new: Task) -> IFAN:
-    """A trained model with one task more: its head, re-encoder, mean answer and path are new, all else is kept bit-equal.
+    """A trained model with one task more: its head, re-encoder, mean answer and path are new, all else is
+    kept bit-equal.
 
-    The new feedback channels come last wherever they are read, and old layers read them with zero weights: old tasks
-    answer as before until training goes on. Ours: the new path starts as a copy of the first task's batch norms.
+    The new feedback channels come last wherever they are read, and old layers read them with zero weights:
+    old tasks
+    answer as before until training goes on. Ours: the new path starts as a copy of the first task's batch
+        norms.
     """
     if new.name in model.paths:
         raise UsageError(f"the model answers {new.name!r} already")
-    more = IFAN((*model.tasks, new), model.view, model.sizes, laps=model.laps, disks=model.disks, norms=model.norms, through=model.through)
+    more = IFAN(
+        (*model.tasks, new),
+        model.view,
+        model.sizes,
+        laps=model.laps,
+        disks=model.disks,
+        norms=model.norms,
+        through=model.through,
+    )
     name, arguments = model.builder
     key = "tasks" if "tasks" in arguments else "plugged"
     more.builder = (name, {**arguments, key: [*arguments.get(key, []), new.name]})
@@ -330,39 +405,78 @@ def plug_in(model: IFAN, new: Task) -> IFAN:
     return more.train(model.training)
 
 
-def ifan(*, emotion: bool = True, laps: int = 3, disks: str = "hard", through: bool = True, plugged: Sequence[str] = ()) -> IFAN:
-    """The paper's network at 128 pixels: Helen parsing, MTFL points and, in the 3-task net, BNU-LSVED emotions.
+def ifan(
+    *,
+    emotion: bool = True,
+    laps: int = 3,
+    disks: str = "hard",
+    through: bool = True,
+    plugged: Sequence[str] = (),
+) -> IFAN:
+    """The paper's network at 128 pixels: Helen parsing, MTFL points and, in the 3-task net, BNU-LSVED
+    emotions.
 
-    The view equals the official Keras preprocessing: std is 1/255, so pixels stay on 0..255, less the Caffe means.
+    The view equals the official Keras preprocessing: std is 1/255, so pixels stay on 0..255, less the Caffe
+        means.
     Ours: RGB, and crops aligned to the "head" template; the official code resizes a face box.
 
     Args:
-        emotion: the 3-task net; False: the 2-task net, whose re-encoders have batch norms. plugged: names of tasks added later.
+        emotion: the 3-task net; False: the 2-task net, whose re-encoders have batch norms. plugged: names of
+            tasks added later.
     """
     tasks = (HELEN9, POINTS5, EMOTION7) if emotion else (HELEN9, POINTS5)
     view = View((128, 128), "head", CAFFE_MEAN, (1 / 255, 1 / 255, 1 / 255))
     more = [task(n) for n in plugged]
-    model = IFAN((*tasks, *more), view, Sizes(coded_norm=not emotion, official=True), laps=laps, disks=disks, through=through)
-    arguments = {"emotion": emotion, "laps": laps, "disks": disks, "through": through, "plugged": list(plugged)}
+    model = IFAN(
+        (*tasks, *more),
+        view,
+        Sizes(coded_norm=not emotion, official=True),
+        laps=laps,
+        disks=disks,
+        through=through,
+    )
+    arguments = {
+        "emotion": emotion,
+        "laps": laps,
+        "disks": disks,
+        "through": through,
+        "plugged": list(plugged),
+    }
     model.builder = ("ifan", arguments)
     return model
 
 
 def ifan_tiny(
-    *, tasks: Sequence[Task] = (PARSING, POINTS5, EXPRESSION), size: int = 112, laps: int = 3, norms: str = "task",
-    disks: str = "hard", through: bool = True,
-) -> IFAN:  # fmt: skip
+    *,
+    tasks: Sequence[Task] = (PARSING, POINTS5, EXPRESSION),
+    size: int = 112,
+    laps: int = 3,
+    norms: str = "task",
+    disks: str = "hard",
+    through: bool = True,
+) -> IFAN:
     """iFAN for a CPU.
 
-    Ours: a first convolution of stride 4, two levels (strides 4 and 8) and a bottleneck at 16, growth 8, two layers a block, narrow
-    transitions and re-encoders; std 0.225 in place of 1/255, so that the picture does not drown the feedback, which is 0..1.
+    Ours: a first convolution of stride 4, two levels (strides 4 and 8) and a bottleneck at 16, growth 8, two
+        layers a block, narrow
+    transitions and re-encoders; std 0.225 in place of 1/255, so that the picture does not drown the feedback,
+    which is 0..1.
 
     Args:
         size: side of the crop in pixels, a multiple of 16.
     """
     view = View((size, size), "head", CAFFE_MEAN, (0.225, 0.225, 0.225))
-    sizes = Sizes(side=size, stride=4, growth=8, layers=2, levels=2, first=16, start=16, up=32, codes=(8, 16, 16))
+    sizes = Sizes(
+        side=size, stride=4, growth=8, layers=2, levels=2, first=16, start=16, up=32, codes=(8, 16, 16)
+    )
     model = IFAN(tasks, view, sizes, laps=laps, disks=disks, norms=norms, through=through)
-    arguments = {"tasks": [t.name for t in tasks], "size": size, "laps": laps, "norms": norms, "disks": disks, "through": through}
+    arguments = {
+        "tasks": [t.name for t in tasks],
+        "size": size,
+        "laps": laps,
+        "norms": norms,
+        "disks": disks,
+        "through": through,
+    }
     model.builder = ("ifan_tiny", arguments)
     return model

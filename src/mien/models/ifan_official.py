@@ -1,11 +1,14 @@
 """iFAN's official Keras 1 weights (Li et al., ACM MM 2017) -> our `ifan`.
 
-There is a file for every task. Each holds the layers that its answer needs: all convolutions are the same in the files, batch norms
-are the task's own. Layers are numbered by Keras in the order in which the official code makes them, which is how they are found here:
+There is a file for every task. Each holds the layers that its answer needs: all convolutions are the same in
+the files, batch norms
+are the task's own. Layers are numbered by Keras in the order in which the official code makes them, which is
+how they are found here:
 re-encoders, first convolution, dense blocks and transitions, heads. Reading `.h5` needs h5py:
 
     with h5py.File("model_seg.h5") as f:
-        layers = {name: [f[name][w][()] for w in f[name].attrs["weight_names"]] for name in f.attrs["layer_names"]}
+        layers = {name: [f[name][w][()] for w in f[name].attrs["weight_names"]] for name in
+        f.attrs["layer_names"]}
 
 Names in those attributes may be bytes; decode them first.
 """
@@ -32,22 +35,29 @@ def ifan_from_keras(files: Mapping[str, Layers], means: Mapping[str, Array] | No
     """An `ifan` filled from the official weights, in evaluation mode.
 
     Args:
-        files: our task name -> layer name -> its arrays, in Keras' order: "helen9" and "points5", and "emotion7" for the 3-task net.
+        files: our task name -> layer name -> its arrays, in Keras' order: "helen9" and "points5", and
+            "emotion7" for the 3-task net.
             Shared convolutions are those of "helen9", which the official code loads last.
-        means: our task name -> mean output of the training set, the first lap's feedback: (128, 128, 9), (10,), (7,).
+        means: our task name -> mean output of the training set, the first lap's feedback: (128, 128, 9),
+            (10,), (7,).
 
     Raises:
-        BadWeights: a layer is missing, left over, or of another shape. UsageError: the tasks are not those of an official net.
+        BadWeights: a layer is missing, left over, or of another shape. UsageError: the tasks are not those of
+            an official net.
     """
     model = ifan(emotion="emotion7" in files)
     names = [t.name for t in model.tasks]
     if sorted(files) != sorted(names):
-        raise UsageError(f"files are of {', '.join(sorted(files))}; give those of {', '.join(names)}, or without emotion7")
+        raise UsageError(
+            f"files are of {', '.join(sorted(files))}; give those of {', '.join(names)}, or without emotion7"
+        )
     with torch.no_grad():
         for name in names:
             _fill(model, name, files[name])
         if means is not None:
-            model.set_means({n: _mean(n, torch.as_tensor(np.asarray(m), dtype=torch.float32)) for n, m in means.items()})
+            model.set_means(
+                {n: _mean(n, torch.as_tensor(np.asarray(m), dtype=torch.float32)) for n, m in means.items()}
+            )
     return model.eval()
 
 
@@ -68,7 +78,9 @@ def _fill(model: IFAN, name: str, layers: Layers) -> None:
     trunk, encoders = model.trunk, [e for e in model.encoders.values() if isinstance(e, nn.Module)]
     coded: list[Any] = [c for e in encoders for c in e.convs]  # type: ignore[union-attr]
     norms: list[Any] = [n for e in encoders for n in e.norms if isinstance(n, TaskNorm)]  # type: ignore[union-attr]
-    down: list[tuple[Any, Any]] = []  # (batch norm, convolution) in the order of making, as far as a task's answer needs them
+    down: list[
+        tuple[Any, Any]
+    ] = []  # (batch norm, convolution) in the order of making, as far as a task's answer needs them
     for i, (block, step) in enumerate(zip(trunk.blocks, trunk.downs, strict=True)):
         down += zip(block.norms, block.convs, strict=True)  # type: ignore[arg-type]
         if not (name == "points5" and i == len(trunk.downs) - 1):
@@ -94,7 +106,10 @@ def _fill(model: IFAN, name: str, layers: Layers) -> None:
             if id(conv) in mixed:  # sub-pixels: their 2 x 2 is the transpose of torch's
                 weight = weight.unflatten(0, (-1, 2, 2)).transpose(1, 2).flatten(0, 2)
             conv.weight.copy_(weight)
-    theirs, path = _numbered(layers, "batchnormalization"), [*norms, *(n for n, _ in (*down, *up) if n is not None)]
+    theirs, path = (
+        _numbered(layers, "batchnormalization"),
+        [*norms, *(n for n, _ in (*down, *up) if n is not None)],
+    )
     _count(name, "batch norms", len(path), len(theirs))
     for (key, arrays), norm in zip(theirs, path, strict=True):
         mine = norm.norms[SHARED if SHARED in norm.norms else name]
@@ -107,7 +122,9 @@ def _fill(model: IFAN, name: str, layers: Layers) -> None:
         channels = trunk.last if name == "points5" else trunk.bottom_width
         side = int((head.in_features // channels) ** 0.5)
         if weight.shape != head.weight.T.shape:
-            raise BadWeights(f"the dense layer of {name} is {tuple(weight.shape)}, not {tuple(head.weight.T.shape)}")
+            raise BadWeights(
+                f"the dense layer of {name} is {tuple(weight.shape)}, not {tuple(head.weight.T.shape)}"
+            )
         # flattened maps are rows, columns, channels there, channels first here
         head.weight.copy_(weight.reshape(side, side, channels, -1).permute(3, 2, 0, 1).flatten(1))
         _copy(name, head.bias, bias)
@@ -122,7 +139,10 @@ def _kernel(key: str, array: Array, conv: Any) -> Tensor:
     """(rows, columns, in, out) -> (out, in, rows, columns)."""
     weight = torch.as_tensor(np.asarray(array)).permute(3, 2, 0, 1)
     if weight.shape != conv.weight.shape:
-        raise BadWeights(f"{key} is {tuple(np.shape(array))}; (rows, columns, in, out) of {tuple(conv.weight.shape)} is needed")
+        raise BadWeights(
+            f"{key} is {tuple(np.shape(array))}; (rows, columns, in, out) of {tuple(conv.weight.shape)} is"
+            " needed"
+        )
     return weight
 
 

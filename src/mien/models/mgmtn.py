@@ -1,8 +1,12 @@
-"""MGMTN: mask-guided multi-task network for face attributes (Gao, Wang, J. Zhao, Xie, Liu, W. Zhao; 2026, arXiv 2601.01408).
+"""MGMTN: mask-guided multi-task network for face attributes (Gao, Wang, J. Zhao, Xie, Liu, W. Zhao; 2026,
+arXiv 2601.01408).
 
-A small U-Net learns from landmarks where each group of attributes is to be seen (adaptive mask learning, AML): seven
-parts of a face and the whole of it. Its masks cut the trunk's maps to what concerns a group, and each group's feature is
-fused with that of the whole picture (G2FF). Landmarks are needed to train the U-Net only. There is no public code.
+A small U-Net learns from landmarks where each group of attributes is to be seen (adaptive mask learning,
+AML): seven
+parts of a face and the whole of it. Its masks cut the trunk's maps to what concerns a group, and each group's
+feature is
+fused with that of the whole picture (G2FF). Landmarks are needed to train the U-Net only. There is no public
+code.
 """
 
 from __future__ import annotations
@@ -26,7 +30,16 @@ from mien.tasks.base import zero_loss
 from mien.types import Pixels, View
 
 MASKS = tuple(GROUPS["mgmtn8"])  # Mouth, Ear, Lower Face, Cheeks, Nose, Eyes, Hair, Object
-COLORS = ((255, 60, 90), (255, 200, 0), (150, 220, 60), (255, 130, 60), (0, 190, 255), (60, 90, 255), (150, 70, 230), (0, 230, 160))
+COLORS = (
+    (255, 60, 90),
+    (255, 200, 0),
+    (150, 220, 60),
+    (255, 130, 60),
+    (0, 190, 255),
+    (60, 90, 255),
+    (150, 70, 230),
+    (0, 230, 160),
+)
 
 Array = npt.NDArray[np.float64]
 
@@ -35,16 +48,19 @@ Array = npt.NDArray[np.float64]
 
 
 def _parts(points: Array) -> dict[str, Array]:
-    """Named pieces of 68 (iBUG) or 98 (WFLW) points. `contour` has 17 points in both, ear to ear; `lids` and `wings` two
+    """Named pieces of 68 (iBUG) or 98 (WFLW) points. `contour` has 17 points in both, ear to ear; `lids` and
+    `wings` two
     each: the middle of the lower lids and the sides of the nose."""
     p = points
     if p.shape == (68, 2):
         lids = np.stack([p[40:42].mean(0), p[46:48].mean(0)])
-        return {"contour": p[:17], "brows": p[17:27], "nose": p[27:36], "base": p[31:36], "eyes": p[36:48], "mouth": p[48:68],
+        return {"contour": p[:17], "brows": p[17:27], "nose": p[27:36], "base": p[31:36], "eyes": p[36:48],
+        "mouth": p[48:68],
                 "lids": lids, "wings": p[[31, 35]]}  # fmt: skip
     if p.shape == (98, 2):
         eyes = np.concatenate([p[60:76], p[96:98]])
-        return {"contour": p[0:33:2], "brows": p[33:51], "nose": p[51:60], "base": p[55:60], "eyes": eyes, "mouth": p[76:96],
+        return {"contour": p[0:33:2], "brows": p[33:51], "nose": p[51:60], "base": p[55:60], "eyes": eyes,
+        "mouth": p[76:96],
                 "lids": p[[66, 74]], "wings": p[[55, 59]]}  # fmt: skip
     raise UsageError(f"masks are made of (68, 2) iBUG or (98, 2) WFLW points; got {p.shape}")
 
@@ -66,7 +82,10 @@ def _outlines(part: Mapping[str, Array], unit: float, far: float) -> dict[str, l
     ends = contour[[0, 16]] + 0.2 * unit * np.stack([-right, right])
     ends = ends + ((brows.mean(0) - ends) @ up)[:, None] * up
     hairline = np.concatenate([brows, ends]) + 0.05 * unit * up
-    cheeks = [np.stack([part["lids"][s], part["wings"][s], contour[outer], contour[lower]]) for s, outer, lower in ((0, 1, 4), (1, 15, 12))]
+    cheeks = [
+        np.stack([part["lids"][s], part["wings"][s], contour[outer], contour[lower]])
+        for s, outer, lower in ((0, 1, 4), (1, 15, 12))
+    ]
     everything = np.concatenate([contour, brows, eyes, mouth, nose])
     return {
         "Mouth": [mouth],
@@ -83,7 +102,8 @@ def _outlines(part: Mapping[str, Array], unit: float, far: float) -> dict[str, l
 def _fill(points: Array, size: tuple[int, int]) -> npt.NDArray[np.bool_]:
     """The pixels (H, W) whose centre is within the convex hull of points (n, 2).
 
-    Row by row: the hull's edges that cross a row bound it. Unlike OpenCV's fillers, which also draw an outline of
+    Row by row: the hull's edges that cross a row bound it. Unlike OpenCV's fillers, which also draw an
+        outline of
     rounded pixels, this gives a mirrored mask for mirrored points.
     """
     a = cv2.convexHull(points.astype(np.float32))[:, 0].astype(np.float64)
@@ -98,13 +118,16 @@ def _fill(points: Array, size: tuple[int, int]) -> npt.NDArray[np.bool_]:
 
 
 def masks_of(points: npt.ArrayLike, size: tuple[int, int], *, widen: float = 0.05) -> npt.NDArray[np.uint8]:
-    """Where each group of attributes is to be seen: landmarks -> (8, H, W) of 0 and 1, groups in the order of `MASKS`.
+    """Where each group of attributes is to be seen: landmarks -> (8, H, W) of 0 and 1, groups in the order of
+    `MASKS`.
 
-    Ours: which points and lengths make a group (the paper has 98 points, and a mask a group, but not how they are made).
+    Ours: which points and lengths make a group (the paper has 98 points, and a mask a group, but not how they
+        are made).
 
     Args:
         points: (68, 2) iBUG or (98, 2) WFLW, pixels of the crop. size: (width, height) of the crop.
-        widen: how far masks reach beyond their points, in sizes of the face (twice the points' RMS distance from their mean).
+        widen: how far masks reach beyond their points, in sizes of the face (twice the points' RMS distance
+            from their mean).
 
     Raises:
         UsageError: another number of points, or some are not finite, or eyes and mouth are at one place.
@@ -135,7 +158,16 @@ def draw_masks(pixels: Pixels, masks: npt.ArrayLike, names: Sequence[str] = MASK
         tile = np.rint(pixels * (1 - weight) + weight * COLORS[i % len(COLORS)]).astype(np.uint8)
         scale = max(0.35, pixels.shape[0] / 400)
         for color, thick in (((0, 0, 0), 3), ((255, 255, 255), 1)):
-            cv2.putText(tile, name, (3, 3 + round(24 * scale)), cv2.FONT_HERSHEY_SIMPLEX, scale, color, thick, cv2.LINE_AA)
+            cv2.putText(
+                tile,
+                name,
+                (3, 3 + round(24 * scale)),
+                cv2.FONT_HERSHEY_SIMPLEX,
+                scale,
+                color,
+                thick,
+                cv2.LINE_AA,
+            )
         tiles.append(tile)
     tiles += [np.zeros_like(pixels)] * (-len(tiles) % 4)
     return np.concatenate([np.concatenate(tiles[i : i + 4], 1) for i in range(0, len(tiles), 4)])
@@ -145,12 +177,14 @@ def draw_masks(pixels: Pixels, masks: npt.ArrayLike, names: Sequence[str] = MASK
 
 
 class MaskNet(nn.Module):
-    """A U-Net (Ronneberger et al. 2015) with one yes/no head a group: (B, 3, H, W) -> (B, 8, H, W) logits, for any H and W.
+    """A U-Net (Ronneberger et al. 2015) with one yes/no head a group: (B, 3, H, W) -> (B, 8, H, W) logits,
+    for any H and W.
 
     The heads are the rows of one 1x1 convolution. Ours: sizes, strided convolutions in place of pools.
 
     Args:
-        widths: channels a level, each level half the size of the one before. stride: of the first convolution; with 2
+        widths: channels a level, each level half the size of the one before. stride: of the first
+            convolution; with 2
             everything is computed at half the size and the logits are enlarged.
     """
 
@@ -169,7 +203,11 @@ class MaskNet(nn.Module):
         x = maps.pop()
         for up in self.up:
             skip = maps.pop()
-            x = up(torch.cat([F.interpolate(x, size=skip.shape[-2:], mode="bilinear", align_corners=False), skip], 1))
+            x = up(
+                torch.cat(
+                    [F.interpolate(x, size=skip.shape[-2:], mode="bilinear", align_corners=False), skip], 1
+                )
+            )
         logits = self.heads(x)
         if logits.shape[-2:] != images.shape[-2:]:
             logits = F.interpolate(logits, size=images.shape[-2:], mode="bilinear", align_corners=False)
@@ -187,7 +225,9 @@ def mask_loss(logits: Tensor, truth: Tensor) -> Tensor:
 
 
 def _shares(pixels: int, cells: int, like: Tensor) -> Tensor:
-    """(cells, pixels): the share of each pixel in each cell's mean, when a line of pixels is cut into equal cells."""
+    """(cells, pixels): the share of each pixel in each cell's mean, when a line of pixels is cut into equal
+    cells.
+    """
     pixel = torch.arange(pixels, device=like.device, dtype=like.dtype)
     low = torch.arange(cells, device=like.device, dtype=like.dtype)[:, None] * (pixels / cells)
     overlap = torch.minimum(low + pixels / cells, pixel + 1) - torch.maximum(low, pixel)
@@ -195,7 +235,8 @@ def _shares(pixels: int, cells: int, like: Tensor) -> Tensor:
 
 
 def resize(masks: Tensor, size: Sequence[int]) -> Tensor:
-    """Masks (B, K, H, W) -> (B, K, h, w), smaller: each cell gets the mean over its area, so that no pixel is passed over.
+    """Masks (B, K, H, W) -> (B, K, h, w), smaller: each cell gets the mean over its area, so that no pixel is
+    passed over.
 
     Ours: area. It is a product of matrices, so that sizes that do not divide export to ONNX too.
     """
@@ -203,7 +244,7 @@ def resize(masks: Tensor, size: Sequence[int]) -> Tensor:
 
 
 def group_features(maps: Tensor, masks: Tensor) -> Tensor:
-    """Gr = resize(P) * F, all groups of one scale: maps (B, C, h, w), masks (B, K, H, W) -> (B, K, C, h, w)."""
+    """Gr = resize(P) * F, groups of one scale: maps (B, C, h, w), masks (B, K, H, W) -> (B, K, C, h, w)."""
     return maps[:, None] * resize(masks, maps.shape[-2:])[:, :, None]
 
 
@@ -211,7 +252,8 @@ def pooled_groups(maps: Tensor, masks: Tensor, *, inside: bool = False) -> Tenso
     """The mean over places of `group_features`, without making them: one matrix product. -> (B, K, C).
 
     Args:
-        inside: divide by the mask's area in place of the map's, so that small parts speak as loudly as large ones.
+        inside: divide by the mask's area in place of the map's, so that small parts speak as loudly as large
+            ones.
     """
     weight = resize(masks, maps.shape[-2:]).flatten(2)
     area = weight.sum(2, keepdim=True).clamp_min(1e-3) if inside else float(weight.shape[2])
@@ -221,13 +263,17 @@ def pooled_groups(maps: Tensor, masks: Tensor, *, inside: bool = False) -> Tenso
 class G2ff(nn.Module):
     """Group-global feature fusion: groups (B, K, C), whole (B, C) -> gate * whole + group, (B, K, C).
 
-    A group's gate is sigmoid(FC(ReLU(FC([group, whole])))). Ours: the form (the paper's is not public), and the inner width.
+    A group's gate is sigmoid(FC(ReLU(FC([group, whole])))). Ours: the form (the paper's is not public), and
+    the inner width.
     """
 
     def __init__(self, channels: int, groups: int, hidden: int):
         super().__init__()
         self.gates = nn.ModuleList(
-            nn.Sequential(nn.Linear(2 * channels, hidden), nn.ReLU(), nn.Linear(hidden, channels), nn.Sigmoid()) for _ in range(groups)
+            nn.Sequential(
+                nn.Linear(2 * channels, hidden), nn.ReLU(), nn.Linear(hidden, channels), nn.Sigmoid()
+            )
+            for _ in range(groups)
         )
 
     def forward(self, groups: Tensor, whole: Tensor) -> Tensor:
@@ -242,7 +288,8 @@ class Mgmtn(nn.Module):
 
     Args:
         encoder: images -> pyramid, of which the last three maps are used. view: how faces are shown.
-        unet: images -> mask logits; None puts masks of ones in their place, the ablation. groups: name of a table in
+        unet: images -> mask logits; None puts masks of ones in their place, the ablation. groups: name of a
+            table in
             `tasks.groups.GROUPS`; with masks its groups must be `MASKS`.
         hidden: inner width of G2FF's gates. hard: masks of 0 and 1, cut at 0.5. inside: see `pooled_groups`.
     """
@@ -252,13 +299,24 @@ class Mgmtn(nn.Module):
     order: Tensor  # where each attribute stands among the classifiers' answers
 
     def __init__(
-        self, encoder: ResNeSt50 | EfficientNetLite, unet: MaskNet | None, view: View, *, groups: str, hidden: int, hard: bool, inside: bool
+        self,
+        encoder: ResNeSt50 | EfficientNetLite,
+        unet: MaskNet | None,
+        view: View,
+        *,
+        groups: str,
+        hidden: int,
+        hard: bool,
+        inside: bool,
     ):
         super().__init__()
         if groups not in GROUPS:
             raise UsageError(f"no group table is called {groups!r}; choose one of: {', '.join(GROUPS)}")
         if unet is not None and tuple(GROUPS[groups]) != MASKS:
-            raise UsageError(f"there are masks for {', '.join(MASKS)}, the groups of 'mgmtn8'; use {groups!r} with masks=False")
+            raise UsageError(
+                f"there are masks for {', '.join(MASKS)}, the groups of 'mgmtn8'; use {groups!r} with"
+                " masks=False"
+            )
         self.encoder, self.view, self.tasks = encoder, view, (ATTRIBUTES,)
         self.hard, self.inside = hard, inside
         self.members = {g: [ATTRIBUTES.index[n] for n in names] for g, names in GROUPS[groups].items()}
@@ -267,7 +325,9 @@ class Mgmtn(nn.Module):
         self.classifiers = nn.ModuleList(nn.Linear(c, len(m)) for m in self.members.values())
         self.unet = unet
         place = [i for m in self.members.values() for i in m]
-        self.register_buffer("order", torch.tensor([place.index(i) for i in range(len(place))]), persistent=False)
+        self.register_buffer(
+            "order", torch.tensor([place.index(i) for i in range(len(place))]), persistent=False
+        )
         self.learn_attributes()
 
     def learn_masks(self) -> Self:
@@ -282,7 +342,9 @@ class Mgmtn(nn.Module):
 
     def learn_attributes(self) -> Self:
         """Train everything but the U-Net, which the trainer leaves as it is, batch-norm statistics too."""
-        return self._learn_only((p for n, p in self.named_parameters() if not n.startswith("unet.")), masks=False)
+        return self._learn_only(
+            (p for n, p in self.named_parameters() if not n.startswith("unet.")), masks=False
+        )
 
     def _learn_only(self, chosen: Iterable[nn.Parameter], *, masks: bool) -> Self:
         self.learning_masks = masks
@@ -326,9 +388,14 @@ class Mgmtn(nn.Module):
         return {ATTRIBUTES.name: logits[:, self.order]}
 
     def learn(
-        self, images: Tensor, targets: Mapping[str, Tensor], known: Mapping[str, Tensor], criteria: Mapping[str, Any]
+        self,
+        images: Tensor,
+        targets: Mapping[str, Tensor],
+        known: Mapping[str, Tensor],
+        criteria: Mapping[str, Any],
     ) -> dict[str, Tensor]:
-        """{"attributes": the task's loss}, or after `learn_masks` {"masks": BCE + Dice against masks of 68 or 98 points}.
+        """{"attributes": the task's loss}, or after `learn_masks` {"masks": BCE + Dice against masks of 68 or
+        98 points}.
 
         Raises:
             UsageError: masks are to be learned from a batch without landmarks.
@@ -339,21 +406,34 @@ class Mgmtn(nn.Module):
         asked = [t.name for t in (LANDMARKS, WFLW98) if t.name in targets]
         if not asked:
             raise UsageError(
-                f"masks are learned from 'landmarks' or 'wflw98'; the batch has: {', '.join(targets)}. Name one in Mixture(tasks=...)"
+                f"masks are learned from 'landmarks' or 'wflw98'; the batch has: {', '.join(targets)}. Name"
+                " one in Mixture(tasks=...)"
             )
         logits, (h, w) = self.unet(images).float(), images.shape[-2:]  # type: ignore[misc]  # learn_masks has checked it
         truth = dict[int, npt.NDArray[np.uint8]]()
         for name in asked:
-            whole = known[name].flatten(1).all(1) if known[name].ndim > 1 else known[name]  # a mask needs all of its points
+            whole = (
+                known[name].flatten(1).all(1) if known[name].ndim > 1 else known[name]
+            )  # a mask needs all of its points
             for i in whole.nonzero()[:, 0].tolist():
                 truth[i] = masks_of(targets[name][i].cpu().numpy() * (w, h) - 0.5, (w, h))
         if not truth:
             return {"masks": zero_loss(logits)}
-        return {"masks": mask_loss(logits[list(truth)], torch.from_numpy(np.stack(list(truth.values()))).to(logits))}
+        return {
+            "masks": mask_loss(
+                logits[list(truth)], torch.from_numpy(np.stack(list(truth.values()))).to(logits)
+            )
+        }
 
 
 def mgmtn(
-    *, groups: str = "mgmtn8", size: int = 227, masks: bool = True, hidden: int = 128, hard: bool = False, inside: bool = False
+    *,
+    groups: str = "mgmtn8",
+    size: int = 227,
+    masks: bool = True,
+    hidden: int = 128,
+    hard: bool = False,
+    inside: bool = False,
 ) -> Mgmtn:
     """The paper's system: ResNeSt-50 at 227 px, a U-Net of usual size.
 
@@ -364,24 +444,37 @@ def mgmtn(
     view = View((size, size), "head", encoder.mean, encoder.std)
     unet = MaskNet() if masks else None
     model = Mgmtn(encoder, unet, view, groups=groups, hidden=hidden, hard=hard, inside=inside)
-    model.builder = ("mgmtn", {"groups": groups, "size": size, "masks": masks, "hidden": hidden, "hard": hard, "inside": inside})
+    model.builder = (
+        "mgmtn",
+        {"groups": groups, "size": size, "masks": masks, "hidden": hidden, "hard": hard, "inside": inside},
+    )
     return model
 
 
 def mgmtn_tiny(
-    *, size: int = 112, imagenet: bool = False, groups: str = "mgmtn8", masks: bool = True, hidden: int = 64, hard: bool = False,
+    *,
+    size: int = 112,
+    imagenet: bool = False,
+    groups: str = "mgmtn8",
+    masks: bool = True,
+    hidden: int = 64,
+    hard: bool = False,
     inside: bool = False,
-) -> Mgmtn:  # fmt: skip
+) -> Mgmtn:
     """MGMTN on EfficientNet-Lite0 with a U-Net that works at half the size: small enough for 2 CPU cores.
 
     Ours: the encoder and the U-Net's widths.
 
     Args:
         size: side of the crop in pixels. imagenet: start the encoder from ImageNet weights.
-        masks: False builds no U-Net and reads the whole picture for every group. hidden, hard, inside: see `Mgmtn`.
+        masks: False builds no U-Net and reads the whole picture for every group. hidden, hard, inside: see
+            `Mgmtn`.
     """
     encoder, view = efficientnet_lite(size, imagenet)
     unet = MaskNet((12, 24, 48, 64), stride=2) if masks else None
     model = Mgmtn(encoder, unet, view, groups=groups, hidden=hidden, hard=hard, inside=inside)
-    model.builder = ("mgmtn_tiny", {"size": size, "groups": groups, "masks": masks, "hidden": hidden, "hard": hard, "inside": inside})
+    model.builder = (
+        "mgmtn_tiny",
+        {"size": size, "groups": groups, "masks": masks, "hidden": hidden, "hard": hard, "inside": inside},
+    )
     return model

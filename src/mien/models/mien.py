@@ -1,12 +1,18 @@
 """The network of `mien.load()`: what the comparison of the six systems taught, on one small encoder.
 
-- Values (age, expression, attributes) are read by queries, as in Faceptor and Q-Face, from two levels with a norm on each;
+- Values (age, expression, attributes) are read by queries, as in Faceptor and Q-Face, from two levels with a
+norm on each;
   a gated summary of the whole face is added to what the queries say, as Naive Faceptor's head has it.
-- Places (points, parsing) come from one pyramid with plain convolutions, as in Naive Faceptor: with few labelled pictures they
-  learned more than queries did. All dense tasks share the pyramid; each shape of answer has one convolution of its own, and
-  parsing a second one at twice the resolution, on the encoder's first map: eyes are two cells high without it.
-- Identity has last stages of its own, plain residual blocks on the encoder's maps of strides 8, 16 and 32: what tells people apart is
-  not what tells ages or smiles. It weighs the places of their map by learned weights (a global depthwise convolution, MobileFaceNet,
+- Places (points, parsing) come from one pyramid with plain convolutions, as in Naive Faceptor: with few
+labelled pictures they
+  learned more than queries did. All dense tasks share the pyramid; each shape of answer has one convolution
+  of its own, and
+  parsing a second one at twice the resolution, on the encoder's first map: eyes are two cells high without
+  it.
+- Identity has last stages of its own, plain residual blocks on the encoder's maps of strides 8, 16 and 32:
+what tells people apart is
+  not what tells ages or smiles. It weighs the places of their map by learned weights (a global depthwise
+  convolution, MobileFaceNet,
   Chen et al. 2018).
 
 While it learns, a head runs on the pictures of the batch that label one of its tasks, and on no others.
@@ -27,14 +33,16 @@ from mien.models.decoders import QueryDecoder
 from mien.tasks import DEFAULT_TASKS, Embedding, Map, Points, Task, Vector
 from mien.types import View
 
-_MANY = 48  # a task with more numbers than this shares queries: ages are steps of one scale, not questions of their own
+# a task with more numbers than this shares queries: ages are steps of one scale, not questions of their own
+_MANY = 48
 _SHARED = 8
 
 
 class VectorHeads(nn.Module):
     """Maps of two levels, and a summary of the face (B, c) -> task name -> (B, n).
 
-    A query a number, or eight for a task of many; each task reads its queries with weights of its own. There is no
+    A query a number, or eight for a task of many; each task reads its queries with weights of its own. There
+    is no
     attention between the queries of different tasks.
 
     Args:
@@ -64,7 +72,9 @@ class VectorHeads(nn.Module):
                 nn.init.normal_(p, std=p.shape[1] ** -0.5)
         owner = torch.cat([torch.full((n,), i) for i, n in enumerate(self.queries.values())])
         self.register_buffer("apart", (owner[:, None] != owner[None]).float() * -1e4, persistent=False)
-        self.own = nn.ParameterDict({t: nn.Parameter(torch.randn(n, dim) * dim**-0.5) for t, n in answers.items() if n <= _MANY})
+        self.own = nn.ParameterDict(
+            {t: nn.Parameter(torch.randn(n, dim) * dim**-0.5) for t, n in answers.items() if n <= _MANY}
+        )
         self.many = nn.ModuleDict({t: nn.Linear(_SHARED * dim, n) for t, n in answers.items() if n > _MANY})
         self.whole = nn.ModuleDict({t: nn.Linear(summary, n) for t, n in answers.items()})
         self.dropout = nn.Dropout(dropout)
@@ -74,7 +84,9 @@ class VectorHeads(nn.Module):
         return dict(zip(self.queries, x.split(list(self.queries.values()), 1), strict=True))
 
     def forward(self, maps: list[Tensor], summary: Tensor) -> dict[str, Tensor]:
-        x = self.dropout(self.decoder(self.content, self.place, self.decoder.memory(maps), cast(Tensor, self.apart)))
+        x = self.dropout(
+            self.decoder(self.content, self.place, self.decoder.memory(maps), cast(Tensor, self.apart))
+        )
         summary, told = self.dropout(summary), {}
         for name, part in self.split(x).items():
             asked = (part * self.own[name]).sum(-1) if name in self.own else self.many[name](part.flatten(1))
@@ -83,7 +95,9 @@ class VectorHeads(nn.Module):
 
 
 class Pyramid(nn.Module):
-    """Four maps, finest first -> (B, width, h, w) on the finest grid: laterals, added on the way down, a 3x3 convolution a level."""
+    """Four maps, finest first -> (B, width, h, w) on the finest grid: laterals, added on the way down, a 3x3
+    convolution a level.
+    """
 
     def __init__(self, channels: Sequence[int], width: int):
         super().__init__()
@@ -102,7 +116,8 @@ class ParsingRefinement(nn.Module):
     """Logits (B, n, h, w) -> logits (B, n, 2h, 2w): enlarged, plus what edges at twice the resolution change.
 
     Args:
-        early: channels of the encoder's map of that resolution. coarse: of the branch's. n: of the logits. width: inside.
+        early: channels of the encoder's map of that resolution. coarse: of the branch's. n: of the logits.
+            width: inside.
     """
 
     def __init__(self, early: int, coarse: int, n: int, width: int):
@@ -114,24 +129,42 @@ class ParsingRefinement(nn.Module):
 
     def forward(self, early: Tensor, coarse: Tensor, logits: Tensor) -> Tensor:
         size = early.shape[-2:]
-        enlarged, context = (F.interpolate(x, size, mode="bilinear", align_corners=False) for x in (logits, self.high(coarse)))
+        enlarged, context = (
+            F.interpolate(x, size, mode="bilinear", align_corners=False) for x in (logits, self.high(coarse))
+        )
         return enlarged + self.out(self.mix(torch.cat([self.low(early), context], 1)))
 
 
 class DenseHeads(nn.Module):
-    """The pyramid and one branch a shape of answer -> task name -> logits (B, n, h, w), a quarter of the crop's side.
+    """The pyramid and one branch a shape of answer -> task name -> logits (B, n, h, w), a quarter of the
+    crop's side.
 
     Args:
-        finer: width of what makes maps (not points) twice as fine; 0: nothing does. Then the first level is only for it.
+        finer: width of what makes maps (not points) twice as fine; 0: nothing does. Then the first level is
+            only for it.
     """
 
-    def __init__(self, channels: Sequence[int], points: Mapping[str, int], maps: Mapping[str, int], width: int, finer: int = 0):
+    def __init__(
+        self,
+        channels: Sequence[int],
+        points: Mapping[str, int],
+        maps: Mapping[str, int],
+        width: int,
+        finer: int = 0,
+    ):
         super().__init__()
-        self.kinds = {kind: dict(answers) for kind, answers in (("points", points), ("maps", maps)) if answers}
-        self.finer = ParsingRefinement(channels[0], width, sum(maps.values()), finer) if finer and maps else None
+        self.kinds = {
+            kind: dict(answers) for kind, answers in (("points", points), ("maps", maps)) if answers
+        }
+        self.finer = (
+            ParsingRefinement(channels[0], width, sum(maps.values()), finer) if finer and maps else None
+        )
         self.pyramid = Pyramid(channels[1:] if finer else channels, width)
         self.branch = nn.ModuleDict(
-            {k: nn.Sequential(conv_bn(width, width, 3), nn.Conv2d(width, sum(a.values()), 1)) for k, a in self.kinds.items()}
+            {
+                k: nn.Sequential(conv_bn(width, width, 3), nn.Conv2d(width, sum(a.values()), 1))
+                for k, a in self.kinds.items()
+            }
         )
 
     def forward(self, maps: Sequence[Tensor]) -> dict[str, Tensor]:
@@ -158,17 +191,25 @@ class Residual(nn.Module):
 
 
 class IdentityBranch(nn.Module):
-    """Maps of strides 8, 16 and 32 -> one of stride 32 with `width` channels, for a task that shares no more than those maps.
+    """Maps of strides 8, 16 and 32 -> one of stride 32 with `width` channels, for a task that shares no more
+    than those maps.
 
     Args:
-        channels: of the three maps. width: of the result. middle: at stride 16. blocks: residual blocks at stride 16.
+        channels: of the three maps. width: of the result. middle: at stride 16. blocks: residual blocks at
+            stride 16.
     """
 
     def __init__(self, channels: Sequence[int], width: int, *, middle: int = 128, blocks: int = 3):
         super().__init__()
-        self.eighth, self.sixteenth = conv_bn(channels[0], middle, 3, 2, act=None), conv_bn(channels[1], middle, 1, act=None)
+        self.eighth, self.sixteenth = (
+            conv_bn(channels[0], middle, 3, 2, act=None),
+            conv_bn(channels[1], middle, 1, act=None),
+        )
         self.blocks = nn.Sequential(*(Residual(middle) for _ in range(blocks)))
-        self.down, self.last = conv_bn(middle, width, 3, 2, act=None), conv_bn(channels[2], width, 1, act=None)
+        self.down, self.last = (
+            conv_bn(middle, width, 3, 2, act=None),
+            conv_bn(channels[2], width, 1, act=None),
+        )
         self.end = Residual(width)
 
     def forward(self, maps: Sequence[Tensor]) -> Tensor:
@@ -198,55 +239,88 @@ class Mien(nn.Module):
     """See the module's text. forward: (B, 3, H, W) -> task name -> raw answers, for all tasks, in one pass.
 
     Args:
-        encoder: images -> four maps, finest first, and with `finer` one more before them. tasks: what is asked, in output order.
+        encoder: images -> four maps, finest first, and with `finer` one more before them. tasks: what is
+            asked, in output order.
         view: how faces are shown.
         levels: of the encoder, that the queries read. dim, heads, layers, ffn: of the query decoder.
-        width: of the pyramid. finer: of what makes parsing twice as fine, see `DenseHeads`. summary: of the whole face's summary.
-        hidden: width inside an identity head. own: of an identity's last stages, see `IdentityBranch`; 0: it reads the encoder's last map.
+        width: of the pyramid. finer: of what makes parsing twice as fine, see `DenseHeads`. summary: of the
+            whole face's summary.
+        hidden: width inside an identity head. own: of an identity's last stages, see `IdentityBranch`; 0: it
+            reads the encoder's last map.
         dropout: before the last layer of values.
     """
 
     builder: tuple[str, dict[str, object]]
 
     def __init__(
-        self, encoder: EfficientNetLite, tasks: Sequence[Task], view: View, *, levels: tuple[int, ...] = (2, 3), dim: int = 128,
-        heads: int = 4, layers: int = 2, ffn: int = 256, width: int = 64, summary: int = 512, hidden: int = 512, dropout: float = 0.2,
-        finer: int = 0, own: int = 0,
-    ):  # fmt: skip
+        self,
+        encoder: EfficientNetLite,
+        tasks: Sequence[Task],
+        view: View,
+        *,
+        levels: tuple[int, ...] = (2, 3),
+        dim: int = 128,
+        heads: int = 4,
+        layers: int = 2,
+        ffn: int = 256,
+        width: int = 64,
+        summary: int = 512,
+        hidden: int = 512,
+        dropout: float = 0.2,
+        finer: int = 0,
+        own: int = 0,
+    ):
         super().__init__()
-        self.reference: tuple[Any, ...] = ()  # see `keep_identity`; a tuple, so that it is no part of the weights
+        self.reference: tuple[
+            Any, ...
+        ] = ()  # see `keep_identity`; a tuple, so that it is no part of the weights
         self.early = 1 if finer else 0  # maps before the four that all heads know
         self.encoder, self.tasks, self.view, self.levels = encoder, tuple(tasks), view, levels
         kinds: tuple[Any, ...] = (Vector, Points, Map)
-        vectors, points, maps = ({t.name: cast(Vector, t.shape).n for t in tasks if isinstance(t.shape, kind)} for kind in kinds)
+        vectors, points, maps = (
+            {t.name: cast(Vector, t.shape).n for t in tasks if isinstance(t.shape, kind)} for kind in kinds
+        )
         embeddings = {t.name: t.shape.d for t in tasks if isinstance(t.shape, Embedding)}
-        if unknown := [t.name for t in tasks if not any(t.name in part for part in (vectors, points, maps, embeddings))]:
+        if unknown := [
+            t.name for t in tasks if not any(t.name in part for part in (vectors, points, maps, embeddings))
+        ]:
             raise UsageError(f"this network has no head for: {', '.join(unknown)}")
         last, stride = encoder.channels[-1], encoder.strides[-1]
         grid = (-(-view.size[1] // stride), -(-view.size[0] // stride))
         self.summary = conv_bn(last, summary) if vectors else None
         read = tuple(encoder.channels[self.early + i] for i in levels)
         self.values = (
-            VectorHeads(read, summary, vectors, dim=dim, heads=heads, layers=layers, ffn=ffn, dropout=dropout) if vectors else None
+            VectorHeads(read, summary, vectors, dim=dim, heads=heads, layers=layers, ffn=ffn, dropout=dropout)
+            if vectors
+            else None
         )
         self.dense = DenseHeads(encoder.channels, points, maps, width, finer) if points or maps else None
-        self.own = nn.ModuleDict({name: IdentityBranch(encoder.channels[-3:], own) for name in embeddings if own})
+        self.own = nn.ModuleDict(
+            {name: IdentityBranch(encoder.channels[-3:], own) for name in embeddings if own}
+        )
         self.who = nn.ModuleDict({name: Who(own or last, grid, hidden, d) for name, d in embeddings.items()})
         self.heads: dict[tuple[str, ...], Callable[[list[Tensor]], dict[str, Tensor]]] = {
             **({tuple(vectors): self._values} if vectors else {}),
             **({(*points, *maps): self.dense} if self.dense else {}),
             **{(name,): self._embedding(name) for name in embeddings},
         }
-        parts: dict[tuple[str, ...], list[Any]] = {tuple(vectors): [self.values, self.summary], (*points, *maps): [self.dense]}
+        parts: dict[tuple[str, ...], list[Any]] = {
+            tuple(vectors): [self.values, self.summary],
+            (*points, *maps): [self.dense],
+        }
         parts |= {(name,): [self.who[name], *([self.own[name]] if own else [])] for name in embeddings}
-        self.parts = {names: tuple(p for p in of if p is not None) for names, of in parts.items()}  # what only that head uses
+        self.parts = {
+            names: tuple(p for p in of if p is not None) for names, of in parts.items()
+        }  # what only that head uses
 
     def _values(self, maps: list[Tensor]) -> dict[str, Tensor]:
         assert self.values is not None and self.summary is not None
         return self.values([maps[self.early + i] for i in self.levels], self.summary(maps[-1]).mean((2, 3)))
 
     def _embedding(self, name: str) -> Callable[[list[Tensor]], dict[str, Tensor]]:
-        return lambda maps: {name: self.who[name](self.own[name](maps[-3:]) if name in self.own else maps[-1])}
+        return lambda maps: {
+            name: self.who[name](self.own[name](maps[-3:]) if name in self.own else maps[-1])
+        }
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         maps, told = self.encoder(images), dict[str, Tensor]()
@@ -254,10 +328,14 @@ class Mien(nn.Module):
             told |= head(maps)
         return {t.name: told[t.name] for t in self.tasks}
 
-    def learn(self, images: Tensor, targets: dict[str, Tensor], mask: dict[str, Tensor], criteria: Mapping[str, Any]) -> dict[str, Tensor]:
-        """Losses by task: each head sees the pictures that label one of its tasks, or all of them where none does.
+    def learn(
+        self, images: Tensor, targets: dict[str, Tensor], mask: dict[str, Tensor], criteria: Mapping[str, Any]
+    ) -> dict[str, Tensor]:
+        """Losses by task: each head sees the pictures that label one of its tasks, or all of them where none
+        does.
 
-        The same losses as on all pictures, but for batch norms, which then follow labelled pictures alone. A head that stands still and
+        The same losses as on all pictures, but for batch norms, which then follow labelled pictures alone. A
+        head that stands still and
         has nothing labelled sees one picture, for a loss of zero.
         """
         maps, losses = self.encoder(images), dict[str, Tensor]()
@@ -265,19 +343,26 @@ class Mien(nn.Module):
             if self.reference and names[0] in self.own:
                 losses[names[0]] = self._distance_to_reference(names[0], images, maps)
                 continue
-            labelled = torch.stack([mask[n].flatten(1).any(1) if mask[n].ndim > 1 else mask[n] for n in names]).any(0)
+            labelled = torch.stack(
+                [mask[n].flatten(1).any(1) if mask[n].ndim > 1 else mask[n] for n in names]
+            ).any(0)
             rows = labelled.nonzero().flatten() if int(labelled.sum()) > 1 else torch.arange(len(images))
-            if not labelled.any() and not any(p.requires_grad for part in self.parts[names] for p in part.parameters()):
+            if not labelled.any() and not any(
+                p.requires_grad for part in self.parts[names] for p in part.parameters()
+            ):
                 rows = rows[:1]
             told = head([m[rows] for m in maps])
             losses |= {n: criteria[n](told[n], targets[n][rows], mask[n][rows]) for n in names}
         return {t.name: losses[t.name] for t in self.tasks}
 
     def keep_identity(self, reference: Mien, stages: int) -> None:
-        """Train identity to stay what it is in another network while the encoder learns from faces without identities.
+        """Train identity to stay what it is in another network while the encoder learns from faces without
+        identities.
 
-        Both networks share the stem and the first `stages` stages, which do not learn. Where these include all but the encoder's last
-        map, of identity's branch only what reads that map learns, and the block after it; else all of the branch learns.
+        Both networks share the stem and the first `stages` stages, which do not learn. Where these include
+        all but the encoder's last
+        map, of identity's branch only what reads that map learns, and the block after it; else all of the
+        branch learns.
 
         Args:
             reference: the network to stay close to; it is not part of this one's weights.
@@ -292,7 +377,9 @@ class Mien(nn.Module):
         return stages == self.encoder._taps[-2] + 1
 
     def _distance_to_reference(self, name: str, images: Tensor, maps: list[Tensor]) -> Tensor:
-        """1 - cosine between this network's embeddings and the reference's, mean over every second picture of the batch: to save time."""
+        """1 - cosine between this network's embeddings and the reference's, mean over every second picture of
+        the batch: to save time.
+        """
         reference, stages = self.reference
         maps = [m[::2] for m in maps]
         with torch.no_grad():
@@ -312,31 +399,46 @@ class Mien(nn.Module):
         return tuple(self.values.own) if self.values is not None else ()
 
     def attention(self, images: Tensor) -> dict[str, Tensor]:
-        """Task in `asked` -> (B, Q, heads, N): where each of its queries looks in the last layer; sums to 1 over N."""
+        """Task in `asked` -> (B, Q, heads, N): where each of its queries looks in the last layer; sums to 1
+        over N.
+        """
         if self.values is None:
             return {}
         maps, values = self.encoder(images), self.values
         memory = values.decoder.memory([maps[self.early + i] for i in self.levels])
-        seen = values.split(values.decoder.attention(values.content, values.place, memory, cast(Tensor, values.apart)))
+        seen = values.split(
+            values.decoder.attention(values.content, values.place, memory, cast(Tensor, values.apart))
+        )
         return {name: seen[name] for name in self.asked}
 
     def grids(self, images: Tensor) -> tuple[tuple[int, int], ...]:
         """(h, w) of each level that the queries read, for these images."""
         h, w = images.shape[-2:]
-        return tuple((-(-h // s), -(-w // s)) for s in (self.encoder.strides[self.early + i] for i in self.levels))
+        return tuple(
+            (-(-h // s), -(-w // s)) for s in (self.encoder.strides[self.early + i] for i in self.levels)
+        )
 
 
 def mien_tiny(
-    *, tasks: Sequence[Task] = DEFAULT_TASKS, size: int = 128, imagenet: bool = False, finer: int = 0, own: int = 0
-) -> Mien:  # fmt: skip
+    *,
+    tasks: Sequence[Task] = DEFAULT_TASKS,
+    size: int = 128,
+    imagenet: bool = False,
+    finer: int = 0,
+    own: int = 0,
+) -> Mien:
     """The embedded network, on EfficientNet-Lite0.
 
     Args:
         size: side of the crop in pixels. imagenet: start the encoder from ImageNet weights.
-        finer: width of what makes parsing twice as fine; 0: a map of a quarter of the crop's side, as in the first networks.
+        finer: width of what makes parsing twice as fine; 0: a map of a quarter of the crop's side, as in the
+            first networks.
         own: width of identity's own last stages; 0: none, as in the first networks.
     """
     encoder, view = efficientnet_lite(size, imagenet, early=finer > 0)
     model = Mien(encoder, tasks, view, finer=finer, own=own)
-    model.builder = ("mien_tiny", {"tasks": [t.name for t in tasks], "size": size, "finer": finer, "own": own})
+    model.builder = (
+        "mien_tiny",
+        {"tasks": [t.name for t in tasks], "size": size, "finer": finer, "own": own},
+    )
     return model

@@ -1,11 +1,15 @@
 """Naive Faceptor: the baseline of the Faceptor paper (Qin et al., ECCV 2024, arXiv 2403.09500).
 
-One encoder and three designs of output head. Tasks whose answers have the same shape share a design; tasks of one
-*type* share a head too, and differ in its last layer only. A type is the part of a task's name before "@": the tasks
+One encoder and three designs of output head. Tasks whose answers have the same shape share a design; tasks of
+one
+*type* share a head too, and differ in its last layer only. A type is the part of a task's name before "@":
+the tasks
 expression7@affectnet and expression7@rafdb are two data sets of one type.
 
-- attribute head: several maps, channel attention, global maximum, one fully connected layer a data set (SwinFace's MLCA);
-- dense head: FPN and UPerHead, one last 1x1 convolution a type, of which each data set has its slice of channels;
+- attribute head: several maps, channel attention, global maximum, one fully connected layer a data set
+    (SwinFace's MLCA);
+- dense head: FPN and UPerHead, one last 1x1 convolution a type, of which each data set has its slice of
+    channels;
 - identity head: an embedding from the last map.
 """
 
@@ -26,10 +30,12 @@ from mien.types import View
 
 
 def windows(n: int, out: int, like: Tensor) -> Tensor:
-    """(out, n) rows that take the mean of `out` windows over n places, as adaptive average pooling cuts them."""
+    """(out, n) rows that average `out` windows over n places, as adaptive average pooling cuts them."""
     ends = [(i * n // out, -((i + 1) * n // -out)) for i in range(out)]
     # of numbers, not of operations: those were half of the nodes that an exporter walks
-    return like.new_tensor([[(low <= place < high) / (high - low) for place in range(n)] for low, high in ends])
+    return like.new_tensor(
+        [[(low <= place < high) / (high - low) for place in range(n)] for low, high in ends]
+    )
 
 
 def pool(x: Tensor, h: int, w: int) -> Tensor:
@@ -59,7 +65,8 @@ class ChannelGate(nn.Module):
 
 
 class AttributeHead(nn.Module):
-    """Maps (B, C, h, w) -> task name -> (B, n). Everything but the last layers is shared by the data sets of the type.
+    """Maps (B, C, h, w) -> task name -> (B, n). Everything but the last layers is shared by the data sets of
+    the type.
 
     Args:
         channels: of each map. answers: task name -> n. width: channels that each map gets before the gate.
@@ -67,14 +74,23 @@ class AttributeHead(nn.Module):
     """
 
     def __init__(
-        self, channels: Sequence[int], answers: Mapping[str, int], *, width: int, grid: int = -1, reduction: int = 16, dropout: float = 0.5
+        self,
+        channels: Sequence[int],
+        answers: Mapping[str, int],
+        *,
+        width: int,
+        grid: int = -1,
+        reduction: int = 16,
+        dropout: float = 0.5,
     ):
         super().__init__()
         self.grid, dim = grid, width * len(channels)
         self.project = nn.ModuleList(nn.Conv2d(c, width, 3, padding=1, bias=False) for c in channels)
         self.gate = ChannelGate(dim, reduction)
         self.norm = nn.BatchNorm1d(dim, eps=2e-5)
-        self.hidden = nn.Sequential(*(m for _ in range(2) for m in (nn.Linear(dim, dim), nn.ReLU(), nn.Dropout(dropout))))
+        self.hidden = nn.Sequential(
+            *(m for _ in range(2) for m in (nn.Linear(dim, dim), nn.ReLU(), nn.Dropout(dropout)))
+        )
         self.last = nn.ModuleDict({name: nn.Linear(dim, n) for name, n in answers.items()})
 
     def gathered(self, maps: Sequence[Tensor]) -> Tensor:
@@ -89,7 +105,10 @@ class AttributeHead(nn.Module):
 
 
 class PlainPyramid(nn.Module):
-    """Four maps of one stride -> sides times 4, 2, 1 and 1/2, as FaRL gives a plain ViT a pyramid. Channels stay."""
+    """Four maps of one stride -> sides times 4, 2, 1 and 1/2, as FaRL gives a plain ViT a pyramid.
+
+    Channels stay.
+    """
 
     def __init__(self, channels: int):
         super().__init__()
@@ -107,9 +126,11 @@ class PlainPyramid(nn.Module):
 
 
 class UPerHead(nn.Module):
-    """Pyramid, finest first -> (B, width, h, w) on the finest grid (UPerNet, Xiao et al. 2018), without its last convolution.
+    """Pyramid, finest first -> (B, width, h, w) on the finest grid (UPerNet, Xiao et al. 2018), without its
+    last convolution.
 
-    The coarsest map is read through windows of several sizes (`pools` x `pools` a map), then added on the way down.
+    The coarsest map is read through windows of several sizes (`pools` x `pools` a map), then added on the way
+    down.
     """
 
     def __init__(self, channels: Sequence[int], *, width: int, pools: Sequence[int]):
@@ -138,13 +159,23 @@ class UPerHead(nn.Module):
 
 
 class DenseHead(nn.Module):
-    """Four maps -> task name -> logits (B, n, h, w) on the finest grid; each data set owns a slice of the last channels.
+    """Four maps -> task name -> logits (B, n, h, w) on the finest grid; each data set owns a slice of the
+    last channels.
 
     Args:
-        channels: of each map. answers: task name -> n. plain: the maps have one stride and need a pyramid made.
+        channels: of each map. answers: task name -> n. plain: the maps have one stride and need a pyramid
+            made.
     """
 
-    def __init__(self, channels: Sequence[int], answers: Mapping[str, int], *, plain: bool, width: int, pools: Sequence[int]):
+    def __init__(
+        self,
+        channels: Sequence[int],
+        answers: Mapping[str, int],
+        *,
+        plain: bool,
+        width: int,
+        pools: Sequence[int],
+    ):
         super().__init__()
         self.answers = dict(answers)
         self.pyramid = PlainPyramid(channels[0]) if plain else nn.Identity()
@@ -160,8 +191,10 @@ class DenseHead(nn.Module):
 class NaiveFaceptor(nn.Module):
     """See the module's text. forward: (B, 3, H, W) -> task name -> raw answers, for all tasks, in one pass.
 
-    Ours: one view and one pass for all tasks (official: 112 px or 512 px, one task a run). Ours: dense heads answer with
-    logits on their own grid; the paper's output modules enlarge parsing to the crop, and turn heat maps (sigmoid, then
+    Ours: one view and one pass for all tasks (official: 112 px or 512 px, one task a run). Ours: dense heads
+        answer with
+    logits on their own grid; the paper's output modules enlarge parsing to the crop, and turn heat maps
+    (sigmoid, then
     mean place) into points. Here a task's `read` and `criterion` do that.
 
     Args:
@@ -175,11 +208,21 @@ class NaiveFaceptor(nn.Module):
     builder: tuple[str, dict[str, object]]
 
     def __init__(
-        self, encoder: EfficientNetLite | VisionTransformer, tasks: Sequence[Task], view: View, *,
-        attribute_levels: Sequence[int] = (5, 7, 9, 11), dense_levels: Sequence[int] = (3, 5, 7, 11), plain: bool = True,
-        attribute_width: int = 128, grid: int = -1, dropout: float = 0.5, dense_width: int = 512, pools: Sequence[int] = (1, 2, 3, 6),
+        self,
+        encoder: EfficientNetLite | VisionTransformer,
+        tasks: Sequence[Task],
+        view: View,
+        *,
+        attribute_levels: Sequence[int] = (5, 7, 9, 11),
+        dense_levels: Sequence[int] = (3, 5, 7, 11),
+        plain: bool = True,
+        attribute_width: int = 128,
+        grid: int = -1,
+        dropout: float = 0.5,
+        dense_width: int = 512,
+        pools: Sequence[int] = (1, 2, 3, 6),
         hidden: int = 768,
-    ):  # fmt: skip
+    ):
         super().__init__()
         self.encoder, self.tasks, self.view = encoder, tuple(tasks), view
         self.attribute_levels, self.dense_levels = tuple(attribute_levels), tuple(dense_levels)
@@ -190,19 +233,32 @@ class NaiveFaceptor(nn.Module):
         if unknown := [t.name for t in tasks if t.name not in mask]:
             raise UsageError(f"Naive Faceptor has no head for: {', '.join(unknown)}")
         if both := set(vectors) & set(places):
-            raise UsageError(f"tasks of one type need one shape of answer; these have two: {', '.join(sorted(both))}")
-        flat, wide = ([encoder.channels[i] for i in levels] for levels in (self.attribute_levels, self.dense_levels))
-        self.attribute = nn.ModuleDict(
-            {k: AttributeHead(flat, v, width=attribute_width, grid=grid, dropout=dropout) for k, v in vectors.items()}
+            raise UsageError(
+                f"tasks of one type need one shape of answer; these have two: {', '.join(sorted(both))}"
+            )
+        flat, wide = (
+            [encoder.channels[i] for i in levels] for levels in (self.attribute_levels, self.dense_levels)
         )
-        self.dense = nn.ModuleDict({k: DenseHead(wide, v, plain=plain, width=dense_width, pools=pools) for k, v in places.items()})
-        self.identity = nn.ModuleDict({k: EmbeddingHead(encoder.channels[-1], hidden, d) for k, d in embeddings.items()})
+        self.attribute = nn.ModuleDict(
+            {
+                k: AttributeHead(flat, v, width=attribute_width, grid=grid, dropout=dropout)
+                for k, v in vectors.items()
+            }
+        )
+        self.dense = nn.ModuleDict(
+            {k: DenseHead(wide, v, plain=plain, width=dense_width, pools=pools) for k, v in places.items()}
+        )
+        self.identity = nn.ModuleDict(
+            {k: EmbeddingHead(encoder.channels[-1], hidden, d) for k, d in embeddings.items()}
+        )
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         return self.forward_tasks(images, [t.name for t in self.tasks])
 
     def forward_tasks(self, images: Tensor, names: Collection[str]) -> dict[str, Tensor]:
-        """As `forward`, of the named tasks only: heads of other types do not work, and their batch norms do not see these images."""
+        """As `forward`, of the named tasks only: heads of other types do not work, and their batch norms do
+        not see these images.
+        """
         maps, types = self.encoder(images), by_type(dict.fromkeys(names, 0))
         answers = {name: head(maps[-1]) for name, head in self.identity.items() if name in names}
         for heads, levels in ((self.attribute, self.attribute_levels), (self.dense, self.dense_levels)):
@@ -220,8 +276,17 @@ def by_type(answers: Mapping[str, int]) -> dict[str, dict[str, int]]:
     return groups
 
 
-# "Base" of the paper: seven data sets. RAF-DB's seven expressions are read in AffectNet's order, as in the official code.
-_BASE = ("identity512", "age", "attributes", "expression7@affectnet", "expression7@rafdb", "parsing", "landmarks")
+# "Base" of the paper: seven data sets. RAF-DB's seven expressions are read in AffectNet's order, as in the
+# official code.
+_BASE = (
+    "identity512",
+    "age",
+    "attributes",
+    "expression7@affectnet",
+    "expression7@rafdb",
+    "parsing",
+    "landmarks",
+)
 BASE_TASKS: tuple[Task, ...] = tuple(task(n) for n in _BASE)
 
 
@@ -229,7 +294,8 @@ def naive_faceptor_base(*, tasks: Sequence[Task] = BASE_TASKS, size: int = 512) 
     """Naive Faceptor as published, on ViT-B/16: 178,911,058 parameters with the tasks of `BASE_TASKS`.
 
     Args:
-        tasks: those seven by default. size: side of the crop in pixels, a multiple of 16 (official: 112 and 512).
+        tasks: those seven by default. size: side of the crop in pixels, a multiple of 16 (official: 112 and
+            512).
     """
     encoder = VisionTransformer(drop_path=0.2)
     view = View((size, size), "head", encoder.mean, encoder.std)
@@ -238,10 +304,13 @@ def naive_faceptor_base(*, tasks: Sequence[Task] = BASE_TASKS, size: int = 512) 
     return model
 
 
-def naive_faceptor_tiny(*, tasks: Sequence[Task] = DEFAULT_TASKS, size: int = 112, imagenet: bool = False) -> NaiveFaceptor:
+def naive_faceptor_tiny(
+    *, tasks: Sequence[Task] = DEFAULT_TASKS, size: int = 112, imagenet: bool = False
+) -> NaiveFaceptor:
     """Naive Faceptor on EfficientNet-Lite0, to compare with `faceptor_tiny`.
 
-    Ours: a convolutional encoder, whose own pyramid takes the place of the FPN; narrow heads; attribute heads gather
+    Ours: a convolutional encoder, whose own pyramid takes the place of the FPN; narrow heads; attribute heads
+        gather
     all four maps on the grid of stride 16; less dropout, since they are narrow.
 
     Args:
@@ -250,8 +319,17 @@ def naive_faceptor_tiny(*, tasks: Sequence[Task] = DEFAULT_TASKS, size: int = 11
     encoder, view = efficientnet_lite(size, imagenet)
     every = range(len(encoder.channels))
     model = NaiveFaceptor(
-        encoder, tasks, view, attribute_levels=every, dense_levels=every, plain=False, attribute_width=32, grid=2, dropout=0.2,
-        dense_width=64, hidden=256,
-    )  # fmt: skip
+        encoder,
+        tasks,
+        view,
+        attribute_levels=every,
+        dense_levels=every,
+        plain=False,
+        attribute_width=32,
+        grid=2,
+        dropout=0.2,
+        dense_width=64,
+        hidden=256,
+    )
     model.builder = ("naive_faceptor_tiny", {"tasks": [t.name for t in tasks], "size": size})
     return model

@@ -1,11 +1,12 @@
 """Naive Faceptor's official checkpoint (Qin et al., ECCV 2024; MIT licence) -> our `naive_faceptor_base`.
 
-The file is as Faceptor's, see `mien.models.faceptor_official`, with a head for every kind of task in place of decoder and read-outs:
+The file is as Faceptor's, see `mien.models.faceptor_official`, with a head for every kind of task in place of
+decoder and read-outs:
 
     backbone_module.visual.*                    CLIP's image tower, positions on a 32 x 32 grid
     heads_module.heads.recog.*                  identity: norm, head
     heads_module.heads.{age,biattr,affect}.*    conv, channel_attention.mlp, norm, feature, fcs by data set
-    heads_module.heads.{parsing,align}.*        fpns, and head: mmseg's UPerHead, whose conv_seg has the classes of all sets of a kind
+    heads_module.heads.{parsing,align}.*        fpns, and head: mmseg's UPerHead; conv_seg: all sets' classes
 """
 
 from __future__ import annotations
@@ -18,29 +19,47 @@ from torch import Tensor
 
 from mien.errors import UsageError
 from mien.models.backbones.vit import VisionTransformer
-from mien.models.faceptor_official import ORDERS, SETS, YEAR_OFFSETS, check_state, class_order, flat_state, official_decoding
+from mien.models.faceptor_official import (
+    ORDERS,
+    SETS,
+    YEAR_OFFSETS,
+    check_state,
+    class_order,
+    flat_state,
+    official_decoding,
+)
 from mien.models.naive_faceptor import DenseHead, NaiveFaceptor, naive_faceptor_base
 from mien.tasks import Task, task
 
 BASE_TASKS: tuple[Task, ...] = tuple(
     task(n)
     for n in (
-        "identity512@ms1mv3", "age@morph2", "attributes@celeba", "expression7@affectnet", "expression7@rafdb", "parsing@celebamask",
+        "identity512@ms1mv3",
+        "age@morph2",
+        "attributes@celeba",
+        "expression7@affectnet",
+        "expression7@rafdb",
+        "parsing@celebamask",
         "landmarks@300w",
     )
-)  # fmt: skip
+)
 
 _HEADS = "heads_module.heads"
 
 
 def naive_faceptor_from_official(
-    state: Mapping[str, Any], *, tasks: Sequence[Task] = BASE_TASKS, sets: Mapping[str, str] = SETS, size: int = 512,
+    state: Mapping[str, Any],
+    *,
+    tasks: Sequence[Task] = BASE_TASKS,
+    sets: Mapping[str, str] = SETS,
+    size: int = 512,
     year_offsets: Mapping[str, int] = YEAR_OFFSETS,
-) -> NaiveFaceptor:  # fmt: skip
+) -> NaiveFaceptor:
     """A `naive_faceptor_base` filled from an official checkpoint, in evaluation mode.
 
     Args:
-        state: the file as `torch.load(path, map_location="cpu", weights_only=True)` gives it, or its state dict.
+        state: the file as `torch.load(path, map_location="cpu", weights_only=True)` gives it, or its state
+            dict.
         tasks: what to answer, in output order; of one kind of maps, in the file's order.
         sets: task name -> official data set. size: side of the crop in pixels.
         year_offsets: task name -> years of its first age output.
@@ -53,22 +72,33 @@ def naive_faceptor_from_official(
     return load_naive_faceptor(model, state, sets=sets).eval()
 
 
-def load_naive_faceptor(model: NaiveFaceptor, state: Mapping[str, Any], *, sets: Mapping[str, str] = SETS) -> NaiveFaceptor:
+def load_naive_faceptor(
+    model: NaiveFaceptor, state: Mapping[str, Any], *, sets: Mapping[str, str] = SETS
+) -> NaiveFaceptor:
     """Fill a Naive Faceptor with a ViT from a state dict in the official layout.
 
-    Every tensor of the model is filled, and every tensor of the file is used, but for the identity loss's classifier.
+    Every tensor of the model is filled, and every tensor of the file is used, but for the identity loss's
+    classifier.
 
     Raises:
-        BadWeights: tensors are missing, unknown or of another shape, the first few are named; the model is then unchanged.
+        BadWeights: tensors are missing, unknown or of another shape, the first few are named; the model is
+            then unchanged.
         UsageError: the model has another encoder, or a task has no official data set.
     """
     if not isinstance(model.encoder, VisionTransformer):
         raise UsageError("official weights fit a ViT; build the model with naive_faceptor_base")
     if unknown := [t.name for t in model.tasks if t.name not in sets]:
-        raise UsageError(f"no official data set is known for: {', '.join(unknown)}; name it in `sets`, such as age@morph2: age_morph2")
+        raise UsageError(
+            f"no official data set is known for: {', '.join(unknown)}; name it in `sets`, such as age@morph2:"
+            " age_morph2"
+        )
     theirs = flat_state(state)
     places = dict(_places(model, sets))
-    check_state(theirs, places, {f"losses_module.losses.{n}.classifier" for n in sets.values() if n.startswith("recog_")})
+    check_state(
+        theirs,
+        places,
+        {f"losses_module.losses.{n}.classifier" for n in sets.values() if n.startswith("recog_")},
+    )
     with torch.no_grad():
         for key, parts in places.items():
             rows = theirs[key].split([len(p) for p in parts]) if len(parts) > 1 else [theirs[key]]
@@ -89,7 +119,9 @@ def _places(model: NaiveFaceptor, sets: Mapping[str, str]) -> Iterator[tuple[str
         """The official name of a head: what stands before the data set's."""
         kinds = {sets[n].partition("_")[0] for n in names}
         if len(kinds) > 1:
-            raise UsageError(f"one head answers {', '.join(names)}, but the official sets have {', '.join(sorted(kinds))}")
+            raise UsageError(
+                f"one head answers {', '.join(names)}, but the official sets have {', '.join(sorted(kinds))}"
+            )
         return kinds.pop()
 
     yield from renamed("backbone_module.visual", "encoder")
@@ -122,11 +154,19 @@ def _places(model: NaiveFaceptor, sets: Mapping[str, str]) -> Iterator[tuple[str
             yield f"{head}.conv_seg.{p}", _class_rows(dense, ours[f"{mine}.last.{p}"], by_name, sets)
 
 
-def _class_rows(dense: DenseHead, rows: Tensor, by_name: Mapping[str, Task], sets: Mapping[str, str]) -> list[Tensor]:
-    """Our rows of the last convolution in official order: a data set after the other, classes as `ORDERS` has them."""
+def _class_rows(
+    dense: DenseHead, rows: Tensor, by_name: Mapping[str, Task], sets: Mapping[str, str]
+) -> list[Tensor]:
+    """Our rows of the last convolution in official order: a data set after the other, classes as `ORDERS` has
+    them.
+    """
     parts, start = list[Tensor](), 0
     for name, n in dense.answers.items():
         mine = rows[start : start + n]
-        parts += [mine] if sets[name] not in ORDERS else [mine[i][None] for i in class_order(sets[name], by_name[name])]
+        parts += (
+            [mine]
+            if sets[name] not in ORDERS
+            else [mine[i][None] for i in class_order(sets[name], by_name[name])]
+        )
         start += n
     return parts

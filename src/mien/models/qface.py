@@ -1,7 +1,10 @@
-"""Task-adaptive Q-Face (Sun et al., 2024, arXiv 2405.09059): label queries read a fused memory of several encoder stages.
+"""Task-adaptive Q-Face (Sun et al., 2024, arXiv 2405.09059): label queries read a fused memory of several
+encoder stages.
 
-Known from the paper: taps at several depths of a large pre-trained encoder, their fusion into one token memory, learnable
-label queries, cross-attention, and all tasks in one pass. No official code is public: every other choice here is ours.
+Known from the paper: taps at several depths of a large pre-trained encoder, their fusion into one token
+    memory, learnable
+label queries, cross-attention, and all tasks in one pass. No official code is public: every other choice here
+is ours.
 """
 
 from __future__ import annotations
@@ -24,7 +27,9 @@ FUSIONS = ("concat", "sum", "gated", "tokens")
 
 
 def to_grid(x: Tensor, grid: tuple[int, int]) -> Tensor:
-    """A map (B, C, H, W) on the (h, w) of the memory: cells are averaged where it is finer, interpolated elsewhere."""
+    """A map (B, C, H, W) on the (h, w) of the memory: cells are averaged where it is finer, interpolated
+    elsewhere.
+    """
     h, w = x.shape[-2:]
     if (h, w) == grid:
         return x
@@ -38,7 +43,8 @@ class Fusion(nn.Module):
 
     Args:
         channels: of the stages. width: of a stage's tokens before they meet. dim: of the memory.
-        kind: "concat" on channels, "sum", "gated" (a sum, each stage times a learned scalar that starts at 1), or "tokens":
+        kind: "concat" on channels, "sum", "gated" (a sum, each stage times a learned scalar that starts at
+            1), or "tokens":
             stages side by side as tokens, N = stages * h * w, so that a query can choose stages too.
     """
 
@@ -49,7 +55,9 @@ class Fusion(nn.Module):
         self.kind = kind
         self.stages = nn.ModuleList(nn.Sequential(nn.LayerNorm(c), nn.Linear(c, width)) for c in channels)
         self.gate = nn.Parameter(torch.ones(len(channels))) if kind == "gated" else None
-        self.end = nn.Sequential(nn.Linear(width * len(channels) if kind == "concat" else width, dim), nn.GELU())
+        self.end = nn.Sequential(
+            nn.Linear(width * len(channels) if kind == "concat" else width, dim), nn.GELU()
+        )
 
     def forward(self, maps: Sequence[Tensor], grid: tuple[int, int]) -> Tensor:
         x = [s(to_grid(m, grid).flatten(2).transpose(1, 2)) for s, m in zip(self.stages, maps, strict=True)]
@@ -87,7 +95,10 @@ class LabelLayer(nn.Module):
         self.self_ = Attention(dim, heads) if self_attention else None
         self.self_norm = nn.LayerNorm(dim) if self_attention else None
         self.cross, self.cross_norm = ReadableAttention(dim, heads), nn.LayerNorm(dim)
-        self.ffn, self.ffn_norm = nn.Sequential(nn.Linear(dim, ffn), nn.GELU(), nn.Linear(ffn, dim)), nn.LayerNorm(dim)
+        self.ffn, self.ffn_norm = (
+            nn.Sequential(nn.Linear(dim, ffn), nn.GELU(), nn.Linear(ffn, dim)),
+            nn.LayerNorm(dim),
+        )
 
     def forward(self, x: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
         if self.self_ is not None and self.self_norm is not None:
@@ -102,7 +113,9 @@ class LabelLayer(nn.Module):
 
 
 class LabelQueries(nn.Module):
-    """One task's own parameters: a query per label, and a Linear(d -> 1) per label to read it with (Query2Label)."""
+    """One task's own parameters: a query per label, and a Linear(d -> 1) per label to read it with
+    (Query2Label).
+    """
 
     def __init__(self, n: int, dim: int):
         super().__init__()
@@ -116,35 +129,57 @@ class LabelQueries(nn.Module):
 
 
 class QFace(nn.Module):
-    """See the module's text. forward: (B, 3, H, W) -> task name -> (B, n), for all tasks, from one run of the encoder.
+    """See the module's text. forward: (B, 3, H, W) -> task name -> (B, n), for all tasks, from one run of the
+    encoder.
 
-    Tasks share the memory and the decoder's layers but never see each other's queries, and each is run by itself: adding
+    Tasks share the memory and the decoder's layers but never see each other's queries, and each is run by
+    itself: adding
     or removing one leaves the others' answers equal to the bit.
 
     Args:
         encoder: images -> maps. tasks: what is asked, each a Vector. view: how faces are shown.
         taps: 0-based indices of the encoder's maps to fuse. stride: pixels between tokens of the memory.
-        fusion, width, dim: see `Fusion`. heads, layers, ffn, self_attention, pre_norm: of the decoder, see `LabelLayer`.
-        positions: add sine positions to the keys; a ViT's tokens carry theirs already, a convolutional map's do not.
+        fusion, width, dim: see `Fusion`. heads, layers, ffn, self_attention, pre_norm: of the decoder, see
+            `LabelLayer`.
+        positions: add sine positions to the keys; a ViT's tokens carry theirs already, a convolutional map's
+            do not.
     """
 
     builder: tuple[str, dict[str, object]]
 
     # Ours: every default. The paper's public text names none of them.
     def __init__(
-        self, encoder: VisionTransformer | EfficientNetLite, tasks: Sequence[Task[Any]], view: View, *, taps: Sequence[int],
-        stride: int = 16, fusion: str = "concat", width: int = 768, dim: int = 256, heads: int = 8, layers: int = 4, ffn: int = 1024,
-        self_attention: bool = True, pre_norm: bool = True, positions: bool = False,
-    ):  # fmt: skip
+        self,
+        encoder: VisionTransformer | EfficientNetLite,
+        tasks: Sequence[Task[Any]],
+        view: View,
+        *,
+        taps: Sequence[int],
+        stride: int = 16,
+        fusion: str = "concat",
+        width: int = 768,
+        dim: int = 256,
+        heads: int = 8,
+        layers: int = 4,
+        ffn: int = 1024,
+        self_attention: bool = True,
+        pre_norm: bool = True,
+        positions: bool = False,
+    ):
         super().__init__()
         self.encoder, self.tasks, self.view = encoder, tuple(tasks), view
         self.taps, self.stride, self.positions = tuple(taps), stride, positions
         counts = {t.name: t.shape.n for t in tasks if isinstance(t.shape, Vector)}
         if unknown := [t.name for t in tasks if t.name not in counts]:
-            raise UsageError(f"Q-Face answers with numbers only; it has no read-out for: {', '.join(unknown)}")
+            raise UsageError(
+                f"Q-Face answers with numbers only; it has no read-out for: {', '.join(unknown)}"
+            )
         self.fusion = Fusion([encoder.channels[i] for i in self.taps], width=width, dim=dim, kind=fusion)
         self.labels = nn.ModuleDict({name: LabelQueries(n, dim) for name, n in counts.items()})
-        self.layers = nn.ModuleList(LabelLayer(dim, heads, ffn, self_attention=self_attention, pre_norm=pre_norm) for _ in range(layers))
+        self.layers = nn.ModuleList(
+            LabelLayer(dim, heads, ffn, self_attention=self_attention, pre_norm=pre_norm)
+            for _ in range(layers)
+        )
         self.norm = nn.LayerNorm(dim) if pre_norm else nn.Identity()
 
     def grid(self, images: Tensor) -> tuple[int, int]:
@@ -180,7 +215,7 @@ class QFace(nn.Module):
         return self.decode(*self.memory(images))[0]
 
     def attention(self, images: Tensor) -> dict[str, Tensor]:
-        """Task name -> (B, n, heads, N): where each label's query looks in the last layer; sums to 1 over N."""
+        """Task name -> (B, n, heads, N): attention of each query in the last layer; sums to 1 over N."""
         return self.decode(*self.memory(images))[1]
 
     def grids(self, images: Tensor) -> tuple[tuple[int, int], ...]:
@@ -189,12 +224,14 @@ class QFace(nn.Module):
 
 
 def label_map(attention: Tensor, task: Task[Any], label: str, grid: tuple[int, int]) -> Tensor:
-    """Where one label looks: (..., n, heads, N) of one task from `QFace.attention` -> (..., h, w), summing to 1.
+    """Where one label looks: (..., n, heads, N) of one task from `QFace.attention` -> (..., h, w), summing to
+    1.
 
     Heads are averaged; stages, where they stand side by side as tokens, are added.
 
     Args:
-        label: one of the task's `names`, or a number in 0..n-1 for a task without names, such as "30" for age.
+        label: one of the task's `names`, or a number in 0..n-1 for a task without names, such as "30" for
+            age.
         grid: `QFace.grid` of the images.
     """
     n, tokens = attention.shape[-3], attention.shape[-1]
@@ -208,10 +245,18 @@ BASE_TASKS: tuple[Task[Any], ...] = (EXPRESSION7, UNITS12, ATTRIBUTES, AGE)
 TINY_TASKS: tuple[Task[Any], ...] = (EXPRESSION, ATTRIBUTES, AGE)
 
 
-def qface_base(*, tasks: Sequence[Task[Any]] = BASE_TASKS, size: int = 224, fusion: str = "concat", drop_path: float = 0.0) -> QFace:
-    """Q-Face on ViT-B/16, taps after blocks 3, 6, 9 and 12. Fill the encoder with `vit.load_clip(model.encoder, ...)`.
+def qface_base(
+    *,
+    tasks: Sequence[Task[Any]] = BASE_TASKS,
+    size: int = 224,
+    fusion: str = "concat",
+    drop_path: float = 0.0,
+) -> QFace:
+    """Q-Face on ViT-B/16, taps after blocks 3, 6, 9 and 12. Fill the encoder with
+    `vit.load_clip(model.encoder, ...)`.
 
-    Ours: head pose is left out by default; `tasks` may have EULER, or any task with a Vector, for three queries more.
+    Ours: head pose is left out by default; `tasks` may have EULER, or any task with a Vector, for three
+        queries more.
 
     Args:
         size: side of the crop in pixels, a multiple of 16.
@@ -220,17 +265,25 @@ def qface_base(*, tasks: Sequence[Task[Any]] = BASE_TASKS, size: int = 224, fusi
     encoder = VisionTransformer(grid=14, drop_path=drop_path)
     view = View((size, size), "head", encoder.mean, encoder.std)
     model = QFace(encoder, tasks, view, taps=(2, 5, 8, 11), fusion=fusion)
-    model.builder = ("qface_base", {"tasks": [t.name for t in tasks], "size": size, "fusion": fusion, "drop_path": drop_path})
+    model.builder = (
+        "qface_base",
+        {"tasks": [t.name for t in tasks], "size": size, "fusion": fusion, "drop_path": drop_path},
+    )
     return model
 
 
 def qface_tiny(
-    *, tasks: Sequence[Task[Any]] = TINY_TASKS, size: int = 112, imagenet: bool = False, fusion: str = "concat",
+    *,
+    tasks: Sequence[Task[Any]] = TINY_TASKS,
+    size: int = 112,
+    imagenet: bool = False,
+    fusion: str = "concat",
     taps: Sequence[int] = (0, 1, 2, 3),
-) -> QFace:  # fmt: skip
+) -> QFace:
     """Q-Face on EfficientNet-Lite0: what 2 CPU cores train in an hour or two.
 
-    Ours: a convolutional encoder whose four levels are the stages, resized to the grid of stride 16; positions on the keys;
+    Ours: a convolutional encoder whose four levels are the stages, resized to the grid of stride 16;
+        positions on the keys;
     2 decoder layers of width 128.
 
     Args:
@@ -238,6 +291,21 @@ def qface_tiny(
         taps: of the encoder's four levels; (3,) is the last one alone, without fusion of levels.
     """
     encoder, view = efficientnet_lite(size, imagenet)
-    model = QFace(encoder, tasks, view, taps=taps, fusion=fusion, width=128, dim=128, heads=4, layers=2, ffn=256, positions=True)
-    model.builder = ("qface_tiny", {"tasks": [t.name for t in tasks], "size": size, "fusion": fusion, "taps": list(taps)})
+    model = QFace(
+        encoder,
+        tasks,
+        view,
+        taps=taps,
+        fusion=fusion,
+        width=128,
+        dim=128,
+        heads=4,
+        layers=2,
+        ffn=256,
+        positions=True,
+    )
+    model.builder = (
+        "qface_tiny",
+        {"tasks": [t.name for t in tasks], "size": size, "fusion": fusion, "taps": list(taps)},
+    )
     return model

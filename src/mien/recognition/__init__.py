@@ -13,4 +13,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Gallery", "cluster_faces", "verify"]
 
-__getattr__ = attach(__name__, {"cluster_faces": "clustering", "Gallery": "gallery", "verify": "verification"})
+__getattr__ = attach(
+    __name__, {"cluster_faces": "clustering", "Gallery": "gallery", "verify": "verification"}
+)

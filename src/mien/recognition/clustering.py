@@ -1,6 +1,8 @@
-"""Who is the same person: the similarity that is asked for, two faces against it, and an album's faces in groups.
+"""Who is the same person: the similarity that is asked for, two faces against it, and an album's faces in
+groups.
 
-A similarity is a cosine, -1..1, and no probability. What it is worth depends on the network: see the numbers in docs/cli.md.
+A similarity is a cosine, -1..1, and no probability. What it is worth depends on the network: see the numbers
+in docs/cli.md.
 """
 
 from __future__ import annotations
@@ -20,23 +22,33 @@ if TYPE_CHECKING:
     from mien.inference.reader import Reader
 
 Array = npt.NDArray[np.float64]
-# Ours: where no false-match rates were measured, groups ask for this much more than the best threshold for pairs.
+# Ours: where no false-match rates were measured, groups ask for this much more than the best threshold for
+# pairs.
 STRICTER = 0.1
-# Ours, not measured: faces of children are alike, so a pair with one must be this much more similar to be grouped.
+# Ours, not measured: faces of children are alike, so a pair with one must be this much more similar to be
+# grouped.
 CHILD, CHILD_MARGIN = 13.0, 0.03
 
 
 # --- Groups
 
 
-def group(embeddings: npt.ArrayLike, cut: float, *, apart: Sequence[int] | None = None, margins: npt.ArrayLike | None = None) -> list[int]:
+def group(
+    embeddings: npt.ArrayLike,
+    cut: float,
+    *,
+    apart: Sequence[int] | None = None,
+    margins: npt.ArrayLike | None = None,
+) -> list[int]:
     """Faces in groups by average linkage: two groups join while their mean similarity is at least `cut`.
 
-    A chain of lookalikes does not join two people as it would by nearest neighbours. Exact: parts between which no pair
+    A chain of lookalikes does not join two people as it would by nearest neighbours. Exact: parts between
+    which no pair
     reaches the cut can never join, so each part is solved alone, and memory grows with the largest part only.
 
     Args:
-        embeddings: (n, d), length 1. apart: a number a face; faces with the same number are never one person (those of one photo).
+        embeddings: (n, d), length 1. apart: a number a face; faces with the same number are never one person
+            (those of one photo).
         margins: (n,) added to the cut of every pair that a face is in; the larger of the two counts.
 
     Returns:
@@ -73,7 +85,7 @@ def group(embeddings: npt.ArrayLike, cut: float, *, apart: Sequence[int] | None 
 
 
 def _linked(s: Array, cut: float) -> list[list[int]]:
-    """Average linkage on similarities (n, n), -inf where two may never be one and on the diagonal; changes s."""
+    """Average linkage on similarities (n, n), -inf where two may not merge and on the diagonal; changes s."""
     members = [[i] for i in range(len(s))]
     best, partner = s.max(1), s.argmax(1)
     while len(s) and best.max() >= cut:
@@ -91,16 +103,22 @@ def _linked(s: Array, cut: float) -> list[list[int]]:
 
 
 def cluster_faces(
-    photos: Iterable[Source], *, reader: Reader | None = None, fmr: float | None = None, threshold: float | None = None,
-    min_size: float = 32.0, same_photo: bool = False,
-) -> Album:  # fmt: skip
+    photos: Iterable[Source],
+    *,
+    reader: Reader | None = None,
+    fmr: float | None = None,
+    threshold: float | None = None,
+    min_size: float = 32.0,
+    same_photo: bool = False,
+) -> Album:
     """Group the faces of many photos by person.
 
     Args:
         photos: paths, bytes, Pillow images or RGB arrays. A photo that cannot be read is logged and left out.
         reader: from `mien.load(tasks=["identity", "age"])`; None loads one.
         fmr: accepted false match rate per comparison, 0..1. threshold: a similarity, in place of `fmr`.
-        min_size: minimum width of a face in pixels. same_photo: whether two faces of one photo may be one person.
+        min_size: minimum width of a face in pixels. same_photo: whether two faces of one photo may be one
+            person.
 
     Returns:
         The album: `persons` holds one number per row of `rows`, 0 for faces that match nobody else's.
@@ -116,8 +134,12 @@ def cluster_faces(
     return album
 
 
-def album_threshold(model: Any, *, fmr: float | None = None, threshold: float | None = None) -> MatchThreshold:
-    """The similarity that joins two faces of an album: stricter than for one pair, because an album has many pairs."""
+def album_threshold(
+    model: Any, *, fmr: float | None = None, threshold: float | None = None
+) -> MatchThreshold:
+    """The similarity that joins two faces of an album: stricter than for one pair, because an album has many
+    pairs.
+    """
     cut = match_threshold(model, fmr=fmr, threshold=threshold, default_fmr=CLUSTER_FMR)
     if cut.fmr is None and threshold is None:
         return MatchThreshold(cut.similarity + STRICTER, None, f"{cut.source}; {STRICTER:g} stricter")
@@ -129,7 +151,8 @@ class Album:
     """An album's faces and who they are.
 
     Attributes:
-        cut: the similarity asked for. rows: one a face, see `add`. persons: after `solve`, a number a face: 1 .. by how often
+        cut: the similarity asked for. rows: one a face, see `add`. persons: after `solve`, a number a face: 1
+            .. by how often
             somebody was seen, 0 for faces that nobody else's joined.
     """
 
@@ -143,7 +166,9 @@ class Album:
     _embeddings: list[Floats] = field(default_factory=list, repr=False)
 
     def add(self, path: str | None, faces: Iterable[Face]) -> list[int | None]:
-        """A photo's faces -> the place in `rows` of each; None for one narrower than `smallest` pixels, which is left out."""
+        """A photo's faces -> the place in `rows` of each; None for one narrower than `smallest` pixels, which
+        is left out.
+        """
         places: list[int | None] = []
         for number, face in enumerate(faces, 1):
             width = float(face.box[2] - face.box[0])

@@ -1,4 +1,6 @@
-"""How often strangers reach a similarity: thresholds by false-match rate, measured and kept beside the weights."""
+"""How often strangers reach a similarity: thresholds by false-match rate, measured and kept beside the
+weights.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,8 @@ WANTED = tuple(m * 10.0**e for e in (-4, -3, -2, -1) for m in (1, 2, 5))  # a ta
 
 @dataclass(frozen=True, slots=True)
 class Rates:
-    """A network's table: similarity against false-match and false-non-match rate, per comparison of two faces.
+    """A network's table: similarity against false-match and false-non-match rate, per comparison of two
+    faces.
 
     Attributes:
         model: sha256 of the weights it was measured with. task: the answer that was compared.
@@ -40,7 +43,9 @@ class Rates:
         d = json.loads(path.read_text(encoding="utf-8"))
         if d["model"] != model:
             return None
-        return Rates(d["model"], d["task"], d["impostor_pairs"], d["genuine_pairs"], tuple(d["rows"]), d["note"])
+        return Rates(
+            d["model"], d["task"], d["impostor_pairs"], d["genuine_pairs"], tuple(d["rows"]), d["note"]
+        )
 
     def threshold(self, fmr: float) -> float:
         """The least similarity at which at most `fmr` of strangers' pairs match; between rows, log-linear.
@@ -50,19 +55,27 @@ class Rates:
         """
         rates = [r["fmr"] for r in self.rows]
         if not rates[0] <= fmr <= rates[-1]:
-            raise UsageError(f"fmr must be {rates[0]:g} to {rates[-1]:g}, the range that was measured, not {fmr:g}; or give threshold=")
+            raise UsageError(
+                f"fmr must be {rates[0]:g} to {rates[-1]:g}, the range that was measured, not {fmr:g}; or"
+                " give threshold="
+            )
         return float(np.interp(np.log(fmr), np.log(rates), [r["threshold"] for r in self.rows]))
 
     def fmr(self, similarity: float) -> float:
-        """The share of strangers' pairs that reach this similarity; the ends of the table stand for all beyond them."""
+        """The share of strangers' pairs that reach this similarity; the ends of the table stand for all
+        beyond them.
+        """
         cuts = [r["threshold"] for r in reversed(self.rows)]
         return float(np.exp(np.interp(similarity, cuts, np.log([r["fmr"] for r in reversed(self.rows)]))))
 
 
-def measure(impostors: np.ndarray, genuine: np.ndarray, wanted: tuple[float, ...] = WANTED) -> list[dict[str, float]]:
+def measure(
+    impostors: np.ndarray, genuine: np.ndarray, wanted: tuple[float, ...] = WANTED
+) -> list[dict[str, float]]:
     """Rows of a table from similarities of different people's and of same people's pairs.
 
-    Each threshold is the smallest number with at most `fmr * len(impostors)` impostors at or above it, rounded up to
+    Each threshold is the smallest number with at most `fmr * len(impostors)` impostors at or above it,
+    rounded up to
     six digits; "false_matches" and "false_non_matches" are counts at the threshold as written.
     """
     strangers, same, n = np.sort(impostors.astype(np.float64)), genuine.astype(np.float64), len(impostors)
@@ -72,13 +85,20 @@ def measure(impostors: np.ndarray, genuine: np.ndarray, wanted: tuple[float, ...
         cut = float(np.floor(strangers[n - allowed - 1] * 1e6 + 1) / 1e6)
         missed = int((same < cut).sum())
         rows.append(
-            {"fmr": float(f"{fmr:.3g}"), "threshold": cut, "false_matches": int((strangers >= cut).sum()),
-             "fnmr": round(missed / len(same), 4), "false_non_matches": missed}
-        )  # fmt: skip
+            {
+                "fmr": float(f"{fmr:.3g}"),
+                "threshold": cut,
+                "false_matches": int((strangers >= cut).sum()),
+                "fnmr": round(missed / len(same), 4),
+                "false_non_matches": missed,
+            }
+        )
     return rows
 
 
-def written(model: str, task: str, impostors: np.ndarray, genuine: np.ndarray, facts: dict[str, Any]) -> dict[str, Any]:
+def written(
+    model: str, task: str, impostors: np.ndarray, genuine: np.ndarray, facts: dict[str, Any]
+) -> dict[str, Any]:
     """The JSON of a table; `facts` says how it was made."""
     head = {"model": model, "task": task, "impostor_pairs": len(impostors), "genuine_pairs": len(genuine)}
     return head | facts | {"rows": measure(impostors, genuine)}

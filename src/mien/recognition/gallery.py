@@ -1,7 +1,9 @@
 """A gallery: people, several faces each, on disk. Who is this, who is in it, and forget them truly.
 
-A gallery belongs to one network: similarities of two networks cannot be compared, so it remembers the weights' sha256
-and the view, and refuses others. It holds biometric data; see docs/gallery.md for what is kept and what stays readable.
+A gallery belongs to one network: similarities of two networks cannot be compared, so it remembers the
+    weights' sha256
+and the view, and refuses others. It holds biometric data; see docs/gallery.md for what is kept and what stays
+readable.
 """
 
 from __future__ import annotations
@@ -30,7 +32,18 @@ from mien.types import Face, Floats
 if TYPE_CHECKING:
     from mien.inference.reader import Reader
 
-__all__ = ["Added", "Answer", "Forgotten", "Gallery", "Match", "NoFace", "ErasureFailed", "Person", "SeveralFaces", "new_key"]
+__all__ = [
+    "Added",
+    "Answer",
+    "Forgotten",
+    "Gallery",
+    "Match",
+    "NoFace",
+    "ErasureFailed",
+    "Person",
+    "SeveralFaces",
+    "new_key",
+]
 
 SAME = 0.9999  # similarity from which two pictures are one picture
 ALIKE = 0.5  # Ours: what counts as alike for a network whose false matches were not measured
@@ -56,21 +69,37 @@ class Gallery:
     Args:
         uri: a folder, or what LanceDB takes besides (s3://, gs://, az://). It is made by the first `add`.
         reader: `mien.load(tasks=["identity"])`; not needed to list, export, forget and the like.
-        fmr: how often two strangers may match, per comparison; needs a table that was measured with this network.
-        threshold: a similarity to use in its place. key: a key file (`new_key`), for a gallery that is sealed.
+        fmr: how often two strangers may match, per comparison; needs a table that was measured with this
+            network.
+        threshold: a similarity to use in its place. key: a key file (`new_key`), for a gallery that is
+            sealed.
         thumbnails: keep a small picture of each enrolled face. options: LanceDB's storage options.
 
     Many galleries may read a place while one writes.
 
     Raises:
-        UsageError: another network's gallery, a missing or wrong key, a missing extra, a reader without identity.
+        UsageError: another network's gallery, a missing or wrong key, a missing extra, a reader without
+            identity.
     """
 
     def __init__(
-        self, uri: str | os.PathLike[str], reader: Reader | None = None, *, fmr: float = 1e-3, threshold: float | None = None,
-        key: str | os.PathLike[str] | None = None, thumbnails: bool = True, options: dict[str, str] | None = None,
-    ):  # fmt: skip
-        self.uri, self.reader, self.thumbnails, self._key, self._options = os.fspath(uri), reader, thumbnails, key, options
+        self,
+        uri: str | os.PathLike[str],
+        reader: Reader | None = None,
+        *,
+        fmr: float = 1e-3,
+        threshold: float | None = None,
+        key: str | os.PathLike[str] | None = None,
+        thumbnails: bool = True,
+        options: dict[str, str] | None = None,
+    ):
+        self.uri, self.reader, self.thumbnails, self._key, self._options = (
+            os.fspath(uri),
+            reader,
+            thumbnails,
+            key,
+            options,
+        )
         self._writing = threading.RLock()
         self._store = open_store(self.uri, key, options)
         self.task = next((n for n in reader.requested if n.startswith("identity")), "") if reader else ""
@@ -84,18 +113,27 @@ class Gallery:
 
     def _check(self, reader: Reader) -> None:
         if not self.task:
-            raise UsageError('the reader does not answer identity; build it with mien.load(tasks=["identity"])')
+            raise UsageError(
+                'the reader does not answer identity; build it with mien.load(tasks=["identity"])'
+            )
         if not records.sha256_of(reader):
-            raise UsageError("a gallery is pinned to a weights file; give the reader an .onnx (make one with: mien export)")
+            raise UsageError(
+                "a gallery is pinned to a weights file; give the reader an .onnx (make one with: mien export)"
+            )
         if self._store is None:
             return
-        pins: dict[str, Any] = {"model": records.sha256_of(reader), "task": self.task, "view": reader.model.view.to_dict()}
+        pins: dict[str, Any] = {
+            "model": records.sha256_of(reader),
+            "task": self.task,
+            "view": reader.model.view.to_dict(),
+        }
         for what, mine in pins.items():
             if (pinned := self._store.about[what]) != mine:
                 was, now = (f"{v[:16]}..." if what == "model" else str(v) for v in (pinned, mine))
                 raise UsageError(
-                    f"the gallery {self.uri} was made with {what} {was}, and this reader has {now}: their faces cannot be compared; "
-                    "load the same weights, or enrol the people again in a new folder"
+                    f"the gallery {self.uri} was made with {what} {was}, and this reader has {now}: their"
+                    " faces cannot be compared; load the same weights, or enrol the people again in a new"
+                    " folder"
                 )
 
     @property
@@ -106,9 +144,13 @@ class Gallery:
             UsageError: nobody was enrolled yet, so that there is none.
         """
         if self._store is None:
-            self._store = open_store(self.uri, self._key, self._options)  # another process may have begun it since
+            self._store = open_store(
+                self.uri, self._key, self._options
+            )  # another process may have begun it since
             if self._store is None:
-                raise UsageError(f"there is no gallery at {self.uri}; check the path, or begin one with: mien gallery add")
+                raise UsageError(
+                    f"there is no gallery at {self.uri}; check the path, or begin one with: mien gallery add"
+                )
             if self.reader is not None:
                 self._check(self.reader)
         return self._store
@@ -122,7 +164,8 @@ class Gallery:
         """
         if self._threshold is None:
             raise UsageError(
-                "no false-match rates were measured for this network; give threshold= (bench/speed/gallery.py rates measures them)"
+                "no false-match rates were measured for this network; give threshold= (bench/speed/gallery.py"
+                " rates measures them)"
             )
         return self._threshold
 
@@ -130,18 +173,25 @@ class Gallery:
 
     @_alone
     def add(
-        self, photos: Source | list[Source] | tuple[Source, ...], name: str, *, note: str | None = None, until: date | str | None = None,
+        self,
+        photos: Source | list[Source] | tuple[Source, ...],
+        name: str,
+        *,
+        note: str | None = None,
+        until: date | str | None = None,
         pick: Literal["refuse", "largest"] = "refuse",
-    ) -> list[Added]:  # fmt: skip
+    ) -> list[Added]:
         """Enrol the one face of each photo. A known name gets more faces, a new one a new person.
 
         Args:
-            note: the consent note. until: the last day on which the person may be kept and found, UTC; both are the
+            note: the consent note. until: the last day on which the person may be kept and found, UTC; both
+                are the
                 person's, and None leaves what is there.
             pick: what to do where a photo shows several faces: "refuse", or take the "largest".
 
         Raises:
-            NoFace, SeveralFaces: of any photo; then none of this call is enrolled. PhotoError: as the reader's.
+            NoFace, SeveralFaces: of any photo; then none of this call is enrolled. PhotoError: as the
+                reader's.
         """
         if pick not in ("refuse", "largest"):
             raise UsageError(f'pick takes "refuse" or "largest", not {pick!r}')
@@ -153,30 +203,57 @@ class Gallery:
             raise UsageError("no photo was given; name at least one")
         if self._store is None and open_store(self.uri, self._key, self._options) is None:
             d = len(faces[0][self.task].embedding)
-            pin = {"model": records.sha256_of(reader), "task": self.task, "view": reader.model.view.to_dict(), "d": d}
+            pin = {
+                "model": records.sha256_of(reader),
+                "task": self.task,
+                "view": reader.model.view.to_dict(),
+                "d": d,
+            }
             self._store = new_store(self.uri, self._key, self._options, pin)
         return self._enrol(name, faces, note, last)
 
     def _enrol(self, name: str, faces: Sequence[Face], note: str | None, until: str | None) -> list[Added]:
         known = self.store.rows("name", records.spellings(name))
         if len({r.person for r in known}) > 1:
-            raise UsageError(f"{name!r} is the name of several people here ({records.ids_of(known)}); merge them, or rename one by its id")
+            raise UsageError(
+                f"{name!r} is the name of several people here ({records.ids_of(known)}); merge them, or"
+                " rename one by its id"
+            )
         if known and (note is not None or until is not None):
             self.edit(known[0].person, note=note, until=until)
         base = known[0] if known else Row(records.new_id("f"), records.new_id("p"), name, FACE, "", "", "")
-        base = replace(base, note=base.note if note is None else note, until=base.until if until is None else until, kind=FACE)
+        base = replace(
+            base,
+            note=base.note if note is None else note,
+            until=base.until if until is None else until,
+            kind=FACE,
+        )
         here, new, out = [r for r in known if r.kind == FACE], list[Row](), list[Added]()
         for face in faces:
             vector = face[self.task].embedding.astype(np.float32)
             twin = next((r for r in here if float(r.vector @ vector) >= SAME), None)
             alike = None
             if self._threshold is not None:
-                alike = next((m for m in self._people(vector, 2) if m.person != base.person and m.similarity >= self._threshold), None)
+                alike = next(
+                    (
+                        m
+                        for m in self._people(vector, 2)
+                        if m.person != base.person and m.similarity >= self._threshold
+                    ),
+                    None,
+                )
             if alike:
-                _log.warning("a face enrolled as %r is as near to %r as a match (%.3f)", name, alike.name, alike.similarity)
+                _log.warning(
+                    "a face enrolled as %r is as near to %r as a match (%.3f)",
+                    name,
+                    alike.name,
+                    alike.similarity,
+                )
             if twin is None:
                 picture = records.thumbnail(face.crop) if self.thumbnails and face.crop else b""
-                twin = replace(base, id=records.new_id("f"), added=records.now(), vector=vector, thumbnail=picture)
+                twin = replace(
+                    base, id=records.new_id("f"), added=records.now(), vector=vector, thumbnail=picture
+                )
                 new.append(twin)
                 here.append(twin)
             out.append(Added(twin.id, base.person, name, twin in new, alike))
@@ -188,7 +265,9 @@ class Gallery:
 
     def _drop(self, rows: Iterable[Row], faces: Sequence[Floats], similarity: float) -> None:
         """Remove the corrections among the rows that one of these faces, now the person's, contradicts."""
-        if wrong := [r.id for r in rows if r.kind == NOT and float((np.stack(faces) @ r.vector).max()) >= similarity]:
+        if wrong := [
+            r.id for r in rows if r.kind == NOT and float((np.stack(faces) @ r.vector).max()) >= similarity
+        ]:
             self.store.remove(wrong)
 
     # --- Ask
@@ -203,10 +282,13 @@ class Gallery:
 
     def answers(self, reading: Iterable[Face], *, top: int = 3) -> list[Answer]:
         """As `identify`, for faces that were read already, with the gallery's network."""
-        return [self.search(face[self.task or self.store.about["task"]].embedding, top=top, face=face) for face in reading]
+        return [
+            self.search(face[self.task or self.store.about["task"]].embedding, top=top, face=face)
+            for face in reading
+        ]
 
     def search(self, embedding: Floats, *, top: int = 3, face: Face | None = None) -> Answer:
-        """The nearest people to an embedding (d,) of length 1; people past their last day are not among them."""
+        """The nearest people to an embedding (d,) of length 1; expired people are not among them."""
         if top < 1:
             raise UsageError(f"top must be 1 or more people, not {top}")
         people = self._people(np.asarray(embedding, np.float32), max(top, 2))
@@ -217,7 +299,10 @@ class Gallery:
     def _people(self, vector: Floats, wanted: int) -> list[Match]:
         """The nearest people. A person's nearest row speaks: is that a correction, the person is left out."""
         if vector.shape != (self.store.about["d"],):
-            raise UsageError(f"an embedding of this gallery has {self.store.about['d']} numbers, this one has shape {vector.shape}")
+            raise UsageError(
+                f"an embedding of this gallery has {self.store.about['d']} numbers, this one has shape"
+                f" {vector.shape}"
+            )
         k, day = max(16, 4 * wanted), records.today()
         while True:
             rows = self.store.near(vector, k)
@@ -227,7 +312,10 @@ class Gallery:
                     first.setdefault(row.person, (row, similarity))
             found = [(r, s) for r, s in first.values() if r.kind == FACE]
             if len(found) >= wanted or len(rows) < k:
-                return [Match(r.person, r.name, s, self.rates.fmr(s) if self.rates else None) for r, s in found[:wanted]]
+                return [
+                    Match(r.person, r.name, s, self.rates.fmr(s) if self.rates else None)
+                    for r, s in found[:wanted]
+                ]
             k *= 4
 
     def people(self) -> list[Person]:
@@ -243,9 +331,14 @@ class Gallery:
         return self._find(person, full=False)[0]
 
     def _find(self, who: str, *, full: bool = True) -> tuple[Person, list[Row]]:
-        rows = self.store.rows("person", [who], full=full) or self.store.rows("name", records.spellings(who), full=full)
+        rows = self.store.rows("person", [who], full=full) or self.store.rows(
+            "name", records.spellings(who), full=full
+        )
         if not rows:
-            raise UsageError(f"nobody here is called {who!r}; `mien gallery list` shows who is, names are compared letter by letter")
+            raise UsageError(
+                f"nobody here is called {who!r}; `mien gallery list` shows who is, names are compared letter"
+                " by letter"
+            )
         if len({r.person for r in rows}) > 1:
             raise UsageError(f"{who!r} is the name of several people ({records.ids_of(rows)}); give the id")
         return records.people_of(rows)[0], rows
@@ -254,9 +347,11 @@ class Gallery:
 
     @_alone
     def correct(self, photo: Source, not_: str, *, pick: Literal["refuse", "largest"] = "refuse") -> str:
-        """The face of this photo is not that person: it, and what is nearer to it than to the person, is no match from now on.
+        """The face of this photo is not that person: it, and what is nearer to it than to the person, is no
+        match from now on.
 
-        Keeps the face's embedding (no picture) with the person. Enrol the same photo as that person to take it back.
+        Keeps the face's embedding (no picture) with the person. Enrol the same photo as that person to take
+        it back.
         Returns the correction's id.
         """
         person, rows = self._find(not_)
@@ -266,13 +361,25 @@ class Gallery:
         if done := next((r for r in same if r.kind == NOT), None):
             return done.id
         if enrolled := [r.id for r in same if r.kind == FACE]:
-            raise UsageError(f"this picture is enrolled as {person.name!r} (face {enrolled[0]}); split it off to another name instead")
-        row = replace(rows[0], id=records.new_id("c"), kind=NOT, added=records.now(), vector=np.asarray(vector, np.float32), thumbnail=b"")
+            raise UsageError(
+                f"this picture is enrolled as {person.name!r} (face {enrolled[0]}); split it off to another"
+                " name instead"
+            )
+        row = replace(
+            rows[0],
+            id=records.new_id("c"),
+            kind=NOT,
+            added=records.now(),
+            vector=np.asarray(vector, np.float32),
+            thumbnail=b"",
+        )
         self.store.add([row])
         return row.id
 
     @_alone
-    def edit(self, who: str, *, name: str | None = None, note: str | None = None, until: date | str | None = None) -> None:
+    def edit(
+        self, who: str, *, name: str | None = None, note: str | None = None, until: date | str | None = None
+    ) -> None:
         """Another name, consent note or last day ("" for no end); None leaves what is there."""
         person, rows = self._find(who)
         changes: dict[str, Any] = {"note": note, "until": None if until is None else records.day_of(until)}
@@ -284,7 +391,8 @@ class Gallery:
 
     @_alone
     def merge(self, into: str, *others: str) -> str:
-        """These are one person. `into` keeps id, name and note; the earliest last day of all counts. Returns the id.
+        """These are one person. `into` keeps id, name and note; the earliest last day of all counts. Returns
+        the id.
 
         Corrections that a face of the merged person contradicts are dropped.
         """
@@ -293,31 +401,45 @@ class Gallery:
         if not rows:
             raise UsageError(f"merge needs somebody else than {into!r}; name two people")
         until = min((r.until for r in mine + rows if r.until), default="")
-        merged = [replace(r, person=person.id, name=person.name, note=person.note, until=until) for r in mine + rows]
+        merged = [
+            replace(r, person=person.id, name=person.name, note=person.note, until=until) for r in mine + rows
+        ]
         self.store.replace(merged)
         self._drop(merged, [r.vector for r in merged if r.kind == FACE], self._alike())
         return person.id
 
     @_alone
     def split(self, who: str, faces: Sequence[str], name: str) -> str:
-        """Some faces of a person are somebody else: give them to a person of that name, new or known. Returns its id.
+        """Some faces of a person are somebody else: give them to a person of that name, new or known. Returns
+        its id.
 
-        The rest keeps id and name. A new person has the same last day, but no consent note: it was not theirs.
+        The rest keeps id and name. A new person has the same last day, but no consent note: it was not
+        theirs.
         """
         person, rows = self._find(who)
         if strange := [f for f in faces if f not in person.faces]:
             raise UsageError(f"{person.name!r} has no face {strange[0]!r}; it has: {', '.join(person.faces)}")
         if not faces or len(set(faces)) == len(person.faces):
-            raise UsageError(f"split takes some of the {len(person.faces)} faces of {person.name!r}, not {len(set(faces))}; edit renames")
+            raise UsageError(
+                f"split takes some of the {len(person.faces)} faces of {person.name!r}, not"
+                f" {len(set(faces))}; edit renames"
+            )
         name = records.clean_name(name)
         theirs = self.store.rows("name", records.spellings(name))
         if len({r.person for r in theirs}) > 1:
-            raise UsageError(f"{name!r} is the name of several people here ({records.ids_of(theirs)}); rename one by its id")
+            raise UsageError(
+                f"{name!r} is the name of several people here ({records.ids_of(theirs)}); rename one by"
+                " its id"
+            )
         there = theirs[0] if theirs else None
         if there and there.person == person.id:
             raise UsageError(f"these faces are {name!r} already; give another name")
         base = there or Row("", records.new_id("p"), name, FACE, "", rows[0].until, "")
-        moved = [replace(r, person=base.person, name=base.name, note=base.note, until=base.until) for r in rows if r.id in faces]
+        moved = [
+            replace(r, person=base.person, name=base.name, note=base.note, until=base.until)
+            for r in rows
+            if r.id in faces
+        ]
         self.store.replace(moved)
         self._drop(theirs, [r.vector for r in moved], SAME)
         return base.person
@@ -328,7 +450,8 @@ class Gallery:
     def forget(self, *who: str) -> Forgotten:
         """Erase people: vectors, thumbnails, names, notes, corrections, old versions and index files.
 
-        Corrections kept with other people go too where they resemble a forgotten face: they may be pictures of it.
+        Corrections kept with other people go too where they resemble a forgotten face: they may be pictures
+        of it.
         What is left is written anew, so several people at once cost as much as one.
 
         Raises:
@@ -354,14 +477,19 @@ class Gallery:
             self.forget(*(p.id for p in over))
         return over
 
-    def export(self, folder: str | os.PathLike[str], *, who: str | None = None, embeddings: bool = False) -> int:
-        """Everything in open formats: `people.jsonl`, a line a person, and `thumbnails/<face>.jpg`. Not sealed.
+    def export(
+        self, folder: str | os.PathLike[str], *, who: str | None = None, embeddings: bool = False
+    ) -> int:
+        """Everything in open formats: `people.jsonl`, a line a person, and `thumbnails/<face>.jpg`. Not
+        sealed.
 
         Args:
-            who: this person only. embeddings: these too; a face can be rebuilt from them, so only when asked for.
+            who: this person only. embeddings: these too; a face can be rebuilt from them, so only when asked
+                for.
 
         Returns:
-            the number of people. The folder must be new or empty: else people who were forgotten might stay in it.
+            the number of people. The folder must be new or empty: else people who were forgotten might stay
+                in it.
         """
         target = Path(folder)
         if target.exists() and (not target.is_dir() or any(target.iterdir())):
@@ -374,21 +502,46 @@ class Gallery:
         return len(chosen)
 
     def details(self, people: Iterable[str], *, embeddings: bool = False) -> list[dict[str, Any]]:
-        """As the lines of `export`, of some people by id; thumbnails in base64. Ids that are not here are left out."""
+        """As the lines of `export`, of some people by id; thumbnails in base64.
+
+        Ids that are not here are left out.
+        """
         return records.exported(self.store.rows("person", people), records.base64_of, embeddings)
 
     def stats(self) -> dict[str, Any]:
-        """Counts, size on disk in bytes (None off the file system), what the gallery is pinned to, and the threshold.
+        """Counts, size on disk in bytes (None off the file system), what the gallery is pinned to, and the
+        threshold.
 
-        `stranger` is the chance of a false match for somebody who is not in here, at this size, if faces were independent.
+        `stranger` is the chance of a false match for somebody who is not in here, at this size, if faces were
+        independent.
         """
         everybody, about = self.people(), self.store.about
         faces = sum(len(p.faces) for p in everybody)
-        counts = {"people": len(everybody), "faces": faces, "corrections": sum(p.corrections for p in everybody)}
-        rate = round(self.rates.fmr(self._threshold), 6) if self.rates and self._threshold is not None else None
+        counts = {
+            "people": len(everybody),
+            "faces": faces,
+            "corrections": sum(p.corrections for p in everybody),
+        }
+        rate = (
+            round(self.rates.fmr(self._threshold), 6) if self.rates and self._threshold is not None else None
+        )
         chance = None if rate is None else round(1 - (1 - rate) ** faces, 6)
-        kept = {"expired": sum(p.expired for p in everybody), "sealed": about["sealed"], "model": about["model"], "task": about["task"]}
-        return counts | kept | self.store.stats() | {"threshold": self._threshold, "fmr": rate, "stranger": chance}
+        kept = {
+            "expired": sum(p.expired for p in everybody),
+            "sealed": about["sealed"],
+            "model": about["model"],
+            "task": about["task"],
+        }
+        return (
+            counts
+            | kept
+            | self.store.stats()
+            | {
+                "threshold": self._threshold,
+                "fmr": rate,
+                "stranger": chance,
+            }
+        )
 
     def _alike(self) -> float:
         """Loose on purpose: the similarity that one pair of strangers in a hundred reaches."""

@@ -43,7 +43,8 @@ class Match:
     Attributes:
         person: stable id. name: as enrolled.
         similarity: cosine of the face and the person's nearest one, -1..1; not a probability.
-        fmr: measured share of strangers' pairs that are as near, per comparison; the ends of the table stand for all
+        fmr: measured share of strangers' pairs that are as near, per comparison; the ends of the table stand
+            for all
             beyond them. None where no table was measured for the network.
     """
 
@@ -63,7 +64,8 @@ class Answer:
     """Who a face is.
 
     Attributes:
-        match: the best person, or None: unknown. candidates: the nearest people, best first, below the threshold too.
+        match: the best person, or None: unknown. candidates: the nearest people, best first, below the
+            threshold too.
         margin: similarity of the first less that of the second; None with fewer than two people.
         threshold: the similarity asked for, inclusive. face: where it was found; None for a bare embedding.
     """
@@ -78,7 +80,10 @@ class Answer:
         """Plain JSON values. Never the embedding."""
         head: dict[str, Any] = {}
         if self.face is not None:
-            head = {"box": [round(float(v), 2) for v in self.face.box], "score": round(float(self.face.score), 4)}
+            head = {
+                "box": [round(float(v), 2) for v in self.face.box],
+                "score": round(float(self.face.score), 4),
+            }
         margin = None if self.margin is None else round(self.margin, 3)
         match = None if self.match is None else self.match.to_dict()
         rest = {"threshold": round(self.threshold, 4), "candidates": [c.to_dict() for c in self.candidates]}
@@ -87,7 +92,10 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Added:
-    """An enrolled face. `new` is False where the same picture was there already; `alike`: another person as near as a match."""
+    """An enrolled face.
+
+    `new` is False where the same picture was there already; `alike`: another person as near as a match.
+    """
 
     face: str
     person: str
@@ -98,7 +106,9 @@ class Added:
 
 @dataclass(frozen=True, slots=True)
 class Person:
-    """One person of a gallery: how many faces and corrections, the consent note, the last day of keeping ("" for no end)."""
+    """One person of a gallery: how many faces and corrections, the consent note, the last day of keeping (""
+    for no end).
+    """
 
     id: str
     name: str
@@ -111,7 +121,12 @@ class Person:
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values."""
         texts = {"note": self.note, "until": self.until or None, "expired": self.expired}
-        return {"person": self.id, "name": self.name, "faces": list(self.faces), "corrections": self.corrections} | texts
+        return {
+            "person": self.id,
+            "name": self.name,
+            "faces": list(self.faces),
+            "corrections": self.corrections,
+        } | texts
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,9 +148,14 @@ def one_face(reading: Reading, pick: str) -> Face:
         raise reading.error
     where = reading.path or "the picture"
     if not reading:
-        raise NoFace(f"no face was found in {where}; give one where the face is larger and turned to the camera")
+        raise NoFace(
+            f"no face was found in {where}; give one where the face is larger and turned to the camera"
+        )
     if len(reading) > 1 and pick == "refuse":
-        raise SeveralFaces(f'{where} shows {len(reading)} faces; cut it to one, or take the largest with pick="largest" (--pick largest)')
+        raise SeveralFaces(
+            f'{where} shows {len(reading)} faces; cut it to one, or take the largest with pick="largest"'
+            " (--pick largest)"
+        )
     return reading[0]
 
 
@@ -148,11 +168,15 @@ def thumbnail(crop: Crop) -> bytes:
 
 
 def exported(rows: Sequence[Row], picture: Callable[[Row], str], embeddings: bool) -> list[dict[str, Any]]:
-    """People as plain JSON values with all that is kept of them; picture: what stands for a row's thumbnail."""
+    """People as plain JSON values with all that is kept of them; picture: stands for a row's thumbnail."""
 
     def plain(r: Row) -> dict[str, Any]:
         shown = {"thumbnail": picture(r)} if r.thumbnail else {}
-        return {"id": r.id, "added": r.added} | shown | ({"embedding": [float(v) for v in r.vector]} if embeddings else {})
+        return (
+            {"id": r.id, "added": r.added}
+            | shown
+            | ({"embedding": [float(v) for v in r.vector]} if embeddings else {})
+        )
 
     both = {p.id: p.to_dict() | {"faces": [], "corrections": []} for p in people_of(rows)}
     for r in sorted(rows, key=lambda r: (r.added, r.id)):
@@ -179,7 +203,11 @@ def people_of(rows: Iterable[Row]) -> list[Person]:
     now, people = today(), []
     for person, own in mine.items():
         faces, r = tuple(r.id for r in own if r.kind == FACE), own[0]
-        people.append(Person(person, r.name, faces, len(own) - len(faces), r.note, r.until, bool(r.until) and r.until < now))
+        people.append(
+            Person(
+                person, r.name, faces, len(own) - len(faces), r.note, r.until, bool(r.until) and r.until < now
+            )
+        )
     return sorted(people, key=lambda p: (p.name.casefold(), p.id))
 
 
@@ -197,7 +225,9 @@ def clean_name(name: str) -> str:
 def spellings(name: str) -> list[str]:
     """The Unicode forms in which a gallery may hold a name: older galleries kept it as it was typed."""
     clean = name.strip()
-    return list(dict.fromkeys((unicodedata.normalize("NFC", clean), unicodedata.normalize("NFD", clean), clean)))
+    return list(
+        dict.fromkeys((unicodedata.normalize("NFC", clean), unicodedata.normalize("NFD", clean), clean))
+    )
 
 
 def day_of(until: date | str) -> str:
@@ -208,7 +238,9 @@ def day_of(until: date | str) -> str:
         day = date.fromisoformat(until) if isinstance(until, str) else until
     except ValueError as e:
         raise UsageError(f"until takes a day such as 2027-01-31, not {until!r}") from e
-    text = date(day.year, day.month, day.day).isoformat()  # of a datetime its day; days are compared as text, so four digits a year
+    text = date(
+        day.year, day.month, day.day
+    ).isoformat()  # of a datetime its day; days are compared as text, so four digits a year
     if text < today():
         raise UsageError(f"until {text} is over; give a day to come, or forget the person")
     return text

@@ -1,7 +1,9 @@
 """Rows on disk: LanceDB tables, plain or sealed. Nothing here knows what a face is.
 
-A plain table has a column for everything and is searched by LanceDB, beyond `INDEX_ROWS` with an index. A sealed table
-holds an opaque id and one AES-GCM box a row, so it is opened and searched in memory. Many processes may read a table
+A plain table has a column for everything and is searched by LanceDB, beyond `INDEX_ROWS` with an index. A
+sealed table
+holds an opaque id and one AES-GCM box a row, so it is opened and searched in memory. Many processes may read
+a table
 while one writes.
 """
 
@@ -46,9 +48,11 @@ class Row:
     """One enrolled face, or one correction.
 
     Attributes:
-        id, person: opaque and stable. name: the person's. kind: "face", or "not" for "this is not that person".
+        id, person: opaque and stable. name: the person's. kind: "face", or "not" for "this is not that
+            person".
         vector: (d,) float32 of length 1; (0,) where it was not asked for. thumbnail: JPEG bytes, or none.
-        note: the consent note. until: last day of keeping, "2027-01-31", or "" for no end. added: UTC, ISO 8601.
+        note: the consent note. until: last day of keeping, "2027-01-31", or "" for no end. added: UTC, ISO
+            8601.
     """
 
     id: str
@@ -72,7 +76,9 @@ def libraries() -> tuple[Any, Any]:
         import lancedb
         import pyarrow
     except ImportError as e:
-        raise UsageError(f"galleries need an extra that is not installed ({e.name}); run: pip install 'mien[gallery]'") from e
+        raise UsageError(
+            f"galleries need an extra that is not installed ({e.name}); run: pip install 'mien[gallery]'"
+        ) from e
     return lancedb, pyarrow
 
 
@@ -81,17 +87,26 @@ def _cipher(key: str | os.PathLike[str]) -> Any:
     try:
         from cryptography.hazmat.primitives.ciphers.aead import AESGCM
     except ImportError as e:
-        raise UsageError(f"sealed galleries need an extra that is not installed ({e.name}); run: pip install 'mien[gallery]'") from e
+        raise UsageError(
+            f"sealed galleries need an extra that is not installed ({e.name}); run: pip install"
+            " 'mien[gallery]'"
+        ) from e
     try:
         raw = bytes.fromhex(Path(key).read_text(encoding="ascii").strip())
     except OSError as e:
-        raise UsageError(f"cannot read the key file {os.fspath(key)}: {e.strerror}; make one with: mien gallery key FILE") from e
+        raise UsageError(
+            f"cannot read the key file {os.fspath(key)}: {e.strerror}; make one with: mien gallery key FILE"
+        ) from e
     except ValueError as e:
         raise UsageError(
-            f"{os.fspath(key)} is no key file: it must hold 64 hexadecimal digits; make one with: mien gallery key FILE"
+            f"{os.fspath(key)} is no key file: it must hold 64 hexadecimal digits; make one with: mien"
+            " gallery key FILE"
         ) from e
     if len(raw) != 32:
-        raise UsageError(f"{os.fspath(key)} is no key file: 32 bytes are needed, it holds {len(raw)}; make one with: mien gallery key FILE")
+        raise UsageError(
+            f"{os.fspath(key)} is no key file: 32 bytes are needed, it holds {len(raw)}; make one with: mien"
+            " gallery key FILE"
+        )
     return AESGCM(raw)
 
 
@@ -134,7 +149,8 @@ def open_store(uri: str, key: str | os.PathLike[str] | None, options: dict[str, 
     """The table at a URI; None where there is none yet.
 
     Raises:
-        UsageError: not a gallery, or sealed and the key is missing or wrong, or a key for a gallery without one.
+        UsageError: not a gallery, or sealed and the key is missing or wrong, or a key for a gallery without
+            one.
     """
     lancedb, _ = libraries()
     folder = folder_of(uri)
@@ -150,21 +166,31 @@ def open_store(uri: str, key: str | os.PathLike[str] | None, options: dict[str, 
         raise UsageError(f"{uri} holds a LanceDB table that is no {FORMAT}; name another folder")
     if not about["sealed"]:
         if key is not None:
-            raise UsageError(f"the gallery {uri} was made without a key; open it without one, or start a new one in another folder")
+            raise UsageError(
+                f"the gallery {uri} was made without a key; open it without one, or start a new one in"
+                " another folder"
+            )
         return PlainStore(uri, db, table, about)
     if key is None:
-        raise UsageError(f"the gallery {uri} is sealed; give the key file it was made with (key=, --key FILE)")
+        raise UsageError(
+            f"the gallery {uri} is sealed; give the key file it was made with (key=, --key FILE)"
+        )
     return SealedStore(uri, db, table, about, _cipher(key))
 
 
-def new_store(uri: str, key: str | os.PathLike[str] | None, options: dict[str, str] | None, about: dict[str, Any]) -> Store:
+def new_store(
+    uri: str, key: str | os.PathLike[str] | None, options: dict[str, str] | None, about: dict[str, Any]
+) -> Store:
     """An empty table, pinned to what `about` says: model, task, view, d."""
     lancedb, pa = libraries()
     about = {"format": FORMAT, "sealed": key is not None} | about
     cipher = None
     if key is None:
         columns = [pa.field(n, pa.string(), False) for n in _TEXTS]
-        columns += [pa.field("vector", pa.list_(pa.float32(), about["d"]), False), pa.field("thumbnail", pa.binary(), False)]
+        columns += [
+            pa.field("vector", pa.list_(pa.float32(), about["d"]), False),
+            pa.field("thumbnail", pa.binary(), False),
+        ]
     else:
         cipher = _cipher(key)
         columns = [pa.field("id", pa.string(), False), pa.field("box", pa.binary(), False)]
@@ -176,7 +202,9 @@ def new_store(uri: str, key: str | os.PathLike[str] | None, options: dict[str, s
 
 def _seal(cipher: Any, name: str, data: bytes) -> bytes:
     nonce = secrets.token_bytes(12)
-    return nonce + bytes(cipher.encrypt(nonce, data, name.encode()))  # the id is bound in: boxes cannot change places
+    return nonce + bytes(
+        cipher.encrypt(nonce, data, name.encode())
+    )  # the id is bound in: boxes cannot change places
 
 
 class _Table:
@@ -191,15 +219,19 @@ class _Table:
     def remove(self, ids: Sequence[str]) -> None:
         """Remove rows so that no file holds them any more.
 
-        A deleted LanceDB row stays in its file until a compaction finds it worth the while, and in every index built
-        over it. So what is left is written anew, without index, and every older file goes; then the index is rebuilt.
+        A deleted LanceDB row stays in its file until a compaction finds it worth the while, and in every
+        index built
+        over it. So what is left is written anew, without index, and every older file goes; then the index is
+        rebuilt.
 
         Raises:
             NotErased: an older file or version is still there.
         """
         before = self._files()
         for part in _parts(list(ids)):
-            self.table.delete(f"id IN ({_quoted(part)})")  # ids say nothing of a person; they stand in the log for a moment
+            self.table.delete(
+                f"id IN ({_quoted(part)})"
+            )  # ids say nothing of a person; they stand in the log for a moment
         left = self.table.search().limit(None).to_batches(8192)
         self.table = self.db.create_table(TABLE, left, schema=self.table.schema, mode="overwrite")
         time.sleep(0.01)  # the versions are told apart by milliseconds
@@ -207,7 +239,8 @@ class _Table:
         stale = sorted(str(p) for p in self._files() & before)
         if stale or len(self.table.list_versions()) != 1:
             raise ErasureFailed(
-                f"an older version of {self.uri} is still there ({', '.join(stale)}); close its other writers and forget again"
+                f"an older version of {self.uri} is still there ({', '.join(stale)}); close its other writers"
+                " and forget again"
             )
         self.tend()
 
@@ -221,7 +254,10 @@ class _Table:
             return call()
 
     def _files(self) -> set[Path]:
-        """Files of this table; none where it is not on a file system. The hint is a number that is written over."""
+        """Files of this table; none where it is not on a file system.
+
+        The hint is a number that is written over.
+        """
         folder = folder_of(self.uri)
         found = folder.rglob("*") if folder else ()
         return {p for p in found if p.is_file() and p.name != "latest_version_hint.json"}
@@ -233,7 +269,10 @@ class _Table:
 
     def stats(self) -> dict[str, Any]:
         files = self._files()
-        return {"bytes": sum(p.stat().st_size for p in files) if files else None, "versions": len(self.table.list_versions())}
+        return {
+            "bytes": sum(p.stat().st_size for p in files) if files else None,
+            "versions": len(self.table.list_versions()),
+        }
 
 
 class PlainStore(_Table):
@@ -252,7 +291,9 @@ class PlainStore(_Table):
         return pa.table(columns, schema=self.table.schema)
 
     def rows(self, column: str = "", values: Iterable[str] = (), *, full: bool = True) -> list[Row]:
-        """Rows whose column is one of the values, all without a column; not `full` leaves vectors and thumbnails behind."""
+        """Rows whose column is one of the values, all without a column; not `full` leaves vectors and
+        thumbnails behind.
+        """
         names = [*_TEXTS, "vector", "thumbnail"] if full else list(_TEXTS)
         conditions = [f"{column} IN ({_quoted(part)})" for part in _parts(list(values))] if column else [""]
         found: list[Row] = []
@@ -268,7 +309,11 @@ class PlainStore(_Table):
         """The k nearest rows and their similarities, nearest first, without thumbnails."""
 
         def search() -> Any:
-            found = self.table.search(vector, vector_column_name="vector").distance_type("cosine").nprobes(NPROBES)
+            found = (
+                self.table.search(vector, vector_column_name="vector")
+                .distance_type("cosine")
+                .nprobes(NPROBES)
+            )
             return found.select([*_TEXTS, "vector", "_distance"]).limit(k).to_arrow()
 
         rows = list(_from_arrow(self._read(search)))
@@ -295,10 +340,14 @@ class PlainStore(_Table):
 
 
 def build_index(table: Any, rows: int) -> None:
-    """Cells of alike vectors, which stay in memory once read; in the cells that are looked at, similarities are exact."""
+    """Cells of alike vectors, which stay in memory once read; in the cells that are looked at, similarities
+    are exact.
+    """
     from lancedb.index import IvfFlat
 
-    config = IvfFlat(distance_type="cosine", num_partitions=max(1, rows // CELL), max_iterations=10, sample_rate=64)
+    config = IvfFlat(
+        distance_type="cosine", num_partitions=max(1, rows // CELL), max_iterations=10, sample_rate=64
+    )
     table.create_index("vector", config=config)
 
 
@@ -317,7 +366,9 @@ class SealedStore(_Table):
         try:
             return bytes(self._box.decrypt(box[:12], box[12:], name.encode()))
         except InvalidTag as e:
-            raise UsageError(f"the key does not open {self.uri} (row {name}); give the key file it was made with") from e
+            raise UsageError(
+                f"the key does not open {self.uri} (row {name}); give the key file it was made with"
+            ) from e
 
     def _arrow(self, rows: Sequence[Row]) -> Any:
         _, pa = libraries()
@@ -325,18 +376,26 @@ class SealedStore(_Table):
         for r in rows:
             texts = json.dumps([getattr(r, n) for n in _TEXTS]).encode()
             head = len(texts).to_bytes(4, "little")
-            boxes.append(_seal(self._box, r.id, head + texts + r.vector.astype("<f4").tobytes() + r.thumbnail))
-        return pa.table([pa.array([r.id for r in rows]), pa.array(boxes, pa.binary())], schema=self.table.schema)
+            boxes.append(
+                _seal(self._box, r.id, head + texts + r.vector.astype("<f4").tobytes() + r.thumbnail)
+            )
+        return pa.table(
+            [pa.array([r.id for r in rows]), pa.array(boxes, pa.binary())], schema=self.table.schema
+        )
 
     def _kept(self, version: int, rows: dict[str, Row]) -> tuple[int, dict[str, Row], Floats]:
         vectors = [r.vector for r in rows.values()]
         return version, rows, np.stack(vectors) if vectors else np.zeros((0, self.about["d"]), np.float32)
 
     def _opened(self) -> tuple[int, dict[str, Row], Floats]:
-        """The version in memory, its rows and their vectors (n, d); read in one piece, so that threads see one version."""
+        """The version in memory, its rows and their vectors (n, d); read in one piece, so that threads see
+        one version.
+        """
         if self._cache[0] != (version := int(self.table.version)):
             data = self._read(lambda: self.table.search().limit(None).to_arrow())
-            rows = (self._row(i, b) for i, b in zip(data["id"].to_pylist(), data["box"].to_pylist(), strict=True))
+            rows = (
+                self._row(i, b) for i, b in zip(data["id"].to_pylist(), data["box"].to_pylist(), strict=True)
+            )
             self._cache = self._kept(version, {r.id: r for r in rows})
         return self._cache
 
@@ -344,13 +403,19 @@ class SealedStore(_Table):
         data, wide = self._open(name, box), 4 * self.about["d"]
         end = 4 + int.from_bytes(data[:4], "little")
         vector = np.frombuffer(data[end : end + wide], "<f4").astype(np.float32)
-        return Row(**dict(zip(_TEXTS, json.loads(data[4:end]), strict=True)), vector=vector, thumbnail=data[end + wide :])
+        return Row(
+            **dict(zip(_TEXTS, json.loads(data[4:end]), strict=True)),
+            vector=vector,
+            thumbnail=data[end + wide :],
+        )
 
     def add(self, rows: Sequence[Row]) -> None:
         opened = self._opened()[1] | {r.id: r for r in rows}
         self.table.add(self._arrow(rows))
         self.tend()
-        self._cache = self._kept(int(self.table.version), opened)  # one process writes, so nothing else came between
+        self._cache = self._kept(
+            int(self.table.version), opened
+        )  # one process writes, so nothing else came between
 
     def rows(self, column: str = "", values: Iterable[str] = (), *, full: bool = True) -> list[Row]:
         wanted = set(values)
@@ -381,7 +446,9 @@ def _from_arrow(data: Any) -> Iterator[Row]:
     have = data.column_names
     vectors: Any = [np.zeros(0, np.float32)] * len(data)
     if "vector" in have and len(data):
-        vectors = data["vector"].combine_chunks().flatten().to_numpy(zero_copy_only=False).reshape(len(data), -1)
+        vectors = (
+            data["vector"].combine_chunks().flatten().to_numpy(zero_copy_only=False).reshape(len(data), -1)
+        )
     thumbnails = data["thumbnail"].to_pylist() if "thumbnail" in have else [b""] * len(data)
     for *texts, vector, thumbnail in zip(*columns, vectors, thumbnails, strict=True):
         yield Row(**dict(zip(_TEXTS, texts, strict=True)), vector=vector, thumbnail=thumbnail)

@@ -24,7 +24,8 @@ class MatchThreshold:
     """The similarity from which two faces count as one person, inclusive.
 
     Attributes:
-        fmr: how often two strangers reach it, 0..1, or None where nobody measured that. source: where the number is from.
+        fmr: how often two strangers reach it, 0..1, or None where nobody measured that. source: where the
+            number is from.
         fnmr: how often two pictures of one person do not reach it, or None.
     """
 
@@ -36,7 +37,12 @@ class MatchThreshold:
     def to_dict(self) -> dict[str, Any]:
         """{"threshold", "false_match_rate", "false_non_match_rate", "source"}."""
         fmr, fnmr = (None if v is None else float(f"{v:.3g}") for v in (self.fmr, self.fnmr))
-        return {"threshold": round(self.similarity, 4), "false_match_rate": fmr, "false_non_match_rate": fnmr, "source": self.source}
+        return {
+            "threshold": round(self.similarity, 4),
+            "false_match_rate": fmr,
+            "false_non_match_rate": fnmr,
+            "source": self.source,
+        }
 
 
 def match_threshold(
@@ -46,8 +52,10 @@ def match_threshold(
 
     Args:
         model: the network, `Reader.model`. threshold: a similarity to take as it is.
-        fmr: wanted false-match rate, a comparison; needs weights/identity_fmr.json, measured with this network. Without
-            either: `default_fmr`, or, where there is no such file, the best threshold on LFW that the weights' provenance has.
+        fmr: wanted false-match rate, a comparison; needs weights/identity_fmr.json, measured with this
+            network. Without
+            either: `default_fmr`, or, where there is no such file, the best threshold on LFW that the
+                weights' provenance has.
 
     Raises:
         UsageError: fmr and threshold together, or a number that is not there or out of range.
@@ -71,13 +79,25 @@ def match_threshold(
         similarity = rates.threshold(wanted)
         return MatchThreshold(similarity, wanted, TABLE.name, _missed(rates, similarity))
     if fmr is not None:
-        raise UsageError(f"no false-match rates were measured for these weights, so there is no threshold for {fmr:g}; give a threshold")
+        raise UsageError(
+            f"no false-match rates were measured for these weights, so there is no threshold for {fmr:g};"
+            " give a threshold"
+        )
     path = getattr(model, "path", None)
     beside = Path(path).with_suffix(".json") if path else None
-    scores = json.loads(beside.read_text(encoding="utf-8")).get("scores", {}) if beside and beside.is_file() else {}
+    scores = (
+        json.loads(beside.read_text(encoding="utf-8")).get("scores", {})
+        if beside and beside.is_file()
+        else {}
+    )
     if "lfw" not in scores:
-        raise UsageError("nobody measured a threshold for these weights; give one: two faces are one person from this similarity on")
-    return MatchThreshold(float(scores["lfw"]["threshold"]), None, f"LFW, accuracy {scores['lfw']['accuracy']:.1f} %")
+        raise UsageError(
+            "nobody measured a threshold for these weights; give one: two faces are one person from this"
+            " similarity on"
+        )
+    return MatchThreshold(
+        float(scores["lfw"]["threshold"]), None, f"LFW, accuracy {scores['lfw']['accuracy']:.1f} %"
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,13 +119,19 @@ class Verification:
 
 
 def verify(
-    first: Source, second: Source, *, reader: Reader | None = None, fmr: float | None = None, threshold: float | None = None
+    first: Source,
+    second: Source,
+    *,
+    reader: Reader | None = None,
+    fmr: float | None = None,
+    threshold: float | None = None,
 ) -> Verification:
     """Whether the largest faces of two photos show the same person.
 
     Args:
         first, second: paths, bytes, Pillow images or RGB arrays.
-        reader: from `mien.load(tasks=["identity"])`; None loads one, which takes a quarter of a second, so pass your own in a loop.
+        reader: from `mien.load(tasks=["identity"])`; None loads one, which takes a quarter of a second, so
+            pass your own in a loop.
         fmr: accepted false match rate per comparison, 0..1. threshold: a similarity, in place of `fmr`.
 
     Raises:
@@ -125,7 +151,9 @@ def verify(
         readings.append(reading)
     faces = (readings[0][0], readings[1][0])
     similarity = float(embedding_of(faces[0]) @ embedding_of(faces[1]))
-    return Verification(similarity >= cut.similarity, similarity, cut, faces, (len(readings[0]), len(readings[1])))
+    return Verification(
+        similarity >= cut.similarity, similarity, cut, faces, (len(readings[0]), len(readings[1]))
+    )
 
 
 def _missed(rates: Any, similarity: float) -> float:
@@ -142,5 +170,7 @@ def embedding_of(face: Face) -> Floats:
     """
     name = next((n for n in face if n.partition("@")[0].startswith("identity")), None)
     if name is None:
-        raise UsageError("this face has no identity; it comes only when asked for by name: tasks=['identity']")
+        raise UsageError(
+            "this face has no identity; it comes only when asked for by name: tasks=['identity']"
+        )
     return face[name].embedding  # type: ignore[no-any-return]

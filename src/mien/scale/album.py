@@ -22,7 +22,10 @@ TIGHTER = 0.01  # Ours: a part that is too large is cut by this much higher, aga
 
 @dataclass(frozen=True, slots=True)
 class Groups:
-    """Attributes: labels: a group's number a face, as `cluster.group` gives it. approximate: faces in parts that were cut higher to fit."""
+    """Attributes: labels: a group's number a face, as `cluster.group` gives it.
+
+    approximate: faces in parts that were cut higher to fit.
+    """
 
     labels: list[int]
     approximate: int
@@ -36,8 +39,14 @@ class Near:
 
     def __call__(self, item: dict[str, Any]) -> dict[str, Any]:
         (a, b), cut = item["rows"], item["cut"]
-        rows, others = np.arange(a, min(a + item["block"], len(self.e))), np.arange(b, min(b + item["block"], len(self.e)))
-        near = self.e[rows] @ self.e[others].T - np.maximum(self.margins[rows, None], self.margins[None, others]) >= cut - SLACK
+        rows, others = (
+            np.arange(a, min(a + item["block"], len(self.e))),
+            np.arange(b, min(b + item["block"], len(self.e))),
+        )
+        near = (
+            self.e[rows] @ self.e[others].T - np.maximum(self.margins[rows, None], self.margins[None, others])
+            >= cut - SLACK
+        )
         near &= self.photo[rows, None] != self.photo[None, others]
         i, j = (x.tolist() for x in np.nonzero(near))
         forest, kept = Forest(), []
@@ -56,7 +65,9 @@ class Linked:
     def __call__(self, item: dict[str, Any]) -> dict[str, Any]:
         out = []
         for part in item["parts"]:
-            labels = clustering.group(self.e[part], self.cut, apart=self.photo[part].tolist(), margins=self.margins[part])
+            labels = clustering.group(
+                self.e[part], self.cut, apart=self.photo[part].tolist(), margins=self.margins[part]
+            )
             groups: dict[int, list[int]] = {}
             for face, label in zip(part, labels, strict=True):
                 groups.setdefault(label, []).append(face)
@@ -85,17 +96,27 @@ class Forest:
 
 
 def group(
-    embeddings: npt.ArrayLike, cut: float, *, apart: Sequence[int] | None = None, margins: npt.ArrayLike | None = None, block: int = BLOCK,
-    largest: int = LARGEST, engine: str = "local", workers: int | None = None,
-) -> Groups:  # fmt: skip
+    embeddings: npt.ArrayLike,
+    cut: float,
+    *,
+    apart: Sequence[int] | None = None,
+    margins: npt.ArrayLike | None = None,
+    block: int = BLOCK,
+    largest: int = LARGEST,
+    engine: str = "local",
+    workers: int | None = None,
+) -> Groups:
     """`cluster.group`, by blocks of pairs and then by parts, on many cores or machines.
 
-    Faces between which no chain of pairs reaches the cut can never be one group, so each such part is solved alone: exactly what
-    `cluster.group` answers. A part of more than `largest` faces (a chain of lookalikes; a cut too low for the network) is cut
+    Faces between which no chain of pairs reaches the cut can never be one group, so each such part is solved
+    alone: exactly what
+    `cluster.group` answers. A part of more than `largest` faces (a chain of lookalikes; a cut too low for the
+    network) is cut
     higher until it fits: there, groups may come out smaller than average linkage at the cut would have them.
 
     Args:
-        embeddings, cut, apart, margins: see `cluster.group`. block: faces a side. engine, workers: see `engine.run`.
+        embeddings, cut, apart, margins: see `cluster.group`. block: faces a side. engine, workers: see
+            `engine.run`.
     """
     e = np.ascontiguousarray(embeddings, np.float32)
     m = np.zeros(len(e), np.float32) if margins is None else np.asarray(margins, np.float32)
@@ -123,11 +144,15 @@ def group(
         approximate += len(part) if at == cut else 0
         # beyond 1 there is nothing to cut: pictures that are the same picture are one group
         higher = (
-            parts_of(np.array(part), at + TIGHTER) if at + TIGHTER <= 1 else [part[i : i + largest] for i in range(0, len(part), largest)]
+            parts_of(np.array(part), at + TIGHTER)
+            if at + TIGHTER <= 1
+            else [part[i : i + largest] for i in range(0, len(part), largest)]
         )
         waiting += [(p, at + TIGHTER) for p in higher]
     groups = [part for part in fit if len(part) == 1]
-    for result in run(_bundles([p for p in fit if len(p) > 1]), Linked, (e, photo, m, cut), engine=engine, workers=workers):
+    for result in run(
+        _bundles([p for p in fit if len(p) > 1]), Linked, (e, photo, m, cut), engine=engine, workers=workers
+    ):
         groups += result["groups"]
     groups.sort(key=lambda members: (-len(members), members[0]))
     labels = [0] * len(e)

@@ -1,4 +1,6 @@
-"""Pieces of work, done here one after the other or by Ray Data's actors: one function for both, so that their results agree."""
+"""Pieces of work, done here one after the other or by Ray Data's actors: one function for both, so that their
+results agree.
+"""
 
 from __future__ import annotations
 
@@ -17,14 +19,18 @@ from mien import errors
 from mien.errors import MienError, UsageError
 
 ENGINES = ("local", "ray")
-OBJECT_STORE = 512 * 2**20  # bytes of a Ray that we start: pieces and results are small, pictures never pass through it
+OBJECT_STORE = (
+    512 * 2**20
+)  # bytes of a Ray that we start: pieces and results are small, pictures never pass through it
 Item = Mapping[str, Any]  # a piece of work or its result: plain JSON values
 _log = logging.getLogger(__name__)
 
 
 def hint(missing: str | None) -> UsageError:
     """What to tell where the extra is not installed."""
-    return UsageError(f"this needs an extra that is not installed ({missing}); run: pip install 'mien[scale]'")
+    return UsageError(
+        f"this needs an extra that is not installed ({missing}); run: pip install 'mien[scale]'"
+    )
 
 
 def libraries() -> tuple[Any, Any]:
@@ -33,7 +39,9 @@ def libraries() -> tuple[Any, Any]:
     Raises:
         UsageError: the extra is not installed.
     """
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # Ray would report to its makers; nothing here calls home
+    os.environ.setdefault(
+        "RAY_USAGE_STATS_ENABLED", "0"
+    )  # Ray would report to its makers; nothing here calls home
     try:
         import ray
         import ray.data
@@ -55,7 +63,7 @@ def check(engine: str) -> None:
 
 
 def start() -> Any:
-    """Ray: the one that runs in this process, the cluster of RAY_ADDRESS, or a new one of this machine alone."""
+    """Ray: the one that runs in this process, the cluster of RAY_ADDRESS, or a new local one."""
     ray, data = libraries()
     if not ray.is_initialized():
         quiet = {"logging_level": logging.ERROR, "log_to_driver": False}
@@ -64,7 +72,9 @@ def start() -> Any:
         else:
             ray.init(address="local", include_dashboard=False, object_store_memory=OBJECT_STORE, **quiet)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # Ray sets settings of its own that it calls deprecated
+        warnings.simplefilter(
+            "ignore", DeprecationWarning
+        )  # Ray sets settings of its own that it calls deprecated
         context = data.DataContext.get_current()
     context.enable_progress_bars = False  # ours counts photos
     logging.getLogger("ray.data").setLevel(logging.WARNING)
@@ -72,7 +82,9 @@ def start() -> Any:
 
 
 class Adapter:
-    """A worker inside an actor of Ray Data: rows of JSON in and out, since Arrow would guess types from each block anew."""
+    """A worker inside an actor of Ray Data: rows of JSON in and out, since Arrow would guess types from each
+    block anew.
+    """
 
     def __init__(self, make: Callable[..., Any], args: Sequence[Any]):
         ray, _ = libraries()
@@ -98,21 +110,31 @@ class Adapter:
 
 
 def run(
-    items: Sequence[Item], make: Callable[..., Callable[[Any], Item]], args: Sequence[Any], *, engine: str = "local",
-    workers: int | None = None, threads: int = 1,
-) -> Iterator[dict[str, Any]]:  # fmt: skip
+    items: Sequence[Item],
+    make: Callable[..., Callable[[Any], Item]],
+    args: Sequence[Any],
+    *,
+    engine: str = "local",
+    workers: int | None = None,
+    threads: int = 1,
+) -> Iterator[dict[str, Any]]:
     """Results of pieces of work as they are done, in no order.
 
-    A piece whose worker dies is done again by the next one, without end (Ray Data's own rule), so a worker must leave the same behind
+    A piece whose worker dies is done again by the next one, without end (Ray Data's own rule), so a worker
+    must leave the same behind
     when it does a piece twice.
-    Back-pressure is Ray's: a fixed number of actors, few pieces in flight to each, and nothing but results coming back.
+    Back-pressure is Ray's: a fixed number of actors, few pieces in flight to each, and nothing but results
+    coming back.
 
     Args:
-        make: args -> a worker, made once an actor: it takes a piece and returns the result. Arrays in args are shared by the
-            actors of a machine. workers: actors; None for one a core of the cluster. threads: cores that an actor books.
+        make: args -> a worker, made once an actor: it takes a piece and returns the result. Arrays in args
+            are shared by the
+            actors of a machine. workers: actors; None for one a core of the cluster. threads: cores that an
+                actor books.
 
     Raises:
-        MienError: a worker's own. UsageError: no such engine, Ray missing, or more workers than the cluster has cores for.
+        MienError: a worker's own. UsageError: no such engine, Ray missing, or more workers than the cluster
+            has cores for.
     """
     check(engine)
     if not items:
@@ -126,14 +148,20 @@ def run(
     cores = int(ray.cluster_resources().get("CPU", 1))
     wanted = workers or max(1, cores // threads)
     if wanted * threads > cores:
-        raise UsageError(f"{wanted} workers of {threads} threads need {wanted * threads} cores, Ray has {cores}; take fewer --workers")
+        raise UsageError(
+            f"{wanted} workers of {threads} threads need {wanted * threads} cores, Ray has {cores}; take"
+            " fewer --workers"
+        )
     _, data = libraries()
     shared = [ray.put(a) if isinstance(a, np.ndarray) else a for a in args]
     rows = [{"item": json.dumps(item)} for item in items]
     done = data.from_items(rows, override_num_blocks=len(rows)).map_batches(
-        Adapter, fn_constructor_args=(make, shared), batch_size=1, num_cpus=threads,
+        Adapter,
+        fn_constructor_args=(make, shared),
+        batch_size=1,
+        num_cpus=threads,
         compute=data.ActorPoolStrategy(size=min(wanted, len(rows))),
-    )  # fmt: skip
+    )
     for row in done.iter_rows():
         said = json.loads(row["result"])
         if "error" in said:
@@ -169,5 +197,7 @@ class Progress:
     def __str__(self) -> str:
         left = int((self.total - self.done) / max(self.rate, 1e-9))
         bad = f" ({self.failed:,} not read)" if self.failed else ""
-        time_left = f", {left // 3600}:{left // 60 % 60:02}:{left % 60:02} left" if self.done < self.total else ""
+        time_left = (
+            f", {left // 3600}:{left // 60 % 60:02}:{left % 60:02} left" if self.done < self.total else ""
+        )
         return f"{self.done:,} of {self.total:,} {self.what}{bad}, {self.rate:.1f} {self.what}/s{time_left}"

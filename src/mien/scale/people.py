@@ -1,4 +1,4 @@
-"""Who is in a table of embeddings: each part of it against a whole gallery, exactly, by products of matrices."""
+"""Who is in a table of embeddings: each part against a whole gallery, exactly, by matrix products."""
 
 from __future__ import annotations
 
@@ -26,10 +26,12 @@ FACES = 65_536  # of a Lance table in one piece of work
 
 @dataclass(frozen=True, slots=True)
 class Index:
-    """A gallery's rows as arrays, a person's rows side by side, corrections among them; people past their last day are left out.
+    """A gallery's rows as arrays, a person's rows side by side, corrections among them; people past their
+    last day are left out.
 
     Attributes:
-        vectors: (n, d). first: (p,) where each person begins. correction: (n,) bool. ids, names: of the p people.
+        vectors: (n, d). first: (p,) where each person begins. correction: (n,) bool. ids, names: of the p
+            people.
     """
 
     vectors: Floats
@@ -43,48 +45,79 @@ class Index:
         """What a gallery holds now."""
         store = gallery.store
         if isinstance(store, PlainStore):  # Row objects would take many times the memory of the arrays
-            table = store.table.search().select(["person", "name", "kind", "until", "vector"]).limit(None).to_arrow()
+            table = (
+                store.table.search()
+                .select(["person", "name", "kind", "until", "vector"])
+                .limit(None)
+                .to_arrow()
+            )
             person, name, kind, until = (table[n].to_pylist() for n in ("person", "name", "kind", "until"))
-            flat = table["vector"].combine_chunks().flatten().to_numpy(zero_copy_only=False) if len(table) else np.zeros(0)
+            flat = (
+                table["vector"].combine_chunks().flatten().to_numpy(zero_copy_only=False)
+                if len(table)
+                else np.zeros(0)
+            )
             vectors = flat.reshape(len(table), store.about["d"]).astype(np.float32, copy=False)
         else:
             rows = store.rows()
-            person, name, kind, until = ([getattr(r, n) for r in rows] for n in ("person", "name", "kind", "until"))
-            vectors = np.stack([r.vector for r in rows]) if rows else np.zeros((0, store.about["d"]), np.float32)
+            person, name, kind, until = (
+                [getattr(r, n) for r in rows] for n in ("person", "name", "kind", "until")
+            )
+            vectors = (
+                np.stack([r.vector for r in rows]) if rows else np.zeros((0, store.about["d"]), np.float32)
+            )
         day = records.today()
-        kept = sorted((i for i in range(len(person)) if not until[i] or until[i] >= day), key=lambda i: person[i])
+        kept = sorted(
+            (i for i in range(len(person)) if not until[i] or until[i] >= day), key=lambda i: person[i]
+        )
         first = [k for k, i in enumerate(kept) if k == 0 or person[kept[k - 1]] != person[i]]
         people = [kept[k] for k in first]
         return Index(
-            vectors[kept], np.array(first, np.int64), np.array([kind[i] != FACE for i in kept], bool),
-            tuple(person[i] for i in people), tuple(name[i] for i in people),
-        )  # fmt: skip
+            vectors[kept],
+            np.array(first, np.int64),
+            np.array([kind[i] != FACE for i in kept], bool),
+            tuple(person[i] for i in people),
+            tuple(name[i] for i in people),
+        )
 
     def nearest(self, faces: Floats, top: int) -> tuple[npt.NDArray[np.int64], Floats]:
-        """Faces (m, d) -> the nearest people (m, top) by number and their similarities; -1 and -inf where there are no more.
+        """Faces (m, d) -> the nearest people (m, top) by number and their similarities; -1 and -inf where
+        there are no more.
 
-        A person is as near as the nearest of their rows; where that is a correction, the person is left out, as `Gallery.search` has it.
+        A person is as near as the nearest of their rows; where that is a correction, the person is left out,
+        as `Gallery.search` has it.
         """
         m, p = len(faces), len(self.ids)
         best, near = np.full((m, top), -1, np.int64), np.full((m, top), -np.inf, np.float32)
         step = max(1, BLOCK // max(1, len(self.vectors)))
         for start in range(0, m if p else 0, step):
             s = faces[start : start + step] @ self.vectors.T
-            mine = np.maximum.reduceat(np.where(self.correction, -np.inf, s), self.first, axis=1).astype(np.float32)
+            mine = np.maximum.reduceat(np.where(self.correction, -np.inf, s), self.first, axis=1).astype(
+                np.float32
+            )
             if self.correction.any():
                 against = np.maximum.reduceat(np.where(self.correction, s, -np.inf), self.first, axis=1)
                 mine[np.round(against, 6) >= np.round(mine, 6)] = -np.inf
             take = min(top, p)
-            few = np.argpartition(-mine, take - 1, axis=1)[:, :take] if take < p else np.tile(np.arange(p), (len(mine), 1))
+            few = (
+                np.argpartition(-mine, take - 1, axis=1)[:, :take]
+                if take < p
+                else np.tile(np.arange(p), (len(mine), 1))
+            )
             order = np.argsort(-np.take_along_axis(mine, few, 1), axis=1, kind="stable")
             few = np.take_along_axis(few, order, 1)
             sims = np.take_along_axis(mine, few, 1)
-            best[start : start + step, :take], near[start : start + step, :take] = np.where(np.isfinite(sims), few, -1), sims
+            best[start : start + step, :take], near[start : start + step, :take] = (
+                np.where(np.isfinite(sims), few, -1),
+                sims,
+            )
         return best, near
 
 
 def schema() -> Any:
-    """The columns of an answer: `person` and `name` only where the threshold is reached, `candidate` below it too."""
+    """The columns of an answer: `person` and `name` only where the threshold is reached, `candidate` below it
+    too.
+    """
     pa = arrow()
     texts = [(n, pa.string()) for n in ("path", "person", "name", "candidate", "candidate_name")]
     numbers = [(n, pa.float32()) for n in ("similarity", "margin", "threshold")]
@@ -95,34 +128,66 @@ class Worker:
     """Names the faces of one part of a table, and writes the answers as one part."""
 
     def __init__(
-        self, vectors: Floats, first: Any, correction: Any, names: str, table: str, out: str, column: str, model: str, threshold: float
+        self,
+        vectors: Floats,
+        first: Any,
+        correction: Any,
+        names: str,
+        table: str,
+        out: str,
+        column: str,
+        model: str,
+        threshold: float,
     ):
         ids, called = json.loads(names)
         self.index = Index(vectors, first, correction, tuple(ids), tuple(called))
-        self.table, self.parts, self.column, self.model, self.threshold = table, Parts(out), column, model, threshold
+        self.table, self.parts, self.column, self.model, self.threshold = (
+            table,
+            Parts(out),
+            column,
+            model,
+            threshold,
+        )
 
     def __call__(self, item: dict[str, Any]) -> dict[str, Any]:
         found = _piece(self.table, item, ["path", "face", "model", self.column])
         found = found.filter(found[self.column].is_valid())
         for name in set(found["model"].to_pylist()):
             if not self.model.startswith(str(name).partition(":")[2] or "?"):
-                raise UsageError(f"{item['name']} was read by {name}, the gallery by {self.model[:12]}: their faces cannot be compared")
+                raise UsageError(
+                    f"{item['name']} was read by {name}, the gallery by {self.model[:12]}: their faces cannot"
+                    " be compared"
+                )
         d = self.index.vectors.shape[1]
-        flat = found[self.column].combine_chunks().flatten().to_numpy(zero_copy_only=False) if len(found) else np.zeros(0, np.float32)
+        flat = (
+            found[self.column].combine_chunks().flatten().to_numpy(zero_copy_only=False)
+            if len(found)
+            else np.zeros(0, np.float32)
+        )
         if len(flat) != d * len(found):
-            raise UsageError(f"{self.column!r} of {item['name']} has not {d} numbers a face as the gallery has; name another column")
+            raise UsageError(
+                f"{self.column!r} of {item['name']} has not {d} numbers a face as the gallery has; name"
+                " another column"
+            )
         best, near = self.index.nearest(flat.reshape(-1, d), 2)
         lines = []
-        for path, face, (one, _), (s, next_) in zip(found["path"].to_pylist(), found["face"].to_pylist(), best, near, strict=True):
+        for path, face, (one, _), (s, next_) in zip(
+            found["path"].to_pylist(), found["face"].to_pylist(), best, near, strict=True
+        ):
             who, name = (self.index.ids[one], self.index.names[one]) if one >= 0 else (None, None)
             sure = one >= 0 and s >= self.threshold
             lines.append({
-                "path": path, "face": face, "person": who if sure else None, "name": name if sure else None, "candidate": who,
+                "path": path, "face": face, "person": who if sure else None, "name": name if sure else None,
+                "candidate": who,
                 "candidate_name": name, "similarity": float(s) if one >= 0 else None,
                 "margin": float(s - next_) if np.isfinite(next_) else None, "threshold": self.threshold,
             })  # fmt: skip
         self.parts.write(item["out"], arrow().Table.from_pylist(lines, schema()))
-        return {"faces": len(lines), "matched": sum(x["person"] is not None for x in lines), "pid": os.getpid()}
+        return {
+            "faces": len(lines),
+            "matched": sum(x["person"] is not None for x in lines),
+            "pid": os.getpid(),
+        }
 
 
 def _lance(uri: str) -> Any:
@@ -142,18 +207,29 @@ def _piece(table: str, item: dict[str, Any], columns: list[str]) -> Any:
 def _pieces(table: str) -> list[dict[str, Any]]:
     if table.rstrip("/").endswith(".lance"):
         there = _lance(table)
-        return [{"name": f"{table}@{there.version}+{i}", "first": i} for i in range(0, there.count_rows(), FACES)]
+        return [
+            {"name": f"{table}@{there.version}+{i}", "first": i} for i in range(0, there.count_rows(), FACES)
+        ]
     return [{"name": name} for name in Parts(table).names()]
 
 
 def identify(
-    gallery: Gallery, table: str, out: str, *, column: str = "identity", engine: str = "local", workers: int | None = None,
+    gallery: Gallery,
+    table: str,
+    out: str,
+    *,
+    column: str = "identity",
+    engine: str = "local",
+    workers: int | None = None,
     threads: int = 1,
-) -> dict[str, int]:  # fmt: skip
-    """Name the faces of a table: its best person, or none, and the margin to the second, a row a face, into `out`.
+) -> dict[str, int]:
+    """Name the faces of a table: its best person, or none, and the margin to the second, a row a face, into
+    `out`.
 
-    The answers are those of `Gallery.search`, but over all faces, without an index. The gallery is read once, into memory that the
-    actors of a machine share. Parts that `out` has are not done again; after the gallery changed, give another `out`.
+    The answers are those of `Gallery.search`, but over all faces, without an index. The gallery is read once,
+    into memory that the
+    actors of a machine share. Parts that `out` has are not done again; after the gallery changed, give
+    another `out`.
 
     Args:
         table: `photos.analyze`'s output, or FOLDER/NAME.lance with the same columns. column: the embeddings.
@@ -165,7 +241,10 @@ def identify(
     table, out = (u if is_uri(u) else str(Path(u).absolute()) for u in (table, out))
     pieces, parts = _pieces(table), Parts(out)
     if not pieces:
-        raise UsageError(f"{table} holds no Parquet parts; make them with: mien analyze ... --tasks identity --engine ray --out {table}")
+        raise UsageError(
+            f"{table} holds no Parquet parts; make them with: mien analyze ... --tasks identity --engine ray"
+            f" --out {table}"
+        )
     index, threshold, there = Index.of(gallery), gallery.threshold, set(parts.names(sweep=True))
     items = [p | {"out": parts.name(table, p["name"], f"{threshold:.6f}")} for p in pieces]
     left = [i for i in items if i["out"] not in there]
@@ -196,5 +275,9 @@ def to_lance(table: str, lance: str) -> int:
         for part in map(parts.read, names):
             yield from part.filter(part["face"].is_valid()).to_batches()
 
-    made = libraries()[0].connect(folder or ".").create_table(name.removesuffix(".lance"), batches(), schema=parts.read(names[0]).schema)
+    made = (
+        libraries()[0]
+        .connect(folder or ".")
+        .create_table(name.removesuffix(".lance"), batches(), schema=parts.read(names[0]).schema)
+    )
     return int(made.count_rows())

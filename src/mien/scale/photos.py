@@ -1,4 +1,6 @@
-"""Millions of photos -> Parquet parts: one reader an actor, a part a piece of work, going on with what is there."""
+"""Millions of photos -> Parquet parts: one reader an actor, a part a piece of work, going on with what is
+there.
+"""
 
 from __future__ import annotations
 
@@ -35,8 +37,10 @@ class Summary:
     """What a job did.
 
     Attributes:
-        photos, faces, failed: of this run. skipped: photos that the output had. seconds: by the clock, workers' start included.
-        stages: worker seconds of each stage; "fetch" is waiting for an object store. cpu: processor seconds of the workers.
+        photos, faces, failed: of this run. skipped: photos that the output had. seconds: by the clock,
+            workers' start included.
+        stages: worker seconds of each stage; "fetch" is waiting for an object store. cpu: processor seconds
+            of the workers.
         peak_mb: of the largest worker; with engine "local" that is this process.
     """
 
@@ -51,18 +55,28 @@ class Summary:
 
     def add(self, done: dict[str, Any]) -> None:
         """One part's result."""
-        self.photos, self.faces, self.failed = self.photos + done["photos"], self.faces + done["faces"], self.failed + done["failed"]
+        self.photos, self.faces, self.failed = (
+            self.photos + done["photos"],
+            self.faces + done["faces"],
+            self.failed + done["failed"],
+        )
         self.cpu, self.peak_mb = self.cpu + done["cpu"], max(self.peak_mb, done["peak_mb"])
         for stage, seconds in done["stages"].items():
             self.stages[stage] = self.stages.get(stage, 0.0) + seconds
 
     def lines(self) -> Iterator[str]:
         """The account for people."""
-        yield f"{self.photos:,} photos read now, {self.skipped:,} were there; {self.faces:,} faces, {self.failed:,} photos not read"
+        yield (
+            f"{self.photos:,} photos read now, {self.skipped:,} were there; {self.faces:,} faces,"
+            f" {self.failed:,} photos not read"
+        )
         if self.photos:
             busy = sum(self.stages.values()) or 1.0
             shares = ", ".join(f"{stage} {seconds / busy:.0%}" for stage, seconds in self.stages.items())
-            yield f"{self.seconds:.1f} s, {self.photos / self.seconds:.1f} photos/s, {self.cpu / self.photos:.3f} CPU s a photo"
+            yield (
+                f"{self.seconds:.1f} s, {self.photos / self.seconds:.1f} photos/s,"
+                f" {self.cpu / self.photos:.3f} CPU s a photo"
+            )
             yield f"workers' time: {shares}; the largest worker had {self.peak_mb:.0f} MB"
 
 
@@ -91,11 +105,13 @@ class Worker:
                 stages[stage] += ms / 1e3
         start = time.perf_counter()
         self.parts.write(
-            self.parts.name(self.stamp, *(str(plain(p)) for p in item["paths"])), arrow().Table.from_pylist(lines, self.schema)
+            self.parts.name(self.stamp, *(str(plain(p)) for p in item["paths"])),
+            arrow().Table.from_pylist(lines, self.schema),
         )
         stages["write"] = time.perf_counter() - start
         return {
-            "photos": len(item["paths"]), "faces": faces, "failed": failed, "stages": stages, "pid": os.getpid(),
+            "photos": len(item["paths"]), "faces": faces, "failed": failed, "stages": stages,
+            "pid": os.getpid(),
             "seconds": time.perf_counter() - began, "cpu": time.process_time() - used,
             "peak_mb": resident().get("peak", 0.0),
         }  # fmt: skip
@@ -128,18 +144,28 @@ def _sources(paths: Iterable[str], pool: ThreadPoolExecutor) -> Iterator[str | b
 
 
 def analyze(
-    inputs: Iterable[str], out: str, load: Callable[[], Reader], *, engine: str = "local", workers: int | None = None, threads: int = 1,
-    photos: int = PHOTOS, on_part: Callable[[dict[str, Any]], None] | None = None,
-) -> Summary:  # fmt: skip
-    """Read all photos that the output does not have. Rows and columns are those of `mien analyze --out FILE.parquet`.
+    inputs: Iterable[str],
+    out: str,
+    load: Callable[[], Reader],
+    *,
+    engine: str = "local",
+    workers: int | None = None,
+    threads: int = 1,
+    photos: int = PHOTOS,
+    on_part: Callable[[dict[str, Any]], None] | None = None,
+) -> Summary:
+    """Read all photos that the output does not have. Rows and columns are those of `mien analyze --out
+    FILE.parquet`.
 
     Args:
         inputs: photos, folders, globs; on this machine, or URIs. A cluster's workers must see the paths too.
-        out: a folder or URI, for `Parts`. load: makes a reader; it runs in each worker, and once here, for its columns.
+        out: a folder or URI, for `Parts`. load: makes a reader; it runs in each worker, and once here, for
+            its columns.
         engine, workers, threads: see `engine.run`. photos: of a part. on_part: is given each part's result.
 
     Raises:
-        UsageError: the output is of another network or other tasks; see also `engine.run`, `places.find`. NotFound: no photos.
+        UsageError: the output is of another network or other tasks; see also `engine.run`, `places.find`.
+            NotFound: no photos.
     """
     check(engine)
     if photos < 1:
@@ -152,10 +178,13 @@ def analyze(
     def goes_on(name: str, there: Any) -> None:
         if (was := (there.metadata or {}).get(b"mien.model", b"").decode()) != model:
             raise UsageError(
-                f"{name!r} was written by {was or 'something else'}, this run has {model}; use the same weights, or another --out"
+                f"{name!r} was written by {was or 'something else'}, this run has {model}; use the same"
+                " weights, or another --out"
             )
         if not there.equals(schema):
-            raise UsageError(f"{name!r} has other columns than this run writes; use the same --tasks, or another --out")
+            raise UsageError(
+                f"{name!r} has other columns than this run writes; use the same --tasks, or another --out"
+            )
 
     done = parts.done(goes_on)
     left = [p for p in found if plain(p) not in done]

@@ -16,7 +16,9 @@ from mien.io.paths import EXTENSIONS, find_photos
 from mien.io.writers import plain
 from mien.scale.engine import hint
 
-MAX_BYTES = 512 * 2**20  # Ours: of one photo in an object store; the pixel limit comes only once its bytes are here
+MAX_BYTES = (
+    512 * 2**20
+)  # Ours: of one photo in an object store; the pixel limit comes only once its bytes are here
 OBJECT_STORES = ("s3", "gcs", "abfs")  # writing there is all or nothing, and renaming is copying
 PART = "part-"
 _MAGIC = re.compile(r"[*?\[]")
@@ -61,7 +63,8 @@ def place(uri: str) -> tuple[Any, str]:
             system, path = fsspec.core.url_to_fs(uri)
         except (ImportError, ValueError) as e2:
             raise UsageError(
-                f"cannot open {uri!r} ({e2 or e}); use a path, s3://, gs://, abfs://, or install fsspec's file system for it"
+                f"cannot open {uri!r} ({e2 or e}); use a path, s3://, gs://, abfs://, or install fsspec's"
+                " file system for it"
             ) from e
         return pa.fs.PyFileSystem(pa.fs.FSSpecHandler(system)), path
 
@@ -70,7 +73,8 @@ def place(uri: str) -> tuple[Any, str]:
 
 
 def find(inputs: Iterable[str]) -> list[str]:
-    """Paths and URIs of photos, each once. Paths are searched as `files.find_photos` does; URIs may be folders or globs too.
+    """Paths and URIs of photos, each once. Paths are searched as `files.find_photos` does; URIs may be
+    folders or globs too.
 
     Raises:
         NotFound: a folder or glob holds no pictures. UsageError: a scheme that nobody knows.
@@ -100,13 +104,20 @@ def _find_uri(uri: str) -> list[str]:
 
 def is_photo(name: str) -> bool:
     """By its ending; what starts with a dot, or lies below such a folder, is left out."""
-    return any(name.lower().endswith(e) for e in EXTENSIONS) and not any(p.startswith(".") for p in name.split("/"))
+    return any(name.lower().endswith(e) for e in EXTENSIONS) and not any(
+        p.startswith(".") for p in name.split("/")
+    )
 
 
 def glob_pattern(glob: str) -> str:
     """A glob as a regular expression: * and ? stay inside of a folder, ** crosses them."""
     out = re.escape(glob)
-    out = out.replace(r"\*\*/", "(?:.+/)?").replace(r"\*\*", ".*").replace(r"\*", "[^/]*").replace(r"\?", "[^/]")
+    out = (
+        out.replace(r"\*\*/", "(?:.+/)?")
+        .replace(r"\*\*", ".*")
+        .replace(r"\*", "[^/]*")
+        .replace(r"\?", "[^/]")
+    )
     return re.sub(r"\\\[(!?)(.+?)\\\]", lambda m: f"[{'^' if m[1] else ''}{m[2]}]", out)
 
 
@@ -130,8 +141,10 @@ def fetch(uri: str) -> bytes | PhotoError:
 class Parts:
     """A folder of Parquet files, each the whole result of one piece of work.
 
-    A part has the name of its content's key, and comes there in one step: the file is made in memory, and put whole (object
-    stores) or written beside and renamed (disks). So a killed job leaves no half part, and a piece that is done twice is
+    A part has the name of its content's key, and comes there in one step: the file is made in memory, and put
+    whole (object
+    stores) or written beside and renamed (disks). So a killed job leaves no half part, and a piece that is
+    done twice is
     there once. One job at a time may write a folder.
     """
 
@@ -167,14 +180,21 @@ class Parts:
         for info in listed if sweep else ():
             if info.base_name.startswith(f".{PART}") and info.base_name.endswith(".tmp"):
                 self.system.delete_file(info.path)
-        return sorted(i.base_name for i in listed if i.base_name.endswith(".parquet") and not i.base_name.startswith((".", "_")))
+        return sorted(
+            i.base_name
+            for i in listed
+            if i.base_name.endswith(".parquet") and not i.base_name.startswith((".", "_"))
+        )
 
     def read(self, name: str, columns: list[str] | None = None) -> Any:
         """One part as an Arrow table."""
         return arrow().parquet.read_table(f"{self.path}/{name}", columns=columns, filesystem=self.system)
 
     def done(self, check: Callable[[str, Any], None]) -> set[str]:
-        """Paths in all parts. check: is given each part's name and Arrow schema, and raises where it does not go on."""
+        """Paths in all parts.
+
+        check: is given each part's name and Arrow schema, and raises where it does not go on.
+        """
 
         def paths(name: str) -> list[str]:
             with self.system.open_input_file(f"{self.path}/{name}") as raw:

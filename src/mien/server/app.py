@@ -1,4 +1,7 @@
-"""`app(reader)`: the ASGI app. Pictures come in a form and go when they are answered; no address and no path is ever followed."""
+"""`app(reader)`: the ASGI app.
+
+Pictures come in a form and go when they are answered; no address and no path is ever followed.
+"""
 
 from __future__ import annotations
 
@@ -40,16 +43,26 @@ ANALYZE_ERRORS = (400, 401, 403, 408, 413, 415, 422, 429, 500, 503, 504)
 
 
 def app(
-    reader: Reader, *, keys: Keys | None = None, limits: Limits | None = None, offered: Sequence[str] | None = None, workers: int = 4,
-    batch_faces: int = 16, batch_wait_ms: float = 4.0, gallery: Callable[[Reader], Gallery] | None = None, origins: Sequence[str] = (),
-) -> FastAPI:  # fmt: skip
+    reader: Reader,
+    *,
+    keys: Keys | None = None,
+    limits: Limits | None = None,
+    offered: Sequence[str] | None = None,
+    workers: int = 4,
+    batch_faces: int = 16,
+    batch_wait_ms: float = 4.0,
+    gallery: Callable[[Reader], Gallery] | None = None,
+    origins: Sequence[str] = (),
+) -> FastAPI:
     """The server as an ASGI app, for `mien serve` or any ASGI runner (one process; run several for more).
 
     Args:
         reader: from `mien.load()`. keys: who is let in; None lets in those who use a loopback name.
         limits: see `Limits`. offered: tasks that may be asked for, None for all of the model's.
-        gallery: makes a gallery with the reader it is given, such as `functools.partial(Gallery, "people")`; None for no gallery.
-        origins: of pages elsewhere whose scripts may ask (CORS), such as "https://photos.example"; "*", with keys only, for all.
+        gallery: makes a gallery with the reader it is given, such as `functools.partial(Gallery, "people")`;
+            None for no gallery.
+        origins: of pages elsewhere whose scripts may ask (CORS), such as "https://photos.example"; "*", with
+            keys only, for all.
         workers: pictures decoded and searched for faces at once. batch_faces, batch_wait_ms: see `Batcher`.
 
     Raises:
@@ -57,7 +70,12 @@ def app(
     """
     check_origins(origins, keys)
     service = Service(
-        reader, limits=limits or Limits(), offered=offered, workers=workers, batch_faces=batch_faces, batch_wait_ms=batch_wait_ms
+        reader,
+        limits=limits or Limits(),
+        offered=offered,
+        workers=workers,
+        batch_faces=batch_faces,
+        batch_wait_ms=batch_wait_ms,
     )
 
     @asynccontextmanager
@@ -66,7 +84,9 @@ def app(
         service.stopping = True
         service.close()
 
-    api = FastAPI(title="mien", version=__version__, lifespan=life, docs_url=None, redoc_url=None, description=ABOUT)
+    api = FastAPI(
+        title="mien", version=__version__, lifespan=life, docs_url=None, redoc_url=None, description=ABOUT
+    )
     api.state.service = service
     _pictures(api, service)
     _about(api, service)
@@ -75,28 +95,46 @@ def app(
         from mien.server.gallery_routes import routes
 
         if service.identity not in service.offered:
-            raise UsageError("a gallery needs identity, and this server does not offer it; add it to --tasks, or leave the gallery out")
+            raise UsageError(
+                "a gallery needs identity, and this server does not offer it; add it to --tasks, or leave the"
+                " gallery out"
+            )
         routes(api, service, gallery(service.work.reader_for((service.identity,))))
     plain = api.openapi
     api.openapi = lambda: schema.finish(plain(), keys is not None)  # type: ignore[method-assign]
-    api.add_middleware(Middleware, keys=keys, limits=service.limits, counts=service.counts, uploads=service.uploads, origins=origins)
+    api.add_middleware(
+        Middleware,
+        keys=keys,
+        limits=service.limits,
+        counts=service.counts,
+        uploads=service.uploads,
+        origins=origins,
+    )
     api.add_middleware(Page)  # before the gate: a browser has no key to send until the page has asked for it
     if origins:  # before both: a browser sends no key with the request that asks whether it may
         api.add_middleware(
-            CORSMiddleware, allow_origins=list(origins), allow_methods=["GET", "POST", "PATCH", "DELETE"],
-            allow_headers=["authorization", "content-type", "x-request-id"], expose_headers=["x-request-id", "retry-after"],
-        )  # fmt: skip
+            CORSMiddleware,
+            allow_origins=list(origins),
+            allow_methods=["GET", "POST", "PATCH", "DELETE"],
+            allow_headers=["authorization", "content-type", "x-request-id"],
+            expose_headers=["x-request-id", "retry-after"],
+        )
     return api
 
 
 def _pictures(api: FastAPI, service: Service) -> None:
     """The routes that take pictures."""
 
-    @api.post("/v1/analyze", responses=schema.replies("Analysis", *ANALYZE_ERRORS), openapi_extra=schema.body(schema.ANALYZE_FORM))
+    @api.post(
+        "/v1/analyze",
+        responses=schema.replies("Analysis", *ANALYZE_ERRORS),
+        openapi_extra=schema.body(schema.ANALYZE_FORM),
+    )
     async def analyze(request: Request) -> JSONResponse:
         """Every face of one or more pictures, as the records of `mien analyze`.
 
-        A picture that cannot be read has an error record and the others go on; where it came alone, the reply is that error.
+        A picture that cannot be read has an error record and the others go on; where it came alone, the reply
+        is that error.
         """
         form = await read_form(request, service.limits, request.state.deadline)
         tasks = form.names("tasks")
@@ -105,7 +143,12 @@ def _pictures(api: FastAPI, service: Service) -> None:
         masks = form.text("masks")
         form.done(("image", "tasks", "score", "faces", "masks"))
         if masks not in (None, "runs"):
-            raise ApiError(400, "bad_field", f"the field 'masks' must be runs, not {masks[:40]!r}", details={"field": "masks"})
+            raise ApiError(
+                400,
+                "bad_field",
+                f"the field 'masks' must be runs, not {masks[:40]!r}",
+                details={"field": "masks"},
+            )
         if tasks is not None:
             service.allowed(tasks)
         question = AnalyzeRequest(tasks or service.default, score, faces, masks is not None)
@@ -114,7 +157,11 @@ def _pictures(api: FastAPI, service: Service) -> None:
             raise of_photo(records[0].error, 1)
         return JSONResponse({"request_id": request.state.request_id, "results": [r.json for r in records]})
 
-    @api.post("/v1/verify", responses=schema.replies("Verification", *ANALYZE_ERRORS, 501), openapi_extra=schema.body(schema.VERIFY_FORM))
+    @api.post(
+        "/v1/verify",
+        responses=schema.replies("Verification", *ANALYZE_ERRORS, 501),
+        openapi_extra=schema.body(schema.VERIFY_FORM),
+    )
     async def verify(request: Request) -> JSONResponse:
         """How alike the largest faces of two pictures are. The embeddings themselves are not answered."""
         if service.identity is None:
@@ -127,14 +174,24 @@ def _pictures(api: FastAPI, service: Service) -> None:
         form.done(("image", "threshold", "fmr", "score"))
         cut = service.cut(threshold, fmr)
         if len(form.images) != 2:
-            raise ApiError(400, "bad_field", f"two pictures are compared; {len(form.images)} came", details={"field": "image"})
-        readings = await service.each(service.work.read, form.images, AnalyzeRequest((service.identity,), score), request)
+            raise ApiError(
+                400,
+                "bad_field",
+                f"two pictures are compared; {len(form.images)} came",
+                details={"field": "image"},
+            )
+        readings = await service.each(
+            service.work.read, form.images, AnalyzeRequest((service.identity,), score), request
+        )
         for number, reading in enumerate(readings, 1):
             if isinstance(reading.error, PhotoError):
                 raise of_photo(reading.error, number)
             if not reading:
                 raise ApiError(
-                    422, "no_face", f"no face was found in picture {number}; send another, or a lower score", details={"image": number}
+                    422,
+                    "no_face",
+                    f"no face was found in picture {number}; send another, or a lower score",
+                    details={"image": number},
                 )
         a, b = (r[0][service.identity] for r in readings)
         similarity = round(max(-1.0, min(1.0, a.similarity(b))), 3)
@@ -151,9 +208,17 @@ def _about(api: FastAPI, service: Service) -> None:
     @api.get("/v1/models", responses=schema.replies("Models", 401, 403, 429, 500))
     async def models(request: Request) -> JSONResponse:
         """What can be asked here, of which weights, and how much at once."""
-        tasks = [{"name": n, "sensitive": _sensitive(n), "default": n in service.default} for n in service.offered]
+        tasks = [
+            {"name": n, "sensitive": _sensitive(n), "default": n in service.default} for n in service.offered
+        ]
         limits = {name: value for name, value in asdict(service.limits).items() if value is not None}
-        return JSONResponse({"request_id": request.state.request_id, "models": [service.work.model | {"tasks": tasks}], "limits": limits})
+        return JSONResponse(
+            {
+                "request_id": request.state.request_id,
+                "models": [service.work.model | {"tasks": tasks}],
+                "limits": limits,
+            }
+        )
 
     @api.get("/healthz", responses=schema.replies("Health"))
     async def healthz() -> JSONResponse:
@@ -162,7 +227,9 @@ def _about(api: FastAPI, service: Service) -> None:
 
     @api.get("/readyz", responses=schema.replies("Health", 503))
     async def readyz() -> JSONResponse:
-        """A picture sent now would be taken in: the weights are loaded, the queue and the uploads have a place, no stop is under way."""
+        """A picture sent now would be taken in: the weights are loaded, the queue and the uploads have a
+        place, no stop is under way.
+        """
         if why := service.busy():
             raise ApiError(503, "not_ready", why, retry_after=1)
         return JSONResponse({"status": "ready"})
@@ -170,7 +237,9 @@ def _about(api: FastAPI, service: Service) -> None:
     @api.get("/docs", include_in_schema=False)
     async def docs() -> HTMLResponse:
         """The description of the routes for people; it loads nothing from elsewhere."""
-        return HTMLResponse(reference.page(api.openapi()), headers={"content-security-policy": reference.POLICY})
+        return HTMLResponse(
+            reference.page(api.openapi()), headers={"content-security-policy": reference.POLICY}
+        )
 
     @api.get("/metrics", response_class=PlainTextResponse, responses=schema.errors(401, 403, 500))
     async def metrics() -> PlainTextResponse:
@@ -195,6 +264,11 @@ def _errors(api: FastAPI) -> None:
     async def lost(request: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, HTTPException)
         code = {404: "no_route", 405: "wrong_method"}.get(error.status_code, "http")
-        text = {404: "there is no such route; /openapi.json lists them", 405: "this route has another method; /openapi.json lists them"}
+        text = {
+            404: "there is no such route; /openapi.json lists them",
+            405: "this route has another method; /openapi.json lists them",
+        }
         wrong = ApiError(error.status_code, code, text.get(error.status_code, str(error.detail)))
-        return JSONResponse(envelope(wrong, request.state.request_id), error.status_code, headers=dict(error.headers or {}))
+        return JSONResponse(
+            envelope(wrong, request.state.request_id), error.status_code, headers=dict(error.headers or {})
+        )

@@ -30,9 +30,11 @@ class _Ask:
 
 
 class Batcher:
-    """A model at work (`types.Answerer`) that may be called from many threads, and answers several calls by one forward.
+    """A model at work (`types.Answerer`) that may be called from many threads, and answers several calls by
+    one forward.
 
-    A call waits for others at most `wait_ms`, and not at all when no other picture is on its way (see `visit`). Calls
+    A call waits for others at most `wait_ms`, and not at all when no other picture is on its way (see
+    `visit`). Calls
     are never split: one with more than `faces` faces has a forward for itself.
 
     Args:
@@ -40,9 +42,18 @@ class Batcher:
         observe: told (faces, calls) of each forward.
     """
 
-    def __init__(self, model: InferenceModel, *, faces: int = 16, wait_ms: float = 4.0, observe: Callable[[int, int], None] | None = None):
+    def __init__(
+        self,
+        model: InferenceModel,
+        *,
+        faces: int = 16,
+        wait_ms: float = 4.0,
+        observe: Callable[[int, int], None] | None = None,
+    ):
         if faces < 1 or wait_ms < 0:
-            raise UsageError(f"a batch needs 1 or more faces and a wait of 0 ms or more, not {faces} and {wait_ms}")
+            raise UsageError(
+                f"a batch needs 1 or more faces and a wait of 0 ms or more, not {faces} and {wait_ms}"
+            )
         self.model, self.faces, self.wait, self._observe = model, faces, wait_ms / 1e3, observe
         self.view, self.tasks = model.view, model.tasks
         self.name, self.sha256 = getattr(model, "name", type(model).__name__), getattr(model, "sha256", "")
@@ -54,7 +65,7 @@ class Batcher:
         self._thread: threading.Thread | None = None
 
     def visit(self, deadline: Deadline) -> Visit:
-        """For one picture, as a context: from its opening to its first call, others' faces may wait for its."""
+        """Context of one picture: from its opening to its first call, others' faces may wait for its."""
         return Visit(self, deadline)
 
     def expect(self, more: int) -> None:
@@ -71,7 +82,8 @@ class Batcher:
         """As `__call__`; `expected` is 1 for the call that `expect(1)` announced.
 
         Raises:
-            Late: no answer by then; faces that still wait are taken back. RuntimeError: closed, or the forward failed.
+            Late: no answer by then; faces that still wait are taken back. RuntimeError: closed, or the
+                forward failed.
         """
         mine = _Ask(np.asarray(images, np.float32))
         with self._changed:
@@ -122,7 +134,11 @@ class Batcher:
             for a in batch:
                 a.error = error
         faces = sum(len(a.images) for a in batch)
-        self.forwards, self.calls, self.answered = self.forwards + 1, self.calls + len(batch), self.answered + faces
+        self.forwards, self.calls, self.answered = (
+            self.forwards + 1,
+            self.calls + len(batch),
+            self.answered + faces,
+        )
         if self._observe:
             self._observe(faces, len(batch))
         for a in batch:
@@ -153,10 +169,19 @@ class Batcher:
 
 
 class Visit:
-    """A `Batcher` for one picture: an `InferenceModel` with a deadline. Enter it before the picture is opened."""
+    """A `Batcher` for one picture: an `InferenceModel` with a deadline.
+
+    Enter it before the picture is opened.
+    """
 
     def __init__(self, batcher: Batcher, deadline: Deadline):
-        self.view, self.tasks, self._batcher, self._deadline, self._expected = batcher.view, batcher.tasks, batcher, deadline, 0
+        self.view, self.tasks, self._batcher, self._deadline, self._expected = (
+            batcher.view,
+            batcher.tasks,
+            batcher,
+            deadline,
+            0,
+        )
 
     def __enter__(self) -> Visit:
         self._batcher.expect(1)

@@ -22,12 +22,27 @@ class ServerError(MienError):
     """The server refused. Its `code` is the envelope's.
 
     Attributes:
-        status: HTTP. code, details, request_id: see docs/server.md. retry_after: seconds, where the server said so.
+        status: HTTP. code, details, request_id: see docs/server.md. retry_after: seconds, where the server
+            said so.
     """
 
-    def __init__(self, status: int, code: str, message: str, details: dict[str, Any], request_id: str, retry_after: float | None):
+    def __init__(
+        self,
+        status: int,
+        code: str,
+        message: str,
+        details: dict[str, Any],
+        request_id: str,
+        retry_after: float | None,
+    ):
         super().__init__(message)
-        self.status, self.code, self.details, self.request_id, self.retry_after = status, code, details, request_id, retry_after
+        self.status, self.code, self.details, self.request_id, self.retry_after = (
+            status,
+            code,
+            details,
+            request_id,
+            retry_after,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +50,8 @@ class Likeness:
     """What `verify` answers.
 
     Attributes:
-        similarity: cosine, -1..1, not a probability. same: similarity >= the threshold that was sent or measured, None without one.
+        similarity: cosine, -1..1, not a probability. same: similarity >= the threshold that was sent or
+            measured, None without one.
         record: the whole reply.
     """
 
@@ -56,18 +72,30 @@ class Client:
         parts = urllib.parse.urlsplit(url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise UsageError(f"the server's address must look like http://127.0.0.1:8000, not {url!r}")
-        self._host, self._port, self._secure, self._base = parts.hostname, parts.port, parts.scheme == "https", parts.path.rstrip("/")
+        self._host, self._port, self._secure, self._base = (
+            parts.hostname,
+            parts.port,
+            parts.scheme == "https",
+            parts.path.rstrip("/"),
+        )
         self._key, self.timeout, self.retries = key, timeout, retries
 
     def analyze(
-        self, *pictures: Picture, tasks: Sequence[str] | None = None, score: float | None = None, faces: int | None = None,
+        self,
+        *pictures: Picture,
+        tasks: Sequence[str] | None = None,
+        score: float | None = None,
+        faces: int | None = None,
         masks: bool = False,
-    ) -> list[dict[str, Any]]:  # fmt: skip
-        """The record of each picture (docs/schema.md), in order; of several, those that could not be read have an "error".
+    ) -> list[dict[str, Any]]:
+        """The record of each picture (docs/schema.md), in order; of several, those that could not be read
+        have an "error".
 
         Args:
-            pictures: paths, or bytes of files. tasks: names. score: least score of a face. faces: only the largest so many.
-            masks: parsing answers have a "mask" too: size, from_photo, and runs; `mask_rows` makes rows of it.
+            pictures: paths, or bytes of files. tasks: names. score: least score of a face. faces: only the
+                largest so many.
+            masks: parsing answers have a "mask" too: size, from_photo, and runs; `mask_rows` makes rows of
+                it.
 
         Raises:
             ServerError: any reply but 200. OSError: no server there, or a path that cannot be read.
@@ -81,12 +109,19 @@ class Client:
         return list(self._post("/v1/analyze", pictures, fields)["results"])
 
     def verify(
-        self, a: Picture, b: Picture, *, threshold: float | None = None, fmr: float | None = None, score: float | None = None
+        self,
+        a: Picture,
+        b: Picture,
+        *,
+        threshold: float | None = None,
+        fmr: float | None = None,
+        score: float | None = None,
     ) -> Likeness:
         """How alike the largest faces of two pictures are.
 
         Args:
-            threshold: similarity from which they are the same. fmr: in its place, how often two strangers may be called that.
+            threshold: similarity from which they are the same. fmr: in its place, how often two strangers may
+                be called that.
 
         Raises:
             as `analyze`.
@@ -95,13 +130,25 @@ class Client:
         return Likeness(record["similarity"], record.get("same"), record)
 
     def enrol(
-        self, name: str, *pictures: Picture, note: str | None = None, until: str | None = None, pick: str | None = None
+        self,
+        name: str,
+        *pictures: Picture,
+        note: str | None = None,
+        until: str | None = None,
+        pick: str | None = None,
     ) -> list[dict[str, Any]]:
         """Add the one face of each picture to the server's gallery. Raises: as `analyze`."""
-        return list(self._post("/v1/gallery/people", pictures, {"name": name, "note": note, "until": until, "pick": pick})["added"])
+        return list(
+            self._post(
+                "/v1/gallery/people", pictures, {"name": name, "note": note, "until": until, "pick": pick}
+            )["added"]
+        )
 
     def identify(self, *pictures: Picture, top: int | None = None) -> list[dict[str, Any]]:
-        """Who of the server's gallery is in each picture: records whose faces have a match and candidates. Raises: as `analyze`."""
+        """Who of the server's gallery is in each picture: records whose faces have a match and candidates.
+
+        Raises: as `analyze`.
+        """
         return list(self._post("/v1/gallery/identify", pictures, {"top": top})["results"])
 
     def people(self) -> list[dict[str, Any]]:
@@ -117,13 +164,23 @@ class Client:
         return list(self._ask("POST", "/v1/gallery/prune")["people"])
 
     def correct(self, picture: Picture, not_: str, *, pick: str | None = None) -> str:
-        """The face of this picture is not that person (an id). Returns the correction's id. Raises: as `analyze`."""
+        """The face of this picture is not that person (an id).
+
+        Returns the correction's id. Raises: as `analyze`.
+        """
         return str(self._post(_place(not_, "corrections"), (picture,), {"pick": pick})["correction"])
 
-    def edit(self, person: str, *, name: str | None = None, note: str | None = None, until: str | None = None) -> dict[str, Any]:
-        """Another name, consent note or last day ("" for no end); the person as it is now. Raises: as `analyze`."""
+    def edit(
+        self, person: str, *, name: str | None = None, note: str | None = None, until: str | None = None
+    ) -> dict[str, Any]:
+        """Another name, consent note or last day ("" for no end); the person as it is now.
+
+        Raises: as `analyze`.
+        """
         changes = {"name": name, "note": note, "until": until}
-        return dict(self._json("PATCH", _place(person), {k: v for k, v in changes.items() if v is not None})["person"])
+        return dict(
+            self._json("PATCH", _place(person), {k: v for k, v in changes.items() if v is not None})["person"]
+        )
 
     def merge(self, into: str, *others: str) -> dict[str, Any]:
         """These ids are one person; `into`, as it is now. Raises: as `analyze`."""
@@ -131,18 +188,29 @@ class Client:
 
     def split(self, person: str, faces: Sequence[str], name: str) -> dict[str, Any]:
         """Some faces (ids) are somebody else; the person of that name, as it is now. Raises: as `analyze`."""
-        return dict(self._json("POST", _place(person, "split"), {"faces": list(faces), "name": name})["person"])
+        return dict(
+            self._json("POST", _place(person, "split"), {"faces": list(faces), "name": name})["person"]
+        )
 
     def stats(self) -> dict[str, Any]:
         """Counts, size, threshold, and a stranger's chance of a false match. Raises: as `analyze`."""
         return self._ask("GET", "/v1/gallery/stats")
 
-    def export(self, person: str | None = None, *, embeddings: bool = False, limit: int | None = None) -> Iterator[dict[str, Any]]:
-        """All that is kept, a person at a time: of one by id, or of everybody, asked for in parts of `limit` people.
+    def export(
+        self, person: str | None = None, *, embeddings: bool = False, limit: int | None = None
+    ) -> Iterator[dict[str, Any]]:
+        """All that is kept, a person at a time: of one by id, or of everybody, asked for in parts of `limit`
+        people.
 
-        Thumbnails are base64 of a JPEG. embeddings: these too; a face can be rebuilt from them. Raises: as `analyze`.
+        Thumbnails are base64 of a JPEG. embeddings: these too; a face can be rebuilt from them. Raises: as
+            `analyze`.
         """
-        query = {"person": person, "limit": limit, "embeddings": "true" if embeddings else None, "after": None}
+        query = {
+            "person": person,
+            "limit": limit,
+            "embeddings": "true" if embeddings else None,
+            "after": None,
+        }
         while True:
             sent = urllib.parse.urlencode({k: v for k, v in query.items() if v is not None})
             part = self._ask("GET", f"/v1/gallery/export?{sent}")
@@ -166,11 +234,15 @@ class Client:
 
     def _post(self, path: str, pictures: Sequence[Picture], fields: dict[str, Any]) -> dict[str, Any]:
         boundary = uuid.uuid4().hex
-        parts = [f'name="{name}"\r\n\r\n{value}'.encode() for name, value in fields.items() if value is not None]
+        parts = [
+            f'name="{name}"\r\n\r\n{value}'.encode() for name, value in fields.items() if value is not None
+        ]
         for picture in pictures:
             data = picture if isinstance(picture, bytes) else Path(picture).read_bytes()
             # the file's own name stays here: it may say who is shown
-            parts.append(b'name="image"; filename="image"\r\nContent-Type: application/octet-stream\r\n\r\n' + data)
+            parts.append(
+                b'name="image"; filename="image"\r\nContent-Type: application/octet-stream\r\n\r\n' + data
+            )
         head = f"--{boundary}\r\nContent-Disposition: form-data; ".encode()
         body = b"".join(head + part + b"\r\n" for part in parts) + f"--{boundary}--\r\n".encode()
         return self._ask("POST", path, body, f"multipart/form-data; boundary={boundary}")
@@ -178,7 +250,9 @@ class Client:
     def _json(self, method: str, path: str, body: dict[str, Any]) -> dict[str, Any]:
         return self._ask(method, path, json.dumps(body).encode(), "application/json")
 
-    def _ask(self, method: str, path: str, body: bytes | None = None, kind: str | None = None) -> dict[str, Any]:
+    def _ask(
+        self, method: str, path: str, body: bytes | None = None, kind: str | None = None
+    ) -> dict[str, Any]:
         for attempt in range(self.retries + 1):
             try:
                 return self._once(method, path, body, kind)
@@ -205,11 +279,23 @@ class Client:
             if reply.status == 200:
                 return dict(record)
             error = record["error"]
-            code, message, details, request_id = error["code"], error["message"], error["details"], record["request_id"]
+            code, message, details, request_id = (
+                error["code"],
+                error["message"],
+                error["details"],
+                record["request_id"],
+            )
         except (ValueError, KeyError, TypeError):  # not one of ours: a proxy's page, or another service
-            code, message, details, request_id = "http", f"HTTP {reply.status} {reply.reason}", {}, reply.headers.get("x-request-id", "")
+            code, message, details, request_id = (
+                "http",
+                f"HTTP {reply.status} {reply.reason}",
+                {},
+                reply.headers.get("x-request-id", ""),
+            )
         after = reply.headers.get("retry-after", "")
-        raise ServerError(reply.status, code, message, details, request_id, float(after) if after.isdecimal() else None)
+        raise ServerError(
+            reply.status, code, message, details, request_id, float(after) if after.isdecimal() else None
+        )
 
 
 def mask_rows(mask: dict[str, Any]) -> list[list[int]]:

@@ -7,7 +7,9 @@ from typing import Any
 
 from mien.errors import MienError, PhotoError
 
-NEEDED = "the server needs FastAPI, uvicorn, python-multipart and prometheus-client: pip install 'mien[serve]'"
+NEEDED = (
+    "the server needs FastAPI, uvicorn, python-multipart and prometheus-client: pip install 'mien[serve]'"
+)
 # What is wrong with one picture -> HTTP status, where the request was about that picture alone.
 PHOTO_STATUS = {"empty_file": 400, "not_a_picture": 415, "too_large": 413, "truncated": 422}
 
@@ -16,11 +18,20 @@ class ApiError(MienError):
     """A request that is refused.
 
     Args:
-        status: HTTP. code: a short stable word. message: the thing, the value and the mend. details: plain JSON values.
+        status: HTTP. code: a short stable word. message: the thing, the value and the mend. details: plain
+            JSON values.
         retry_after: seconds, for 429 and 503.
     """
 
-    def __init__(self, status: int, code: str, message: str, *, details: Mapping[str, Any] | None = None, retry_after: float | None = None):
+    def __init__(
+        self,
+        status: int,
+        code: str,
+        message: str,
+        *,
+        details: Mapping[str, Any] | None = None,
+        retry_after: float | None = None,
+    ):
         super().__init__(message)
         self.status, self.code, self.details = status, code, dict(details or {})
         self.headers: dict[str, str] = {}
@@ -32,7 +43,10 @@ class ApiError(MienError):
 
 def envelope(error: ApiError, request_id: str) -> dict[str, Any]:
     """The body of every error reply."""
-    return {"error": {"code": error.code, "message": str(error), "details": error.details}, "request_id": request_id}
+    return {
+        "error": {"code": error.code, "message": str(error), "details": error.details},
+        "request_id": request_id,
+    }
 
 
 def of_photo(error: PhotoError, number: int) -> ApiError:

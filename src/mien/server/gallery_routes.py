@@ -45,7 +45,9 @@ def said(gallery: Gallery) -> Iterator[None]:
         raise ApiError(400, "gallery", str(e).replace(gallery.uri, "(this server's)")) from e
     except ErasureFailed as e:
         _log.error("%s", e)
-        raise ApiError(500, "not_erased", "something of what was to be forgotten is still on the disk; ask again") from e
+        raise ApiError(
+            500, "not_erased", "something of what was to be forgotten is still on the disk; ask again"
+        ) from e
 
 
 def begun(gallery: Gallery) -> bool:
@@ -60,7 +62,9 @@ def of_people(gallery: Gallery, ids: Sequence[str], change: Callable[[], T]) -> 
     """A change of people who are here, by id. Raises: ApiError 404, and see `said`."""
     with said(gallery):
         if not begun(gallery) or not {p.id for p in gallery.people()}.issuperset(ids):
-            raise ApiError(404, "no_person", "nobody in this gallery has that id; GET /v1/gallery/people lists them")
+            raise ApiError(
+                404, "no_person", "nobody in this gallery has that id; GET /v1/gallery/people lists them"
+            )
         return change()
 
 
@@ -83,16 +87,23 @@ def stats(gallery: Gallery) -> dict[str, Any]:
 
 
 def export(gallery: Gallery, after: str, limit: int, embeddings: bool) -> dict[str, Any]:
-    """A part of everybody, in the order of their ids, so that parts fit together whatever happens between two."""
+    """A part of everybody, in the order of their ids, so that parts fit together whatever happens between
+    two.
+    """
     with said(gallery):
         ids = sorted(p.id for p in gallery.people() if p.id > after) if begun(gallery) else []
         found = gallery.details(ids[:limit], embeddings=embeddings) if ids else []
-        return {"people": sorted(found, key=lambda p: str(p["person"])), "next": ids[limit - 1] if len(ids) > limit else None}
+        return {
+            "people": sorted(found, key=lambda p: str(p["person"])),
+            "next": ids[limit - 1] if len(ids) > limit else None,
+        }
 
 
 def export_one(gallery: Gallery, person: str, embeddings: bool) -> dict[str, Any]:
     """One person, in the form of `export`. Raises: ApiError 404."""
-    return of_people(gallery, [person], lambda: {"people": gallery.details([person], embeddings=embeddings), "next": None})
+    return of_people(
+        gallery, [person], lambda: {"people": gallery.details([person], embeddings=embeddings), "next": None}
+    )
 
 
 def merge(gallery: Gallery, person: str, others: Sequence[str]) -> dict[str, Any]:
@@ -119,7 +130,9 @@ def edit(gallery: Gallery, person: str, changes: dict[str, str]) -> dict[str, An
     return of_people(gallery, [person], change)
 
 
-def enrol(gallery: Gallery, pictures: list[Any], name: str, note: str | None, until: str | None, pick: Pick) -> list[dict[str, Any]]:
+def enrol(
+    gallery: Gallery, pictures: list[Any], name: str, note: str | None, until: str | None, pick: Pick
+) -> list[dict[str, Any]]:
     """All or none. Raises: ApiError, see `said`."""
     with said(gallery):
         added = gallery.add(pictures, name, note=note, until=until, pick=pick)
@@ -131,14 +144,17 @@ def picked(form: Form) -> Pick:
     """The field 'pick'. Raises: ApiError 400."""
     pick = form.text("pick")
     if pick not in (None, "refuse", "largest"):
-        raise ApiError(400, "bad_field", "the field 'pick' must be refuse or largest", details={"field": "pick"})
+        raise ApiError(
+            400, "bad_field", "the field 'pick' must be refuse or largest", details={"field": "pick"}
+        )
     return "largest" if pick == "largest" else "refuse"
 
 
 def one_face_each(readings: Sequence[Reading], pick: Pick) -> list[Any]:
     """The pictures, when each shows the one face that is needed. Raises: ApiError.
 
-    The gallery reads them once more, by itself: enrolling is rare, and so its rules stay in one place. Decoded as they are,
+    The gallery reads them once more, by itself: enrolling is rare, and so its rules stay in one place.
+        Decoded as they are,
     nothing can be wrong with them that its log would have to tell.
     """
     for number, reading in enumerate(readings, 1):
@@ -176,7 +192,11 @@ def _identify(api: FastAPI, service: Service, gallery: Gallery, question: Analyz
                 record["faces"] = [a.to_dict() for a in gallery.answers(reading, top=top)]
         return Record(record, reading.error)
 
-    @api.post("/v1/gallery/identify", responses=schema.replies("Identified", *ERRORS), openapi_extra=schema.body(schema.IDENTIFY_FORM))
+    @api.post(
+        "/v1/gallery/identify",
+        responses=schema.replies("Identified", *ERRORS),
+        openapi_extra=schema.body(schema.IDENTIFY_FORM),
+    )
     async def identify(request: Request) -> JSONResponse:
         """Who is in one or more pictures: the best people of each face, or unknown."""
         form = await read_form(request, service.limits, request.state.deadline)
@@ -191,14 +211,23 @@ def _identify(api: FastAPI, service: Service, gallery: Gallery, question: Analyz
 
 
 def _people(api: FastAPI, service: Service, gallery: Gallery, question: AnalyzeRequest) -> None:
-    @api.post("/v1/gallery/people", responses=schema.replies("Enrolled", *ERRORS), openapi_extra=schema.body(schema.ENROL_FORM))
+    @api.post(
+        "/v1/gallery/people",
+        responses=schema.replies("Enrolled", *ERRORS),
+        openapi_extra=schema.body(schema.ENROL_FORM),
+    )
     async def add(request: Request) -> JSONResponse:
         """Enrol the one face of each picture under one name. If any picture will not do, none is enrolled."""
         form = await read_form(request, service.limits, request.state.deadline)
         (name, note, until), pick = (form.text(n) for n in ("name", "note", "until")), picked(form)
         form.done(("image", "name", "note", "until", "pick"))
         if not name:
-            raise ApiError(400, "bad_field", "the field 'name' says whose faces these are; send it", details={"field": "name"})
+            raise ApiError(
+                400,
+                "bad_field",
+                "the field 'name' says whose faces these are; send it",
+                details={"field": "name"},
+            )
         readings = await service.each(service.work.read, form.images, question, request)
         job = partial(enrol, gallery, one_face_each(readings, pick), name, note, until, pick)
         (added,) = await service.line.run([job], request.state.deadline)
@@ -221,7 +250,9 @@ def _people(api: FastAPI, service: Service, gallery: Gallery, question: AnalyzeR
 def _mend(api: FastAPI, service: Service, gallery: Gallery) -> None:
     place, replies = "/v1/gallery/people/{person}", schema.replies("Changed", *JSON_ERRORS)
 
-    @api.patch(place, responses=replies, openapi_extra=schema.json_body(schema.EDIT_BODY, schema.EDIT_EXAMPLE))
+    @api.patch(
+        place, responses=replies, openapi_extra=schema.json_body(schema.EDIT_BODY, schema.EDIT_EXAMPLE)
+    )
     async def change(request: Request, person: str) -> JSONResponse:
         """Another name, consent note or last day; what is not sent stays."""
         body = await read_json(request, request.state.deadline, texts=("name", "note", "until"))
@@ -230,42 +261,72 @@ def _mend(api: FastAPI, service: Service, gallery: Gallery) -> None:
         (found,) = await service.line.run([partial(edit, gallery, person, body)], request.state.deadline)
         return _said_once(request, person=found)
 
-    @api.post(f"{place}/merge", responses=replies, openapi_extra=schema.json_body(schema.MERGE_BODY, schema.MERGE_EXAMPLE))
+    @api.post(
+        f"{place}/merge",
+        responses=replies,
+        openapi_extra=schema.json_body(schema.MERGE_BODY, schema.MERGE_EXAMPLE),
+    )
     async def join(request: Request, person: str) -> JSONResponse:
-        """Others are this person too: their faces come here, and their ids go. The earliest last day of all counts."""
+        """Others are this person too: their faces come here, and their ids go.
+
+        The earliest last day of all counts.
+        """
         body = await read_json(request, request.state.deadline, lists=("others",))
         if not body.get("others"):
-            raise ApiError(400, "bad_field", "the field 'others' lists the ids of those who are the same", details={"field": "others"})
-        (found,) = await service.line.run([partial(merge, gallery, person, body["others"])], request.state.deadline)
+            raise ApiError(
+                400,
+                "bad_field",
+                "the field 'others' lists the ids of those who are the same",
+                details={"field": "others"},
+            )
+        (found,) = await service.line.run(
+            [partial(merge, gallery, person, body["others"])], request.state.deadline
+        )
         return _said_once(request, person=found)
 
-    @api.post(f"{place}/split", responses=replies, openapi_extra=schema.json_body(schema.SPLIT_BODY, schema.SPLIT_EXAMPLE))
+    @api.post(
+        f"{place}/split",
+        responses=replies,
+        openapi_extra=schema.json_body(schema.SPLIT_BODY, schema.SPLIT_EXAMPLE),
+    )
     async def part(request: Request, person: str) -> JSONResponse:
-        """Some faces of this person are somebody else: a person of that name, new or known, who is answered."""
+        """Some faces of this person are somebody else's: answers that person, new or known."""
         body = await read_json(request, request.state.deadline, texts=("name",), lists=("faces",))
         for field in ("faces", "name"):
             if not body.get(field):
                 text = f"the field {field!r} is needed: which faces, and whose they are"
                 raise ApiError(400, "bad_field", text, details={"field": field})
-        (found,) = await service.line.run([partial(split, gallery, person, body["faces"], body["name"])], request.state.deadline)
+        (found,) = await service.line.run(
+            [partial(split, gallery, person, body["faces"], body["name"])], request.state.deadline
+        )
         return _said_once(request, person=found)
 
 
 def _correct(api: FastAPI, service: Service, gallery: Gallery, question: AnalyzeRequest) -> None:
     replies = schema.replies("Corrected", 404, *ERRORS)
 
-    @api.post("/v1/gallery/people/{person}/corrections", responses=replies, openapi_extra=schema.body(schema.CORRECT_FORM))
+    @api.post(
+        "/v1/gallery/people/{person}/corrections",
+        responses=replies,
+        openapi_extra=schema.body(schema.CORRECT_FORM),
+    )
     async def correct(request: Request, person: str) -> JSONResponse:
-        """The face of the picture is not this person: it, and what is nearer to it than to the person, is no match from now on.
+        """The face of the picture is not this person: it, and what is nearer to it than to the person, is no
+        match from now on.
 
-        Its embedding is kept with the person, no picture. Enrolling the same picture as that person takes it back.
+        Its embedding is kept with the person, no picture. Enrolling the same picture as that person takes it
+        back.
         """
         form = await read_form(request, service.limits, request.state.deadline)
         pick = picked(form)
         form.done(("image", "pick"))
         if len(form.images) != 1:
-            raise ApiError(400, "bad_field", f"one picture corrects; {len(form.images)} came", details={"field": "image"})
-        (picture,) = one_face_each(await service.each(service.work.read, form.images, question, request), pick)
+            raise ApiError(
+                400, "bad_field", f"one picture corrects; {len(form.images)} came", details={"field": "image"}
+            )
+        (picture,) = one_face_each(
+            await service.each(service.work.read, form.images, question, request), pick
+        )
         job = partial(of_people, gallery, [person], lambda: gallery.correct(picture, person, pick=pick))
         (made,) = await service.line.run([job], request.state.deadline)
         return _said_once(request, correction=made)
@@ -284,17 +345,36 @@ def _whole(api: FastAPI, service: Service, gallery: Gallery) -> None:
         (found,) = await service.line.run([partial(stats, gallery)], request.state.deadline)
         return _said_once(request, **found)
 
-    @api.get("/v1/gallery/export", responses=schema.replies("Export", 404, *PLAIN_ERRORS), openapi_extra=schema.EXPORT_QUERY)
+    @api.get(
+        "/v1/gallery/export",
+        responses=schema.replies("Export", 404, *PLAIN_ERRORS),
+        openapi_extra=schema.EXPORT_QUERY,
+    )
     async def take(request: Request) -> JSONResponse:
-        """All that is kept, open and not sealed: of one person, or of everybody in parts. Embeddings only where asked for."""
+        """All that is kept, open and not sealed: of one person, or of everybody in parts.
+
+        Embeddings only where asked for.
+        """
         form = Form([], {n: request.query_params.getlist(n) for n in request.query_params})
         person, after = form.text("person"), form.text("after") or ""
-        limit = form.number("limit", int, lambda v: 1 <= v <= MAXIMUM, f"a whole number from 1 to {MAXIMUM}") or PAGE
+        limit = (
+            form.number("limit", int, lambda v: 1 <= v <= MAXIMUM, f"a whole number from 1 to {MAXIMUM}")
+            or PAGE
+        )
         embeddings = form.text("embeddings") or "false"
         form.done(("person", "after", "limit", "embeddings"))
         if embeddings not in ("true", "false"):
-            raise ApiError(400, "bad_field", "the field 'embeddings' must be true or false", details={"field": "embeddings"})
+            raise ApiError(
+                400,
+                "bad_field",
+                "the field 'embeddings' must be true or false",
+                details={"field": "embeddings"},
+            )
         whole = embeddings == "true"
-        job = partial(export, gallery, after, limit, whole) if person is None else partial(export_one, gallery, person, whole)
+        job = (
+            partial(export, gallery, after, limit, whole)
+            if person is None
+            else partial(export_one, gallery, person, whole)
+        )
         (found,) = await service.line.run([job], request.state.deadline)
         return _said_once(request, **found)

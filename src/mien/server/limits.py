@@ -21,14 +21,17 @@ LEAST_KEY = 16
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What one server takes on. All are hard; a request beyond them is refused with a reply that names the limit.
+    """What one server takes on. All are hard; a request beyond them is refused with a reply that names the
+    limit.
 
     Attributes:
         picture_bytes, request_bytes: as uploaded. held_bytes: bodies of all open requests together.
         pixels: a picture's header may claim. faces: found in one picture. pictures: in one request.
         queue: pictures inside at once, waiting or being read, and requests open at once; more get 503.
-        seconds: from the first byte of a request to its reply. stall: without a byte of a body that is not complete.
-        rate: pictures a minute and key, None for no limit. burst: pictures that may come at once before `rate` counts.
+        seconds: from the first byte of a request to its reply. stall: without a byte of a body that is not
+            complete.
+        rate: pictures a minute and key, None for no limit. burst: pictures that may come at once before
+            `rate` counts.
     """
 
     picture_bytes: int = 32 * MIB
@@ -44,11 +47,24 @@ class Limits:
     burst: int = 32
 
     def __post_init__(self) -> None:
-        for name in ("picture_bytes", "request_bytes", "held_bytes", "pixels", "faces", "pictures", "queue", "seconds", "stall", "burst"):
+        for name in (
+            "picture_bytes",
+            "request_bytes",
+            "held_bytes",
+            "pixels",
+            "faces",
+            "pictures",
+            "queue",
+            "seconds",
+            "stall",
+            "burst",
+        ):
             if getattr(self, name) <= 0:
                 raise UsageError(f"the limit {name} must be above 0, not {getattr(self, name)}")
         if self.rate is not None and self.rate <= 0:
-            raise UsageError(f"the limit rate must be above 0 pictures a minute, not {self.rate}; None switches it off")
+            raise UsageError(
+                f"the limit rate must be above 0 pictures a minute, not {self.rate}; None switches it off"
+            )
 
 
 @dataclass(slots=True)
@@ -56,7 +72,8 @@ class Uploads:
     """The bodies of all open requests.
 
     Attributes:
-        open: requests with a body. held: bytes of their bodies in memory. dropping: refused ones whose rest is read and dropped.
+        open: requests with a body. held: bytes of their bodies in memory. dropping: refused ones whose rest
+            is read and dropped.
     """
 
     open: int = 0
@@ -93,7 +110,9 @@ class Deadline:
     def check(self) -> None:
         """Raises: Late."""
         if self.left() <= 0:
-            raise DeadlineExceeded(f"the request took longer than {self.seconds:g} s; send fewer or smaller pictures")
+            raise DeadlineExceeded(
+                f"the request took longer than {self.seconds:g} s; send fewer or smaller pictures"
+            )
 
 
 class Keys:
@@ -124,7 +143,10 @@ class Keys:
         return len(self._digests)
 
     def who(self, key: str) -> str | None:
-        """The name of a key, or None. The time taken says nothing about which key came close: all are compared, as hashes."""
+        """The name of a key, or None.
+
+        The time taken says nothing about which key came close: all are compared, as hashes.
+        """
         given, found = hashlib.sha256(key.encode("utf-8", "surrogateescape")).digest(), None
         for name, digest in self._digests:
             if hmac.compare_digest(given, digest):
@@ -136,15 +158,21 @@ def read_keys(path: str | os.PathLike[str]) -> Keys:
     """A file with a key a line, `NAME KEY`; empty lines and lines that start with # do not count.
 
     Raises:
-        UsageError: the file cannot be read, has no key, or a line of another form (shown by number, never by content).
+        UsageError: the file cannot be read, has no key, or a line of another form (shown by number, never by
+            content).
     """
     try:
         lines = Path(path).read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as e:
         raise UsageError(
-            f"cannot read the keys in {os.fspath(path)!r} ({type(e).__name__}); --keys names a text file, NAME KEY a line"
+            f"cannot read the keys in {os.fspath(path)!r} ({type(e).__name__}); --keys names a text file,"
+            " NAME KEY a line"
         ) from e
-    rows = [(number, line.split()) for number, line in enumerate(lines, 1) if line.strip() and not line.lstrip().startswith("#")]
+    rows = [
+        (number, line.split())
+        for number, line in enumerate(lines, 1)
+        if line.strip() and not line.lstrip().startswith("#")
+    ]
     for number, words in rows:
         if len(words) != 2:
             raise UsageError(f"{os.fspath(path)!r}, line {number}: {len(words)} words where NAME KEY are two")
@@ -154,7 +182,9 @@ def read_keys(path: str | os.PathLike[str]) -> Keys:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether only this machine can reach the address; a name other than "localhost" may lead anywhere, so it is not."""
+    """Whether only this machine can reach the address; a name other than "localhost" may lead anywhere, so it
+    is not.
+    """
     try:
         return host == "localhost" or ipaddress.ip_address(host.strip("[]")).is_loopback
     except ValueError:
@@ -162,12 +192,19 @@ def is_loopback(host: str) -> bool:
 
 
 def check_origins(origins: Sequence[str], keys: Keys | None) -> None:
-    """Raises: UsageError, for an origin that is none, or for "*" without keys: any page could then enroll people and read them."""
+    """Raises: UsageError, for an origin that is none, or for "*" without keys: any page could then enroll
+    people and read them.
+    """
     for origin in origins:
         if origin == "*" and keys is None:
-            raise UsageError('the origin "*" is every page there is, so keys are needed: --keys FILE, or name the origins')
+            raise UsageError(
+                'the origin "*" is every page there is, so keys are needed: --keys FILE, or name the origins'
+            )
         if origin != "*" and not _ORIGIN.fullmatch(origin):
-            raise UsageError(f"the origin {origin!r} must be scheme://host or scheme://host:port, such as https://photos.example")
+            raise UsageError(
+                f"the origin {origin!r} must be scheme://host or scheme://host:port, such as"
+                " https://photos.example"
+            )
 
 
 def without_port(host: str) -> str:
@@ -184,7 +221,9 @@ class Buckets:
 
     def __init__(self, rate: float, burst: int, clock: Callable[[], float] = time.monotonic):
         self.rate, self.burst, self.clock = rate / 60, float(burst), clock
-        self._kept: dict[str, tuple[float, float]] = {}  # name -> tokens at a time; names are keys' names, so they are few
+        self._kept: dict[
+            str, tuple[float, float]
+        ] = {}  # name -> tokens at a time; names are keys' names, so they are few
 
     def take(self, name: str, tokens: int = 1) -> float:
         """0.0 when granted, else the seconds after which to ask again; a refusal costs nothing.

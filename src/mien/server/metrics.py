@@ -16,15 +16,31 @@ class Counts:
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
         r = self.registry
-        self.requests = Counter("mien_requests", "Replies by route and HTTP status.", ("route", "code"), registry=r)
-        self.seconds = Histogram(
-            "mien_request_seconds", "From the head of a request to the end of its reply.", ("route",), buckets=SECONDS, registry=r
+        self.requests = Counter(
+            "mien_requests", "Replies by route and HTTP status.", ("route", "code"), registry=r
         )
-        self.stage = Histogram("mien_stage_seconds", "Decode, detect, align and read, a picture.", ("stage",), buckets=SECONDS, registry=r)
-        self.pictures = Counter("mien_pictures", "Pictures by outcome: read, or the error's code.", ("outcome",), registry=r)
+        self.seconds = Histogram(
+            "mien_request_seconds",
+            "From the head of a request to the end of its reply.",
+            ("route",),
+            buckets=SECONDS,
+            registry=r,
+        )
+        self.stage = Histogram(
+            "mien_stage_seconds",
+            "Decode, detect, align and read, a picture.",
+            ("stage",),
+            buckets=SECONDS,
+            registry=r,
+        )
+        self.pictures = Counter(
+            "mien_pictures", "Pictures by outcome: read, or the error's code.", ("outcome",), registry=r
+        )
         self.faces = Counter("mien_faces", "Faces read.", registry=r)
         self.batch_faces = Histogram("mien_batch_faces", "Faces in a forward.", buckets=FACES, registry=r)
-        self.batch_pictures = Histogram("mien_batch_pictures", "Pictures that shared a forward.", buckets=FACES, registry=r)
+        self.batch_pictures = Histogram(
+            "mien_batch_pictures", "Pictures that shared a forward.", buckets=FACES, registry=r
+        )
 
     def watch(self, name: str, text: str, value: Callable[[], float]) -> None:
         """A gauge that is read when it is asked for."""

@@ -1,4 +1,4 @@
-"""What every request passes: an id, a key, a rate, a size, a reply in one form, a line in the log, a count."""
+"""What every request passes: an id, a key, a rate, a size, an error format, a log line, a count."""
 
 from __future__ import annotations
 
@@ -18,23 +18,39 @@ from mien.server.limits import MIB, Buckets, Deadline, Keys, Limits, Uploads, is
 from mien.server.metrics import Counts
 
 OPEN = ("/healthz", "/readyz")  # no key needed: what runs a container has none
-FREE = (*OPEN, "/metrics", "/openapi.json", "/docs")  # every other route counts against the rate, also one that is added later
-DROPPED = 256 * MIB  # at most so much of a refused body is read, for clients that send all of it before they read the reply
+FREE = (
+    *OPEN,
+    "/metrics",
+    "/openapi.json",
+    "/docs",
+)  # every other route counts against the rate, also one that is added later
+DROPPED = (
+    256 * MIB
+)  # at most so much of a refused body is read, for clients that send all of it before they read the reply
 _ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _log = logging.getLogger("mien.server")
 
 
 class Middleware:
-    """ASGI middleware. The log has route, status, time, the key's name and the request id; never a body, a key or an answer.
+    """ASGI middleware. The log has route, status, time, the key's name and the request id; never a body, a
+    key or an answer.
 
     Args:
-        keys: None lets everybody in, but only under a loopback name: a web page elsewhere could have its own name lead here.
+        keys: None lets everybody in, but only under a loopback name: a web page elsewhere could have its own
+            name lead here.
         origins: of pages elsewhere that may send something also where there are no keys.
     """
 
     def __init__(
-        self, app: ASGIApp, *, keys: Keys | None, limits: Limits, counts: Counts, uploads: Uploads, origins: Sequence[str] = ()
-    ):  # fmt: skip
+        self,
+        app: ASGIApp,
+        *,
+        keys: Keys | None,
+        limits: Limits,
+        counts: Counts,
+        uploads: Uploads,
+        origins: Sequence[str] = (),
+    ):
         self.origins = tuple(origins)
         self.app, self.keys, self.limits, self.counts, self.uploads = app, keys, limits, counts, uploads
         self.buckets = Buckets(limits.rate, limits.burst) if limits.rate else None
@@ -46,7 +62,12 @@ class Middleware:
         asked = headers.get("x-request-id", "")
         request_id = asked if _ID.fullmatch(asked) else uuid.uuid4().hex
         state = scope.setdefault("state", {})
-        state |= {"request_id": request_id, "deadline": Deadline(self.limits.seconds), "key": "-", "charge": self.charge}
+        state |= {
+            "request_id": request_id,
+            "deadline": Deadline(self.limits.seconds),
+            "key": "-",
+            "charge": self.charge,
+        }
         body = _Body(self.limits, self.uploads, receive, state["deadline"], scope, headers)
         method = scope["method"]
         if method == "HEAD":  # every route that answers GET; what it answers is left out below
@@ -56,12 +77,20 @@ class Middleware:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                extra = {"x-request-id": request_id, "cache-control": "no-store", "x-content-type-options": "nosniff"}
-                message["headers"] = [*message.get("headers", ()), *((k.encode(), v.encode()) for k, v in extra.items())]
+                extra = {
+                    "x-request-id": request_id,
+                    "cache-control": "no-store",
+                    "x-content-type-options": "nosniff",
+                }
+                message["headers"] = [
+                    *message.get("headers", ()),
+                    *((k.encode(), v.encode()) for k, v in extra.items()),
+                ]
             elif method == "HEAD":
                 message = {**message, "body": b""}
             elif not message.get("more_body", False) and body.unread:
-                # Closed with unread bytes, the connection would be reset, and the client might never see why it was refused.
+                # Closed with unread bytes, the connection would be reset, and the client might never see why
+                # it was refused.
                 await send({**message, "more_body": True})
                 await body.drop()
                 message = {"type": "http.response.body", "body": b""}
@@ -77,7 +106,9 @@ class Middleware:
             _log.exception("request %s failed", request_id)
             if status:  # half a reply is out; the connection must end
                 raise
-            error = ApiError(500, "internal", "something went wrong in the server; its log has this request's id")
+            error = ApiError(
+                500, "internal", "something went wrong in the server; its log has this request's id"
+            )
             await answer(reply, error, request_id)
         finally:
             body.end()
@@ -85,7 +116,9 @@ class Middleware:
             took = time.perf_counter() - start
             self.counts.requests.labels(route, str(status)).inc()
             self.counts.seconds.labels(route).observe(took)
-            _log.info("%s %s %d %.0f ms key=%s id=%s", method, route, status, 1e3 * took, state["key"], request_id)
+            _log.info(
+                "%s %s %d %.0f ms key=%s id=%s", method, route, status, 1e3 * took, state["key"], request_id
+            )
 
     def let_in(self, scope: Scope, headers: dict[str, str]) -> None:
         """The key and the rate.
@@ -99,14 +132,23 @@ class Middleware:
         if self.keys is None:
             host = without_port(headers.get("host", ""))
             if not is_loopback(host):
-                text = f"without keys this server answers under loopback names only, not {host[:60]!r}; start it with --keys FILE"
+                text = (
+                    f"without keys this server answers under loopback names only, not {host[:60]!r}; start it"
+                    " with --keys FILE"
+                )
                 raise ApiError(403, "bad_host", text)
             origin = headers.get("origin")
-            own = origin is None or origin in self.origins or origin.partition("://")[2] == headers.get("host")
+            own = (
+                origin is None or origin in self.origins or origin.partition("://")[2] == headers.get("host")
+            )
             if scope["method"] != "GET" and not own:
                 assert origin is not None
-                # a page elsewhere may send a form here without asking; it would not see the reply, but somebody would be enrolled
-                text = f"without keys this server takes nothing that a page of {origin[:60]!r} sends; name it with --allow-origin"
+                # a page elsewhere may send a form here without asking; it would not see the reply, but
+                # somebody would be enrolled
+                text = (
+                    f"without keys this server takes nothing that a page of {origin[:60]!r} sends; name it"
+                    " with --allow-origin"
+                )
                 raise ApiError(403, "bad_origin", text)
         else:
             kind, _, key = headers.get("authorization", "").partition(" ")
@@ -122,15 +164,23 @@ class Middleware:
         wait = self.buckets.take(name, pictures) if self.buckets else 0.0
         if wait > 0:
             text = f"more than {self.limits.rate:g} pictures a minute; ask again in {wait:.1f} s"
-            raise ApiError(429, "rate_limited", text, details={"pictures_a_minute": self.limits.rate}, retry_after=wait)
+            raise ApiError(
+                429, "rate_limited", text, details={"pictures_a_minute": self.limits.rate}, retry_after=wait
+            )
 
 
 class _Body:
     """Counts a request's body as it comes."""
 
     def __init__(
-        self, limits: Limits, uploads: Uploads, receive: Receive, deadline: Deadline, scope: Scope, headers: dict[str, str]
-    ):  # fmt: skip
+        self,
+        limits: Limits,
+        uploads: Uploads,
+        receive: Receive,
+        deadline: Deadline,
+        scope: Scope,
+        headers: dict[str, str],
+    ):
         self._limits, self._uploads, self._receive, self._deadline = limits, uploads, receive, deadline
         self._bytes, self._counted = 0, False
         claimed = headers.get("content-length", "0")
@@ -166,7 +216,12 @@ class _Body:
             return
         self._check(self._claimed)
         if self._uploads.open >= self._limits.queue:
-            raise ApiError(503, "queue_full", f"{self._uploads.open} requests are open, which is the limit; ask again", retry_after=1)
+            raise ApiError(
+                503,
+                "queue_full",
+                f"{self._uploads.open} requests are open, which is the limit; ask again",
+                retry_after=1,
+            )
         self._uploads.open += 1
         self._counted = True
 
@@ -178,11 +233,19 @@ class _Body:
         self._uploads.held += size
         self._check(self._bytes)
         if self._uploads.held > self._limits.held_bytes:
-            raise ApiError(503, "queue_full", "the open requests' bodies fill the memory set aside for them; ask again", retry_after=1)
+            raise ApiError(
+                503,
+                "queue_full",
+                "the open requests' bodies fill the memory set aside for them; ask again",
+                retry_after=1,
+            )
         return message
 
     async def _next(self) -> Message:
-        """The next message. Raises: ApiError 408, when no byte of a body that is not complete has come for `stall` seconds."""
+        """The next message.
+
+        Raises: ApiError 408, when no byte of a body that is not complete has come for `stall` seconds.
+        """
         if self._complete:
             return await self._receive()
         try:
@@ -198,7 +261,9 @@ class _Body:
     def _check(self, size: int) -> None:
         most = self._limits.request_bytes
         if size > most:
-            text = f"the request has more than {most} bytes, which is the limit; send fewer or smaller pictures"
+            text = (
+                f"the request has more than {most} bytes, which is the limit; send fewer or smaller pictures"
+            )
             raise ApiError(413, "request_too_large", text, details={"limit": most})
 
     def end(self) -> None:
@@ -222,6 +287,10 @@ async def answer(send: Callable[[Message], Any], error: ApiError, request_id: st
     """An error as the whole reply."""
     body = json.dumps(envelope(error, request_id)).encode()
     headers = {"content-type": "application/json", "content-length": str(len(body)), **error.headers}
-    start = {"type": "http.response.start", "status": error.status, "headers": [(k.encode(), v.encode()) for k, v in headers.items()]}
+    start = {
+        "type": "http.response.start",
+        "status": error.status,
+        "headers": [(k.encode(), v.encode()) for k, v in headers.items()],
+    }
     await send(start)
     await send({"type": "http.response.body", "body": body})

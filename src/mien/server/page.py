@@ -32,7 +32,11 @@ def _served() -> dict[str, tuple[bytes, str, str]]:
     bodies = {f"/{name}": path.read_bytes() for name, path in parts().items()}
     bodies["/page/about.json"] = json.dumps(about()).encode()
     for path, body in bodies.items():
-        kind = {".js": "text/javascript", ".json": "application/json"}.get(Path(path).suffix) or mimetypes.guess_type(path)[0] or ""
+        kind = (
+            {".js": "text/javascript", ".json": "application/json"}.get(Path(path).suffix)
+            or mimetypes.guess_type(path)[0]
+            or ""
+        )
         kind += "; charset=utf-8" if kind.startswith("text/") else ""
         out[path] = body, kind, f'"{hashlib.sha256(body).hexdigest()[:32]}"'
     out["/"] = out.pop("/index.html")
@@ -42,14 +46,19 @@ def _served() -> dict[str, tuple[bytes, str, str]]:
 class Page:
     """ASGI middleware: GET and HEAD of the page's own files are answered here, everything else goes on.
 
-    The files are the same for everybody and say nothing about anybody, so they need no key and no line in the log.
+    The files are the same for everybody and say nothing about anybody, so they need no key and no line in the
+    log.
     """
 
     def __init__(self, app: ASGIApp):
         self.app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or scope["method"] not in ("GET", "HEAD") or (path := route_path(scope)) not in _served():
+        if (
+            scope["type"] != "http"
+            or scope["method"] not in ("GET", "HEAD")
+            or (path := route_path(scope)) not in _served()
+        ):
             return await self.app(scope, receive, send)
         body, kind, tag = _served()[path]
         known = tag.encode() in [v for k, v in scope["headers"] if k == b"if-none-match"]
@@ -57,5 +66,13 @@ class Page:
         if known:
             del headers["content-length"]
         status = 304 if known else 200
-        await send({"type": "http.response.start", "status": status, "headers": [(k.encode(), v.encode()) for k, v in headers.items()]})
-        await send({"type": "http.response.body", "body": b"" if known or scope["method"] == "HEAD" else body})
+        await send(
+            {
+                "type": "http.response.start",
+                "status": status,
+                "headers": [(k.encode(), v.encode()) for k, v in headers.items()],
+            }
+        )
+        await send(
+            {"type": "http.response.body", "body": b"" if known or scope["method"] == "HEAD" else body}
+        )

@@ -8,21 +8,29 @@ from html import escape
 from typing import Any
 
 Json = dict[str, Any]
-POLICY = "default-src 'none'; style-src 'self'; img-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+POLICY = (
+    "default-src 'none'; style-src 'self'; img-src 'self'; base-uri 'none'; form-action 'none';"
+    " frame-ancestors 'none'"
+)
 
 
 def page(document: Json) -> str:
     """An OpenAPI document -> HTML. Addresses in it are relative, so that it works under a URL prefix."""
     operations = [(m.upper(), p, o) for p, methods in document["paths"].items() for m, o in methods.items()]
-    contents = "".join(f'<li><a href="#{_anchor(m, p)}"><code>{m} {escape(p)}</code></a></li>' for m, p, _ in operations)
+    contents = "".join(
+        f'<li><a href="#{_anchor(m, p)}"><code>{m} {escape(p)}</code></a></li>' for m, p, _ in operations
+    )
     parts = document["components"]["schemas"]
     body = "".join(part for m, p, o in operations for part in _operation(m, p, o, parts))
     title = escape(f"{document['info']['title']} {document['info']['version']}")
     return (
-        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">'
+        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><meta name="viewport"'
+        ' content="width=device-width, initial-scale=1">'
         f'<meta name="color-scheme" content="light dark"><title>{title}: the API</title>'
-        '<link rel="icon" href="page/icon.png" type="image/png"><link rel="stylesheet" href="page/style.css"></head>'
-        f'<body class="reference"><header><h1>{title}</h1><p>{escape(document["info"].get("description", ""))} '
+        '<link rel="icon" href="page/icon.png" type="image/png"><link rel="stylesheet"'
+        ' href="page/style.css"></head>'
+        "<body"
+        f' class="reference"><header><h1>{title}</h1><p>{escape(document["info"].get("description", ""))} '
         'For programs: <a href="openapi.json">openapi.json</a>.</p></header>'
         f"<main><section><h2>Routes</h2><ul>{contents}</ul></section>{body}</main></body></html>\n"
     )
@@ -33,21 +41,31 @@ def _anchor(method: str, path: str) -> str:
 
 
 def _operation(method: str, path: str, operation: Json, parts: Json) -> Iterator[str]:
-    yield f'<section id="{_anchor(method, path)}"><h2><code>{method} {escape(path)}</code></h2><p>{escape(operation["description"])}</p>'
+    yield (
+        f'<section id="{_anchor(method, path)}"><h2><code>{method}'
+        f" {escape(path)}</code></h2><p>{escape(operation['description'])}</p>"
+    )
     if operation.get("security"):
         yield "<p>Needs a key: <code>Authorization: Bearer KEY</code></p>"
-    fields = [(f"{p['name']} (in the {p['in']})", p.get("schema", {}), p.get("required", False)) for p in operation.get("parameters", ())]
+    fields = [
+        (f"{p['name']} (in the {p['in']})", p.get("schema", {}), p.get("required", False))
+        for p in operation.get("parameters", ())
+    ]
     content = operation.get("requestBody", {}).get("content", {})
     if content:
         yield f"<p>Body: {', '.join(f'<code>{escape(kind)}</code>' for kind in content)}</p>"
         form = _resolved(next(iter(content.values()))["schema"], parts)
-        fields += [(name, schema, name in form.get("required", ())) for name, schema in form.get("properties", {}).items()]
+        fields += [
+            (name, schema, name in form.get("required", ()))
+            for name, schema in form.get("properties", {}).items()
+        ]
     if fields:
         yield "<table><thead><tr><th>field</th><th>kind</th><th>meaning</th></tr></thead><tbody>"
         for name, schema, needed in fields:
             mark = "" if needed else " (optional)"
             about = escape(str(schema.get("description", "")))
-            yield f"<tr><td><code>{escape(name)}</code>{mark}</td><td>{escape(_kind(schema))}</td><td>{about}</td></tr>"
+            first = f"<td><code>{escape(name)}</code>{mark}</td>"
+            yield f"<tr>{first}<td>{escape(_kind(schema))}</td><td>{about}</td></tr>"
         yield "</tbody></table>"
     for status, reply in operation["responses"].items():
         example = next((m["example"] for m in reply.get("content", {}).values() if "example" in m), None)
@@ -68,4 +86,8 @@ def _kind(schema: Json) -> str:
     if "$ref" in schema:
         return str(schema["$ref"]).rpartition("/")[2]
     kind = schema.get("type", "text")
-    return f"list of {_kind(schema['items'])}" if kind == "array" and "items" in schema else str(schema.get("format", kind))
+    return (
+        f"list of {_kind(schema['items'])}"
+        if kind == "array" and "items" in schema
+        else str(schema.get("format", kind))
+    )

@@ -22,7 +22,9 @@ TEXT_CHARACTERS = 4096  # as a form's field
 
 
 class _InMemory(MultiPartParser):
-    """Starlette's parser, but nothing goes to a temporary file, and a picture that is too large is refused as it comes."""
+    """Starlette's parser, but nothing goes to a temporary file, and a picture that is too large is refused as
+    it comes.
+    """
 
     spool_max_size = 1 << 60
 
@@ -38,7 +40,9 @@ class _InMemory(MultiPartParser):
         self._seen += end - start
         if self._current_part.file is not None and self._seen > self._most:
             text = f"a picture has more than {self._most} bytes, which is the limit; save it smaller"
-            raise ApiError(413, "picture_too_large", text, details={"limit": self._most, "image": self._current_files})
+            raise ApiError(
+                413, "picture_too_large", text, details={"limit": self._most, "image": self._current_files}
+            )
         super().on_part_data(data, start, end)
 
 
@@ -53,7 +57,12 @@ class Form:
         """A field that comes at most once."""
         values = self.fields.pop(name, [])
         if len(values) > 1:
-            raise ApiError(400, "bad_field", f"the field {name!r} came {len(values)} times; send it once", details={"field": name})
+            raise ApiError(
+                400,
+                "bad_field",
+                f"the field {name!r} came {len(values)} times; send it once",
+                details={"field": name},
+            )
         return values[0] if values else None
 
     def names(self, name: str) -> tuple[str, ...] | None:
@@ -63,7 +72,12 @@ class Form:
             return None
         found = tuple(dict.fromkeys(n.strip() for v in values for n in v.split(",") if n.strip()))
         if not found:
-            raise ApiError(400, "bad_field", f"the field {name!r} is empty; leave it out, or give names", details={"field": name})
+            raise ApiError(
+                400,
+                "bad_field",
+                f"the field {name!r} is empty; leave it out, or give names",
+                details={"field": name},
+            )
         return found
 
     def number(self, name: str, kind: Callable[[str], N], fits: Callable[[N], bool], wanted: str) -> N | None:
@@ -74,9 +88,19 @@ class Form:
         try:
             value = kind(text)
         except ValueError as e:
-            raise ApiError(400, "bad_field", f"the field {name!r} must be {wanted}, not {text[:40]!r}", details={"field": name}) from e
+            raise ApiError(
+                400,
+                "bad_field",
+                f"the field {name!r} must be {wanted}, not {text[:40]!r}",
+                details={"field": name},
+            ) from e
         if not fits(value):
-            raise ApiError(400, "bad_field", f"the field {name!r} must be {wanted}, not {text[:40]!r}", details={"field": name})
+            raise ApiError(
+                400,
+                "bad_field",
+                f"the field {name!r} must be {wanted}, not {text[:40]!r}",
+                details={"field": name},
+            )
         return value
 
     def done(self, known: tuple[str, ...]) -> None:
@@ -84,12 +108,16 @@ class Form:
         if self.fields:
             name = next(iter(self.fields))
             raise ApiError(
-                400, "unknown_field", f"no field {name[:40]!r} here; there are: {', '.join(known)}", details={"field": name[:40]}
+                400,
+                "unknown_field",
+                f"no field {name[:40]!r} here; there are: {', '.join(known)}",
+                details={"field": name[:40]},
             )
 
 
 async def read_form(request: Request, limits: Limits, deadline: Deadline) -> Form:
-    """The body, in memory: a form; a picture alone, with the fields in the query; or JSON with pictures in base64.
+    """The body, in memory: a form; a picture alone, with the fields in the query; or JSON with pictures in
+    base64.
 
     Raises:
         ApiError: 400, 408 (too slow), 413, 415.
@@ -99,20 +127,34 @@ async def read_form(request: Request, limits: Limits, deadline: Deadline) -> For
     if media.startswith("image/") or media == "application/octet-stream":
         return await _raw(request, limits, deadline)
     if media == "application/json":
-        return await asyncio.to_thread(_from_json, await _whole(request, limits.request_bytes, deadline), limits)
+        return await asyncio.to_thread(
+            _from_json, await _whole(request, limits.request_bytes, deadline), limits
+        )
     if media != "multipart/form-data":
-        text = "send multipart/form-data with a field image, a picture as the body (image/jpeg), or JSON with image in base64"
+        text = (
+            "send multipart/form-data with a field image, a picture as the body (image/jpeg), or JSON with"
+            " image in base64"
+        )
         raise ApiError(415, "not_a_form", f"{text}; not {kind[:60] or 'a body without a content-type'}")
     try:
         async with asyncio.timeout(deadline.left()):
             items = (await _InMemory(request.headers, request.stream(), limits).parse()).multi_items()
     except TimeoutError as e:
-        raise ApiError(408, "upload_timeout", f"the body did not arrive within {deadline.seconds:g} s; send smaller pictures") from e
+        raise ApiError(
+            408,
+            "upload_timeout",
+            f"the body did not arrive within {deadline.seconds:g} s; send smaller pictures",
+        ) from e
     except MultiPartException as e:
         if "Too many files" in e.message:
-            text = f"more than {limits.pictures} pictures came in one request, which is the limit; send several requests"
+            text = (
+                f"more than {limits.pictures} pictures came in one request, which is the limit; send several"
+                " requests"
+            )
             raise ApiError(413, "too_many_pictures", text, details={"limit": limits.pictures}) from e
-        raise ApiError(400, "bad_form", f"the form cannot be read ({e.message}); check its boundary and its fields") from e
+        raise ApiError(
+            400, "bad_form", f"the form cannot be read ({e.message}); check its boundary and its fields"
+        ) from e
     except ClientDisconnect as e:
         raise ApiError(400, "disconnected", "the connection ended before the body did") from e
     form = Form([])
@@ -124,7 +166,9 @@ async def read_form(request: Request, limits: Limits, deadline: Deadline) -> For
             if isinstance(value, UploadFile):
                 await value.close()
     if not form.images:
-        raise ApiError(400, "no_image", "no picture came; send at least one file field image", details={"field": "image"})
+        raise ApiError(
+            400, "no_image", "no picture came; send at least one file field image", details={"field": "image"}
+        )
     return form
 
 
@@ -144,7 +188,9 @@ async def _whole(request: Request, most: int, deadline: Deadline) -> bytes:
                     text = f"the body has more than {most} bytes, which is the limit; send less at once"
                     raise ApiError(413, "request_too_large", text, details={"limit": most})
     except TimeoutError as e:
-        raise ApiError(408, "upload_timeout", f"the body did not arrive within {deadline.seconds:g} s; send it again") from e
+        raise ApiError(
+            408, "upload_timeout", f"the body did not arrive within {deadline.seconds:g} s; send it again"
+        ) from e
     except ClientDisconnect as e:
         raise ApiError(400, "disconnected", "the connection ended before the body did") from e
     return bytes(body)
@@ -167,9 +213,17 @@ def _from_json(body: bytes, limits: Limits) -> Form:
     given = found.pop("image", None)
     pictures = given if isinstance(given, list) else [] if given is None else [given]
     if not pictures:
-        raise ApiError(400, "no_image", "no picture came; send image: its bytes in base64, or a list of that", details={"field": "image"})
+        raise ApiError(
+            400,
+            "no_image",
+            "no picture came; send image: its bytes in base64, or a list of that",
+            details={"field": "image"},
+        )
     if len(pictures) > limits.pictures:
-        text = f"more than {limits.pictures} pictures came in one request, which is the limit; send several requests"
+        text = (
+            f"more than {limits.pictures} pictures came in one request, which is the limit; send several"
+            " requests"
+        )
         raise ApiError(413, "too_many_pictures", text, details={"limit": limits.pictures})
     form = Form([_of_base64(p, number, limits) for number, p in enumerate(pictures, 1)])
     for name, value in found.items():
@@ -188,7 +242,9 @@ def _of_base64(text: object, number: int, limits: Limits) -> bytes:
     if isinstance(text, str) and text.startswith("data:image/"):
         text = text.partition(",")[2]
     if not isinstance(text, str):
-        raise ApiError(400, "bad_field", f"picture {number} must be its bytes in base64", details={"field": "image"})
+        raise ApiError(
+            400, "bad_field", f"picture {number} must be its bytes in base64", details={"field": "image"}
+        )
     if len(text) * 3 // 4 > limits.picture_bytes + 2:
         raise _too_large(limits, number)
     try:
@@ -205,7 +261,11 @@ def _object(body: bytes, wanted: tuple[str, ...]) -> dict[str, Any]:
     try:
         found = json.loads(body)
     except (ValueError, RecursionError) as e:
-        raise ApiError(400, "bad_json", f"the body is no JSON ({type(e).__name__}); send an object with {', '.join(wanted)}") from e
+        raise ApiError(
+            400,
+            "bad_json",
+            f"the body is no JSON ({type(e).__name__}); send an object with {', '.join(wanted)}",
+        ) from e
     if not isinstance(found, dict):
         raise ApiError(400, "bad_json", f"the body must be an object with {', '.join(wanted)}")
     return found
@@ -214,7 +274,12 @@ def _object(body: bytes, wanted: tuple[str, ...]) -> dict[str, Any]:
 async def _take(form: Form, name: str, value: UploadFile | str) -> None:
     """One part of the body."""
     if name != printable(name) or (isinstance(value, str) and value != printable(value)):
-        raise ApiError(400, "bad_field", "a field's name or text is no Unicode; send UTF-8", details={"field": printable(name[:40])})
+        raise ApiError(
+            400,
+            "bad_field",
+            "a field's name or text is no Unicode; send UTF-8",
+            details={"field": printable(name[:40])},
+        )
     if isinstance(value, str):
         if name == "image":
             text = "the field 'image' must be a file; addresses and paths are not followed"
@@ -227,7 +292,9 @@ async def _take(form: Form, name: str, value: UploadFile | str) -> None:
     form.images.append(await value.read())
 
 
-async def read_json(request: Request, deadline: Deadline, *, texts: tuple[str, ...] = (), lists: tuple[str, ...] = ()) -> dict[str, Any]:
+async def read_json(
+    request: Request, deadline: Deadline, *, texts: tuple[str, ...] = (), lists: tuple[str, ...] = ()
+) -> dict[str, Any]:
     """The body of a route that takes no picture: an object of texts and lists of texts.
 
     Raises:
@@ -235,7 +302,9 @@ async def read_json(request: Request, deadline: Deadline, *, texts: tuple[str, .
     """
     kind = request.headers.get("content-type", "")
     if kind.partition(";")[0].strip().lower() != "application/json":
-        raise ApiError(415, "not_json", f"send application/json, not {kind[:60] or 'a body without a content-type'}")
+        raise ApiError(
+            415, "not_json", f"send application/json, not {kind[:60] or 'a body without a content-type'}"
+        )
     found = _object(await _whole(request, JSON_BYTES, deadline), texts + lists)
     for name, value in found.items():
         if name not in texts + lists:

@@ -29,15 +29,27 @@ class Stopped(MienError):
 def check_address(host: str, keys: Keys | None) -> None:
     """Raises: UsageError, when others could reach the server and no key would keep them out."""
     if keys is None and not is_loopback(host):
-        raise UsageError(f"{host} can be reached from other machines, so keys are needed: --keys FILE, or --host 127.0.0.1")
+        raise UsageError(
+            f"{host} can be reached from other machines, so keys are needed: --keys FILE, or --host 127.0.0.1"
+        )
 
 
 def config(app: Any, *, grace: float, **where: Any) -> uvicorn.Config:
-    """uvicorn without an access log of its own, without its name in the replies, and without belief in forwarded addresses."""
+    """uvicorn without an access log of its own, without its name in the replies, and without belief in
+    forwarded addresses.
+    """
     return uvicorn.Config(
-        app, log_config=None, access_log=False, server_header=False, proxy_headers=False, timeout_keep_alive=15,
-        timeout_graceful_shutdown=int(-(-grace // 1)), lifespan="on", ws="none", **where,
-    )  # fmt: skip
+        app,
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        timeout_keep_alive=15,
+        timeout_graceful_shutdown=int(-(-grace // 1)),
+        lifespan="on",
+        ws="none",
+        **where,
+    )
 
 
 def run(app: Any, host: str, port: int, *, keys: Keys | None, grace: float) -> None:
@@ -55,15 +67,20 @@ def run(app: Any, host: str, port: int, *, keys: Keys | None, grace: float) -> N
         listening.listen(2048)  # who comes while the app starts is kept waiting, not turned away
     except OSError as e:
         listening.close()
-        raise UsageError(f"cannot listen on {host} port {port} ({e.strerror}); choose another with --host and --port") from e
+        raise UsageError(
+            f"cannot listen on {host} port {port} ({e.strerror}); choose another with --host and --port"
+        ) from e
     shown = f"[{host.strip('[]')}]" if ":" in host else host
-    logging.getLogger("mien.server").info("listening on http://%s:%d/ (the API is described at /docs)", shown, listening.getsockname()[1])
+    logging.getLogger("mien.server").info(
+        "listening on http://%s:%d/ (the API is described at /docs)", shown, listening.getsockname()[1]
+    )
     uvicorn.Server(config(app, grace=grace)).run(sockets=[listening])
 
 
 @contextmanager
 def running(app: Any, *, grace: float = 30.0) -> Iterator[str]:
-    """The app on a free loopback port, in a thread, for as long as the context lasts: its address, "http://127.0.0.1:PORT".
+    """The app on a free loopback port, in a thread, for as long as the context lasts: its address,
+    "http://127.0.0.1:PORT".
 
     Raises:
         Stopped: it did not start within 10 s.
@@ -71,7 +88,9 @@ def running(app: Any, *, grace: float = 30.0) -> Iterator[str]:
     listening = socket.socket()
     listening.bind(("127.0.0.1", 0))
     server = uvicorn.Server(config(app, grace=grace))
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, name="mien-serve", daemon=True)
+    thread = threading.Thread(
+        target=server.run, kwargs={"sockets": [listening]}, name="mien-serve", daemon=True
+    )
     thread.start()
     until = time.monotonic() + 10
     try:

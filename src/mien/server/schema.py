@@ -1,4 +1,7 @@
-"""What the OpenAPI page says beyond the routes: bodies, records and examples. docs/schema.md is the same in words."""
+"""What the OpenAPI page says beyond the routes: bodies, records and examples.
+
+docs/schema.md is the same in words.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,11 @@ def ref(name: str) -> Json:
 
 def record(properties: Json, *, optional: tuple[str, ...] = (), more: bool = False, about: str = "") -> Json:
     """An object; all its properties are required but the optional ones."""
-    out: Json = {"type": "object", "properties": properties, "required": [n for n in properties if n not in optional]}
+    out: Json = {
+        "type": "object",
+        "properties": properties,
+        "required": [n for n in properties if n not in optional],
+    }
     if not more:
         out["additionalProperties"] = False
     return out | ({"description": about} if about else {})
@@ -46,15 +53,23 @@ FACE = record(
         "points5": {"type": "array", "items": POINT, "minItems": 5, "maxItems": 5},
     },
     more=True,
-    about="Largest first. Further members are the tasks' answers; those of this server's model are listed by /v1/models.",
+    about=(
+        "Largest first. Further members are the tasks' answers; those of this server's model are listed by"
+        " /v1/models."
+    ),
 )
 PHOTO = record(
     {
-        "schema": INTEGER, "path": {"type": "null"}, "width": INTEGER, "height": INTEGER, "model": MODEL,
-        "timing_ms": {"type": "object", "additionalProperties": NUMBER}, "faces": {"type": "array", "items": ref("Face")},
+        "schema": INTEGER,
+        "path": {"type": "null"},
+        "width": INTEGER,
+        "height": INTEGER,
+        "model": MODEL,
+        "timing_ms": {"type": "object", "additionalProperties": NUMBER},
+        "faces": {"type": "array", "items": ref("Face")},
     },
     about="A picture that was read: the record of `mien analyze`.",
-)  # fmt: skip
+)
 MATCH = record({"person": TEXT, "name": TEXT, "similarity": NUMBER, "fmr": RATE})
 IDENTIFIED = PHOTO | {
     "properties": PHOTO["properties"]
@@ -85,7 +100,8 @@ KEPT = record(
     optional=("thumbnail", "embedding"),
 )
 FAILED = record(
-    {"schema": INTEGER, "path": {"type": "null"}, "error": record({"code": TEXT, "message": TEXT})}, about="A picture that was not."
+    {"schema": INTEGER, "path": {"type": "null"}, "error": record({"code": TEXT, "message": TEXT})},
+    about="A picture that was not.",
 )
 COMPONENTS: Json = {
     "Face": FACE,
@@ -173,8 +189,16 @@ COMPONENTS: Json = {
     "Error": record({"error": record({"code": TEXT, "message": TEXT, "details": {"type": "object"}}), "request_id": TEXT}),
 }  # fmt: skip
 
-_IMAGE = {"type": "array", "items": {"type": "string", "format": "binary"}, "description": f"a file: {', '.join(FORMATS)}"}
-_PICK = {"type": "string", "enum": ["refuse", "largest"], "description": "where a picture shows several faces; refuse if not sent"}
+_IMAGE = {
+    "type": "array",
+    "items": {"type": "string", "format": "binary"},
+    "description": f"a file: {', '.join(FORMATS)}",
+}
+_PICK = {
+    "type": "string",
+    "enum": ["refuse", "largest"],
+    "description": "where a picture shows several faces; refuse if not sent",
+}
 _FORM_SCORE = PART | {"description": "least score of a face"}
 ANALYZE_FORM = record(
     {
@@ -189,14 +213,22 @@ ANALYZE_FORM = record(
 VERIFY_FORM = record(
     {
         "image": _IMAGE | {"minItems": 2, "maxItems": 2},
-        "threshold": {"type": "number", "minimum": -1, "maximum": 1, "description": "similarity from which they are the same"},
+        "threshold": {
+            "type": "number",
+            "minimum": -1,
+            "maximum": 1,
+            "description": "similarity from which they are the same",
+        },
         "fmr": PART | {"description": "in its place: how often two strangers may be called the same"},
         "score": _FORM_SCORE,
     },
     optional=("threshold", "fmr", "score"),
 )
 IDENTIFY_FORM = record(
-    {"image": _IMAGE | {"minItems": 1}, "top": {"type": "integer", "minimum": 1, "maximum": 100, "description": "people named a face"}},
+    {
+        "image": _IMAGE | {"minItems": 1},
+        "top": {"type": "integer", "minimum": 1, "maximum": 100, "description": "people named a face"},
+    },
     optional=("top",),
 )
 ENROL_FORM = record(
@@ -212,13 +244,17 @@ ENROL_FORM = record(
 CORRECT_FORM = record({"image": _IMAGE | {"minItems": 1, "maxItems": 1}, "pick": _PICK}, optional=("pick",))
 _IDS = {"type": "array", "items": TEXT, "minItems": 1}
 EDIT_BODY = record(
-    {"name": TEXT, "note": TEXT, "until": TEXT | {"description": "last day of keeping; empty: no end"}}, optional=("name", "note", "until")
+    {"name": TEXT, "note": TEXT, "until": TEXT | {"description": "last day of keeping; empty: no end"}},
+    optional=("name", "note", "until"),
 ) | {"minProperties": 1}
 EDIT_EXAMPLE = {"name": "Ann", "until": "2999-01-31"}
 MERGE_BODY = record({"others": _IDS | {"description": "ids of people who are the same person"}})
 MERGE_EXAMPLE = {"others": ["p_2"]}
 SPLIT_BODY = record(
-    {"faces": _IDS | {"description": "ids of faces, some of the person's"}, "name": TEXT | {"description": "whose they are"}}
+    {
+        "faces": _IDS | {"description": "ids of faces, some of the person's"},
+        "name": TEXT | {"description": "whose they are"},
+    }
 )
 SPLIT_EXAMPLE = {"faces": ["f_2"], "name": "Eve"}
 
@@ -231,7 +267,9 @@ EXPORT_QUERY: Json = {
     "parameters": [
         _query("person", TEXT, "this one only, by id"),
         _query("after", TEXT, "the last part's next"),
-        _query("limit", {"type": "integer", "minimum": 1, "maximum": 1000, "default": 100}, "people in a part"),
+        _query(
+            "limit", {"type": "integer", "minimum": 1, "maximum": 1000, "default": 100}, "people in a part"
+        ),
         _query("embeddings", TRUTH | {"default": False}, "these too; a face can be rebuilt from them"),
     ]
 }
@@ -240,7 +278,15 @@ _ID = "5b0f4c1e9d6a4e0f8b1d2c3a4f5e6d7c"
 _MODEL = {"name": "mien_tiny", "sha256": "e23c6c83410c195d5ed669077406b7644c82bb09aa05e599f5abacf55bfffc1e"}
 _BOX = [172.4, 52.1, 275.9, 178.6]
 _ANN = {"person": "p_1", "name": "Ann", "similarity": 0.731, "fmr": 0.0011}
-_PERSON = {"person": "p_1", "name": "Ann", "faces": ["f_1"], "corrections": 0, "note": "signed", "until": None, "expired": False}
+_PERSON = {
+    "person": "p_1",
+    "name": "Ann",
+    "faces": ["f_1"],
+    "corrections": 0,
+    "note": "signed",
+    "until": None,
+    "expired": False,
+}
 _PHOTO = {
     "schema": 1, "path": None, "width": 512, "height": 512, "model": _MODEL,
     "timing_ms": {"decode": 2.2, "detect": 19.7, "align": 0.3, "read": 12.9},
@@ -324,16 +370,30 @@ _WRONG: dict[int, str] = {
 def body(form: Json) -> Json:
     """`openapi_extra` of a route that takes pictures: a form, JSON with the same fields, or a picture alone."""
     base64 = {"type": "string", "contentEncoding": "base64"}
-    image = {"anyOf": [base64, {"type": "array", "items": base64}], "description": "Bytes of a picture in base64, or a list of that."}
+    image = {
+        "anyOf": [base64, {"type": "array", "items": base64}],
+        "description": "Bytes of a picture in base64, or a list of that.",
+    }
     plain = {**form, "properties": form["properties"] | {"image": image}}
-    raw = {"schema": {"type": "string", "format": "binary", "description": "One picture; the fields stand in the query."}}
+    raw = {
+        "schema": {
+            "type": "string",
+            "format": "binary",
+            "description": "One picture; the fields stand in the query.",
+        }
+    }
     content = {"multipart/form-data": {"schema": form}, "application/json": {"schema": plain}, "image/*": raw}
     return {"requestBody": {"required": True, "content": content}}
 
 
 def json_body(form: Json, example: Json) -> Json:
     """`openapi_extra` of a route that takes JSON."""
-    return {"requestBody": {"required": True, "content": {"application/json": {"schema": form, "example": example}}}}
+    return {
+        "requestBody": {
+            "required": True,
+            "content": {"application/json": {"schema": form, "example": example}},
+        }
+    }
 
 
 def _content(name: str) -> Json:
@@ -358,7 +418,9 @@ def finish(document: Json, keys: bool) -> Json:
     for path, methods in document["paths"].items():
         for operation in methods.values():
             # FastAPI's own errors, which no route of ours gives: each reads its fields by itself
-            operation["responses"] = {c: r for c, r in operation["responses"].items() if "HTTPValidationError" not in str(r)}
+            operation["responses"] = {
+                c: r for c, r in operation["responses"].items() if "HTTPValidationError" not in str(r)
+            }
             for reply in operation["responses"].values():
                 for media in reply.get("content", {}).values():
                     # here and not in `replies`: FastAPI takes the nulls out of an example

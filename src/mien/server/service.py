@@ -29,7 +29,14 @@ class Service:
     """
 
     def __init__(
-        self, reader: Reader, *, limits: Limits, offered: Sequence[str] | None, workers: int, batch_faces: int, batch_wait_ms: float
+        self,
+        reader: Reader,
+        *,
+        limits: Limits,
+        offered: Sequence[str] | None,
+        workers: int,
+        batch_faces: int,
+        batch_wait_ms: float,
     ):
         can = supported_tasks(t.name for t in reader.model.tasks)
         wrong = [n for n in offered or () if n not in can]
@@ -40,14 +47,22 @@ class Service:
         self.limits, self.counts, self.uploads, self.stopping = limits, Counts(), Uploads(), False
         self.offered = tuple(n for n in can if offered is None or n in offered)
         self.default = tuple(
-            n for n in self.offered if n.partition("@")[0] not in ON_REQUEST and (offered is not None or n in reader.requested)
+            n
+            for n in self.offered
+            if n.partition("@")[0] not in ON_REQUEST and (offered is not None or n in reader.requested)
         )
         self.identity = next((n for n in ("identity512", "identity") if n in can), None)
-        self.batcher = Batcher(reader.model, faces=batch_faces, wait_ms=batch_wait_ms, observe=self.counts.forward)
+        self.batcher = Batcher(
+            reader.model, faces=batch_faces, wait_ms=batch_wait_ms, observe=self.counts.forward
+        )
         self.line = WorkQueue(workers, limits.queue)
-        self.work = Pipeline(reader, self.batcher, most_faces=limits.faces, pixels=limits.pixels, counts=self.counts)
+        self.work = Pipeline(
+            reader, self.batcher, most_faces=limits.faces, pixels=limits.pixels, counts=self.counts
+        )
         self.counts.watch("mien_queue_depth", "Pictures that wait for a thread.", lambda: self.line.waiting)
-        self.counts.watch("mien_pictures_inside", "Pictures that wait or are being read.", lambda: self.line.inside)
+        self.counts.watch(
+            "mien_pictures_inside", "Pictures that wait or are being read.", lambda: self.line.inside
+        )
 
     def allowed(self, names: Sequence[str]) -> None:
         """Raises: ApiError 400 for what the model does not know, 403 for what this server does not offer."""
@@ -61,7 +76,11 @@ class Service:
                 raise ApiError(403, "task_not_offered", text, details={"offered": list(self.offered)})
 
     async def each(
-        self, how: Callable[[bytes, AnalyzeRequest, Deadline], T], images: Sequence[bytes], question: AnalyzeRequest, request: Request
+        self,
+        how: Callable[[bytes, AnalyzeRequest, Deadline], T],
+        images: Sequence[bytes],
+        question: AnalyzeRequest,
+        request: Request,
     ) -> list[T]:
         """All pictures of a request, in order, by `Pipeline.read` or `Pipeline.record`."""
         state = request.state
@@ -78,7 +97,8 @@ class Service:
             raise ApiError(400, "bad_field", "the detector of this server takes no score; leave it out")
 
     def cut(self, threshold: float | None, fmr: float | None) -> MatchThreshold | None:
-        """From which similarity on two faces are one person's; None where nobody asked and nobody measured it.
+        """From which similarity on two faces are one person's; None where nobody asked and nobody measured
+        it.
 
         Raises:
             ApiError: 400, what was asked for cannot be had.
@@ -88,7 +108,9 @@ class Service:
         except UsageError as e:
             if threshold is None and fmr is None:
                 return None
-            raise ApiError(400, "bad_field", str(e), details={"field": "threshold" if fmr is None else "fmr"}) from e
+            raise ApiError(
+                400, "bad_field", str(e), details={"field": "threshold" if fmr is None else "fmr"}
+            ) from e
 
     def busy(self) -> str:
         """Why a picture sent now would be refused; "" if it would not."""
@@ -96,7 +118,11 @@ class Service:
             return "the server is stopping"
         if self.line.inside >= self.line.places:
             return "the queue is full; ask again"
-        return "as many requests are being sent as the server takes at once; ask again" if self.uploads.full(self.limits) else ""
+        return (
+            "as many requests are being sent as the server takes at once; ask again"
+            if self.uploads.full(self.limits)
+            else ""
+        )
 
     def close(self) -> None:
         """Ends when what is inside has been answered."""

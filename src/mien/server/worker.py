@@ -44,10 +44,14 @@ class WorkQueue:
         """All jobs' results, in order.
 
         Raises:
-            ApiError: 503 when the line is full, or when the time was over before the jobs had begun; 504 when they had.
+            ApiError: 503 when the line is full, or when the time was over before the jobs had begun; 504 when
+                they had.
         """
         if self.inside + len(jobs) > self.places:
-            text = f"{self.inside} pictures are being read or wait, and the line has {self.places} places; ask again"
+            text = (
+                f"{self.inside} pictures are being read or wait, and the line has {self.places} places; ask"
+                " again"
+            )
             raise ApiError(503, "queue_full", text, retry_after=1)
         futures = [self._submit(job) for job in jobs]
         wrapped = [_wrapped(f) for f in futures]
@@ -60,14 +64,19 @@ class WorkQueue:
                 return results
             except DeadlineExceeded as e:
                 raise ApiError(504, "timeout", str(e)) from e
-            finally:  # an error holds this frame, and this frame would hold the error: a cycle with the pictures in it
+            # an error holds this frame, and this frame would hold the error: a cycle with the pictures in it
+            finally:
                 futures.clear()
                 wrapped.clear()
         unbegun = [f.cancel() for f in futures if not f.done()]
         if unbegun and all(unbegun):
             text = f"no thread was free for {deadline.seconds:g} s; ask again when fewer do"
             raise ApiError(503, "queue_timeout", text, retry_after=deadline.seconds)
-        raise ApiError(504, "timeout", f"the request took longer than {deadline.seconds:g} s; send fewer or smaller pictures")
+        raise ApiError(
+            504,
+            "timeout",
+            f"the request took longer than {deadline.seconds:g} s; send fewer or smaller pictures",
+        )
 
     def _submit(self, job: Callable[[], T]) -> Future[T]:
         def run() -> T:
@@ -97,7 +106,10 @@ class WorkQueue:
 
 
 def _wrapped(future: Future[T]) -> asyncio.Future[T]:
-    """For the event loop. A result that comes after the time was over is nobody's; looking at its exception says that we know."""
+    """For the event loop.
+
+    A result that comes after the time was over is nobody's; looking at its exception says that we know.
+    """
     wrapped = asyncio.wrap_future(future)
     wrapped.add_done_callback(lambda w: w.cancelled() or w.exception())
     return wrapped
@@ -127,7 +139,8 @@ class Record:
 
 
 def mask_of(answer: Parsing) -> dict[str, Any]:
-    """A parsing mask as JSON: {"size": [w, h], "from_photo": affine, "runs": [class index, length, ...] in row order}.
+    """A parsing mask as JSON: {"size": [w, h], "from_photo": affine, "runs": [class index, length, ...] in
+    row order}.
 
     In crop geometry, which is small whatever the photo's size; the affine brings photo pixels to mask pixels.
     """
@@ -139,11 +152,16 @@ def mask_of(answer: Parsing) -> dict[str, Any]:
 
 
 class Pipeline:
-    """Bytes -> `Reading`, by the reader's detector and the batcher's shared forward passes. Called from the queue's threads."""
+    """Bytes -> `Reading`, by the reader's detector and the batcher's shared forward passes.
+
+    Called from the queue's threads.
+    """
 
     def __init__(self, reader: Reader, batcher: Batcher, *, most_faces: int, pixels: int, counts: Counts):
         self.batcher, self.most_faces, self.pixels, self.counts = batcher, most_faces, pixels, counts
-        self.reader = Reader(reader.detector, batcher, tasks=reader.requested, batch=batcher.faces, max_pixels=pixels)
+        self.reader = Reader(
+            reader.detector, batcher, tasks=reader.requested, batch=batcher.faces, max_pixels=pixels
+        )
 
     @property
     def model(self) -> dict[str, str]:
@@ -152,7 +170,9 @@ class Pipeline:
 
     def reader_for(self, tasks: Sequence[str]) -> Reader:
         """A reader of its own for whoever keeps it, such as a gallery."""
-        return Reader(self.reader.detector, self.batcher, tasks=tasks, batch=self.batcher.faces, max_pixels=self.pixels)
+        return Reader(
+            self.reader.detector, self.batcher, tasks=tasks, batch=self.batcher.faces, max_pixels=self.pixels
+        )
 
     def read(self, data: bytes, question: AnalyzeRequest, deadline: Deadline) -> Reading:
         """One picture. One that cannot be read gives a reading with `.error`, as in a list of `Reader`.
@@ -184,8 +204,8 @@ class Pipeline:
         """Between two stages: enough time left, and no more faces than the server takes."""
         if stage == "detect" and faces > self.most_faces:
             raise TooManyFaces(
-                f"the picture shows {faces} faces, the limit is {self.most_faces}; send faces={self.most_faces} for the largest "
-                "ones, a higher score, or parts of the picture"
+                f"the picture shows {faces} faces, the limit is {self.most_faces}; send"
+                f" faces={self.most_faces} for the largest ones, a higher score, or parts of the picture"
             )
         deadline.check()
 

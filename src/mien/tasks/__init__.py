@@ -8,7 +8,15 @@ from __future__ import annotations
 from mien.tasks.age import AGE
 from mien.tasks.attributes import ATTRIBUTES, GENDER, UNITS8, UNITS12
 from mien.tasks.base import Boxes, Derived, Embedding, Map, Metrics, Points, Shape, Task, Vector
-from mien.tasks.catalogue import ANSWER_ORDER, DEFAULT_TASKS, DERIVED, ON_REQUEST, TASKS, supported_tasks, task
+from mien.tasks.catalogue import (
+    ANSWER_ORDER,
+    DEFAULT_TASKS,
+    DERIVED,
+    ON_REQUEST,
+    TASKS,
+    supported_tasks,
+    task,
+)
 from mien.tasks.choice import EMOTION7, EXPRESSION, EXPRESSION7, POSE5
 from mien.tasks.detection import FACES
 from mien.tasks.identity import IDENTITY, IDENTITY512
@@ -18,7 +26,10 @@ from mien.tasks.pose import EULER, POSE
 
 __all__ = [
     "ANSWER_ORDER", "DEFAULT_TASKS", "DERIVED", "ON_REQUEST", "TASKS",
-    "AFLW19", "AGE", "ATTRIBUTES", "COFW29", "EMOTION7", "EULER", "EXPRESSION", "EXPRESSION7", "FACES", "GENDER", "HELEN9",
-    "IDENTITY", "IDENTITY512", "LANDMARKS", "LAPA11", "PARSING", "POINTS5", "POSE", "POSE5", "UNITS12", "UNITS8", "WFLW98",
-    "Boxes", "Derived", "Embedding", "Map", "Metrics", "Points", "Shape", "Task", "Vector", "supported_tasks", "task",
+    "AFLW19", "AGE", "ATTRIBUTES", "COFW29", "EMOTION7", "EULER", "EXPRESSION", "EXPRESSION7", "FACES",
+    "GENDER", "HELEN9",
+    "IDENTITY", "IDENTITY512", "LANDMARKS", "LAPA11", "PARSING", "POINTS5", "POSE", "POSE5", "UNITS12",
+    "UNITS8", "WFLW98",
+    "Boxes", "Derived", "Embedding", "Map", "Metrics", "Points", "Shape", "Task", "Vector", "supported_tasks",
+    "task",
 ]  # fmt: skip

@@ -32,7 +32,12 @@ class Age:
 
     def to_dict(self) -> dict[str, Any]:
         """{"years", "low", "high", "coverage"}."""
-        return {"years": round(self.years, 1), "low": round(self.low, 1), "high": round(self.high, 1), "coverage": self.coverage}
+        return {
+            "years": round(self.years, 1),
+            "low": round(self.low, 1),
+            "high": round(self.high, 1),
+            "coverage": self.coverage,
+        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,22 +55,26 @@ class AgeRange:
 class AgeTask(Task[Age]):
     """A distribution over 0..100 years, read as expectation and interval.
 
-    A label is a number of years, (mean, sigma) of what several people guessed (sigma counts in the metric only), or an `AgeRange`.
+    A label is a number of years, (mean, sigma) of what several people guessed (sigma counts in the metric
+    only), or an `AgeRange`.
     A target is (low, high), equal where the year is known.
 
     Loss (DLDL-v2, as in Faceptor): KL to a Gaussian of `sigma` years around the label, plus the error of the
     expectation in years times `l1_weight`. Ours: softmax in place of normalized sigmoids, and the weight.
-    Ours: for a range, minus the logarithm of the probability within it, plus `l1_weight` times the years by which the
+    Ours: for a range, minus the logarithm of the probability within it, plus `l1_weight` times the years by
+        which the
     expectation lies outside it.
 
     Attributes:
-        decoding: how logits become a distribution. "softmax", or "sigmoid": sigmoids divided by their sum, as in Faceptor.
+        decoding: how logits become a distribution. "softmax", or "sigmoid": sigmoids divided by their sum, as
+            in Faceptor.
         year_offset: years of the first bin; the distribution covers year_offset .. year_offset + 100.
     """
 
     name, labels, sensitive = "age", "years101", True
     shape = Vector(101)
-    # Of the interval, not of the years: what logits are divided by for it. Weights may bring theirs, see `mien.evaluation.calibration`.
+    # Of the interval, not of the years: what logits are divided by for it. Weights may bring theirs, see
+    # `mien.evaluation.calibration`.
     temperature: float = 1.0
     decoding: str = "softmax"
     year_offset: int = 0
@@ -112,7 +121,9 @@ class AgeTask(Task[Age]):
     def metrics(self) -> AgeError:
         return AgeError()
 
-    def encode_target(self, label: Any, affine: npt.ArrayLike, mirrored: bool, size: tuple[int, int]) -> tuple[Any, Any]:
+    def encode_target(
+        self, label: Any, affine: npt.ArrayLike, mirrored: bool, size: tuple[int, int]
+    ) -> tuple[Any, Any]:
         years = (label.low, label.high) if isinstance(label, AgeRange) else (_guess(label)[0],) * 2
         return np.clip(np.asarray(years, np.float32) - np.float32(self.year_offset), 0, 100), np.True_
 
@@ -129,9 +140,11 @@ def _guess(label: Any) -> tuple[float, float]:
 
 
 class AgeError:
-    """MAE in years, CS5 (percentage within five years), epsilon-error, and how often the interval holds the truth.
+    """MAE in years, CS5 (percentage within five years), epsilon-error, and how often the interval holds the
+    truth.
 
-    Epsilon-error (ChaLearn LAP 2015): 1 - mean exp(-error^2 / (2 sigma^2)), sigma the label's own or 3 years; 0..1.
+    Epsilon-error (ChaLearn LAP 2015): 1 - mean exp(-error^2 / (2 sigma^2)), sigma the label's own or 3 years;
+        0..1.
     """
 
     headline = "mae"
@@ -155,7 +168,8 @@ class AgeError:
 
 
 class AgeClass:
-    """Percentage of right age classes, and of those at most one class off. The class is that of the predicted years, rounded.
+    """Percentage of right age classes, and of those at most one class off. The class is that of the predicted
+    years, rounded.
 
     Labels are `AgeRange`s that follow one another without gaps.
 
@@ -169,12 +183,17 @@ class AgeClass:
         self.starts, self.rows = np.asarray(starts), list[tuple[int, int]]()
 
     def update(self, answer: Age, label: AgeRange) -> None:
-        truth, guess = (int(np.searchsorted(self.starts, round(y), side="right")) - 1 for y in (label.low, answer.years))
+        truth, guess = (
+            int(np.searchsorted(self.starts, round(y), side="right")) - 1 for y in (label.low, answer.years)
+        )
         self.rows.append((truth, guess))
 
     def compute(self) -> dict[str, float]:
         truth, guess = np.asarray(self.rows).T
-        each = {f"within_one:{self.starts[i]}": 100 * float((abs(guess - truth)[truth == i] <= 1).mean()) for i in np.unique(truth)}
+        each = {
+            f"within_one:{self.starts[i]}": 100 * float((abs(guess - truth)[truth == i] <= 1).mean())
+            for i in np.unique(truth)
+        }
         return {
             "class_accuracy": 100 * float((truth == guess).mean()),
             "within_one": 100 * float((abs(truth - guess) <= 1).mean()),

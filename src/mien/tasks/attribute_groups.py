@@ -1,4 +1,5 @@
-"""Groups of the 40 attributes, as systems that treat attributes by part of the face use them. Data, nothing else.
+"""Groups of the 40 attributes, as systems that treat attributes by part of the face use them. Data, nothing
+else.
 
 Every table is a partition of `attributes.CELEBA40`: table name -> group -> its attributes.
 """
@@ -6,9 +7,17 @@ Every table is a partition of `attributes.CELEBA40`: table name -> group -> its 
 from __future__ import annotations
 
 _HAIR = (
-    "Bald", "Bangs", "Black_Hair", "Blond_Hair", "Brown_Hair", "Gray_Hair", "Receding_Hairline", "Straight_Hair", "Wavy_Hair",
+    "Bald",
+    "Bangs",
+    "Black_Hair",
+    "Blond_Hair",
+    "Brown_Hair",
+    "Gray_Hair",
+    "Receding_Hairline",
+    "Straight_Hair",
+    "Wavy_Hair",
     "Wearing_Hat",
-)  # fmt: skip
+)
 _EYES = ("Arched_Eyebrows", "Bags_Under_Eyes", "Bushy_Eyebrows", "Eyeglasses", "Narrow_Eyes")
 _NOSE = ("Big_Nose", "Pointy_Nose")
 _CHEEKS = ("High_Cheekbones", "Rosy_Cheeks")
@@ -20,13 +29,15 @@ GROUPS: dict[str, dict[str, tuple[str, ...]]] = {
         "Mouth": _MOUTH,
         "Ear": ("Wearing_Earrings",),
         "Lower Face": (
-            "5_o_Clock_Shadow", "Double_Chin", "Goatee", "Mustache", "No_Beard", "Sideburns", "Wearing_Necklace", "Wearing_Necktie",
+            "5_o_Clock_Shadow", "Double_Chin", "Goatee", "Mustache", "No_Beard", "Sideburns",
+            "Wearing_Necklace", "Wearing_Necktie",
         ),
         "Cheeks": _CHEEKS,
         "Nose": _NOSE,
         "Eyes": _EYES,
         "Hair": _HAIR,
-        "Object": ("Attractive", "Blurry", "Chubby", "Heavy_Makeup", "Male", "Oval_Face", "Pale_Skin", "Young"),
+        "Object": ("Attractive", "Blurry", "Chubby", "Heavy_Makeup", "Male", "Oval_Face", "Pale_Skin",
+        "Young"),
     },
     # MCNN-AUX (Hand & Chellappa 2017), after a re-implementation on 35 attributes.
     # Ours: the places of hat, earrings, necklace, necktie and double chin, which that one leaves out.
@@ -51,7 +62,8 @@ GROUPS: dict[str, dict[str, tuple[str, ...]]] = {
         "eyes": _EYES,
         "nose": _NOSE,
         "cheeks and sides": (*_CHEEKS, "Wearing_Earrings", "Sideburns"),
-        "mouth": ("5_o_Clock_Shadow", "Big_Lips", "Mouth_Slightly_Open", "Mustache", "Wearing_Lipstick", "No_Beard"),
+        "mouth": ("5_o_Clock_Shadow", "Big_Lips", "Mouth_Slightly_Open", "Mustache", "Wearing_Lipstick",
+        "No_Beard"),
         "chin": ("Double_Chin", "Goatee"),
         "neck": ("Wearing_Necklace", "Wearing_Necktie"),
     },

@@ -1,4 +1,5 @@
-"""Attributes: many yes/no questions, each known or not by itself, such as CelebA's forty or facial action units.
+"""Attributes: many yes/no questions, each known or not by itself, such as CelebA's forty or facial action
+units.
 
 Gender is read from one of the forty.
 """
@@ -19,12 +20,47 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 CELEBA40 = (
-    "5_o_Clock_Shadow", "Arched_Eyebrows", "Attractive", "Bags_Under_Eyes", "Bald", "Bangs", "Big_Lips", "Big_Nose", "Black_Hair",
-    "Blond_Hair", "Blurry", "Brown_Hair", "Bushy_Eyebrows", "Chubby", "Double_Chin", "Eyeglasses", "Goatee", "Gray_Hair",
-    "Heavy_Makeup", "High_Cheekbones", "Male", "Mouth_Slightly_Open", "Mustache", "Narrow_Eyes", "No_Beard", "Oval_Face",
-    "Pale_Skin", "Pointy_Nose", "Receding_Hairline", "Rosy_Cheeks", "Sideburns", "Smiling", "Straight_Hair", "Wavy_Hair",
-    "Wearing_Earrings", "Wearing_Hat", "Wearing_Lipstick", "Wearing_Necklace", "Wearing_Necktie", "Young",
-)  # fmt: skip
+    "5_o_Clock_Shadow",
+    "Arched_Eyebrows",
+    "Attractive",
+    "Bags_Under_Eyes",
+    "Bald",
+    "Bangs",
+    "Big_Lips",
+    "Big_Nose",
+    "Black_Hair",
+    "Blond_Hair",
+    "Blurry",
+    "Brown_Hair",
+    "Bushy_Eyebrows",
+    "Chubby",
+    "Double_Chin",
+    "Eyeglasses",
+    "Goatee",
+    "Gray_Hair",
+    "Heavy_Makeup",
+    "High_Cheekbones",
+    "Male",
+    "Mouth_Slightly_Open",
+    "Mustache",
+    "Narrow_Eyes",
+    "No_Beard",
+    "Oval_Face",
+    "Pale_Skin",
+    "Pointy_Nose",
+    "Receding_Hairline",
+    "Rosy_Cheeks",
+    "Sideburns",
+    "Smiling",
+    "Straight_Hair",
+    "Wavy_Hair",
+    "Wearing_Earrings",
+    "Wearing_Hat",
+    "Wearing_Lipstick",
+    "Wearing_Necklace",
+    "Wearing_Necktie",
+    "Young",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +95,9 @@ class Gender:
     probability: float
 
     def sure(self, least: float) -> str | None:
-        """The label where its probability is at least this much, else None: better no answer than a wrong one."""
+        """The label where its probability is at least this much, else None: better no answer than a wrong
+        one.
+        """
         return self.label if self.probability >= least else None
 
     def to_dict(self) -> dict[str, Any]:
@@ -70,12 +108,15 @@ class Gender:
 class AttributesTask(Task[Attributes]):
     """n yes/no questions by binary cross-entropy.
 
-    A label is a mapping name -> 0/1 of whatever the data set knows; None, NaN and -1 are unknown too. Loss: the mean over
-    known elements, where those of a picture that knows k of them weigh 1/sqrt(k). With equal weights a set that knows one
+    A label is a mapping name -> 0/1 of whatever the data set knows; None, NaN and -1 are unknown too. Loss:
+    the mean over
+    known elements, where those of a picture that knows k of them weigh 1/sqrt(k). With equal weights a set
+    that knows one
     of forty is not heard beside one that knows all; with equal weights a picture, the forty are not.
 
     Attributes:
-        temperature: what logits are divided by when they are read; weights may bring theirs, see `mien.evaluation.calibration`.
+        temperature: what logits are divided by when they are read; weights may bring theirs, see
+            `mien.evaluation.calibration`.
     """
 
     sensitive = True
@@ -99,12 +140,19 @@ class AttributesTask(Task[Attributes]):
         return loss
 
     def read(self, raw: Floats, crop: Crop) -> Attributes:
-        return Attributes(dict(zip(self.names, sigmoid(np.asarray(raw, np.float64) / self.temperature).tolist(), strict=True)), self.labels)
+        return Attributes(
+            dict(
+                zip(self.names, sigmoid(np.asarray(raw, np.float64) / self.temperature).tolist(), strict=True)
+            ),
+            self.labels,
+        )
 
     def metrics(self) -> Metrics:
         return MeanAccuracy()
 
-    def encode_target(self, label: Any, affine: npt.ArrayLike, mirrored: bool, size: tuple[int, int]) -> tuple[Any, Any]:
+    def encode_target(
+        self, label: Any, affine: npt.ArrayLike, mirrored: bool, size: tuple[int, int]
+    ) -> tuple[Any, Any]:
         target, mask = self.missing_target(size)
         for name, value in _known(label).items():
             target[self.index[name]], mask[self.index[name]] = value, True
@@ -115,7 +163,9 @@ class AttributesTask(Task[Attributes]):
 
 
 def _known(label: Mapping[str, Any]) -> dict[str, float]:
-    """What a label says: unknown is None, NaN or -1 (a reader of a set that writes -1 for "no" gives 0 instead)."""
+    """What a label says: unknown is None, NaN or -1 (a reader of a set that writes -1 for "no" gives 0
+    instead).
+    """
     return {n: float(v) for n, v in label.items() if v is not None and v == v and v != -1}
 
 
@@ -135,11 +185,17 @@ class MeanAccuracy:
 
     def compute(self) -> dict[str, float]:
         each = {n: 100 * float(np.mean(v)) for n, v in self.hits.items()}
-        return {"mean_accuracy": float(np.mean(list(each.values()))), "n": self.n, **{f"accuracy:{k}": v for k, v in each.items()}}
+        return {
+            "mean_accuracy": float(np.mean(list(each.values()))),
+            "n": self.n,
+            **{f"accuracy:{k}": v for k, v in each.items()},
+        }
 
 
 class UnitsTask(AttributesTask):
-    """Facial action units: AttributesTask in all, but scored by F1, since most units are absent most of the time."""
+    """Facial action units: AttributesTask in all, but scored by F1, since most units are absent most of the
+    time.
+    """
 
     def __init__(self, name: str, labels: str, units: tuple[int, ...]):
         super().__init__(name, labels, tuple(f"AU{n}" for n in units))
@@ -167,8 +223,16 @@ class UnitsF1:
             self.counts[name] = self.counts.get(name, np.zeros(3, int)) + (truth and guess, truth, guess)
 
     def compute(self) -> dict[str, float]:
-        each = {n: 2 * float(hit) / float(truth + guess) for n, (hit, truth, guess) in self.counts.items() if truth + guess}
-        return {"mean_f1": float(np.mean(list(each.values()))) if each else 0.0, "n": self.n, **{f"f1:{k}": v for k, v in each.items()}}
+        each = {
+            n: 2 * float(hit) / float(truth + guess)
+            for n, (hit, truth, guess) in self.counts.items()
+            if truth + guess
+        }
+        return {
+            "mean_f1": float(np.mean(list(each.values()))) if each else 0.0,
+            "n": self.n,
+            **{f"f1:{k}": v for k, v in each.items()},
+        }
 
 
 def _gender(answer: Attributes) -> Gender:

@@ -32,7 +32,9 @@ class Vector:
 
 @dataclass(frozen=True, slots=True)
 class Points:
-    """n places: raw answers are heat maps (B, n, h, w), logits, or coordinates (B, n, 2) as fractions of the crop."""
+    """n places: raw answers are heat maps (B, n, h, w), logits, or coordinates (B, n, 2) as fractions of the
+    crop.
+    """
 
     n: int
 
@@ -77,7 +79,8 @@ class Task(ABC, Generic[R]):
     Attributes:
         name: the key in `Face`, in batches and in JSON.
         shape: all that a model needs to know to answer it.
-        labels: the label set's id, such as "ibug68"; two orders of 19 classes exist, so it travels with the weights.
+        labels: the label set's id, such as "ibug68"; two orders of 19 classes exist, so it travels with the
+            weights.
         sensitive: whether a policy may want to switch it off (identity, gender, expression ...).
     """
 
@@ -88,7 +91,9 @@ class Task(ABC, Generic[R]):
 
     @abstractmethod
     def criterion(self) -> Criterion:
-        """A callable (raw, target, known) -> scalar tensor: the mean over known items; zero, with zero gradient, when none is."""
+        """A callable (raw, target, known) -> scalar tensor: the mean over known items; zero, with zero
+        gradient, when none is.
+        """
 
     @abstractmethod
     def read(self, raw: Floats, crop: Crop) -> R:
@@ -99,7 +104,9 @@ class Task(ABC, Generic[R]):
         """A fresh metric for this task's answers."""
 
     @abstractmethod
-    def encode_target(self, label: Any, affine: npt.ArrayLike, mirrored: bool, size: tuple[int, int]) -> tuple[Any, Any]:
+    def encode_target(
+        self, label: Any, affine: npt.ArrayLike, mirrored: bool, size: tuple[int, int]
+    ) -> tuple[Any, Any]:
         """Follow a picture into a crop: label -> (target, known), as they stand in a batch.
 
         Args:
@@ -114,16 +121,27 @@ class Task(ABC, Generic[R]):
         """A finite (target, known = all False) of the right shapes, for a picture that has no label."""
 
     def undo_hflip(self, raw: Floats) -> Floats:
-        """Raw answers (B, ...) to mirrored crops -> what they say of the crops as they are. Most answers are the same in a mirror."""
+        """Raw answers (B, ...) to mirrored crops -> what they say of the crops as they are.
+
+        Most answers are the same in a mirror.
+        """
         return raw
 
     def header(self) -> dict[str, Any]:
-        """What the weights' header says of this task. Settings at their defaults are left out, see `configured`."""
-        changed = {k: v for k in _SETTINGS if (v := getattr(self, k, None)) is not None and v != getattr(type(self), k)}
+        """What the weights' header says of this task.
+
+        Settings at their defaults are left out, see `configured`.
+        """
+        changed = {
+            k: v
+            for k in _SETTINGS
+            if (v := getattr(self, k, None)) is not None and v != getattr(type(self), k)
+        }
         return {"name": self.name, "labels": self.labels, **changed}
 
 
-# Settings of a task that weights are trained for. They stand in the weights' header where they are not the default.
+# Settings of a task that weights are trained for. They stand in the weights' header where they are not the
+# default.
 _SETTINGS = ("decoding", "year_offset")
 DECODINGS = ("softmax", "sigmoid")
 T = TypeVar("T", bound=Task[Any])
@@ -133,7 +151,8 @@ def configured(task: T, settings: Mapping[str, Any]) -> T:
     """The task with the settings that are named: a copy, or the task itself where none is.
 
     Args:
-        settings: an entry of a header's tasks; its keys "decoding" and "year_offset" are used, others are ignored.
+        settings: an entry of a header's tasks; its keys "decoding" and "year_offset" are used, others are
+            ignored.
 
     Raises:
         UsageError: a setting that the task does not have, or an unknown value.
@@ -144,10 +163,14 @@ def configured(task: T, settings: Mapping[str, Any]) -> T:
     if missing := [k for k in named if not hasattr(type(task), k)]:
         raise UsageError(f"{task.name} has no setting {missing[0]!r}; remove it")
     if named.get("decoding", "softmax") not in DECODINGS:
-        raise UsageError(f"{task.name} has no decoding {named['decoding']!r}; use one of: {', '.join(DECODINGS)}")
+        raise UsageError(
+            f"{task.name} has no decoding {named['decoding']!r}; use one of: {', '.join(DECODINGS)}"
+        )
     offset = named.get("year_offset", 0)
     if type(offset) is not int or not 0 <= offset <= 100:
-        raise UsageError(f"the year_offset of {task.name} is {offset!r}; use a whole number of years, 0 to 100")
+        raise UsageError(
+            f"the year_offset of {task.name} is {offset!r}; use a whole number of years, 0 to 100"
+        )
     same = copy.copy(task)
     for key, value in named.items():
         setattr(same, key, value)
@@ -159,7 +182,8 @@ class Derived(Generic[R]):
     """An answer that follows from another task's answer; no head, no training.
 
     Attributes:
-        name: the key in `Face` and JSON. source: the task whose answer is used. derive: that answer -> this answer.
+        name: the key in `Face` and JSON. source: the task whose answer is used. derive: that answer -> this
+            answer.
     """
 
     name: str
@@ -168,12 +192,17 @@ class Derived(Generic[R]):
     sensitive: bool = False
 
     def read(self, raw: Floats, crop: Crop) -> R:
-        """Not from raw numbers: `mien.inference.reader` calls `derive`. Present so that `face[mien.POSE]` is typed."""
+        """Not from raw numbers: `mien.inference.reader` calls `derive`.
+
+        Present so that `face[mien.POSE]` is typed.
+        """
         raise TypeError(f"{self.name} is derived from {self.source}; call derive(answer)")
 
 
 def over_labelled(loss: Callable[[Tensor, Tensor], Tensor]) -> Criterion:
-    """A criterion from a loss over rows: it sees the rows whose label is known, and is silent when there is none."""
+    """A criterion from a loss over rows: it sees the rows whose label is known, and is silent when there is
+    none.
+    """
 
     def over(raw: Tensor, target: Tensor, mask: Tensor) -> Tensor:
         return loss(raw[mask], target[mask]) if bool(mask.any()) else zero_loss(raw)
@@ -182,7 +211,7 @@ def over_labelled(loss: Callable[[Tensor, Tensor], Tensor]) -> Criterion:
 
 
 def zero_loss(raw: Tensor) -> Tensor:
-    """Zero loss that still reaches the parameters, so that an absent task has zero (not missing) gradients."""
+    """Zero loss that still reaches the parameters, so that an absent task has zero gradients, not none."""
     return raw.sum() * 0.0
 
 

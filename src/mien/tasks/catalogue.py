@@ -18,9 +18,27 @@ from mien.tasks.parsing import HELEN9, LAPA11, PARSING
 from mien.tasks.pose import EULER, POSE
 
 _ALL: tuple[Task[Any], ...] = (
-    LANDMARKS, POINTS5, WFLW98, COFW29, AFLW19, PARSING, LAPA11, HELEN9, AGE, EXPRESSION, EXPRESSION7, EMOTION7, POSE5, EULER,
-    ATTRIBUTES, UNITS12, UNITS8, IDENTITY, IDENTITY512, FACES,
-)  # fmt: skip
+    LANDMARKS,
+    POINTS5,
+    WFLW98,
+    COFW29,
+    AFLW19,
+    PARSING,
+    LAPA11,
+    HELEN9,
+    AGE,
+    EXPRESSION,
+    EXPRESSION7,
+    EMOTION7,
+    POSE5,
+    EULER,
+    ATTRIBUTES,
+    UNITS12,
+    UNITS8,
+    IDENTITY,
+    IDENTITY512,
+    FACES,
+)
 
 
 TASKS: dict[str, Task[Any]] = {t.name: t for t in _ALL}
@@ -35,12 +53,28 @@ DERIVED: dict[str, Derived[Any]] = {d.name: d for d in (GENDER, POSE)}
 
 # The order in which answers appear. Identity is biometric data and comes only when asked for by name.
 ANSWER_ORDER = (
-    "points5", "landmarks", "wflw98", "cofw29", "aflw19",
-    "parsing", "lapa11", "helen9",
-    "age", "gender", "expression", "expression7", "emotion7", "attributes", "units12", "units8",
-    "pose", "euler", "pose5",
-    "identity", "identity512",
-)  # fmt: skip
+    "points5",
+    "landmarks",
+    "wflw98",
+    "cofw29",
+    "aflw19",
+    "parsing",
+    "lapa11",
+    "helen9",
+    "age",
+    "gender",
+    "expression",
+    "expression7",
+    "emotion7",
+    "attributes",
+    "units12",
+    "units8",
+    "pose",
+    "euler",
+    "pose5",
+    "identity",
+    "identity512",
+)
 
 
 ON_REQUEST = frozenset({"identity", "identity512"})
@@ -49,7 +83,8 @@ ON_REQUEST = frozenset({"identity", "identity512"})
 def task(name: str) -> Task[Any]:
     """The task of that name, or of "name@set": the same question as one data set answers it.
 
-    Two sets may label one question by different hands (ages of MORPH II and of UTKFace); a model that is asked for
+    Two sets may label one question by different hands (ages of MORPH II and of UTKFace); a model that is
+    asked for
     "age@morph2" and "age@utkface" keeps queries or a head for each.
 
     Raises:

@@ -30,7 +30,9 @@ class Choice:
     labels: str
 
     def sure(self, least: float) -> str | None:
-        """The label where its probability is at least this much, else None: better no answer than a wrong one."""
+        """The label where its probability is at least this much, else None: better no answer than a wrong
+        one.
+        """
         return self.label if self.probabilities[self.label] >= least else None
 
     def to_dict(self) -> dict[str, Any]:
@@ -46,15 +48,22 @@ class ChoiceTask(Task[Choice]):
         mirror: for each index, the one it becomes when the picture is mirrored; by default itself.
 
     Attributes:
-        temperature: what logits are divided by when they are read; weights may bring theirs, see `mien.evaluation.calibration`.
+        temperature: what logits are divided by when they are read; weights may bring theirs, see
+            `mien.evaluation.calibration`.
     """
 
     temperature: float = 1.0
 
     def __init__(
-        self, name: str, labels: str, names: tuple[str, ...], *, display: tuple[str, ...] | None = None,
-        mirror: tuple[int, ...] | None = None, sensitive: bool = True,
-    ):  # fmt: skip
+        self,
+        name: str,
+        labels: str,
+        names: tuple[str, ...],
+        *,
+        display: tuple[str, ...] | None = None,
+        mirror: tuple[int, ...] | None = None,
+        sensitive: bool = True,
+    ):
         self.name, self.labels, self.names, self.sensitive = name, labels, names, sensitive
         self.display = display or names
         self.shape, self.mirror = Vector(len(names)), list(mirror or range(len(names)))
@@ -69,15 +78,23 @@ class ChoiceTask(Task[Choice]):
         return raw[:, self.mirror]
 
     def read(self, raw: Floats, crop: Crop) -> Choice:
-        by_name = dict(zip(self.names, softmax(np.asarray(raw, np.float64) / self.temperature).tolist(), strict=True))
+        by_name = dict(
+            zip(self.names, softmax(np.asarray(raw, np.float64) / self.temperature).tolist(), strict=True)
+        )
         shown = {n: by_name[n] for n in self.display}
         return Choice(max(shown, key=lambda n: shown[n]), shown, self.labels)
 
     def metrics(self) -> Accuracy:
         return Accuracy(self.names)
 
-    def encode_target(self, label: Any, affine: npt.ArrayLike, mirrored: bool, size: tuple[int, int]) -> tuple[Any, Any]:
-        votes = np.asarray(label, np.float32) if np.ndim(label) else np.eye(len(self.names), dtype=np.float32)[int(label)]
+    def encode_target(
+        self, label: Any, affine: npt.ArrayLike, mirrored: bool, size: tuple[int, int]
+    ) -> tuple[Any, Any]:
+        votes = (
+            np.asarray(label, np.float32)
+            if np.ndim(label)
+            else np.eye(len(self.names), dtype=np.float32)[int(label)]
+        )
         return (votes[self.mirror] if mirrored else votes) / votes.sum(), np.True_
 
     def missing_target(self, size: tuple[int, int]) -> tuple[Any, Any]:
@@ -85,7 +102,9 @@ class ChoiceTask(Task[Choice]):
 
 
 class Accuracy:
-    """Percentage of right answers, the recall of each class that occurs in the truth, and the mean of these recalls."""
+    """Percentage of right answers, the recall of each class that occurs in the truth, and the mean of these
+    recalls.
+    """
 
     headline = "accuracy"
 
@@ -98,7 +117,11 @@ class Accuracy:
 
     def compute(self) -> dict[str, float]:
         truth, guess = np.asarray(self.rows).T
-        recall = {f"recall:{n}": 100 * float((guess[truth == i] == i).mean()) for i, n in enumerate(self.names) if (truth == i).any()}
+        recall = {
+            f"recall:{n}": 100 * float((guess[truth == i] == i).mean())
+            for i, n in enumerate(self.names)
+            if (truth == i).any()
+        }
         return {
             "accuracy": 100 * float((truth == guess).mean()),
             "mean_class_accuracy": float(np.mean(list(recall.values()))),
@@ -116,8 +139,20 @@ EXPRESSION = ChoiceTask(
     display=("neutral", "happiness", "sadness", "surprise", "fear", "disgust", "anger", "contempt"),
 )
 # The order of AffectNet's first seven, which Faceptor gives RAF-DB and FER+ too.
-EXPRESSION7 = ChoiceTask("expression7", "expression7", ("neutral", "happiness", "sadness", "surprise", "fear", "disgust", "anger"))
+EXPRESSION7 = ChoiceTask(
+    "expression7", "expression7", ("neutral", "happiness", "sadness", "surprise", "fear", "disgust", "anger")
+)
 # How closely somebody follows a lesson (BNU-LSVED; iFAN's third task).
-EMOTION7 = ChoiceTask("emotion7", "emotion7", ("concentrated", "disgust", "distracted", "happy", "puzzled", "surprised", "tired"))
+EMOTION7 = ChoiceTask(
+    "emotion7",
+    "emotion7",
+    ("concentrated", "disgust", "distracted", "happy", "puzzled", "surprised", "tired"),
+)
 # MTFL numbers its five poses 1 to 5; a mirror turns left into right.
-POSE5 = ChoiceTask("pose5", "pose5", ("left_profile", "left", "front", "right", "right_profile"), mirror=(4, 3, 2, 1, 0), sensitive=False)
+POSE5 = ChoiceTask(
+    "pose5",
+    "pose5",
+    ("left_profile", "left", "front", "right", "right_profile"),
+    mirror=(4, 3, 2, 1, 0),
+    sensitive=False,
+)

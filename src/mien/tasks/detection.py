@@ -7,8 +7,10 @@ Raw answers are (B, cells, 15), a row a cell, cells in row-major order, stride 8
     3:5    log of the box's width and height, in strides
     5:15   five points: offsets from the cell's centre, in strides
 
-Labels, as a data set gives them, are (n, 15): x, y, w, h, five points, score, in pixels. In a batch they are rows of
-16: x1, y1, x2, y2, five points, score, valid; padded to `ROWS`. A row whose score is below `SURE` is neither a face nor
+Labels, as a data set gives them, are (n, 15): x, y, w, h, five points, score, in pixels. In a batch they are
+    rows of
+16: x1, y1, x2, y2, five points, score, valid; padded to `ROWS`. A row whose score is below `SURE` is neither
+    a face nor
 background: the cells on it learn nothing about their score.
 """
 
@@ -51,7 +53,8 @@ def cells(size: tuple[int, int]) -> tuple[Array, Array]:
 
 
 def decode(raw: Floats, size: tuple[int, int], threshold: float) -> tuple[Array, Array, Array]:
-    """Rows above a score -> boxes (n, 4) xyxy, scores (n,), points (n, 5, 2), in pixels of the network's picture.
+    """Rows above a score -> boxes (n, 4) xyxy, scores (n,), points (n, 5, 2), in pixels of the network's
+    picture.
 
     Args:
         raw: (cells, 15). size: (width, height) of that picture.
@@ -71,7 +74,8 @@ def decode(raw: Floats, size: tuple[int, int], threshold: float) -> tuple[Array,
 def merge(boxes: Array, scores: Array, points: Array, overlap: float) -> list[Detection]:
     """One detection a face, best score first: greedy suppression above `overlap` (IoU).
 
-    The winner's box and points are the mean over the rows it suppressed that agree with it well (IoU above 0.7),
+    The winner's box and points are the mean over the rows it suppressed that agree with it well (IoU above
+    0.7),
     weighted by score: neighbouring cells err differently.
     """
     kept = []
@@ -98,13 +102,17 @@ def moved(faces: npt.ArrayLike, affine: npt.ArrayLike, mirrored: bool) -> Array:
     points = geometry.move_points(f[:, 4:14].reshape(-1, 5, 2), a)
     if mirrored:
         points = points[:, MIRROR]
-    return np.hstack([middle - half, middle + half, points.reshape(-1, 10), f[:, 14:15], np.ones((len(f), 1))])
+    return np.hstack(
+        [middle - half, middle + half, points.reshape(-1, 10), f[:, 14:15], np.ones((len(f), 1))]
+    )
 
 
 def within(rows: Array, window: tuple[float, float, float, float]) -> Array:
-    """Rows as seen through a window (x1, y1, x2, y2): those outside go, those that cannot be learned become unsure.
+    """Rows as seen through a window (x1, y1, x2, y2): those outside go, those that cannot be learned become
+    unsure.
 
-    Unsure (score 0) are faces of which less than half is inside, or whose centre is outside, or smaller than `SMALL`.
+    Unsure (score 0) are faces of which less than half is inside, or whose centre is outside, or smaller than
+    `SMALL`.
     What is unsure is also cut to the window, since beyond it there may be another picture.
     """
     lo, hi = np.asarray(window[:2]), np.asarray(window[2:])
@@ -129,9 +137,12 @@ def padded(rows: Array) -> Floats:
 class FaceTask(Task[list[Detection]]):
     """Every face in a photo. The answer is a list of `Detection`, best score first.
 
-    Loss: quality focal (Li et al. 2020) for the score, CIoU for the box, smooth L1 in fractions of the face for the
-    points. Cells are assigned as in SimOTA (YOLOX, Ge et al. 2021), among the 3 x 3 cells around a face's centre on
-    each stride. Ours: a mild prior on size a stride, and a score whose goal is 0.5 + IoU / 2, so that a small face,
+    Loss: quality focal (Li et al. 2020) for the score, CIoU for the box, smooth L1 in fractions of the face
+        for the
+    points. Cells are assigned as in SimOTA (YOLOX, Ge et al. 2021), among the 3 x 3 cells around a face's
+    centre on
+    each stride. Ours: a mild prior on size a stride, and a score whose goal is 0.5 + IoU / 2, so that a small
+        face,
     whose box is never exact, is still told clearly from background.
 
     Args:
@@ -141,7 +152,14 @@ class FaceTask(Task[list[Detection]]):
 
     name, labels, shape = "faces", "photo5", Boxes(STRIDES)
 
-    def __init__(self, *, threshold: float = 0.56, overlap: float = 0.4, box_weight: float = 1.5, point_weight: float = 0.7):
+    def __init__(
+        self,
+        *,
+        threshold: float = 0.56,
+        overlap: float = 0.4,
+        box_weight: float = 1.5,
+        point_weight: float = 0.7,
+    ):
         self.threshold, self.overlap = threshold, overlap
         self.box_weight, self.point_weight = box_weight, point_weight
 
@@ -186,7 +204,9 @@ class FaceTask(Task[list[Detection]]):
     def metrics(self) -> Found:
         return Found()
 
-    def encode_target(self, label: Any, affine: npt.ArrayLike, mirrored: bool, size: tuple[int, int]) -> tuple[Any, Any]:
+    def encode_target(
+        self, label: Any, affine: npt.ArrayLike, mirrored: bool, size: tuple[int, int]
+    ) -> tuple[Any, Any]:
         rows = within(moved(label, affine, mirrored), (-0.5, -0.5, size[0] - 0.5, size[1] - 0.5))
         return padded(rows), np.True_
 
@@ -195,7 +215,7 @@ class FaceTask(Task[list[Detection]]):
 
 
 def unpack(rows: Tensor, centres: Tensor, strides: Tensor) -> tuple[Tensor, Tensor]:
-    """Raw rows (..., 15) at cells -> boxes (..., 4) xyxy and points (..., 10), in pixels; `decode` in torch."""
+    """Raw rows (..., 15) at cells -> boxes (..., 4) xyxy and points (..., 10) pixels; `decode` in torch."""
     import torch
 
     s = strides[..., None]
@@ -208,13 +228,22 @@ def ciou(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
     """Boxes (..., 4) pairwise -> IoU, and the loss 1 - CIoU (Zheng et al. 2020)."""
     import torch
 
-    wa, ha, wb, hb = a[..., 2] - a[..., 0], a[..., 3] - a[..., 1], b[..., 2] - b[..., 0], b[..., 3] - b[..., 1]
-    inter = (torch.minimum(a[..., 2:], b[..., 2:]) - torch.maximum(a[..., :2], b[..., :2])).clamp_min(0).prod(-1)
+    wa, ha, wb, hb = (
+        a[..., 2] - a[..., 0],
+        a[..., 3] - a[..., 1],
+        b[..., 2] - b[..., 0],
+        b[..., 3] - b[..., 1],
+    )
+    inter = (
+        (torch.minimum(a[..., 2:], b[..., 2:]) - torch.maximum(a[..., :2], b[..., :2])).clamp_min(0).prod(-1)
+    )
     iou = inter / (wa * ha + wb * hb - inter).clamp_min(1e-6)
     hull = torch.maximum(a[..., 2:], b[..., 2:]) - torch.minimum(a[..., :2], b[..., :2])
     shift = (a[..., :2] + a[..., 2:] - b[..., :2] - b[..., 2:]) / 2
     apart = shift.square().sum(-1) / hull.square().sum(-1).clamp_min(1e-6)
-    shape = 4 / torch.pi**2 * (torch.atan(wb / hb.clamp_min(1e-6)) - torch.atan(wa / ha.clamp_min(1e-6))).square()
+    shape = (
+        4 / torch.pi**2 * (torch.atan(wb / hb.clamp_min(1e-6)) - torch.atan(wa / ha.clamp_min(1e-6))).square()
+    )
     with torch.no_grad():
         alpha = shape / (1 - iou + shape).clamp_min(1e-6)
     return iou, 1 - iou + apart + alpha * shape
@@ -228,14 +257,19 @@ def background(target: Tensor, centres: Tensor, strides: Tensor) -> Tensor:
     picture, row = (target[..., 15].gt(0) & target[..., 14].lt(SURE)).nonzero(as_tuple=True)
     box, reach = target[picture, row, :4, None], strides / 2
     x, y = centres.T
-    inside = (x > box[:, 0] - reach) & (x < box[:, 2] + reach) & (y > box[:, 1] - reach) & (y < box[:, 3] + reach)
+    inside = (
+        (x > box[:, 0] - reach) & (x < box[:, 2] + reach) & (y > box[:, 1] - reach) & (y < box[:, 3] + reach)
+    )
     return (free.index_add_(0, picture, inside.to(free.dtype)) == 0).to(torch.float32)
 
 
-def assign(raw: Tensor, truth: Tensor, picture: Tensor, centres: Tensor, strides: Tensor, side: int) -> tuple[Tensor, Tensor]:
+def assign(
+    raw: Tensor, truth: Tensor, picture: Tensor, centres: Tensor, strides: Tensor, side: int
+) -> tuple[Tensor, Tensor]:
     """Which cells answer for which face: (index of the face, cell), pairs.
 
-    Candidates are the 3 x 3 cells around a face's centre on each stride. A face takes about as many as the sum of
+    Candidates are the 3 x 3 cells around a face's centre on each stride. A face takes about as many as the
+    sum of
     their IoUs says, the cheapest first; a cell wanted twice goes to the cheaper face.
 
     Args:
@@ -248,7 +282,9 @@ def assign(raw: Tensor, truth: Tensor, picture: Tensor, centres: Tensor, strides
         return picture, picture
     lo, hi = truth[:, :2], truth[:, 2:4]
     middle, extent = (lo + hi) / 2, (hi - lo).clamp_min(1).prod(-1).sqrt()
-    step = torch.stack(torch.meshgrid(torch.arange(-1, 2), torch.arange(-1, 2), indexing="xy"), -1).view(-1, 2)
+    step = torch.stack(torch.meshgrid(torch.arange(-1, 2), torch.arange(-1, 2), indexing="xy"), -1).view(
+        -1, 2
+    )
     found, exists, start = [], [], 0
     for stride in STRIDES:
         n = side // stride
@@ -262,11 +298,18 @@ def assign(raw: Tensor, truth: Tensor, picture: Tensor, centres: Tensor, strides
     rows = raw[picture[:, None], cell]
     iou = ciou(unpack(rows, c, s)[0], truth[:, None, :4])[0]
     octaves = (extent[:, None] / (4 * s)).log2()
-    end = (s == STRIDES[0]) & (octaves < 0) | (s == STRIDES[-1]) & (octaves > 0)  # nobody else takes the extremes
+    end = (s == STRIDES[0]) & (octaves < 0) | (s == STRIDES[-1]) & (
+        octaves > 0
+    )  # nobody else takes the extremes
     octaves = octaves.abs() * ~end
     inside = ((c > lo[:, None]) & (c < hi[:, None])).all(-1)
     far = ((c - middle[:, None]) / s[..., None]).square().sum(-1)
-    cost = -0.5 * logsigmoid(rows[..., 0]) - 3 * (iou + 1e-3).log() + 4 * (octaves - 0.7).clamp_min(0) + 0.5 * far
+    cost = (
+        -0.5 * logsigmoid(rows[..., 0])
+        - 3 * (iou + 1e-3).log()
+        + 4 * (octaves - 0.7).clamp_min(0)
+        + 0.5 * far
+    )
     fit = real & inside & (octaves < 1.5)
     cost = cost + 50.0 * ~(real & inside) + 20.0 * ~fit + 1e4 * ~real
     k = (iou * fit).sum(1).round().long().clamp_min(1)
@@ -285,8 +328,10 @@ class Found:
     Args:
         overlap: minimum IoU of a box that finds a face, 0..1.
 
-    Faces are labels (n, 15) with a score of at least `SURE`. An answer that matches none of them but overlaps an unsure
-    one by 0.3 or more is neither right nor wrong. The error of a face is the mean distance of its points in percent of
+    Faces are labels (n, 15) with a score of at least `SURE`. An answer that matches none of them but overlaps
+    an unsure
+    one by 0.3 or more is neither right nor wrong. The error of a face is the mean distance of its points in
+    percent of
     the side, sqrt(w h), of its box.
     """
 
@@ -324,7 +369,9 @@ class Found:
 
 
 class FoundAt:
-    """Share of pictures in which a box contains a labelled point (x, y), for pictures of one face without a box."""
+    """Share of pictures in which a box contains a labelled point (x, y), for pictures of one face without a
+    box.
+    """
 
     headline = "recall"
 

@@ -21,7 +21,8 @@ class Identity:
     """Who a face is, as a direction.
 
     Attributes:
-        embedding: (d,) float, length 1. The similarity of two faces is the dot product, -1..1; not a probability.
+        embedding: (d,) float, length 1. The similarity of two faces is the dot product, -1..1; not a
+            probability.
     """
 
     embedding: Floats = field(repr=False)
@@ -36,15 +37,24 @@ class Identity:
 
 
 class IdentityTask(Task[Identity]):
-    """An embedding, here trained by regressing a teacher's descriptors: (1 - cosine) + mean squared difference.
+    """An embedding, here trained by regressing a teacher's descriptors: (1 - cosine) + mean squared
+    difference.
 
-    Labels are teacher descriptors with the mean descriptor, or most of it, taken off and unit variance (the data set does that): then
+    Labels are teacher descriptors with the mean descriptor, or most of it, taken off and unit variance (the
+    data set does that): then
     directions, not a common offset, tell people apart, and the loss starts near 2.
     """
 
     sensitive = True
 
-    def __init__(self, name: str = "identity", labels: str = "embedding128", d: int = 128, *, distance_weight: float = 1.0):
+    def __init__(
+        self,
+        name: str = "identity",
+        labels: str = "embedding128",
+        d: int = 128,
+        *,
+        distance_weight: float = 1.0,
+    ):
         self.name, self.labels, self.shape, self.distance_weight = name, labels, Embedding(d), distance_weight
 
     def criterion(self) -> Criterion:
@@ -62,8 +72,12 @@ class IdentityTask(Task[Identity]):
     def metrics(self) -> Verification:
         return Verification()
 
-    def encode_target(self, label: Any, affine: npt.ArrayLike, mirrored: bool, size: tuple[int, int]) -> tuple[Any, Any]:
-        if np.ndim(label) == 0:  # a person's number, see `MarginTask`: data sets move labels by the catalogue's task
+    def encode_target(
+        self, label: Any, affine: npt.ArrayLike, mirrored: bool, size: tuple[int, int]
+    ) -> tuple[Any, Any]:
+        if (
+            np.ndim(label) == 0
+        ):  # a person's number, see `MarginTask`: data sets move labels by the catalogue's task
             return np.int64(label), np.True_
         return np.asarray(label, np.float32), np.True_
 
@@ -73,27 +87,41 @@ class IdentityTask(Task[Identity]):
 
 
 class MarginTask(IdentityTask):
-    """The same answer, trained by telling apart the people of a training set with CosFace (Wang et al., CVPR 2018).
+    """The same answer, trained by telling apart the people of a training set with CosFace (Wang et al., CVPR
+    2018).
 
-    A label is a person's number, 0..classes-1. What is answered, evaluated and exported is the embedding, as with
+    A label is a person's number, 0..classes-1. What is answered, evaluated and exported is the embedding, as
+    with
     `IdentityTask`; the class weights belong to the criterion and leave with it.
 
     Args:
-        classes: people in the training set. name, labels, d: of the catalogue's task that the weights shall answer.
+        classes: people in the training set. name, labels, d: of the catalogue's task that the weights shall
+            answer.
         scale, margin: s and m of the paper; the values are Faceptor's and InsightFace's.
-        spread: standard deviation of the class weights at the start. Ours: normal, 0.01, as in InsightFace; official Faceptor starts
-            uniform with 0.0255. The loss normalizes the weights, so that only their directions count, and those are alike.
+        spread: standard deviation of the class weights at the start. Ours: normal, 0.01, as in InsightFace;
+            official Faceptor starts
+            uniform with 0.0255. The loss normalizes the weights, so that only their directions count, and
+            those are alike.
     """
 
     def __init__(
-        self, classes: int, name: str = "identity512", labels: str = "embedding512", d: int = 512, *,
-        scale: float = 64.0, margin: float = 0.4, spread: float = 0.01,
-    ):  # fmt: skip
+        self,
+        classes: int,
+        name: str = "identity512",
+        labels: str = "embedding512",
+        d: int = 512,
+        *,
+        scale: float = 64.0,
+        margin: float = 0.4,
+        spread: float = 0.01,
+    ):
         super().__init__(name, labels, d)
         self.classes, self.scale, self.margin, self.spread = classes, scale, margin, spread
 
     def criterion(self) -> Criterion:
-        """A new nn.Module with the class weights: keep one, give its parameters to the optimiser and itself to `Recipe.criteria`."""
+        """A new nn.Module with the class weights: keep one, give its parameters to the optimiser and itself
+        to `Recipe.criteria`.
+        """
         import torch
         from torch import nn
         from torch.nn import functional as F
@@ -102,7 +130,9 @@ class MarginTask(IdentityTask):
         task, d = self, self.shape.d
 
         class CosFace(nn.Module):
-            """Embeddings (B, d), persons (B,), known (B,) -> cross-entropy over the known; `weight` is (classes, d)."""
+            """Embeddings (B, d), persons (B,), known (B,) -> cross-entropy over the known; `weight` is
+            (classes, d).
+            """
 
             def __init__(self) -> None:
                 super().__init__()
@@ -118,7 +148,10 @@ class MarginTask(IdentityTask):
                     return zero_loss(raw) + zero_loss(self.weight)
                 persons = target[mask]
                 if others := persons[(persons < 0) | (persons >= task.classes)].tolist():
-                    raise UsageError(f"{task.name} knows persons 0..{task.classes - 1}, and a label says {others[0]}; count them again")
+                    raise UsageError(
+                        f"{task.name} knows persons 0..{task.classes - 1}, and a label says {others[0]};"
+                        " count them again"
+                    )
                 return F.cross_entropy(self.logits(raw[mask], persons), persons)
 
         return CosFace()
@@ -130,7 +163,8 @@ class MarginTask(IdentityTask):
 class Verification:
     """Accuracy of "same person?" by 10-fold cross-validation of the threshold.
 
-    A label is the list of (pair number, is it the same person?) in which the picture takes part; each pair number
+    A label is the list of (pair number, is it the same person?) in which the picture takes part; each pair
+    number
     comes twice. Folds are cut from the pairs in order, same and different ones apart, as in LFW's own lists.
     """
 
@@ -155,8 +189,10 @@ class Verification:
 def ten_fold(similarity: npt.ArrayLike, same: npt.ArrayLike, folds: int = 10) -> tuple[float, float]:
     """Mean accuracy over folds, each at the best threshold of the others, and the mean of those thresholds.
 
-    Ties between thresholds are broken towards the middle one. Thresholds lie between every two similarities; the official code of
-    Faceptor tries a grid of 0.01, so that on 6,000 pairs its accuracy differs by up to 0.07 points, either way.
+    Ties between thresholds are broken towards the middle one. Thresholds lie between every two similarities;
+    the official code of
+    Faceptor tries a grid of 0.01, so that on 6,000 pairs its accuracy differs by up to 0.07 points, either
+    way.
     """
     s, y = np.asarray(similarity, np.float64), np.asarray(same, bool)
     fold = np.empty(len(y), int)

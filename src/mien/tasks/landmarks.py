@@ -32,7 +32,10 @@ class Landmarks:
 
     def to_dict(self) -> dict[str, Any]:
         """{"set": id, "points": [[x, y], ...]}."""
-        return {"set": self.labels, "points": [[round(float(x), 2), round(float(y), 2)] for x, y in self.points]}
+        return {
+            "set": self.labels,
+            "points": [[round(float(x), 2), round(float(y), 2)] for x, y in self.points],
+        }
 
 
 def _mirror(n: int, *pairs: tuple[int, int]) -> tuple[int, ...]:
@@ -73,29 +76,40 @@ _MIRROR98 = _mirror(
     (93, 95),
     (96, 97),  # pupils
 )
-# COFW (Burgos-Artizzu et al. 2013), left and right in turn: brows' outer ends 0 1 and inner ends 2 3, brows' edges (left: upper
-# 4, lower 5; right: 6, 7), eyes' outer corners 8 9 and inner ones 10 11, lids (12, 13; 14, 15), pupils 16 17, nostrils 18 19,
+# COFW (Burgos-Artizzu et al. 2013), left and right in turn: brows' outer ends 0 1 and inner ends 2 3, brows'
+# edges (left: upper
+# 4, lower 5; right: 6, 7), eyes' outer corners 8 9 and inner ones 10 11, lids (12, 13; 14, 15), pupils 16 17,
+# nostrils 18 19,
 # nose tip 20 and base 21, mouth corners 22 23, lips 24 to 27 from above, chin 28.
-_MIRROR29 = _mirror(29, (0, 1), (2, 3), (4, 6), (5, 7), (8, 9), (10, 11), (12, 14), (13, 15), (16, 17), (18, 19), (22, 23))
-# AFLW's 21 without the ears: brows 0 to 5, eyes 6 to 11, nose 12 to 14, mouth 15 to 17, each from left to right; chin 18.
-_MIRROR19 = _mirror(19, *_facing(range(3), range(3, 6)), *_facing(range(6, 9), range(9, 12)), (12, 14), (15, 17))
+_MIRROR29 = _mirror(
+    29, (0, 1), (2, 3), (4, 6), (5, 7), (8, 9), (10, 11), (12, 14), (13, 15), (16, 17), (18, 19), (22, 23)
+)
+# AFLW's 21 without the ears: brows 0 to 5, eyes 6 to 11, nose 12 to 14, mouth 15 to 17, each from left to
+# right; chin 18.
+_MIRROR19 = _mirror(
+    19, *_facing(range(3), range(3, 6)), *_facing(range(6, 9), range(9, 12)), (12, 14), (15, 17)
+)
 
 
 class LandmarkTask(Task[Landmarks]):
     """n places by heat maps, read as the expectation over the map.
 
-    A label is (n, 2) pixels, or a mapping with these as "points" and the data set's face "box" (x1, y1, x2, y2), which only
+    A label is (n, 2) pixels, or a mapping with these as "points" and the data set's face "box" (x1, y1, x2,
+    y2), which only
     the metric needs. NaN is a point that nobody labelled; known is told for each point.
 
-    Loss: KL from a Gaussian around the true place to the softmax of the map, plus the distance between the expected
+    Loss: KL from a Gaussian around the true place to the softmax of the map, plus the distance between the
+        expected
     and the true place. Faceptor (section "landmarks") uses a sigmoid map, BCE and the same distance.
     Ours: softmax. On maps of 32 x 32 the tail of a sigmoid map pulls the expectation to the centre.
 
-    Loss of `decoding` "sigmoid", as in Faceptor's code: the same distance, with weight 1, plus the mean BCE of the map against a
+    Loss of `decoding` "sigmoid", as in Faceptor's code: the same distance, with weight 1, plus the mean BCE
+    of the map against a
     Gaussian of `SIGMOID_SIGMA` cells whose peak is 1 and which is 0 beyond `SIGMOID_RADIUS` cells.
 
     Attributes:
-        decoding: how logits become a distribution over the map. "softmax", or "sigmoid": sigmoids divided by their sum.
+        decoding: how logits become a distribution over the map. "softmax", or "sigmoid": sigmoids divided by
+            their sum.
 
     Args:
         mirror: for each point, the point it becomes when the picture is mirrored.
@@ -107,9 +121,15 @@ class LandmarkTask(Task[Landmarks]):
     decoding: str = "softmax"
 
     def __init__(
-        self, name: str, labels: str, mirror: tuple[int, ...], eyes: tuple[int, int] | None, *, sigma: float = 1.0,
+        self,
+        name: str,
+        labels: str,
+        mirror: tuple[int, ...],
+        eyes: tuple[int, int] | None,
+        *,
+        sigma: float = 1.0,
         distance_weight: float = 20.0,
-    ):  # fmt: skip
+    ):
         self.name, self.labels, self.shape = name, labels, Points(len(mirror))
         self.mirror, self.eyes, self.sigma, self.distance_weight = mirror, eyes, sigma, distance_weight
 
@@ -149,18 +169,26 @@ class LandmarkTask(Task[Landmarks]):
 
     def undo_hflip(self, raw: Floats) -> Floats:
         partners = raw[:, list(self.mirror)]
-        return partners[..., ::-1] if raw.ndim == 4 else partners * np.array([-1, 1], np.float32) + np.array([1, 0], np.float32)
+        return (
+            partners[..., ::-1]
+            if raw.ndim == 4
+            else partners * np.array([-1, 1], np.float32) + np.array([1, 0], np.float32)
+        )
 
     def read(self, raw: Floats, crop: Crop) -> Landmarks:
         fractions = expected_place(raw, self.decoding) if raw.ndim == 3 else np.asarray(raw, np.float64)
         h, w = crop.pixels.shape[:2]
         points = fractions * (w, h) - 0.5
-        return Landmarks(geometry.move_points(points, geometry.invert(crop.from_photo)).astype(np.float32), self.labels)
+        return Landmarks(
+            geometry.move_points(points, geometry.invert(crop.from_photo)).astype(np.float32), self.labels
+        )
 
     def metrics(self) -> NME:
         return NME(self.eyes)
 
-    def encode_target(self, label: Any, affine: npt.ArrayLike, mirrored: bool, size: tuple[int, int]) -> tuple[Any, Any]:
+    def encode_target(
+        self, label: Any, affine: npt.ArrayLike, mirrored: bool, size: tuple[int, int]
+    ) -> tuple[Any, Any]:
         points = geometry.move_points(_points_of(label), affine)
         if mirrored:
             points = points[list(self.mirror)]
@@ -188,7 +216,9 @@ def sigmoid_map_loss(raw: Tensor, target: Tensor) -> Tensor:
     from torch.nn import functional as F
 
     if raw.ndim == 2:
-        raise UsageError('decoding "sigmoid" is of heat maps; this model gives coordinates, use decoding "softmax"')
+        raise UsageError(
+            'decoding "sigmoid" is of heat maps; this model gives coordinates, use decoding "softmax"'
+        )
     h, w = raw.shape[-2:]
     x, y = raw.new_ones(w).cumsum(0) - 0.5, raw.new_ones(h).cumsum(0) - 0.5  # centers of cells
     far = (y - target[:, 1:] * h).square()[:, :, None] + (x - target[:, :1] * w).square()[:, None, :]
@@ -197,12 +227,15 @@ def sigmoid_map_loss(raw: Tensor, target: Tensor) -> Tensor:
     total = p.sum((1, 2)).clamp_min(1e-6)
     expected = (p.sum(1) @ x / (w * total), p.sum(2) @ y / (h * total))
     # the small number keeps the gradient finite where a point is exact
-    distance = ((expected[0] - target[:, 0]).square() + (expected[1] - target[:, 1]).square() + 1e-12).sqrt().mean()
+    distance = (
+        ((expected[0] - target[:, 0]).square() + (expected[1] - target[:, 1]).square() + 1e-12).sqrt().mean()
+    )
     return distance + F.binary_cross_entropy_with_logits(raw, goal)
 
 
 def expected_place(logits: npt.ArrayLike, decoding: str = "softmax") -> npt.NDArray[np.float64]:
-    """Heat maps (n, h, w), logits -> expected places (n, 2) as fractions of the crop: probabilities, then the mean.
+    """Heat maps (n, h, w), logits -> expected places (n, 2) as fractions of the crop: probabilities, then the
+    mean.
 
     Args:
         decoding: "softmax", or "sigmoid" for sigmoids divided by their sum.
@@ -216,14 +249,20 @@ def expected_place(logits: npt.ArrayLike, decoding: str = "softmax") -> npt.NDAr
 
 
 class NME:
-    """Normalised mean error: the distance from the truth, mean over a picture's labelled points, in units of its face; x 100.
+    """Normalised mean error: the distance from the truth, mean over a picture's labelled points, in units of
+    its face; x 100.
 
-    The unit is the distance of two points, or for `eyes` None the diagonal of the data set's box. With it come the share of
-    failures, NME > 0.1 ("fr@0.1", x 100), and the area under the cumulative error curve up to 0.1 ("auc@0.1", 0..1). A
-    picture with no labelled point, without its two eye points, or with a box without area has no NME; `n` does not count it.
+    The unit is the distance of two points, or for `eyes` None the diagonal of the data set's box. With it
+    come the share of
+    failures, NME > 0.1 ("fr@0.1", x 100), and the area under the cumulative error curve up to 0.1 ("auc@0.1",
+    0..1). A
+    picture with no labelled point, without its two eye points, or with a box without area has no NME; `n`
+    does not count it.
 
-    For `eyes` None also "nme_box" and "auc_box@0.07" (unit: the square root of the box's area), and "boxed": the percentage of
-    pictures that had a box. Ours: others are measured by the tight box of their labelled points, which is smaller than a
+    For `eyes` None also "nme_box" and "auc_box@0.07" (unit: the square root of the box's area), and "boxed":
+    the percentage of
+    pictures that had a box. Ours: others are measured by the tight box of their labelled points, which is
+        smaller than a
     data set's box, so that the number is larger; compare with published ones only where "boxed" is 100.
     """
 
@@ -242,7 +281,11 @@ class NME:
             unit = float(np.linalg.norm(truth[self.eyes[0]] - truth[self.eyes[1]]))
             self.rows.append((error / unit, 0.0, False))
             return
-        corners = np.stack([truth[mask].min(0), truth[mask].max(0)]) if box is None else np.asarray(box, np.float64).reshape(2, 2)
+        corners = (
+            np.stack([truth[mask].min(0), truth[mask].max(0)])
+            if box is None
+            else np.asarray(box, np.float64).reshape(2, 2)
+        )
         w, h = corners[1] - corners[0]
         if min(w, h) <= 0:
             return
@@ -259,15 +302,20 @@ class NME:
         }
         if self.eyes is None:
             by_side = np.array([r[1] for r in self.rows])
-            values |= {"nme_box": 100 * float(by_side.mean()), "auc_box@0.07": error_curve_area(by_side, 0.07)}
+            values |= {
+                "nme_box": 100 * float(by_side.mean()),
+                "auc_box@0.07": error_curve_area(by_side, 0.07),
+            }
             values["boxed"] = 100 * float(np.mean([r[2] for r in self.rows]))
         return values
 
 
 def error_curve_area(errors: npt.ArrayLike, limit: float, step: float = 1e-4) -> float:
-    """Area under the share of errors <= t, for t in 0..limit, divided by limit: 0..1, by trapezes of width `step`.
+    """Area under the share of errors <= t, for t in 0..limit, divided by limit: 0..1, by trapezes of width
+    `step`.
 
-    Official Faceptor has Simpson's rule, which differs by 1e-5 at most, and integrates AFLW-19 to 0.0701 in place of 0.07: 0.001 more.
+    Official Faceptor has Simpson's rule, which differs by 1e-5 at most, and integrates AFLW-19 to 0.0701 in
+    place of 0.07: 0.001 more.
     """
     at = np.linspace(0, limit, round(limit / step) + 1)
     e = np.sort(np.asarray(errors, np.float64))

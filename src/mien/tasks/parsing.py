@@ -25,10 +25,12 @@ class Parsing:
     """A class per pixel.
 
     Attributes:
-        mask: (h, w) uint8 class index in crop geometry: as many pixels as the crop, or twice as many each way where the network's
+        mask: (h, w) uint8 class index in crop geometry: as many pixels as the crop, or twice as many each way
+            where the network's
             maps are at least half the crop's size.
         from_photo: (2, 3) affine, photo pixels -> mask pixels.
-        names: class names by index; `l_` and `r_` are the subject's own left and right (`l_eye` is on the picture's right).
+        names: class names by index; `l_` and `r_` are the subject's own left and right (`l_eye` is on the
+            picture's right).
         labels: the label set's id.
         fractions: share of the crop of each class that occurs, 0..1.
     """
@@ -49,7 +51,8 @@ class Parsing:
 
 
 class ParsingTask(Task[Parsing]):
-    """A class per pixel from logit maps, enlarged bilinearly to the crop, or to twice its size where they are fine enough.
+    """A class per pixel from logit maps, enlarged bilinearly to the crop, or to twice its size where they are
+    fine enough.
 
     Loss: cross-entropy over known pixels (Faceptor) plus soft Dice over the classes present.
     Ours: the Dice term; mean F1 weighs an earring like the skin, and cross-entropy does not.
@@ -57,13 +60,20 @@ class ParsingTask(Task[Parsing]):
     Args:
         names: class names by index; index 0 is the background.
         mirror: for each class, the class it becomes when the picture is mirrored.
-        dice_weight: of the Dice term. weights: class -> what its pixels weigh in the cross-entropy; 1 where none is named.
+        dice_weight: of the Dice term. weights: class -> what its pixels weigh in the cross-entropy; 1 where
+            none is named.
     """
 
     def __init__(
-        self, name: str, labels: str, names: tuple[str, ...], mirror: Mapping[str, str], *, dice_weight: float = 1.0,
+        self,
+        name: str,
+        labels: str,
+        names: tuple[str, ...],
+        mirror: Mapping[str, str],
+        *,
+        dice_weight: float = 1.0,
         weights: Mapping[str, float] | None = None,
-    ):  # fmt: skip
+    ):
         self.name, self.labels, self.names, self.shape = name, labels, names, Map(len(names))
         both = {**mirror, **{b: a for a, b in mirror.items()}}
         self.mirror = np.arange(256, dtype=np.uint8)
@@ -99,17 +109,25 @@ class ParsingTask(Task[Parsing]):
 
     def read(self, raw: Floats, crop: Crop) -> Parsing:
         h, w = crop.pixels.shape[:2]
-        k = 2 if 2 * raw.shape[1] >= h else 1  # where an edge passes between two cells is known to about a quarter of a cell
+        k = (
+            2 if 2 * raw.shape[1] >= h else 1
+        )  # where an edge passes between two cells is known to about a quarter of a cell
         mask = _winners(np.ascontiguousarray(raw, np.float32), (k * w, k * h))
-        share = cv2.calcHist([mask], [0], None, [len(self.names)], [0, len(self.names)]).reshape(-1) / mask.size
+        share = (
+            cv2.calcHist([mask], [0], None, [len(self.names)], [0, len(self.names)]).reshape(-1) / mask.size
+        )
         fractions = {n: float(s) for n, s in zip(self.names, share, strict=True) if s > 0}
-        to_mask = geometry.compose(geometry.about((-0.5, -0.5), scale=k), crop.from_photo)  # pixels are counted from their centres
+        to_mask = geometry.compose(
+            geometry.about((-0.5, -0.5), scale=k), crop.from_photo
+        )  # pixels are counted from their centres
         return Parsing(mask, to_mask, self.names, self.labels, fractions)
 
     def metrics(self) -> MeanF1:
         return MeanF1(self.names)
 
-    def encode_target(self, label: Any, affine: npt.ArrayLike, mirrored: bool, size: tuple[int, int]) -> tuple[Any, Any]:
+    def encode_target(
+        self, label: Any, affine: npt.ArrayLike, mirrored: bool, size: tuple[int, int]
+    ) -> tuple[Any, Any]:
         mask = geometry.warp_mask(label, affine, size, UNKNOWN)
         return (self.mirror[mask] if mirrored else mask), np.True_
 
@@ -118,9 +136,11 @@ class ParsingTask(Task[Parsing]):
 
 
 def _winners(logits: Floats, size: tuple[int, int]) -> Pixels:
-    """(n, h, w) -> the class of the largest logit, (height, width) uint8, of the maps enlarged bilinearly to (width, height).
+    """(n, h, w) -> the class of the largest logit, (height, width) uint8, of the maps enlarged bilinearly to
+    (width, height).
 
-    A class at a time: with 19 classes several times as fast as enlarging them together and taking the argmax, whose answer it is.
+    A class at a time: with 19 classes several times as fast as enlarging them together and taking the argmax,
+        whose answer it is.
     """
     best = cv2.resize(logits[0], size, interpolation=cv2.INTER_LINEAR)
     mask, plane, won = np.zeros(best.shape, np.uint8), np.empty_like(best), np.empty(best.shape, np.uint8)
@@ -133,10 +153,12 @@ def _winners(logits: Floats, size: tuple[int, int]) -> Pixels:
 
 
 class MeanF1:
-    """F1 per class from one confusion matrix over all pixels of all pictures; mean over non-background classes.
+    """F1 per class from one confusion matrix over all pixels of all pictures; mean over non-background
+    classes.
 
     Pixels that the crop does not reach count as background in the answer; unlabelled pixels are left out.
-    A class absent in both truth and answer is left out of the mean. "ceiling" is the mean F1 of a perfect answer in these crops:
+    A class absent in both truth and answer is left out of the mean. "ceiling" is the mean F1 of a perfect
+    answer in these crops:
     below 1 where they do not reach the whole picture.
     """
 
@@ -161,24 +183,63 @@ class MeanF1:
 
     def _f1(self, matrix: npt.NDArray[np.int64]) -> dict[str, float]:
         hit, total = np.diag(matrix), matrix.sum(0) + matrix.sum(1)
-        return {n: 2.0 * h / t for n, h, t in zip(self.names, hit, total, strict=True) if t > 0 and n != self.names[0]}
+        return {
+            n: 2.0 * h / t
+            for n, h, t in zip(self.names, hit, total, strict=True)
+            if t > 0 and n != self.names[0]
+        }
 
     def compute(self) -> dict[str, float]:
         f1, best = self._f1(self.matrix), self._f1(self.perfect)
         mean, ceiling = (float(np.mean(list(v.values()))) if v else 0.0 for v in (f1, best))
-        return {"mean_f1": mean, "ceiling": ceiling, "n": self.n, **{f"f1:{k}": float(v) for k, v in f1.items()}}
+        return {
+            "mean_f1": mean,
+            "ceiling": ceiling,
+            "n": self.n,
+            **{f"f1:{k}": float(v) for k, v in f1.items()},
+        }
 
 
 CELEBAMASK19 = (
-    "background", "skin", "nose", "eyeglass", "l_eye", "r_eye", "l_brow", "r_brow", "l_ear", "r_ear", "mouth", "u_lip", "l_lip",
-    "hair", "hat", "earring", "necklace", "neck", "cloth",
-)  # fmt: skip
-# LaPa (Liu et al. 2020): a face takes its ears along. Its "left" brow and eye, 2 and 4, are those left in the picture.
+    "background",
+    "skin",
+    "nose",
+    "eyeglass",
+    "l_eye",
+    "r_eye",
+    "l_brow",
+    "r_brow",
+    "l_ear",
+    "r_ear",
+    "mouth",
+    "u_lip",
+    "l_lip",
+    "hair",
+    "hat",
+    "earring",
+    "necklace",
+    "neck",
+    "cloth",
+)
+# LaPa (Liu et al. 2020): a face takes its ears along. Its "left" brow and eye, 2 and 4, are those left in the
+# picture.
 LAPA11_NAMES = (
-    "background", "face", "r_brow", "l_brow", "r_eye", "l_eye", "nose", "upper_lip", "inner_mouth", "lower_lip", "hair",
-)  # fmt: skip
+    "background",
+    "face",
+    "r_brow",
+    "l_brow",
+    "r_eye",
+    "l_eye",
+    "nose",
+    "upper_lip",
+    "inner_mouth",
+    "lower_lip",
+    "hair",
+)
 # Helen as iFAN takes it: left and right are one class, so that a mirror swaps nothing.
 HELEN9_NAMES = ("background", "skin", "brow", "eye", "nose", "upper_lip", "inner_mouth", "lower_lip", "hair")
-PARSING = ParsingTask("parsing", "celebamask19", CELEBAMASK19, {"l_eye": "r_eye", "l_brow": "r_brow", "l_ear": "r_ear"})
+PARSING = ParsingTask(
+    "parsing", "celebamask19", CELEBAMASK19, {"l_eye": "r_eye", "l_brow": "r_brow", "l_ear": "r_ear"}
+)
 LAPA11 = ParsingTask("lapa11", "lapa11", LAPA11_NAMES, {"l_eye": "r_eye", "l_brow": "r_brow"})
 HELEN9 = ParsingTask("helen9", "helen9", HELEN9_NAMES, {})

@@ -1,4 +1,6 @@
-"""Head pose in degrees: derived from the 68 points by PnP on a generic 3-D face, or answered by a head of its own."""
+"""Head pose in degrees: derived from the 68 points by PnP on a generic 3-D face, or answered by a head of its
+own.
+"""
 
 from __future__ import annotations
 
@@ -46,9 +48,11 @@ POSE: Derived[Pose] = Derived("pose", "landmarks", _pose)
 
 
 class EulerTask(Task[Pose]):
-    """Yaw, pitch and roll as three numbers; raw answers are degrees / `unit`, of the head as it stands in the crop.
+    """Yaw, pitch and roll as three numbers; raw answers are degrees / `unit`, of the head as it stands in the
+    crop.
 
-    A label is (yaw, pitch, roll) in degrees, as `Pose` counts them, in the stored picture. A crop that is turned turns the
+    A label is (yaw, pitch, roll) in degrees, as `Pose` counts them, in the stored picture. A crop that is
+    turned turns the
     head with it; reading turns it back. Loss: the mean absolute difference, in units.
 
     Args:
@@ -78,7 +82,9 @@ class EulerTask(Task[Pose]):
     def metrics(self) -> PoseError:
         return PoseError()
 
-    def encode_target(self, label: Any, affine: npt.ArrayLike, mirrored: bool, size: tuple[int, int]) -> tuple[Any, Any]:
+    def encode_target(
+        self, label: Any, affine: npt.ArrayLike, mirrored: bool, size: tuple[int, int]
+    ) -> tuple[Any, Any]:
         return np.asarray(turn_pose(label, affine), np.float32) / np.float32(self.unit), np.True_
 
     def missing_target(self, size: tuple[int, int]) -> tuple[Any, Any]:
@@ -99,13 +105,20 @@ class PoseError:
 
     def compute(self) -> dict[str, float]:
         yaw, pitch, roll = (float(v) for v in np.mean(self.rows, axis=0))
-        return {"mae": (yaw + pitch + roll) / 3, "yaw": yaw, "pitch": pitch, "roll": roll, "n": len(self.rows)}
+        return {
+            "mae": (yaw + pitch + roll) / 3,
+            "yaw": yaw,
+            "pitch": pitch,
+            "roll": roll,
+            "n": len(self.rows),
+        }
 
 
 EULER = EulerTask()
 
 
-# A generic 3-D face: eye corners, nose, mouth corners, chin, in millimetres; x to the picture's right, y down, z away
+# A generic 3-D face: eye corners, nose, mouth corners, chin, in millimetres; x to the picture's right, y
+# down, z away
 # from the camera. Rounded averages of adult heads; good for degrees, not for measuring people.
 _MODEL_INDEX = (8, 30, 33, 36, 39, 42, 45, 48, 54, 27)
 
@@ -140,7 +153,14 @@ def pose_from_68(points: npt.ArrayLike) -> tuple[float, float, float]:
     # start: upright, facing the camera, at the distance that the focal length implies
     span = float(np.ptp(_MODEL, axis=0).max())
     ok, rvec, _ = cv2.solvePnP(
-        _MODEL, p, camera, np.zeros(4), np.zeros((3, 1)), np.array([[0.0], [0.0], [4.0 * span]]), True, cv2.SOLVEPNP_ITERATIVE
+        _MODEL,
+        p,
+        camera,
+        np.zeros(4),
+        np.zeros((3, 1)),
+        np.array([[0.0], [0.0], [4.0 * span]]),
+        True,
+        cv2.SOLVEPNP_ITERATIVE,
     )
     if not ok:
         raise UsageError(f"no head pose fits the points {p.tolist()}")
@@ -149,7 +169,12 @@ def pose_from_68(points: npt.ArrayLike) -> tuple[float, float, float]:
     yaw = float(np.degrees(np.arctan2(forward[0], -forward[2])))
     pitch = float(np.degrees(np.arcsin(np.clip(-forward[1], -1, 1))))
     # roll: what in-plane turn is left once yaw and pitch are undone
-    cy, sy, cp, sp = np.cos(np.radians(yaw)), np.sin(np.radians(yaw)), np.cos(np.radians(pitch)), np.sin(np.radians(pitch))
+    cy, sy, cp, sp = (
+        np.cos(np.radians(yaw)),
+        np.sin(np.radians(yaw)),
+        np.cos(np.radians(pitch)),
+        np.sin(np.radians(pitch)),
+    )
     ry = np.array([[cy, 0, -sy], [0, 1, 0], [sy, 0, cy]])
     rx = np.array([[1, 0, 0], [0, cp, sp], [0, -sp, cp]])
     left = (ry @ rx).T @ r
@@ -157,8 +182,13 @@ def pose_from_68(points: npt.ArrayLike) -> tuple[float, float, float]:
 
 
 def pose_matrix(yaw: float, pitch: float, roll: float) -> Array:
-    """Degrees, as `pose_from_68` counts them -> the (3, 3) rotation of the head: roll first, then pitch, then yaw."""
-    (cy, cp, cr), (sy, sp, sr) = np.cos(np.radians([yaw, pitch, roll])), np.sin(np.radians([yaw, pitch, roll]))
+    """Degrees, as `pose_from_68` counts them -> the (3, 3) rotation of the head: roll first, then pitch, then
+    yaw.
+    """
+    (cy, cp, cr), (sy, sp, sr) = (
+        np.cos(np.radians([yaw, pitch, roll])),
+        np.sin(np.radians([yaw, pitch, roll])),
+    )
     about_y = np.array([[cy, 0, -sy], [0, 1, 0], [sy, 0, cy]])
     about_x = np.array([[1, 0, 0], [0, cp, sp], [0, -sp, cp]])
     about_z = np.array([[cr, -sr, 0], [sr, cr, 0], [0, 0, 1]])

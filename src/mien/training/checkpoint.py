@@ -18,10 +18,19 @@ from mien.inference.weights_file import FORMAT
 
 
 def header_of(model: Any, **more: Any) -> dict[str, Any]:
-    """What travels with weights: builder and its arguments, view, tasks and their label sets, and what is given."""
+    """What travels with weights: builder and its arguments, view, tasks and their label sets, and what is
+    given.
+    """
     name, arguments = model.builder
     tasks = [t.header() for t in model.tasks]
-    return {"format": FORMAT, "builder": name, "arguments": arguments, "view": model.view.to_dict(), "tasks": tasks, **more}
+    return {
+        "format": FORMAT,
+        "builder": name,
+        "arguments": arguments,
+        "view": model.view.to_dict(),
+        "tasks": tasks,
+        **more,
+    }
 
 
 def _write(path: Path, tensors: dict[str, Tensor], header: dict[str, Any]) -> None:
@@ -55,7 +64,8 @@ def load(path: Path | str) -> Any:
         path: a .safetensors of a run. `mien.export.onnx_import.load` reads exported files too.
 
     Raises:
-        BadWeights: unreadable, unknown builder, or tensors that do not fit; the message names the first of them.
+        BadWeights: unreadable, unknown builder, or tensors that do not fit; the message names the first of
+            them.
     """
     tensors, header = _read(Path(path))
     model = build(header, path)
@@ -80,7 +90,9 @@ def build(header: Mapping[str, Any], path: Path | str) -> Any:
     from mien.tasks.base import configured
 
     if header["builder"] not in MODELS:
-        raise BadWeights(f"{path} was made by {header['builder']!r}, which is not one of: {', '.join(MODELS)}")
+        raise BadWeights(
+            f"{path} was made by {header['builder']!r}, which is not one of: {', '.join(MODELS)}"
+        )
     arguments = dict(header["arguments"])
     if "tasks" in arguments:
         arguments["tasks"] = [task(n) for n in arguments["tasks"]]
@@ -95,10 +107,18 @@ def build(header: Mapping[str, Any], path: Path | str) -> Any:
 
 
 def save_run(
-    path: Path, model: nn.Module, average: nn.Module, optimizer: torch.optim.Optimizer, balance: Any, step: int,
+    path: Path,
+    model: nn.Module,
+    average: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    balance: Any,
+    step: int,
     criteria: Mapping[str, Any] | None = None,
-) -> None:  # fmt: skip
-    """Everything that a run needs to go on exactly. criteria: by task; those that are modules have a state."""
+) -> None:
+    """Everything that a run needs to go on exactly.
+
+    criteria: by task; those that are modules have a state.
+    """
     tensors = {f"model.{k}": v for k, v in model.state_dict().items()}
     tensors |= {f"average.{k}": v for k, v in average.state_dict().items()}
     for name, criterion in (criteria or {}).items():
@@ -111,9 +131,13 @@ def save_run(
 
 
 def load_run(
-    path: Path, model: nn.Module, average: nn.Module, optimizer: torch.optim.Optimizer, balance: Any,
+    path: Path,
+    model: nn.Module,
+    average: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    balance: Any,
     criteria: Mapping[str, Any] | None = None,
-) -> int:  # fmt: skip
+) -> int:
     """Fill everything from `save_run` and return the step to go on from."""
     tensors, header = _read(path)
 

@@ -1,14 +1,19 @@
 """Several processes, one training: what `torchrun` starts, and all that passes between them.
 
-Each rank takes its share of the pictures of a step and holds everything else whole. What passes, a step: how much of
+Each rank takes its share of the pictures of a step and holds everything else whole. What passes, a step: how
+much of
 each task every share knows, the losses as numbers, and one flat buffer of gradients after the last backward.
 
-Ours: one sum of a flat buffer in place of torch's DistributedDataParallel. That wraps a model's `forward`, where models here
-may be asked through `learn`, and counts on every parameter having a gradient; batches of many tasks leave some without.
-Here such a parameter counts as zero on that rank, and stays without a gradient if no rank has one, as in one process. What
+Ours: one sum of a flat buffer in place of torch's DistributedDataParallel. That wraps a model's `forward`,
+    where models here
+may be asked through `learn`, and counts on every parameter having a gradient; batches of many tasks leave
+some without.
+Here such a parameter counts as zero on that rank, and stays without a gradient if no rank has one, as in one
+process. What
 it costs: gradients travel after the backward, not during it.
 
-Batch norms normalise each share by itself (there is no SyncBatchNorm). The running statistics of those that learn are averaged
+Batch norms normalise each share by itself (there is no SyncBatchNorm). The running statistics of those that
+learn are averaged
 over the ranks each step, so that all ranks hold the same state, and that is what is saved.
 """
 
@@ -40,11 +45,13 @@ class RankLost(MienError):
 
 @dataclass
 class Distributed:
-    """This process among those of its training. The default is a process alone, for which every method does nothing.
+    """This process among those of its training. The default is a process alone, for which every method does
+    nothing.
 
     Attributes:
         rank, world: this one's number, and how many there are. device: where its model and batches are.
-        store: torch's key-value store, by which a rank that is missed is found. timeout: seconds to wait for the others.
+        store: torch's key-value store, by which a rank that is missed is found. timeout: seconds to wait for
+            the others.
     """
 
     rank: int = 0
@@ -60,7 +67,10 @@ class Distributed:
         return self.rank == 0
 
     def seed(self, seed: int, step: int) -> None:
-        """Torch's generator for that step, other on each rank. A process alone on a CPU keeps the one in its checkpoint."""
+        """Torch's generator for that step, other on each rank.
+
+        A process alone on a CPU keeps the one in its checkpoint.
+        """
         if self.world > 1 or self.device.type != "cpu":
             torch.manual_seed(int(np.random.SeedSequence([seed, 3, step, self.rank]).generate_state(1)[0]))
 
@@ -88,7 +98,10 @@ class Distributed:
         mine = torch.zeros(self.world, dtype=torch.int64)
         mine[self.rank] = value
         if len(set(theirs := self.add(mine).tolist())) > 1:
-            raise UsageError(f"the ranks do not agree on {what}: {theirs}; give all of them the same recipe, settings and folder")
+            raise UsageError(
+                f"the ranks do not agree on {what}: {theirs}; give all of them the same recipe, settings and"
+                " folder"
+            )
 
     def all_reduce_losses(self, losses: dict[str, Tensor]) -> dict[str, Tensor]:
         """Losses by name, summed over ranks; every rank has the same names."""
@@ -103,10 +116,20 @@ class Distributed:
         if self.world == 1:
             return
         weights = [p for p in learning.parameters() if p.requires_grad]
-        statistics = [b for n in learning.modules() if _follows(n) for b in n.buffers(recurse=False) if b.is_floating_point()]
+        statistics = [
+            b
+            for n in learning.modules()
+            if _follows(n)
+            for b in n.buffers(recurse=False)
+            if b.is_floating_point()
+        ]
         has = torch.tensor([float(p.grad is not None) for p in weights], device=self.device)
         grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in weights]
-        flat = self._add(torch.cat([has, *(t.reshape(-1) for t in grads), *(b.reshape(-1) / self.world for b in statistics)]))
+        flat = self._add(
+            torch.cat(
+                [has, *(t.reshape(-1) for t in grads), *(b.reshape(-1) / self.world for b in statistics)]
+            )
+        )
         total, *parts = flat.split([len(weights), *(t.numel() for t in (*weights, *statistics))])
         for p, n, grad, part in zip(weights, total.tolist(), grads, parts, strict=False):
             p.grad = grad.copy_(part.view_as(grad)) if n else None
@@ -133,14 +156,17 @@ class Distributed:
         except RuntimeError as e:  # what torch raises for a closed connection as for a timeout
             reason = (str(e).splitlines() or ["no reason given"])[0]
             raise RankLost(
-                f"rank {self.rank} of {self.world} lost the others at exchange {self.met} ({self._missing()}). Look for that "
-                f"rank's own message, or raise the timeout of {self.timeout:g} s if it was only slow; then go on with --resume. "
-                f"torch says: {reason}"
+                f"rank {self.rank} of {self.world} lost the others at exchange {self.met}"
+                f" ({self._missing()}). Look for that rank's own message, or raise the timeout of"
+                f" {self.timeout:g} s if it was only slow; then go on with --resume. torch says: {reason}"
             ) from e
 
     def _missing(self) -> str:
         try:
-            seen = {r: int(self.store.get(f"mien/{r}")) if self.store.check([f"mien/{r}"]) else 0 for r in range(self.world)}
+            seen = {
+                r: int(self.store.get(f"mien/{r}")) if self.store.check([f"mien/{r}"]) else 0
+                for r in range(self.world)
+            }
         except RuntimeError:
             return "the store is gone too: rank 0 or torchrun has ended"
         late = [f"rank {r} at {n}" for r, n in seen.items() if n < self.met]
@@ -151,7 +177,9 @@ SINGLE_PROCESS = Distributed()
 
 
 def _follows(module: nn.Module) -> bool:
-    """A batch norm whose statistics move: frozen ones are in evaluation mode, see `mien.training.loop.learn_mode`."""
+    """A batch norm whose statistics move: frozen ones are in evaluation mode, see
+    `mien.training.loop.learn_mode`.
+    """
     return isinstance(module, nn.modules.batchnorm._BatchNorm) and module.training
 
 
@@ -160,7 +188,8 @@ def join(timeout: float = 600.0) -> Iterator[Distributed]:
     """The process group that `torchrun` asks for in the environment; without it a process alone.
 
     Args:
-        timeout: seconds after which a rank that does not answer counts as lost. The others wait while rank 0 validates.
+        timeout: seconds after which a rank that does not answer counts as lost. The others wait while rank 0
+            validates.
 
     Raises:
         UsageError: the environment tells a rank but not where to meet. RankLost: not all ranks came.
@@ -172,7 +201,10 @@ def join(timeout: float = 600.0) -> Iterator[Distributed]:
     rank, world, local = int(env["RANK"]), int(env["WORLD_SIZE"]), int(env.get("LOCAL_RANK", env["RANK"]))
     cuda = torch.cuda.is_available()
     if cuda and local >= torch.cuda.device_count():
-        raise UsageError(f"rank {rank} wants CUDA device {local}, and there are {torch.cuda.device_count()}; lower --nproc-per-node")
+        raise UsageError(
+            f"rank {rank} wants CUDA device {local}, and there are {torch.cuda.device_count()}; lower"
+            " --nproc-per-node"
+        )
     device = torch.device("cuda", local) if cuda else torch.device("cpu")
     if cuda:
         torch.cuda.set_device(device)
@@ -180,11 +212,15 @@ def join(timeout: float = 600.0) -> Iterator[Distributed]:
         yield Distributed(device=device)
         return
     if missing := [n for n in ("MASTER_ADDR", "MASTER_PORT") if n not in env]:
-        raise UsageError(f"RANK and WORLD_SIZE are set, but not {', '.join(missing)}; start with torchrun, or unset them")
+        raise UsageError(
+            f"RANK and WORLD_SIZE are set, but not {', '.join(missing)}; start with torchrun, or unset them"
+        )
     patience = timedelta(seconds=timeout)
     try:
         store, _, _ = next(iter(dist.rendezvous("env://", timeout=patience)))
-        dist.init_process_group("nccl" if cuda else "gloo", store=store, rank=rank, world_size=world, timeout=patience)
+        dist.init_process_group(
+            "nccl" if cuda else "gloo", store=store, rank=rank, world_size=world, timeout=patience
+        )
     except RuntimeError as e:
         raise RankLost(f"rank {rank} did not find the other {world - 1} within {timeout:g} s: {e}") from e
     yield Distributed(rank, world, device, store, timeout)
@@ -194,9 +230,12 @@ def join(timeout: float = 600.0) -> Iterator[Distributed]:
 def loss_weight(task: Task[Any], criterion: Any, target: Tensor, mask: Tensor) -> float:
     """What a criterion divides its sum by: means over shares, weighed by it, are the mean over all of them.
 
-    A criterion tells it by an attribute `weigh(target, known) -> number`. Else: for attributes the sum of the elements'
-    weights, 1/sqrt(k) each in a picture that knows k; for parsing the known pixels; else the number of known items.
-    Not exact for parsing's Dice term, which is no mean over pixels, nor for face boxes, whose mean is over assigned cells.
+    A criterion tells it by an attribute `weigh(target, known) -> number`. Else: for attributes the sum of the
+    elements'
+    weights, 1/sqrt(k) each in a picture that knows k; for parsing the known pixels; else the number of known
+    items.
+    Not exact for parsing's Dice term, which is no mean over pixels, nor for face boxes, whose mean is over
+    assigned cells.
     """
     if weigh := getattr(criterion, "weigh", None):
         return float(weigh(target, mask))
@@ -208,22 +247,36 @@ def loss_weight(task: Task[Any], criterion: Any, target: Tensor, mask: Tensor) -
 
 
 def batch_shares(
-    tasks: Iterable[Task[Any]], criteria: dict[str, Any], batches: list[Any], mixtures: int, ranks: Distributed
+    tasks: Iterable[Task[Any]],
+    criteria: dict[str, Any],
+    batches: list[Any],
+    mixtures: int,
+    ranks: Distributed,
 ) -> list[dict[str, float]]:
     """For each of this rank's batches: loss name -> the share of the joined batch's mean that it speaks for.
 
     Args:
         batches: numpy batches, one a mixture, micro-batch after micro-batch.
 
-    The key "" is for a loss that is named after no task: its share is that of the pictures. Where nothing is known, the
+    The key "" is for a loss that is named after no task: its share is that of the pictures. Where nothing is
+    known, the
     loss is zero whatever its share.
     """
     by_name = {t.name: t for t in tasks}
     rows = []
     for batch in batches:
-        pairs = {n: (torch.from_numpy(batch.targets[n]), torch.from_numpy(batch.mask[n])) for n in by_name if n in batch.targets}
-        rows.append([loss_weight(t, criteria[n], *pairs[n]) if n in pairs else 0.0 for n, t in by_name.items()] + [len(batch.images)])
-    mine = torch.tensor(rows, dtype=torch.float64).unflatten(0, (-1, mixtures))  # (micro-batches, mixtures, names)
+        pairs = {
+            n: (torch.from_numpy(batch.targets[n]), torch.from_numpy(batch.mask[n]))
+            for n in by_name
+            if n in batch.targets
+        }
+        rows.append(
+            [loss_weight(t, criteria[n], *pairs[n]) if n in pairs else 0.0 for n, t in by_name.items()]
+            + [len(batch.images)]
+        )
+    mine = torch.tensor(rows, dtype=torch.float64).unflatten(
+        0, (-1, mixtures)
+    )  # (micro-batches, mixtures, names)
     total = ranks.add(mine.sum(0))
     share = (mine / total.clamp_min(torch.finfo(torch.float64).tiny)).flatten(0, 1)
     return [dict(zip((*by_name, ""), row, strict=True)) for row in share.tolist()]

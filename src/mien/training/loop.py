@@ -29,13 +29,19 @@ def training_mode(model: nn.Module) -> None:
     """Training mode, except for batch norms that do not learn: frozen ones keep their statistics too."""
     model.train()
     for m in model.modules():
-        if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.weight is not None and not m.weight.requires_grad:
+        if (
+            isinstance(m, nn.modules.batchnorm._BatchNorm)
+            and m.weight is not None
+            and not m.weight.requires_grad
+        ):
             m.eval()
 
 
 def to_tensors(batch: Batch, view: View) -> tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]:
     """A numpy batch -> images (B, 3, H, W) float32 normalised channels-last, targets, known."""
-    images = torch.from_numpy(batch.images).permute(0, 3, 1, 2).float().div_(255)  # a permuted view is channels-last
+    images = (
+        torch.from_numpy(batch.images).permute(0, 3, 1, 2).float().div_(255)
+    )  # a permuted view is channels-last
     mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in (view.mean, view.std))
     tensors = [{k: torch.from_numpy(v) for k, v in part.items()} for part in (batch.targets, batch.mask)]
     return images.sub_(mean).div_(std), tensors[0], tensors[1]
@@ -51,13 +57,23 @@ class ForwardsTasks(Protocol):
 
 
 def losses_of(
-    model: Any, criteria: dict[str, Any], images: Tensor, targets: dict[str, Tensor], mask: dict[str, Tensor], *, bf16: bool = False
+    model: Any,
+    criteria: dict[str, Any],
+    images: Tensor,
+    targets: dict[str, Tensor],
+    mask: dict[str, Tensor],
+    *,
+    bf16: bool = False,
 ) -> dict[str, Tensor]:
-    """Losses by name: one a task that the batch has targets of, labelled or not: an unlabelled task has zero gradients, not none.
+    """Losses by name: one a task that the batch has targets of, labelled or not: an unlabelled task has zero
+    gradients, not none.
 
-    A model with a method `learn(images, targets, known, criteria) -> losses by name` is asked for its losses through it.
-    A batch of one view of several may leave out targets that another view has. A model with `forward_tasks` then computes only
-    the tasks of this view, so that its other heads do not see it, and only they have a loss; of other models their losses are zero.
+    A model with a method `learn(images, targets, known, criteria) -> losses by name` is asked for its losses
+    through it.
+    A batch of one view of several may leave out targets that another view has. A model with `forward_tasks`
+    then computes only
+    the tasks of this view, so that its other heads do not see it, and only they have a loss; of other models
+    their losses are zero.
     """
     learn = getattr(model, "learn", None)
     some = isinstance(model, ForwardsTasks) and any(t.name not in targets for t in model.tasks)
@@ -70,7 +86,8 @@ def losses_of(
 
 
 def keep_memory() -> None:
-    """Ask glibc to keep freed memory: a training step frees and asks again for the same hundreds of megabytes, and
+    """Ask glibc to keep freed memory: a training step frees and asks again for the same hundreds of
+    megabytes, and
     having the system zero them each time costs about a quarter of the step. Elsewhere nothing happens."""
     if sys.platform == "linux":
         libc = ctypes.CDLL(None)
@@ -91,11 +108,19 @@ class Log:
         with self.path.open("a", encoding="utf-8") as f:
             f.write(json.dumps(row) + "\n")
 
-    def progress(self, done: int, steps: int, means: Mapping[str, float], rate: float, pictures: int, lr: float) -> None:
-        """Mean losses since the last report, into the file and for people. rate: steps a second. pictures: a step."""
+    def progress(
+        self, done: int, steps: int, means: Mapping[str, float], rate: float, pictures: int, lr: float
+    ) -> None:
+        """Mean losses since the last report, into the file and for people.
+
+        rate: steps a second. pictures: a step.
+        """
         self.write(step=done, losses=means, images_per_s=rate * pictures, lr=lr)
         told = "  ".join(f"{k} {v:.3f}" for k, v in means.items())
-        self.say(f"step {done}/{steps}  {rate * pictures:.0f} images/s  ETA {(steps - done) / rate / 60:.0f} min  {told}")
+        self.say(
+            f"step {done}/{steps}  {rate * pictures:.0f} images/s  ETA {(steps - done) / rate / 60:.0f} min "
+            f" {told}"
+        )
 
     @staticmethod
     def say(text: str) -> None:
@@ -104,12 +129,22 @@ class Log:
 
 
 def batches_of(
-    mixtures: Sequence[Mixture], start: int, stop: int, *, accumulate: int = 1, ranks: Distributed = SINGLE_PROCESS
+    mixtures: Sequence[Mixture],
+    start: int,
+    stop: int,
+    *,
+    accumulate: int = 1,
+    ranks: Distributed = SINGLE_PROCESS,
 ) -> Iterator[tuple[Batch, ...]]:
-    """One batch of each mixture a step, micro-batch after micro-batch; their threads end with this, however it ends."""
+    """One batch of each mixture a step, micro-batch after micro-batch; their threads end with this, however
+    it ends.
+    """
     shares, of = [ranks.rank + ranks.world * m for m in range(accumulate)], ranks.world * accumulate
     with contextlib.ExitStack() as stack:
-        streams = [stack.enter_context(contextlib.closing(m.batches(start, stop, shares=shares, of=of))) for m in mixtures]
+        streams = [
+            stack.enter_context(contextlib.closing(m.batches(start, stop, shares=shares, of=of)))
+            for m in mixtures
+        ]
         for _ in range(start, stop):
             yield tuple(next(stream) for _ in shares for stream in streams)
 
@@ -119,16 +154,24 @@ def learning_of(model: nn.Module, criteria: Mapping[str, Any]) -> nn.ModuleList:
     return nn.ModuleList([model, *(c for c in criteria.values() if isinstance(c, nn.Module))])
 
 
-def train_step(recipe: Recipe, criteria: dict[str, Any], batches: Sequence[Batch], ranks: Distributed = SINGLE_PROCESS) -> dict[str, float]:
-    """Forward, losses, weights, backward, clip, step -> the losses of the joined batch as numbers, and the gradient's norm.
+def train_step(
+    recipe: Recipe, criteria: dict[str, Any], batches: Sequence[Batch], ranks: Distributed = SINGLE_PROCESS
+) -> dict[str, float]:
+    """Forward, losses, weights, backward, clip, step -> the losses of the joined batch as numbers, and the
+    gradient's norm.
 
-    There is one forward a mixture, and losses of one name add up. All views are in one backward, not one after the
-    other with accumulated gradients: a balance weighs the losses of the whole step, which are known after the last forward.
-    Batch norms normalise each view by itself. Their running statistics follow the views that pass through them: all views in the
+    There is one forward a mixture, and losses of one name add up. All views are in one backward, not one
+    after the
+    other with accumulated gradients: a balance weighs the losses of the whole step, which are known after the
+        last forward.
+    Batch norms normalise each view by itself. Their running statistics follow the views that pass through
+    them: all views in the
     encoder, and in heads those of their own tasks where the model has `forward_tasks`.
 
-    Of several micro-batches each has a backward of its own, so a balance whose weights follow from the losses of the very
-    step is refused. A loss is scaled by the share of the joined mean that a batch speaks for, see `ranks.shares_of`.
+    Of several micro-batches each has a backward of its own, so a balance whose weights follow from the losses
+    of the very
+    step is refused. A loss is scaled by the share of the joined mean that a batch speaks for, see
+    `ranks.shares_of`.
 
     Args:
         batches: this rank's, one a mixture, micro-batch after micro-batch.
@@ -136,7 +179,11 @@ def train_step(recipe: Recipe, criteria: dict[str, Any], batches: Sequence[Batch
     model, mixtures, joined = recipe.model, recipe.mixtures, dict[str, Tensor]()
     parts = len(batches) // len(mixtures)
     alone = parts * ranks.world == 1
-    shares = [{"": 1.0}] * len(batches) if alone else batch_shares(model.tasks, criteria, list(batches), len(mixtures), ranks)
+    shares = (
+        [{"": 1.0}] * len(batches)
+        if alone
+        else batch_shares(model.tasks, criteria, list(batches), len(mixtures), ranks)
+    )
     used, weights = list[dict[str, float]](), dict[str, float]()
     recipe.optimizer.zero_grad()
     for first in range(0, len(batches), len(mixtures)):
@@ -158,10 +205,15 @@ def train_step(recipe: Recipe, criteria: dict[str, Any], batches: Sequence[Batch
         joined = ranks.all_reduce_losses(joined)
         weights = recipe.balance(joined)
         if any(u != weights for u in used):
-            raise UsageError(f"{type(recipe.balance).__name__} weighs by the losses of the step itself; with it, accumulate must be 1")
+            raise UsageError(
+                f"{type(recipe.balance).__name__} weighs by the losses of the step itself; with it,"
+                " accumulate must be 1"
+            )
     if not torch.isfinite(torch.stack([weights[name] * loss for name, loss in joined.items()]).sum()):
         bad = {n: float(v.detach()) for n, v in joined.items() if not torch.isfinite(v)}
-        raise UsageError(f"the loss is not finite: {bad or joined}; lower the learning rate or look at these tasks' labels")
+        raise UsageError(
+            f"the loss is not finite: {bad or joined}; lower the learning rate or look at these tasks' labels"
+        )
     learning = learning_of(model, criteria)
     ranks.all_reduce_gradients(learning)
     norm = nn.utils.clip_grad_norm_(learning.parameters(), recipe.clip)
@@ -174,26 +226,39 @@ Tensors = tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]
 
 def _placed(tensors: Tensors, device: torch.device) -> Tensors:
     images, targets, mask = tensors
-    return images.to(device), {k: v.to(device) for k, v in targets.items()}, {k: v.to(device) for k, v in mask.items()}
+    return (
+        images.to(device),
+        {k: v.to(device) for k, v in targets.items()},
+        {k: v.to(device) for k, v in mask.items()},
+    )
 
 
 def fit(
-    recipe: Recipe, out: Path, *, resume: bool = False, stop_after: int | None = None, report: int = 50, save: int = 500,
+    recipe: Recipe,
+    out: Path,
+    *,
+    resume: bool = False,
+    stop_after: int | None = None,
+    report: int = 50,
+    save: int = 500,
     ranks: Distributed = SINGLE_PROCESS,
-) -> Any:  # fmt: skip
+) -> Any:
     """Train a recipe in a folder; returns the averaged model.
 
-    A run that is stopped and resumed gives the same weights as one that goes on: batches follow from the step, and weights,
+    A run that is stopped and resumed gives the same weights as one that goes on: batches follow from the
+    step, and weights,
     averages, optimiser and torch's generator are in the checkpoint. Of several ranks, the first writes.
 
     Args:
-        out: RUN folder; gets `last.safetensors` (everything), `model.safetensors` (averaged weights), `log.jsonl`.
+        out: RUN folder; gets `last.safetensors` (everything), `model.safetensors` (averaged weights),
+            `log.jsonl`.
         resume: go on from `last.safetensors`. stop_after: end after that many steps (the rest by resuming).
         report, save: steps between progress lines, and between checkpoints.
         ranks: the processes that share the work, see `mien.training.distributed.join`.
 
     Raises:
-        UsageError: the folder holds a run and `resume` is not set, a loss is not finite, or see `Recipe.criteria_by_task`.
+        UsageError: the folder holds a run and `resume` is not set, a loss is not finite, or see
+            `Recipe.criteria_by_task`.
         RankLost: another rank ended or does not answer.
     """
     last = out / "last.safetensors"
@@ -213,7 +278,9 @@ def fit(
     ranks.agree(start, "the step to go on from")
     training_mode(model)
     log, sums, seen, since = Log(out / "log.jsonl"), dict[str, float](), 0, time.perf_counter()
-    for step, batches in enumerate(batches_of(recipe.mixtures, start, stop, accumulate=recipe.accumulate, ranks=ranks), start):
+    for step, batches in enumerate(
+        batches_of(recipe.mixtures, start, stop, accumulate=recipe.accumulate, ranks=ranks), start
+    ):
         ranks.seed(recipe.seed, step)
         factor = recipe.schedule(step, recipe.steps)
         for group, lr in zip(recipe.optimizer.param_groups, base, strict=True):
@@ -244,6 +311,9 @@ def _validate(recipe: Recipe, model: Any, step: int, log: Log) -> None:
     from mien.models.torch_model import TorchModel
 
     model = copy.deepcopy(model).cpu() if next(model.parameters()).is_cuda else model  # answers are numpy
-    scores = {name: evaluate(TorchModel(model), PROTOCOLS[name], limit=recipe.limit).headline for name in recipe.protocols}
+    scores = {
+        name: evaluate(TorchModel(model), PROTOCOLS[name], limit=recipe.limit).headline
+        for name in recipe.protocols
+    }
     log.write(step=step, scores=scores)
     log.say(f"step {step}  validation  " + "  ".join(f"{k} {v:.2f}" for k, v in scores.items()))

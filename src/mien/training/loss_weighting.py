@@ -1,6 +1,7 @@
 """How several losses become one: losses of a step by name -> plain numbers to weigh them with.
 
-A loss of exactly zero is one that nothing in the batch labels (see `contract.silent`); balances that learn from
+A loss of exactly zero is one that nothing in the batch labels (see `contract.silent`); balances that learn
+from
 losses do not learn from those.
 """
 
@@ -47,9 +48,11 @@ class Fixed:
 
 
 class Uncertainty:
-    """Learned log-variances s: loss L weighs exp(-s), and s minimises exp(-s) L + s (Kendall et al., CVPR 2018).
+    """Learned log-variances s: loss L weighs exp(-s), and s minimises exp(-s) L + s (Kendall et al., CVPR
+    2018).
 
-    Ours: s takes its own gradient step here instead of being in the optimiser, so the penalty s need not be in the
+    Ours: s takes its own gradient step here instead of being in the optimiser, so the penalty s need not be
+        in the
     total, and a step moves s by `lr` at most: one enormous loss would otherwise silence its task for long.
 
     Args:
@@ -78,15 +81,21 @@ class Uncertainty:
 
 
 class Dynamic:
-    """The loss that falls slowest weighs most: w = K softmax(r / T), r = mean loss of a window / of the one before it.
+    """The loss that falls slowest weighs most: w = K softmax(r / T), r = mean loss of a window / of the one
+    before it.
 
-    FAR-AMTN's dynamic weighting (Gao et al. 2025) has no public equation. Ours: dynamic weight average (Liu et al.,
-    CVPR 2019), which equalizes speed only: it does not depend on the scale of a loss. FAR-AMTN's also equalizes scale. Ours: each
-    loss is divided by the mean of its first window and multiplied by the average of these means, so that after the first window all
-    losses are of one size and their sum keeps its own. w is 1 in the first two windows, and the scale factor in the first.
+    FAR-AMTN's dynamic weighting (Gao et al. 2025) has no public equation. Ours: dynamic weight average (Liu
+    et al.,
+    CVPR 2019), which equalizes speed only: it does not depend on the scale of a loss. FAR-AMTN's also
+        equalizes scale. Ours: each
+    loss is divided by the mean of its first window and multiplied by the average of these means, so that
+    after the first window all
+    losses are of one size and their sum keeps its own. w is 1 in the first two windows, and the scale factor
+    in the first.
 
     Args:
-        window: steps over which losses are averaged (an epoch, in the original). temperature: T; larger is more even.
+        window: steps over which losses are averaged (an epoch, in the original). temperature: T; larger is
+            more even.
         equalize_scale: divide by the first window's means; False is dynamic weight average as published.
     """
 
@@ -127,10 +136,15 @@ class Dynamic:
 
     def state_dict(self) -> dict[str, Any]:
         """The step, the means of the first window and of two others, and the window that is being filled."""
-        return {"step": self.step, **{k: dict(getattr(self, k)) for k in ("first", "before", "last", "sums", "counts")}}
+        return {
+            "step": self.step,
+            **{k: dict(getattr(self, k)) for k in ("first", "before", "last", "sums", "counts")},
+        }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Inverse of `state_dict`."""
         self.step = int(state["step"])
         self.first = dict(state.get("first", {}))  # runs of earlier versions have none
-        self.before, self.last, self.sums, self.counts = (dict(state[k]) for k in ("before", "last", "sums", "counts"))
+        self.before, self.last, self.sums, self.counts = (
+            dict(state[k]) for k in ("before", "last", "sums", "counts")
+        )

@@ -11,7 +11,8 @@ from mien.types import Array
 def assign(cost: npt.ArrayLike) -> list[tuple[int, int]]:
     """The pairs (row, column) of least total cost, as many as can be; infinite costs are never paired.
 
-    Hungarian method with potentials, O(rows^2 columns) (Kuhn 1955; shortest augmenting paths as in Jonker and Volgenant 1987).
+    Hungarian method with potentials, O(rows^2 columns) (Kuhn 1955; shortest augmenting paths as in Jonker and
+    Volgenant 1987).
     """
     c = np.asarray(cost, np.float64)
     if c.ndim != 2 or not c.size:
@@ -30,7 +31,7 @@ def assign(cost: npt.ArrayLike) -> list[tuple[int, int]]:
 
 
 def _augment(cost: Array, row: int, owner: npt.NDArray[np.int_], over: Array, under: Array) -> None:
-    """Find a column for one more row, moving others where that is cheaper; changes owner and the potentials."""
+    """Find a column for one more row, moving others where that is cheaper; changes owner and potentials."""
     columns = cost.shape[1]
     owner[columns], at = row, columns
     least, came, done = np.full(columns, np.inf), np.full(columns, columns), np.zeros(columns + 1, bool)

@@ -18,7 +18,8 @@ from mien.types import Array
 class TrackAverages:
     """Running means of answers, each frame weighing as its detection score times its box's side.
 
-    Averaged are ages (years, low, high), genders, choices and yes/no answers (probabilities), and embeddings. Points, masks
+    Averaged are ages (years, low, high), genders, choices and yes/no answers (probabilities), and embeddings.
+    Points, masks
     and poses belong to a frame and are left out.
     """
 
@@ -38,13 +39,18 @@ class TrackAverages:
 
     def answers(self) -> dict[str, Any]:
         """Task name -> the mean, in the answer's own class."""
-        return {name: _answer(like, self.sums[name] / max(self.weights[name], 1e-12)) for name, like in self.like.items()}
+        return {
+            name: _answer(like, self.sums[name] / max(self.weights[name], 1e-12))
+            for name, like in self.like.items()
+        }
 
 
 def averaged(name: str) -> bool:
     """Whether answers of that name have a mean."""
     base = name.partition("@")[0]
-    return base == GENDER.name or isinstance(TASKS.get(base), (AgeTask, ChoiceTask, AttributesTask, IdentityTask))
+    return base == GENDER.name or isinstance(
+        TASKS.get(base), (AgeTask, ChoiceTask, AttributesTask, IdentityTask)
+    )
 
 
 def _numbers(answer: Any) -> Array | None:
@@ -65,7 +71,9 @@ def _answer(like: Any, values: Array) -> Any:
     if isinstance(like, Age):
         return Age(float(values[0]), float(values[1]), float(values[2]), like.coverage)
     if isinstance(like, Gender):
-        return Gender("female", float(values[0])) if values[0] >= 0.5 else Gender("male", 1 - float(values[0]))
+        return (
+            Gender("female", float(values[0])) if values[0] >= 0.5 else Gender("male", 1 - float(values[0]))
+        )
     if isinstance(like, Identity):
         return Identity((values / max(float(np.linalg.norm(values)), 1e-12)).astype(np.float32))
     probabilities = dict(zip(like.probabilities, values.tolist(), strict=True))

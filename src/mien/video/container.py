@@ -1,4 +1,5 @@
-"""Film files and cameras: packets in, upright pixels and times out, and an annotated film with its sound written back.
+"""Film files and cameras: packets in, upright pixels and times out, and an annotated film with its sound
+written back.
 
 Needs PyAV (`pip install 'mien[video]'`), which is imported when a film is opened.
 """
@@ -19,10 +20,13 @@ from mien.types import Pixels
 
 RESTART = 0.3  # seconds; a frame's time that falls back further is a clock that starts again
 BT709 = 1  # in the numbering of ITU-T H.273, for primaries, transfer and matrix alike
-TICKS = 60_000  # a second in annotated films: all usual rates are whole numbers, and MPEG-4 Part 2 allows no more than 65,535
+# a second in annotated films: all usual rates are whole numbers, and MPEG-4 Part 2 allows no more than 65,535
+TICKS = 60_000
 CAMERAS = ("v4l2", "avfoundation", "dshow")
 RATES = (8_000, 11_025, 12_000, 16_000, 22_050, 24_000, 32_000, 44_100, 48_000, 96_000)
-AS_IT_IS = frozenset(("aac", "mp3", "ac3", "eac3", "alac"))  # sound that players expect in an MP4; other sound becomes AAC
+AS_IT_IS = frozenset(
+    ("aac", "mp3", "ac3", "eac3", "alac")
+)  # sound that players expect in an MP4; other sound becomes AAC
 
 
 class NotAVideo(PhotoError):
@@ -65,13 +69,16 @@ class VideoContainer:
     """An open film: its frames, upright, with their times; what was damaged on the way. A context manager.
 
     Args:
-        source: a file; "-" for what is piped into stdin; a camera: /dev/video0, or "avfoundation:0", "dshow:video=NAME".
+        source: a file; "-" for what is piped into stdin; a camera: /dev/video0, or "avfoundation:0",
+            "dshow:video=NAME".
 
     Attributes:
-        duration: seconds by the header, or None. rate: mean frames a second by the header. damage: what went wrong so far.
+        duration: seconds by the header, or None. rate: mean frames a second by the header. damage: what went
+            wrong so far.
 
     Raises:
-        NotFound, Unreadable, EmptyFile, NotAVideo: see there. UsageError: PyAV is not installed, or the source is a URL.
+        NotFound, Unreadable, EmptyFile, NotAVideo: see there. UsageError: PyAV is not installed, or the
+            source is a URL.
     """
 
     def __init__(self, source: str | os.PathLike[str]):
@@ -86,7 +93,11 @@ class VideoContainer:
         live = self.container.duration is None or self.container.duration <= 0
         self.duration = None if live else self.container.duration / self._av.time_base
         self.start = Fraction(self.container.start_time or 0, self._av.time_base)
-        if self.duration is not None and "matroska" in self.container.format.name and 0 < self.start < self.duration:
+        if (
+            self.duration is not None
+            and "matroska" in self.container.format.name
+            and 0 < self.start < self.duration
+        ):
             self.duration -= float(self.start)  # Matroska's duration is the time of its end
         self.rate = Fraction(self.stream.average_rate or self.stream.guessed_rate or 25)
         if not 1 <= self.rate <= 1000:
@@ -100,7 +111,7 @@ class VideoContainer:
         self.container.close()
 
     def frames(self) -> Iterator[tuple[float, Any]]:
-        """(seconds, PyAV frame) in order of presentation; damaged packets are noted in `damage` and left out."""
+        """(seconds, PyAV frame) in order of presentation; damaged packets are noted in `damage`, skipped."""
         last, shift = -1 / float(self.rate), 0.0
         for frame in self._decoded():
             if frame.is_corrupt:
@@ -121,7 +132,9 @@ class VideoContainer:
     def _decoded(self) -> Iterator[Any]:
         for packet in self._packets():
             if packet and packet.pts is not None:
-                self._end = max(self._end, float((packet.pts + (packet.duration or 0)) * packet.time_base - self.start))
+                self._end = max(
+                    self._end, float((packet.pts + (packet.duration or 0)) * packet.time_base - self.start)
+                )
             if packet and packet.stream.index != self.stream.index:
                 if packet.stream.type == "audio" and self.sound and packet.size:
                     self.sound(packet)
@@ -132,7 +145,9 @@ class VideoContainer:
                 self.damage.note(f"near {self._end:.2f} s: {error.strerror}")
 
     def _packets(self) -> Iterator[Any]:
-        """Packets as they lie in the file; where it cannot be read on, a last None, so that the decoder is emptied."""
+        """Packets as they lie in the file; where it cannot be read on, a last None, so that the decoder is
+        emptied.
+        """
         try:
             yield from self.container.demux()
         except self._av.FFmpegError as error:
@@ -140,7 +155,9 @@ class VideoContainer:
             yield None
 
     def pixels(self, frame: Any) -> Pixels:
-        """A PyAV frame -> (H, W, 3) uint8 RGB, upright, with square pixels: the shorter side of other pixels is stretched."""
+        """A PyAV frame -> (H, W, 3) uint8 RGB, upright, with square pixels: the shorter side of other pixels
+        is stretched.
+        """
         aspect = self.stream.sample_aspect_ratio or Fraction(1)  # a stored pixel's width by its height
         if not Fraction(1, 4) <= aspect <= 4:
             aspect = Fraction(1)
@@ -150,13 +167,17 @@ class VideoContainer:
 
     def thumbnail(self, frame: Any) -> Pixels:
         """32 x 32 gray, for `is_cut`."""
-        return self._convert.reformat(frame, width=32, height=32, format="gray8", interpolation="AREA").to_ndarray()
+        return self._convert.reformat(
+            frame, width=32, height=32, format="gray8", interpolation="AREA"
+        ).to_ndarray()
 
     def error(self) -> Truncated | None:
         """All damage as one error, or None."""
         if not self.damage.count:
             return None
-        return Truncated(f"{self.name!r} is damaged or ends too early: {self.damage}; what could be read is kept")
+        return Truncated(
+            f"{self.name!r} is damaged or ends too early: {self.damage}; what could be read is kept"
+        )
 
 
 def _opened(av: Any, name: str) -> Any:
@@ -168,7 +189,10 @@ def _opened(av: Any, name: str) -> Any:
         if colon and kind in CAMERAS:
             return av.open(device, format=kind)
         if "://" in name and not os.path.exists(name):
-            raise UsageError(f"{name!r} is a URL, and mien opens no socket; pipe it: ffmpeg -i URL -c copy -f matroska - | mien video -")
+            raise UsageError(
+                f"{name!r} is a URL, and mien opens no socket; pipe it: ffmpeg -i URL -c copy -f matroska - |"
+                " mien video -"
+            )
         mode = os.stat(name).st_mode
         if stat.S_ISDIR(mode):
             raise Unreadable(f"{name!r} is a folder, not a film")
@@ -185,12 +209,20 @@ def _opened(av: Any, name: str) -> Any:
     except (av.FFmpegError, OSError, ValueError) as error:
         if isinstance(error, UsageError):
             raise
-        hint = "; a camera needs a PyAV with its format, and nobody else using it" if name.startswith("/dev/") or colon else ""
-        raise NotAVideo(f"{name!r} is no film that FFmpeg can open ({error}); it may be cut short, or no film{hint}") from error
+        hint = (
+            "; a camera needs a PyAV with its format, and nobody else using it"
+            if name.startswith("/dev/") or colon
+            else ""
+        )
+        raise NotAVideo(
+            f"{name!r} is no film that FFmpeg can open ({error}); it may be cut short, or no film{hint}"
+        ) from error
 
 
 def _matrix(frame: Any) -> tuple[int, int, int, int]:
-    """The display matrix's a, b, c, d as signs: (x, y) of the stored picture is shown at (a x + c y, b x + d y)."""
+    """The display matrix's a, b, c, d as signs: (x, y) of the stored picture is shown at (a x + c y, b x + d
+    y).
+    """
     for side in frame.side_data:
         if side.type.name == "DISPLAYMATRIX":
             m = np.frombuffer(bytes(side), np.int32)
@@ -209,7 +241,8 @@ def turned(pixels: Pixels, matrix: tuple[int, int, int, int]) -> Pixels:
 
 
 class Writer:
-    """An MP4 of frames at their times: H.264 where PyAV has it, else MPEG-4 Part 2. A context manager; closing finishes the file.
+    """An MP4 of frames at their times: H.264 where PyAV has it, else MPEG-4 Part 2. A context manager;
+    closing finishes the file.
 
     Args:
         path: FILE.mp4. rate: frames a second, for players and the encoder; the frames' own times are kept.
@@ -222,7 +255,13 @@ class Writer:
         UsageError: the path is no .mp4. OSError: it cannot be written.
     """
 
-    def __init__(self, path: str | os.PathLike[str], *, rate: Fraction | float = 25, sound_of: VideoContainer | None = None):
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        rate: Fraction | float = 25,
+        sound_of: VideoContainer | None = None,
+    ):
         self._av, self.warnings = library(), list[str]()
         if Path(path).suffix.lower() != ".mp4":
             raise UsageError(f"an annotated film is written as FILE.mp4, not {os.fspath(path)!r}")
@@ -243,9 +282,11 @@ class Writer:
         self.close()
 
     def add(self, pixels: Pixels, time: float) -> None:
-        """One frame, (H, W, 3) uint8 RGB of the same size each time, shown at `time` seconds, later than the one before.
+        """One frame, (H, W, 3) uint8 RGB of the same size each time, shown at `time` seconds, later than the
+        one before.
 
-        An odd side is continued by one row or column, since half-size colour needs even ones: coordinates stay.
+        An odd side is continued by one row or column, since half-size colour needs even ones: coordinates
+        stay.
         """
         height, width = pixels.shape[:2]
         if height % 2 or width % 2:
@@ -253,14 +294,18 @@ class Writer:
         if self._video is None:
             self._start(pixels.shape[1], pixels.shape[0])
         frame = self._av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format="rgb24")
-        frame = self._convert.reformat(frame, format="yuv420p", dst_colorspace="ITU709", dst_color_range="MPEG")
+        frame = self._convert.reformat(
+            frame, format="yuv420p", dst_colorspace="ITU709", dst_color_range="MPEG"
+        )
         self._last = max(round(time * TICKS), self._last + 1)
         frame.pts, frame.time_base = self._last, Fraction(1, TICKS)
         self.container.mux(self._video.encode(frame))
 
     def _start(self, width: int, height: int) -> None:
         codec = "libx264" if "libx264" in self._av.codecs_available else "mpeg4"
-        options = {"crf": "20", "preset": "veryfast"} if codec == "libx264" else {"qscale": "3", "flags": "+qscale"}
+        options = (
+            {"crf": "20", "preset": "veryfast"} if codec == "libx264" else {"qscale": "3", "flags": "+qscale"}
+        )
         self._video = self.container.add_stream(codec, rate=self._rate, options=options)
         self._video.width, self._video.height, self._video.pix_fmt = width, height, "yuv420p"
         context = self._video.codec_context
@@ -268,7 +313,9 @@ class Writer:
         context.color_primaries = context.color_trc = context.colorspace = BT709
         context.color_range = 1  # limited, as players expect
         for stream in self._film.container.streams.audio if self._film is not None else ():
-            self._sounds[stream.index] = _Sound(self._av, self.container, stream, self._film.start if self._film else Fraction(0))
+            self._sounds[stream.index] = _Sound(
+                self._av, self.container, stream, self._film.start if self._film else Fraction(0)
+            )
         for packet in self._early:
             self._hear(packet)
         self._early = []
@@ -305,18 +352,23 @@ class Writer:
 
 
 class _Sound:
-    """One stream of sound on its way into an MP4: packets copied, or decoded and made AAC (mono or stereo)."""
+    """One stream of sound on its way into an MP4: packets copied, or encoded as AAC (mono or stereo)."""
 
     def __init__(self, av: Any, container: Any, stream: Any, start: Fraction):
         self.start, self.lost = start, DamageReport()
         self._dts: int | None = None
         self._samples: int | None = None
-        self._rate, self.copies = stream.rate or 48_000, stream.codec_context.name.removesuffix("float") in AS_IT_IS
+        self._rate, self.copies = (
+            stream.rate or 48_000,
+            stream.codec_context.name.removesuffix("float") in AS_IT_IS,
+        )
         if self.copies:
             self.out = container.add_stream_from_template(stream)
             return
         layout = "mono" if stream.codec_context.channels == 1 else "stereo"
-        self.out = container.add_stream("aac", rate=self._rate if self._rate in RATES else 48_000, layout=layout)
+        self.out = container.add_stream(
+            "aac", rate=self._rate if self._rate in RATES else 48_000, layout=layout
+        )
         self._resample = av.AudioResampler(format="fltp", layout=layout, rate=self.out.rate)
 
     def copied(self, packet: Any) -> list[Any]:
@@ -333,8 +385,17 @@ class _Sound:
     def encoded(self, packet: Any) -> list[Any]:
         """The packet as packets of AAC, of the same time."""
         if self._samples is None:  # where it starts; from there on samples are counted
-            self._samples = round((packet.pts * packet.time_base - self.start) * self.out.rate) if packet.pts is not None else 0
-        return [p for frame in packet.decode() for part in self._resample.resample(frame) for p in self._encode(part)]
+            self._samples = (
+                round((packet.pts * packet.time_base - self.start) * self.out.rate)
+                if packet.pts is not None
+                else 0
+            )
+        return [
+            p
+            for frame in packet.decode()
+            for part in self._resample.resample(frame)
+            for p in self._encode(part)
+        ]
 
     def _encode(self, part: Any) -> list[Any]:
         part.pts, part.time_base = self._samples, Fraction(1, self.out.rate)
@@ -345,5 +406,9 @@ class _Sound:
         """What the encoder still holds."""
         if self.copies:
             return []
-        tail = [p for part in self._resample.resample(None) for p in self._encode(part)] if self._samples is not None else []
+        tail = (
+            [p for part in self._resample.resample(None) for p in self._encode(part)]
+            if self._samples is not None
+            else []
+        )
         return tail + list(self.out.encode(None))

@@ -1,10 +1,12 @@
-"""Films: decode -> read every n-th frame -> track -> rows and an annotated film. Needs PyAV (`pip install 'mien[video]'`).
+"""Films: decode -> read every n-th frame -> track -> rows and an annotated film. Needs PyAV (`pip install
+'mien[video]'`).
 
     for frame in mien.read_video("clip.mp4", reader, stride=5):
         for face in frame.faces:
             print(frame.time, face.track, face["age"].years)
 
-Everything is a stream: a frame is forgotten when the next is asked for, so an hour costs the memory of a minute.
+Everything is a stream: a frame is forgotten when the next is asked for, so an hour costs the memory of a
+    minute.
 """
 
 from __future__ import annotations
@@ -32,7 +34,8 @@ class Frame:
     Attributes:
         number: from 0, counting every frame that could be decoded. time: seconds from the start of the film.
         pixels: (H, W, 3) uint8 RGB, upright. faces: largest first.
-        read: False for a frame between two strides: its faces are predictions to draw, without answers of their own.
+        read: False for a frame between two strides: its faces are predictions to draw, without answers of
+            their own.
     """
 
     number: int
@@ -61,7 +64,9 @@ def _number(out: Pixels, face: Tracked) -> None:
 
 
 def is_cut(before: Pixels, now: Pixels) -> bool:
-    """Whether two gray thumbnails are of different scenes: much changed, and the pattern too (a flash changes no pattern)."""
+    """Whether two gray thumbnails are of different scenes: much changed, and the pattern too (a flash changes
+    no pattern).
+    """
     a, b = before.astype(np.float64).ravel(), now.astype(np.float64).ravel()
     changed = float(np.abs(a - b).mean()) / 255
     a, b = a - a.mean(), b - b.mean()
@@ -106,29 +111,45 @@ class Reading:
                 cut, before = cut or (before is not None and is_cut(before, thumbnail)), thumbnail
                 if number % self.stride == 0:
                     pixels = self.film.pixels(raw)
-                    found = self.reader(Image.fromarray(pixels))  # an Image is RGB for sure; arrays are looked at for BGR
+                    found = self.reader(
+                        Image.fromarray(pixels)
+                    )  # an Image is RGB for sure; arrays are looked at for BGR
                     yield Frame(number, time, pixels, self.tracker.update(found, number, time, cut=cut))
                     cut = False
                 elif self.every:
-                    yield Frame(number, time, self.film.pixels(raw), [] if cut else self.tracker.expect(time), read=False)
+                    yield Frame(
+                        number,
+                        time,
+                        self.film.pixels(raw),
+                        [] if cut else self.tracker.expect(time),
+                        read=False,
+                    )
         error = self.film.error()
         if error is not None:
             raise error
 
 
 def read_video(
-    source: str | os.PathLike[str], reader: Callable[[Any], Sequence[Face]], *, stride: int = 1, every: bool = False,
-    max_seconds: float | None = None, tracker: Tracker | None = None,
-) -> Reading:  # fmt: skip
-    """Faces of a film, a frame at a time: `for frame in mien.read_video(path, mien.load()): ...`, then `.tracks`.
+    source: str | os.PathLike[str],
+    reader: Callable[[Any], Sequence[Face]],
+    *,
+    stride: int = 1,
+    every: bool = False,
+    max_seconds: float | None = None,
+    tracker: Tracker | None = None,
+) -> Reading:
+    """Faces of a film, a frame at a time: `for frame in mien.read_video(path, mien.load()): ...`, then
+    `.tracks`.
 
     Args:
         source: see `VideoContainer`. reader: of `mien.load()`, or any callable from a Pillow image to faces.
-        stride: every n-th frame is read. every: the frames between come too, with predicted boxes and `read` False.
+        stride: every n-th frame is read. every: the frames between come too, with predicted boxes and `read`
+            False.
         max_seconds: where to stop. tracker: with other settings than `Tracker()`.
 
     Raises:
-        Truncated: after all frames that could be read, where the film is damaged. And what `VideoContainer` raises, at once.
+        Truncated: after all frames that could be read, where the film is damaged. And what `VideoContainer`
+            raises, at once.
     """
     if stride < 1:
         raise UsageError(f"stride must be 1 frame or more, not {stride}")

@@ -1,8 +1,11 @@
 """Faces of successive frames -> tracks: whose face is whose, points made steady, answers averaged.
 
-A face goes on with the track whose predicted box (constant velocity) it covers best, all of them chosen at once. Where
-identity is answered, a face that resembles a track too little is not given to it, and one that comes back, or is seen
-after a cut, gets its old track by resemblance. Identity is biometric data: without it a face that returns after the
+A face goes on with the track whose predicted box (constant velocity) it covers best, all of them chosen at
+once. Where
+identity is answered, a face that resembles a track too little is not given to it, and one that comes back, or
+is seen
+after a cut, gets its old track by resemblance. Identity is biometric data: without it a face that returns
+after the
 gap is a new track.
 """
 
@@ -41,7 +44,9 @@ class Tracked(Face):
 
     def to_dict(self) -> dict[str, Any]:
         """{"track": number} and the face as plain JSON values."""
-        return {"track": self.track} | super(Tracked, self).to_dict()  # named: slots make a second class of this name
+        return {"track": self.track} | super(
+            Tracked, self
+        ).to_dict()  # named: slots make a second class of this name
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,9 +54,11 @@ class Summary:
     """All that is known of one track.
 
     Attributes:
-        track: its number. first, last: seconds. first_frame, last_frame: frame numbers. frames: how often it was read.
+        track: its number. first, last: seconds. first_frame, last_frame: frame numbers. frames: how often it
+            was read.
         answers: see `TrackAverages`.
-        best_frame, best_score: the frame where the face is largest, surest and most frontal, and its detection score.
+        best_frame, best_score: the frame where the face is largest, surest and most frontal, and its
+            detection score.
         best: that face's crop as a JPEG file, if the faces had crops.
     """
 
@@ -73,7 +80,17 @@ class Summary:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values."""
-        names = ("track", "first", "last", "duration", "first_frame", "last_frame", "frames", "best_frame", "best_score")
+        names = (
+            "track",
+            "first",
+            "last",
+            "duration",
+            "first_frame",
+            "last_frame",
+            "frames",
+            "best_frame",
+            "best_score",
+        )
         head: dict[str, Any] = {n: round(getattr(self, n), 4) for n in names}
         return head | {name: answer.to_dict() for name, answer in self.answers.items()}
 
@@ -91,13 +108,20 @@ class Track:
         self.best_frame, self.best_score = frame, 0.0
 
     def predict(self, time: float, *, horizon: float = 0.5) -> Array:
-        """(4,) xyxy box at `time`: constant velocity of centre and log size, for `horizon` seconds and then no further."""
-        x, y, side_x, side_y = self.place + np.append(self.speed, self.speed[2]) * min(max(time - self.last, 0.0), horizon)
+        """(4,) xyxy box at `time`: constant velocity of centre and log size, for `horizon` seconds and then
+        no further.
+        """
+        x, y, side_x, side_y = self.place + np.append(self.speed, self.speed[2]) * min(
+            max(time - self.last, 0.0), horizon
+        )
         half = np.exp([side_x, side_y]) / 2
         return np.array([x - half[0], y - half[1], x + half[0], y + half[1]])
 
     def see(self, face: Face, frame: int, time: float, *, smooth: bool, memory: float = 0.5) -> Tracked:
-        """Take a face in; the face as tracked, its points smoothed. `memory`: how much of the old speed is kept."""
+        """Take a face in; the face as tracked, its points smoothed.
+
+        `memory`: how much of the old speed is kept.
+        """
         place, dt, moved = _place(face.box), time - self.last, _place(face.box) - self.place
         if not self.present:  # where it was meanwhile is not known
             self.speed, self.smooth = np.zeros(3), OneEuro()
@@ -111,10 +135,23 @@ class Track:
         self.means.add(face.answers, weight)
         facing = np.cos(np.radians(min(abs(face["pose"].yaw), 90.0))) if "pose" in face else 1.0
         if weight * facing > self.quality:
-            self.quality, self.best_frame, self.best_score, self.best = float(weight * facing), frame, float(face.score), face.crop
+            self.quality, self.best_frame, self.best_score, self.best = (
+                float(weight * facing),
+                frame,
+                float(face.score),
+                face.crop,
+            )
         steady = self._steady(face, time, side) if smooth else face
         self.points = steady.points
-        return Tracked(steady.box, face.score, steady.points, steady.answers, face.crop, self.number, self.means.answers())
+        return Tracked(
+            steady.box,
+            face.score,
+            steady.points,
+            steady.answers,
+            face.crop,
+            self.number,
+            self.means.answers(),
+        )
 
     def _steady(self, face: Face, time: float, side: float) -> Face:
         """Box, points and all landmarks through one filter; what is derived from landmarks, derived again."""
@@ -131,15 +168,30 @@ class Track:
         return Face(box.reshape(4), face.score, points, answers, face.crop)
 
     def at(self, time: float) -> Tracked:
-        """The face where it is expected at `time`: box and five points moved along, no answers of that frame."""
+        """The face where it is expected at `time`: box and five points moved, no answers of that frame."""
         box, old = self.predict(time), self.predict(self.last)
         scale = (box[2:] - box[:2]) / np.maximum(old[2:] - old[:2], 1e-6)
         points = (self.points - old[:2]) * scale + box[:2]
-        return Tracked(box.astype(np.float32), 0.0, points.astype(np.float32), {}, None, self.number, self.means.answers())
+        return Tracked(
+            box.astype(np.float32),
+            0.0,
+            points.astype(np.float32),
+            {},
+            None,
+            self.number,
+            self.means.answers(),
+        )
 
     def embedding(self) -> Floats | None:
         """The mean embedding, of length 1; None where identity is not answered."""
-        return next((_answer(a, self.means.sums[n]).embedding for n, a in self.means.like.items() if isinstance(a, Identity)), None)
+        return next(
+            (
+                _answer(a, self.means.sums[n]).embedding
+                for n, a in self.means.like.items()
+                if isinstance(a, Identity)
+            ),
+            None,
+        )
 
     def leave(self) -> None:
         """It has ended: keep little, for there may be thousands of these."""
@@ -148,15 +200,25 @@ class Track:
     def summary(self) -> Summary:
         """What is known of it by now."""
         return Summary(
-            self.number, self.first, self.last, self.first_frame, self.last_frame, self.frames, self.means.answers(),
-            self.best_frame, self.best_score, _jpeg(self.best),
-        )  # fmt: skip
+            self.number,
+            self.first,
+            self.last,
+            self.first_frame,
+            self.last_frame,
+            self.frames,
+            self.means.answers(),
+            self.best_frame,
+            self.best_score,
+            _jpeg(self.best),
+        )
 
 
 def _jpeg(crop: Crop | bytes | None) -> bytes | None:
     if not isinstance(crop, Crop):
         return crop
-    return bytes(cv2.imencode(".jpg", np.ascontiguousarray(crop.pixels[..., ::-1]), [cv2.IMWRITE_JPEG_QUALITY, 92])[1])
+    return bytes(
+        cv2.imencode(".jpg", np.ascontiguousarray(crop.pixels[..., ::-1]), [cv2.IMWRITE_JPEG_QUALITY, 92])[1]
+    )
 
 
 def _place(box: npt.ArrayLike) -> Array:
@@ -169,22 +231,32 @@ class Tracker:
     """Gives the faces of successive frames their track.
 
     Args:
-        gap: seconds without a sight after which a track has ended (at least two and a half readings are waited for).
+        gap: seconds without a sight after which a track has ended (at least two and a half readings are
+            waited for).
         nearness: least (IoU + closeness of centres) / 2 of a face and a predicted box, 0..1.
         same: least cosine of embeddings at which a face that returns is the one of an ended track.
         other: cosine below which a face is not the track's, however near it is.
-        smooth: whether points are filtered. remembered: most ended tracks, the latest, that a face may return to.
+        smooth: whether points are filtered. remembered: most ended tracks, the latest, that a face may return
+            to.
 
     Raises:
         UsageError: a value is out of range.
     """
 
     def __init__(
-        self, *, gap: float = 1.0, nearness: float = 0.1, same: float = 0.83, other: float = 0.55, smooth: bool = True,
+        self,
+        *,
+        gap: float = 1.0,
+        nearness: float = 0.1,
+        same: float = 0.83,
+        other: float = 0.55,
+        smooth: bool = True,
         remembered: int = 500,
-    ):  # fmt: skip
+    ):
         if gap < 0 or not 0 < nearness < 1:
-            raise UsageError(f"gap must be 0 seconds or more and nearness within 0..1, not {gap} and {nearness}")
+            raise UsageError(
+                f"gap must be 0 seconds or more and nearness within 0..1, not {gap} and {nearness}"
+            )
         self.gap, self.nearness, self.same, self.other, self.smooth = gap, nearness, same, other, smooth
         self.remembered, self.count, self.live, self.ended = remembered, 0, list[Track](), list[Track]()
         self.time: float | None = None
@@ -193,7 +265,8 @@ class Tracker:
         """The faces of the next frame, in the same order, with their tracks.
 
         Args:
-            frame: its number. time: seconds, later than the frame before. cut: whether the scene has changed since.
+            frame: its number. time: seconds, later than the frame before. cut: whether the scene has changed
+                since.
         """
         wait = max(self.gap, 2.5 * (time - self.time) if self.time is not None else 0.0)
         self.time = time
@@ -216,10 +289,19 @@ class Tracker:
             out.append(given[i].see(face, frame, time, smooth=self.smooth))
         return out
 
-    def _give(self, faces: Sequence[Face], tracks: Iterable[Track], given: dict[int, Track], cost: Callable[[Face, Track], float]) -> None:
+    def _give(
+        self,
+        faces: Sequence[Face],
+        tracks: Iterable[Track],
+        given: dict[int, Track],
+        cost: Callable[[Face, Track], float],
+    ) -> None:
         """Pair the faces that have no track with the tracks that have no face, at the least total cost."""
         taken = {t.number for t in given.values()}
-        free, open_ = [i for i in range(len(faces)) if i not in given], [t for t in tracks if t.number not in taken]
+        free, open_ = (
+            [i for i in range(len(faces)) if i not in given],
+            [t for t in tracks if t.number not in taken],
+        )
         for row, column in assign([[cost(faces[i], t) for t in open_] for i in free]):
             given[free[row]] = open_[column]
 
@@ -227,7 +309,9 @@ class Tracker:
         """Cost of going on with a track by place: 0..2, infinite where it cannot be."""
         box, place = track.predict(time), _place(face.box)
         old = _place(box)
-        if abs(old[2:] - place[2:]).mean() > np.log(2):  # nobody grows to twice the size from one reading to the next
+        if abs(old[2:] - place[2:]).mean() > np.log(
+            2
+        ):  # nobody grows to twice the size from one reading to the next
             return np.inf
         side = float(np.exp((old[2:].mean() + place[2:].mean()) / 2))
         near = max(0.0, 1 - float(np.linalg.norm(old[:2] - place[:2])) / side)

@@ -13,4 +13,6 @@ if TYPE_CHECKING:
 
 __all__ = ["ContactSheet", "annotate", "anonymize"]
 
-__getattr__ = attach(__name__, {"anonymize": "anonymization", "ContactSheet": "contact_sheet", "annotate": "drawing"})
+__getattr__ = attach(
+    __name__, {"anonymize": "anonymization", "ContactSheet": "contact_sheet", "annotate": "drawing"}
+)

@@ -1,6 +1,8 @@
-"""Faces made unrecognisable: blurred, in mosaic, or filled, where the parsing mask says a face is, or else in its box.
+"""Faces made unrecognisable: blurred, in mosaic, or filled, where the parsing mask says a face is, or else in
+its box.
 
-A face that the detector does not find stays visible, and blur can in part be undone by a network: `fill` is the safest.
+A face that the detector does not find stays visible, and blur can in part be undone by a network: `fill` is
+the safest.
 """
 
 from __future__ import annotations
@@ -23,7 +25,8 @@ GRAY = 118  # of `fill`: no skin colour is left
 CELLS = 6  # of `mosaic`: blocks across a face at strength 1
 # What is no face is left as it is: hair, hats, clothes and what is behind.
 KEPT = frozenset(("background", "hair", "hat", "earring", "necklace", "neck", "cloth"))
-# Ours: this ellipse of the box is covered whatever the mask says, since a mask can be wrong and a face must not show.
+# Ours: this ellipse of the box is covered whatever the mask says, since a mask can be wrong and a face must
+# not show.
 CORE = 0.8
 GROW = 0.04  # of a face's width, added around the mask
 OUTSIDE = 255
@@ -33,8 +36,10 @@ def anonymize(pixels: Pixels, faces: Sequence[Face], *, how: How = "blur", stren
     """A copy of the photo in which its faces cannot be recognised.
 
     Args:
-        pixels: (H, W, 3) uint8 RGB; not changed. faces: as read from this photo; with "parsing", hair and clothes stay.
-        strength: > 0, relative to a face's width; 1 leaves six blocks across a face, or a blur of an eighth of its width.
+        pixels: (H, W, 3) uint8 RGB; not changed. faces: as read from this photo; with "parsing", hair and
+            clothes stay.
+        strength: > 0, relative to a face's width; 1 leaves six blocks across a face, or a blur of an eighth
+            of its width.
 
     Raises:
         BadArray: pixels are no RGB picture. UsageError: another way or strength.
@@ -69,7 +74,8 @@ def check(how: str, strength: float) -> None:
 def region(face: Face, size: tuple[int, int]) -> Mask:
     """(height, width) True where a face of a photo of size (width, height) is to be covered.
 
-    With parsing: its face classes, a little grown, and the middle of the box in any case. Without: the box, a little grown.
+    With parsing: its face classes, a little grown, and the middle of the box in any case. Without: the box, a
+        little grown.
     """
     width, height = size
     x1, y1, x2, y2 = (float(v) for v in face.box)
@@ -109,6 +115,8 @@ def _hidden(part: Pixels, width: float, how: How, strength: float) -> Pixels:
     # a wide Gaussian on fewer pixels is the same to the eye, and many times faster
     sigma = max(1.0, width / 8 * strength)
     scale = min(1.0, 4 / sigma)
-    small = cv2.resize(part, (max(1, round(w * scale)), max(1, round(h * scale))), interpolation=cv2.INTER_AREA)
+    small = cv2.resize(
+        part, (max(1, round(w * scale)), max(1, round(h * scale))), interpolation=cv2.INTER_AREA
+    )
     small = cv2.GaussianBlur(small, (0, 0), sigma * scale, borderType=cv2.BORDER_REPLICATE)
     return cv2.resize(small, (w, h), interpolation=cv2.INTER_LINEAR)  # type: ignore[return-value]

@@ -1,7 +1,10 @@
-"""Where a network looked: for each label, the places of the crop that its query read from, as numbers and as pictures.
+"""Where a network looked: for each label, the places of the crop that its query read from, as numbers and as
+pictures.
 
-A map is the cross-attention of the decoder's last layer. It tells where that layer read, not why the answer came out so:
-other weights may lead to the same answer (Jain and Wallace, 2019, "Attention is not Explanation", arXiv 1902.10186).
+A map is the cross-attention of the decoder's last layer. It tells where that layer read, not why the answer
+came out so:
+other weights may lead to the same answer (Jain and Wallace, 2019, "Attention is not Explanation", arXiv
+1902.10186).
 """
 
 from __future__ import annotations
@@ -24,7 +27,10 @@ Maps = dict[str, Floats]
 
 SIDE, LARGE = 128, 512  # width in pixels of a tile on a sheet, and of a tile alone
 GAP, LETTERS = 6, 12
-HEAD, CAPTION = 2 * LETTERS, 3 * LETTERS  # heights of the line above a sheet, and of the two lines below a tile
+HEAD, CAPTION = (
+    2 * LETTERS,
+    3 * LETTERS,
+)  # heights of the line above a sheet, and of the two lines below a tile
 _GROUND, _TEXT = (24, 26, 32), (200, 204, 212)
 _MEND = "name the torch weights of a Q-Face or a Faceptor: a run's folder, or a .safetensors"
 
@@ -44,12 +50,17 @@ def network_of(model: Any) -> Any:
         return model
     path = getattr(model, "path", None)
     if path is not None:
-        raise UsageError(f"{path} gives answers only, as every ONNX network does; to see its attention, {_MEND}")
+        raise UsageError(
+            f"{path} gives answers only, as every ONNX network does; to see its attention, {_MEND}"
+        )
     raise UsageError(f"{type(model).__name__} has no attention to show; {_MEND}")
 
 
 def labels_of(task: Task[Any]) -> tuple[str, ...]:
-    """What a task's queries stand for: its names, or "0", "1", ... (years of age, landmarks); none for an embedding."""
+    """What a task's queries stand for: its names, or "0", "1", ...
+
+    (years of age, landmarks); none for an embedding.
+    """
     if isinstance(task.shape, Embedding):
         return ()
     n = getattr(task.shape, "n", 0)
@@ -64,7 +75,8 @@ def attention_of(model: Any, face: Face | Crop) -> dict[str, Maps]:
         face: as read with this model, or its crop.
 
     Returns:
-        Task name -> label -> (h, w) float32 over the crop, >= 0, summing to 1. A cell is a token of the memory, the finest
+        Task name -> label -> (h, w) float32 over the crop, >= 0, summing to 1. A cell is a token of the
+        memory, the finest
         where levels differ; heads are averaged, levels added.
 
     Raises:
@@ -75,18 +87,31 @@ def attention_of(model: Any, face: Face | Crop) -> dict[str, Maps]:
     width, height = network.view.size
     if crop is None or crop.pixels.shape != (height, width, 3):
         got = "none" if crop is None else crop.pixels.shape
-        raise UsageError(f"attention needs the face's crop of {(height, width, 3)}, not {got}; read the face with this network")
+        raise UsageError(
+            f"attention needs the face's crop of {(height, width, 3)}, not {got}; read the face with this"
+            " network"
+        )
     if network.training:
-        raise UsageError("the network is in training mode, where its attention is not that of its answers; call eval() first")
+        raise UsageError(
+            "the network is in training mode, where its attention is not that of its answers; call eval()"
+            " first"
+        )
     import torch
 
     from mien.models.decoders import lay_out
 
     with torch.inference_mode():
-        images = torch.from_numpy(network.view.tensor(crop.pixels[None])).to(next(network.parameters()).device)
+        images = torch.from_numpy(network.view.tensor(crop.pixels[None])).to(
+            next(network.parameters()).device
+        )
         grids = network.grids(images)
-        seen = {name: lay_out(weights[0], grids).float().cpu().numpy() for name, weights in network.attention(images).items()}
-    return {t.name: dict(zip(labels_of(t), seen[t.name], strict=True)) for t in network.tasks if t.name in seen}
+        seen = {
+            name: lay_out(weights[0], grids).float().cpu().numpy()
+            for name, weights in network.attention(images).items()
+        }
+    return {
+        t.name: dict(zip(labels_of(t), seen[t.name], strict=True)) for t in network.tasks if t.name in seen
+    }
 
 
 def chosen(model: Any, asked: Sequence[str], label: str | None = None) -> dict[str, tuple[str, ...]]:
@@ -105,23 +130,33 @@ def chosen(model: Any, asked: Sequence[str], label: str | None = None) -> dict[s
     named = {t.name: labels_of(t) for t in tasks if hasattr(t, "names")}
     if label is None:
         if not named:
-            raise UsageError(f"none of {', '.join(asked)} has named labels to draw; add attributes or expression, or name a label")
+            raise UsageError(
+                f"none of {', '.join(asked)} has named labels to draw; add attributes or expression, or name"
+                " a label"
+            )
         return named
     found: dict[str, tuple[str, ...]] = {t.name: (label,) for t in tasks if label in labels_of(t)}
     if not found:
-        known = "; ".join(f"{name}: {', '.join(labels)}" for name, labels in named.items()) or "only numbers, such as 30 for age"
+        known = (
+            "; ".join(f"{name}: {', '.join(labels)}" for name, labels in named.items())
+            or "only numbers, such as 30 for age"
+        )
         raise UsageError(f"no label {label!r} in what is answered; there are: {known}")
     return found
 
 
-def sheet(maps: Mapping[str, Floats], crop: Crop, answer: Any = None, *, title: str = "", side: int = SIDE) -> Pixels:
+def sheet(
+    maps: Mapping[str, Floats], crop: Crop, answer: Any = None, *, title: str = "", side: int = SIDE
+) -> Pixels:
     """One tile a label: the crop under the label's heat, the label's name, its probability and its peak.
 
-    The peak is the largest cell over an even share: 1.0x is no preference at all, and no heat (see `draw.heat`).
+    The peak is the largest cell over an even share: 1.0x is no preference at all, and no heat (see
+        `draw.heat`).
 
     Args:
         maps: label -> (h, w), see `attention_of`. crop: what was looked at.
-        answer: the task's answer; its `probabilities`, if it has them, are written. Labels of 0.5 or more are green.
+        answer: the task's answer; its `probabilities`, if it has them, are written. Labels of 0.5 or more are
+            green.
         title: the line at the top. side: width of a tile in pixels; it keeps the crop's proportions.
 
     Returns:
@@ -137,7 +172,10 @@ def sheet(maps: Mapping[str, Floats], crop: Crop, answer: Any = None, *, title: 
     rows = math.ceil(len(maps) / columns)
     tall = round(side * crop.pixels.shape[0] / crop.pixels.shape[1])
     smaller = side < crop.pixels.shape[1]
-    face = np.asarray(cv2.resize(crop.pixels, (side, tall), interpolation=cv2.INTER_AREA if smaller else cv2.INTER_CUBIC), np.uint8)
+    face = np.asarray(
+        cv2.resize(crop.pixels, (side, tall), interpolation=cv2.INTER_AREA if smaller else cv2.INTER_CUBIC),
+        np.uint8,
+    )
     image = Image.new("RGB", (columns * (side + GAP) + GAP, HEAD + rows * (tall + CAPTION) + GAP), _GROUND)
     pen = ImageDraw.Draw(image)
     _write(pen, (GAP, HEAD / 2), title, image.width - 2 * GAP, _TEXT)
@@ -153,18 +191,24 @@ def sheet(maps: Mapping[str, Floats], crop: Crop, answer: Any = None, *, title: 
 
 
 def peak(seen: Floats) -> float:
-    """How many times an even share the largest cell has: 1 (no preference) to the number of cells (one place only)."""
+    """How many times an even share the largest cell has: 1 (no preference) to the number of cells (one place
+    only).
+    """
     return float(seen.max() / seen.mean())
 
 
-def _write(pen: ImageDraw.ImageDraw, at: tuple[float, float], text: str, room: int, color: drawing.Colour) -> None:
+def _write(
+    pen: ImageDraw.ImageDraw, at: tuple[float, float], text: str, room: int, color: drawing.Colour
+) -> None:
     """A line of text, its left middle at a place, smaller where it would not fit."""
     wide = pen.textlength(text, ImageFont.load_default(LETTERS))
     size = LETTERS if wide <= room else max(1, math.floor(LETTERS * room / wide))
     pen.text(at, text, fill=color, font=ImageFont.load_default(size), anchor="lm")
 
 
-def save(folder: Path, name: str, model: Any, faces: Sequence[Face], wanted: Mapping[str, Sequence[str]]) -> list[Path]:
+def save(
+    folder: Path, name: str, model: Any, faces: Sequence[Face], wanted: Mapping[str, Sequence[str]]
+) -> list[Path]:
     """Write FOLDER/NAME-1-attributes.jpg: for each face of a photo, counted from 1, one sheet a task.
 
     A single label gives one large tile, NAME-1-attributes-Eyeglasses.jpg.
@@ -181,7 +225,9 @@ def save(folder: Path, name: str, model: Any, faces: Sequence[Face], wanted: Map
             alone = len(labels) == 1
             title = f"{task}: where the last layer looked; peak = largest cell / even share"
             shown = {n: maps[task][n] for n in labels}
-            picture = sheet(shown, face.crop, face.answers.get(task), title=title, side=LARGE if alone else SIDE)
+            picture = sheet(
+                shown, face.crop, face.answers.get(task), title=title, side=LARGE if alone else SIDE
+            )
             paths.append(folder / f"{name}-{number}-{task}{'-' + labels[0] if alone else ''}.jpg")
             drawing.save_jpeg(paths[-1], picture)
     return paths

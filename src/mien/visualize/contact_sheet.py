@@ -1,6 +1,7 @@
 """A contact sheet: the faces of many photos in one HTML file that needs nothing but a browser.
 
-Thumbnails are inside the file, and so is everything else: it may be mailed or kept, and its content policy forbids it to ask
+Thumbnails are inside the file, and so is everything else: it may be mailed or kept, and its content policy
+    forbids it to ask
 any server for anything. Embeddings and landmarks are left out.
 """
 
@@ -202,7 +203,13 @@ class ContactSheet:
         self.photos += 1
         for number, face in enumerate(reading, 1):
             answers = {k: v for k, v in face.to_dict().items() if k.partition("@")[0] not in _LEFT_OUT}
-            card = {"path": str(reading.path), "face": number, "faces": len(reading), "thumb": thumb(face), **answers}
+            card = {
+                "path": str(reading.path),
+                "face": number,
+                "faces": len(reading),
+                "thumb": thumb(face),
+                **answers,
+            }
             if persons is not None:
                 card["person"] = persons[number - 1]
             self.faces.append(card)
@@ -211,9 +218,13 @@ class ContactSheet:
         """Write the file: under another name first, so that a half one never stands there."""
         data = json.dumps({"photos": self.photos, "faces": self.faces, "errors": self.errors})
         page = PAGE.format(
-            title=html.escape(self.title), style=STYLE, script=SCRIPT, style_hash=_policy(STYLE), script_hash=_policy(SCRIPT),
+            title=html.escape(self.title),
+            style=STYLE,
+            script=SCRIPT,
+            style_hash=_policy(STYLE),
+            script_hash=_policy(SCRIPT),
             data=data.replace("<", "\\u003c"),
-        )  # fmt: skip
+        )
         part = self.path.with_name(self.path.name + ".part")
         part.write_text(page, encoding="utf-8")
         os.replace(part, self.path)

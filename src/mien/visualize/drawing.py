@@ -1,6 +1,8 @@
-"""Faces drawn onto their photo: boxes, points, a light parsing overlay, where the head looks, and a short label.
+"""Faces drawn onto their photo: boxes, points, a light parsing overlay, where the head looks, and a short
+label.
 
-The result has the size of the photo, so all coordinates stay valid; small photos get a shorter label and not a larger
+The result has the size of the photo, so all coordinates stay valid; small photos get a shorter label and not
+a larger
 canvas. Everything is drawn onto a copy. Line and letter sizes follow the face first, the photo second.
 """
 
@@ -76,7 +78,9 @@ def annotate(pixels: Pixels, faces: Sequence[Face], *, parsing: bool = True) -> 
     out = np.array(pixels, np.uint8, order="C", copy=True)
     for i, face in enumerate(faces):
         if not np.isfinite(face.box).all():
-            raise UsageError(f"face {i} has the box {np.asarray(face.box).tolist()}; a box needs four finite numbers")
+            raise UsageError(
+                f"face {i} has the box {np.asarray(face.box).tolist()}; a box needs four finite numbers"
+            )
     for face in faces:
         if parsing and "parsing" in face:
             _overlay(out, face)
@@ -91,7 +95,8 @@ def annotate(pixels: Pixels, faces: Sequence[Face], *, parsing: bool = True) -> 
 def heat(pixels: Pixels, weights: npt.ArrayLike) -> Pixels:
     """A picture in gray with a map over it, from clear over violet and red to yellow.
 
-    A cell's heat is its share of the map's largest value, times 1 - mean / largest: a map that prefers no place stays
+    A cell's heat is its share of the map's largest value, times 1 - mean / largest: a map that prefers no
+    place stays
     clear, however it is scaled, and does not look as hot as one with a sharp peak.
 
     Args:
@@ -107,7 +112,10 @@ def heat(pixels: Pixels, weights: npt.ArrayLike) -> Pixels:
     check_pixels(pixels, "the picture to heat")
     values = np.asarray(weights, np.float32)
     if values.ndim != 2 or not values.size or not np.isfinite(values).all() or values.min() < 0:
-        raise UsageError(f"a map to draw must be (h, w) finite numbers >= 0; got {values.shape} from {values.min(initial=np.inf)} on")
+        raise UsageError(
+            f"a map to draw must be (h, w) finite numbers >= 0; got {values.shape} from"
+            f" {values.min(initial=np.inf)} on"
+        )
     height, width = pixels.shape[:2]
     values = values / max(float(values.max()), 1e-12)
     strength = cv2.resize(values * (1 - values.mean()), (width, height), interpolation=cv2.INTER_LINEAR)
@@ -138,7 +146,8 @@ def save_jpeg(path: str | os.PathLike[str], pixels: Pixels, *, quality: int = 92
 
 
 def save_mask(path: str | os.PathLike[str], mask: Pixels) -> None:
-    """Write a label map (H, W) uint8 as a PNG with a palette: the file's values are the labels, its colours PALETTE.
+    """Write a label map (H, W) uint8 as a PNG with a palette: the file's values are the labels, its colours
+    PALETTE.
 
     Label 255 (outside the crop) keeps its value and is black.
 
@@ -248,7 +257,9 @@ def _near(points: npt.NDArray[np.float64], shape: tuple[int, ...]) -> npt.NDArra
 
 
 def _dot(out: Pixels, x: float, y: float, radius: float, color: Colour) -> None:
-    if radius < 0.6:  # OpenCV's least circle is 3 px wide: share one pixel's worth of paint among the four around
+    if (
+        radius < 0.6
+    ):  # OpenCV's least circle is 3 px wide: share one pixel's worth of paint among the four around
         left, top = math.floor(x), math.floor(y)
         for column, row in ((left, top), (left + 1, top), (left, top + 1), (left + 1, top + 1)):
             if 0 <= column < out.shape[1] and 0 <= row < out.shape[0]:
@@ -304,15 +315,26 @@ def _draw_labels(out: Pixels, faces: Sequence[Face]) -> Pixels:
 
 
 def _place(
-    face: Face, wide: int, tall: int, photo: tuple[int, int], line: int, taken: Sequence[tuple[int, int, int, int]]
+    face: Face,
+    wide: int,
+    tall: int,
+    photo: tuple[int, int],
+    line: int,
+    taken: Sequence[tuple[int, int, int, int]],
 ) -> tuple[int, int]:
-    """The top left corner of a plate that fits into the photo: above, below, inside the box's top or its foot."""
+    """The top left corner of a plate that fits into the photo: above, below, inside the box's top or its
+    foot.
+    """
     left, top, _, bottom = (float(v) for v in face.box)
     rim = line // 2 + 1
     x = int(np.clip(round(left) - rim, 0, photo[0] - wide))
     ways = (top - rim - tall, bottom + rim + 1, top + rim, bottom - rim - tall)
     ys = [round(y) for y in ways if 0 <= round(y) <= photo[1] - tall]
-    free = [y for y in ys if not any(x < x2 and x1 < x + wide and y < y2 and y1 < y + tall for x1, y1, x2, y2 in taken)]
+    free = [
+        y
+        for y in ys
+        if not any(x < x2 and x1 < x + wide and y < y2 and y1 < y + tall for x1, y1, x2, y2 in taken)
+    ]
     if free or ys:
         return x, (free or ys)[0]
     return x, int(np.clip(round(top), 0, photo[1] - tall))  # the face fills or leaves the photo

@@ -17,25 +17,46 @@ if TYPE_CHECKING:
 WEB = Path(__file__).parent
 
 
-# A browser shall load nothing from elsewhere, run nothing that is not a file of ours, and send pictures nowhere but here.
+# A browser shall load nothing from elsewhere, run nothing that is not a file of ours, and send pictures
+# nowhere but here.
 POLICY = (
-    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob:; media-src 'self' blob:; connect-src 'self'; "
-    "worker-src 'self'; base-uri 'none'; form-action 'none'"
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob:; media-src 'self' blob:;"
+    " connect-src 'self'; worker-src 'self'; base-uri 'none'; form-action 'none'"
 )
 
 
 # Names that two label sets give to one part, where the palette knows the other.
-ALIKE = {"face": "skin", "brow": "l_brow", "eye": "l_eye", "upper_lip": "u_lip", "lower_lip": "l_lip", "inner_mouth": "mouth"}
+ALIKE = {
+    "face": "skin",
+    "brow": "l_brow",
+    "eye": "l_eye",
+    "upper_lip": "u_lip",
+    "lower_lip": "l_lip",
+    "inner_mouth": "mouth",
+}
 
 
 # Attributes that are rather an opinion of those who labelled them than something to be seen.
-OPINIONS = ("Attractive", "Big_Lips", "Big_Nose", "Chubby", "Narrow_Eyes", "Oval_Face", "Pointy_Nose", "Young")
+OPINIONS = (
+    "Attractive",
+    "Big_Lips",
+    "Big_Nose",
+    "Chubby",
+    "Narrow_Eyes",
+    "Oval_Face",
+    "Pointy_Nose",
+    "Young",
+)
 
 
 def about() -> dict[str, Any]:
-    """Plain JSON values: label sets by name with a colour a class, the groups of the attributes, which of these are opinions."""
+    """Plain JSON values: label sets by name with a colour a class, the groups of the attributes, which of
+    these are opinions.
+    """
     sets = {
-        t.labels: [{"name": n, "colour": "#{:02x}{:02x}{:02x}".format(*COLORS[ALIKE.get(n, n)])} for n in t.names]
+        t.labels: [
+            {"name": n, "colour": "#{:02x}{:02x}{:02x}".format(*COLORS[ALIKE.get(n, n)])} for n in t.names
+        ]
         for t in (PARSING, LAPA11, HELEN9)
     }
     # its "Object" is what concerns no part
@@ -44,6 +65,8 @@ def about() -> dict[str, Any]:
 
 
 def parts() -> dict[str, Path]:
-    """Address below the page's own -> file, of all that both modes need; src/mien/web/local is for the browser mode only."""
+    """Address below the page's own -> file, of all that both modes need; src/mien/web/local is for the
+    browser mode only.
+    """
     found = {f"page/{p.name}": p for p in sorted(WEB.iterdir()) if p.suffix in (".js", ".css", ".png")}
     return {"index.html": WEB / "index.html", **found}

@@ -1,4 +1,7 @@
-"""The page as a folder of files, with the networks beside it, that answers in the browser. `mien web` writes it."""
+"""The page as a folder of files, with the networks beside it, that answers in the browser.
+
+`mien web` writes it.
+"""
 
 from __future__ import annotations
 
@@ -32,14 +35,17 @@ ORT_FILES = {
     "ort-wasm-simd-threaded.wasm": "3398c10d07d229bd91b364548e130e0e51a8e5704b88c7c083ebbeb78842dee2",
 }
 KINDS: dict[type[Any], str] = {
-    LandmarkTask: "points", ParsingTask: "map", AgeTask: "age", ChoiceTask: "choice", AttributesTask: "attributes",
+    LandmarkTask: "points", ParsingTask: "map", AgeTask: "age", ChoiceTask: "choice",
+    AttributesTask: "attributes",
     IdentityTask: "identity",
 }  # fmt: skip
 MODE = '<meta name="mien-mode" content="server">'
 # A static server sends no policy, so the page brings one; WebAssembly has to be allowed by name.
 LOCAL_MODE = (
     '<meta name="mien-mode" content="browser">\n<meta http-equiv="content-security-policy" content="'
-    + POLICY.replace("script-src 'self'", "script-src 'self' 'wasm-unsafe-eval'").replace("base-uri", "frame-src 'none'; base-uri")
+    + POLICY.replace("script-src 'self'", "script-src 'self' 'wasm-unsafe-eval'").replace(
+        "base-uri", "frame-src 'none'; base-uri"
+    )
     + '">'
 )
 
@@ -51,7 +57,10 @@ def model_table(model: OnnxModel, finder: Detector) -> dict[str, Any]:
         BadWeights: the network sees whole photos, which is a detector's view.
     """
     if model.view.template not in TEMPLATES:
-        raise BadWeights(f"{model.path} wants the view {model.view.template!r}; the page aligns faces to: {', '.join(TEMPLATES)}")
+        raise BadWeights(
+            f"{model.path} wants the view {model.view.template!r}; the page aligns faces to:"
+            f" {', '.join(TEMPLATES)}"
+        )
     assert isinstance(finder.model, OnnxModel)
     tasks = []
     for t in model.tasks:
@@ -61,15 +70,29 @@ def model_table(model: OnnxModel, finder: Detector) -> dict[str, Any]:
             tasks.append({"name": t.name, "labels": t.labels, "kind": kind, **more})
     order = [n for n in supported_tasks(t["name"] for t in tasks) if n != "points5"]
     view = model.view.to_dict() | {"points": TEMPLATES[model.view.template].tolist()}
-    looks = {n: getattr(finder, n) for n in ("threshold", "overlap", "main", "far", "near", "enlarge", "suspect")}
+    looks = {
+        n: getattr(finder, n) for n in ("threshold", "overlap", "main", "far", "near", "enlarge", "suspect")
+    }
     try:
         cut: dict[str, Any] | None = match_threshold(model).to_dict()
     except UsageError:  # nobody measured one for these weights; the page says so
         cut = None
     return {
         "schema": SCHEMA,
-        "network": {"file": "network.onnx", "sha256": model.sha256, "name": model.name, "view": view, "tasks": tasks, "order": order},
-        "detector": {"file": "detector.onnx", "sha256": finder.model.sha256, "view": finder.model.view.to_dict(), **looks},
+        "network": {
+            "file": "network.onnx",
+            "sha256": model.sha256,
+            "name": model.name,
+            "view": view,
+            "tasks": tasks,
+            "order": order,
+        },
+        "detector": {
+            "file": "detector.onnx",
+            "sha256": finder.model.sha256,
+            "view": finder.model.view.to_dict(),
+            **looks,
+        },
         "cut": cut,
     }
 
@@ -85,7 +108,11 @@ def fetch_ort(folder: Path) -> Path:
     if npm is None:
         raise MissingData(f"onnxruntime-web {ORT} comes by npm, which is not installed; {mend}")
     done = subprocess.run(
-        [npm, "pack", "--ignore-scripts", "--silent", f"onnxruntime-web@{ORT}"], cwd=folder, capture_output=True, text=True, check=False
+        [npm, "pack", "--ignore-scripts", "--silent", f"onnxruntime-web@{ORT}"],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     found = folder / f"onnxruntime-web-{ORT}.tgz"
     if done.returncode or not found.is_file():
@@ -95,17 +122,22 @@ def fetch_ort(folder: Path) -> Path:
 
 
 def ort_files(source: Path) -> dict[str, bytes]:
-    """The runtime's two files from a .tgz of npm's, or from a folder (the package, its dist, or `ort` of an earlier page).
+    """The runtime's two files from a .tgz of npm's, or from a folder (the package, its dist, or `ort` of an
+    earlier page).
 
     Raises:
-        MissingData: one is not there. BadWeights: one is not the file that this version of mien was tested with.
+        MissingData: one is not there. BadWeights: one is not the file that this version of mien was tested
+            with.
     """
     out = {}
     for name, promised in ORT_FILES.items():
         data = _from_tar(source, name) if source.is_file() else _from_folder(source, name)
         found = hashlib.sha256(data).hexdigest()
         if found != promised:
-            raise BadWeights(f"{name} of {source} has sha256 {found[:16]}..., not {promised[:16]}...; take onnxruntime-web {ORT}")
+            raise BadWeights(
+                f"{name} of {source} has sha256 {found[:16]}..., not {promised[:16]}...; take onnxruntime-web"
+                f" {ORT}"
+            )
         out[name] = data
     return out
 
@@ -117,14 +149,18 @@ def _from_tar(source: Path, name: str) -> bytes:
             assert member is not None
             return member.read()
     except (tarfile.TarError, KeyError, AssertionError, EOFError) as e:
-        raise MissingData(f"{source} is no package of onnxruntime-web: no dist/{name} in it ({e}); npm pack makes one") from e
+        raise MissingData(
+            f"{source} is no package of onnxruntime-web: no dist/{name} in it ({e}); npm pack makes one"
+        ) from e
 
 
 def _from_folder(source: Path, name: str) -> bytes:
     for place in (source / name, source / "dist" / name, source / "package" / "dist" / name):
         if place.is_file():
             return place.read_bytes()
-    raise MissingData(f"{name} is not in {source}; --ort names onnxruntime-web's .tgz, or a folder of its files")
+    raise MissingData(
+        f"{name} is not in {source}; --ort names onnxruntime-web's .tgz, or a folder of its files"
+    )
 
 
 def write(out: Path, table: dict[str, Any], runtime: dict[str, bytes], networks: dict[str, Path]) -> None:
@@ -137,7 +173,9 @@ def write(out: Path, table: dict[str, Any], runtime: dict[str, bytes], networks:
     files |= {f"page/local/{p.name}": p.read_bytes() for p in (WEB / "local").glob("*.js")}
     page = files["index.html"].decode()
     if page.count(MODE) != 1:
-        raise UsageError(f"{WEB / 'index.html'} was altered: it does not name its mode once; install mien again")
+        raise UsageError(
+            f"{WEB / 'index.html'} was altered: it does not name its mode once; install mien again"
+        )
     files["index.html"] = page.replace(MODE, LOCAL_MODE).encode()
     files["page/about.json"] = json.dumps(about()).encode()
     files["weights/model.json"] = json.dumps(table, indent=1).encode()

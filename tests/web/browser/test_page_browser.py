@@ -43,13 +43,19 @@ def browser():
 
 @contextmanager
 def opened(browser, url, **settings):
-    """The page, ready; at the end nothing may have been said on the console, have failed, or have gone elsewhere."""
+    """The page, ready; at the end nothing may have been said on the console, have failed, or have gone
+    elsewhere.
+    """
     context = browser.new_context(viewport={"width": 1280, "height": 1000}, accept_downloads=True, **settings)
     page, wrong = context.new_page(), []
-    page.on("console", lambda m: wrong.append(f"console: {m.text}") if m.type in ("error", "warning") else None)
+    page.on(
+        "console", lambda m: wrong.append(f"console: {m.text}") if m.type in ("error", "warning") else None
+    )
     page.on("pageerror", lambda e: wrong.append(f"error: {e}"))
     page.on("requestfailed", lambda r: wrong.append(f"failed: {r.url}"))
-    page.on("request", lambda r: None if r.url.startswith((url, "blob:")) else wrong.append(f"elsewhere: {r.url}"))
+    page.on(
+        "request", lambda r: None if r.url.startswith((url, "blob:")) else wrong.append(f"elsewhere: {r.url}")
+    )
     page.on("response", lambda r: wrong.append(f"{r.status}: {r.url}") if r.status >= 400 else None)
     page.goto(url)
     page.wait_for_selector("body[data-ready]", timeout=180_000)
@@ -75,19 +81,33 @@ def on_screen(page, face) -> None:
     assert page.inner_text("#gender") == face["gender"]["label"]
     assert page.inner_text("#expression") == face["expression"]["label"]
     rows = dict(r.rsplit("\n", 1) for r in page.locator("#face .group").first.locator("li").all_inner_texts())
-    assert {n: v for n, v in rows.items()} == {n: f"{round(100 * p)} %" for n, p in face["expression"]["probabilities"].items()}
+    assert {n: v for n, v in rows.items()} == {
+        n: f"{round(100 * p)} %" for n, p in face["expression"]["probabilities"].items()
+    }
     shown = page.locator("#face details li").evaluate_all(
         "all => all.map((li) => [...li.querySelectorAll('span')].map((s) => s.textContent))"
     )
     assert {n.removesuffix(" *").replace(" ", "_") for n, _ in shown} == set(face["attributes"])
     for name, percent in shown:
-        assert abs(float(percent.removesuffix(" %")) - 100 * face["attributes"][name.removesuffix(" *").replace(" ", "_")]) <= 0.5
+        assert (
+            abs(
+                float(percent.removesuffix(" %"))
+                - 100 * face["attributes"][name.removesuffix(" *").replace(" ", "_")]
+            )
+            <= 0.5
+        )
 
 
 def test_with_the_server(browser, reader):
-    with running(app(reader)) as url, opened(browser, url + "/") as page, httpx.Client(base_url=url, timeout=60) as api:
+    with (
+        running(app(reader)) as url,
+        opened(browser, url + "/") as page,
+        httpx.Client(base_url=url, timeout=60) as api,
+    ):
         record = show(page, ASTRONAUT)
-        (want,) = api.post("/v1/analyze", files=[("image", Path(ASTRONAUT).read_bytes())], data={"masks": "runs"}).json()["results"]
+        (want,) = api.post(
+            "/v1/analyze", files=[("image", Path(ASTRONAUT).read_bytes())], data={"masks": "runs"}
+        ).json()["results"]
         assert record["faces"] == want["faces"]
         assert (record["width"], record["height"]) == (512, 512)
         on_screen(page, record["faces"][0])
@@ -96,7 +116,10 @@ def test_with_the_server(browser, reader):
         # the parts are on the canvas, and go with their slider
         close_up = "(canvas) => canvas.toDataURL()"
         with_parts = page.locator("#close").evaluate(close_up)
-        page.evaluate("() => { const o = document.querySelector('#opacity'); o.value = 0; o.dispatchEvent(new Event('input')); }")
+        page.evaluate(
+            "() => { const o = document.querySelector('#opacity'); o.value = 0; o.dispatchEvent(new"
+            " Event('input')); }"
+        )
         assert page.locator("#close").evaluate(close_up) != with_parts
 
         # comparing wants consent
@@ -110,7 +133,9 @@ def test_with_the_server(browser, reader):
         buttons = page.locator("#faces button")
         buttons.first.focus()
         page.keyboard.press("Tab")  # by keyboard alone
-        assert buttons.nth(1).get_attribute("aria-pressed") == "false"  # passing over a face does not select it
+        assert (
+            buttons.nth(1).get_attribute("aria-pressed") == "false"
+        )  # passing over a face does not select it
         page.keyboard.press("Enter")
         assert buttons.nth(1).get_attribute("aria-pressed") == "true"
         on_screen(page, record["faces"][1])
@@ -176,8 +201,16 @@ def test_a_gallery_is_searched(browser, reader, tmp_path):
     from mien.recognition.gallery import Gallery
 
     asgi = app(reader, gallery=functools.partial(Gallery, str(tmp_path / "people")))
-    with running(asgi) as url, opened(browser, url + "/") as page, httpx.Client(base_url=url, timeout=60) as api:
-        added = api.post("/v1/gallery/people", files=[("image", Path(ASTRONAUT).read_bytes())], data={"name": "<b>Eileen</b>"})
+    with (
+        running(asgi) as url,
+        opened(browser, url + "/") as page,
+        httpx.Client(base_url=url, timeout=60) as api,
+    ):
+        added = api.post(
+            "/v1/gallery/people",
+            files=[("image", Path(ASTRONAUT).read_bytes())],
+            data={"name": "<b>Eileen</b>"},
+        )
         assert added.status_code == 200, added.text
         show(page, ASTRONAUT)
         assert page.locator("#search").is_disabled()
@@ -195,7 +228,11 @@ def test_people_are_enrolled_and_forgotten_from_the_page(browser, reader, tmp_pa
     from mien.recognition.gallery import Gallery
 
     asgi = app(reader, gallery=functools.partial(Gallery, str(tmp_path / "people")))
-    with running(asgi) as url, opened(browser, url + "/") as page, httpx.Client(base_url=url, timeout=60) as api:
+    with (
+        running(asgi) as url,
+        opened(browser, url + "/") as page,
+        httpx.Client(base_url=url, timeout=60) as api,
+    ):
 
         def people() -> list[dict]:
             return api.get("/v1/gallery/people").json()["people"]
@@ -204,7 +241,10 @@ def test_people_are_enrolled_and_forgotten_from_the_page(browser, reader, tmp_pa
             page.get_by_role("status").filter(has_text=text).wait_for()
 
         record = show(page, COLLAGE)
-        add, name = page.get_by_role("button", name="Enrol the selected face"), page.get_by_label("Name", exact=True)
+        add, name = (
+            page.get_by_role("button", name="Enrol the selected face"),
+            page.get_by_label("Name", exact=True),
+        )
         assert add.is_disabled()
         page.get_by_label("The people in these pictures agreed").press("Space")
         assert add.is_enabled()
@@ -222,10 +262,18 @@ def test_people_are_enrolled_and_forgotten_from_the_page(browser, reader, tmp_pa
         page.keyboard.press("Enter")
         said("<i>Ann</i> is in the gallery.")
         (person,) = people()
-        assert (person["name"], person["note"], person["until"]) == ("<i>Ann</i>", "by letter, May 2026", "2999-01-31")
+        assert (person["name"], person["note"], person["until"]) == (
+            "<i>Ann</i>",
+            "by letter, May 2026",
+            "2999-01-31",
+        )
         assert name.input_value() == ""
-        found = api.post("/v1/gallery/identify", files=[("image", Path(COLLAGE).read_bytes())], data={"top": "1"}).json()["results"][0]
-        nearest = max(range(len(found["faces"])), key=lambda i: found["faces"][i]["candidates"][0]["similarity"])
+        found = api.post(
+            "/v1/gallery/identify", files=[("image", Path(COLLAGE).read_bytes())], data={"top": "1"}
+        ).json()["results"][0]
+        nearest = max(
+            range(len(found["faces"])), key=lambda i: found["faces"][i]["candidates"][0]["similarity"]
+        )
         assert found["faces"][nearest]["box"] == pytest.approx(record["faces"][3]["box"], abs=0.02)
 
         api.post("/v1/gallery/people", files=[("image", Path(ASTRONAUT).read_bytes())], data={"name": "Eve"})
@@ -268,7 +316,10 @@ def test_without_a_gallery_nobody_is_enrolled(browser, reader):
 
 
 def test_in_the_browser_alone(browser, reader, tmp_path):
-    """Answers against Python's on the astronaut. Measured: see docs/web-ui.md; what is allowed here is about ten times that."""
+    """Answers against Python's on the astronaut.
+
+    Measured: see docs/web-ui.md; what is allowed here is about ten times that.
+    """
     if shutil.which("npm") is None:
         pytest.skip("npm is not installed, and onnxruntime-web comes by it")
     try:
@@ -277,7 +328,9 @@ def test_in_the_browser_alone(browser, reader, tmp_path):
         pytest.skip(str(e))
     site = tmp_path / "site"
     table = build.model_table(reader.model, reader.detector)
-    build.write(site, table, runtime, {"network.onnx": reader.model.path, "detector.onnx": reader.detector.model.path})
+    build.write(
+        site, table, runtime, {"network.onnx": reader.model.path, "detector.onnx": reader.detector.model.path}
+    )
 
     class Quiet(http.server.SimpleHTTPRequestHandler):
         def log_message(self, *_):
@@ -303,7 +356,9 @@ def test_in_the_browser_alone(browser, reader, tmp_path):
 
 def compared(record, reading) -> None:
     want = reading.to_dict()
-    assert {k: record[k] for k in ("schema", "width", "height", "model")} == {k: want[k] for k in ("schema", "width", "height", "model")}
+    assert {k: record[k] for k in ("schema", "width", "height", "model")} == {
+        k: want[k] for k in ("schema", "width", "height", "model")
+    }
     assert len(record["faces"]) == len(want["faces"]) == 1
     a, b = record["faces"][0], want["faces"][0]
     mask, truth = a["parsing"].pop("mask"), mask_of(reading[0]["parsing"])
@@ -313,19 +368,30 @@ def compared(record, reading) -> None:
         "points5": np.abs(np.subtract(a["points5"], b["points5"])).max(),
         "landmarks": np.abs(np.subtract(a["landmarks"]["points"], b["landmarks"]["points"])).max(),
         "score": abs(a["score"] - b["score"]),
-        "mask": (np.repeat(mask["runs"][::2], mask["runs"][1::2]) != np.repeat(truth["runs"][::2], truth["runs"][1::2])).mean(),
+        "mask": (
+            (
+                np.repeat(mask["runs"][::2], mask["runs"][1::2])
+                != np.repeat(truth["runs"][::2], truth["runs"][1::2])
+            ).mean()
+        ),
         "shares": max(abs(a["parsing"]["classes"][n] - v) for n, v in b["parsing"]["classes"].items()),
         "years": max(abs(a["age"][n] - b["age"][n]) for n in b["age"]),
         "gender": abs(a["gender"]["probability"] - b["gender"]["probability"]),
-        "expression": max(abs(a["expression"]["probabilities"][n] - v) for n, v in b["expression"]["probabilities"].items()),
+        "expression": max(
+            abs(a["expression"]["probabilities"][n] - v) for n, v in b["expression"]["probabilities"].items()
+        ),
         "attributes": max(abs(a["attributes"][n] - v) for n, v in b["attributes"].items()),
         "degrees": max(abs(a["pose"][n] - b["pose"][n]) for n in b["pose"]),
     }
     print({n: float(v) for n, v in off.items()})
     allowed = {
-        "box": 0.1, "points5": 0.1, "landmarks": 0.1, "score": 0.002, "mask": 0.002, "shares": 0.001, "years": 0.2, "gender": 0.005,
+        "box": 0.1, "points5": 0.1, "landmarks": 0.1, "score": 0.002, "mask": 0.002, "shares": 0.001,
+        "years": 0.2, "gender": 0.005,
         "expression": 0.005, "attributes": 0.005, "degrees": 0.2,
     }  # fmt: skip
     assert {n: v for n, v in off.items() if v > allowed[n]} == {}
-    assert (a["gender"]["label"], a["expression"]["label"]) == (b["gender"]["label"], b["expression"]["label"])
+    assert (a["gender"]["label"], a["expression"]["label"]) == (
+        b["gender"]["label"],
+        b["expression"]["label"],
+    )
     np.testing.assert_allclose(mask["from_photo"], truth["from_photo"], atol=0.02)

@@ -1,7 +1,9 @@
 """Ages, expressions and attributes as their publishers lay them out on disk.
 
-Every reader is `name(root, split, ...)`: `root` is the folder that the publisher's archive was unpacked into. Tables are
-read at once and pictures when asked for. Where a set ships aligned crops without points, one set of places stands for
+Every reader is `name(root, split, ...)`: `root` is the folder that the publisher's archive was unpacked into.
+    Tables are
+read at once and pictures when asked for. Where a set ships aligned crops without points, one set of places
+stands for
 all of its pictures; a points table (`points=PATH.parquet`, columns `name`, `points5`, perhaps `score`, as in
 `mien.data.formats.pack`) is better, and sets that are not aligned need one.
 """
@@ -30,7 +32,8 @@ Array = npt.NDArray[np.float64]
 T = TypeVar("T")
 _log = logging.getLogger(__name__)
 
-# Five points as fractions of the picture's sides, picture order, of sets that are aligned but come without points.
+# Five points as fractions of the picture's sides, picture order, of sets that are aligned but come without
+# points.
 # Medians of a detector's points over 9,490 UTKFace crops and 25,720 FER pictures.
 UTKFACE_POINTS = np.array([(0.308, 0.293), (0.681, 0.290), (0.499, 0.509), (0.339, 0.678), (0.659, 0.677)])
 FER_POINTS = np.array([(0.343, 0.409), (0.686, 0.401), (0.513, 0.599), (0.376, 0.751), (0.665, 0.745)])
@@ -54,9 +57,15 @@ class Table:
     """
 
     def __init__(
-        self, name: str, names: Sequence[str], picture: Callable[[int], Pixels], labels: Callable[[int], dict[str, Any]], *,
-        points: Array | None = None, fixed: Array | None = None,
-    ):  # fmt: skip
+        self,
+        name: str,
+        names: Sequence[str],
+        picture: Callable[[int], Pixels],
+        labels: Callable[[int], dict[str, Any]],
+        *,
+        points: Array | None = None,
+        fixed: Array | None = None,
+    ):
         if not names:
             raise MissingData(f"{name} holds no labelled picture; check that its archive was unpacked whole")
         self.name, self.names, self._picture, self._labels = name, names, picture, labels
@@ -96,20 +105,27 @@ def number(path: Path, row: int | str, text: object, low: float, high: float) ->
 
 
 def random_80_20(n: int, what: str, split: str, seed: int) -> list[int]:
-    """Rows of "train" (four fifths, rounded down) or "test" of a seeded random split, in the table's order."""
+    """Rows of "train" (four fifths, rounded down) or "test" of a seeded random split, in table order."""
     order, cut = np.random.default_rng(seed).permutation(n), n * 4 // 5
     return sorted(int(i) for i in pick(what, split, {"train": order[:cut], "test": order[cut:]}))
 
 
-def found_points(what: str, names: Sequence[str], points: Path | None, fixed: Array | None, sure: float = 0.6) -> Array | None:
-    """A points table's rows for these names: (n, 5, 2), NaN where it has none, or is unsure, and `fixed` stands in.
+def found_points(
+    what: str, names: Sequence[str], points: Path | None, fixed: Array | None, sure: float = 0.6
+) -> Array | None:
+    """A points table's rows for these names: (n, 5, 2), NaN where it has none, or is unsure, and `fixed`
+    stands in.
 
     Raises:
-        UsageError: neither a table nor fixed places. MissingData: no table, or a name is not in it and nothing stands in.
+        UsageError: neither a table nor fixed places. MissingData: no table, or a name is not in it and
+            nothing stands in.
     """
     if points is None:
         if fixed is None:
-            raise UsageError(f"{what} comes without points: give points=PATH.parquet with columns name and points5 (10 numbers)")
+            raise UsageError(
+                f"{what} comes without points: give points=PATH.parquet with columns name and points5 (10"
+                " numbers)"
+            )
         return None
     found = {
         r["name"]: np.asarray(r["points5"], np.float64).reshape(5, 2)
@@ -118,12 +134,16 @@ def found_points(what: str, names: Sequence[str], points: Path | None, fixed: Ar
     }
     missing = [n for n in names if n not in found]
     if missing and fixed is None:
-        raise MissingData(f"{points} lacks sure points of {len(missing)} of {len(names)} pictures of {what}; the first is {missing[0]!r}")
+        raise MissingData(
+            f"{points} lacks sure points of {len(missing)} of {len(names)} pictures of {what}; the first is"
+            f" {missing[0]!r}"
+        )
     return np.stack([found.get(n, np.full((5, 2), np.nan)) for n in names]) if names else np.zeros((0, 5, 2))
 
 
 def expression(name: str, classes: int) -> dict[str, int] | None:
-    """A label by class name: 8 classes answer "expression" (FER+ order), 7 answer "expression7" (no contempt).
+    """A label by class name: 8 classes answer "expression" (FER+ order), 7 answer "expression7" (no
+    contempt).
 
     Returns:
         {task name: index}, or None for a name that the task does not have.
@@ -140,30 +160,54 @@ def rows_of(path: Path, columns: Iterable[str]) -> Iterator[tuple[int, dict[str,
         reader = csv.DictReader(file, skipinitialspace=True)
         missing = [c for c in columns if c not in (reader.fieldnames or ())]
         if missing:
-            raise UsageError(f"{path} has no column {missing[0]!r}; it has: {', '.join(reader.fieldnames or ())}")
+            raise UsageError(
+                f"{path} has no column {missing[0]!r}; it has: {', '.join(reader.fieldnames or ())}"
+            )
         for i, row in enumerate(reader, 1):
             if None in row or None in row.values():
-                raise bad(path, i, next(iter(row.values())), f"begins a row that has not {len(reader.fieldnames or ())} cells")
+                raise bad(
+                    path,
+                    i,
+                    next(iter(row.values())),
+                    f"begins a row that has not {len(reader.fieldnames or ())} cells",
+                )
             yield i, row
 
 
 def files_below(
-    name: str, root: Path, files: Sequence[str], labels: Sequence[dict[str, Any]], points: Array | None, fixed: Array | None
+    name: str,
+    root: Path,
+    files: Sequence[str],
+    labels: Sequence[dict[str, Any]],
+    points: Array | None,
+    fixed: Array | None,
 ) -> Table:
     """A table over picture files below a folder, named by their paths there."""
-    return Table(name, files, lambda i: picture(root / files[i]), lambda i: labels[i], points=points, fixed=fixed)
+    return Table(
+        name, files, lambda i: picture(root / files[i]), lambda i: labels[i], points=points, fixed=fixed
+    )
 
 
 # Ages
 
 
-def morph2(root: Path, split: str, *, points: Path | None = None, seed: int = 0, table: str = "morph_2008_nonCommercial.csv") -> Table:
+def morph2(
+    root: Path,
+    split: str,
+    *,
+    points: Path | None = None,
+    seed: int = 0,
+    table: str = "morph_2008_nonCommercial.csv",
+) -> Table:
     """MORPH II (Ricanek and Tesfaye 2006), the non-commercial release: the age of 55,134 police photographs.
 
-    Protocol RANDOM_80_20: a seeded random split of the pictures, 80 % "train" and 20 % "test", as in Faceptor. There is
-    no official split; in this one the same people are in both halves, and the papers' own draws are not published.
+    Protocol RANDOM_80_20: a seeded random split of the pictures, 80 % "train" and 20 % "test", as in
+        Faceptor. There is
+    no official split; in this one the same people are in both halves, and the papers' own draws are not
+    published.
 
-    Labels: age. Names: the column `photo`, a path below root. Needs a points table: the pictures are not aligned.
+    Labels: age. Names: the column `photo`, a path below root. Needs a points table: the pictures are not
+        aligned.
     """
     path, files, ages = root / table, list[str](), list[dict[str, Any]]()
     for row, cells in rows_of(path, ("photo", "age")):
@@ -171,32 +215,49 @@ def morph2(root: Path, split: str, *, points: Path | None = None, seed: int = 0,
         ages.append({"age": number(path, row, cells["age"], 0, 120)})
     chosen = random_80_20(len(files), "MORPH II", split, seed)
     files = [files[i] for i in chosen]
-    return files_below(f"morph2/{split}", root, files, [ages[i] for i in chosen], found_points("MORPH II", files, points, None), None)
+    return files_below(
+        f"morph2/{split}",
+        root,
+        files,
+        [ages[i] for i in chosen],
+        found_points("MORPH II", files, points, None),
+        None,
+    )
 
 
-def utkface(root: Path, split: str, *, points: Path | None = None, seed: int = 0, skip_broken: bool = False) -> Table:
+def utkface(
+    root: Path, split: str, *, points: Path | None = None, seed: int = 0, skip_broken: bool = False
+) -> Table:
     """UTKFace (Zhang et al. 2017), aligned crops: `root/UTKFace/AGE_GENDER_RACE_DATE.jpg.chip.jpg`.
 
     Protocol RANDOM_80_20: a seeded random split, 80 % "train" and 20 % "test", of the sorted file names.
 
-    Labels: age; attributes with Male (gender 0). A few published names lack a field: `skip_broken` leaves them out,
+    Labels: age; attributes with Male (gender 0). A few published names lack a field: `skip_broken` leaves
+        them out,
     and their number goes to the log.
     """
     folder = need(root / "UTKFace")
     known, broken = list[tuple[str, dict[str, Any]]](), list[str]()
     for path in sorted(folder.glob("*.jpg.chip.jpg")):
         fields = path.name.removesuffix(".jpg.chip.jpg").split("_")
-        if len(fields) == 4 and all(f.isdigit() for f in fields[:3]) and fields[1] in {"0", "1"} and fields[2] in {"0", "1", "2", "3", "4"}:
+        if (
+            len(fields) == 4
+            and all(f.isdigit() for f in fields[:3])
+            and fields[1] in {"0", "1"}
+            and fields[2] in {"0", "1", "2", "3", "4"}
+        ):
             known.append((path.name, {"age": float(fields[0]), "attributes": {"Male": 1 - int(fields[1])}}))
         else:
             broken.append(path.name)
     if broken and not skip_broken:
         raise UsageError(
-            f"{folder}: {len(broken)} names are not AGE_GENDER_RACE_DATE.jpg.chip.jpg, the first is {broken[0]!r}; "
-            "mend them, or leave them out with skip_broken=True"
+            f"{folder}: {len(broken)} names are not AGE_GENDER_RACE_DATE.jpg.chip.jpg, the first is"
+            f" {broken[0]!r}; mend them, or leave them out with skip_broken=True"
         )
     if broken:
-        _log.warning("%s: %d pictures with broken names are left out, the first is %r", folder, len(broken), broken[0])
+        _log.warning(
+            "%s: %d pictures with broken names are left out, the first is %r", folder, len(broken), broken[0]
+        )
     chosen = [known[i] for i in random_80_20(len(known), "UTKFace", split, seed)]
     files = [f for f, _ in chosen]
     at = found_points("UTKFace", files, points, UTKFACE_POINTS)
@@ -207,15 +268,18 @@ CORAL_YEARS = (21, 60)
 
 
 def utkface_coral(root: Path, split: str, *, points: Path | None = None) -> Table:
-    """UTKFace in CORAL's split (Cao et al. 2020): ages 21 to 60, as published numbers of Faceptor and others have it.
+    """UTKFace in CORAL's split (Cao et al. 2020): ages 21 to 60, as published numbers of Faceptor and others
+    have it.
 
-    From `root/UTKFace` and the two lists of the authors, `root/utk_train.csv` and `root/utk_test.csv`, columns `file` and `age`,
+    From `root/UTKFace` and the two lists of the authors, `root/utk_train.csv` and `root/utk_test.csv`,
+    columns `file` and `age`,
     where an age is stored less 21.
 
     Labels: age, in years; attributes with Male (gender 0).
 
     Raises:
-        MissingData: a list or the folder is missing. UsageError: an age is not that of the file's name less 21, or out of range.
+        MissingData: a list or the folder is missing. UsageError: an age is not that of the file's name less
+            21, or out of range.
     """
     path = root / f"utk_{pick('UTKFace', split, {'train': 'train', 'test': 'test'})}.csv"
     folder, files, labels = need(root / "UTKFace"), list[str](), list[dict[str, Any]]()
@@ -224,7 +288,12 @@ def utkface_coral(root: Path, split: str, *, points: Path | None = None) -> Tabl
         years, name = first + number(path, row, cells["age"], 0, last - first), cells["file"].strip()
         fields = name.split("_")
         if len(fields) != 4 or fields[0] != f"{years:g}" or fields[1] not in {"0", "1"}:
-            raise bad(path, row, name, f"is not AGE_GENDER_RACE_DATE.jpg.chip.jpg of {years:g} years: ages are stored less {first}")
+            raise bad(
+                path,
+                row,
+                name,
+                f"is not AGE_GENDER_RACE_DATE.jpg.chip.jpg of {years:g} years: ages are stored less {first}",
+            )
         files.append(name)
         labels.append({"age": years, "attributes": {"Male": 1 - int(fields[1])}})
     at = found_points("UTKFace", files, points, UTKFACE_POINTS)
@@ -234,19 +303,30 @@ def utkface_coral(root: Path, split: str, *, points: Path | None = None) -> Tabl
 # Expressions
 
 
-def affectnet(root: Path, split: str, *, classes: int = 8, pictures: str = "Manually_Annotated_Images") -> Table:
-    """AffectNet (Mollahosseini et al. 2019), the manually labelled part; "train" and "val" (papers report "val").
+def affectnet(
+    root: Path, split: str, *, classes: int = 8, pictures: str = "Manually_Annotated_Images"
+) -> Table:
+    """AffectNet (Mollahosseini et al. 2019), the manually labelled part; "train" and "val" (papers report
+    "val").
 
-    Labels: expression (8 classes, in mien's order) or expression7. Rows of other kinds (none, uncertain, no face) are
+    Labels: expression (8 classes, in mien's order) or expression7. Rows of other kinds (none, uncertain, no
+        face) are
     left out, and contempt of the seven. Points: five of the 68 in the list. Names: subDirectory_filePath.
     """
     word = pick("AffectNet", split, {"train": "training", "val": "validation"})
     path = root / "Manually_Annotated_file_lists" / f"{word}.csv"
-    kinds, files, labels, points = AFFECTNET8 + AFFECTNET_OTHER, list[str](), list[dict[str, Any]](), list[Array]()
+    kinds, files, labels, points = (
+        AFFECTNET8 + AFFECTNET_OTHER,
+        list[str](),
+        list[dict[str, Any]](),
+        list[Array](),
+    )
     with need(path).open(encoding="utf-8-sig", newline="") as file:
         row = 0
         for cells in csv.reader(file):
-            if cells[:1] == ["subDirectory_filePath"]:  # the published validation list has no header, the training list has
+            if cells[:1] == [
+                "subDirectory_filePath"
+            ]:  # the published validation list has no header, the training list has
                 continue
             row += 1
             if len(cells) != 9:
@@ -261,19 +341,28 @@ def affectnet(root: Path, split: str, *, classes: int = 8, pictures: str = "Manu
             files.append(cells[0])
             labels.append(label)
             points.append(geometry.five_of_68(np.asarray(marks, np.float64).reshape(68, 2)))
-    return files_below(f"affectnet/{split}", need(root / pictures), files, labels, np.stack(points) if points else None, None)
+    return files_below(
+        f"affectnet/{split}", need(root / pictures), files, labels, np.stack(points) if points else None, None
+    )
 
 
-def rafdb(root: Path, split: str, *, classes: int = 7, aligned: bool = True, points: Path | None = None) -> Table:
+def rafdb(
+    root: Path, split: str, *, classes: int = 7, aligned: bool = True, points: Path | None = None
+) -> Table:
     """RAF-DB (Li et al. 2017), single-label part: `root/basic`; "train" 12,271 and "test" 3,068 pictures.
 
     Args:
         classes: 7 for the task expression7, 8 for expression (contempt never occurs).
-        aligned: the 100 px crops, at fixed places (an estimate, see RAFDB_POINTS) or those of `points`; else the
+        aligned: the 100 px crops, at fixed places (an estimate, see RAFDB_POINTS) or those of `points`; else
+            the
             original pictures, at the five points that people marked (`Annotation/manual`).
     """
     pick("RAF-DB", split, {"train": 0, "test": 1})
-    path, names, labels = root / "basic" / "EmoLabel" / "list_patition_label.txt", list[str](), list[dict[str, Any]]()
+    path, names, labels = (
+        root / "basic" / "EmoLabel" / "list_patition_label.txt",
+        list[str](),
+        list[dict[str, Any]](),
+    )
     for row, line in enumerate(need(path).read_text(encoding="utf-8").split("\n"), 1):
         if not line.strip():
             continue
@@ -284,11 +373,20 @@ def rafdb(root: Path, split: str, *, classes: int = 7, aligned: bool = True, poi
             names.append(name)
             labels.append(label)
     if not aligned:
-        marks = np.stack([_rafdb_marks(root / "basic" / "Annotation" / "manual" / f"{Path(n).stem}_manu_attri.txt") for n in names])
-        return files_below(f"rafdb/{split}", need(root / "basic" / "Image" / "original"), names, labels, marks, None)
+        marks = np.stack(
+            [
+                _rafdb_marks(root / "basic" / "Annotation" / "manual" / f"{Path(n).stem}_manu_attri.txt")
+                for n in names
+            ]
+        )
+        return files_below(
+            f"rafdb/{split}", need(root / "basic" / "Image" / "original"), names, labels, marks, None
+        )
     files = [f"{Path(n).stem}_aligned.jpg" for n in names]
     at = found_points("RAF-DB", files, points, RAFDB_POINTS)
-    return files_below(f"rafdb/{split}", need(root / "basic" / "Image" / "aligned"), files, labels, at, RAFDB_POINTS)
+    return files_below(
+        f"rafdb/{split}", need(root / "basic" / "Image" / "aligned"), files, labels, at, RAFDB_POINTS
+    )
 
 
 def _rafdb_marks(path: Path) -> Array:
@@ -303,7 +401,8 @@ def _rafdb_marks(path: Path) -> Array:
 def ferplus(root: Path, split: str, *, classes: int = 8, points: Path | None = None) -> Table:
     """FER+ (Barsoum et al. 2016): `fer2013.csv` has the 48 px pictures, `fer2013new.csv` ten people's votes.
 
-    Official majority protocol, see `mien.data.formats.pack.majority`. "train", "val" and "test" are the lists' Training,
+    Official majority protocol, see `mien.data.formats.pack.majority`. "train", "val" and "test" are the
+    lists' Training,
     PublicTest and PrivateTest. Labels: expression, or expression7 without the pictures of contempt.
     """
     usage = pick("FER+", split, {"train": "Training", "val": "PublicTest", "test": "PrivateTest"})
@@ -316,7 +415,10 @@ def ferplus(root: Path, split: str, *, classes: int = 8, points: Path | None = N
         if row > len(votes) or votes[row - 1][1]["Usage"] != cells["Usage"]:
             other = votes[row - 1][1]["Usage"] if row <= len(votes) else "no row"
             raise bad(
-                path, row, cells["Usage"], f"does not go with {votes_path}, which has {other}: both files must list the same pictures"
+                path,
+                row,
+                cells["Usage"],
+                f"does not go with {votes_path}, which has {other}: both files must list the same pictures",
             )
         vote = votes[row - 1][1]
         if cells["Usage"] != usage or not vote["Image name"]:  # no name: the picture shows no face
@@ -332,10 +434,18 @@ def ferplus(root: Path, split: str, *, classes: int = 8, points: Path | None = N
         labels.append(label)
         pictures.append(gray.reshape(48, 48))
     if rows != len(votes):
-        raise UsageError(f"{path} has {rows} rows and {votes_path} has {len(votes)}: both files must list the same pictures")
+        raise UsageError(
+            f"{path} has {rows} rows and {votes_path} has {len(votes)}: both files must list the same"
+            " pictures"
+        )
     at = found_points("FER+", names, points, FER_POINTS)
     return Table(
-        f"ferplus/{split}", names, lambda i: np.repeat(pictures[i][..., None], 3, 2), lambda i: labels[i], points=at, fixed=FER_POINTS
+        f"ferplus/{split}",
+        names,
+        lambda i: np.repeat(pictures[i][..., None], 3, 2),
+        lambda i: labels[i],
+        points=at,
+        fixed=FER_POINTS,
     )
 
 
@@ -343,7 +453,9 @@ def ferplus(root: Path, split: str, *, classes: int = 8, points: Path | None = N
 
 
 def _named_rows(path: Path) -> tuple[list[str], dict[str, int], npt.NDArray[np.int32]]:
-    """A CelebA list (count, column names, then name and whole numbers) -> columns, name -> row, (rows, columns)."""
+    """A CelebA list (count, column names, then name and whole numbers) -> columns, name -> row, (rows,
+    columns).
+    """
     lines = need(path).read_text(encoding="utf-8").split("\n")
     header, body = lines[1].split(), [line.split() for line in lines[2:] if line.strip()]
     if not lines[0].strip().isdigit() or int(lines[0]) != len(body):
@@ -351,34 +463,54 @@ def _named_rows(path: Path) -> tuple[list[str], dict[str, int], npt.NDArray[np.i
     for row, cells in enumerate(body, 1):
         if len(cells) != len(header) + 1:
             raise bad(path, row, cells[0], f"has {len(cells) - 1} values; {len(header)} are needed")
-    return header, {cells[0]: i for i, cells in enumerate(body)}, np.array([cells[1:] for cells in body], np.int32)
+    return (
+        header,
+        {cells[0]: i for i, cells in enumerate(body)},
+        np.array([cells[1:] for cells in body], np.int32),
+    )
 
 
 def celeba(root: Path, split: str, *, identity: bool = False) -> Table:
     """CelebA (Liu et al. 2015), aligned 178 x 218 pictures: "train" 162,770, "val" 19,867, "test" 19,962.
 
-    Labels: attributes (the list's -1 means no), points5, and with `identity` the person's number as identity512.
+    Labels: attributes (the list's -1 means no), points5, and with `identity` the person's number as
+        identity512.
     Points: `Anno/list_landmarks_align_celeba.txt`.
     """
     code = pick("CelebA", split, {"train": "0", "val": "1", "test": "2"})
     lines = need(root / "Eval" / "list_eval_partition.txt").read_text(encoding="utf-8").split("\n")
     names = [line.split()[0] for line in lines if line.split()[1:] == [code]]
-    attributes, points = root / "Anno" / "list_attr_celeba.txt", root / "Anno" / "list_landmarks_align_celeba.txt"
+    attributes, points = (
+        root / "Anno" / "list_attr_celeba.txt",
+        root / "Anno" / "list_landmarks_align_celeba.txt",
+    )
     columns, row_of, values = _named_rows(attributes)
     if tuple(columns) != CELEBA40:
         raise UsageError(f"{attributes} names other columns than CelebA's forty; the first is {columns[:1]}")
     wrong = np.argwhere(np.abs(values) != 1)
     if len(wrong):
         row, column = wrong[0]
-        raise bad(attributes, int(row) + 1, int(values[row, column]), f"in column {columns[column]} is neither 1 nor -1")
+        raise bad(
+            attributes,
+            int(row) + 1,
+            int(values[row, column]),
+            f"in column {columns[column]} is neither 1 nor -1",
+        )
     _, point_row, places = _named_rows(points)
     people = dict[str, str]()
     if identity:
         text = need(root / "Anno" / "identity_CelebA.txt").read_text(encoding="utf-8")
         people = {line.split()[0]: line.split()[1] for line in text.split("\n") if line.strip()}
-    for path, known in ((attributes, row_of), (points, point_row), (root / "Anno" / "identity_CelebA.txt", people if identity else row_of)):
+    for path, known in (
+        (attributes, row_of),
+        (points, point_row),
+        (root / "Anno" / "identity_CelebA.txt", people if identity else row_of),
+    ):
         if missing := [n for n in names if n not in known]:
-            raise MissingData(f"{path} lacks {len(missing)} of the {len(names)} pictures of {split!r}; the first is {missing[0]!r}")
+            raise MissingData(
+                f"{path} lacks {len(missing)} of the {len(names)} pictures of {split!r}; the first is"
+                f" {missing[0]!r}"
+            )
     yes = values[[row_of[n] for n in names]] == 1
     five = places[[point_row[n] for n in names]].reshape(-1, 5, 2).astype(np.float64)
 

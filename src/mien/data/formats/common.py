@@ -1,4 +1,6 @@
-"""What all readers of publishers' layouts share: files that must be there, pictures, splits by name, libraries for odd formats."""
+"""What all readers of publishers' layouts share: files that must be there, pictures, splits by name,
+libraries for odd formats.
+"""
 
 from __future__ import annotations
 
@@ -64,4 +66,6 @@ def optional(module: str, path: Path) -> Any:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
         package = module.partition(".")[0]
-        raise MissingData(f"{path} cannot be read without {package}, which is not installed: pip install {package}") from error
+        raise MissingData(
+            f"{path} cannot be read without {package}, which is not installed: pip install {package}"
+        ) from error

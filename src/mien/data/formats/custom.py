@@ -1,12 +1,13 @@
 """A user's own labels: a table with a row a picture, or a folder a class.
 
-Columns of a table (CSV, or Parquet): each optional but for the picture, and an empty cell is an unknown label.
+Columns of a table (CSV, or Parquet): each optional but for the picture, and an empty cell is an unknown
+    label.
 
 | column | what it holds |
 |---|---|
 | `path`, or `image` | the picture's path from the table's folder; in Parquet also the bytes of its file |
 | `name`, `split` | a name of its own (else the path), and a word to choose rows by |
-| `points5`, or `px1`, `py1` ... `py5` | where the face is: eye, eye, nose, mouth corner, mouth corner, left to right, in pixels |
+| `points5`, or `px1`, `py1` ... `py5` | eye, eye, nose, mouth corner, mouth corner, left to right, pixels |
 | `age` | years, 0..120 |
 | `expression`, `expression7` | a class by name ("happiness") or by its number in the task's order |
 | `identity512` | a person's number, from 0 |
@@ -14,8 +15,10 @@ Columns of a table (CSV, or Parquet): each optional but for the picture, and an 
 | `parsing` | the path of a PNG with a class number a pixel (255 is unknown), of the picture's size |
 | `x1`, `y1` ... `x68`, `y68` | 68 landmarks in iBUG's order, in pixels |
 
-Five points bring a face to a model's view. Where the table has none they follow from the 68, or from a points table
-(`points=`, see `mien.data.formats.attributes`); pictures that are crops of a known template already need none (`template=`).
+Five points bring a face to a model's view. Where the table has none they follow from the 68, or from a points
+table
+(`points=`, see `mien.data.formats.attributes`); pictures that are crops of a known template already need none
+(`template=`).
 """
 
 from __future__ import annotations
@@ -48,14 +51,27 @@ _YES_NO = {"1": 1, "1.0": 1, "yes": 1, "true": 1, "0": 0, "0.0": 0, "no": 0, "fa
 _FIVE = [f"p{axis}{i}" for i in range(1, 6) for axis in "xy"]
 _MARKS = [f"{axis}{i}" for i in range(1, 69) for axis in "xy"]
 _COLUMNS = (
-    "path", "image", "name", "split", "points5", "age", *_CHOICES, "identity512", "parsing", *_FIVE, *_MARKS, *CELEBA40,
-)  # fmt: skip
+    "path",
+    "image",
+    "name",
+    "split",
+    "points5",
+    "age",
+    *_CHOICES,
+    "identity512",
+    "parsing",
+    *_FIVE,
+    *_MARKS,
+    *CELEBA40,
+)
 
 Cells = Mapping[str, str]
 
 
 class Own(Table):
-    """Pictures with a user's labels; `classes` are the names of a folder's classes by number, `masks` the label maps."""
+    """Pictures with a user's labels; `classes` are the names of a folder's classes by number, `masks` the
+    label maps.
+    """
 
     classes: tuple[str, ...] = ()
     masks: Sequence[Path | None] = ()
@@ -65,7 +81,9 @@ class Own(Table):
         mask = self.masks[i] if self.masks else None
         if mask is None:
             return sample
-        return dataclasses.replace(sample, labels={**sample.labels, "parsing": _mask(mask, sample.image.shape[:2])})
+        return dataclasses.replace(
+            sample, labels={**sample.labels, "parsing": _mask(mask, sample.image.shape[:2])}
+        )
 
 
 def _mask(path: Path, shape: tuple[int, ...]) -> Pixels:
@@ -76,12 +94,20 @@ def _mask(path: Path, shape: tuple[int, ...]) -> Pixels:
     except OSError as e:
         raise UsageError(f"{path} is no PNG that can be read ({e}); save the mask again") from e
     if mode not in ("L", "P"):
-        raise UsageError(f"{path} has the mode {mode}; a mask is an 8-bit gray or palette PNG with a class number a pixel")
+        raise UsageError(
+            f"{path} has the mode {mode}; a mask is an 8-bit gray or palette PNG with a class number a pixel"
+        )
     if mask.shape != shape:
-        raise UsageError(f"{path} is {mask.shape[1]} x {mask.shape[0]} and its picture {shape[1]} x {shape[0]}; they must agree")
+        raise UsageError(
+            f"{path} is {mask.shape[1]} x {mask.shape[0]} and its picture {shape[1]} x {shape[0]}; they must"
+            " agree"
+        )
     strange = mask[(mask >= len(CELEBAMASK19)) & (mask != UNKNOWN)]
     if strange.size:
-        raise UsageError(f"{path} holds the class {int(strange[0])}; there are 0..{len(CELEBAMASK19) - 1}, and {UNKNOWN} for unknown")
+        raise UsageError(
+            f"{path} holds the class {int(strange[0])}; there are 0..{len(CELEBAMASK19) - 1}, and {UNKNOWN}"
+            " for unknown"
+        )
     return mask
 
 
@@ -98,7 +124,11 @@ def _read(path: Path) -> tuple[list[str], list[dict[str, str]], Any]:
     """(columns, rows as text, the column `image` of a Parquet file or None)."""
     if need(path).suffix == ".parquet":
         columns = list(pq.read_schema(path).names)
-        rows = pq.read_table(path, columns=[c for c in columns if c != "image"]).to_pylist() if columns != ["image"] else []
+        rows = (
+            pq.read_table(path, columns=[c for c in columns if c != "image"]).to_pylist()
+            if columns != ["image"]
+            else []
+        )
         images = pq.read_table(path, columns=["image"])["image"] if "image" in columns else None
         if images is not None and not rows:
             rows = [{} for _ in range(len(images))]
@@ -119,7 +149,10 @@ def _check_columns(path: Path, columns: Sequence[str], ignore: Sequence[str]) ->
         if column not in _COLUMNS and column not in ignore:
             near = difflib.get_close_matches(column, _COLUMNS, 1)
             guess = f"; is it {near[0]!r}?" if near else ";"
-            raise UsageError(f"{path} has a column {column!r} that is no label{guess} Rename it, or leave it out with ignore=[{column!r}]")
+            raise UsageError(
+                f"{path} has a column {column!r} that is no label{guess} Rename it, or leave it out with"
+                f" ignore=[{column!r}]"
+            )
     if len(set(columns)) != len(columns):
         raise UsageError(f"{path} has a column twice: {next(c for c in columns if columns.count(c) > 1)!r}")
     if ("path" in columns) == ("image" in columns):
@@ -128,7 +161,9 @@ def _check_columns(path: Path, columns: Sequence[str], ignore: Sequence[str]) ->
         have = [c for c in group if c in columns]
         if have and len(have) != len(group):
             lacks = next(c for c in group if c not in columns)
-            raise UsageError(f"{path} has {have[0]!r} and lacks {lacks!r}; {group[0]!r} to {group[-1]!r} go together")
+            raise UsageError(
+                f"{path} has {have[0]!r} and lacks {lacks!r}; {group[0]!r} to {group[-1]!r} go together"
+            )
 
 
 def _whole(path: Path, row: int, column: str, text: str, high: float) -> int:
@@ -144,7 +179,12 @@ def _places(path: Path, row: int, cells: Cells, columns: list[str]) -> Array | N
     if not any(texts):
         return None
     if not all(texts):
-        raise bad(path, row, "", f"in column {columns[texts.index('')]} lacks a number that the other points of the row have")
+        raise bad(
+            path,
+            row,
+            "",
+            f"in column {columns[texts.index('')]} lacks a number that the other points of the row have",
+        )
     return np.array([number(path, row, t, -1e6, 1e6) for t in texts]).reshape(-1, 2)
 
 
@@ -153,7 +193,9 @@ def _five(path: Path, row: int, cells: Cells) -> Array | None:
     if text := cells.get("points5", ""):
         texts = text.replace(";", " ").split()
         if len(texts) != 10:
-            raise bad(path, row, text, f"in column points5 holds {len(texts)} numbers; x y of five points are 10")
+            raise bad(
+                path, row, text, f"in column points5 holds {len(texts)} numbers; x y of five points are 10"
+            )
         return np.array([number(path, row, t, -1e6, 1e6) for t in texts]).reshape(5, 2)
     five = _places(path, row, cells, _FIVE)
     marks = _places(path, row, cells, _MARKS) if five is None else None
@@ -170,7 +212,9 @@ def _labels(path: Path, row: int, cells: Cells) -> dict[str, Any]:
             if text in task.names:
                 labels[name] = task.names.index(text)
             elif text[0].isalpha():
-                raise bad(path, row, text, f"in column {name} is no class; there are: {', '.join(task.names)}")
+                raise bad(
+                    path, row, text, f"in column {name} is no class; there are: {', '.join(task.names)}"
+                )
             else:
                 labels[name] = _whole(path, row, name, text, len(task.names) - 1)
     if text := cells.get("identity512", ""):
@@ -178,7 +222,9 @@ def _labels(path: Path, row: int, cells: Cells) -> dict[str, Any]:
     facts = {c: cells[c] for c in CELEBA40 if cells.get(c, "")}
     for column, text in facts.items():
         if text.casefold() not in _YES_NO:
-            raise bad(path, row, text, f"in column {column} is neither 1 nor 0; leave it empty where it is unknown")
+            raise bad(
+                path, row, text, f"in column {column} is neither 1 nor 0; leave it empty where it is unknown"
+            )
     if facts:
         labels["attributes"] = {c: _YES_NO[t.casefold()] for c, t in facts.items()}
     marks = _places(path, row, cells, _MARKS)
@@ -192,18 +238,25 @@ def _template(name: str | None) -> Array | None:
 
 
 def table(
-    path: Path, split: str = "", *, template: str | None = None, points: Path | None = None, ignore: Sequence[str] = ()
-) -> Own:  # fmt: skip
+    path: Path,
+    split: str = "",
+    *,
+    template: str | None = None,
+    points: Path | None = None,
+    ignore: Sequence[str] = (),
+) -> Own:
     """A CSV or Parquet file of a user's labels; columns as this module's first lines say.
 
     Args:
         split: only rows whose column `split` says this; "" for all rows.
-        template: the pictures are crops of this template ("head", "arcface") already, where they have no points.
+        template: the pictures are crops of this template ("head", "arcface") already, where they have no
+            points.
         points: a points table that goes by the pictures' names.
         ignore: columns that are no labels.
 
     Raises:
-        MissingData: the table, a picture or a mask is not there. UsageError: a column or a value that has no meaning,
+        MissingData: the table, a picture or a mask is not there. UsageError: a column or a value that has no
+            meaning,
             by file, row (from 1, the header not counted) and value.
     """
     path = Path(path)
@@ -213,7 +266,9 @@ def table(
         raise UsageError(f"{path} has no column 'split' to choose {split!r} by")
     kept = [(i, cells) for i, cells in enumerate(rows, 1) if not split or cells["split"] == split]
     if split and not kept:
-        raise UsageError(f"{path} has no split {split!r}; there are: {', '.join(sorted({c['split'] for c in rows}))}")
+        raise UsageError(
+            f"{path} has no split {split!r}; there are: {', '.join(sorted({c['split'] for c in rows}))}"
+        )
     labels, five, names = list[dict[str, Any]](), list[Array | None](), list[str]()
     for row, cells in kept:
         if images is None:
@@ -225,20 +280,32 @@ def table(
         five.append(_five(path, row, cells))
     if len(set(names)) != len(names):
         twice = next(n for i, n in enumerate(names) if n in names[:i])
-        raise bad(path, kept[len(names) - 1 - names[::-1].index(twice)][0], twice, "is the name of an earlier row too")
+        raise bad(
+            path,
+            kept[len(names) - 1 - names[::-1].index(twice)][0],
+            twice,
+            "is the name of an earlier row too",
+        )
 
     def picture(i: int) -> Pixels:
         row, cells = kept[i]
         return load_photo(path.parent / cells["path"] if images is None else images[row - 1].as_py()).pixels
 
     own = Own(
-        path.stem, names, picture, lambda i: labels[i], points=_all_points(path, names, five, points, template), fixed=_template(template)
+        path.stem,
+        names,
+        picture,
+        lambda i: labels[i],
+        points=_all_points(path, names, five, points, template),
+        fixed=_template(template),
     )
     own.masks = [need(path.parent / c["parsing"]) if c.get("parsing") else None for _, c in kept]
     return own
 
 
-def _all_points(path: Path, names: Sequence[str], five: Sequence[Array | None], points: Path | None, template: str | None) -> Array:
+def _all_points(
+    path: Path, names: Sequence[str], five: Sequence[Array | None], points: Path | None, template: str | None
+) -> Array:
     """(n, 5, 2): each row's own points, else the points table's; NaN where the template stands in."""
     nowhere = np.full((5, 2), np.nan)
     other = dict[str, Array]()
@@ -248,39 +315,58 @@ def _all_points(path: Path, names: Sequence[str], five: Sequence[Array | None], 
         other = dict(zip(bare, found, strict=True)) if found is not None else {}
     elif bare and _template(template) is None:
         raise UsageError(
-            f"{path}: {bare[0]!r} has no points, and {len(bare) - 1} more; add a column points5, give points=PATH.parquet, "
-            "or say template='head' if the pictures are crops of that template already"
+            f"{path}: {bare[0]!r} has no points, and {len(bare) - 1} more; add a column points5, give"
+            " points=PATH.parquet, or say template='head' if the pictures are crops of that template already"
         )
-    return np.stack([other.get(n, nowhere) if p is None else p for n, p in zip(names, five, strict=True)]) if names else np.zeros((0, 5, 2))
+    return (
+        np.stack([other.get(n, nowhere) if p is None else p for n, p in zip(names, five, strict=True)])
+        if names
+        else np.zeros((0, 5, 2))
+    )
 
 
-def folder(path: Path, task: str = "expression", *, template: str | None = None, points: Path | None = None) -> Own:
+def folder(
+    path: Path, task: str = "expression", *, template: str | None = None, points: Path | None = None
+) -> Own:
     """A folder a class, with its pictures in it: `path/happiness/a.jpg`.
 
     Args:
-        task: "expression" or "expression7", whose class names the folders bear; or "identity512", where the folders
+        task: "expression" or "expression7", whose class names the folders bear; or "identity512", where the
+            folders
             are people, numbered in the order of their sorted names (`dataset.classes`).
         template, points: as in `table`; a picture's name is FOLDER/FILE.
     """
     path = Path(path)
     if task not in (*_CHOICES, "identity512"):
-        raise UsageError(f"a folder cannot be a class of {task!r}; there are: {', '.join((*_CHOICES, 'identity512'))}")
+        raise UsageError(
+            f"a folder cannot be a class of {task!r}; there are: {', '.join((*_CHOICES, 'identity512'))}"
+        )
     classes = sorted(p.name for p in need(path).iterdir() if p.is_dir() and not p.name.startswith("."))
     if task in _CHOICES:
         order = _CHOICES[task].names
         if strange := [c for c in classes if c not in order]:
-            raise UsageError(f"{path}: the folder {strange[0]!r} is no class of {task}; there are: {', '.join(order)}")
+            raise UsageError(
+                f"{path}: the folder {strange[0]!r} is no class of {task}; there are: {', '.join(order)}"
+            )
     else:
         order = tuple(classes)
     names = list[str]()
     for name in classes:
-        found = sorted(p.name for p in (path / name).iterdir() if p.suffix.lower() in EXTENSIONS and not p.name.startswith("."))
+        found = sorted(
+            p.name
+            for p in (path / name).iterdir()
+            if p.suffix.lower() in EXTENSIONS and not p.name.startswith(".")
+        )
         if not found:
             raise UsageError(f"{path / name} holds no pictures ({' '.join(sorted(EXTENSIONS))})")
         names += [f"{name}/{f}" for f in found]
     own = Own(
-        path.name, names, lambda i: load_photo(path / names[i]).pixels, lambda i: {task: order.index(names[i].split("/")[0])},
-        points=_all_points(path, names, [None] * len(names), points, template), fixed=_template(template),
-    )  # fmt: skip
+        path.name,
+        names,
+        lambda i: load_photo(path / names[i]).pixels,
+        lambda i: {task: order.index(names[i].split("/")[0])},
+        points=_all_points(path, names, [None] * len(names), points, template),
+        fixed=_template(template),
+    )
     own.classes = order
     return own

@@ -1,7 +1,9 @@
 """Landmark sets in the layouts of their publishers: 300-W, WFLW, COFW, AFLW-19 and MTFL.
 
-Each reader is `name(root, split)`: `root` is the folder that holds the publisher's files, named in the reader's docstring.
-Pictures are read when they are asked for. Points come in pixels of the stored picture, in the set's own order.
+Each reader is `name(root, split)`: `root` is the folder that holds the publisher's files, named in the
+    reader's docstring.
+Pictures are read when they are asked for. Points come in pixels of the stored picture, in the set's own
+order.
 """
 
 from __future__ import annotations
@@ -44,7 +46,9 @@ class Listed(Generic[T]):
 
 @dataclass(frozen=True, slots=True)
 class Marked:
-    """A picture's file and what is known of it: labels by task name, five points (5, 2), a name unique in its set."""
+    """A picture's file and what is known of it: labels by task name, five points (5, 2), a name unique in its
+    set.
+    """
 
     path: Path
     labels: Mapping[str, Any]
@@ -106,12 +110,14 @@ IBUG300W = {
 
 
 def ibug300w(root: Path, split: str) -> Listed[Marked]:
-    """300-W: `landmarks` (68) and `points5`, from ROOT/{lfpw,helen}/{trainset,testset}, ROOT/afw and ROOT/ibug.
+    """300-W: `landmarks` (68) and `points5`, from ROOT/{lfpw,helen}/{trainset,testset}, ROOT/afw and
+    ROOT/ibug.
 
     Splits: train (3,148 pictures), common (554), challenging (135), full = common + challenging (689).
 
     Raises:
-        UsageError: no such split. MissingData: a folder or a picture is missing, or a .pts file is not as it should be.
+        UsageError: no such split. MissingData: a folder or a picture is missing, or a .pts file is not as it
+            should be.
     """
     items = []
     for folder in IBUG300W[one_of("300-W", split, IBUG300W)]:
@@ -127,7 +133,9 @@ def ibug300w(root: Path, split: str) -> Listed[Marked]:
 
 
 def read_pts(path: Path, n: int) -> Array:
-    """A .pts file of n points -> (n, 2) in pixels, where the first pixel's centre is (0, 0): the file counts from 1."""
+    """A .pts file of n points -> (n, 2) in pixels, where the first pixel's centre is (0, 0): the file counts
+    from 1.
+    """
     head, _, rest = need(path).read_text(encoding="utf-8").partition("{")
     if "n_points" not in head or "}" not in rest:
         raise MissingData(f"expected n_points and a list in braces in {path}; it has none")
@@ -143,18 +151,28 @@ def _beside(file: Path) -> Path:
 
 # WFLW (Wu et al., CVPR 2018)
 
-WFLW_SUBSETS = ("largepose", "expression", "illumination", "makeup", "occlusion", "blur")  # the file's columns, in order
+WFLW_SUBSETS = (
+    "largepose",
+    "expression",
+    "illumination",
+    "makeup",
+    "occlusion",
+    "blur",
+)  # the file's columns, in order
 WFLW_FIVE = (96, 97, 54, 76, 82)  # pupils, nose tip, mouth corners
 
 
 def wflw(root: Path, split: str) -> Listed[Marked]:
     """WFLW: `wflw98`, from ROOT/WFLW_annotations/list_98pt_rect_attr_train_test and ROOT/WFLW_images.
 
-    Splits: train (7,500 faces), test (2,500), and six parts of the test: test_largepose (326), test_expression (314),
-    test_illumination (698), test_makeup (206), test_occlusion (736), test_blur (773). A picture may show several faces.
+    Splits: train (7,500 faces), test (2,500), and six parts of the test: test_largepose (326),
+        test_expression (314),
+    test_illumination (698), test_makeup (206), test_occlusion (736), test_blur (773). A picture may show
+    several faces.
 
     Raises:
-        UsageError: no such split. MissingData: a file is missing, or a line of the list is not as it should be.
+        UsageError: no such split. MissingData: a file is missing, or a line of the list is not as it should
+            be.
     """
     one_of("WFLW", split, ("train", "test", *(f"test_{s}" for s in WFLW_SUBSETS)))
     base, _, subset = split.partition("_")
@@ -178,12 +196,15 @@ COFW_FIVE = (16, 17, 20, 22, 23)  # pupils, nose tip, mouth corners
 
 
 def cofw(root: Path, split: str) -> Listed[int]:
-    """COFW: `cofw29`, from ROOT/COFW_train_color.mat and ROOT/COFW_test_color.mat. Points as stored, as in published results.
+    """COFW: `cofw29`, from ROOT/COFW_train_color.mat and ROOT/COFW_test_color.mat. Points as stored, as in
+    published results.
 
-    The pictures are inside the files (MATLAB 7.3, which is HDF5), some of them gray. Splits: train (1,345), test (507).
+    The pictures are inside the files (MATLAB 7.3, which is HDF5), some of them gray. Splits: train (1,345),
+    test (507).
 
     Raises:
-        UsageError: no such split. MissingData: a file is missing, has not its tables, or h5py is not installed.
+        UsageError: no such split. MissingData: a file is missing, has not its tables, or h5py is not
+            installed.
     """
     path = need(root / f"COFW_{one_of('COFW', split, ('train', 'test'))}_color.mat")
     h5py, end = optional("h5py", path), "Tr" if split == "train" else "T"
@@ -193,11 +214,15 @@ def cofw(root: Path, split: str) -> Listed[int]:
         for table in (f"Is{end}", f"phis{end}"):
             if table not in file:
                 raise MissingData(f"expected the table {table} in {path}; it is missing")
-        # x of 29 points, then y, then whether something hides each; HDF5 has MATLAB's axes the other way round
+        # x of 29 points, then y, then whether something hides each; HDF5 has MATLAB's axes the other way
+        # round
         rows = np.asarray(file[f"phis{end}"], np.float64).T
         count = file[f"Is{end}"].size
     if rows.shape != (count, 87):
-        raise MissingData(f"expected 87 numbers for each of {count} pictures in phis{end} of {path}; its shape is {rows.shape}")
+        raise MissingData(
+            f"expected 87 numbers for each of {count} pictures in phis{end} of {path}; its shape is"
+            f" {rows.shape}"
+        )
     points = rows[:, :58].reshape(count, 2, 29).transpose(0, 2, 1)
     return Listed(f"cofw/{split}", range(count), partial(_cofw, h5py, path, f"Is{end}", points))
 
@@ -205,7 +230,9 @@ def cofw(root: Path, split: str) -> Listed[int]:
 def _cofw(h5py: Any, path: Path, table: str, points: Array, i: int) -> Sample:
     with h5py.File(path, "r") as file:
         cells = file[table]
-        stored = np.asarray(file[cells[np.unravel_index(i, cells.shape)]]).T  # (H, W, 3), or (H, W) where gray
+        stored = np.asarray(
+            file[cells[np.unravel_index(i, cells.shape)]]
+        ).T  # (H, W, 3), or (H, W) where gray
     if stored.dtype != np.uint8:
         raise MissingData(f"expected pictures of uint8 in {path}; number {i} is {stored.dtype}")
     pixels = np.ascontiguousarray(stored) if stored.ndim == 3 else np.repeat(stored[..., None], 3, axis=2)
@@ -218,12 +245,16 @@ AFLW19_FIVE = (7, 10, 13, 15, 17)  # eye centres, nose tip, mouth corners
 
 
 def aflw19(root: Path, split: str, *, train_faces: int = 20_000) -> Listed[Marked]:
-    """AFLW with 19 points: `aflw19`, from ROOT/AFLWinfo_release.mat and the pictures in ROOT/data/flickr or ROOT/flickr.
+    """AFLW with 19 points: `aflw19`, from ROOT/AFLWinfo_release.mat and the pictures in ROOT/data/flickr or
+    ROOT/flickr.
 
-    A label is {"points": (19, 2), "box": (4,) xyxy}: NME_diag divides by the box's diagonal. Points as stored, as in
-    published results; they mark hidden places too. Where the file has no number, or (0, 0), the point is NaN: unmarked.
+    A label is {"points": (19, 2), "box": (4,) xyxy}: NME_diag divides by the box's diagonal. Points as
+    stored, as in
+    published results; they mark hidden places too. Where the file has no number, or (0, 0), the point is NaN:
+    unmarked.
 
-    Splits by the file's permutation: train (its first 20,000 faces), test (the other 4,386), test_frontal (1,314 of these,
+    Splits by the file's permutation: train (its first 20,000 faces), test (the other 4,386), test_frontal
+    (1,314 of these,
     of which all 19 are visible).
 
     Raises:
@@ -276,7 +307,13 @@ def mtfl(root: Path, split: str) -> Listed[Marked]:
             raise MissingData(f"expected 15 columns in line {number} of {file}; it has {len(cells)}")
         points = np.asarray(cells[1:11], np.float64).reshape(2, 5).T
         gender, smile, glasses, pose = (int(c) for c in cells[11:])
-        facts = {"Male": int(gender == 1), "Smiling": int(smile == 1), "Eyeglasses": int(glasses == 1)}  # 2 says no
+        facts = {
+            "Male": int(gender == 1),
+            "Smiling": int(smile == 1),
+            "Eyeglasses": int(glasses == 1),
+        }  # 2 says no
         name = cells[0].replace("\\", "/")  # written on Windows
-        items.append(Marked(root / name, {"points5": points, "attributes": facts, "pose5": pose - 1}, points, name))
+        items.append(
+            Marked(root / name, {"points5": points, "attributes": facts, "pose5": pose - 1}, points, name)
+        )
     return Listed(f"mtfl/{split}", items, Marked.sample)

@@ -1,8 +1,11 @@
 """Parquet packs: a row a picture, encoded bytes in `image`, label columns beside it.
 
-A pack's pictures are decoded once, into one flat memory-mapped file in the cache folder; labels stay in memory.
-Five points bring each picture to a model's view; where a set has none of its own, a detector's points stand beside it
-(`*_points5.parquet`), and where that found no face, or is unsure, the median of the set: its pictures are registered.
+A pack's pictures are decoded once, into one flat memory-mapped file in the cache folder; labels stay in
+memory.
+Five points bring each picture to a model's view; where a set has none of its own, a detector's points stand
+beside it
+(`*_points5.parquet`), and where that found no face, or is unsure, the median of the set: its pictures are
+registered.
 """
 
 from __future__ import annotations
@@ -24,18 +27,25 @@ from mien.tasks.attributes import CELEBA40
 from mien.types import Pixels, Sample
 
 Row = Mapping[str, Any]
-# Pixels of the stored pictures, see `Sample.lean`: measured on training pictures, as half the difference between what a network that
+# Pixels of the stored pictures, see `Sample.lean`: measured on training pictures, as half the difference
+# between what a network that
 # learned from both says of a picture and of its mirror image (log, entry 13)
 LEAN = {"mtfl": 0.70, "helen68": 0.80, "afw68": 1.25}
 
-DESCRIBED = ("celeba", "utkface", "mtfl")  # sets that bring a teacher's face descriptors of their training pictures
+DESCRIBED = (
+    "celeba",
+    "utkface",
+    "mtfl",
+)  # sets that bring a teacher's face descriptors of their training pictures
 
 
 class Pictures:
     """Decoded pictures of one table, (H, W, channels) uint8 each, in one memory-mapped file."""
 
     def __init__(self, table: Path, column: str = "image", mode: str = "RGB"):
-        stamp = hashlib.sha256(f"{table.resolve()}:{table.stat().st_size}:{column}:{mode}:1".encode()).hexdigest()[:12]
+        stamp = hashlib.sha256(
+            f"{table.resolve()}:{table.stat().st_size}:{column}:{mode}:1".encode()
+        ).hexdigest()[:12]
         base = settings.cache_root() / f"{table.parent.name}-{table.stem}-{column}-{stamp}"
         flat, index = base.with_suffix(".npy"), base.with_suffix(".json")
         if not index.exists():
@@ -65,15 +75,27 @@ class PackDataset:
     Args:
         folder, split: `folder/split.parquet` below the data root.
         labels: row -> task name -> label. points: row -> (5, 2), or None to use the points table beside it.
-        keep: which rows take part. masks: task name -> column of pictures that are label maps. lean: see `Sample`.
+        keep: which rows take part. masks: task name -> column of pictures that are label maps. lean: see
+            `Sample`.
     """
 
     def __init__(
-        self, folder: str, split: str, labels: Callable[[Row], dict[str, Any]], *, points: Callable[[Row], Any] | None = None,
-        keep: Callable[[Row], bool] | None = None, masks: Mapping[str, str] | None = None, root: Path | None = None,
+        self,
+        folder: str,
+        split: str,
+        labels: Callable[[Row], dict[str, Any]],
+        *,
+        points: Callable[[Row], Any] | None = None,
+        keep: Callable[[Row], bool] | None = None,
+        masks: Mapping[str, str] | None = None,
+        root: Path | None = None,
         label_offset_x: float = 0.0,
-    ):  # fmt: skip
-        self.name, self.label_offset_x, root = f"{folder}/{split}", label_offset_x, root or settings.data_root()
+    ):
+        self.name, self.label_offset_x, root = (
+            f"{folder}/{split}",
+            label_offset_x,
+            root or settings.data_root(),
+        )
         path = root / folder / f"{split}.parquet"
         if not path.is_file():
             raise MissingData(f"expected {path}; it is missing")
@@ -92,7 +114,9 @@ class PackDataset:
 
     def _found_points(self, path: Path, sure: float = 0.6) -> np.ndarray:
         table = pq.read_table(path).to_pylist()
-        found = {r["name"]: np.asarray(r["points5"], np.float64).reshape(5, 2) for r in table if r["score"] >= sure}
+        found = {
+            r["name"]: np.asarray(r["points5"], np.float64).reshape(5, 2) for r in table if r["score"] >= sure
+        }
         median = np.median(np.stack(list(found.values())), 0)
         return np.stack([found.get(name, median) for name in self.names])
 
@@ -101,7 +125,13 @@ class PackDataset:
 
     def __getitem__(self, i: int) -> Sample:
         masks = {task: pictures[self.rows[i]] for task, pictures in self.masks.items()}
-        return Sample(self.pictures[self.rows[i]], {**self.labels[i], **masks}, self.points[i], self.names[i], self.label_offset_x)
+        return Sample(
+            self.pictures[self.rows[i]],
+            {**self.labels[i], **masks},
+            self.points[i],
+            self.names[i],
+            self.label_offset_x,
+        )
 
 
 def _described(folder: str, root: Path | None = None) -> tuple[list[str], np.ndarray]:
@@ -111,11 +141,13 @@ def _described(folder: str, root: Path | None = None) -> tuple[list[str], np.nda
 
 
 def centred(values: np.ndarray, left: float = 0.0, *, root: Path | None = None) -> np.ndarray:
-    """A teacher's descriptors (n, 128) less the mean over the training sets, the numbers scaled to unit variance there (one
+    """A teacher's descriptors (n, 128) less the mean over the training sets, the numbers scaled to unit
+    variance there (one
     factor for all 128, so that angles and order of distances stay).
 
     Args:
-        left: how much of the mean stays, 0..1. Without any, faces near the mean, which an unsure network answers, have no
+        left: how much of the mean stays, 0..1. Without any, faces near the mean, which an unsure network
+            answers, have no
             direction; with all of it angles between people are small.
     """
     return _centred(values, np.concatenate([_described(folder, root)[1] for folder in DESCRIBED]), left)
@@ -127,11 +159,15 @@ def _centred(values: np.ndarray, everything: np.ndarray, left: float) -> np.ndar
 
 
 def descriptors(*, left: float = 0.0, root: Path | None = None) -> dict[str, np.ndarray]:
-    """The teacher's descriptors of training pictures by "set/name", (128,) float32 each; centred, see `centred` for `left`."""
+    """The teacher's descriptors of training pictures by "set/name", (128,) float32 each; centred, see
+    `centred` for `left`.
+    """
     found = {folder: _described(folder, root) for folder in DESCRIBED}
     everything = np.concatenate([v for _, v in found.values()])
     values = _centred(everything, everything, left)
-    return dict(zip((f"{folder}/{n}" for folder, (names, _) in found.items() for n in names), values, strict=True))
+    return dict(
+        zip((f"{folder}/{n}" for folder, (names, _) in found.items() for n in names), values, strict=True)
+    )
 
 
 def _with_identity(
@@ -145,7 +181,8 @@ def _with_identity(
 
 
 def mtfl(split: str, *, teacher: Mapping[str, np.ndarray] | None = None, turned: bool = False) -> PackDataset:
-    """MTFL: five points, and three of the forty attributes. Its `lfw_5590` pictures have no descriptor, on purpose.
+    """MTFL: five points, and three of the forty attributes. Its `lfw_5590` pictures have no descriptor, on
+    purpose.
 
     Args:
         turned: only the faces that do not look into the camera, a quarter of the training pictures.
@@ -156,7 +193,9 @@ def mtfl(split: str, *, teacher: Mapping[str, np.ndarray] | None = None, turned:
         return {"points5": np.asarray(row["points"], np.float64).reshape(5, 2), "attributes": facts}
 
     named, keep = _with_identity("mtfl", labels, teacher), (lambda r: r["pose"] != 2) if turned else None
-    return PackDataset("mtfl", split, named, points=lambda r: r["points"], keep=keep, label_offset_x=LEAN["mtfl"])
+    return PackDataset(
+        "mtfl", split, named, points=lambda r: r["points"], keep=keep, label_offset_x=LEAN["mtfl"]
+    )
 
 
 def _sixty_eight(folder: str, split: str) -> PackDataset:
@@ -206,8 +245,10 @@ def utkface(split: str, *, teacher: Mapping[str, np.ndarray] | None = None) -> P
 
 
 def majority(votes: Sequence[int]) -> int | None:
-    """FER+'s majority protocol (Barsoum et al. 2016): single votes are dropped, then the top emotion must have more
-    than half of the rest and be one of the eight; else None. votes: ten counts, unknown and not-a-face last."""
+    """FER+'s majority protocol (Barsoum et al. 2016): single votes are dropped, then the top emotion must
+    have more
+    than half of the rest and be one of the eight; else None. votes: ten counts, unknown and not-a-face
+    last."""
     v = np.asarray(votes)
     v = np.where(v > 1, v, 0)
     top = int(v.argmax())
@@ -215,7 +256,10 @@ def majority(votes: Sequence[int]) -> int | None:
 
 
 def ferplus(split: str, *, soft: bool = False) -> PackDataset:
-    """FER+, 48 px gray. Majority labels, or with `soft` the distribution of votes of every picture that is a face."""
+    """FER+, 48 px gray.
+
+    Majority labels, or with `soft` the distribution of votes of every picture that is a face.
+    """
 
     def distribution(row: Row) -> np.ndarray:
         votes = np.asarray(row["votes"], np.float64)
@@ -226,14 +270,23 @@ def ferplus(split: str, *, soft: bool = False) -> PackDataset:
         return bool(v[:8].sum() > v[8:].sum())
 
     if soft:
-        return PackDataset("ferplus", split, lambda r: {"expression": distribution(r)[:8]}, keep=mostly_emotion)
-    return PackDataset("ferplus", split, lambda r: {"expression": majority(r["votes"])}, keep=lambda r: majority(r["votes"]) is not None)
+        return PackDataset(
+            "ferplus", split, lambda r: {"expression": distribution(r)[:8]}, keep=mostly_emotion
+        )
+    return PackDataset(
+        "ferplus",
+        split,
+        lambda r: {"expression": majority(r["votes"])},
+        keep=lambda r: majority(r["votes"]) is not None,
+    )
 
 
 def lfw_pairs() -> PackDataset:
     """LFW View 1 development test: each picture's label lists the (pair number, same?) in which it stands."""
     takes_part: dict[str, list[tuple[int, bool]]] = {}
-    for number, pair in enumerate(pq.read_table(settings.data_root() / "lfw_dev" / "pairs.parquet").to_pylist()):
+    for number, pair in enumerate(
+        pq.read_table(settings.data_root() / "lfw_dev" / "pairs.parquet").to_pylist()
+    ):
         for name in (pair["a"], pair["b"]):
             takes_part.setdefault(name, []).append((number, pair["same"]))
     return PackDataset("lfw_dev", "images", lambda r: {"identity": takes_part.get(r["name"], [])})

@@ -1,6 +1,7 @@
 """Parsing sets in the layouts of their publishers: CelebAMask-HQ, LaPa and Helen.
 
-Each reader is `name(root, split)`, as in `mien.data.formats.landmarks`. A label is a map (H, W) uint8 of class indices in pixels of the
+Each reader is `name(root, split)`, as in `mien.data.formats.landmarks`. A label is a map (H, W) uint8 of
+class indices in pixels of the
 sample's picture.
 """
 
@@ -44,7 +45,9 @@ def numbers(path: Path) -> Pixels:
 
 def _fitting(mask: Pixels, image: Pixels, path: Path) -> Pixels:
     if mask.shape != image.shape[:2]:
-        raise MissingData(f"expected {path} to be of its picture's size {image.shape[:2]}; it is {mask.shape}")
+        raise MissingData(
+            f"expected {path} to be of its picture's size {image.shape[:2]}; it is {mask.shape}"
+        )
     return mask
 
 
@@ -53,28 +56,51 @@ def _fitting(mask: Pixels, image: Pixels, path: Path) -> Pixels:
 # The files' names for the classes 1..18 of CELEBAMASK19, where they differ.
 _FILE_NAMES = {"eyeglass": "eye_g", "earring": "ear_r", "necklace": "neck_l"}
 CELEBAMASK_PARTS = tuple(_FILE_NAMES.get(name, name) for name in CELEBAMASK19[1:])
-# Ours: fractions of the picture's side; the median of what a detector found in 720 of the set's pictures, made symmetric.
-CELEBAMASK_FIVE = np.array([(0.3788, 0.4808), (0.6212, 0.4808), (0.5, 0.6326), (0.3933, 0.7353), (0.6067, 0.7353)])
+# Ours: fractions of the picture's side; the median of what a detector found in 720 of the set's pictures,
+# made symmetric.
+CELEBAMASK_FIVE = np.array(
+    [(0.3788, 0.4808), (0.6212, 0.4808), (0.5, 0.6326), (0.3933, 0.7353), (0.6067, 0.7353)]
+)
 CELEBAMASK_SPLITS = ("train", "val", "test")  # 0, 1, 2 in CelebA's list
 
 
 # From the bottom to the top, by class names: how the evaluation code of FaRL and Faceptor paints the parts.
 CELEBAMASK_PAINTED = (
-    "neck", "skin", "cloth", "l_ear", "r_ear", "l_brow", "r_brow", "l_eye", "r_eye", "nose", "mouth", "l_lip", "u_lip", "hair",
-    "eyeglass", "hat", "earring", "necklace",
-)  # fmt: skip
+    "neck",
+    "skin",
+    "cloth",
+    "l_ear",
+    "r_ear",
+    "l_brow",
+    "r_brow",
+    "l_eye",
+    "r_eye",
+    "nose",
+    "mouth",
+    "l_lip",
+    "u_lip",
+    "hair",
+    "eyeglass",
+    "hat",
+    "earring",
+    "necklace",
+)
 
 
 def celebamask_hq(root: Path, split: str, *, order: str = "farl", whole: bool = False) -> Listed[int]:
-    """CelebAMask-HQ: `parsing`, 19 classes in the official order, at 512 x 512; the pictures (1024) shrink to the masks.
+    """CelebAMask-HQ: `parsing`, 19 classes in the official order, at 512 x 512; the pictures (1024) shrink to
+    the masks.
 
-    From ROOT/CelebA-HQ-img, ROOT/CelebAMask-HQ-mask-anno, ROOT/CelebA-HQ-to-CelebA-mapping.txt and CelebA's own
+    From ROOT/CelebA-HQ-img, ROOT/CelebAMask-HQ-mask-anno, ROOT/CelebA-HQ-to-CelebA-mapping.txt and CelebA's
+    own
     ROOT/list_eval_partition.txt, which says the split: train (24,183), val (2,993), test (2,824).
 
-    The set has no points. Its pictures are aligned alike, so all of them get the same five, `CELEBAMASK_FIVE`.
+    The set has no points. Its pictures are aligned alike, so all of them get the same five,
+    `CELEBAMASK_FIVE`.
 
     Args:
-        order: which part is on top where parts overlap. "farl": as in the evaluation code that published numbers come from
+        order: which part is on top where parts overlap. "farl": as in the evaluation code that published
+            numbers come from
             (`CELEBAMASK_PAINTED`); "list": the later one in the set's own list of classes.
         whole: the five points are those of the "head" template, so that a "head" crop is the whole picture.
 
@@ -126,7 +152,9 @@ def composed(folder: Path, idx: int, parts: Sequence[str] = CELEBAMASK_PAINTED) 
         if mask is None:
             mask = np.zeros(seen.shape, np.uint8)
         if seen.shape != mask.shape:
-            raise MissingData(f"expected {path} to be of the other parts' size {mask.shape}; it is {seen.shape}")
+            raise MissingData(
+                f"expected {path} to be of the other parts' size {mask.shape}; it is {seen.shape}"
+            )
         mask[seen] = CELEBAMASK19.index(part)
     if mask is None:
         raise MissingData(f"expected {folder / f'{idx:05d}_skin.png'}, or another part; all are missing")
@@ -139,7 +167,8 @@ LAPA_FIVE = (104, 105, 54, 84, 90)  # pupils, nose tip, mouth corners of the 106
 
 
 def lapa(root: Path, split: str) -> Listed[str]:
-    """LaPa: `lapa11`, from ROOT/{train,val,test}/{images,labels,landmarks}. Splits: train (18,176), val (2,000), test (2,000).
+    """LaPa: `lapa11`, from ROOT/{train,val,test}/{images,labels,landmarks}. Splits: train (18,176), val
+    (2,000), test (2,000).
 
     Raises:
         UsageError: no such split. MissingData: a folder or file is missing, or not as it should be.
@@ -172,9 +201,11 @@ _HELEN_EYES, _HELEN_MOUTH = (4, 5), (7, 8, 9)
 
 
 def helen(root: Path, split: str) -> Listed[str]:
-    """Helen: `helen9`, from ROOT/images/NAME.jpg and ROOT/labels/NAME/NAME_lbl00.png ... lbl10.png, a map a class.
+    """Helen: `helen9`, from ROOT/images/NAME.jpg and ROOT/labels/NAME/NAME_lbl00.png ... lbl10.png, a map a
+    class.
 
-    Splits: train (ROOT/exemplars.txt), val (tuning.txt), test (testing.txt), lines "number , name". A pixel is of the
+    Splits: train (ROOT/exemplars.txt), val (tuning.txt), test (testing.txt), lines "number , name". A pixel
+        is of the
     likeliest of the 11 classes; then left and right brows, and eyes, become one.
 
     Raises:
@@ -203,7 +234,8 @@ def _helen(root: Path, name: str) -> Sample:
 def five_of_parts(classes: npt.NDArray[np.intp], name: str) -> Array:
     """A map of Helen's 11 classes -> five points (5, 2).
 
-    Ours: the set has no points, so they follow from the parts: the middle of each eye, and of lips and inner mouth the
+    Ours: the set has no points, so they follow from the parts: the middle of each eye, and of lips and inner
+        mouth the
     ends along the line of the eyes. The nose tip is the template's, brought to the other four.
 
     Raises:

@@ -1,7 +1,10 @@
-"""Recognition sets as their publishers lay them out on disk: MS1MV3, the verification files, LFW; and LFWA's attributes.
+"""Recognition sets as their publishers lay them out on disk: MS1MV3, the verification files, LFW; and LFWA's
+attributes.
 
-A training picture's label is the number of its class. A test picture's label lists the (pair number, same person?) in
-which it stands, which is what `mien.tasks.identity.Verification` scores; that two embeddings of a picture and its
+A training picture's label is the number of its class. A test picture's label lists the (pair number, same
+person?) in
+which it stands, which is what `mien.tasks.identity.Verification` scores; that two embeddings of a picture and
+its
 mirror image are added is the protocol's affair.
 """
 
@@ -23,9 +26,11 @@ from mien.io.image import load_photo
 from mien.tasks.attributes import CELEBA40
 from mien.types import Sample
 
-# Medians of a detector's points over 1,549 deep-funneled pictures, as fractions of the 250 px side, picture order.
+# Medians of a detector's points over 1,549 deep-funneled pictures, as fractions of the 250 px side, picture
+# order.
 LFW_POINTS = np.array([(0.418, 0.448), (0.588, 0.447), (0.503, 0.552), (0.430, 0.628), (0.580, 0.627)])
-# These sets ship crops of this template. Its own pixels, so that a view of it at 112 px gets the crops as they are.
+# These sets ship crops of this template. Its own pixels, so that a view of it at 112 px gets the crops as
+# they are.
 CROP_POINTS = geometry.TEMPLATES["arcface"]
 
 # MS1MV3: RecordIO
@@ -36,7 +41,8 @@ _MAGIC = struct.pack("<I", 0xCED7230A)
 def read_record(path: Path, offset: int) -> bytes:
     """One RecordIO record: parts of (magic, 3 bits of kind and 29 of length, data padded to four bytes).
 
-    Data that holds the magic at a multiple of four is cut there, and the magic left out: kind 0 is whole, 1 the first
+    Data that holds the magic at a multiple of four is cut there, and the magic left out: kind 0 is whole, 1
+    the first
     part, 2 a middle one, 3 the last.
     """
     parts = list[bytes]()
@@ -45,12 +51,17 @@ def read_record(path: Path, offset: int) -> bytes:
         while True:
             head = file.read(8)
             if len(head) < 8 or head[:4] != _MAGIC:
-                raise UsageError(f"{path}: no record begins at byte {offset}; its .idx belongs to another file, or it is cut short")
+                raise UsageError(
+                    f"{path}: no record begins at byte {offset}; its .idx belongs to another file, or it is"
+                    " cut short"
+                )
             (word,) = struct.unpack("<I", head[4:])
             kind, length = word >> 29, word & 0x1FFFFFFF
             data = file.read(length)
             if len(data) < length or kind not in ((2, 3) if parts else (0, 1)):
-                raise UsageError(f"{path}: the record at byte {offset} is damaged or cut short; download it again")
+                raise UsageError(
+                    f"{path}: the record at byte {offset} is damaged or cut short; download it again"
+                )
             parts.append(data)
             if kind in (0, 3):
                 return _MAGIC.join(parts)
@@ -58,7 +69,9 @@ def read_record(path: Path, offset: int) -> bytes:
 
 
 def _unpack(record: bytes, path: Path, key: int) -> tuple[list[float], bytes]:
-    """A record -> (labels, the rest): flag, label (float32), id and id2, then `flag` more labels that replace the first."""
+    """A record -> (labels, the rest): flag, label (float32), id and id2, then `flag` more labels that replace
+    the first.
+    """
     if len(record) < 24:
         raise bad(path, key, len(record), "bytes are no record; 24 of header are needed")
     flag, label = struct.unpack_from("<If", record)
@@ -71,7 +84,9 @@ def _unpack(record: bytes, path: Path, key: int) -> tuple[list[float], bytes]:
 class Records:
     """Pictures of a RecordIO pair, read one by one: `classes` people, label identity512 = class number."""
 
-    def __init__(self, name: str, path: Path, classes: int, keys: npt.NDArray[np.int64], offsets: npt.NDArray[np.int64]):
+    def __init__(
+        self, name: str, path: Path, classes: int, keys: npt.NDArray[np.int64], offsets: npt.NDArray[np.int64]
+    ):
         self.name, self.path, self.classes, self._keys, self._offsets = name, path, classes, keys, offsets
 
     def __len__(self) -> int:
@@ -86,19 +101,32 @@ class Records:
         if not (who.is_integer() and 0 <= who < self.classes):
             raise bad(self.path, key, who, f"is no class of 0..{self.classes - 1}")
         pixels = load_photo(data).pixels
-        return Sample(pixels, {"identity512": int(who)}, CROP_POINTS * (pixels.shape[1], pixels.shape[0]) - 0.5, str(key))
+        return Sample(
+            pixels,
+            {"identity512": int(who)},
+            CROP_POINTS * (pixels.shape[1], pixels.shape[0]) - 0.5,
+            str(key),
+        )
 
 
 def ms1mv3(root: Path, split: str = "train") -> Records:
-    """MS1MV3 (Deng et al. 2019, cleaned for the ICCV 2019 challenge): 5,179,510 crops of 112 px, 93,431 people.
+    """MS1MV3 (Deng et al. 2019, cleaned for the ICCV 2019 challenge): 5,179,510 crops of 112 px, 93,431
+    people.
 
-    Reads `train.rec`, `train.idx` (number, byte) and `property` (classes, height, width) as InsightFace writes them;
+    Reads `train.rec`, `train.idx` (number, byte) and `property` (classes, height, width) as InsightFace
+    writes them;
     its other sets in that form (CASIA-WebFace, Glint360K) too. Record 0 says how far the pictures reach.
     """
     pick("MS1MV3", split, {"train": 0})
-    rec, idx, facts = need(root / "train.rec"), need(root / "train.idx"), need(root / "property").read_text().strip()
+    rec, idx, facts = (
+        need(root / "train.rec"),
+        need(root / "train.idx"),
+        need(root / "property").read_text().strip(),
+    )
     if not facts.split(",")[0].isdigit():
-        raise UsageError(f"{root / 'property'}: {facts!r} does not begin with the number of people, as in 93431,112,112")
+        raise UsageError(
+            f"{root / 'property'}: {facts!r} does not begin with the number of people, as in 93431,112,112"
+        )
     try:
         table = np.loadtxt(idx, np.int64, ndmin=2)
     except ValueError as e:
@@ -115,7 +143,10 @@ def ms1mv3(root: Path, split: str = "train") -> Records:
         begin, stop = int(keys[0]), int(keys[-1]) + 1
     chosen = (keys >= begin) & (keys < stop)
     if chosen.sum() != stop - begin:
-        raise UsageError(f"{idx} lists {int(chosen.sum())} of the {stop - begin} pictures {begin}..{stop - 1} of {rec}; download it again")
+        raise UsageError(
+            f"{idx} lists {int(chosen.sum())} of the {stop - begin} pictures {begin}..{stop - 1} of {rec};"
+            " download it again"
+        )
     return Records("ms1mv3/train", rec, int(facts.split(",")[0]), keys[chosen], offsets[chosen])
 
 
@@ -142,7 +173,8 @@ _SCALAR = ("numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar")
 _NAMES = {_CODEC, _ARRAY, _TYPE, *_MAKE, *_SCALAR}
 _CONSTANTS = {"NEWTRUE": True, "NEWFALSE": False, "NONE": None, "EMPTY_TUPLE": ()}
 _LITERALS = {
-    "INT", "BININT", "BININT1", "BININT2", "LONG1", "BINUNICODE", "SHORT_BINUNICODE", "BINBYTES", "SHORT_BINBYTES", "BINBYTES8",
+    "INT", "BININT", "BININT1", "BININT2", "LONG1", "BINUNICODE", "SHORT_BINUNICODE", "BINBYTES",
+    "SHORT_BINBYTES", "BINBYTES8",
 }  # fmt: skip
 _PUTS, _GETS = {"PUT", "BINPUT", "LONG_BINPUT"}, {"GET", "BINGET", "LONG_BINGET"}
 _MARK = object()
@@ -223,7 +255,11 @@ def _walk(data: bytes) -> Any:
         elif name in _GETS:
             stack.append(memo[int(str(arg))])
         elif name in ("GLOBAL", "STACK_GLOBAL"):
-            full = str(arg).replace(" ", ".") if name == "GLOBAL" else ".".join(_text(v) for v in (stack.pop(-2), stack.pop()))
+            full = (
+                str(arg).replace(" ", ".")
+                if name == "GLOBAL"
+                else ".".join(_text(v) for v in (stack.pop(-2), stack.pop()))
+            )
             if full not in _NAMES:
                 raise _Refused(f"at byte {at} it would import {full!r}")
             stack.append(_Name(full))
@@ -243,7 +279,8 @@ def _walk(data: bytes) -> Any:
 def read_bin(path: Path) -> tuple[list[bytes], list[bool]]:
     """A verification file: (encoded pictures, two for each pair; is each pair the same person?).
 
-    The file is a pickle, which could run any code. Its opcodes are walked here and none is run; whatever a pair of
+    The file is a pickle, which could run any code. Its opcodes are walked here and none is run; whatever a
+    pair of
     lists does not need is refused.
 
     Raises:
@@ -253,7 +290,9 @@ def read_bin(path: Path) -> tuple[list[bytes], list[bool]]:
     try:
         value = _walk(data)
     except (_Refused, ValueError, LookupError, TypeError) as e:
-        raise UsageError(f"{path} is refused: {e}; a verification file holds two lists, of pictures and of yes or no") from e
+        raise UsageError(
+            f"{path} is refused: {e}; a verification file holds two lists, of pictures and of yes or no"
+        ) from e
     if not (isinstance(value, (tuple, list)) and len(value) == 2 and all(isinstance(v, list) for v in value)):
         raise UsageError(f"{path} is refused: it does not hold two lists, of pictures and of yes or no")
     pictures, same = list[bytes](), value[1]
@@ -266,12 +305,15 @@ def read_bin(path: Path) -> tuple[list[bytes], list[bool]]:
         if not (isinstance(answer, int) and answer in (0, 1)):
             raise bad(path, i, type(answer).__name__, "is neither yes nor no")
     if len(pictures) != 2 * len(same):
-        raise UsageError(f"{path} has {len(pictures)} pictures and {len(same)} pairs; two pictures a pair are needed")
+        raise UsageError(
+            f"{path} has {len(pictures)} pictures and {len(same)} pairs; two pictures a pair are needed"
+        )
     return pictures, [bool(s) for s in same]
 
 
 def verification(root: Path, split: str, *, task: str = "identity512") -> Table:
-    """InsightFace's verification files, 112 px crops in pairs: `root/SPLIT.bin`, such as lfw (6,000 pairs), cfp_fp
+    """InsightFace's verification files, 112 px crops in pairs: `root/SPLIT.bin`, such as lfw (6,000 pairs),
+    cfp_fp
     (7,000), agedb_30, calfw and cplfw (6,000 each).
 
     Labels: `task` -> [(pair number, same?)]. A picture that stands in two pairs comes twice, as in the file.
@@ -293,13 +335,16 @@ def verification(root: Path, split: str, *, task: str = "identity512") -> Table:
 def read_pairs(path: Path) -> list[tuple[str, str, bool]]:
     """LFW's pairs in order: (picture, picture, same?), pictures as NAME/NAME_0001.jpg.
 
-    The first line says folds and pairs a fold ("10 300"), or pairs alone for one fold; a fold lists its matched pairs
+    The first line says folds and pairs a fold ("10 300"), or pairs alone for one fold; a fold lists its
+    matched pairs
     (name n1 n2), then as many others (name1 n1 name2 n2).
     """
     lines = [line.split() for line in need(path).read_text(encoding="utf-8").split("\n") if line.strip()]
     head = lines[0] if lines else []
     if len(head) not in (1, 2) or not all(h.isdigit() for h in head):
-        raise UsageError(f"{path} begins with {' '.join(head)!r}; folds and pairs a fold are needed, such as '10 300'")
+        raise UsageError(
+            f"{path} begins with {' '.join(head)!r}; folds and pairs a fold are needed, such as '10 300'"
+        )
     folds, per = (1, int(head[0])) if len(head) == 1 else (int(head[0]), int(head[1]))
     if len(lines) - 1 != 2 * folds * per:
         raise UsageError(f"{path} lists {len(lines) - 1} pairs; its first line announces {2 * folds * per}")
@@ -307,37 +352,68 @@ def read_pairs(path: Path) -> list[tuple[str, str, bool]]:
     for row, cells in enumerate(lines[1:], 1):
         same = (row - 1) % (2 * per) < per
         if len(cells) != (3 if same else 4) or not all(c.isdigit() for c in (cells[1], cells[-1])):
-            raise bad(path, row, " ".join(cells), f"is no pair; {'name n1 n2' if same else 'name1 n1 name2 n2'} is needed here")
+            raise bad(
+                path,
+                row,
+                " ".join(cells),
+                f"is no pair; {'name n1 n2' if same else 'name1 n1 name2 n2'} is needed here",
+            )
         a, b = ((cells[0], cells[1]), (cells[-2] if not same else cells[0], cells[-1]))
         pairs.append((f"{a[0]}/{a[0]}_{int(a[1]):04}.jpg", f"{b[0]}/{b[0]}_{int(b[1]):04}.jpg", same))
     return pairs
 
 
-def lfw(root: Path, split: str = "test", *, pictures: str = "lfw", points: Path | None = None, task: str = "identity512") -> Table:
+def lfw(
+    root: Path,
+    split: str = "test",
+    *,
+    pictures: str = "lfw",
+    points: Path | None = None,
+    task: str = "identity512",
+) -> Table:
     """LFW (Huang et al. 2007), 250 px: each picture of a list of pairs once.
 
     Args:
-        split: "test" is View 2 (`pairs.txt`, ten folds of 300 + 300); "train" and "val" are View 1's pairsDevTrain.txt
+        split: "test" is View 2 (`pairs.txt`, ten folds of 300 + 300); "train" and "val" are View 1's
+            pairsDevTrain.txt
             and pairsDevTest.txt.
-        pictures: the folder below root: lfw, lfw_funneled, lfw-deepfunneled. points: else a median of the last of these.
+        pictures: the folder below root: lfw, lfw_funneled, lfw-deepfunneled. points: else a median of the
+            last of these.
 
     Labels: `task` -> [(pair number, same?), ...], in the order of first appearance.
     """
-    listed = pick("LFW", split, {"test": "pairs.txt", "val": "pairsDevTest.txt", "train": "pairsDevTrain.txt"})
+    listed = pick(
+        "LFW", split, {"test": "pairs.txt", "val": "pairsDevTest.txt", "train": "pairsDevTrain.txt"}
+    )
     takes_part = dict[str, list[tuple[int, bool]]]()
     for pair, (a, b, same) in enumerate(read_pairs(root / listed)):
         takes_part.setdefault(a, []).append((pair, same))
         takes_part.setdefault(b, []).append((pair, same))
     files = list(takes_part)
     labels = [{task: part} for part in takes_part.values()]
-    return files_below(f"lfw/{split}", need(root / pictures), files, labels, found_points("LFW", files, points, LFW_POINTS), LFW_POINTS)
+    return files_below(
+        f"lfw/{split}",
+        need(root / pictures),
+        files,
+        labels,
+        found_points("LFW", files, points, LFW_POINTS),
+        LFW_POINTS,
+    )
 
 
-def lfwa(root: Path, split: str, *, points: Path | None = None, pictures: str = "lfw", indices: str = "indices_train_test.mat") -> Table:
+def lfwa(
+    root: Path,
+    split: str,
+    *,
+    points: Path | None = None,
+    pictures: str = "lfw",
+    indices: str = "indices_train_test.mat",
+) -> Table:
     """LFWA (Liu et al. 2015), CelebA's forty attributes on LFW: "train" 6,263 and "test" 6,880 pictures.
 
     Args:
-        pictures: the folder below root that holds NAME/NAME_0001.jpg. indices: the file of the split, counted from 1.
+        pictures: the folder below root that holds NAME/NAME_0001.jpg. indices: the file of the split, counted
+            from 1.
 
     Labels: attributes, 0 or 1. The .mat files need h5py (MATLAB 7.3, as published) or scipy (older ones).
     """
@@ -353,13 +429,27 @@ def lfwa(root: Path, split: str, *, points: Path | None = None, pictures: str = 
     values = np.asarray(values).reshape(len(names), len(columns))
     wrong = np.argwhere(~np.isin(values, (0, 1)))
     if len(wrong):
-        raise bad(path, int(wrong[0][0]) + 1, float(values[tuple(wrong[0])]), f"in column {columns[wrong[0][1]]} is neither 0 nor 1")
+        raise bad(
+            path,
+            int(wrong[0][0]) + 1,
+            float(values[tuple(wrong[0])]),
+            f"in column {columns[wrong[0][1]]} is neither 0 nor 1",
+        )
     rows = np.asarray(chosen).reshape(-1).astype(int) - 1
     if rows.size and not (rows.min() >= 0 and rows.max() < len(names)):
-        raise UsageError(f"{root / indices}: {key} reaches {int(rows.max()) + 1}; {path} has {len(names)} pictures")
+        raise UsageError(
+            f"{root / indices}: {key} reaches {int(rows.max()) + 1}; {path} has {len(names)} pictures"
+        )
     files = [names[i].replace("\\", "/") for i in rows]
     labels = [{"attributes": dict(zip(columns, values[i].astype(int).tolist(), strict=True))} for i in rows]
-    return files_below(f"lfwa/{split}", need(root / pictures), files, labels, found_points("LFWA", files, points, LFW_POINTS), LFW_POINTS)
+    return files_below(
+        f"lfwa/{split}",
+        need(root / pictures),
+        files,
+        labels,
+        found_points("LFWA", files, points, LFW_POINTS),
+        LFW_POINTS,
+    )
 
 
 def read_mat(path: Path, *keys: str) -> list[Any]:
@@ -381,7 +471,11 @@ def read_mat(path: Path, *keys: str) -> list[Any]:
             for k in (k for k in keys if k in file):
                 v = file[k][()]
                 # text is stored as a cell of references to arrays of UTF-16 codes, and every array transposed
-                out[k] = ["".join(map(chr, file[r][()].reshape(-1))) for r in v.reshape(-1)] if v.dtype.kind == "O" else v.T
+                out[k] = (
+                    ["".join(map(chr, file[r][()].reshape(-1))) for r in v.reshape(-1)]
+                    if v.dtype.kind == "O"
+                    else v.T
+                )
     for k in keys:
         if k not in out:
             raise MissingData(f"{path} has no variable {k!r}; download it again")

@@ -1,7 +1,10 @@
-"""The second data pack: faces in the wild at their published size, one Parquet table per set (`settings.data_more_root`).
+"""The second data pack: faces in the wild at their published size, one Parquet table per set
+(`settings.data_more_root`).
 
-Its pictures have no five points. Those of a teacher detector stand in the cache folder, as `recipes.teacher_labels` writes them:
-`teacher_labels/SET-SPLIT.parquet`. Pictures are kept decoded around the face, at no more than `HEAD` pixels per head crop.
+Its pictures have no five points. Those of a teacher detector stand in the cache folder, as
+`recipes.teacher_labels` writes them:
+`teacher_labels/SET-SPLIT.parquet`. Pictures are kept decoded around the face, at no more than `HEAD` pixels
+per head crop.
 """
 
 from __future__ import annotations
@@ -27,13 +30,15 @@ from mien.types import Pixels, Sample, View
 
 Row = Mapping[str, Any]
 HEAD = 144  # side in pixels of the aligned head crop at which pictures are kept
-REACH = 0.78  # half the side of what is kept around it, as a fraction of its side: room for turns, shifts and scales
+# half the side of what is kept around it, as a fraction of its side: room for turns, shifts and scales
+REACH = 0.78
 CONFIDENT = 0.6  # minimum teacher score of a training picture
 _VIEW = View((HEAD, HEAD), "head", (0, 0, 0), (1, 1, 1))
 
 # FairFace's age classes by name: first and last year
 AGE_BINS = {
-    "0-2": AgeRange(0, 2), "3-9": AgeRange(3, 9), "10-19": AgeRange(10, 19), "20-29": AgeRange(20, 29), "30-39": AgeRange(30, 39),
+    "0-2": AgeRange(0, 2), "3-9": AgeRange(3, 9), "10-19": AgeRange(10, 19), "20-29": AgeRange(20, 29),
+    "30-39": AgeRange(30, 39),
     "40-49": AgeRange(40, 49), "50-59": AgeRange(50, 59), "60-69": AgeRange(60, 69), "70+": AgeRange(70, 100),
 }  # fmt: skip
 RACES = ("White", "Black", "East Asian", "Southeast Asian", "Indian", "Latino_Hispanic", "Middle Eastern")
@@ -68,29 +73,40 @@ def around_face(pixels: Pixels, points: npt.NDArray[np.float64]) -> tuple[Pixels
 
 
 class FaceCuts:
-    """Decoded pictures of one table, cut around their faces, in one memory-mapped file; with the affines photo -> cut picture."""
+    """Decoded pictures of one table, cut around their faces, in one memory-mapped file; with the affines
+    photo -> cut picture.
+    """
 
     def __init__(self, table: Path, points: npt.NDArray[np.float64]):
-        stamp = hashlib.sha256(f"{table.resolve()}:{table.stat().st_size}:{HEAD}:{REACH}:1".encode() + points.tobytes()).hexdigest()[:12]
+        stamp = hashlib.sha256(
+            f"{table.resolve()}:{table.stat().st_size}:{HEAD}:{REACH}:1".encode() + points.tobytes()
+        ).hexdigest()[:12]
         base = settings.cache_root() / f"{table.parent.name}-{table.stem}-faces-{stamp}"
         flat, index = base.with_suffix(".bin"), base.with_suffix(".json")
         if not index.exists():
             shapes, affines = self._decode(table, points, flat)
             index.write_text(json.dumps({"shapes": shapes, "affines": affines}))
         found = json.loads(index.read_text())
-        self.shapes, self.affines = [tuple(s) for s in found["shapes"]], np.asarray(found["affines"], np.float64)
+        self.shapes, self.affines = (
+            [tuple(s) for s in found["shapes"]],
+            np.asarray(found["affines"], np.float64),
+        )
         self.offsets = np.concatenate([[0], np.cumsum([int(np.prod(s)) for s in self.shapes])])
         self.flat = np.memmap(flat, np.uint8, "r")
 
     @staticmethod
-    def _decode(table: Path, points: npt.NDArray[np.float64], flat: Path) -> tuple[list[list[int]], list[Any]]:
+    def _decode(
+        table: Path, points: npt.NDArray[np.float64], flat: Path
+    ) -> tuple[list[list[int]], list[Any]]:
         shapes, affines, at = [], [], 0
         with flat.open("wb") as out:
             for batch in pq.ParquetFile(table).iter_batches(256, columns=["image"]):
                 for data in batch.column(0).to_pylist():
                     bgr = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
                     if bgr is None:
-                        raise MissingData(f"picture {at} of {table} is not a readable JPEG or PNG; build the table again")
+                        raise MissingData(
+                            f"picture {at} of {table} is not a readable JPEG or PNG; build the table again"
+                        )
                     cut, affine = around_face(cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB), points[at])  # type: ignore[arg-type]
                     out.write(np.ascontiguousarray(cut).tobytes())
                     shapes.append(list(cut.shape))
@@ -109,22 +125,34 @@ class WildDataset:
         folder, split: `folder/split.parquet` below the second pack's root.
         labels: row -> task name -> label; places in pixels of the photo. keep: which rows take part.
         aside: names that stay out, or with `only_aside` the only ones that take part.
-        confident: minimum teacher score; 0 keeps pictures without a found face too, placed by the median of the set.
+        confident: minimum teacher score; 0 keeps pictures without a found face too, placed by the median of
+            the set.
     """
 
     def __init__(
-        self, folder: str, split: str, labels: Callable[[Row], dict[str, Any]], *, keep: Callable[[Row], bool] | None = None,
-        aside: Collection[str] = (), only_aside: bool = False, confident: float = 0.0,
-    ):  # fmt: skip
+        self,
+        folder: str,
+        split: str,
+        labels: Callable[[Row], dict[str, Any]],
+        *,
+        keep: Callable[[Row], bool] | None = None,
+        aside: Collection[str] = (),
+        only_aside: bool = False,
+        confident: float = 0.0,
+    ):
         self.name = f"{folder}/{split}"
         path, points = settings.data_more_root() / folder / f"{split}.parquet", _points_file(folder, split)
         if not path.is_file():
             raise MissingData(f"expected {path}; it is missing")
         columns = [c for c in pq.read_schema(path).names if c != "image"]
         rows = pq.read_table(path, columns=columns).to_pylist()
-        found = {r["name"]: r for r in pq.read_table(points, columns=["name", "points5", "score"]).to_pylist()}
+        found = {
+            r["name"]: r for r in pq.read_table(points, columns=["name", "points5", "score"]).to_pylist()
+        }
         if missing := [r["name"] for r in rows if r["name"] not in found]:
-            raise MissingData(f"{points} has no row for {missing[0]}; write it again by recipes.teacher_labels")
+            raise MissingData(
+                f"{points} has no row for {missing[0]}; write it again by recipes.teacher_labels"
+            )
         every, scores = (np.array([found[r["name"]][c] for r in rows]) for c in ("points5", "score"))
         every = every.reshape(-1, 5, 2)
         every[scores == 0] = np.median(every[scores > 0], 0)
@@ -142,14 +170,19 @@ class WildDataset:
 
     def __getitem__(self, i: int) -> Sample:
         affine = self.cuts.affines[self.rows[i]]
-        labels = {n: geometry.move_points(v, affine) if n == "landmarks" else v for n, v in self.labels[i].items()}
+        labels = {
+            n: geometry.move_points(v, affine) if n == "landmarks" else v for n, v in self.labels[i].items()
+        }
         return Sample(self.cuts[self.rows[i]], labels, self.points[i], self.names[i])
 
 
 def _points_file(folder: str, split: str) -> Path:
     path = settings.cache_root() / "teacher_labels" / f"{folder}-{split}.parquet"
     if not path.is_file():
-        raise MissingData(f"expected {path}, the five points of {folder}/{split}; write it by: python -m recipes.teacher_labels points")
+        raise MissingData(
+            f"expected {path}, the five points of {folder}/{split}; write it by: python -m"
+            " recipes.teacher_labels points"
+        )
     return path
 
 
@@ -158,20 +191,29 @@ def _confident(split: str) -> float:
 
 
 def fairface(split: str, *, race: str = "") -> WildDataset:
-    """FairFace: age class and gender. Split "aside" is what is set aside of the training part; race: only its pictures, to measure."""
+    """FairFace: age class and gender.
+
+    Split "aside" is what is set aside of the training part; race: only its pictures, to measure.
+    """
 
     def labels(row: Row) -> dict[str, Any]:
         return {"age": AGE_BINS[row["age_bin"]], "attributes": {"Male": row["male"]}}
 
     aside, only = set_aside.names("fairface"), split == "aside"
     return WildDataset(
-        "fairface", "train" if only else split, labels, keep=(lambda r: r["race"] == race) if race else None,
-        aside=aside if only or split == "train" else (), only_aside=only, confident=_confident(split),
-    )  # fmt: skip
+        "fairface",
+        "train" if only else split,
+        labels,
+        keep=(lambda r: r["race"] == race) if race else None,
+        aside=aside if only or split == "train" else (),
+        only_aside=only,
+        confident=_confident(split),
+    )
 
 
 def utkface(split: str, *, teacher: Mapping[str, np.ndarray] | None = None) -> WildDataset:
-    """UTKFace at full size, tight aligned crops: age and gender. Below 12 years gender is not used in training: its labels are noisy.
+    """UTKFace at full size, tight aligned crops: age and gender. Below 12 years gender is not used in
+    training: its labels are noisy.
 
     Args:
         teacher: identity descriptors by "utkface/NAME", see `pack.descriptors`.
@@ -180,7 +222,9 @@ def utkface(split: str, *, teacher: Mapping[str, np.ndarray] | None = None) -> W
     def labels(row: Row) -> dict[str, Any]:
         known = split != "train" or row["age"] >= 12
         who = teacher.get(f"utkface/{row['name']}") if teacher else None
-        found: dict[str, Any] = {"age": float(row["age"])} | ({"attributes": {"Male": row["male"]}} if known else {})
+        found: dict[str, Any] = {"age": float(row["age"])} | (
+            {"attributes": {"Male": row["male"]}} if known else {}
+        )
         return found | ({} if who is None else {"identity": who})
 
     return WildDataset("utkface", split, labels, confident=_confident(split))
@@ -200,19 +244,29 @@ def aaf(split: str, *, landmarks: bool = True) -> WildDataset:
 
 
 def celeba_wild(split: str) -> WildDataset:
-    """Whole CelebA photos: 40 attributes. Split "aside" is what is set aside of the training part, by identity."""
+    """Whole CelebA photos: 40 attributes.
+
+    Split "aside" is what is set aside of the training part, by identity.
+    """
 
     def labels(row: Row) -> dict[str, Any]:
         return {"attributes": dict(zip(CELEBA40, row["attributes"], strict=True))}
 
     only = split == "aside"
     return WildDataset(
-        "celeba_wild", "train", labels, aside=set_aside.names("celeba_wild"), only_aside=only, confident=_confident(split)
-    )  # fmt: skip
+        "celeba_wild",
+        "train",
+        labels,
+        aside=set_aside.names("celeba_wild"),
+        only_aside=only,
+        confident=_confident(split),
+    )
 
 
 def london(only: str = "") -> WildDataset:
-    """Face Research Lab London Set, test only: gender, expression, and age where it is known; only: a task that must be labelled."""
+    """Face Research Lab London Set, test only: gender, expression, and age where it is known; only: a task
+    that must be labelled.
+    """
 
     def labels(row: Row) -> dict[str, Any]:
         expression = {"neutral": "neutral", "smiling": "happiness"}.get(row["expression"])

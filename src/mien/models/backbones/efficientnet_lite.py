@@ -1,4 +1,7 @@
-"""Images -> a pyramid of maps. One contract: `channels` and `strides` by level, forward(images) -> list of maps."""
+"""Images -> a pyramid of maps.
+
+One contract: `channels` and `strides` by level, forward(images) -> list of maps.
+"""
 
 from __future__ import annotations
 
@@ -10,10 +13,19 @@ from mien.types import View
 
 
 def conv_bn(
-    c_in: int, c_out: int, kernel: int = 1, stride: int = 1, *, groups: int = 1, act: type[nn.Module] | None = nn.ReLU6,
-    eps: float = 1e-3, momentum: float = 0.03,
-) -> nn.Sequential:  # fmt: skip
-    """Convolution without bias, batch norm and, where there is one, an activation; the size is kept up to the stride."""
+    c_in: int,
+    c_out: int,
+    kernel: int = 1,
+    stride: int = 1,
+    *,
+    groups: int = 1,
+    act: type[nn.Module] | None = nn.ReLU6,
+    eps: float = 1e-3,
+    momentum: float = 0.03,
+) -> nn.Sequential:
+    """Convolution without bias, batch norm and, where there is one, an activation; the size is kept up to the
+    stride.
+    """
     conv = nn.Conv2d(c_in, c_out, kernel, stride, kernel // 2, groups=groups, bias=False)
     norm = nn.BatchNorm2d(c_out, eps=eps, momentum=momentum)
     return nn.Sequential(conv, norm) if act is None else nn.Sequential(conv, norm, act(inplace=True))
@@ -36,7 +48,8 @@ class InvertedResidual(nn.Module):
 
 
 class EfficientNetLite(nn.Module):
-    """EfficientNet-Lite0 without its classifier: no squeeze-and-excite, ReLU6 (Tan & Le 2019; Lite variant, Google).
+    """EfficientNet-Lite0 without its classifier: no squeeze-and-excite, ReLU6 (Tan & Le 2019; Lite variant,
+    Google).
 
     forward: (B, 3, H, W) normalised with mean 0.498 and std 0.502 (the scale of its ImageNet weights) ->
     maps at strides 4, 8, 16 and 32 with 24, 40, 112 and 320 channels.
@@ -65,7 +78,11 @@ class EfficientNetLite(nn.Module):
         self.strides: tuple[int, ...] = (4, 8, 16, 32)
         self._taps: tuple[int, ...] = (1, 2, 4, 6)  # stages after which a map is handed out
         if early:
-            self.channels, self.strides, self._taps = (16, *self.channels), (2, *self.strides), (0, *self._taps)
+            self.channels, self.strides, self._taps = (
+                (16, *self.channels),
+                (2, *self.strides),
+                (0, *self._taps),
+            )
         self.stem = conv_bn(3, 32, 3, 2)
         stages, c = [], 32
         for expand, out, repeats, kernel, stride in self._stages:
@@ -85,7 +102,7 @@ class EfficientNetLite(nn.Module):
         return maps
 
     def freeze(self, stages: int) -> EfficientNetLite:
-        """Stop learning in the stem and the first `stages` stages; the trainer keeps their batch norms still."""
+        """Freeze the stem and the first `stages` stages; the trainer freezes their batch norms."""
         for module in (self.stem, *self.stages[:stages]):
             module.requires_grad_(False)
         return self
@@ -131,7 +148,8 @@ def efficientnet_lite(size: int, imagenet: bool, *, early: bool = False) -> tupl
     """The encoder of every tiny system, and its view: a crop of the whole head, `size` pixels square.
 
     Args:
-        imagenet: start from ImageNet weights instead of random ones. early: with a map of stride 2, see `EfficientNetLite`.
+        imagenet: start from ImageNet weights instead of random ones. early: with a map of stride 2, see
+            `EfficientNetLite`.
     """
     encoder = EfficientNetLite(early=early)
     if imagenet:

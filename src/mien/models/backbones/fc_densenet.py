@@ -23,12 +23,18 @@ class Sizes:
     Attributes:
         side: of the crop. stride: of the first convolution (7x7, `first` channels).
         growth, layers: of a dense block. levels: dense blocks on the way down, without the bottleneck.
-        start: where the counter of transition widths starts; the official code starts at 16, though `first` is 48.
-        up: width inside a transition-up. codes: widths of the re-encoders, at strides 4, 8 and 16 of the crop.
-        coded_norm: batch norm in the re-encoders (official: in the 2-task net only). dropout: before dense heads.
-        official: details of the official Keras graph. The strided 5x5 convolution pads 1 before and 2 after, as TensorFlow does; norms
-            of re-encoders are one set for all paths; transition-ups and heads start by Glorot; running statistics move by 1 %.
-            Ours: without it, padding 2 and 2, norms a path, He for all convolutions, 10 %; small networks were trained so.
+        start: where the counter of transition widths starts; the official code starts at 16, though `first`
+            is 48.
+        up: width inside a transition-up. codes: widths of the re-encoders, at strides 4, 8 and 16 of the
+            crop.
+        coded_norm: batch norm in the re-encoders (official: in the 2-task net only). dropout: before dense
+            heads.
+        official: details of the official Keras graph. The strided 5x5 convolution pads 1 before and 2 after,
+            as TensorFlow does; norms
+            of re-encoders are one set for all paths; transition-ups and heads start by Glorot; running
+            statistics move by 1 %.
+            Ours: without it, padding 2 and 2, norms a path, He for all convolutions, 10 %; small networks
+                were trained so.
     """
 
     side: int = 128
@@ -60,7 +66,10 @@ class Path:
 
 
 class TaskNorm(nn.Module):
-    """One BatchNorm2d a path, or one for all. A path that does not learn uses its running statistics, also while the model trains."""
+    """One BatchNorm2d a path, or one for all.
+
+    A path that does not learn uses its running statistics, also while the model trains.
+    """
 
     def __init__(self, channels: int, paths: Sequence[str]):
         super().__init__()
@@ -70,7 +79,9 @@ class TaskNorm(nn.Module):
         norm: Any = self.norms[path.name if path.name in self.norms else SHARED]
         if path.learn:
             return norm(x)
-        return F.batch_norm(x, norm.running_mean, norm.running_var, norm.weight, norm.bias, False, 0.0, norm.eps)
+        return F.batch_norm(
+            x, norm.running_mean, norm.running_var, norm.weight, norm.bias, False, 0.0, norm.eps
+        )
 
 
 class Dense(nn.Module):
@@ -115,7 +126,8 @@ class Trunk(nn.Module):
     """FC-DenseNet with injections.
 
     forward: images (B, 3, s, s), raw maps (B, raw, s, s), re-encoded maps finest first ->
-    "last" (level `levels - 1` after injection), "bottom" (bottleneck), "final" (finest map with the raw maps).
+    "last" (level `levels - 1` after injection), "bottom" (bottleneck), "final" (finest map with the raw
+    maps).
 
     Args:
         raw: feedback channels in all. coded: re-encoded channels in all, by stage.
@@ -125,7 +137,10 @@ class Trunk(nn.Module):
         super().__init__()
         self.sizes = sizes
         grown = sizes.layers * sizes.growth
-        extra = [raw, *[coded[sizes.injected[i]] if i in sizes.injected else 0 for i in range(1, sizes.levels)]]
+        extra = [
+            raw,
+            *[coded[sizes.injected[i]] if i in sizes.injected else 0 for i in range(1, sizes.levels)],
+        ]
         self.first = nn.Conv2d(3 + raw, sizes.first, 7, sizes.stride, 3, bias=False)
         self.blocks, self.downs = nn.ModuleList(), nn.ModuleList()
         c, skips = sizes.first, []
@@ -145,7 +160,8 @@ class Trunk(nn.Module):
 
     def forward(self, images: Tensor, raw: Tensor, coded: Sequence[Tensor], path: Path) -> dict[str, Tensor]:
         sizes = self.sizes
-        # Ours: a strided first convolution leaves level 0 smaller than the picture; the raw maps are averaged down to it
+        # Ours: a strided first convolution leaves level 0 smaller than the picture; the raw maps are averaged
+        # down to it
         inject = {0: F.avg_pool2d(raw, sizes.stride) if sizes.stride > 1 else raw}
         inject |= {level: coded[k] for level, k in sizes.injected.items()}
 

@@ -1,4 +1,7 @@
-"""ResNeSt-50 without its classifier (Zhang et al. 2020, arXiv 2004.08955). Same contract as `encoders`; published keys."""
+"""ResNeSt-50 without its classifier (Zhang et al.
+
+2020, arXiv 2004.08955). Same contract as `encoders`; published keys.
+"""
 
 from __future__ import annotations
 
@@ -9,9 +12,11 @@ from mien.models.backbones.resnet import FourStages
 
 
 class SplitAttention(nn.Module):
-    """A 3x3 convolution in `radix` branches, weighed against each other channel by channel: (B, C, H, W) -> the same shape.
+    """A 3x3 convolution in `radix` branches, weighed against each other channel by channel: (B, C, H, W) ->
+    the same shape.
 
-    Cardinality 1. The branches' sum, pooled, goes through two 1x1 convolutions; a softmax over the branches gives the weights.
+    Cardinality 1. The branches' sum, pooled, goes through two 1x1 convolutions; a softmax over the branches
+    gives the weights.
 
     Args:
         reduction: C * radix / reduction is the inner width, 32 at least.
@@ -21,7 +26,10 @@ class SplitAttention(nn.Module):
         super().__init__()
         self.radix = radix
         inner = max(channels * radix // reduction, 32)
-        self.conv, self.bn0 = nn.Conv2d(channels, channels * radix, 3, 1, 1, groups=radix, bias=False), nn.BatchNorm2d(channels * radix)
+        self.conv, self.bn0 = (
+            nn.Conv2d(channels, channels * radix, 3, 1, 1, groups=radix, bias=False),
+            nn.BatchNorm2d(channels * radix),
+        )
         self.fc1, self.bn1 = nn.Conv2d(channels, inner, 1), nn.BatchNorm2d(inner)
         self.fc2 = nn.Conv2d(inner, channels * radix, 1)
 
@@ -37,12 +45,15 @@ class SplitAttention(nn.Module):
 
 
 class Block(nn.Module):
-    """1x1 down, split attention, 1x1 up, plus the input: (B, c_in, H, W) -> (B, c_out, H/stride, W/stride), rounded up.
+    """1x1 down, split attention, 1x1 up, plus the input: (B, c_in, H, W) -> (B, c_out, H/stride, W/stride),
+    rounded up.
 
-    No convolution has a stride: average pools halve the maps, one in the shortcut, one beside the split attention.
+    No convolution has a stride: average pools halve the maps, one in the shortcut, one beside the split
+        attention.
 
     Args:
-        pool_first: that pool stands before the split attention (the published "fast" nets) instead of after it.
+        pool_first: that pool stands before the split attention (the published "fast" nets) instead of after
+            it.
     """
 
     def __init__(self, c_in: int, c_out: int, stride: int = 1, *, pool_first: bool = False):
@@ -57,7 +68,9 @@ class Block(nn.Module):
         self.downsample: nn.Module | None = None
         if stride != 1 or c_in != c_out:
             shrink = nn.AvgPool2d(stride, stride, ceil_mode=True, count_include_pad=False)
-            self.downsample = nn.Sequential(shrink, nn.Conv2d(c_in, c_out, 1, bias=False), nn.BatchNorm2d(c_out))
+            self.downsample = nn.Sequential(
+                shrink, nn.Conv2d(c_in, c_out, 1, bias=False), nn.BatchNorm2d(c_out)
+            )
 
     def forward(self, x: Tensor) -> Tensor:
         y = F.relu(self.bn1(self.conv1(x)))
@@ -66,15 +79,21 @@ class Block(nn.Module):
 
 
 class ResNeSt50(FourStages):
-    """forward: (B, 3, H, W) with ImageNet normalisation -> maps at strides 4, 8, 16, 32 with 256, 512, 1024, 2048 channels."""
+    """forward: (B, 3, H, W) with ImageNet normalisation -> maps at strides 4, 8, 16, 32 with 256, 512, 1024,
+    2048 channels.
+    """
 
     def __init__(self, *, pool_first: bool = False):
         super().__init__()
         self.conv1 = nn.Sequential(
-            nn.Conv2d(3, 32, 3, 2, 1, bias=False), nn.BatchNorm2d(32), nn.ReLU(),
-            nn.Conv2d(32, 32, 3, 1, 1, bias=False), nn.BatchNorm2d(32), nn.ReLU(),
+            nn.Conv2d(3, 32, 3, 2, 1, bias=False),
+            nn.BatchNorm2d(32),
+            nn.ReLU(),
+            nn.Conv2d(32, 32, 3, 1, 1, bias=False),
+            nn.BatchNorm2d(32),
+            nn.ReLU(),
             nn.Conv2d(32, 64, 3, 1, 1, bias=False),
-        )  # fmt: skip
+        )
         self.bn1 = nn.BatchNorm2d(64)
 
         def stage(c_in: int, c_out: int, n: int, stride: int) -> nn.Sequential:
@@ -85,4 +104,6 @@ class ResNeSt50(FourStages):
         self.layer3, self.layer4 = stage(512, 1024, 6, 2), stage(1024, 2048, 3, 2)
         for m in self.modules():
             if isinstance(m, nn.Conv2d):
-                nn.init.normal_(m.weight, 0.0, (2 / (m.kernel_size[0] * m.kernel_size[1] * m.out_channels)) ** 0.5)
+                nn.init.normal_(
+                    m.weight, 0.0, (2 / (m.kernel_size[0] * m.kernel_size[1] * m.out_channels)) ** 0.5
+                )

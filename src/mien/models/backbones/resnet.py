@@ -1,4 +1,7 @@
-"""ResNet-50 without its classifier (He et al. 2015; stride on the 3x3, as torchvision has it). Same contract as `encoders`."""
+"""ResNet-50 without its classifier (He et al.
+
+2015; stride on the 3x3, as torchvision has it). Same contract as `encoders`.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,8 @@ from mien.errors import BadWeights
 
 
 class Bottleneck(nn.Module):
-    """1x1 down, 3x3, 1x1 up, plus the input: (B, c_in, H, W) -> (B, c_out, H/stride, W/stride). Keys as torchvision's.
+    """1x1 down, 3x3, 1x1 up, plus the input: (B, c_in, H, W) -> (B, c_out, H/stride, W/stride). Keys as
+    torchvision's.
 
     Args:
         width: channels inside (ResNet: c_out / 4).
@@ -24,7 +28,9 @@ class Bottleneck(nn.Module):
         self.conv3, self.bn3 = nn.Conv2d(width, c_out, 1, bias=False), nn.BatchNorm2d(c_out)
         self.downsample: nn.Module | None = None
         if stride != 1 or c_in != c_out:
-            self.downsample = nn.Sequential(nn.Conv2d(c_in, c_out, 1, stride, bias=False), nn.BatchNorm2d(c_out))
+            self.downsample = nn.Sequential(
+                nn.Conv2d(c_in, c_out, 1, stride, bias=False), nn.BatchNorm2d(c_out)
+            )
 
     def residual(self, x: Tensor) -> Tensor:
         """The three convolutions alone, without the input and the last ReLU."""
@@ -60,7 +66,8 @@ class FourStages(nn.Module):
 
 
 class ResNet50(FourStages):
-    """forward: (B, 3, H, W) with ImageNet normalisation -> maps at strides 4, 8, 16, 32 with 256, 512, 1024, 2048 channels.
+    """forward: (B, 3, H, W) with ImageNet normalisation -> maps at strides 4, 8, 16, 32 with 256, 512, 1024,
+    2048 channels.
 
     Args:
         blocks: bottlenecks a stage; fewer where another module takes a block's place.
@@ -79,7 +86,9 @@ class ResNet50(FourStages):
 
     @staticmethod
     def _stage(c_in: int, c_out: int, n: int, stride: int) -> nn.Sequential:
-        return nn.Sequential(*(Bottleneck(c_out if i else c_in, c_out // 4, c_out, 1 if i else stride) for i in range(n)))
+        return nn.Sequential(
+            *(Bottleneck(c_out if i else c_in, c_out // 4, c_out, 1 if i else stride) for i in range(n))
+        )
 
     def load_imagenet(self, state: Mapping[str, Tensor], *, leave: tuple[str, ...] = ("fc.",)) -> ResNet50:
         """Fill from a published ResNet-50 state dict: conv1, bn1, layer1.0.conv1 ... layer4.2.bn3, fc.
@@ -87,11 +96,13 @@ class ResNet50(FourStages):
         `num_batches_tracked` may be missing: older files have none, and nothing here reads it.
 
         Args:
-            leave: prefixes of keys that are not wanted. With the last block of `layer4` taken out (as in FAR-AMTN, whose
+            leave: prefixes of keys that are not wanted. With the last block of `layer4` taken out (as in
+                FAR-AMTN, whose
                 `split.block` takes its weights) also "layer4.2.".
 
         Raises:
-            BadWeights: tensors are missing, unknown or of another shape, the first few are named; the net is then unchanged.
+            BadWeights: tensors are missing, unknown or of another shape, the first few are named; the net is
+                then unchanged.
         """
         ours = self.state_dict()
         theirs = {k: v for k, v in state.items() if not k.startswith(leave)}
@@ -99,13 +110,20 @@ class ResNet50(FourStages):
             "missing": [k for k in ours if k not in theirs and not k.endswith(".num_batches_tracked")],
             "unknown": [k for k in theirs if k not in ours],
             "of another shape (theirs for ours)": [
-                f"{k} {tuple(theirs[k].shape)} for {tuple(v.shape)}" for k, v in ours.items() if k in theirs and theirs[k].shape != v.shape
+                f"{k} {tuple(theirs[k].shape)} for {tuple(v.shape)}"
+                for k, v in ours.items()
+                if k in theirs and theirs[k].shape != v.shape
             ],
         }
-        said = [f"{len(keys)} {what}: {', '.join(keys[:5])}{', ...' * (len(keys) > 5)}" for what, keys in problems.items() if keys]
+        said = [
+            f"{len(keys)} {what}: {', '.join(keys[:5])}{', ...' * (len(keys) > 5)}"
+            for what, keys in problems.items()
+            if keys
+        ]
         if said:
             raise BadWeights(
-                f"this is no ResNet-50 for the net at hand. {'; '.join(said)}. Blocks of the file that the net lacks go in `leave`"
+                f"this is no ResNet-50 for the net at hand. {'; '.join(said)}. Blocks of the file that the"
+                " net lacks go in `leave`"
             )
         self.load_state_dict({k: theirs.get(k, v.new_zeros(())) for k, v in ours.items()})
         return self

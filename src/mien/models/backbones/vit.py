@@ -53,7 +53,9 @@ class Block(nn.Module):
         self.attn = SelfAttention(width, heads)
         self.ln_1 = nn.LayerNorm(width)
         self.mlp = nn.Sequential(
-            OrderedDict(c_fc=nn.Linear(width, 4 * width), gelu=QuickGELU(), c_proj=nn.Linear(4 * width, width)),
+            OrderedDict(
+                c_fc=nn.Linear(width, 4 * width), gelu=QuickGELU(), c_proj=nn.Linear(4 * width, width)
+            ),
         )
         self.ln_2 = nn.LayerNorm(width)
 
@@ -64,7 +66,8 @@ class Block(nn.Module):
     def path(self, x: Tensor) -> Tensor:
         """A branch, left out for some samples and scaled for the others so that the mean is kept.
 
-        Ours: per sample, as stochastic depth is published. Official Faceptor keeps tokens as (tokens, batch, width) there and drops
+        Ours: per sample, as stochastic depth is published. Official Faceptor keeps tokens as (tokens, batch,
+            width) there and drops
         along the first axis, so that its branches are left out for token positions, in the whole batch.
         """
         if not self.training or self.drop == 0:
@@ -93,13 +96,16 @@ def resize_positions(positions: Tensor, grid: tuple[int, int]) -> Tensor:
 
 
 class VisionTransformer(nn.Module):
-    """forward: (B, 3, H, W), sides multiples of `patch` -> `depth` maps (B, width, H / patch, W / patch), without CLS.
+    """forward: (B, 3, H, W), sides multiples of `patch` -> `depth` maps (B, width, H / patch, W / patch),
+    without CLS.
 
-    `ln_post` and `proj` are CLIP's pooled read-out. Maps never pass through them; they are here to load and count as the
+    `ln_post` and `proj` are CLIP's pooled read-out. Maps never pass through them; they are here to load and
+    count as the
     official tower does, so they get no gradient and `forward` leaves them still.
 
     Args:
-        grid: side of the stored positions' grid, re-interpolated to the real one in each forward. FaRL: 14; Faceptor: 32.
+        grid: side of the stored positions' grid, re-interpolated to the real one in each forward. FaRL: 14;
+            Faceptor: 32.
         out: columns of `proj`. drop_path: stochastic depth of the last block, growing linearly from 0.
     """
 
@@ -107,9 +113,16 @@ class VisionTransformer(nn.Module):
     std = (0.26862954, 0.26130258, 0.27577711)
 
     def __init__(
-        self, *, width: int = 768, depth: int = 12, heads: int = 12, patch: int = 16, grid: int = 32, out: int = 512,
+        self,
+        *,
+        width: int = 768,
+        depth: int = 12,
+        heads: int = 12,
+        patch: int = 16,
+        grid: int = 32,
+        out: int = 512,
         drop_path: float = 0.0,
-    ):  # fmt: skip
+    ):
         super().__init__()
         if width % heads:
             raise UsageError(f"width {width} does not divide into {heads} heads")
@@ -128,10 +141,15 @@ class VisionTransformer(nn.Module):
 
     def forward(self, images: Tensor) -> list[Tensor]:
         if images.shape[-2] % self.patch or images.shape[-1] % self.patch:
-            raise UsageError(f"sides {tuple(images.shape[-2:])} are no multiples of the patch, {self.patch}; resize the crop")
+            raise UsageError(
+                f"sides {tuple(images.shape[-2:])} are no multiples of the patch, {self.patch}; resize the"
+                " crop"
+            )
         cells = self.conv1(images)
         h, w = cells.shape[-2:]
-        x = torch.cat([self.class_embedding.expand(cells.shape[0], 1, -1), cells.flatten(2).transpose(1, 2)], 1)
+        x = torch.cat(
+            [self.class_embedding.expand(cells.shape[0], 1, -1), cells.flatten(2).transpose(1, 2)], 1
+        )
         x = self.ln_pre(x + resize_positions(self.positional_embedding, (h, w)))
         maps = []
         for block in self.transformer.resblocks:
@@ -144,26 +162,40 @@ def load_clip(encoder: VisionTransformer, state_dict: Mapping[str, Any]) -> Visi
     """Fill a tower from a CLIP or FaRL state dict; the text tower and masked-image heads are ignored.
 
     Args:
-        state_dict: flat or {"state_dict": flat}; keys as they are, or below `visual.` (whatever stands before that).
+        state_dict: flat or {"state_dict": flat}; keys as they are, or below `visual.` (whatever stands before
+            that).
             Positions of another grid are interpolated.
 
     Raises:
         BadWeights: naming missing tensors and wrong shapes; the encoder is then unchanged.
     """
     flat = state_dict.get("state_dict", state_dict)
-    visual = {k.split("visual.", 1)[1]: v for k, v in flat.items() if k.startswith("visual.") or ".visual." in k}
+    visual = {
+        k.split("visual.", 1)[1]: v for k, v in flat.items() if k.startswith("visual.") or ".visual." in k
+    }
     theirs = visual or dict(flat)
     ours = encoder.state_dict()
     missing = [k for k in ours if k not in theirs]
     if missing:
-        raise BadWeights(f"no CLIP image tower: {len(missing)} of {len(ours)} tensors are missing, such as {', '.join(missing[:5])}")
+        raise BadWeights(
+            f"no CLIP image tower: {len(missing)} of {len(ours)} tensors are missing, such as"
+            f" {', '.join(missing[:5])}"
+        )
     chosen = {k: theirs[k].float() for k in ours}
     name = "positional_embedding"
     given, side = chosen[name], round((ours[name].shape[0] - 1) ** 0.5)
-    square = given.ndim == 2 and given.shape[0] > 1 and round((given.shape[0] - 1) ** 0.5) ** 2 == given.shape[0] - 1
+    square = (
+        given.ndim == 2
+        and given.shape[0] > 1
+        and round((given.shape[0] - 1) ** 0.5) ** 2 == given.shape[0] - 1
+    )
     if square:
         chosen[name] = resize_positions(given, (side, side))
-    wrong = [f"{k} {tuple(chosen[k].shape)} for {tuple(v.shape)}" for k, v in ours.items() if chosen[k].shape != v.shape]
+    wrong = [
+        f"{k} {tuple(chosen[k].shape)} for {tuple(v.shape)}"
+        for k, v in ours.items()
+        if chosen[k].shape != v.shape
+    ]
     if wrong:
         raise BadWeights(f"the tower has other shapes (theirs for ours): {'; '.join(wrong[:5])}")
     encoder.load_state_dict(chosen)
