@@ -4,8 +4,9 @@
 An HTML comment directly above a `text` block says where the output comes from:
 
     <!-- output of: mien verify examples/astronaut.jpg examples/grace_hopper.jpg -->   what the command prints
-    on a terminal
-    <!-- output of: the Python block above -->                      what the page's Python block prints
+                                                                                       on a terminal
+    <!-- output of: the Python block above -->                                          what the page's Python
+                                                                                        block prints
 
 Python blocks of a page run in order in one scope. Commands run in a scratch folder that holds a copy of
 `examples/`.

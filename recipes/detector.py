@@ -24,8 +24,7 @@ def grow(small: nn.Module, large: nn.Module) -> None:
     """Start a network from a narrower or shallower one's weights so that it computes the same at first.
 
     Old channels keep their weights and see nothing of the new ones; the new ones start at random; an added
-    block, which
-    must have a shortcut, adds nothing.
+    block, which must have a shortcut, adds nothing.
     """
     old = small.state_dict()
     for name, value in large.state_dict().items():  # these share memory with the network
@@ -73,8 +72,8 @@ def recipe(
     Args:
         start: a checkpoint or an exported file of an earlier run to begin from, instead of random weights.
         lr: of AdamW, after 300 steps of warm-up, before the cosine.
-        occluded: chance of a face to be covered in part. degraded: chance of a picture to be dark, backlit or
-            compressed.
+        occluded: chance of a face to be covered in part.
+        degraded: chance of a picture to be dark, backlit or compressed.
     """
     torch.manual_seed(seed)
     model = detector()

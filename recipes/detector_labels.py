@@ -1,15 +1,13 @@
 """Teacher labels of whole photos for the detector: boxes, five points and scores.
 
-    python -m recipes.detector_labels --teacher yunet_n_640.onnx --table fairface/train.parquet --out
-    fairface.parquet --limit 9000
+    python -m recipes.detector_labels --teacher yunet_n_640.onnx --table fairface/train.parquet \
+        --out fairface.parquet --limit 9000
 
 The teacher is YuNet (Apache-2.0, learned from WIDER FACE), read by OpenCV at two sizes. A face that only one
-size shows counts for less,
-so that a doubtful one is ignored in training instead of being a face or background. Rows are as in
-`mien.tasks.detection`:
-x, y, w, h, five points in picture order, score. Hand-drawn boxes of a table (`faces` with `box` and `label`)
-replace the teacher's:
-they get score 1, and the teacher's points where it agrees, else those of a mean face in the box.
+size shows counts for less, so that a doubtful one is ignored in training instead of being a face or
+background. Rows are as in `mien.tasks.detection`: x, y, w, h, five points in picture order, score. Hand-drawn
+boxes of a table (`faces` with `box` and `label`) replace the teacher's: they get score 1, and the teacher's
+points where it agrees, else those of a mean face in the box.
 """
 
 from __future__ import annotations

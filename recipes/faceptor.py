@@ -2,30 +2,26 @@
 two views a step.
 
     mien train recipes/faceptor.py --out runs/faceptor --farl FaRL-Base-Patch16-LAIONFace20M-ep64.pth
-    mien train recipes/faceptor.py --out runs/faceptor_full --full yes --farl
-    FaRL-Base-Patch16-LAIONFace20M-ep64.pth
-    mien train recipes/faceptor.py --out runs/rafdb --second expression7@rafdb --start
-    runs/faceptor/model.safetensors --steps 20000
+    mien train recipes/faceptor.py --out runs/faceptor_full --full yes \
+        --farl FaRL-Base-Patch16-LAIONFace20M-ep64.pth
+    mien train recipes/faceptor.py --out runs/rafdb --second expression7@rafdb \
+        --start runs/faceptor/model.safetensors --steps 20000
 
 Not run by us. The authors took 2 GPUs for Base and 4 for Full; their hours are not published. A step is 464
-faces of 112 px and 8
-of 512 px (Full: 496 and 24), and there are 50,000: too many for the CPUs that mien's trainer works on. Tests
-    check the number of
-parameters, losses, weights and that every set reaches its task. As in the official code, a view passes
-through the heads of its own
-tasks only, so that the batch norms of the identity head see 112 px alone.
+faces of 112 px and 8 of 512 px (Full: 496 and 24), and there are 50,000: too many for the CPUs that mien's
+trainer works on. Tests check the number of parameters, losses, weights and that every set reaches its task.
+As in the official code, a view passes through the heads of its own tasks only, so that the batch norms of the
+identity head see 112 px alone.
 
 Data, in the publishers' layouts below the data root (`mien.data.catalogue.OFFICIAL`): 300w, celebamask-hq,
-morph2, affectnet, rafdb,
-celeba-official, ms1mv3; Full also wflw, cofw, aflw19, lapa, utkface-coral, ferplus-official.
+morph2, affectnet, rafdb, celeba-official, ms1mv3; Full also wflw, cofw, aflw19, lapa, utkface-coral,
+ferplus-official.
 
 Published, Base: 300-W NME 3.00 (full), CelebAMask-HQ F1 88.22, MORPH II MAE 1.869, RAF-DB 90.38, CelebA
-    91.43, verification 95.10.
-Full: 2.86, 88.2, 1.96, 91.26, 91.39, 95.28; WFLW 4.03, COFW 3.01, AFLW-19 0.95, LaPa 91.5, UTKFace 4.10, FER+
-    90.40.
-Protocols of maps run at the end, in the model's own view of 512 px. Values and identity were raised at 112
-px:
-`evaluate(TorchAnswerer(model, view=values_view()), PROTOCOLS["morph2"])`.
+91.43, verification 95.10. Full: 2.86, 88.2, 1.96, 91.26, 91.39, 95.28; WFLW 4.03, COFW 3.01, AFLW-19 0.95,
+LaPa 91.5, UTKFace 4.10, FER+ 90.40. Protocols of maps run at the end, in the model's own view of 512 px.
+Values and identity were raised at 112 px: `evaluate(TorchAnswerer(model, view=values_view()),
+PROTOCOLS["morph2"])`.
 """
 
 from __future__ import annotations
@@ -238,13 +234,15 @@ def recipe(
     """See the module's text.
 
     Args:
-        full: thirteen sets; else seven. naive: Naive Faceptor, see recipes/naive_faceptor.py.
+        full: thirteen sets; else seven.
+        naive: Naive Faceptor, see recipes/naive_faceptor.py.
         farl: a file of FaRL's or CLIP's weights, of which the encoder starts.
-        second: the task of a second stage; start: the first stage's weights, for it.
-        size, small: sides of the crops for maps, and for values and identity. lr: of the encoder; all else
-            learns ten times as fast.
-        ema: of averaged weights; the paper has none. drawn: drawn faces in place of the sets, to try the
-            recipe without data.
+        second: the task of a second stage;
+        start: the first stage's weights, for it.
+        size, small: sides of the crops for maps, and for values and identity.
+        lr: of the encoder; all else learns ten times as fast.
+        ema: of averaged weights; the paper has none.
+        drawn: drawn faces in place of the sets, to try the recipe without data.
     """
     torch.manual_seed(seed)
     rows = FULL if full else BASE

@@ -3,12 +3,11 @@ Layer-Attention.
 
     mien train recipes/faceptor_tiny.py --out runs/faceptor_tiny
     mien train recipes/faceptor_tiny.py --out runs/stage1 --levels 2
-    mien train recipes/faceptor_tiny.py --out runs/stage2 --levels 2,3,1,0 --start
-    runs/stage1/model.safetensors --steps 800
+    mien train recipes/faceptor_tiny.py --out runs/stage2 --levels 2,3,1,0 \
+        --start runs/stage1/model.safetensors --steps 800
 
 2,500 steps of 20 pictures: about 12 minutes on two idle cores. What to expect is in docs/comparison.md. The
-    network that the
-package ships is this one, raised longer: recipes/mien.py.
+network that the package ships is this one, raised longer: recipes/mien.py.
 """
 
 from __future__ import annotations
@@ -52,8 +51,8 @@ def recipe(
             other levels alone.
         few: "utkface=1500" learns from that many pictures of the set only, to see what helpers do for a task
             with little data.
-        frozen: stages of the encoder, besides the stem, that do not learn. drawn: learn drawn faces, to try
-            the recipe without data.
+        frozen: stages of the encoder, besides the stem, that do not learn.
+        drawn: learn drawn faces, to try the recipe without data.
     """
     torch.manual_seed(seed)
     asked = [task(n) for n in tasks.split(",")] if tasks else list(DEFAULT_TASKS)

@@ -8,10 +8,8 @@ Data, in the publishers' layouts below the data root (`mien.data.catalogue.OFFIC
 lfwa.
 
 Not run by us, and setting, GPUs and hours of the paper are not public. 38,000 steps of 128 pictures are
-thirty epochs of CelebA,
-too many for the CPUs that mien's trainer works on. No number of the paper is known with a source; compare
-with those of the same
-authors' MGMTN, 92.30 on CelebA and 87.01 on LFWA.
+thirty epochs of CelebA, too many for the CPUs that mien's trainer works on. No number of the paper is known
+with a source; compare with those of the same authors' MGMTN, 92.30 on CelebA and 87.01 on LFWA.
 """
 
 from __future__ import annotations
@@ -49,10 +47,12 @@ def recipe(
     """See the module's text. Ours: batch, steps, optimiser and augmentation.
 
     Args:
-        data: celeba-official or lfwa. imagenet: a file with a published ResNet-50's state dict (.pth).
-        groups: a table of `mien.tasks.attribute_groups`. fusion: attention, concat or off.
-        dynamic: a group weighs by how its loss fell from epoch to epoch; else equally. drawn: drawn faces in
-            place of the set.
+        data: celeba-official or lfwa.
+        imagenet: a file with a published ResNet-50's state dict (.pth).
+        groups: a table of `mien.tasks.attribute_groups`.
+        fusion: attention, concat or off.
+        dynamic: a group weighs by how its loss fell from epoch to epoch; else equally.
+        drawn: drawn faces in place of the set.
     """
     if data not in ("celeba-official", "lfwa"):
         raise UsageError(f"no recipe for {data!r}; choose one of: celeba-official, lfwa")

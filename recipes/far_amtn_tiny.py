@@ -35,12 +35,13 @@ def recipe(
     """See the module's text.
 
     Args:
-        groups: a table of `mien.tasks.attribute_groups`. fusion: of the groups' features: attention, concat
-            or off.
-        shared: group attention over one block (WSGSA), or a block a group; gates: of WSGSA.
+        groups: a table of `mien.tasks.attribute_groups`.
+        fusion: of the groups' features: attention, concat or off.
+        shared: group attention over one block (WSGSA), or a block a group;
+        gates: of WSGSA.
         dynamic: weights follow each group's progress over `window` steps, or are equal.
-        frozen: stages of the encoder, besides the stem, that do not learn. drawn: learn drawn faces, to try
-            the recipe without data.
+        frozen: stages of the encoder, besides the stem, that do not learn.
+        drawn: learn drawn faces, to try the recipe without data.
     """
     torch.manual_seed(seed)
     model = far_amtn_tiny(

@@ -5,15 +5,12 @@ one task each.
     mien train recipes/ifan.py --out runs/ifan --emotion DATA/bnu-lsved
 
 Helen (9 classes) and MTFL (5 points) are read in their publishers' layouts below the data root
-(`mien.data.catalogue.OFFICIAL`: helen,
-mtfl-official). BNU-LSVED, the third task's set, is given by its authors on request: --emotion names a folder
-of face crops, with a
-sub-folder for each of concentrated, disgust, distracted, happy, puzzled, surprised, tired. Without it this is
-the two-task net.
+(`mien.data.catalogue.OFFICIAL`: helen, mtfl-official). BNU-LSVED, the third task's set, is given by its
+authors on request: --emotion names a folder of face crops, with a sub-folder for each of concentrated,
+disgust, distracted, happy, puzzled, surprised, tired. Without it this is the two-task net.
 
 Not run by us. The paper's training is known in outline only, its GPUs and hours are not public, and how long
-40,000 steps of
-24 pictures with three laps take on the CPUs that mien's trainer works on is not measured.
+40,000 steps of 24 pictures with three laps take on the CPUs that mien's trainer works on is not measured.
 
 Published: Helen overall F 91.15, MTFL NME 5.81, BNU-LSVED 45.73.
 """
@@ -46,7 +43,7 @@ def lessons(root: Path) -> Table:
     """Face crops in a folder a class -> `emotion7`.
 
     Ours: the crops are taken for crops of the "head" template, since the set has no points; the official code
-        resizes them.
+    resizes them.
     """
     files = [
         (path, kind)
@@ -77,10 +74,11 @@ def recipe(
     """See the module's text.
 
     Args:
-        emotion: folder of BNU-LSVED. laps: passes of the feedback loop. disks: how points are fed back: hard
-            (the paper) or gauss.
-        means: batches of which the mean answers, the first lap's feedback, are taken. drawn: drawn faces in
-            place of the sets.
+        emotion: folder of BNU-LSVED.
+        laps: passes of the feedback loop.
+        disks: how points are fed back: hard (the paper) or gauss.
+        means: batches of which the mean answers, the first lap's feedback, are taken.
+        drawn: drawn faces in place of the sets.
     """
     torch.manual_seed(seed)
     model = ifan(emotion=bool(emotion), laps=laps, disks=disks)

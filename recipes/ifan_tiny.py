@@ -4,8 +4,8 @@
     mien train recipes/ifan_tiny.py --out runs/ifan_tiny --start runs/ifan_start/model.safetensors
 
 Its trunk has no ImageNet weights to start from; the first run, with one lap, is its pretraining. 2,500 steps
-of 20 pictures:
-about 15 minutes with one lap and 35 with three on two idle cores. What to expect is in docs/comparison.md.
+of 20 pictures: about 15 minutes with one lap and 35 with three on two idle cores. What to expect is in
+docs/comparison.md.
 """
 
 from __future__ import annotations
@@ -37,10 +37,11 @@ def recipe(
     """See the module's text.
 
     Args:
-        tasks: comma-separated. laps: passes of the feedback loop. norms: "task", a set of batch norms a task,
-            or "shared".
-        start: a run whose weights are taken, whatever its number of laps. drawn: learn drawn faces, to try
-            the recipe without data.
+        tasks: comma-separated.
+        laps: passes of the feedback loop.
+        norms: "task", a set of batch norms a task, or "shared".
+        start: a run whose weights are taken, whatever its number of laps.
+        drawn: learn drawn faces, to try the recipe without data.
     """
     torch.manual_seed(seed)
     asked = [task(n) for n in tasks.split(",")]

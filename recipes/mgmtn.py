@@ -2,17 +2,16 @@
 parts.
 
     mien train recipes/mgmtn.py --out runs/mgmtn_masks --part masks --steps 20000
-    mien train recipes/mgmtn.py --out runs/mgmtn --start runs/mgmtn_masks/model.safetensors --imagenet
-    resnest50.pth
+    mien train recipes/mgmtn.py --out runs/mgmtn --start runs/mgmtn_masks/model.safetensors \
+        --imagenet resnest50.pth
 
 Data, in the publishers' layouts below the data root (`mien.data.catalogue.OFFICIAL`): wflw for the masks;
-celeba-official, or lfwa.
-The paper's masks come from 98 points that a network found; Ours: from WFLW's own, which that network had
-learned from.
+celeba-official, or lfwa. The paper's masks come from 98 points that a network found; Ours: from WFLW's own,
+which that network had learned from.
 
 Not run by us, and setting, GPUs and hours of the paper are not public. 38,000 steps of 128 pictures are
-thirty epochs of CelebA,
-too many for the CPUs that mien's trainer works on. Published: CelebA 92.30, LFWA 87.01.
+thirty epochs of CelebA, too many for the CPUs that mien's trainer works on. Published: CelebA 92.30, LFWA
+87.01.
 """
 
 from __future__ import annotations
@@ -51,11 +50,14 @@ def recipe(
     """See the module's text. Ours: batch, steps, optimiser and augmentation.
 
     Args:
-        part: "masks" or "attributes". data: of part attributes, celeba-official or lfwa.
-        start: a checkpoint of part masks, of which the U-Net is taken. imagenet: a file with a published
-            ResNeSt-50's state dict.
-        masks: False builds no U-Net, the ablation. hard, inside: see `mien.models.mgmtn.Mgmtn`.
-        lr: of the encoder; all else learns ten times as fast. drawn: drawn faces in place of the sets.
+        part: "masks" or "attributes".
+        data: of part attributes, celeba-official or lfwa.
+        start: a checkpoint of part masks, of which the U-Net is taken.
+        imagenet: a file with a published ResNeSt-50's state dict.
+        masks: False builds no U-Net, the ablation.
+        hard, inside: see `mien.models.mgmtn.Mgmtn`.
+        lr: of the encoder; all else learns ten times as fast.
+        drawn: drawn faces in place of the sets.
 
     Raises:
         UsageError: no such part or set, or a start that does not fit the part.

@@ -4,8 +4,7 @@
     mien train recipes/mgmtn_tiny.py --out runs/attributes --start runs/masks/model.safetensors
 
 The first trains the U-Net on pictures with 68 points; the second everything else on CelebA, with the U-Net
-frozen.
-The ablation, masks of ones and no U-Net, has no first part: --masks no, and no --start.
+frozen. The ablation, masks of ones and no U-Net, has no first part: --masks no, and no --start.
 """
 
 from __future__ import annotations
@@ -42,10 +41,11 @@ def recipe(
         part: "masks" or "attributes".
         start: a checkpoint of part masks, of which the U-Net is taken; all else starts from ImageNet and the
             seed.
-        masks: False builds no U-Net. hard, inside: see `Mgmtn`; they matter in part attributes.
-        frozen: stages of the encoder, besides the stem, that do not learn. lr: of the encoder; the heads
-            learn twice and
-            the U-Net ten times as fast. drawn: learn drawn faces, to try the recipe without data.
+        masks: False builds no U-Net.
+        hard, inside: see `Mgmtn`; they matter in part attributes.
+        frozen: stages of the encoder, besides the stem, that do not learn.
+        lr: of the encoder; the heads learn twice and the U-Net ten times as fast.
+        drawn: learn drawn faces, to try the recipe without data.
 
     Raises:
         UsageError: no such part, or a start that does not fit it.

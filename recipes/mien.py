@@ -4,25 +4,22 @@
     mien train recipes/mien.py --out runs/mien-finish --part finish --start runs/mien/model.safetensors
     mien train recipes/mien.py --out runs/mien-masks --part masks --start runs/mien-finish/model.safetensors
     python -m recipes.dlib_descriptors     # blended faces for identity, see there
-    mien train recipes/mien.py --out runs/mien-identity --part identity --start
-    runs/mien-masks/model.safetensors
+    mien train recipes/mien.py --out runs/mien-identity --part identity \
+        --start runs/mien-masks/model.safetensors
     mien train recipes/mien.py --out runs/further --part finish --start src/mien/weights/mien.onnx
     python -m recipes.teacher_labels points ...    # five points of the second data pack, see there
     mien train recipes/mien.py --out runs/photos --part photos --start src/mien/weights/mien.onnx
-    mien train recipes/mien.py --out runs/photos-finish --part photos-finish --start
-    runs/photos/model.safetensors \
+    mien train recipes/mien.py --out runs/photos-finish --part photos-finish \
+        --start runs/photos/model.safetensors \
         --keep src/mien/weights/mien.onnx
 
 9,000 steps of 34 pictures, about 80 minutes on two idle cores (65 to 80 images/s), then 3,000 of 39; or on
-from the network in the
-package. What to expect on the validation sets is in the README and docs/benchmark.md; the way there in
-dev/LOG.md. The weights in the
-package were raised without borrowed surroundings, had a shorter finish in between, and rare classes weighed
-more in the last 1,000 of
-4,000 steps of masks only; identity kept nothing of its descriptors' mean until its own part, of which 3,500
-steps came without blends and
-6,500 and 8,000 (40 and 55 minutes) with them: their provenance file tells the steps, the log (entries 12 to
-    14, 18, 22, 26) the shares.
+from the network in the package. What to expect on the validation sets is in the README and docs/benchmark.md;
+the way there in dev/LOG.md. The weights in the package were raised without borrowed surroundings, had a
+shorter finish in between, and rare classes weighed more in the last 1,000 of 4,000 steps of masks only;
+identity kept nothing of its descriptors' mean until its own part, of which 3,500 steps came without blends
+and 6,500 and 8,000 (40 and 55 minutes) with them: their provenance file tells the steps, the log (entries 12
+to 14, 18, 22, 26) the shares.
 """
 
 from __future__ import annotations
@@ -60,8 +57,7 @@ FINISH = {
 }
 AUGMENT = Augment(fill_border=0.75, paste_background=0.7)
 # Faces in the wild, and enough of every earlier set that its tasks do not fall. Turns, shifts and scales are
-# also what a detector's
-# points are wrong by; the pictures are cut at the teacher detector's points.
+# also what a detector's points are wrong by; the pictures are cut at the teacher detector's points.
 PHOTOS = {
     "fairface": 14, "utkface-full": 5, "aaf": 4, "celeba_wild": 2, "celeba": 3, "ferplus": 5, "mtfl": 2,
     "helen68": 2, "afw68": 1,
@@ -105,8 +101,10 @@ class Part:
     """What differs between the parts of the training.
 
     Attributes:
-        shares: pictures of each set a step. steps, lr, ema, warmup, seed: see `Recipe`.
-        rates: see `adamw`. rare: class -> what its pixels weigh. watched: protocols, every so many steps.
+        shares: pictures of each set a step.
+        steps, lr, ema, warmup, seed: see `Recipe`.
+        rates: see `adamw`.
+        rare: class -> what its pixels weigh. watched: protocols, every so many steps.
     """
 
     shares: Mapping[str, int]
@@ -192,11 +190,10 @@ def recipe(
 
     Args:
         part: "raise", or "finish", "masks", "identity", "photos" and "photos-finish" for what follows it,
-            each from
-            the weights of the one before.
+            each from the weights of the one before.
         steps, seed, lr: instead of the part's own; `lr` is the encoder's, the heads learn twice as fast.
-        size: side of the crop. frozen: stages of the encoder, besides the stem, that do not learn, instead of
-            the part's own.
+        size: side of the crop.
+        frozen: stages of the encoder, besides the stem, that do not learn, instead of the part's own.
         encoder: a checkpoint of any system on EfficientNet-Lite0 whose encoder to begin from, instead of
             ImageNet's.
         start: a checkpoint of this network to begin from, or its .onnx.

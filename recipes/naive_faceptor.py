@@ -1,20 +1,18 @@
 """Naive Faceptor at the paper's size (Qin et al., ECCV 2024): ViT-B/16 with a head a kind of task, seven
 sets, two views a step.
 
-    mien train recipes/naive_faceptor.py --out runs/naive_faceptor --farl
-    FaRL-Base-Patch16-LAIONFace20M-ep64.pth
+    mien train recipes/naive_faceptor.py --out runs/naive_faceptor \
+        --farl FaRL-Base-Patch16-LAIONFace20M-ep64.pth
 
 Sets, batches, schedule, views and rates are those of recipes/faceptor.py, which stands beside this file: the
-encoder at 5e-5 and
-heads at 5e-4. Loss weights are not: each of the six kinds of task weighs 1/6, and sets of one kind share it
-    by their batches.
+encoder at 5e-5 and heads at 5e-4. Loss weights are not: each of the six kinds of task weighs 1/6, and sets of
+one kind share it by their batches.
 
 Not run by us; the authors took 2 GPUs and do not publish the hours. 50,000 steps of 472 pictures are too many
-for the CPUs that
-mien's trainer works on.
+for the CPUs that mien's trainer works on.
 
 Published: 300-W NME 3.16 (full), CelebAMask-HQ F1 88.04, MORPH II MAE 1.873, RAF-DB 87.58, CelebA 91.40,
-    verification 95.57.
+verification 95.57.
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@ network.
     mien train recipes/naive_faceptor_tiny.py --out runs/age --tasks age
 
 2,500 steps of 20 pictures: about 25 minutes on two idle cores with all tasks. What to expect is in
-    docs/comparison.md.
+docs/comparison.md.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ def recipe(
 
     Args:
         tasks: comma-separated; all that the pack has when empty.
-        frozen: stages of the encoder, besides the stem, that do not learn. drawn: learn drawn faces, to try
-            the recipe without data.
+        frozen: stages of the encoder, besides the stem, that do not learn.
+        drawn: learn drawn faces, to try the recipe without data.
     """
     torch.manual_seed(seed)
     asked = [task(n) for n in tasks.split(",")] if tasks else list(DEFAULT_TASKS)

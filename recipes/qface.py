@@ -4,13 +4,11 @@ head pose.
     mien train recipes/qface.py --out runs/qface --encoder FaRL-Base-Patch16-LAIONFace20M-ep16.pth
 
 Not run by us. The paper trains on RAF-DB, CelebA and other sets whose list, like the hours and the whole
-setting, is not public:
-every number below is ours. 50,000 steps of 128 pictures of 224 px are too many for the CPUs that mien's
-trainer works on.
+setting, is not public: every number below is ours. 50,000 steps of 128 pictures of 224 px are too many for
+the CPUs that mien's trainer works on.
 
 Data, in the publishers' layouts below the data root (`mien.data.catalogue.OFFICIAL`): rafdb, celeba-official,
-utkface-official.
-Published: RAF-DB 92.86, CelebA 91.56.
+utkface-official. Published: RAF-DB 92.86, CelebA 91.56.
 """
 
 from __future__ import annotations
@@ -56,9 +54,11 @@ def recipe(
     """See the module's text.
 
     Args:
-        tasks: comma-separated, of the three. encoder: a file of FaRL's or CLIP's weights. fusion: concat,
-            sum, gated or tokens.
-        lr: of the encoder; all else learns ten times as fast. drawn: drawn faces in place of the sets.
+        tasks: comma-separated, of the three.
+        encoder: a file of FaRL's or CLIP's weights.
+        fusion: concat, sum, gated or tokens.
+        lr: of the encoder; all else learns ten times as fast.
+        drawn: drawn faces in place of the sets.
     """
     torch.manual_seed(seed)
     asked = tasks.split(",")

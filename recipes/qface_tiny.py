@@ -33,10 +33,11 @@ def recipe(
     """See the module's text.
 
     Args:
-        tasks: comma-separated. fusion: concat, sum, gated or tokens. taps: levels of the encoder that are
-            fused; "3" is the last alone.
-        frozen: stages of the encoder, besides the stem, that do not learn. drawn: learn drawn faces, to try
-            the recipe without data.
+        tasks: comma-separated.
+        fusion: concat, sum, gated or tokens.
+        taps: levels of the encoder that are fused; "3" is the last alone.
+        frozen: stages of the encoder, besides the stem, that do not learn.
+        drawn: learn drawn faces, to try the recipe without data.
     """
     torch.manual_seed(seed)
     asked = [task(n) for n in tasks.split(",")]

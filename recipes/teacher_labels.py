@@ -1,18 +1,16 @@
 r"""Teacher labels of face pictures for the face network: five points, and identity embeddings.
 
-    python -m recipes.teacher_labels points --teacher yunet_n_640.onnx --table fairface/train.parquet --out
-    points/fairface-train.parquet
+    python -m recipes.teacher_labels points --teacher yunet_n_640.onnx --table fairface/train.parquet \
+        --out points/fairface-train.parquet
     python -m recipes.teacher_labels points --pad 0.3 ...    # tight crops such as UTKFace's
-    python -m recipes.teacher_labels identity --teacher face-reidentification-retail-0095.xml --table
-    fairface/train.parquet \
+    python -m recipes.teacher_labels identity --teacher face-reidentification-retail-0095.xml \
+        --table fairface/train.parquet \
         --points points/fairface-train.parquet --out identity/fairface-train.parquet
 
 The teacher of points is YuNet (Apache-2.0, trained on WIDER FACE), read by OpenCV. Where a picture shows
-several faces, its labels are
-taken to be those of the face nearest to the center, weighted by size. A picture in which the teacher finds no
-face has score 0.
-The teacher of identity is `face-reidentification-retail-0095` (Open Model Zoo, Apache-2.0), run by OpenVINO:
-pip install openvino.
+several faces, its labels are taken to be those of the face nearest to the center, weighted by size. A picture
+in which the teacher finds no face has score 0. The teacher of identity is `face-reidentification-retail-0095`
+(Open Model Zoo, Apache-2.0), run by OpenVINO: pip install openvino.
 """
 
 from __future__ import annotations
@@ -51,8 +49,8 @@ def find_face(teacher: Any, bgr: np.ndarray, *, side: int, pad: float) -> np.nda
     """The central face (15,) of a picture (H, W, 3) BGR, in its pixels; None where the teacher finds none.
 
     Args:
-        side: longer side in pixels at which the teacher reads the picture. pad: replicated border, as a
-            fraction of the longer side.
+        side: longer side in pixels at which the teacher reads the picture.
+        pad: replicated border, as a fraction of the longer side.
     """
     h, w = bgr.shape[:2]
     border = round(pad * max(h, w))

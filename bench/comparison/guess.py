@@ -19,8 +19,8 @@ TASKS = (PARSING, POINTS5, LANDMARKS, EXPRESSION, ATTRIBUTES, AGE)
 
 class Guess:
     """An answerer that gives every face the mean of the training labels: mean places, the commonest class of
-    each pixel, shares
-    of classes, mean years. Means are taken by iFAN's `mean_answers`, which feeds its first lap with them.
+    each pixel, shares of classes, mean years. Means are taken by iFAN's `mean_answers`, which feeds its first
+    lap with them.
 
     Args:
         means: task -> the mean label as iFAN keeps it, without the batch axis.

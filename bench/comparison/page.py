@@ -99,7 +99,8 @@ def spread(values: Sequence[float], protocol: str) -> str:
 
 
 def verdict(ours: Sequence[float], other: Sequence[float], less: bool) -> str:
-    """Whether the first side wins: "yes" and "no" need every seed of one side above every seed of the other."""
+    """Whether the first side wins: "yes" and "no" need every seed of one side above every seed of the
+    other."""
     a, b = ([-v for v in side] if less else list(side) for side in (ours, other))
     return VERDICTS[0] if min(a) > max(b) else VERDICTS[1] if max(a) < min(b) else VERDICTS[2]
 

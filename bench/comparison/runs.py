@@ -16,9 +16,12 @@ class Run:
     """One training.
 
     Attributes:
-        name: of its folder. recipe: the file in `recipes`, without .py. settings: the recipe's arguments.
-        start: a run whose weights it begins from. title: for people. note: what a reader must know of its
-            budget.
+        name: of its folder.
+        recipe: the file in `recipes`, without .py.
+        settings: the recipe's arguments.
+        start: a run whose weights it begins from.
+        title: for people.
+        note: what a reader must know of its budget.
         answers: False for a run that prepares another one: its answers are not trained, and not scored.
     """
 
@@ -36,7 +39,9 @@ class Ablation:
     """An idea with and without: the same budget on both sides, some seeds each.
 
     Attributes:
-        idea: for people. paper: who claims it. sides: what each side is called -> its runs, one a seed.
+        idea: for people.
+        paper: who claims it.
+        sides: what each side is called -> its runs, one a seed.
         measures: protocol -> the number that is compared.
     """
 

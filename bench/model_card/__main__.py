@@ -4,10 +4,9 @@ network.
 python -m bench.model_card.__main__ [--dry]      # needs mien[train] and MIEN_DATA with the data pack
 
 In order: raw answers on the validation sets (kept in the cache folder), temperatures and cuts for saying
-    nothing (written
-into the provenance file beside the weights; --dry writes nothing but the page), protocol scores and the table
-of false
-matches where they are missing or were measured with other weights, then the page.
+nothing (written into the provenance file beside the weights; --dry writes nothing but the page), protocol
+scores and the table of false matches where they are missing or were measured with other weights, then the
+page.
 """
 
 from __future__ import annotations

@@ -77,8 +77,10 @@ class Answers:
     """All that the page is made of.
 
     Attributes:
-        celeba: raw answers on CelebA val. attributes: (n, 40) 0/1. persons: (n,). fer: split of FER+ ->
-            logits, truth.
+        celeba: raw answers on CelebA val.
+        attributes: (n, 40) 0/1.
+        persons: (n,).
+        fer: split of FER+ -> logits, truth.
     """
 
     utk: People
@@ -126,7 +128,8 @@ class Fit:
 
     Attributes:
         temperatures: task -> number, only where it helps pictures that it was not fitted on.
-        abstain: answer -> least probability. rows: of the calibration table.
+        abstain: answer -> least probability.
+        rows: of the calibration table.
         tables: answer -> coverage and accuracy by cut, and on which pictures.
         covered: (n,) whether the age interval holds the truth, as trained and as it will be read.
     """

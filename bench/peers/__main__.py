@@ -1,7 +1,7 @@
 """Install the others, measure all, write bench/results/peers.json and the page.
 
-python -m bench.peers [--rounds 30] [--limit N] [--threads 2] [--date 2026-11-24] [--peers mien human] [--only
-install speed accuracy page]
+    python -m bench.peers [--rounds 30] [--limit N] [--threads 2] [--date 2026-11-24] \\
+        [--peers mien human] [--only install speed accuracy page]
 """
 
 from __future__ import annotations

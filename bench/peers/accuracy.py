@@ -28,7 +28,8 @@ class Sitting:
     """A set that is shown once, and what is scored on it.
 
     Attributes:
-        name: for the result. job: asked of those that can do it; of the others, detection alone.
+        name: for the result.
+        job: asked of those that can do it; of the others, detection alone.
         protocols: names in `mien.evaluation.protocols.PROTOCOLS`; the first opens the set.
     """
 
@@ -59,8 +60,8 @@ class Tally:
     """One tool on one set.
 
     Attributes:
-        found: pictures in which it found the labelled face. told: protocol -> number of the picture ->
-            (answer, label).
+        found: pictures in which it found the labelled face.
+        told: protocol -> number of the picture -> (answer, label).
     """
 
     found: int = 0
@@ -206,7 +207,7 @@ def framed(sample: Sample) -> Sample:
     places moved along.
 
     Ours: most of these pictures are cut to the face, and detectors are made for photos in which a face has
-        surroundings.
+    surroundings.
     """
     h, w = sample.image.shape[:2]
     scale = max(1.0, SIDE / min(h, w))

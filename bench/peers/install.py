@@ -23,9 +23,10 @@ class Environment:
     """What one tool, or several that agree, is installed from.
 
     Attributes:
-        name: of its folder. kind: "venv" (PyPI), "node" (npm) or "own" (this interpreter, nothing to
-            install).
-        packages: pinned. bare: pinned, installed after them without what they ask for.
+        name: of its folder.
+        kind: "venv" (PyPI), "node" (npm) or "own" (this interpreter, nothing to install).
+        packages: pinned.
+        bare: pinned, installed after them without what they ask for.
     """
 
     name: str

@@ -42,10 +42,14 @@ class Peer:
     """A tool in one way of using it.
 
     Attributes:
-        name: short, for the command line and the result. title: for people. environment: where it runs.
-        script: in `WORKERS`. options: of the script, beyond the threads. answers: what its whole job gives,
-            in words.
-        jobs: that it can do. marks: protocol -> footnotes.
+        name: short, for the command line and the result.
+        title: for people.
+        environment: where it runs.
+        script: in `WORKERS`.
+        options: of the script, beyond the threads.
+        answers: what its whole job gives, in words.
+        jobs: that it can do.
+        marks: protocol -> footnotes.
     """
 
     name: str

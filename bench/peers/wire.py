@@ -26,12 +26,15 @@ class Worker:
     """One process. Use it in a `with`, so that it ends.
 
     Args:
-        name: for messages. words: the command. threads: for the libraries that heed it, and so many cores for
-            the process.
-        log: where its stderr goes. patience: seconds for an answer, the first line included.
+        name: for messages.
+        words: the command.
+        threads: for the libraries that heed it, and so many cores for the process.
+        log: where its stderr goes.
+        patience: seconds for an answer, the first line included.
 
     Attributes:
-        ready: what it said first. start_ms: from the process's beginning until then.
+        ready: what it said first.
+        start_ms: from the process's beginning until then.
 
     Raises:
         PeerFailed: it did not get ready.

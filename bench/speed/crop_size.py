@@ -3,8 +3,7 @@
     python bench/speed/crop_size.py
 
 For each side: the best mean F1 that parsing could reach if the network's maps (a quarter of the side) held
-    the true
-and the time of one forward on one thread.
+the true and the time of one forward on one thread.
 """
 
 from __future__ import annotations

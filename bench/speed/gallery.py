@@ -1,7 +1,6 @@
 """The gallery's numbers: how often strangers match (the table beside the weights), and what a search costs.
 
-python bench/speed/gallery.py rates [--weights FILE.onnx] [--out src/mien/weights/identity_fmr.json]   # needs
-MIEN_DATA with lfw_dev
+python bench/speed/gallery.py rates [--weights FILE.onnx] [--out src/mien/weights/identity_fmr.json]
 python bench/speed/gallery.py speed [--sizes 1000 100000 1000000] [--folder FOLDER] [--queries 200]
 """
 

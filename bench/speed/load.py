@@ -1,12 +1,12 @@
 """What the server takes on this machine: pictures a second, latency, memory; every answer is checked against
 the serial one.
 
-python bench/speed/load.py [--seconds 600] [--clients 1,8,32] [--settings 16:4,16:0,1:0] [--threads 1]
-[PICTURE ...]
+    python bench/speed/load.py [--seconds 600] [--clients 1,8,32] [--settings 16:4,16:0,1:0] [--threads 1] \\
+        [PICTURE ...]
 
 The seconds are shared by all runs. A setting is FACES:MS, the most faces of a forward and the wait for others
-on their way;
-1:0 is no sharing at all. The server is a process of its own; it and its clients share the machine's cores.
+on their way; 1:0 is no sharing at all. The server is a process of its own; it and its clients share the
+machine's cores.
 """
 
 from __future__ import annotations

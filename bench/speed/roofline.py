@@ -3,8 +3,8 @@
 python -m bench.speed.roofline [--threads 1] [--runs 30] [--dry]      # needs mien[train] (onnx), no data
 
 A network's multiply-adds (MAC) at the rate of a float32 matrix product, and its bytes at the rate of a copy,
-are a time that no
-implementation beats by much: the floor. The ratio of the measured time to it says what is left to gain.
+are a time that no implementation beats by much: the floor. The ratio of the measured time to it says what is
+left to gain.
 """
 
 from __future__ import annotations
@@ -53,8 +53,10 @@ class Node:
     """One operation as it was run.
 
     Attributes:
-        kind: for the table. macs: multiply-adds. bytes: of its inputs and outputs. weights: those of its
-            constants.
+        kind: for the table.
+        macs: multiply-adds.
+        bytes: of its inputs and outputs.
+        weights: those of its constants.
     """
 
     kind: str

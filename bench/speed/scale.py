@@ -1,11 +1,10 @@
 """What work at scale costs here, into bench/results/scale.json, and docs/scale.md's tables from it.
 
-python -m bench.speed.scale read [--sizes 1000 5000 20000] [--workers 1 2]   photos through Ray: photos/s,
-CPU, memory
-python -m bench.speed.scale train [--ranks 1 2]            training pictures/s (needs mien[train])
+python -m bench.speed.scale read [--sizes 1000 5000 20000] [--workers 1 2]  photos through Ray
+python -m bench.speed.scale train [--ranks 1 2]  training pictures/s (needs mien[train])
 python -m bench.speed.scale people [--sizes 1000 10000 100000 1000000]      a table of faces against a gallery
-python -m bench.speed.scale papers            multiply-adds of the papers' networks (needs mien[train])
-python -m bench.speed.scale page              write docs/scale.md and docs/scale.svg, measure nothing
+python -m bench.speed.scale papers  multiply-adds of the papers' networks (needs mien[train])
+python -m bench.speed.scale page  write docs/scale.md and docs/scale.svg, measure nothing
 
 Photos are the two public-domain portraits of examples/, turned, scaled and lit by chance, 640 x 480, one or
 two faces each.

@@ -19,8 +19,7 @@ Array = npt.NDArray[np.float64]
 
 # Five points as fractions of the crop's side, picture order (eye, eye, nose, mouth corner, mouth corner).
 # "head": the median face of aligned whole-head pictures (eyes 0.25 of the side apart), so that hair, ears and
-# neck
-# stay inside. "arcface": the tight crop that recognition networks use (Deng et al. 2019), here for
+# neck stay inside. "arcface": the tight crop that recognition networks use (Deng et al. 2019), here for
 # comparison.
 TEMPLATES: dict[str, Array] = {
     "head": np.array([(0.3738, 0.4761), (0.6262, 0.4761), (0.5, 0.6336), (0.3891, 0.7407), (0.6109, 0.7407)]),
@@ -227,8 +226,7 @@ def tanh_crop(pixels: Pixels, from_photo: npt.ArrayLike, size: tuple[int, int], 
     no pixel.
 
     from_photo is the affine of the plain crop of that size. Bilinear, without averaging: meant for crops no
-    more than
-    twice smaller than the face.
+    more than twice smaller than the face.
     """
     grid = [tanh_unwarp((2 * np.arange(n) + 1) / n - 1, factor) for n in size]
     xy = np.stack(np.meshgrid(*[((c + 1) * n - 1) / 2 for c, n in zip(grid, size, strict=True)]), -1)
@@ -241,7 +239,8 @@ def unwarp_mask(logits: npt.ArrayLike, crop: Crop, size: tuple[int, int], factor
     width) uint8.
 
     Args:
-        crop: of the plain crop: its size in pixels and its affine. size: (width, height) of the photo.
+        crop: of the plain crop: its size in pixels and its affine.
+        size: (width, height) of the photo.
     """
     maps = np.asarray(logits, np.float32)
     photo = np.stack(np.meshgrid(*[np.arange(n) for n in size]), -1)

@@ -76,7 +76,7 @@ def inference_threads() -> int:
     container's quota.
 
     More threads than the quota has cores wait for each other: the kernel stops all of them for the rest of
-        each period.
+    each period.
     """
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     quota = cpu_quota()

@@ -378,8 +378,7 @@ def test_folds_of_lfw_are_those_of_its_list(build: Callable[[str], None]):
     right = [E[0] if w else E[1] for w in who]
     assert evaluate(Fake("identity512", right, mirrored=right), p).headline == 100
     # Abel's second picture looks like Aaron. Fold 2 (similarities 0 same, 1 other) cuts at 2: of fold 1 the
-    # other pair is right.
-    # Fold 1 (0 same, 0 other) cuts at 1: of fold 2 (0 same, 1 other) none is.
+    # other pair is right. Fold 1 (0 same, 0 other) cuts at 1: of fold 2 (0 same, 1 other) none is.
     wrong = [right[0], E[1], right[2]]
     score = evaluate(Fake("identity512", wrong, mirrored=wrong), p)
     assert (score.headline, score.values["threshold"], score.values["n"]) == (25, 1.5, 4)

@@ -51,9 +51,8 @@ class _Heap(ctypes.Structure):
 
 def held() -> int:
     """Bytes that C code has asked for and not given back. Resident memory has the holes between them too:
-    they grow and
-    shrink with the sizes of photos, and hide a slow leak as well as they look like one. Where libc is not
-    glibc: resident."""
+    they grow and shrink with the sizes of photos, and hide a slow leak as well as they look like one. Where
+    libc is not glibc: resident."""
     try:
         heap = ctypes.CDLL("libc.so.6").mallinfo2
     except (OSError, AttributeError):

@@ -1,8 +1,7 @@
 """Our own byte-mutation fuzzer: seeded, so that the number in a failure gives the same mutant again.
 
 A mutant runs in a worker process with a limit on memory and on processor time, so that even a crash of native
-code is a
-failure that names its seed, and the mutants after it still run.
+code is a failure that names its seed, and the mutants after it still run.
 """
 
 from __future__ import annotations

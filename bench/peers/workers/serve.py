@@ -3,7 +3,7 @@ alone.
 
 In:  {"photo": path of a .npy (H, W, 3) uint8 RGB, "job": name, "times": n, "tell": bool}
 Out: {"ready": true, "versions": {...}, "weights": {file: bytes}} once, then for each line {"ms": [...],
-    "cpu_ms": [...], "faces": [...]}
+"cpu_ms": [...], "faces": [...]}
 """
 
 import json
@@ -18,9 +18,8 @@ def serve(load):
     """Answer until stdin ends.
 
     load: () -> (call, tell, versions, weights' paths). call(pixels, job) -> raw is timed; tell(raw, job,
-        pixels) -> a list of
-    faces as plain values is not. A failure ends the process with its traceback: the other side says so in the
-    table.
+    pixels) -> a list of faces as plain values is not. A failure ends the process with its traceback: the
+    other side says so in the table.
     """
     out = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what a library prints must not stand between the lines

@@ -27,7 +27,9 @@ class Pictures:
     """What is saved of each photo besides its record.
 
     Args:
-        draw, masks, crops: folders, or None. kind: "png" or "jpg", of the crops. sheet: FILE.html, or None.
+        draw, masks, crops: folders, or None.
+        kind: "png" or "jpg", of the crops.
+        sheet: FILE.html, or None.
         attention: a folder and a label, see `mien.visualize.attention`; what cannot be drawn is refused here,
             before any photo is read.
     """

@@ -119,8 +119,7 @@ def output_names(paths: list[str]) -> list[str]:
     """A file name without ending for each path: its stem, numbered where the stem is taken.
 
     No two names are equal on any file system: they are compared without case and in one Unicode form. A
-        numbered name
-    is never the stem of another photo. A long stem is shortened to `STEM_BYTES`.
+    numbered name is never the stem of another photo. A long stem is shortened to `STEM_BYTES`.
     """
     stems = [_bounded(Path(path).stem.replace("\n", "_") or "photo", STEM_BYTES) for path in paths]
     used = {_name_key(stem) for stem in stems}

@@ -52,7 +52,8 @@ class Output:
     Args:
         where: see `output.open_output`; None: lines on a terminal, JSON Lines into a pipe.
         asked: answers in the records, which are a table's columns; None where the records have no table form.
-        lines: a record -> lines for people. model, resume: see `output.open_output`.
+        lines: a record -> lines for people.
+        model, resume: see `output.open_output`.
     """
 
     def __init__(

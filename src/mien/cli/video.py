@@ -44,7 +44,8 @@ class Rows:
 
     Args:
         where: FILE.jsonl, FILE.csv, FILE.parquet or "-", JSON Lines on stdout.
-        head: (name, type) of the first columns. columns: the others.
+        head: (name, type) of the first columns.
+        columns: the others.
 
     Raises:
         UsageError: another ending, or Parquet without pyarrow.

@@ -6,7 +6,7 @@
     faces = app.get(cv2_picture)  # BGR
 
 Differences: one network, whatever `name` says; its embedding has 128 numbers of length 1 and cannot be
-    compared with theirs.
+compared with theirs.
 """
 
 from __future__ import annotations
@@ -44,9 +44,8 @@ class Face(dict[str, Any]):
     """One face: `face.bbox` and `face["bbox"]` are the same.
 
     `bbox` (4,) xyxy, `kps` (5, 2), `det_score`; and where asked for: `age` whole years, `gender` 1 male 0
-    female, `sex` "M" or "F",
-    `pose` (pitch, yaw, roll) in degrees with mien's signs, `landmark_2d_68` (68, 2), `embedding` (128,).
-    `mien`: the face as mien has it.
+    female, `sex` "M" or "F", `pose` (pitch, yaw, roll) in degrees with mien's signs, `landmark_2d_68` (68,
+    2), `embedding` (128,). `mien`: the face as mien has it.
     """
 
     def __getattr__(self, name: str) -> Any:
@@ -79,9 +78,10 @@ class FaceAnalysis:
     """Detects and reads faces in BGR pictures.
 
     Args:
-        name, root: taken and not used. allowed_modules: of detection, recognition, genderage,
-            landmark_2d_106, landmark_3d_68.
-        providers: ONNX Runtime's, in order; the CPU if not given. threads: of a forward.
+        name, root: taken and not used.
+        allowed_modules: of detection, recognition, genderage, landmark_2d_106, landmark_3d_68.
+        providers: ONNX Runtime's, in order; the CPU if not given.
+        threads: of a forward.
 
     Raises:
         UsageError: an unknown module, or none of the providers is here; else the first that is here is taken,
@@ -121,7 +121,7 @@ class FaceAnalysis:
         its own cut if not given.
 
         det_size is not used either: mien looks at each photo at several sizes, so that near faces and far
-            ones are found.
+        ones are found.
         """
         detector = (
             Detector(self._finder) if det_thresh is None else Detector(self._finder, threshold=det_thresh)

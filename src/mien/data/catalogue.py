@@ -25,11 +25,13 @@ class Official:
     reader's docstring.
 
     Attributes:
-        folder: below `settings.data_root()`. read: (root, split, **options) -> Dataset.
-        splits: our word -> the reader's. options: of the reader; a call may give others.
+        folder: below `settings.data_root()`.
+        read: (root, split, **options) -> Dataset.
+        splits: our word -> the reader's.
+        options: of the reader; a call may give others.
         points: whether `points5.parquet` in the folder, a points table as in `mien.data.formats.attributes`,
-            says where faces are:
-            the set has points of its own, or it may (places of the whole set stand in), or it must.
+            says where faces are: the set has points of its own, or it may (places of the whole set stand in),
+            or it must.
     """
 
     folder: str
@@ -134,9 +136,12 @@ class SourceSpec:
     """What one set gives to every batch.
 
     Attributes:
-        dataset: in `DATASETS`. split: such as "train", or "train+val". task: that it teaches, "name" or
-            "name@set".
-        n: pictures a batch. augment: how far they are moved. options: of the set's reader.
+        dataset: in `DATASETS`.
+        split: such as "train", or "train+val".
+        task: that it teaches, "name" or "name@set".
+        n: pictures a batch.
+        augment: how far they are moved.
+        options: of the set's reader.
     """
 
     dataset: str

@@ -29,7 +29,8 @@ class Photo:
     """A photo and its faces.
 
     Attributes:
-        name: unique in its table. pixels: (H, W, 3) uint8 RGB.
+        name: unique in its table.
+        pixels: (H, W, 3) uint8 RGB.
         faces: (n, 15) float32: x, y, w, h, five points in picture order, score; see `mien.tasks.detection`.
     """
 
@@ -42,7 +43,8 @@ def decoded(row: Mapping[str, Any], table: Path) -> Pixels:
     """The picture of a table's row: (H, W, 3) uint8 RGB.
 
     Args:
-        row: with the columns name and image. table: named in the error.
+        row: with the columns name and image.
+        table: named in the error.
 
     Raises:
         MissingData: it cannot be decoded.
@@ -74,7 +76,8 @@ def read_labelled(table: Path, labels: Path, *, longer: int = 400) -> list[Photo
     """Photos of a table with the faces that `recipes/detector_labels.py` wrote for them, decoded.
 
     Args:
-        table: Parquet with the columns name and image. labels: Parquet with the columns name and faces.
+        table: Parquet with the columns name and image.
+        labels: Parquet with the columns name and faces.
         longer: larger photos are reduced to this longer side, in pixels.
 
     Raises:
@@ -122,15 +125,14 @@ class MosaicSource:
     tiles.
 
     A photo alone shows a face of any size from small to beyond the picture; tiles show many small ones. A few
-    pictures
-    are background only.
+    pictures are background only.
 
     Args:
-        photos: decoded. size: side of the square pictures in pixels.
+        photos: decoded.
+        size: side of the square pictures in pixels.
         empty: chance of a picture without faces.
         groups: chance to take, instead of a photo of its turn, one drawn by the square root of its faces'
-            number: most
-            photos hold one large face, and those of groups have more to teach.
+            number: most photos hold one large face, and those of groups have more to teach.
         occluded: chance of each face to be covered in part by something drawn: a mask, dark glasses, a hand,
             a block.
         degraded: chance of a picture to be darkened, lit from behind or compressed.
@@ -229,9 +231,8 @@ def alone(photo: Photo, size: int, rng: np.random.Generator) -> tuple[geometry.A
     """A move around one face of the photo.
 
     Four times in ten its side becomes 24 pixels to 1.25 x the picture, uniform in octaves; else the photo
-    becomes one
-    to 2.4 times as large as the picture, whatever the face: as the runtime shows it, enlarged and a little
-        blurred.
+    becomes one to 2.4 times as large as the picture, whatever the face: as the runtime shows it, enlarged and
+    a little blurred.
     """
     mirrored = bool(rng.random() < 0.5)
     h, w = photo.pixels.shape[:2]

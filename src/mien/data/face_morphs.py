@@ -2,11 +2,9 @@
 gives of it.
 
 A set of pictures names each person a few times at most, and a network that shall learn a teacher's
-descriptors of faces needs many
-different faces, not names. What the teacher says of a blend is a label as good as any, and there are as many
-blends as pairs.
-`python -m recipes.dlib_descriptors` makes the table: which faces, how much of the second, and the descriptor;
-    pictures stay where they are.
+descriptors of faces needs many different faces, not names. What the teacher says of a blend is a label as
+good as any, and there are as many blends as pairs. `python -m recipes.dlib_descriptors` makes the table:
+which faces, how much of the second, and the descriptor; pictures stay where they are.
 """
 
 from __future__ import annotations

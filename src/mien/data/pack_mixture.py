@@ -113,15 +113,15 @@ def blend(
     """Training parts of the pack in one mixture: set -> pictures a batch, in that order.
 
     Args:
-        view: of the model; tasks: the ones it learns. A teacher's descriptors come along where identity is
-            one of them.
-        augment: default `Augment()`. most: set -> use so many of its pictures only, to study how much a task
-            needs.
+        view: of the model;
+        tasks: the ones it learns. A teacher's descriptors come along where identity is one of them.
+        augment: default `Augment()`.
+        most: set -> use so many of its pictures only, to study how much a task needs.
         borrow: surround faces of tight sets with what surrounds those of whole ones, see `Augment.borrow`.
         drawn: drawn faces in place of the pack, each set with the labels it was made for: a recipe can be
             tried without data.
-        only: a task; then pictures that it has no label for stay out, and labels of other tasks too. left:
-            see `pack.centred`.
+        only: a task; then pictures that it has no label for stay out, and labels of other tasks too.
+        left: see `pack.centred`.
 
     Raises:
         UsageError: a set that the pack does not have.

@@ -1,9 +1,8 @@
 """Pictures that are set aside from training parts, so that every training and every protocol agrees on them.
 
 The names were drawn with seed 1: `face_boxes` 100 photos; `fairface` 500 pictures per race of its training
-    part; `celeba_wild` all
-photos (317) of 25 people who are not in the first pack's `celeba/train`; `celebamask` 120 pictures of its
-training part.
+part; `celeba_wild` all photos (317) of 25 people who are not in the first pack's `celeba/train`; `celebamask`
+120 pictures of its training part.
 """
 
 from __future__ import annotations

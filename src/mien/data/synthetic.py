@@ -16,8 +16,7 @@ SIDE = 160
 Spots = tuple[int | tuple[int, ...], ...]
 
 # Where the points of other sets lie among the 68: a point, or the mean of several. Those of a brow's lower
-# edge (LOW) are
-# moved to the edge that is drawn, four pixels below.
+# edge (LOW) are moved to the edge that is drawn, four pixels below.
 _EYE_L, _EYE_R = (36, 37, 38, 39, 40, 41), (42, 43, 44, 45, 46, 47)
 WFLW98_OF_68: Spots = (
     *((i // 2, (i + 1) // 2) for i in range(33)),

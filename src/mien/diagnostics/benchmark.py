@@ -1,8 +1,8 @@
 """What reading costs on this machine: stage by stage, over whole pictures, and before the first one.
 
 Times are by the clock, so they hold for a quiet machine only; processor seconds a picture hold on a busy one
-too. The
-report has the machine, its load, the versions and the weights, since a time without them says nothing.
+too. The report has the machine, its load, the versions and the weights, since a time without them says
+nothing.
 """
 
 from __future__ import annotations
@@ -37,7 +37,8 @@ class Group:
     """Pictures that are timed together.
 
     Attributes:
-        name: for the report. photos: paths or bytes, at least one.
+        name: for the report.
+        photos: paths or bytes, at least one.
     """
 
     name: str
@@ -183,10 +184,11 @@ def measure(
     """The whole report, as plain JSON values; `table` shows it.
 
     Args:
-        inputs: files, folders and globs; the drawn pictures if none. threads: of a forward; None for all
-            cores.
-        runs: timed pictures a stage. tasks: see `mien.load`. started: time imports too, in processes of their
-            own.
+        inputs: files, folders and globs; the drawn pictures if none.
+        threads: of a forward; None for all cores.
+        runs: timed pictures a stage.
+        tasks: see `mien.load`.
+        started: time imports too, in processes of their own.
 
     Raises:
         UsageError: runs below 1, or none of the pictures can be read. NotFound: a folder without pictures.

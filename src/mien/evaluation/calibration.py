@@ -2,11 +2,9 @@
 say nothing.
 
 A temperature divides the logits of a task that is trained (Guo et al., ICML 2017): it changes how sure an
-answer is, never
-which answer is the likeliest. Temperatures are kept in the provenance file beside the weights,
-`{"calibration":
-{"temperatures": {task: number}}}`, and `mien.inference.onnx_model.OnnxModel` hands them to its tasks. Needs
-numpy only.
+answer is, never which answer is the likeliest. Temperatures are kept in the provenance file beside the
+weights, `{"calibration": {"temperatures": {task: number}}}`, and `mien.inference.onnx_model.OnnxModel` hands
+them to its tasks. Needs numpy only.
 """
 
 from __future__ import annotations
@@ -29,7 +27,10 @@ class Bin:
     """Answers of about the same probability.
 
     Attributes:
-        low, high: edges, 0..1. n: answers. said: their mean probability. came: the share that came true.
+        low, high: edges, 0..1.
+        n: answers.
+        said: their mean probability.
+        came: the share that came true.
     """
 
     low: float
@@ -43,7 +44,8 @@ def reliability(probability: npt.ArrayLike, outcome: npt.ArrayLike, *, bins: int
     """Bins of equal width that hold anything; an edge belongs to the bin above it, 1 to the last.
 
     Args:
-        probability: (n,) 0..1. outcome: (n,) 0 or 1, whether that came true.
+        probability: (n,) 0..1.
+        outcome: (n,) 0 or 1, whether that came true.
 
     Raises:
         UsageError: nothing to count, or a probability outside 0..1.
@@ -173,8 +175,10 @@ class Answered:
     """What is left when answers below a probability are not given.
 
     Attributes:
-        cut: least probability. share: of the pictures that get an answer, 0..1. n: these. accuracy: among
-            them, 0..1; NaN of none.
+        cut: least probability.
+        share: of the pictures that get an answer, 0..1.
+        n: these.
+        accuracy: among them, 0..1; NaN of none.
     """
 
     cut: float
@@ -237,8 +241,7 @@ def bootstrap_pairs(
     of the pairs.
 
     Pairs share pictures: taken as independent they would promise far too narrow an interval. Every pair of
-        two draws of
-    pictures counts; a draw without any pair is left out.
+    two draws of pictures counts; a draw without any pair is left out.
 
     Args:
         hits, pairs: (n, n) bool, each pair in one triangle only; hits outside `pairs` do not count.

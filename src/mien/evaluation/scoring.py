@@ -32,8 +32,9 @@ class Score:
     """What a protocol gave.
 
     Attributes:
-        protocol: its name. values: every number that the task's metrics compute. headline: the first of the
-            keys.
+        protocol: its name.
+        values: every number that the task's metrics compute.
+        headline: the first of the keys.
     """
 
     protocol: str
@@ -58,9 +59,8 @@ def evaluate(
         limit: use the first so many pictures only (for tests; the score says its count).
         dataset: the protocol's, where it is open already.
         find: a detector, whose points are aligned by in place of the set's. A labelled face that it does not
-            find has no answer: the
-            score has the share of those found, in percent, as "found", and its other numbers are of these
-            alone.
+            find has no answer: the score has the share of those found, in percent, as "found", and its other
+            numbers are of these alone.
 
     Raises:
         UsageError: the model does not answer the protocol's task. MissingData: the set is not there, or

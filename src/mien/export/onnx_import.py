@@ -1,9 +1,8 @@
 """An exported network's tensors as the torch model's own again, so that learning can go on from an .onnx.
 
 The exporter folds each batch norm into the convolution before it and turns the weights of linear layers over;
-both are undone
-here by name. The statistics of a norm are lost: it comes back as an identity, and `recompute_batchnorm_stats`
-    gives it statistics again.
+both are undone here by name. The statistics of a norm are lost: it comes back as an identity, and
+`recompute_batchnorm_stats` gives it statistics again.
 """
 
 from __future__ import annotations

@@ -2,9 +2,8 @@
 believed.
 
 Static quantisation by ONNX Runtime: convolutions (depthwise ones too) get integer weights, a scale a channel,
-    and integer
-activations whose ranges were seen on real faces. What lies behind the last shared node of a task that is kept
-stays float.
+and integer activations whose ranges were seen on real faces. What lies behind the last shared node of a task
+that is kept stays float.
 """
 
 from __future__ import annotations

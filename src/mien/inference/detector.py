@@ -4,13 +4,11 @@
 One network, shown the same photo at one to three sizes:
 
 - main: the longer side brought to 640 pixels (a small photo is enlarged, at most twice): faces of 10 to 400
-    pixels.
+  pixels.
 - far: a thumbnail with black around it, so that a face that fills the photo, or reaches beyond it, is a
-    middling one; where main is
-  sure of no face, or suspects a large one.
+  middling one; where main is sure of no face, or suspects a large one.
 - near: only when the photo is larger than 640, and only where main suspects a face too small for it: at up to
-    1,280, in tiles of 256
-  around the suspects, or in two or four large ones where those are fewer pixels.
+  1,280, in tiles of 256 around the suspects, or in two or four large ones where those are fewer pixels.
 
 A suspect is a box that main scores too low to believe, or believes, of a size that another look shows better.
 """
@@ -45,7 +43,8 @@ class Showing:
     """One look at the photo.
 
     Attributes:
-        scale: photo pixels -> shown pixels. window: (x1, y1, x2, y2) of the scaled photo that is shown.
+        scale: photo pixels -> shown pixels.
+        window: (x1, y1, x2, y2) of the scaled photo that is shown.
         canvas: (width, height) given to the network; the window stands in it at `corner`, black around.
         smallest, largest: sides of the boxes believed, in shown pixels; other looks see the rest better.
     """
@@ -68,7 +67,8 @@ class Detector:
 
     Args:
         model: a detector at work; its answer "faces" is (B, cells, 15).
-        threshold: least score, 0..1. overlap: IoU above which two boxes are one face.
+        threshold: least score, 0..1.
+        overlap: IoU above which two boxes are one face.
         main, far, near: longer side of the photo in each look, pixels; near = 0 switches it off.
         enlarge: most that a small photo is enlarged for the main look.
         suspect: score from which a small face in the main look is worth a nearer one, 0..1.
@@ -111,9 +111,8 @@ class Detector:
             pixels: (H, W, 3) uint8 RGB.
             score: minimum detection score of this call, 0..1; None for `threshold`.
             thorough: search the whole photo at every scale, in tiles, and turned by 90, 180 and 270 degrees.
-                It finds small faces of large
-                photos and faces that are sideways or upside down, and takes from 5 to 100 times as long. See
-                `Detection.roll`.
+                It finds small faces of large photos and faces that are sideways or upside down, and takes
+                from 5 to 100 times as long. See `Detection.roll`.
 
         Raises:
             UsageError: a score out of range.
@@ -262,7 +261,8 @@ def turned_back(found: Detection, quarters: int, width: int, height: int) -> Det
     photo.
 
     Args:
-        width: of the photo, not of its copy. height: the same.
+        width: of the photo, not of its copy.
+        height: the same.
     """
     home = (
         ((1, 0, 0), (0, 1, 0)),

@@ -2,13 +2,11 @@
 twice the cost.
 
 One call of the network: pictures and mirror images are one batch. Each task brings its answer back from the
-    mirror.
+mirror.
 
 Points are the exception, and are answered from the picture alone. Sets label them half a pixel or more to the
-right of what a
-mirror leaves in place (`Sample.lean`), and a network learns that; the mean of both would be nobody's labels:
-measured on MTFL's
-test, 6.98 against 6.03 (log, entry 14).
+right of what a mirror leaves in place (`Sample.lean`), and a network learns that; the mean of both would be
+nobody's labels: measured on MTFL's test, 6.98 against 6.03 (log, entry 14).
 """
 
 from __future__ import annotations

@@ -85,17 +85,17 @@ class OnnxModel:
     (`mien.evaluation.calibration`), if it has any.
 
     Args:
-        path: an .onnx file that mien exported. threads: of one forward; None for all cores, or as many as a
-            container is given.
+        path: an .onnx file that mien exported.
+        threads: of one forward; None for all cores, or as many as a container is given.
         providers: ONNX Runtime execution providers, in order of preference.
         tasks: names of the tasks to compute, or a function that says so of a name; None for all. Derived
-            names count for the
-            task that they derive from, unknown ones are ignored. The rest of the network is pruned away, but
-            the tasks are
-            still listed in `known_tasks`. Where no name fits, all are computed.
+            names count for the task that they derive from, unknown ones are ignored. The rest of the network
+            is pruned away, but the tasks are still listed in `known_tasks`. Where no name fits, all are
+            computed.
 
     Attributes:
-        tasks: the tasks that this object computes. known_tasks: all tasks of the file.
+        tasks: the tasks that this object computes.
+        known_tasks: all tasks of the file.
 
     Raises:
         BadWeights: unreadable, altered, or without a mien header. UsageError: a provider that is not here.

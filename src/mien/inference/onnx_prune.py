@@ -2,7 +2,7 @@
 fetched.
 
 Works on the bytes, for the base install has no `onnx`: a message is a row of fields, each a key (number and
-    kind) and a value.
+kind) and a value.
 """
 
 from __future__ import annotations

@@ -2,9 +2,8 @@
 heavy.
 
 A use is allowed only where the file says so (`"uses": ["research", ...]`): a file that is silent allows none.
-Exports are for
-research until somebody who has the rights to every training picture, and to what the encoder started from,
-adds another use.
+Exports are for research until somebody who has the rights to every training picture, and to what the encoder
+started from, adds another use.
 """
 
 from __future__ import annotations
@@ -27,11 +26,15 @@ class Provenance:
     """What is known of a weights file.
 
     Attributes:
-        path: of the weights. sha256, size: as promised; size in bytes. licence: for people. uses: of `USES`,
-            what is allowed.
-        sets: training set -> where it is from and its terms. builder: in `mien.models.catalogue.MODELS`.
-            tasks: name -> label set.
-        view: see `mien.types.View`. record: the whole file.
+        path: of the weights.
+        sha256, size: as promised; size in bytes.
+        licence: for people.
+        uses: of `USES`, what is allowed.
+        sets: training set -> where it is from and its terms.
+        builder: in `mien.models.catalogue.MODELS`.
+        tasks: name -> label set.
+        view: see `mien.types.View`.
+        record: the whole file.
     """
 
     path: Path

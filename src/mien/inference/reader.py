@@ -29,8 +29,11 @@ class Reading(list[Face]):
     """The faces of one photo, largest first: a list, with what else is known of the photo.
 
     Attributes:
-        path: as the caller wrote it, or None. photo: the upright pixels, or None when they could not be read.
-        error: why the photo was not read, or None. timing_ms: stage -> milliseconds. model: name and sha256.
+        path: as the caller wrote it, or None.
+        photo: the upright pixels, or None when they could not be read.
+        error: why the photo was not read, or None.
+        timing_ms: stage -> milliseconds.
+        model: name and sha256.
     """
 
     def __init__(
@@ -140,8 +143,8 @@ class Reader:
         """Read one photo, or a list of photos whose faces share forward passes.
 
         A single photo that cannot be read raises its `PhotoError`. In a list, the others go on: the bad one's
-        reading
-        is empty, has `.error`, and is logged as a warning. color: of arrays only; "bgr" is OpenCV's order.
+        reading is empty, has `.error`, and is logged as a warning. color: of arrays only; "bgr" is OpenCV's
+        order.
         """
         if isinstance(photos, (list, tuple)):
             return list(self.stream(photos, color=color))
@@ -168,9 +171,8 @@ class Reader:
             max_faces: read only the largest faces, at most this many.
             model: takes the place of the reader's network for this call, with the same tasks and view.
             on_stage: called after each of the stages "decode", "detect", "align" and "read" with the stage,
-                the reading so
-                far (with the time of the stage in `timing_ms`) and the number of faces found. What it raises
-                ends the read.
+                the reading so far (with the time of the stage in `timing_ms`) and the number of faces found.
+                What it raises ends the read.
 
         Raises:
             PhotoError: the photo cannot be read.
@@ -267,7 +269,8 @@ class Reader:
         coordinates.
 
         Args:
-            tasks: names as `select` gives them; None for `requested`. model: see `read`.
+            tasks: names as `select` gives them; None for `requested`.
+            model: see `read`.
         """
         names, network = self.requested if tasks is None else tuple(tasks), model or self.model
         if not names:

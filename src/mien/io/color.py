@@ -18,7 +18,7 @@ def to_rgb(image: Image.Image, name: str) -> Pixels:
     """A loaded Pillow image of any mode -> (H, W, 3) uint8 RGB of its own, not yet turned.
 
     Some rows at a time: the copies that a conversion makes of a large picture would need more than a
-        gigabyte.
+    gigabyte.
     """
     if image.mode == "LAB":
         raise NotAPicture(f"{name} has CIELAB colours, which mien does not read; convert it to RGB")

@@ -43,8 +43,7 @@ def to_supervision(reading: Any) -> Any:
     """A `Reading` -> supervision's `Detections`: `xyxy`, `confidence`, and answers as arrays in `data`.
 
     `data` has `points5` (n, 5, 2), and, as far as they were answered, `age`, `gender`, `expression`,
-    `landmarks` (n, k, 2),
-    `pose` (n, 3: yaw, pitch, roll) and `identity` (n, d).
+    `landmarks` (n, k, 2), `pose` (n, 3: yaw, pitch, roll) and `identity` (n, d).
 
     Raises:
         UsageError: supervision is not installed.

@@ -1,12 +1,9 @@
 """The door for pictures: a path, bytes, a Pillow image or an array in; upright RGB uint8 pixels out.
 
 Pillow is the only decoder, and only for the formats of `FORMATS`; HEIC comes with the extra `heif`. We look
-at the first
-bytes ourselves and call that one reader, so no other Pillow plugin ever sees a stranger's bytes. Colour
-profiles (ICC)
-are left as they are. Pictures with transparency are put on white, as a browser would show them. Of animations
-and
-multi-page files the first picture counts.
+at the first bytes ourselves and call that one reader, so no other Pillow plugin ever sees a stranger's bytes.
+Colour profiles (ICC) are left as they are. Pictures with transparency are put on white, as a browser would
+show them. Of animations and multi-page files the first picture counts.
 """
 
 from __future__ import annotations
@@ -124,10 +121,9 @@ def load_photo(source: Source, *, max_pixels: int = MAX_PIXELS, color: Color = "
 
     Args:
         source: a path; the bytes of a file (JPEG, PNG, WebP, BMP, GIF, TIFF, AVIF; HEIC with the extra
-            `heif`); a Pillow
-            image, whose EXIF orientation is applied; a uint8 array (H, W, 3), gray (H, W) or with alpha (H,
-            W, 4); a file
-            opened in binary mode; or a torch tensor, uint8 or 0..1, channels first or last.
+            `heif`); a Pillow image, whose EXIF orientation is applied; a uint8 array (H, W, 3), gray (H, W)
+            or with alpha (H, W, 4); a file opened in binary mode; or a torch tensor, uint8 or 0..1, channels
+            first or last.
         max_pixels: a picture whose header claims more is refused before anything is decoded.
         color: the order of an array's channels: "rgb", or "bgr" as OpenCV has it. Files and images say
             theirs.

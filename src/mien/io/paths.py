@@ -34,16 +34,11 @@ def find_photos(inputs: Iterable[str | os.PathLike[str]] | str | os.PathLike[str
     """Files, folders and globs -> paths of photos, in the order asked for, each once.
 
     A file is kept whatever its extension (the decoder decides). A folder is searched through all its levels
-    for
-    `EXTENSIONS`, sorted; links to folders are followed, each real folder once; names that start with a dot
-    are left
-    out. `*`, `?`, `[...]` and `**` are globs, unless the path exists as it is written; what a glob matches is
-    treated
-    like a folder's content, or taken as it is when the pattern ends in an extension of its own (`*.dat`). A
-    path that
-    does not exist is returned as it is, and so is a folder that may not be listed: `load_photo` has the error
-    for it,
-    and the other photos go on.
+    for `EXTENSIONS`, sorted; links to folders are followed, each real folder once; names that start with a
+    dot are left out. `*`, `?`, `[...]` and `**` are globs, unless the path exists as it is written; what a
+    glob matches is treated like a folder's content, or taken as it is when the pattern ends in an extension
+    of its own (`*.dat`). A path that does not exist is returned as it is, and so is a folder that may not be
+    listed: `load_photo` has the error for it, and the other photos go on.
 
     Raises:
         NotFound: a folder or a glob holds no pictures. UsageError: a URL.

@@ -2,11 +2,9 @@
 two.
 
 A killed run leaves what it had. JSON Lines and CSV are flushed after each photo; what was cut off is dropped
-by `resume`.
-A Parquet file cannot be read before its end is written, so its records wait in FILE.parquet.part (JSON Lines)
-and FILE.parquet
-is written from them in one go, under another name, when the run ends or is interrupted; `resume` takes the
-waiting ones along.
+by `resume`. A Parquet file cannot be read before its end is written, so its records wait in FILE.parquet.part
+(JSON Lines) and FILE.parquet is written from them in one go, under another name, when the run ends or is
+interrupted; `resume` takes the waiting ones along.
 """
 
 from __future__ import annotations
@@ -40,8 +38,8 @@ class Column:
 
     Attributes:
         name: of the column; a list column is `name_part` for each of its parts in CSV.
-        kind: str, int or float. get: a face's record -> the value, or the list of them; None where there is
-            none.
+        kind: str, int or float.
+        get: a face's record -> the value, or the list of them; None where there is none.
         parts: names of a list column's numbers; empty for a single value.
     """
 
@@ -328,8 +326,8 @@ def open_output(where: str | None, asked: Sequence[str], *, model: str = "", res
 
     Args:
         where: FILE.jsonl, FILE.json, FILE.csv or FILE.parquet; "-" or None: JSON Lines on stdout.
-        asked: answers in the records, `Reader.requested`. model: "name:first 12 of sha256"; a resumed file of
-            another is refused.
+        asked: answers in the records, `Reader.requested`.
+        model: "name:first 12 of sha256"; a resumed file of another is refused.
         resume: keep what the file has; `done` names the photos in it.
 
     Raises:

@@ -3,15 +3,15 @@
 A file is {"step", "state_dict", "optimizer"}, its keys below `module.`:
 
     backbone_module.visual.*                    CLIP's image tower, positions on a 32 x 32 grid
-    heads_module.decoder.*                queries by data set, level embeddings, projections, nine layers
+    heads_module.decoder.*                      queries by data set, level embeddings, projections, nine
+                                                layers
     heads_module.interpreters.{feature_v2,value,map_v2}.*
     losses_module.losses.<identity set>.classifier      weights of the identity loss, not ours to keep
 
 Only the tensors come from the file. What the released weights saw is not in it: mean = std = 0.5 at 112 px
-for values
-and identity, CLIP's values at 512 px for maps. Their ages and landmarks are decoded by normalized sigmoids,
-so the tasks of a
-converted model have `decoding` "sigmoid"; weights that are saved or exported keep that in their header.
+for values and identity, CLIP's values at 512 px for maps. Their ages and landmarks are decoded by normalized
+sigmoids, so the tasks of a converted model have `decoding` "sigmoid"; weights that are saved or exported keep
+that in their header.
 """
 
 from __future__ import annotations
@@ -49,9 +49,8 @@ FULL_TASKS: tuple[Task, ...] = tuple(
 )  # the thirteen sets; seven of them are BASE_TASKS
 
 # Official queries that stand in another order than our classes, by our names. FaRL, whose labels Faceptor
-# took, calls
-# CelebAMask's file `l_eye` "re"; the names here are those of the files, so that it does not matter whose left
-# is meant.
+# took, calls CelebAMask's file `l_eye` "re"; the names here are those of the files, so that it does not
+# matter whose left is meant.
 ORDERS: dict[str, tuple[str, ...]] = {
     "parsing_celebam": (
         "background", "neck", "skin", "cloth", "l_ear", "r_ear", "l_brow", "r_brow", "l_eye", "r_eye", "nose",
@@ -91,7 +90,8 @@ def faceptor_from_official(
             dict.
         tasks: what to answer, in output order; `FULL_TASKS` for a file of thirteen sets.
         sets: task name -> official data set, where `SETS` does not know it.
-        size: side of the crop in pixels. leave: official data sets in the file that are not wanted.
+        size: side of the crop in pixels.
+        leave: official data sets in the file that are not wanted.
         year_offsets: task name -> years of its first age query.
 
     Raises:
@@ -126,15 +126,15 @@ def load_faceptor(
     """Fill a Faceptor with a ViT and the plain pixel decoder from a state dict in the official layout.
 
     Every tensor of the model is filled, and every tensor of the file is used, but for: the identity loss's
-    classifier;
-    `mask_map.1.ln`, a second name of `mask_map.1`, which must be equal; and the data sets in `leave`.
+    classifier; `mask_map.1.ln`, a second name of `mask_map.1`, which must be equal; and the data sets in
+    `leave`.
 
     Args:
         model: its levels are the file's: the first stage's one, then the new ones in the file's order.
         state: flat, or {"state_dict": flat}; keys with or without `module.`.
-        sets: task name -> official data set. leave: official data sets whose queries, or identity head, to
-            leave out.
-            Tasks do not see each other, so the others answer the same.
+        sets: task name -> official data set.
+        leave: official data sets whose queries, or identity head, to leave out. Tasks do not see each other,
+            so the others answer the same.
 
     Raises:
         BadWeights: tensors are missing, unknown or of another shape, the first few are named; the model is

@@ -1,10 +1,9 @@
 """iFAN's official Keras 1 weights (Li et al., ACM MM 2017) -> our `ifan`.
 
 There is a file for every task. Each holds the layers that its answer needs: all convolutions are the same in
-the files, batch norms
-are the task's own. Layers are numbered by Keras in the order in which the official code makes them, which is
-how they are found here:
-re-encoders, first convolution, dense blocks and transitions, heads. Reading `.h5` needs h5py:
+the files, batch norms are the task's own. Layers are numbered by Keras in the order in which the official
+code makes them, which is how they are found here: re-encoders, first convolution, dense blocks and
+transitions, heads. Reading `.h5` needs h5py:
 
     with h5py.File("model_seg.h5") as f:
         layers = {name: [f[name][w][()] for w in f[name].attrs["weight_names"]] for name in
@@ -36,8 +35,8 @@ def ifan_from_keras(files: Mapping[str, Layers], means: Mapping[str, Array] | No
 
     Args:
         files: our task name -> layer name -> its arrays, in Keras' order: "helen9" and "points5", and
-            "emotion7" for the 3-task net.
-            Shared convolutions are those of "helen9", which the official code loads last.
+            "emotion7" for the 3-task net. Shared convolutions are those of "helen9", which the official code
+            loads last.
         means: our task name -> mean output of the training set, the first lap's feedback: (128, 128, 9),
             (10,), (7,).
 

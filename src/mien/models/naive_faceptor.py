@@ -3,13 +3,12 @@
 One encoder and three designs of output head. Tasks whose answers have the same shape share a design; tasks of
 one
 *type* share a head too, and differ in its last layer only. A type is the part of a task's name before "@":
-the tasks
-expression7@affectnet and expression7@rafdb are two data sets of one type.
+the tasks expression7@affectnet and expression7@rafdb are two data sets of one type.
 
 - attribute head: several maps, channel attention, global maximum, one fully connected layer a data set
-    (SwinFace's MLCA);
+  (SwinFace's MLCA);
 - dense head: FPN and UPerHead, one last 1x1 convolution a type, of which each data set has its slice of
-    channels;
+  channels;
 - identity head: an embedding from the last map.
 """
 
@@ -69,7 +68,9 @@ class AttributeHead(nn.Module):
     the type.
 
     Args:
-        channels: of each map. answers: task name -> n. width: channels that each map gets before the gate.
+        channels: of each map.
+        answers: task name -> n.
+        width: channels that each map gets before the gate.
         grid: which of the maps has the grid on which they meet (the paper's maps have one grid).
     """
 
@@ -163,8 +164,9 @@ class DenseHead(nn.Module):
     last channels.
 
     Args:
-        channels: of each map. answers: task name -> n. plain: the maps have one stride and need a pyramid
-            made.
+        channels: of each map.
+        answers: task name -> n.
+        plain: the maps have one stride and need a pyramid made.
     """
 
     def __init__(
@@ -192,17 +194,19 @@ class NaiveFaceptor(nn.Module):
     """See the module's text. forward: (B, 3, H, W) -> task name -> raw answers, for all tasks, in one pass.
 
     Ours: one view and one pass for all tasks (official: 112 px or 512 px, one task a run). Ours: dense heads
-        answer with
-    logits on their own grid; the paper's output modules enlarge parsing to the crop, and turn heat maps
-    (sigmoid, then
-    mean place) into points. Here a task's `read` and `criterion` do that.
+    answer with logits on their own grid; the paper's output modules enlarge parsing to the crop, and turn
+    heat maps (sigmoid, then mean place) into points. Here a task's `read` and `criterion` do that.
 
     Args:
-        encoder: images -> maps. tasks: what is asked, in output order. view: how faces are shown.
+        encoder: images -> maps.
+        tasks: what is asked, in output order.
+        view: how faces are shown.
         attribute_levels, dense_levels: which of the encoder's maps the heads read, finest first.
         plain: whether those maps have one stride, so that a dense head makes its own pyramid.
-        attribute_width: channels a map in an attribute head; grid: see `AttributeHead`.
-        dense_width, pools: of the dense heads. hidden: width inside the identity head.
+        attribute_width: channels a map in an attribute head;
+        grid: see `AttributeHead`.
+        dense_width, pools: of the dense heads.
+        hidden: width inside the identity head.
     """
 
     builder: tuple[str, dict[str, object]]
@@ -294,8 +298,8 @@ def naive_faceptor_base(*, tasks: Sequence[Task] = BASE_TASKS, size: int = 512) 
     """Naive Faceptor as published, on ViT-B/16: 178,911,058 parameters with the tasks of `BASE_TASKS`.
 
     Args:
-        tasks: those seven by default. size: side of the crop in pixels, a multiple of 16 (official: 112 and
-            512).
+        tasks: those seven by default.
+        size: side of the crop in pixels, a multiple of 16 (official: 112 and 512).
     """
     encoder = VisionTransformer(drop_path=0.2)
     view = View((size, size), "head", encoder.mean, encoder.std)
@@ -310,11 +314,11 @@ def naive_faceptor_tiny(
     """Naive Faceptor on EfficientNet-Lite0, to compare with `faceptor_tiny`.
 
     Ours: a convolutional encoder, whose own pyramid takes the place of the FPN; narrow heads; attribute heads
-        gather
-    all four maps on the grid of stride 16; less dropout, since they are narrow.
+    gather all four maps on the grid of stride 16; less dropout, since they are narrow.
 
     Args:
-        size: side of the crop in pixels. imagenet: start the encoder from ImageNet weights.
+        size: side of the crop in pixels.
+        imagenet: start the encoder from ImageNet weights.
     """
     encoder, view = efficientnet_lite(size, imagenet)
     every = range(len(encoder.channels))

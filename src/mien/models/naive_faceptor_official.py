@@ -61,7 +61,8 @@ def naive_faceptor_from_official(
         state: the file as `torch.load(path, map_location="cpu", weights_only=True)` gives it, or its state
             dict.
         tasks: what to answer, in output order; of one kind of maps, in the file's order.
-        sets: task name -> official data set. size: side of the crop in pixels.
+        sets: task name -> official data set.
+        size: side of the crop in pixels.
         year_offsets: task name -> years of its first age output.
 
     Raises:

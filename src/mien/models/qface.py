@@ -2,9 +2,8 @@
 encoder stages.
 
 Known from the paper: taps at several depths of a large pre-trained encoder, their fusion into one token
-    memory, learnable
-label queries, cross-attention, and all tasks in one pass. No official code is public: every other choice here
-is ours.
+memory, learnable label queries, cross-attention, and all tasks in one pass. No official code is public: every
+other choice here is ours.
 """
 
 from __future__ import annotations
@@ -42,10 +41,12 @@ class Fusion(nn.Module):
     """Maps of several stages -> one memory of tokens (B, N, dim). Each stage has its own LN and Linear.
 
     Args:
-        channels: of the stages. width: of a stage's tokens before they meet. dim: of the memory.
+        channels: of the stages.
+        width: of a stage's tokens before they meet.
+        dim: of the memory.
         kind: "concat" on channels, "sum", "gated" (a sum, each stage times a learned scalar that starts at
-            1), or "tokens":
-            stages side by side as tokens, N = stages * h * w, so that a query can choose stages too.
+            1), or "tokens": stages side by side as tokens, N = stages * h * w, so that a query can choose
+            stages too.
     """
 
     def __init__(self, channels: Sequence[int], *, width: int, dim: int, kind: str):
@@ -86,7 +87,8 @@ class LabelLayer(nn.Module):
     """[Self-attention among one task's queries], cross-attention, feed-forward.
 
     Args:
-        self_attention: whether the first part is there. pre_norm: x + part(LN x); otherwise LN(x + part(x)).
+        self_attention: whether the first part is there.
+        pre_norm: x + part(LN x); otherwise LN(x + part(x)).
     """
 
     def __init__(self, dim: int, heads: int, ffn: int, *, self_attention: bool, pre_norm: bool):
@@ -133,14 +135,16 @@ class QFace(nn.Module):
     encoder.
 
     Tasks share the memory and the decoder's layers but never see each other's queries, and each is run by
-    itself: adding
-    or removing one leaves the others' answers equal to the bit.
+    itself: adding or removing one leaves the others' answers equal to the bit.
 
     Args:
-        encoder: images -> maps. tasks: what is asked, each a Vector. view: how faces are shown.
-        taps: 0-based indices of the encoder's maps to fuse. stride: pixels between tokens of the memory.
-        fusion, width, dim: see `Fusion`. heads, layers, ffn, self_attention, pre_norm: of the decoder, see
-            `LabelLayer`.
+        encoder: images -> maps.
+        tasks: what is asked, each a Vector.
+        view: how faces are shown.
+        taps: 0-based indices of the encoder's maps to fuse.
+        stride: pixels between tokens of the memory.
+        fusion, width, dim: see `Fusion`.
+        heads, layers, ffn, self_attention, pre_norm: of the decoder, see `LabelLayer`.
         positions: add sine positions to the keys; a ViT's tokens carry theirs already, a convolutional map's
             do not.
     """
@@ -256,7 +260,7 @@ def qface_base(
     `vit.load_clip(model.encoder, ...)`.
 
     Ours: head pose is left out by default; `tasks` may have EULER, or any task with a Vector, for three
-        queries more.
+    queries more.
 
     Args:
         size: side of the crop in pixels, a multiple of 16.
@@ -283,11 +287,11 @@ def qface_tiny(
     """Q-Face on EfficientNet-Lite0: what 2 CPU cores train in an hour or two.
 
     Ours: a convolutional encoder whose four levels are the stages, resized to the grid of stride 16;
-        positions on the keys;
-    2 decoder layers of width 128.
+    positions on the keys; 2 decoder layers of width 128.
 
     Args:
-        size: side of the crop in pixels, a multiple of 16. imagenet: start the encoder from ImageNet weights.
+        size: side of the crop in pixels, a multiple of 16.
+        imagenet: start the encoder from ImageNet weights.
         taps: of the encoder's four levels; (3,) is the last one alone, without fusion of levels.
     """
     encoder, view = efficientnet_lite(size, imagenet)

@@ -43,12 +43,12 @@ def group(
     """Faces in groups by average linkage: two groups join while their mean similarity is at least `cut`.
 
     A chain of lookalikes does not join two people as it would by nearest neighbours. Exact: parts between
-    which no pair
-    reaches the cut can never join, so each part is solved alone, and memory grows with the largest part only.
+    which no pair reaches the cut can never join, so each part is solved alone, and memory grows with the
+    largest part only.
 
     Args:
-        embeddings: (n, d), length 1. apart: a number a face; faces with the same number are never one person
-            (those of one photo).
+        embeddings: (n, d), length 1.
+        apart: a number a face; faces with the same number are never one person (those of one photo).
         margins: (n,) added to the cut of every pair that a face is in; the larger of the two counts.
 
     Returns:
@@ -116,9 +116,10 @@ def cluster_faces(
     Args:
         photos: paths, bytes, Pillow images or RGB arrays. A photo that cannot be read is logged and left out.
         reader: from `mien.load(tasks=["identity", "age"])`; None loads one.
-        fmr: accepted false match rate per comparison, 0..1. threshold: a similarity, in place of `fmr`.
-        min_size: minimum width of a face in pixels. same_photo: whether two faces of one photo may be one
-            person.
+        fmr: accepted false match rate per comparison, 0..1.
+        threshold: a similarity, in place of `fmr`.
+        min_size: minimum width of a face in pixels.
+        same_photo: whether two faces of one photo may be one person.
 
     Returns:
         The album: `persons` holds one number per row of `rows`, 0 for faces that match nobody else's.
@@ -151,9 +152,10 @@ class Album:
     """An album's faces and who they are.
 
     Attributes:
-        cut: the similarity asked for. rows: one a face, see `add`. persons: after `solve`, a number a face: 1
-            .. by how often
-            somebody was seen, 0 for faces that nobody else's joined.
+        cut: the similarity asked for.
+        rows: one a face, see `add`.
+        persons: after `solve`, a number a face: 1 .. by how often somebody was seen, 0 for faces that nobody
+            else's joined.
     """
 
     cut: MatchThreshold

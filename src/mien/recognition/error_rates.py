@@ -24,7 +24,8 @@ class Rates:
     faces.
 
     Attributes:
-        model: sha256 of the weights it was measured with. task: the answer that was compared.
+        model: sha256 of the weights it was measured with.
+        task: the answer that was compared.
         impostors, genuine: pairs of different people and of the same person that were measured.
         rows: false-match rate ascending, each with its similarity ("threshold", inclusive), counts and FNMR.
         note: which pictures, how cropped, and what the table does not cover.
@@ -75,8 +76,7 @@ def measure(
     """Rows of a table from similarities of different people's and of same people's pairs.
 
     Each threshold is the smallest number with at most `fmr * len(impostors)` impostors at or above it,
-    rounded up to
-    six digits; "false_matches" and "false_non_matches" are counts at the threshold as written.
+    rounded up to six digits; "false_matches" and "false_non_matches" are counts at the threshold as written.
     """
     strangers, same, n = np.sort(impostors.astype(np.float64)), genuine.astype(np.float64), len(impostors)
     rows = []

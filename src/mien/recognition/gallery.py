@@ -1,9 +1,8 @@
 """A gallery: people, several faces each, on disk. Who is this, who is in it, and forget them truly.
 
 A gallery belongs to one network: similarities of two networks cannot be compared, so it remembers the
-    weights' sha256
-and the view, and refuses others. It holds biometric data; see docs/gallery.md for what is kept and what stays
-readable.
+weights' sha256 and the view, and refuses others. It holds biometric data; see docs/gallery.md for what is
+kept and what stays readable.
 """
 
 from __future__ import annotations
@@ -71,9 +70,10 @@ class Gallery:
         reader: `mien.load(tasks=["identity"])`; not needed to list, export, forget and the like.
         fmr: how often two strangers may match, per comparison; needs a table that was measured with this
             network.
-        threshold: a similarity to use in its place. key: a key file (`new_key`), for a gallery that is
-            sealed.
-        thumbnails: keep a small picture of each enrolled face. options: LanceDB's storage options.
+        threshold: a similarity to use in its place.
+        key: a key file (`new_key`), for a gallery that is sealed.
+        thumbnails: keep a small picture of each enrolled face.
+        options: LanceDB's storage options.
 
     Many galleries may read a place while one writes.
 
@@ -184,9 +184,9 @@ class Gallery:
         """Enrol the one face of each photo. A known name gets more faces, a new one a new person.
 
         Args:
-            note: the consent note. until: the last day on which the person may be kept and found, UTC; both
-                are the
-                person's, and None leaves what is there.
+            note: the consent note.
+            until: the last day on which the person may be kept and found, UTC; both are the person's, and
+                None leaves what is there.
             pick: what to do where a photo shows several faces: "refuse", or take the "largest".
 
         Raises:
@@ -351,8 +351,7 @@ class Gallery:
         match from now on.
 
         Keeps the face's embedding (no picture) with the person. Enrol the same photo as that person to take
-        it back.
-        Returns the correction's id.
+        it back. Returns the correction's id.
         """
         person, rows = self._find(not_)
         [reading] = self._reader().stream([photo])
@@ -451,8 +450,7 @@ class Gallery:
         """Erase people: vectors, thumbnails, names, notes, corrections, old versions and index files.
 
         Corrections kept with other people go too where they resemble a forgotten face: they may be pictures
-        of it.
-        What is left is written anew, so several people at once cost as much as one.
+        of it. What is left is written anew, so several people at once cost as much as one.
 
         Raises:
             NotErased: an older file is still there. UsageError: see `who`; then nobody is forgotten.
@@ -484,12 +482,12 @@ class Gallery:
         sealed.
 
         Args:
-            who: this person only. embeddings: these too; a face can be rebuilt from them, so only when asked
-                for.
+            who: this person only.
+            embeddings: these too; a face can be rebuilt from them, so only when asked for.
 
         Returns:
             the number of people. The folder must be new or empty: else people who were forgotten might stay
-                in it.
+            in it.
         """
         target = Path(folder)
         if target.exists() and (not target.is_dir() or any(target.iterdir())):

@@ -41,11 +41,11 @@ class Match:
     """A person, and how near.
 
     Attributes:
-        person: stable id. name: as enrolled.
+        person: stable id.
+        name: as enrolled.
         similarity: cosine of the face and the person's nearest one, -1..1; not a probability.
         fmr: measured share of strangers' pairs that are as near, per comparison; the ends of the table stand
-            for all
-            beyond them. None where no table was measured for the network.
+            for all beyond them. None where no table was measured for the network.
     """
 
     person: str
@@ -64,10 +64,11 @@ class Answer:
     """Who a face is.
 
     Attributes:
-        match: the best person, or None: unknown. candidates: the nearest people, best first, below the
-            threshold too.
+        match: the best person, or None: unknown.
+        candidates: the nearest people, best first, below the threshold too.
         margin: similarity of the first less that of the second; None with fewer than two people.
-        threshold: the similarity asked for, inclusive. face: where it was found; None for a bare embedding.
+        threshold: the similarity asked for, inclusive.
+        face: where it was found; None for a bare embedding.
     """
 
     match: Match | None

@@ -1,10 +1,8 @@
 """Rows on disk: LanceDB tables, plain or sealed. Nothing here knows what a face is.
 
 A plain table has a column for everything and is searched by LanceDB, beyond `INDEX_ROWS` with an index. A
-sealed table
-holds an opaque id and one AES-GCM box a row, so it is opened and searched in memory. Many processes may read
-a table
-while one writes.
+sealed table holds an opaque id and one AES-GCM box a row, so it is opened and searched in memory. Many
+processes may read a table while one writes.
 """
 
 from __future__ import annotations
@@ -48,11 +46,14 @@ class Row:
     """One enrolled face, or one correction.
 
     Attributes:
-        id, person: opaque and stable. name: the person's. kind: "face", or "not" for "this is not that
-            person".
-        vector: (d,) float32 of length 1; (0,) where it was not asked for. thumbnail: JPEG bytes, or none.
-        note: the consent note. until: last day of keeping, "2027-01-31", or "" for no end. added: UTC, ISO
-            8601.
+        id, person: opaque and stable.
+        name: the person's.
+        kind: "face", or "not" for "this is not that person".
+        vector: (d,) float32 of length 1; (0,) where it was not asked for.
+        thumbnail: JPEG bytes, or none.
+        note: the consent note.
+        until: last day of keeping, "2027-01-31", or "" for no end.
+        added: UTC, ISO 8601.
     """
 
     id: str
@@ -220,9 +221,8 @@ class _Table:
         """Remove rows so that no file holds them any more.
 
         A deleted LanceDB row stays in its file until a compaction finds it worth the while, and in every
-        index built
-        over it. So what is left is written anew, without index, and every older file goes; then the index is
-        rebuilt.
+        index built over it. So what is left is written anew, without index, and every older file goes; then
+        the index is rebuilt.
 
         Raises:
             NotErased: an older file or version is still there.

@@ -24,8 +24,8 @@ class MatchThreshold:
     """The similarity from which two faces count as one person, inclusive.
 
     Attributes:
-        fmr: how often two strangers reach it, 0..1, or None where nobody measured that. source: where the
-            number is from.
+        fmr: how often two strangers reach it, 0..1, or None where nobody measured that.
+        source: where the number is from.
         fnmr: how often two pictures of one person do not reach it, or None.
     """
 
@@ -51,11 +51,11 @@ def match_threshold(
     """The cut for a network.
 
     Args:
-        model: the network, `Reader.model`. threshold: a similarity to take as it is.
+        model: the network, `Reader.model`.
+        threshold: a similarity to take as it is.
         fmr: wanted false-match rate, a comparison; needs weights/identity_fmr.json, measured with this
-            network. Without
-            either: `default_fmr`, or, where there is no such file, the best threshold on LFW that the
-                weights' provenance has.
+            network. Without either: `default_fmr`, or, where there is no such file, the best threshold on LFW
+            that the weights' provenance has.
 
     Raises:
         UsageError: fmr and threshold together, or a number that is not there or out of range.
@@ -105,7 +105,8 @@ class Verification:
     """The answer of `verify`.
 
     Attributes:
-        same: whether the similarity reaches the threshold. similarity: cosine of the two embeddings, -1..1.
+        same: whether the similarity reaches the threshold.
+        similarity: cosine of the two embeddings, -1..1.
         threshold: the operating point, see `MatchThreshold`.
         faces: the face of each photo that was compared.
         counts: faces found in each photo.
@@ -132,7 +133,8 @@ def verify(
         first, second: paths, bytes, Pillow images or RGB arrays.
         reader: from `mien.load(tasks=["identity"])`; None loads one, which takes a quarter of a second, so
             pass your own in a loop.
-        fmr: accepted false match rate per comparison, 0..1. threshold: a similarity, in place of `fmr`.
+        fmr: accepted false match rate per comparison, 0..1.
+        threshold: a similarity, in place of `fmr`.
 
     Raises:
         PhotoError: a photo cannot be read.

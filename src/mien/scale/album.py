@@ -109,14 +109,14 @@ def group(
     """`cluster.group`, by blocks of pairs and then by parts, on many cores or machines.
 
     Faces between which no chain of pairs reaches the cut can never be one group, so each such part is solved
-    alone: exactly what
-    `cluster.group` answers. A part of more than `largest` faces (a chain of lookalikes; a cut too low for the
-    network) is cut
-    higher until it fits: there, groups may come out smaller than average linkage at the cut would have them.
+    alone: exactly what `cluster.group` answers. A part of more than `largest` faces (a chain of lookalikes; a
+    cut too low for the network) is cut higher until it fits: there, groups may come out smaller than average
+    linkage at the cut would have them.
 
     Args:
-        embeddings, cut, apart, margins: see `cluster.group`. block: faces a side. engine, workers: see
-            `engine.run`.
+        embeddings, cut, apart, margins: see `cluster.group`.
+        block: faces a side.
+        engine, workers: see `engine.run`.
     """
     e = np.ascontiguousarray(embeddings, np.float32)
     m = np.zeros(len(e), np.float32) if margins is None else np.asarray(margins, np.float32)

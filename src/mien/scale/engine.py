@@ -121,16 +121,14 @@ def run(
     """Results of pieces of work as they are done, in no order.
 
     A piece whose worker dies is done again by the next one, without end (Ray Data's own rule), so a worker
-    must leave the same behind
-    when it does a piece twice.
-    Back-pressure is Ray's: a fixed number of actors, few pieces in flight to each, and nothing but results
-    coming back.
+    must leave the same behind when it does a piece twice. Back-pressure is Ray's: a fixed number of actors,
+    few pieces in flight to each, and nothing but results coming back.
 
     Args:
         make: args -> a worker, made once an actor: it takes a piece and returns the result. Arrays in args
-            are shared by the
-            actors of a machine. workers: actors; None for one a core of the cluster. threads: cores that an
-                actor books.
+            are shared by the actors of a machine.
+        workers: actors; None for one a core of the cluster.
+        threads: cores that an actor books.
 
     Raises:
         MienError: a worker's own. UsageError: no such engine, Ray missing, or more workers than the cluster
@@ -175,7 +173,8 @@ class Progress:
     """Photos done, a second, and how long it will take, on stderr: every few seconds, and at the end.
 
     Args:
-        total: photos to do. every: seconds between two lines.
+        total: photos to do.
+        every: seconds between two lines.
     """
 
     def __init__(self, total: int, what: str = "photos", every: float = 5.0):

@@ -30,8 +30,10 @@ class Index:
     last day are left out.
 
     Attributes:
-        vectors: (n, d). first: (p,) where each person begins. correction: (n,) bool. ids, names: of the p
-            people.
+        vectors: (n, d).
+        first: (p,) where each person begins.
+        correction: (n,) bool.
+        ids, names: of the p people.
     """
 
     vectors: Floats
@@ -227,12 +229,12 @@ def identify(
     `out`.
 
     The answers are those of `Gallery.search`, but over all faces, without an index. The gallery is read once,
-    into memory that the
-    actors of a machine share. Parts that `out` has are not done again; after the gallery changed, give
-    another `out`.
+    into memory that the actors of a machine share. Parts that `out` has are not done again; after the gallery
+    changed, give another `out`.
 
     Args:
-        table: `photos.analyze`'s output, or FOLDER/NAME.lance with the same columns. column: the embeddings.
+        table: `photos.analyze`'s output, or FOLDER/NAME.lance with the same columns.
+        column: the embeddings.
 
     Returns:
         {"faces", "matched", "skipped"}; skipped: parts that were there.

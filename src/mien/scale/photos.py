@@ -37,10 +37,11 @@ class Summary:
     """What a job did.
 
     Attributes:
-        photos, faces, failed: of this run. skipped: photos that the output had. seconds: by the clock,
-            workers' start included.
-        stages: worker seconds of each stage; "fetch" is waiting for an object store. cpu: processor seconds
-            of the workers.
+        photos, faces, failed: of this run.
+        skipped: photos that the output had.
+        seconds: by the clock, workers' start included.
+        stages: worker seconds of each stage; "fetch" is waiting for an object store.
+        cpu: processor seconds of the workers.
         peak_mb: of the largest worker; with engine "local" that is this process.
     """
 
@@ -84,7 +85,8 @@ class Worker:
     """Reads a part's photos and writes the part.
 
     Args:
-        load: makes the reader. out: the parts' place.
+        load: makes the reader.
+        out: the parts' place.
     """
 
     def __init__(self, load: Callable[[], Reader], out: str):
@@ -159,9 +161,11 @@ def analyze(
 
     Args:
         inputs: photos, folders, globs; on this machine, or URIs. A cluster's workers must see the paths too.
-        out: a folder or URI, for `Parts`. load: makes a reader; it runs in each worker, and once here, for
-            its columns.
-        engine, workers, threads: see `engine.run`. photos: of a part. on_part: is given each part's result.
+        out: a folder or URI, for `Parts`.
+        load: makes a reader; it runs in each worker, and once here, for its columns.
+        engine, workers, threads: see `engine.run`.
+        photos: of a part.
+        on_part: is given each part's result.
 
     Raises:
         UsageError: the output is of another network or other tasks; see also `engine.run`, `places.find`.

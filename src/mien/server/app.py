@@ -57,13 +57,16 @@ def app(
     """The server as an ASGI app, for `mien serve` or any ASGI runner (one process; run several for more).
 
     Args:
-        reader: from `mien.load()`. keys: who is let in; None lets in those who use a loopback name.
-        limits: see `Limits`. offered: tasks that may be asked for, None for all of the model's.
+        reader: from `mien.load()`.
+        keys: who is let in; None lets in those who use a loopback name.
+        limits: see `Limits`.
+        offered: tasks that may be asked for, None for all of the model's.
         gallery: makes a gallery with the reader it is given, such as `functools.partial(Gallery, "people")`;
             None for no gallery.
         origins: of pages elsewhere whose scripts may ask (CORS), such as "https://photos.example"; "*", with
             keys only, for all.
-        workers: pictures decoded and searched for faces at once. batch_faces, batch_wait_ms: see `Batcher`.
+        workers: pictures decoded and searched for faces at once.
+        batch_faces, batch_wait_ms: see `Batcher`.
 
     Raises:
         UnknownTask, UsageError: arguments that do not fit.

@@ -34,11 +34,12 @@ class Batcher:
     one forward.
 
     A call waits for others at most `wait_ms`, and not at all when no other picture is on its way (see
-    `visit`). Calls
-    are never split: one with more than `faces` faces has a forward for itself.
+    `visit`). Calls are never split: one with more than `faces` faces has a forward for itself.
 
     Args:
-        model: called from one thread only. faces: most in a forward that is shared. wait_ms: see above.
+        model: called from one thread only.
+        faces: most in a forward that is shared.
+        wait_ms: see above.
         observe: told (faces, calls) of each forward.
     """
 

@@ -22,8 +22,9 @@ class ServerError(MienError):
     """The server refused. Its `code` is the envelope's.
 
     Attributes:
-        status: HTTP. code, details, request_id: see docs/server.md. retry_after: seconds, where the server
-            said so.
+        status: HTTP.
+        code, details, request_id: see docs/server.md.
+        retry_after: seconds, where the server said so.
     """
 
     def __init__(
@@ -50,8 +51,8 @@ class Likeness:
     """What `verify` answers.
 
     Attributes:
-        similarity: cosine, -1..1, not a probability. same: similarity >= the threshold that was sent or
-            measured, None without one.
+        similarity: cosine, -1..1, not a probability.
+        same: similarity >= the threshold that was sent or measured, None without one.
         record: the whole reply.
     """
 
@@ -64,7 +65,9 @@ class Client:
     """Asks one server. May be used from several threads: a request has a connection of its own.
 
     Args:
-        url: "http://127.0.0.1:8000", or https. key: a bearer key. timeout: seconds of one request.
+        url: "http://127.0.0.1:8000", or https.
+        key: a bearer key.
+        timeout: seconds of one request.
         retries: how often a 429 or 503 is asked again, after the time that the server names.
     """
 
@@ -92,8 +95,10 @@ class Client:
         have an "error".
 
         Args:
-            pictures: paths, or bytes of files. tasks: names. score: least score of a face. faces: only the
-                largest so many.
+            pictures: paths, or bytes of files.
+            tasks: names.
+            score: least score of a face.
+            faces: only the largest so many.
             masks: parsing answers have a "mask" too: size, from_photo, and runs; `mask_rows` makes rows of
                 it.
 
@@ -120,8 +125,8 @@ class Client:
         """How alike the largest faces of two pictures are.
 
         Args:
-            threshold: similarity from which they are the same. fmr: in its place, how often two strangers may
-                be called that.
+            threshold: similarity from which they are the same.
+            fmr: in its place, how often two strangers may be called that.
 
         Raises:
             as `analyze`.
@@ -203,7 +208,7 @@ class Client:
         people.
 
         Thumbnails are base64 of a JPEG. embeddings: these too; a face can be rebuilt from them. Raises: as
-            `analyze`.
+        `analyze`.
         """
         query = {
             "person": person,

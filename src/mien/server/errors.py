@@ -18,8 +18,10 @@ class ApiError(MienError):
     """A request that is refused.
 
     Args:
-        status: HTTP. code: a short stable word. message: the thing, the value and the mend. details: plain
-            JSON values.
+        status: HTTP.
+        code: a short stable word.
+        message: the thing, the value and the mend.
+        details: plain JSON values.
         retry_after: seconds, for 429 and 503.
     """
 

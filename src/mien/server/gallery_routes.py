@@ -154,8 +154,7 @@ def one_face_each(readings: Sequence[Reading], pick: Pick) -> list[Any]:
     """The pictures, when each shows the one face that is needed. Raises: ApiError.
 
     The gallery reads them once more, by itself: enrolling is rare, and so its rules stay in one place.
-        Decoded as they are,
-    nothing can be wrong with them that its log would have to tell.
+    Decoded as they are, nothing can be wrong with them that its log would have to tell.
     """
     for number, reading in enumerate(readings, 1):
         if reading.error is not None:

@@ -25,13 +25,16 @@ class Limits:
     limit.
 
     Attributes:
-        picture_bytes, request_bytes: as uploaded. held_bytes: bodies of all open requests together.
-        pixels: a picture's header may claim. faces: found in one picture. pictures: in one request.
+        picture_bytes, request_bytes: as uploaded.
+        held_bytes: bodies of all open requests together.
+        pixels: a picture's header may claim.
+        faces: found in one picture.
+        pictures: in one request.
         queue: pictures inside at once, waiting or being read, and requests open at once; more get 503.
-        seconds: from the first byte of a request to its reply. stall: without a byte of a body that is not
-            complete.
-        rate: pictures a minute and key, None for no limit. burst: pictures that may come at once before
-            `rate` counts.
+        seconds: from the first byte of a request to its reply.
+        stall: without a byte of a body that is not complete.
+        rate: pictures a minute and key, None for no limit.
+        burst: pictures that may come at once before `rate` counts.
     """
 
     picture_bytes: int = 32 * MIB
@@ -72,8 +75,9 @@ class Uploads:
     """The bodies of all open requests.
 
     Attributes:
-        open: requests with a body. held: bytes of their bodies in memory. dropping: refused ones whose rest
-            is read and dropped.
+        open: requests with a body.
+        held: bytes of their bodies in memory.
+        dropping: refused ones whose rest is read and dropped.
     """
 
     open: int = 0
@@ -216,7 +220,9 @@ class Buckets:
     """A token bucket a name.
 
     Args:
-        rate: tokens a minute. burst: what a full bucket holds. clock: seconds.
+        rate: tokens a minute.
+        burst: what a full bucket holds.
+        clock: seconds.
     """
 
     def __init__(self, rate: float, burst: int, clock: Callable[[], float] = time.monotonic):

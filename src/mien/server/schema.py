@@ -368,7 +368,8 @@ _WRONG: dict[int, str] = {
 
 
 def body(form: Json) -> Json:
-    """`openapi_extra` of a route that takes pictures: a form, JSON with the same fields, or a picture alone."""
+    """`openapi_extra` of a route that takes pictures: a form, JSON with the same fields, or a picture
+    alone."""
     base64 = {"type": "string", "contentEncoding": "base64"}
     image = {
         "anyOf": [base64, {"type": "array", "items": base64}],

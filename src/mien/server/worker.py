@@ -27,7 +27,8 @@ class WorkQueue:
     """Threads behind a bounded line. Used from one event loop.
 
     Args:
-        threads: pictures read at once. places: pictures inside at once, read or waiting.
+        threads: pictures read at once.
+        places: pictures inside at once, read or waiting.
     """
 
     def __init__(self, threads: int, places: int):
@@ -120,8 +121,10 @@ class AnalyzeRequest:
     """What a request wants to know of each picture.
 
     Attributes:
-        tasks: names, None for the reader's own. score: least score of a face, None for the detector's own.
-        faces: read only the largest so many, None for all. masks: answer the parsing masks too.
+        tasks: names, None for the reader's own.
+        score: least score of a face, None for the detector's own.
+        faces: read only the largest so many, None for all.
+        masks: answer the parsing masks too.
     """
 
     tasks: tuple[str, ...] | None = None

@@ -56,14 +56,12 @@ class AgeTask(Task[Age]):
     """A distribution over 0..100 years, read as expectation and interval.
 
     A label is a number of years, (mean, sigma) of what several people guessed (sigma counts in the metric
-    only), or an `AgeRange`.
-    A target is (low, high), equal where the year is known.
+    only), or an `AgeRange`. A target is (low, high), equal where the year is known.
 
     Loss (DLDL-v2, as in Faceptor): KL to a Gaussian of `sigma` years around the label, plus the error of the
     expectation in years times `l1_weight`. Ours: softmax in place of normalized sigmoids, and the weight.
     Ours: for a range, minus the logarithm of the probability within it, plus `l1_weight` times the years by
-        which the
-    expectation lies outside it.
+    which the expectation lies outside it.
 
     Attributes:
         decoding: how logits become a distribution. "softmax", or "sigmoid": sigmoids divided by their sum, as
@@ -144,7 +142,7 @@ class AgeError:
     truth.
 
     Epsilon-error (ChaLearn LAP 2015): 1 - mean exp(-error^2 / (2 sigma^2)), sigma the label's own or 3 years;
-        0..1.
+    0..1.
     """
 
     headline = "mae"

@@ -88,7 +88,8 @@ class Gender:
     """Gender as it is perceived from the picture.
 
     Attributes:
-        label: "female" or "male". probability: of that label, 0.5..1.
+        label: "female" or "male".
+        probability: of that label, 0.5..1.
     """
 
     label: str
@@ -109,10 +110,9 @@ class AttributesTask(Task[Attributes]):
     """n yes/no questions by binary cross-entropy.
 
     A label is a mapping name -> 0/1 of whatever the data set knows; None, NaN and -1 are unknown too. Loss:
-    the mean over
-    known elements, where those of a picture that knows k of them weigh 1/sqrt(k). With equal weights a set
-    that knows one
-    of forty is not heard beside one that knows all; with equal weights a picture, the forty are not.
+    the mean over known elements, where those of a picture that knows k of them weigh 1/sqrt(k). With equal
+    weights a set that knows one of forty is not heard beside one that knows all; with equal weights a
+    picture, the forty are not.
 
     Attributes:
         temperature: what logits are divided by when they are read; weights may bring theirs, see

@@ -182,8 +182,9 @@ class Derived(Generic[R]):
     """An answer that follows from another task's answer; no head, no training.
 
     Attributes:
-        name: the key in `Face` and JSON. source: the task whose answer is used. derive: that answer -> this
-            answer.
+        name: the key in `Face` and JSON.
+        source: the task whose answer is used.
+        derive: that answer -> this answer.
     """
 
     name: str

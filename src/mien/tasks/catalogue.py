@@ -84,8 +84,7 @@ def task(name: str) -> Task[Any]:
     """The task of that name, or of "name@set": the same question as one data set answers it.
 
     Two sets may label one question by different hands (ages of MORPH II and of UTKFace); a model that is
-    asked for
-    "age@morph2" and "age@utkface" keeps queries or a head for each.
+    asked for "age@morph2" and "age@utkface" keeps queries or a head for each.
 
     Raises:
         UnknownTask: naming the ones there are.

@@ -8,10 +8,8 @@ Raw answers are (B, cells, 15), a row a cell, cells in row-major order, stride 8
     5:15   five points: offsets from the cell's centre, in strides
 
 Labels, as a data set gives them, are (n, 15): x, y, w, h, five points, score, in pixels. In a batch they are
-    rows of
-16: x1, y1, x2, y2, five points, score, valid; padded to `ROWS`. A row whose score is below `SURE` is neither
-    a face nor
-background: the cells on it learn nothing about their score.
+rows of 16: x1, y1, x2, y2, five points, score, valid; padded to `ROWS`. A row whose score is below `SURE` is
+neither a face nor background: the cells on it learn nothing about their score.
 """
 
 from __future__ import annotations
@@ -57,7 +55,8 @@ def decode(raw: Floats, size: tuple[int, int], threshold: float) -> tuple[Array,
     picture.
 
     Args:
-        raw: (cells, 15). size: (width, height) of that picture.
+        raw: (cells, 15).
+        size: (width, height) of that picture.
     """
     logit = float(np.log(threshold / (1 - threshold)))
     index = np.flatnonzero(raw[:, 0] >= logit)
@@ -75,8 +74,7 @@ def merge(boxes: Array, scores: Array, points: Array, overlap: float) -> list[De
     """One detection a face, best score first: greedy suppression above `overlap` (IoU).
 
     The winner's box and points are the mean over the rows it suppressed that agree with it well (IoU above
-    0.7),
-    weighted by score: neighbouring cells err differently.
+    0.7), weighted by score: neighbouring cells err differently.
     """
     kept = []
     order = np.argsort(-scores, kind="stable")
@@ -112,8 +110,7 @@ def within(rows: Array, window: tuple[float, float, float, float]) -> Array:
     unsure.
 
     Unsure (score 0) are faces of which less than half is inside, or whose centre is outside, or smaller than
-    `SMALL`.
-    What is unsure is also cut to the window, since beyond it there may be another picture.
+    `SMALL`. What is unsure is also cut to the window, since beyond it there may be another picture.
     """
     lo, hi = np.asarray(window[:2]), np.asarray(window[2:])
     cut = np.hstack([np.maximum(rows[:, :2], lo), np.minimum(rows[:, 2:4], hi)])
@@ -138,15 +135,13 @@ class FaceTask(Task[list[Detection]]):
     """Every face in a photo. The answer is a list of `Detection`, best score first.
 
     Loss: quality focal (Li et al. 2020) for the score, CIoU for the box, smooth L1 in fractions of the face
-        for the
-    points. Cells are assigned as in SimOTA (YOLOX, Ge et al. 2021), among the 3 x 3 cells around a face's
-    centre on
-    each stride. Ours: a mild prior on size a stride, and a score whose goal is 0.5 + IoU / 2, so that a small
-        face,
-    whose box is never exact, is still told clearly from background.
+    for the points. Cells are assigned as in SimOTA (YOLOX, Ge et al. 2021), among the 3 x 3 cells around a
+    face's centre on each stride. Ours: a mild prior on size a stride, and a score whose goal is 0.5 + IoU /
+    2, so that a small face, whose box is never exact, is still told clearly from background.
 
     Args:
-        threshold: lowest score that `read` returns. overlap: IoU above which two boxes are one face.
+        threshold: lowest score that `read` returns.
+        overlap: IoU above which two boxes are one face.
         box_weight, point_weight: beside the score's loss.
     """
 
@@ -269,11 +264,12 @@ def assign(
     """Which cells answer for which face: (index of the face, cell), pairs.
 
     Candidates are the 3 x 3 cells around a face's centre on each stride. A face takes about as many as the
-    sum of
-    their IoUs says, the cheapest first; a cell wanted twice goes to the cheaper face.
+    sum of their IoUs says, the cheapest first; a cell wanted twice goes to the cheaper face.
 
     Args:
-        raw: (B, cells, 15), detached. truth: (N, 16), sure rows. picture: (N,) the picture of each.
+        raw: (B, cells, 15), detached.
+        truth: (N, 16), sure rows.
+        picture: (N,) the picture of each.
     """
     import torch
     from torch.nn.functional import logsigmoid
@@ -329,10 +325,8 @@ class Found:
         overlap: minimum IoU of a box that finds a face, 0..1.
 
     Faces are labels (n, 15) with a score of at least `SURE`. An answer that matches none of them but overlaps
-    an unsure
-    one by 0.3 or more is neither right nor wrong. The error of a face is the mean distance of its points in
-    percent of
-    the side, sqrt(w h), of its box.
+    an unsure one by 0.3 or more is neither right nor wrong. The error of a face is the mean distance of its
+    points in percent of the side, sqrt(w h), of its box.
     """
 
     headline = "recall"

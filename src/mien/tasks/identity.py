@@ -41,8 +41,7 @@ class IdentityTask(Task[Identity]):
     difference.
 
     Labels are teacher descriptors with the mean descriptor, or most of it, taken off and unit variance (the
-    data set does that): then
-    directions, not a common offset, tell people apart, and the loss starts near 2.
+    data set does that): then directions, not a common offset, tell people apart, and the loss starts near 2.
     """
 
     sensitive = True
@@ -91,17 +90,15 @@ class MarginTask(IdentityTask):
     2018).
 
     A label is a person's number, 0..classes-1. What is answered, evaluated and exported is the embedding, as
-    with
-    `IdentityTask`; the class weights belong to the criterion and leave with it.
+    with `IdentityTask`; the class weights belong to the criterion and leave with it.
 
     Args:
-        classes: people in the training set. name, labels, d: of the catalogue's task that the weights shall
-            answer.
+        classes: people in the training set.
+        name, labels, d: of the catalogue's task that the weights shall answer.
         scale, margin: s and m of the paper; the values are Faceptor's and InsightFace's.
         spread: standard deviation of the class weights at the start. Ours: normal, 0.01, as in InsightFace;
-            official Faceptor starts
-            uniform with 0.0255. The loss normalizes the weights, so that only their directions count, and
-            those are alike.
+            official Faceptor starts uniform with 0.0255. The loss normalizes the weights, so that only their
+            directions count, and those are alike.
     """
 
     def __init__(
@@ -164,8 +161,8 @@ class Verification:
     """Accuracy of "same person?" by 10-fold cross-validation of the threshold.
 
     A label is the list of (pair number, is it the same person?) in which the picture takes part; each pair
-    number
-    comes twice. Folds are cut from the pairs in order, same and different ones apart, as in LFW's own lists.
+    number comes twice. Folds are cut from the pairs in order, same and different ones apart, as in LFW's own
+    lists.
     """
 
     headline = "accuracy"
@@ -190,9 +187,8 @@ def ten_fold(similarity: npt.ArrayLike, same: npt.ArrayLike, folds: int = 10) ->
     """Mean accuracy over folds, each at the best threshold of the others, and the mean of those thresholds.
 
     Ties between thresholds are broken towards the middle one. Thresholds lie between every two similarities;
-    the official code of
-    Faceptor tries a grid of 0.01, so that on 6,000 pairs its accuracy differs by up to 0.07 points, either
-    way.
+    the official code of Faceptor tries a grid of 0.01, so that on 6,000 pairs its accuracy differs by up to
+    0.07 points, either way.
     """
     s, y = np.asarray(similarity, np.float64), np.asarray(same, bool)
     fold = np.empty(len(y), int)

@@ -77,10 +77,9 @@ _MIRROR98 = _mirror(
     (96, 97),  # pupils
 )
 # COFW (Burgos-Artizzu et al. 2013), left and right in turn: brows' outer ends 0 1 and inner ends 2 3, brows'
-# edges (left: upper
-# 4, lower 5; right: 6, 7), eyes' outer corners 8 9 and inner ones 10 11, lids (12, 13; 14, 15), pupils 16 17,
-# nostrils 18 19,
-# nose tip 20 and base 21, mouth corners 22 23, lips 24 to 27 from above, chin 28.
+# edges (left: upper 4, lower 5; right: 6, 7), eyes' outer corners 8 9 and inner ones 10 11, lids (12, 13; 14,
+# 15), pupils 16 17, nostrils 18 19, nose tip 20 and base 21, mouth corners 22 23, lips 24 to 27 from above,
+# chin 28.
 _MIRROR29 = _mirror(
     29, (0, 1), (2, 3), (4, 6), (5, 7), (8, 9), (10, 11), (12, 14), (13, 15), (16, 17), (18, 19), (22, 23)
 )
@@ -95,17 +94,15 @@ class LandmarkTask(Task[Landmarks]):
     """n places by heat maps, read as the expectation over the map.
 
     A label is (n, 2) pixels, or a mapping with these as "points" and the data set's face "box" (x1, y1, x2,
-    y2), which only
-    the metric needs. NaN is a point that nobody labelled; known is told for each point.
+    y2), which only the metric needs. NaN is a point that nobody labelled; known is told for each point.
 
     Loss: KL from a Gaussian around the true place to the softmax of the map, plus the distance between the
-        expected
-    and the true place. Faceptor (section "landmarks") uses a sigmoid map, BCE and the same distance.
+    expected and the true place. Faceptor (section "landmarks") uses a sigmoid map, BCE and the same distance.
     Ours: softmax. On maps of 32 x 32 the tail of a sigmoid map pulls the expectation to the centre.
 
     Loss of `decoding` "sigmoid", as in Faceptor's code: the same distance, with weight 1, plus the mean BCE
-    of the map against a
-    Gaussian of `SIGMOID_SIGMA` cells whose peak is 1 and which is 0 beyond `SIGMOID_RADIUS` cells.
+    of the map against a Gaussian of `SIGMOID_SIGMA` cells whose peak is 1 and which is 0 beyond
+    `SIGMOID_RADIUS` cells.
 
     Attributes:
         decoding: how logits become a distribution over the map. "softmax", or "sigmoid": sigmoids divided by
@@ -211,7 +208,8 @@ def sigmoid_map_loss(raw: Tensor, target: Tensor) -> Tensor:
     """Faceptor's loss of heat maps: distance of the normalized sigmoids' expectation, plus BCE.
 
     Args:
-        raw: (k, h, w) logits of k labelled points. target: (k, 2) true places, fractions of the crop.
+        raw: (k, h, w) logits of k labelled points.
+        target: (k, 2) true places, fractions of the crop.
     """
     from torch.nn import functional as F
 
@@ -253,17 +251,14 @@ class NME:
     its face; x 100.
 
     The unit is the distance of two points, or for `eyes` None the diagonal of the data set's box. With it
-    come the share of
-    failures, NME > 0.1 ("fr@0.1", x 100), and the area under the cumulative error curve up to 0.1 ("auc@0.1",
-    0..1). A
-    picture with no labelled point, without its two eye points, or with a box without area has no NME; `n`
-    does not count it.
+    come the share of failures, NME > 0.1 ("fr@0.1", x 100), and the area under the cumulative error curve up
+    to 0.1 ("auc@0.1", 0..1). A picture with no labelled point, without its two eye points, or with a box
+    without area has no NME; `n` does not count it.
 
     For `eyes` None also "nme_box" and "auc_box@0.07" (unit: the square root of the box's area), and "boxed":
-    the percentage of
-    pictures that had a box. Ours: others are measured by the tight box of their labelled points, which is
-        smaller than a
-    data set's box, so that the number is larger; compare with published ones only where "boxed" is 100.
+    the percentage of pictures that had a box. Ours: others are measured by the tight box of their labelled
+    points, which is smaller than a data set's box, so that the number is larger; compare with published ones
+    only where "boxed" is 100.
     """
 
     headline = "nme"

@@ -26,8 +26,7 @@ class Parsing:
 
     Attributes:
         mask: (h, w) uint8 class index in crop geometry: as many pixels as the crop, or twice as many each way
-            where the network's
-            maps are at least half the crop's size.
+            where the network's maps are at least half the crop's size.
         from_photo: (2, 3) affine, photo pixels -> mask pixels.
         names: class names by index; `l_` and `r_` are the subject's own left and right (`l_eye` is on the
             picture's right).
@@ -60,8 +59,8 @@ class ParsingTask(Task[Parsing]):
     Args:
         names: class names by index; index 0 is the background.
         mirror: for each class, the class it becomes when the picture is mirrored.
-        dice_weight: of the Dice term. weights: class -> what its pixels weigh in the cross-entropy; 1 where
-            none is named.
+        dice_weight: of the Dice term.
+        weights: class -> what its pixels weigh in the cross-entropy; 1 where none is named.
     """
 
     def __init__(
@@ -140,7 +139,7 @@ def _winners(logits: Floats, size: tuple[int, int]) -> Pixels:
     (width, height).
 
     A class at a time: with 19 classes several times as fast as enlarging them together and taking the argmax,
-        whose answer it is.
+    whose answer it is.
     """
     best = cv2.resize(logits[0], size, interpolation=cv2.INTER_LINEAR)
     mask, plane, won = np.zeros(best.shape, np.uint8), np.empty_like(best), np.empty(best.shape, np.uint8)
@@ -156,10 +155,9 @@ class MeanF1:
     """F1 per class from one confusion matrix over all pixels of all pictures; mean over non-background
     classes.
 
-    Pixels that the crop does not reach count as background in the answer; unlabelled pixels are left out.
-    A class absent in both truth and answer is left out of the mean. "ceiling" is the mean F1 of a perfect
-    answer in these crops:
-    below 1 where they do not reach the whole picture.
+    Pixels that the crop does not reach count as background in the answer; unlabelled pixels are left out. A
+    class absent in both truth and answer is left out of the mean. "ceiling" is the mean F1 of a perfect
+    answer in these crops: below 1 where they do not reach the whole picture.
     """
 
     headline = "mean_f1"

@@ -28,7 +28,9 @@ class Pose:
     """Where a head is turned, in degrees.
 
     Attributes:
-        yaw: > 0 turns to the picture's right. pitch: > 0 looks up. roll: > 0 is tilted clockwise on screen.
+        yaw: > 0 turns to the picture's right.
+        pitch: > 0 looks up.
+        roll: > 0 is tilted clockwise on screen.
     """
 
     yaw: float
@@ -52,8 +54,7 @@ class EulerTask(Task[Pose]):
     crop.
 
     A label is (yaw, pitch, roll) in degrees, as `Pose` counts them, in the stored picture. A crop that is
-    turned turns the
-    head with it; reading turns it back. Loss: the mean absolute difference, in units.
+    turned turns the head with it; reading turns it back. Loss: the mean absolute difference, in units.
 
     Args:
         unit: degrees. Ours: 30, so that the loss of a network that knows nothing is near 1.
@@ -118,8 +119,7 @@ EULER = EulerTask()
 
 
 # A generic 3-D face: eye corners, nose, mouth corners, chin, in millimetres; x to the picture's right, y
-# down, z away
-# from the camera. Rounded averages of adult heads; good for degrees, not for measuring people.
+# down, z away from the camera. Rounded averages of adult heads; good for degrees, not for measuring people.
 _MODEL_INDEX = (8, 30, 33, 36, 39, 42, 45, 48, 54, 27)
 
 

@@ -80,7 +80,8 @@ def build(header: Mapping[str, Any], path: Path | str) -> Any:
     """The model that a header describes, with initial weights and the header as its attribute `header`.
 
     Args:
-        header: of a weights file. path: of that file, for messages.
+        header: of a weights file.
+        path: of that file, for messages.
 
     Raises:
         BadWeights: the builder is not in `MODELS`.

@@ -1,20 +1,16 @@
 """Several processes, one training: what `torchrun` starts, and all that passes between them.
 
 Each rank takes its share of the pictures of a step and holds everything else whole. What passes, a step: how
-much of
-each task every share knows, the losses as numbers, and one flat buffer of gradients after the last backward.
+much of each task every share knows, the losses as numbers, and one flat buffer of gradients after the last
+backward.
 
 Ours: one sum of a flat buffer in place of torch's DistributedDataParallel. That wraps a model's `forward`,
-    where models here
-may be asked through `learn`, and counts on every parameter having a gradient; batches of many tasks leave
-some without.
-Here such a parameter counts as zero on that rank, and stays without a gradient if no rank has one, as in one
-process. What
-it costs: gradients travel after the backward, not during it.
+where models here may be asked through `learn`, and counts on every parameter having a gradient; batches of
+many tasks leave some without. Here such a parameter counts as zero on that rank, and stays without a gradient
+if no rank has one, as in one process. What it costs: gradients travel after the backward, not during it.
 
 Batch norms normalise each share by itself (there is no SyncBatchNorm). The running statistics of those that
-learn are averaged
-over the ranks each step, so that all ranks hold the same state, and that is what is saved.
+learn are averaged over the ranks each step, so that all ranks hold the same state, and that is what is saved.
 """
 
 from __future__ import annotations
@@ -49,9 +45,10 @@ class Distributed:
     nothing.
 
     Attributes:
-        rank, world: this one's number, and how many there are. device: where its model and batches are.
-        store: torch's key-value store, by which a rank that is missed is found. timeout: seconds to wait for
-            the others.
+        rank, world: this one's number, and how many there are.
+        device: where its model and batches are.
+        store: torch's key-value store, by which a rank that is missed is found.
+        timeout: seconds to wait for the others.
     """
 
     rank: int = 0
@@ -231,11 +228,9 @@ def loss_weight(task: Task[Any], criterion: Any, target: Tensor, mask: Tensor) -
     """What a criterion divides its sum by: means over shares, weighed by it, are the mean over all of them.
 
     A criterion tells it by an attribute `weigh(target, known) -> number`. Else: for attributes the sum of the
-    elements'
-    weights, 1/sqrt(k) each in a picture that knows k; for parsing the known pixels; else the number of known
-    items.
-    Not exact for parsing's Dice term, which is no mean over pixels, nor for face boxes, whose mean is over
-    assigned cells.
+    elements' weights, 1/sqrt(k) each in a picture that knows k; for parsing the known pixels; else the number
+    of known items. Not exact for parsing's Dice term, which is no mean over pixels, nor for face boxes, whose
+    mean is over assigned cells.
     """
     if weigh := getattr(criterion, "weigh", None):
         return float(weigh(target, mask))
@@ -259,8 +254,7 @@ def batch_shares(
         batches: numpy batches, one a mixture, micro-batch after micro-batch.
 
     The key "" is for a loss that is named after no task: its share is that of the pictures. Where nothing is
-    known, the
-    loss is zero whatever its share.
+    known, the loss is zero whatever its share.
     """
     by_name = {t.name: t for t in tasks}
     rows = []

@@ -69,11 +69,9 @@ def losses_of(
     gradients, not none.
 
     A model with a method `learn(images, targets, known, criteria) -> losses by name` is asked for its losses
-    through it.
-    A batch of one view of several may leave out targets that another view has. A model with `forward_tasks`
-    then computes only
-    the tasks of this view, so that its other heads do not see it, and only they have a loss; of other models
-    their losses are zero.
+    through it. A batch of one view of several may leave out targets that another view has. A model with
+    `forward_tasks` then computes only the tasks of this view, so that its other heads do not see it, and only
+    they have a loss; of other models their losses are zero.
     """
     learn = getattr(model, "learn", None)
     some = isinstance(model, ForwardsTasks) and any(t.name not in targets for t in model.tasks)
@@ -87,8 +85,8 @@ def losses_of(
 
 def keep_memory() -> None:
     """Ask glibc to keep freed memory: a training step frees and asks again for the same hundreds of
-    megabytes, and
-    having the system zero them each time costs about a quarter of the step. Elsewhere nothing happens."""
+    megabytes, and having the system zero them each time costs about a quarter of the step. Elsewhere nothing
+    happens."""
     if sys.platform == "linux":
         libc = ctypes.CDLL(None)
         if hasattr(libc, "mallopt"):  # musl has none
@@ -161,16 +159,13 @@ def train_step(
     gradient's norm.
 
     There is one forward a mixture, and losses of one name add up. All views are in one backward, not one
-    after the
-    other with accumulated gradients: a balance weighs the losses of the whole step, which are known after the
-        last forward.
-    Batch norms normalise each view by itself. Their running statistics follow the views that pass through
-    them: all views in the
-    encoder, and in heads those of their own tasks where the model has `forward_tasks`.
+    after the other with accumulated gradients: a balance weighs the losses of the whole step, which are known
+    after the last forward. Batch norms normalise each view by itself. Their running statistics follow the
+    views that pass through them: all views in the encoder, and in heads those of their own tasks where the
+    model has `forward_tasks`.
 
     Of several micro-batches each has a backward of its own, so a balance whose weights follow from the losses
-    of the very
-    step is refused. A loss is scaled by the share of the joined mean that a batch speaks for, see
+    of the very step is refused. A loss is scaled by the share of the joined mean that a batch speaks for, see
     `ranks.shares_of`.
 
     Args:
@@ -246,13 +241,14 @@ def fit(
     """Train a recipe in a folder; returns the averaged model.
 
     A run that is stopped and resumed gives the same weights as one that goes on: batches follow from the
-    step, and weights,
-    averages, optimiser and torch's generator are in the checkpoint. Of several ranks, the first writes.
+    step, and weights, averages, optimiser and torch's generator are in the checkpoint. Of several ranks, the
+    first writes.
 
     Args:
         out: RUN folder; gets `last.safetensors` (everything), `model.safetensors` (averaged weights),
             `log.jsonl`.
-        resume: go on from `last.safetensors`. stop_after: end after that many steps (the rest by resuming).
+        resume: go on from `last.safetensors`.
+        stop_after: end after that many steps (the rest by resuming).
         report, save: steps between progress lines, and between checkpoints.
         ranks: the processes that share the work, see `mien.training.distributed.join`.
 

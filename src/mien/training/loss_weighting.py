@@ -1,8 +1,7 @@
 """How several losses become one: losses of a step by name -> plain numbers to weigh them with.
 
 A loss of exactly zero is one that nothing in the batch labels (see `contract.silent`); balances that learn
-from
-losses do not learn from those.
+from losses do not learn from those.
 """
 
 from __future__ import annotations
@@ -52,8 +51,8 @@ class Uncertainty:
     2018).
 
     Ours: s takes its own gradient step here instead of being in the optimiser, so the penalty s need not be
-        in the
-    total, and a step moves s by `lr` at most: one enormous loss would otherwise silence its task for long.
+    in the total, and a step moves s by `lr` at most: one enormous loss would otherwise silence its task for
+    long.
 
     Args:
         lr: of the log-variances.
@@ -85,17 +84,14 @@ class Dynamic:
     before it.
 
     FAR-AMTN's dynamic weighting (Gao et al. 2025) has no public equation. Ours: dynamic weight average (Liu
-    et al.,
-    CVPR 2019), which equalizes speed only: it does not depend on the scale of a loss. FAR-AMTN's also
-        equalizes scale. Ours: each
-    loss is divided by the mean of its first window and multiplied by the average of these means, so that
-    after the first window all
-    losses are of one size and their sum keeps its own. w is 1 in the first two windows, and the scale factor
-    in the first.
+    et al., CVPR 2019), which equalizes speed only: it does not depend on the scale of a loss. FAR-AMTN's also
+    equalizes scale. Ours: each loss is divided by the mean of its first window and multiplied by the average
+    of these means, so that after the first window all losses are of one size and their sum keeps its own. w
+    is 1 in the first two windows, and the scale factor in the first.
 
     Args:
-        window: steps over which losses are averaged (an epoch, in the original). temperature: T; larger is
-            more even.
+        window: steps over which losses are averaged (an epoch, in the original).
+        temperature: T; larger is more even.
         equalize_scale: divide by the first window's means; False is dynamic weight average as published.
     """
 

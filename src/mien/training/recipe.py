@@ -66,14 +66,17 @@ class Recipe:
     """How a model is raised.
 
     Attributes:
-        name: of the run. model: built, with `tasks`, `view` and `builder`.
+        name: of the run.
+        model: built, with `tasks`, `view` and `builder`.
         mixture: where batches come from; several, of one view each, share every step (Faceptor: 112 and 512
             pixels).
         optimizer: over the model's parameters, and over those of `criteria`.
         schedule: (step, steps) -> factor on each group's learning rate.
-        steps: optimiser steps in all. balance: dict of losses -> dict of weights. seed: of everything random.
-        ema: decay of the averaged weights, which are the ones evaluated and exported. clip: largest gradient
-            norm.
+        steps: optimiser steps in all.
+        balance: dict of losses -> dict of weights.
+        seed: of everything random.
+        ema: decay of the averaged weights, which are the ones evaluated and exported.
+        clip: largest gradient norm.
         bf16: autocast of the forward, where it is measured to be faster.
         accumulate: micro-batches a step, for less memory: gradients are those of the whole batch, but for
             batch norms.
@@ -81,8 +84,7 @@ class Recipe:
             first `limit` pictures of each.
         data: sets and licences, for the provenance of the weights.
         criteria: by task, in place of the task's own; one that is an nn.Module is trained and saved with the
-            run, and
-            is no part of the model's weights.
+            run, and is no part of the model's weights.
     """
 
     name: str
@@ -117,8 +119,7 @@ class Recipe:
 
         Raises:
             UsageError: a criterion for no task of the model, parameters in one that the optimiser does not
-                train, a
-                task that is in no mixture, or `accumulate` below 1.
+                train, a task that is in no mixture, or `accumulate` below 1.
         """
         tasks = {t.name: t for t in self.model.tasks}
         if self.accumulate < 1:

@@ -19,8 +19,7 @@ class TrackAverages:
     """Running means of answers, each frame weighing as its detection score times its box's side.
 
     Averaged are ages (years, low, high), genders, choices and yes/no answers (probabilities), and embeddings.
-    Points, masks
-    and poses belong to a frame and are left out.
+    Points, masks and poses belong to a frame and are left out.
     """
 
     def __init__(self) -> None:

@@ -73,8 +73,9 @@ class VideoContainer:
             "dshow:video=NAME".
 
     Attributes:
-        duration: seconds by the header, or None. rate: mean frames a second by the header. damage: what went
-            wrong so far.
+        duration: seconds by the header, or None.
+        rate: mean frames a second by the header.
+        damage: what went wrong so far.
 
     Raises:
         NotFound, Unreadable, EmptyFile, NotAVideo: see there. UsageError: PyAV is not installed, or the
@@ -245,7 +246,8 @@ class Writer:
     closing finishes the file.
 
     Args:
-        path: FILE.mp4. rate: frames a second, for players and the encoder; the frames' own times are kept.
+        path: FILE.mp4.
+        rate: frames a second, for players and the encoder; the frames' own times are kept.
         sound_of: a film whose sound is kept: packets copied, or made AAC where an MP4 does not take them.
 
     Attributes:

@@ -13,11 +13,11 @@ class OneEuro:
     followed.
 
     Args:
-        cutoff: Hz of the low-pass on a point at rest. speed_cutoff: Hz of the low-pass on the speed.
+        cutoff: Hz of the low-pass on a point at rest.
+        speed_cutoff: Hz of the low-pass on the speed.
         beta: Hz more for each unit of speed a second. The unit is the caller's; here the side of the face's
-            box, so that
-            near and far faces are smoothed alike. Ours: the speed is that of the point, not of each
-                coordinate.
+            box, so that near and far faces are smoothed alike. Ours: the speed is that of the point, not of
+            each coordinate.
     """
 
     def __init__(self, *, cutoff: float = 1.0, beta: float = 15.0, speed_cutoff: float = 1.0):

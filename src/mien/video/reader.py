@@ -6,7 +6,7 @@
             print(frame.time, face.track, face["age"].years)
 
 Everything is a stream: a frame is forgotten when the next is asked for, so an hour costs the memory of a
-    minute.
+minute.
 """
 
 from __future__ import annotations
@@ -32,8 +32,10 @@ class Frame:
     """One frame and its faces.
 
     Attributes:
-        number: from 0, counting every frame that could be decoded. time: seconds from the start of the film.
-        pixels: (H, W, 3) uint8 RGB, upright. faces: largest first.
+        number: from 0, counting every frame that could be decoded.
+        time: seconds from the start of the film.
+        pixels: (H, W, 3) uint8 RGB, upright.
+        faces: largest first.
         read: False for a frame between two strides: its faces are predictions to draw, without answers of
             their own.
     """
@@ -82,7 +84,9 @@ class Reading:
     """An iterable of frames, to be walked once. See `read`.
 
     Attributes:
-        film: what is read. reader, stride, every, max_seconds: see `read`. tracker: what gives the tracks.
+        film: what is read.
+        reader, stride, every, max_seconds: see `read`.
+        tracker: what gives the tracks.
         count: frames decoded so far.
     """
 
@@ -142,10 +146,12 @@ def read_video(
     `.tracks`.
 
     Args:
-        source: see `VideoContainer`. reader: of `mien.load()`, or any callable from a Pillow image to faces.
-        stride: every n-th frame is read. every: the frames between come too, with predicted boxes and `read`
-            False.
-        max_seconds: where to stop. tracker: with other settings than `Tracker()`.
+        source: see `VideoContainer`.
+        reader: of `mien.load()`, or any callable from a Pillow image to faces.
+        stride: every n-th frame is read.
+        every: the frames between come too, with predicted boxes and `read` False.
+        max_seconds: where to stop.
+        tracker: with other settings than `Tracker()`.
 
     Raises:
         Truncated: after all frames that could be read, where the film is damaged. And what `VideoContainer`

@@ -1,12 +1,9 @@
 """Faces of successive frames -> tracks: whose face is whose, points made steady, answers averaged.
 
 A face goes on with the track whose predicted box (constant velocity) it covers best, all of them chosen at
-once. Where
-identity is answered, a face that resembles a track too little is not given to it, and one that comes back, or
-is seen
-after a cut, gets its old track by resemblance. Identity is biometric data: without it a face that returns
-after the
-gap is a new track.
+once. Where identity is answered, a face that resembles a track too little is not given to it, and one that
+comes back, or is seen after a cut, gets its old track by resemblance. Identity is biometric data: without it
+a face that returns after the gap is a new track.
 """
 
 from __future__ import annotations
@@ -54,8 +51,10 @@ class Summary:
     """All that is known of one track.
 
     Attributes:
-        track: its number. first, last: seconds. first_frame, last_frame: frame numbers. frames: how often it
-            was read.
+        track: its number.
+        first, last: seconds.
+        first_frame, last_frame: frame numbers.
+        frames: how often it was read.
         answers: see `TrackAverages`.
         best_frame, best_score: the frame where the face is largest, surest and most frontal, and its
             detection score.
@@ -236,8 +235,8 @@ class Tracker:
         nearness: least (IoU + closeness of centres) / 2 of a face and a predicted box, 0..1.
         same: least cosine of embeddings at which a face that returns is the one of an ended track.
         other: cosine below which a face is not the track's, however near it is.
-        smooth: whether points are filtered. remembered: most ended tracks, the latest, that a face may return
-            to.
+        smooth: whether points are filtered.
+        remembered: most ended tracks, the latest, that a face may return to.
 
     Raises:
         UsageError: a value is out of range.
@@ -265,8 +264,9 @@ class Tracker:
         """The faces of the next frame, in the same order, with their tracks.
 
         Args:
-            frame: its number. time: seconds, later than the frame before. cut: whether the scene has changed
-                since.
+            frame: its number.
+            time: seconds, later than the frame before.
+            cut: whether the scene has changed since.
         """
         wait = max(self.gap, 2.5 * (time - self.time) if self.time is not None else 0.0)
         self.time = time

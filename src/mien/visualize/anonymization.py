@@ -36,8 +36,8 @@ def anonymize(pixels: Pixels, faces: Sequence[Face], *, how: How = "blur", stren
     """A copy of the photo in which its faces cannot be recognised.
 
     Args:
-        pixels: (H, W, 3) uint8 RGB; not changed. faces: as read from this photo; with "parsing", hair and
-            clothes stay.
+        pixels: (H, W, 3) uint8 RGB; not changed.
+        faces: as read from this photo; with "parsing", hair and clothes stay.
         strength: > 0, relative to a face's width; 1 leaves six blocks across a face, or a blur of an eighth
             of its width.
 
@@ -75,7 +75,7 @@ def region(face: Face, size: tuple[int, int]) -> Mask:
     """(height, width) True where a face of a photo of size (width, height) is to be covered.
 
     With parsing: its face classes, a little grown, and the middle of the box in any case. Without: the box, a
-        little grown.
+    little grown.
     """
     width, height = size
     x1, y1, x2, y2 = (float(v) for v in face.box)

@@ -2,9 +2,8 @@
 pictures.
 
 A map is the cross-attention of the decoder's last layer. It tells where that layer read, not why the answer
-came out so:
-other weights may lead to the same answer (Jain and Wallace, 2019, "Attention is not Explanation", arXiv
-1902.10186).
+came out so: other weights may lead to the same answer (Jain and Wallace, 2019, "Attention is not
+Explanation", arXiv 1902.10186).
 """
 
 from __future__ import annotations
@@ -76,8 +75,7 @@ def attention_of(model: Any, face: Face | Crop) -> dict[str, Maps]:
 
     Returns:
         Task name -> label -> (h, w) float32 over the crop, >= 0, summing to 1. A cell is a token of the
-        memory, the finest
-        where levels differ; heads are averaged, levels added.
+        memory, the finest where levels differ; heads are averaged, levels added.
 
     Raises:
         UsageError: no attention here, a network in training mode, or a crop that is not in its view.
@@ -118,7 +116,8 @@ def chosen(model: Any, asked: Sequence[str], label: str | None = None) -> dict[s
     """What is worth drawing: task name -> labels.
 
     Args:
-        model: see `network_of`. asked: names of the tasks that are answered.
+        model: see `network_of`.
+        asked: names of the tasks that are answered.
         label: this one only, wherever it occurs; None for every label of every task whose labels have names.
 
     Raises:
@@ -151,13 +150,15 @@ def sheet(
     """One tile a label: the crop under the label's heat, the label's name, its probability and its peak.
 
     The peak is the largest cell over an even share: 1.0x is no preference at all, and no heat (see
-        `draw.heat`).
+    `draw.heat`).
 
     Args:
-        maps: label -> (h, w), see `attention_of`. crop: what was looked at.
+        maps: label -> (h, w), see `attention_of`.
+        crop: what was looked at.
         answer: the task's answer; its `probabilities`, if it has them, are written. Labels of 0.5 or more are
             green.
-        title: the line at the top. side: width of a tile in pixels; it keeps the crop's proportions.
+        title: the line at the top.
+        side: width of a tile in pixels; it keeps the crop's proportions.
 
     Returns:
         (H, W, 3) uint8 RGB.
@@ -214,7 +215,9 @@ def save(
     A single label gives one large tile, NAME-1-attributes-Eyeglasses.jpg.
 
     Args:
-        model: see `network_of`. faces: as read with it. wanted: task name -> labels, see `chosen`.
+        model: see `network_of`.
+        faces: as read with it.
+        wanted: task name -> labels, see `chosen`.
     """
     folder.mkdir(parents=True, exist_ok=True)
     paths = []

@@ -1,8 +1,7 @@
 """A contact sheet: the faces of many photos in one HTML file that needs nothing but a browser.
 
 Thumbnails are inside the file, and so is everything else: it may be mailed or kept, and its content policy
-    forbids it to ask
-any server for anything. Embeddings and landmarks are left out.
+forbids it to ask any server for anything. Embeddings and landmarks are left out.
 """
 
 from __future__ import annotations
@@ -182,7 +181,8 @@ class ContactSheet:
     """Collects readings and writes them as one HTML file; about 5 KB a face are kept in memory until then.
 
     Args:
-        path: FILE.html. title: of the page.
+        path: FILE.html.
+        title: of the page.
 
     Raises:
         UsageError: another suffix.
@@ -196,7 +196,8 @@ class ContactSheet:
         self.photos, self.faces, self.errors = 0, list[dict[str, Any]](), list[dict[str, str]]()
 
     def add(self, reading: Any, persons: list[int] | None = None) -> None:
-        """A photo's `Reading`; persons: a number a face, 0 for nobody's, see `mien.recognition.clustering`."""
+        """A photo's `Reading`; persons: a number a face, 0 for nobody's, see
+        `mien.recognition.clustering`."""
         if reading.error is not None:
             self.errors.append({"path": str(reading.path), "code": reading.error.code})
             return

@@ -2,8 +2,8 @@
 label.
 
 The result has the size of the photo, so all coordinates stay valid; small photos get a shorter label and not
-a larger
-canvas. Everything is drawn onto a copy. Line and letter sizes follow the face first, the photo second.
+a larger canvas. Everything is drawn onto a copy. Line and letter sizes follow the face first, the photo
+second.
 """
 
 from __future__ import annotations
@@ -96,8 +96,7 @@ def heat(pixels: Pixels, weights: npt.ArrayLike) -> Pixels:
     """A picture in gray with a map over it, from clear over violet and red to yellow.
 
     A cell's heat is its share of the map's largest value, times 1 - mean / largest: a map that prefers no
-    place stays
-    clear, however it is scaled, and does not look as hot as one with a sharp peak.
+    place stays clear, however it is scaled, and does not look as hot as one with a sharp peak.
 
     Args:
         pixels: (H, W, 3) uint8 RGB; not changed.

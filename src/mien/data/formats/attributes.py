@@ -1,11 +1,9 @@
 """Ages, expressions and attributes as their publishers lay them out on disk.
 
 Every reader is `name(root, split, ...)`: `root` is the folder that the publisher's archive was unpacked into.
-    Tables are
-read at once and pictures when asked for. Where a set ships aligned crops without points, one set of places
-stands for
-all of its pictures; a points table (`points=PATH.parquet`, columns `name`, `points5`, perhaps `score`, as in
-`mien.data.formats.pack`) is better, and sets that are not aligned need one.
+Tables are read at once and pictures when asked for. Where a set ships aligned crops without points, one set
+of places stands for all of its pictures; a points table (`points=PATH.parquet`, columns `name`, `points5`,
+perhaps `score`, as in `mien.data.formats.pack`) is better, and sets that are not aligned need one.
 """
 
 from __future__ import annotations
@@ -33,8 +31,7 @@ T = TypeVar("T")
 _log = logging.getLogger(__name__)
 
 # Five points as fractions of the picture's sides, picture order, of sets that are aligned but come without
-# points.
-# Medians of a detector's points over 9,490 UTKFace crops and 25,720 FER pictures.
+# points. Medians of a detector's points over 9,490 UTKFace crops and 25,720 FER pictures.
 UTKFACE_POINTS = np.array([(0.308, 0.293), (0.681, 0.290), (0.499, 0.509), (0.339, 0.678), (0.659, 0.677)])
 FER_POINTS = np.array([(0.343, 0.409), (0.686, 0.401), (0.513, 0.599), (0.376, 0.751), (0.665, 0.745)])
 # Ours: an estimate. RAF-DB says that eyes and mouth were brought to fixed places, not to which.
@@ -202,12 +199,11 @@ def morph2(
     """MORPH II (Ricanek and Tesfaye 2006), the non-commercial release: the age of 55,134 police photographs.
 
     Protocol RANDOM_80_20: a seeded random split of the pictures, 80 % "train" and 20 % "test", as in
-        Faceptor. There is
-    no official split; in this one the same people are in both halves, and the papers' own draws are not
-    published.
+    Faceptor. There is no official split; in this one the same people are in both halves, and the papers' own
+    draws are not published.
 
     Labels: age. Names: the column `photo`, a path below root. Needs a points table: the pictures are not
-        aligned.
+    aligned.
     """
     path, files, ages = root / table, list[str](), list[dict[str, Any]]()
     for row, cells in rows_of(path, ("photo", "age")):
@@ -233,8 +229,7 @@ def utkface(
     Protocol RANDOM_80_20: a seeded random split, 80 % "train" and 20 % "test", of the sorted file names.
 
     Labels: age; attributes with Male (gender 0). A few published names lack a field: `skip_broken` leaves
-        them out,
-    and their number goes to the log.
+    them out, and their number goes to the log.
     """
     folder = need(root / "UTKFace")
     known, broken = list[tuple[str, dict[str, Any]]](), list[str]()
@@ -272,8 +267,7 @@ def utkface_coral(root: Path, split: str, *, points: Path | None = None) -> Tabl
     have it.
 
     From `root/UTKFace` and the two lists of the authors, `root/utk_train.csv` and `root/utk_test.csv`,
-    columns `file` and `age`,
-    where an age is stored less 21.
+    columns `file` and `age`, where an age is stored less 21.
 
     Labels: age, in years; attributes with Male (gender 0).
 
@@ -310,8 +304,8 @@ def affectnet(
     "val").
 
     Labels: expression (8 classes, in mien's order) or expression7. Rows of other kinds (none, uncertain, no
-        face) are
-    left out, and contempt of the seven. Points: five of the 68 in the list. Names: subDirectory_filePath.
+    face) are left out, and contempt of the seven. Points: five of the 68 in the list. Names:
+    subDirectory_filePath.
     """
     word = pick("AffectNet", split, {"train": "training", "val": "validation"})
     path = root / "Manually_Annotated_file_lists" / f"{word}.csv"
@@ -354,8 +348,7 @@ def rafdb(
     Args:
         classes: 7 for the task expression7, 8 for expression (contempt never occurs).
         aligned: the 100 px crops, at fixed places (an estimate, see RAFDB_POINTS) or those of `points`; else
-            the
-            original pictures, at the five points that people marked (`Annotation/manual`).
+            the original pictures, at the five points that people marked (`Annotation/manual`).
     """
     pick("RAF-DB", split, {"train": 0, "test": 1})
     path, names, labels = (
@@ -402,8 +395,8 @@ def ferplus(root: Path, split: str, *, classes: int = 8, points: Path | None = N
     """FER+ (Barsoum et al. 2016): `fer2013.csv` has the 48 px pictures, `fer2013new.csv` ten people's votes.
 
     Official majority protocol, see `mien.data.formats.pack.majority`. "train", "val" and "test" are the
-    lists' Training,
-    PublicTest and PrivateTest. Labels: expression, or expression7 without the pictures of contempt.
+    lists' Training, PublicTest and PrivateTest. Labels: expression, or expression7 without the pictures of
+    contempt.
     """
     usage = pick("FER+", split, {"train": "Training", "val": "PublicTest", "test": "PrivateTest"})
     votes_path, path = root / "fer2013new.csv", root / "fer2013.csv"
@@ -474,8 +467,7 @@ def celeba(root: Path, split: str, *, identity: bool = False) -> Table:
     """CelebA (Liu et al. 2015), aligned 178 x 218 pictures: "train" 162,770, "val" 19,867, "test" 19,962.
 
     Labels: attributes (the list's -1 means no), points5, and with `identity` the person's number as
-        identity512.
-    Points: `Anno/list_landmarks_align_celeba.txt`.
+    identity512. Points: `Anno/list_landmarks_align_celeba.txt`.
     """
     code = pick("CelebA", split, {"train": "0", "val": "1", "test": "2"})
     lines = need(root / "Eval" / "list_eval_partition.txt").read_text(encoding="utf-8").split("\n")

@@ -256,8 +256,7 @@ def table(
 
     Raises:
         MissingData: the table, a picture or a mask is not there. UsageError: a column or a value that has no
-            meaning,
-            by file, row (from 1, the header not counted) and value.
+            meaning, by file, row (from 1, the header not counted) and value.
     """
     path = Path(path)
     columns, rows, images = _read(path)
@@ -332,8 +331,7 @@ def folder(
 
     Args:
         task: "expression" or "expression7", whose class names the folders bear; or "identity512", where the
-            folders
-            are people, numbered in the order of their sorted names (`dataset.classes`).
+            folders are people, numbered in the order of their sorted names (`dataset.classes`).
         template, points: as in `table`; a picture's name is FOLDER/FILE.
     """
     path = Path(path)

@@ -1,9 +1,8 @@
 """Landmark sets in the layouts of their publishers: 300-W, WFLW, COFW, AFLW-19 and MTFL.
 
 Each reader is `name(root, split)`: `root` is the folder that holds the publisher's files, named in the
-    reader's docstring.
-Pictures are read when they are asked for. Points come in pixels of the stored picture, in the set's own
-order.
+reader's docstring. Pictures are read when they are asked for. Points come in pixels of the stored picture, in
+the set's own order.
 """
 
 from __future__ import annotations
@@ -29,7 +28,8 @@ class Listed(Generic[T]):
     """A data set that is a list of things and a way to read one of them.
 
     Attributes:
-        name: "set/split". items: what `read` takes, one a picture.
+        name: "set/split".
+        items: what `read` takes, one a picture.
     """
 
     def __init__(self, name: str, items: Sequence[T], read: Callable[[T], Sample]):
@@ -166,9 +166,8 @@ def wflw(root: Path, split: str) -> Listed[Marked]:
     """WFLW: `wflw98`, from ROOT/WFLW_annotations/list_98pt_rect_attr_train_test and ROOT/WFLW_images.
 
     Splits: train (7,500 faces), test (2,500), and six parts of the test: test_largepose (326),
-        test_expression (314),
-    test_illumination (698), test_makeup (206), test_occlusion (736), test_blur (773). A picture may show
-    several faces.
+    test_expression (314), test_illumination (698), test_makeup (206), test_occlusion (736), test_blur (773).
+    A picture may show several faces.
 
     Raises:
         UsageError: no such split. MissingData: a file is missing, or a line of the list is not as it should
@@ -249,13 +248,11 @@ def aflw19(root: Path, split: str, *, train_faces: int = 20_000) -> Listed[Marke
     ROOT/flickr.
 
     A label is {"points": (19, 2), "box": (4,) xyxy}: NME_diag divides by the box's diagonal. Points as
-    stored, as in
-    published results; they mark hidden places too. Where the file has no number, or (0, 0), the point is NaN:
-    unmarked.
+    stored, as in published results; they mark hidden places too. Where the file has no number, or (0, 0), the
+    point is NaN: unmarked.
 
     Splits by the file's permutation: train (its first 20,000 faces), test (the other 4,386), test_frontal
-    (1,314 of these,
-    of which all 19 are visible).
+    (1,314 of these, of which all 19 are visible).
 
     Raises:
         UsageError: no such split. MissingData: a file or table is missing, or scipy is not installed.

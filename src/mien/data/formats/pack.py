@@ -1,11 +1,9 @@
 """Parquet packs: a row a picture, encoded bytes in `image`, label columns beside it.
 
 A pack's pictures are decoded once, into one flat memory-mapped file in the cache folder; labels stay in
-memory.
-Five points bring each picture to a model's view; where a set has none of its own, a detector's points stand
-beside it
-(`*_points5.parquet`), and where that found no face, or is unsure, the median of the set: its pictures are
-registered.
+memory. Five points bring each picture to a model's view; where a set has none of its own, a detector's points
+stand beside it (`*_points5.parquet`), and where that found no face, or is unsure, the median of the set: its
+pictures are registered.
 """
 
 from __future__ import annotations
@@ -28,8 +26,7 @@ from mien.types import Pixels, Sample
 
 Row = Mapping[str, Any]
 # Pixels of the stored pictures, see `Sample.lean`: measured on training pictures, as half the difference
-# between what a network that
-# learned from both says of a picture and of its mirror image (log, entry 13)
+# between what a network that learned from both says of a picture and of its mirror image (log, entry 13)
 LEAN = {"mtfl": 0.70, "helen68": 0.80, "afw68": 1.25}
 
 DESCRIBED = (
@@ -74,9 +71,10 @@ class PackDataset:
 
     Args:
         folder, split: `folder/split.parquet` below the data root.
-        labels: row -> task name -> label. points: row -> (5, 2), or None to use the points table beside it.
-        keep: which rows take part. masks: task name -> column of pictures that are label maps. lean: see
-            `Sample`.
+        labels: row -> task name -> label.
+        points: row -> (5, 2), or None to use the points table beside it.
+        keep: which rows take part.
+        masks: task name -> column of pictures that are label maps. lean: see `Sample`.
     """
 
     def __init__(
@@ -142,13 +140,11 @@ def _described(folder: str, root: Path | None = None) -> tuple[list[str], np.nda
 
 def centred(values: np.ndarray, left: float = 0.0, *, root: Path | None = None) -> np.ndarray:
     """A teacher's descriptors (n, 128) less the mean over the training sets, the numbers scaled to unit
-    variance there (one
-    factor for all 128, so that angles and order of distances stay).
+    variance there (one factor for all 128, so that angles and order of distances stay).
 
     Args:
         left: how much of the mean stays, 0..1. Without any, faces near the mean, which an unsure network
-            answers, have no
-            direction; with all of it angles between people are small.
+            answers, have no direction; with all of it angles between people are small.
     """
     return _centred(values, np.concatenate([_described(folder, root)[1] for folder in DESCRIBED]), left)
 
@@ -246,9 +242,8 @@ def utkface(split: str, *, teacher: Mapping[str, np.ndarray] | None = None) -> P
 
 def majority(votes: Sequence[int]) -> int | None:
     """FER+'s majority protocol (Barsoum et al. 2016): single votes are dropped, then the top emotion must
-    have more
-    than half of the rest and be one of the eight; else None. votes: ten counts, unknown and not-a-face
-    last."""
+    have more than half of the rest and be one of the eight; else None. votes: ten counts, unknown and
+    not-a-face last."""
     v = np.asarray(votes)
     v = np.where(v > 1, v, 0)
     top = int(v.argmax())

@@ -1,8 +1,7 @@
 """Parsing sets in the layouts of their publishers: CelebAMask-HQ, LaPa and Helen.
 
 Each reader is `name(root, split)`, as in `mien.data.formats.landmarks`. A label is a map (H, W) uint8 of
-class indices in pixels of the
-sample's picture.
+class indices in pixels of the sample's picture.
 """
 
 from __future__ import annotations
@@ -92,16 +91,14 @@ def celebamask_hq(root: Path, split: str, *, order: str = "farl", whole: bool = 
     the masks.
 
     From ROOT/CelebA-HQ-img, ROOT/CelebAMask-HQ-mask-anno, ROOT/CelebA-HQ-to-CelebA-mapping.txt and CelebA's
-    own
-    ROOT/list_eval_partition.txt, which says the split: train (24,183), val (2,993), test (2,824).
+    own ROOT/list_eval_partition.txt, which says the split: train (24,183), val (2,993), test (2,824).
 
     The set has no points. Its pictures are aligned alike, so all of them get the same five,
     `CELEBAMASK_FIVE`.
 
     Args:
         order: which part is on top where parts overlap. "farl": as in the evaluation code that published
-            numbers come from
-            (`CELEBAMASK_PAINTED`); "list": the later one in the set's own list of classes.
+            numbers come from (`CELEBAMASK_PAINTED`); "list": the later one in the set's own list of classes.
         whole: the five points are those of the "head" template, so that a "head" crop is the whole picture.
 
     Raises:
@@ -205,8 +202,7 @@ def helen(root: Path, split: str) -> Listed[str]:
     class.
 
     Splits: train (ROOT/exemplars.txt), val (tuning.txt), test (testing.txt), lines "number , name". A pixel
-        is of the
-    likeliest of the 11 classes; then left and right brows, and eyes, become one.
+    is of the likeliest of the 11 classes; then left and right brows, and eyes, become one.
 
     Raises:
         UsageError: no such split. MissingData: a file is missing, or not as it should be.
@@ -235,8 +231,7 @@ def five_of_parts(classes: npt.NDArray[np.intp], name: str) -> Array:
     """A map of Helen's 11 classes -> five points (5, 2).
 
     Ours: the set has no points, so they follow from the parts: the middle of each eye, and of lips and inner
-        mouth the
-    ends along the line of the eyes. The nose tip is the template's, brought to the other four.
+    mouth the ends along the line of the eyes. The nose tip is the template's, brought to the other four.
 
     Raises:
         MissingData: the picture has neither both eyes nor the mouth.

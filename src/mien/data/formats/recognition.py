@@ -2,10 +2,8 @@
 attributes.
 
 A training picture's label is the number of its class. A test picture's label lists the (pair number, same
-person?) in
-which it stands, which is what `mien.tasks.identity.Verification` scores; that two embeddings of a picture and
-its
-mirror image are added is the protocol's affair.
+person?) in which it stands, which is what `mien.tasks.identity.Verification` scores; that two embeddings of a
+picture and its mirror image are added is the protocol's affair.
 """
 
 from __future__ import annotations
@@ -42,8 +40,7 @@ def read_record(path: Path, offset: int) -> bytes:
     """One RecordIO record: parts of (magic, 3 bits of kind and 29 of length, data padded to four bytes).
 
     Data that holds the magic at a multiple of four is cut there, and the magic left out: kind 0 is whole, 1
-    the first
-    part, 2 a middle one, 3 the last.
+    the first part, 2 a middle one, 3 the last.
     """
     parts = list[bytes]()
     with path.open("rb") as file:
@@ -114,8 +111,8 @@ def ms1mv3(root: Path, split: str = "train") -> Records:
     people.
 
     Reads `train.rec`, `train.idx` (number, byte) and `property` (classes, height, width) as InsightFace
-    writes them;
-    its other sets in that form (CASIA-WebFace, Glint360K) too. Record 0 says how far the pictures reach.
+    writes them; its other sets in that form (CASIA-WebFace, Glint360K) too. Record 0 says how far the
+    pictures reach.
     """
     pick("MS1MV3", split, {"train": 0})
     rec, idx, facts = (
@@ -280,8 +277,7 @@ def read_bin(path: Path) -> tuple[list[bytes], list[bool]]:
     """A verification file: (encoded pictures, two for each pair; is each pair the same person?).
 
     The file is a pickle, which could run any code. Its opcodes are walked here and none is run; whatever a
-    pair of
-    lists does not need is refused.
+    pair of lists does not need is refused.
 
     Raises:
         MissingData: no such file. UsageError: it holds anything else, or is damaged.
@@ -313,8 +309,7 @@ def read_bin(path: Path) -> tuple[list[bytes], list[bool]]:
 
 def verification(root: Path, split: str, *, task: str = "identity512") -> Table:
     """InsightFace's verification files, 112 px crops in pairs: `root/SPLIT.bin`, such as lfw (6,000 pairs),
-    cfp_fp
-    (7,000), agedb_30, calfw and cplfw (6,000 each).
+    cfp_fp (7,000), agedb_30, calfw and cplfw (6,000 each).
 
     Labels: `task` -> [(pair number, same?)]. A picture that stands in two pairs comes twice, as in the file.
     """
@@ -336,8 +331,7 @@ def read_pairs(path: Path) -> list[tuple[str, str, bool]]:
     """LFW's pairs in order: (picture, picture, same?), pictures as NAME/NAME_0001.jpg.
 
     The first line says folds and pairs a fold ("10 300"), or pairs alone for one fold; a fold lists its
-    matched pairs
-    (name n1 n2), then as many others (name1 n1 name2 n2).
+    matched pairs (name n1 n2), then as many others (name1 n1 name2 n2).
     """
     lines = [line.split() for line in need(path).read_text(encoding="utf-8").split("\n") if line.strip()]
     head = lines[0] if lines else []
@@ -375,10 +369,9 @@ def lfw(
 
     Args:
         split: "test" is View 2 (`pairs.txt`, ten folds of 300 + 300); "train" and "val" are View 1's
-            pairsDevTrain.txt
-            and pairsDevTest.txt.
-        pictures: the folder below root: lfw, lfw_funneled, lfw-deepfunneled. points: else a median of the
-            last of these.
+            pairsDevTrain.txt and pairsDevTest.txt.
+        pictures: the folder below root: lfw, lfw_funneled, lfw-deepfunneled.
+        points: else a median of the last of these.
 
     Labels: `task` -> [(pair number, same?), ...], in the order of first appearance.
     """
@@ -412,8 +405,8 @@ def lfwa(
     """LFWA (Liu et al. 2015), CelebA's forty attributes on LFW: "train" 6,263 and "test" 6,880 pictures.
 
     Args:
-        pictures: the folder below root that holds NAME/NAME_0001.jpg. indices: the file of the split, counted
-            from 1.
+        pictures: the folder below root that holds NAME/NAME_0001.jpg.
+        indices: the file of the split, counted from 1.
 
     Labels: attributes, 0 or 1. The .mat files need h5py (MATLAB 7.3, as published) or scipy (older ones).
     """

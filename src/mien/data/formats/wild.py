@@ -2,9 +2,8 @@
 (`settings.data_more_root`).
 
 Its pictures have no five points. Those of a teacher detector stand in the cache folder, as
-`recipes.teacher_labels` writes them:
-`teacher_labels/SET-SPLIT.parquet`. Pictures are kept decoded around the face, at no more than `HEAD` pixels
-per head crop.
+`recipes.teacher_labels` writes them: `teacher_labels/SET-SPLIT.parquet`. Pictures are kept decoded around the
+face, at no more than `HEAD` pixels per head crop.
 """
 
 from __future__ import annotations
@@ -123,7 +122,8 @@ class WildDataset:
 
     Args:
         folder, split: `folder/split.parquet` below the second pack's root.
-        labels: row -> task name -> label; places in pixels of the photo. keep: which rows take part.
+        labels: row -> task name -> label; places in pixels of the photo.
+        keep: which rows take part.
         aside: names that stay out, or with `only_aside` the only ones that take part.
         confident: minimum teacher score; 0 keeps pictures without a found face too, placed by the median of
             the set.

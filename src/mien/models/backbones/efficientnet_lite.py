@@ -148,8 +148,8 @@ def efficientnet_lite(size: int, imagenet: bool, *, early: bool = False) -> tupl
     """The encoder of every tiny system, and its view: a crop of the whole head, `size` pixels square.
 
     Args:
-        imagenet: start from ImageNet weights instead of random ones. early: with a map of stride 2, see
-            `EfficientNetLite`.
+        imagenet: start from ImageNet weights instead of random ones.
+        early: with a map of stride 2, see `EfficientNetLite`.
     """
     encoder = EfficientNetLite(early=early)
     if imagenet:

@@ -21,20 +21,20 @@ class Sizes:
     """Widths and depths; the defaults are the paper's network.
 
     Attributes:
-        side: of the crop. stride: of the first convolution (7x7, `first` channels).
-        growth, layers: of a dense block. levels: dense blocks on the way down, without the bottleneck.
+        side: of the crop.
+        stride: of the first convolution (7x7, `first` channels).
+        growth, layers: of a dense block.
+        levels: dense blocks on the way down, without the bottleneck.
         start: where the counter of transition widths starts; the official code starts at 16, though `first`
             is 48.
-        up: width inside a transition-up. codes: widths of the re-encoders, at strides 4, 8 and 16 of the
-            crop.
-        coded_norm: batch norm in the re-encoders (official: in the 2-task net only). dropout: before dense
-            heads.
+        up: width inside a transition-up.
+        codes: widths of the re-encoders, at strides 4, 8 and 16 of the crop.
+        coded_norm: batch norm in the re-encoders (official: in the 2-task net only).
+        dropout: before dense heads.
         official: details of the official Keras graph. The strided 5x5 convolution pads 1 before and 2 after,
-            as TensorFlow does; norms
-            of re-encoders are one set for all paths; transition-ups and heads start by Glorot; running
-            statistics move by 1 %.
-            Ours: without it, padding 2 and 2, norms a path, He for all convolutions, 10 %; small networks
-                were trained so.
+            as TensorFlow does; norms of re-encoders are one set for all paths; transition-ups and heads start
+            by Glorot; running statistics move by 1 %. Ours: without it, padding 2 and 2, norms a path, He for
+            all convolutions, 10 %; small networks were trained so.
     """
 
     side: int = 128
@@ -125,12 +125,12 @@ class Up(nn.Module):
 class Trunk(nn.Module):
     """FC-DenseNet with injections.
 
-    forward: images (B, 3, s, s), raw maps (B, raw, s, s), re-encoded maps finest first ->
-    "last" (level `levels - 1` after injection), "bottom" (bottleneck), "final" (finest map with the raw
-    maps).
+    forward: images (B, 3, s, s), raw maps (B, raw, s, s), re-encoded maps finest first -> "last" (level
+    `levels - 1` after injection), "bottom" (bottleneck), "final" (finest map with the raw maps).
 
     Args:
-        raw: feedback channels in all. coded: re-encoded channels in all, by stage.
+        raw: feedback channels in all.
+        coded: re-encoded channels in all, by stage.
     """
 
     def __init__(self, sizes: Sizes, raw: int, coded: Sequence[int], paths: Sequence[str]):

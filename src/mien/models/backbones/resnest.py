@@ -49,7 +49,7 @@ class Block(nn.Module):
     rounded up.
 
     No convolution has a stride: average pools halve the maps, one in the shortcut, one beside the split
-        attention.
+    attention.
 
     Args:
         pool_first: that pool stands before the split attention (the published "fast" nets) instead of after

@@ -97,8 +97,7 @@ class ResNet50(FourStages):
 
         Args:
             leave: prefixes of keys that are not wanted. With the last block of `layer4` taken out (as in
-                FAR-AMTN, whose
-                `split.block` takes its weights) also "layer4.2.".
+                FAR-AMTN, whose `split.block` takes its weights) also "layer4.2.".
 
         Raises:
             BadWeights: tensors are missing, unknown or of another shape, the first few are named; the net is

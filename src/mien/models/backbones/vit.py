@@ -67,8 +67,8 @@ class Block(nn.Module):
         """A branch, left out for some samples and scaled for the others so that the mean is kept.
 
         Ours: per sample, as stochastic depth is published. Official Faceptor keeps tokens as (tokens, batch,
-            width) there and drops
-        along the first axis, so that its branches are left out for token positions, in the whole batch.
+        width) there and drops along the first axis, so that its branches are left out for token positions, in
+        the whole batch.
         """
         if not self.training or self.drop == 0:
             return x
@@ -100,13 +100,13 @@ class VisionTransformer(nn.Module):
     without CLS.
 
     `ln_post` and `proj` are CLIP's pooled read-out. Maps never pass through them; they are here to load and
-    count as the
-    official tower does, so they get no gradient and `forward` leaves them still.
+    count as the official tower does, so they get no gradient and `forward` leaves them still.
 
     Args:
         grid: side of the stored positions' grid, re-interpolated to the real one in each forward. FaRL: 14;
             Faceptor: 32.
-        out: columns of `proj`. drop_path: stochastic depth of the last block, growing linearly from 0.
+        out: columns of `proj`.
+        drop_path: stochastic depth of the last block, growing linearly from 0.
     """
 
     mean = (0.48145466, 0.4578275, 0.40821073)
@@ -163,8 +163,7 @@ def load_clip(encoder: VisionTransformer, state_dict: Mapping[str, Any]) -> Visi
 
     Args:
         state_dict: flat or {"state_dict": flat}; keys as they are, or below `visual.` (whatever stands before
-            that).
-            Positions of another grid are interpolated.
+            that). Positions of another grid are interpolated.
 
     Raises:
         BadWeights: naming missing tensors and wrong shapes; the encoder is then unchanged.
