@@ -25,7 +25,7 @@ import typer
 
 from mien import geometry
 from mien.data import set_aside
-from mien.tasks.detection import SURE
+from mien.tasks.detection import CONFIDENT
 
 SIZES = (320, 640)
 FLOOR = 0.3  # teacher scores below it are no label at all
@@ -78,7 +78,7 @@ def hand_rows(boxes: np.ndarray, teacher: np.ndarray) -> np.ndarray:
             points = MEAN_POINTS * [x2 - x1, y2 - y1] + [x1, y1]
         rows.append([x1, y1, x2 - x1, y2 - y1, *points.ravel(), 1.0])
     drawn = np.array(rows).reshape(-1, 15)
-    for row in teacher[teacher[:, 14] >= SURE]:
+    for row in teacher[teacher[:, 14] >= CONFIDENT]:
         if geometry.iou(_box(row)[0], _box(drawn))[0].max() < 0.2:
             drawn = np.vstack([drawn, np.append(row[:14], 0.5)])
     return drawn
@@ -86,7 +86,7 @@ def hand_rows(boxes: np.ndarray, teacher: np.ndarray) -> np.ndarray:
 
 def shows_center(rows: np.ndarray, width: int, height: int) -> bool:
     """Whether a confident face contains the picture's center."""
-    boxes = _box(rows[rows[:, 14] >= SURE])
+    boxes = _box(rows[rows[:, 14] >= CONFIDENT])
     x, y = width / 2, height / 2
     return bool(((boxes[:, 0] < x) & (boxes[:, 2] > x) & (boxes[:, 1] < y) & (boxes[:, 3] > y)).any())
 
