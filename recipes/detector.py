@@ -1,4 +1,4 @@
-"""The face detector: boxes, scores and five points, learned from a teacher's on whole photos.
+"""The face detector: boxes, scores and five points, learned from a teacher's labels of photos.
 
 mien train recipes/detector.py --out RUN
 """
@@ -21,11 +21,10 @@ from mien.training.recipe import Recipe, cosine
 
 
 def grow(small: nn.Module, large: nn.Module) -> None:
-    """Start a network from a narrower or shallower one's weights so that it computes the same at first.
+    """Start a network from the weights of a narrower or shallower one, with the same outputs.
 
-    Old channels keep their weights and see nothing of the new ones; the new ones start at random; an added
-    block, which
-    must have a shortcut, adds nothing.
+    Old channels keep their weights and ignore the new ones, which start at random. An added block, which must
+    have a shortcut, adds zero.
     """
     old = small.state_dict()
     for name, value in large.state_dict().items():  # these share memory with the network
@@ -35,8 +34,8 @@ def grow(small: nn.Module, large: nn.Module) -> None:
             value.zero_()
 
 
-# Pictures of each source per step of 24. Photos of crowds and masked faces teach most; the rest brings faces
-# of all ages, poses and light.
+# Pictures of each source per step of 24. Photos of crowds and masked faces help most; the others add faces of
+# all ages, poses and lighting.
 SHARES = {"photos": 7, "face_boxes": 6, "fairface": 6, "celeba_wild": 5}
 # Options of each source: photos with many faces are drawn more often where they exist.
 OPTIONS = {
@@ -73,8 +72,8 @@ def recipe(
     Args:
         start: a checkpoint or an exported file of an earlier run to begin from, instead of random weights.
         lr: of AdamW, after 300 steps of warm-up, before the cosine.
-        occluded: chance of a face to be covered in part. degraded: chance of a picture to be dark, backlit or
-            compressed.
+        occluded: probability that a face is partly covered.
+        degraded: probability that a picture is dark, backlit or compressed.
     """
     torch.manual_seed(seed)
     model = detector()

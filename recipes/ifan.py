@@ -5,15 +5,12 @@ one task each.
     mien train recipes/ifan.py --out runs/ifan --emotion DATA/bnu-lsved
 
 Helen (9 classes) and MTFL (5 points) are read in their publishers' layouts below the data root
-(`mien.data.catalogue.OFFICIAL`: helen,
-mtfl-official). BNU-LSVED, the third task's set, is given by its authors on request: --emotion names a folder
-of face crops, with a
-sub-folder for each of concentrated, disgust, distracted, happy, puzzled, surprised, tired. Without it this is
-the two-task net.
+(`mien.data.catalogue.OFFICIAL`: helen, mtfl-official). BNU-LSVED, the third task's set, is given by its
+authors on request: --emotion names a folder of face crops, with a sub-folder for each of concentrated,
+disgust, distracted, happy, puzzled, surprised, tired. Without it this is the two-task net.
 
 Not run by us. The paper's training is known in outline only, its GPUs and hours are not public, and how long
-40,000 steps of
-24 pictures with three laps take on the CPUs that mien's trainer works on is not measured.
+40,000 steps of 24 pictures with three laps take on the CPUs that mien's trainer works on is not measured.
 
 Published: Helen overall F 91.15, MTFL NME 5.81, BNU-LSVED 45.73.
 """
@@ -26,12 +23,12 @@ from pathlib import Path
 import torch
 
 from mien import geometry
-from mien.data import synthetic
 from mien.data.augment import NONE, Augment
 from mien.data.catalogue import SourceSpec, open_parts
 from mien.data.dataset import FaceSource
 from mien.data.formats.attributes import Table, need
 from mien.data.mixture import Mixture
+from mien.data.synthetic import toy
 from mien.io.image import load_photo
 from mien.io.paths import EXTENSIONS
 from mien.models.ifan import ifan
@@ -46,7 +43,7 @@ def lessons(root: Path) -> Table:
     """Face crops in a folder a class -> `emotion7`.
 
     Ours: the crops are taken for crops of the "head" template, since the set has no points; the official code
-        resizes them.
+    resizes them.
     """
     files = [
         (path, kind)
@@ -72,15 +69,16 @@ def recipe(
     disks: str = "hard",
     lr: float = 1e-3,
     means: int = 20,
-    drawn: bool = False,
+    synthetic: bool = False,
 ) -> Recipe:
     """See the module's text.
 
     Args:
-        emotion: folder of BNU-LSVED. laps: passes of the feedback loop. disks: how points are fed back: hard
-            (the paper) or gauss.
-        means: batches of which the mean answers, the first lap's feedback, are taken. drawn: drawn faces in
-            place of the sets.
+        emotion: folder of BNU-LSVED.
+        laps: passes of the feedback loop.
+        disks: how points are fed back: hard (the paper) or gauss.
+        means: number of batches for the mean outputs, the feedback of the first lap.
+        synthetic: use synthetic faces instead of the sets.
     """
     torch.manual_seed(seed)
     model = ifan(emotion=bool(emotion), laps=laps, disks=disks)
@@ -90,9 +88,9 @@ def recipe(
             SourceSpec("helen", "train", "helen9", HELEN, augment),
             SourceSpec("mtfl-official", "train", "points5", MTFL, augment),
         ]
-        sources = open_parts(parts, model.view, drawn=drawn)
+        sources = open_parts(parts, model.view, synthetic=synthetic)
         if emotion:
-            faces = synthetic.toy(tasks=("emotion7",)) if drawn else lessons(Path(emotion))
+            faces = toy(tasks=("emotion7",)) if synthetic else lessons(Path(emotion))
             sources.append((FaceSource(faces, model.view, augment), BNU))
         return Mixture(sources, model.tasks, seed=seed, size=model.view.size)
 
@@ -113,6 +111,6 @@ def recipe(
         every=steps,
         optimizer=adamw(model, lr, weight_decay=1e-4, rates=model.rates()),
         data=["helen", "mtfl-official", *(["bnu-lsved"] if emotion else [])],
-        protocols=() if drawn else ("helen", "mtfl-official"),
+        protocols=() if synthetic else ("helen", "mtfl-official"),
         criteria={HELEN9.name: parsing.criterion()},
     )

@@ -4,13 +4,11 @@ head pose.
     mien train recipes/qface.py --out runs/qface --encoder FaRL-Base-Patch16-LAIONFace20M-ep16.pth
 
 Not run by us. The paper trains on RAF-DB, CelebA and other sets whose list, like the hours and the whole
-setting, is not public:
-every number below is ours. 50,000 steps of 128 pictures of 224 px are too many for the CPUs that mien's
-trainer works on.
+setting, is not public: every number below is ours. 50,000 steps of 128 pictures of 224 px are too many for
+the CPUs that mien's trainer works on.
 
 Data, in the publishers' layouts below the data root (`mien.data.catalogue.OFFICIAL`): rafdb, celeba-official,
-utkface-official.
-Published: RAF-DB 92.86, CelebA 91.56.
+utkface-official. Published: RAF-DB 92.86, CelebA 91.56.
 """
 
 from __future__ import annotations
@@ -51,14 +49,16 @@ def recipe(
     fusion: str = "concat",
     lr: float = 5e-5,
     drop_path: float = 0.1,
-    drawn: bool = False,
+    synthetic: bool = False,
 ) -> Recipe:
     """See the module's text.
 
     Args:
-        tasks: comma-separated, of the three. encoder: a file of FaRL's or CLIP's weights. fusion: concat,
-            sum, gated or tokens.
-        lr: of the encoder; all else learns ten times as fast. drawn: drawn faces in place of the sets.
+        tasks: comma-separated names, of the three.
+        encoder: file with FaRL's or CLIP's weights.
+        fusion: concat, sum, gated or tokens.
+        lr: learning rate of the encoder; ten times as high elsewhere.
+        synthetic: use synthetic faces instead of the sets.
     """
     torch.manual_seed(seed)
     asked = tasks.split(",")
@@ -70,18 +70,18 @@ def recipe(
     # these sets' crops end near the face; no colour is made up around it, since protocols crop alike
     parts = [replace(p, augment=Augment(fill_border=0)) for p in PARTS if p.task in asked]
     mixture = Mixture(
-        open_parts(parts, model.view, drawn=drawn), model.tasks, seed=seed, size=model.view.size
+        open_parts(parts, model.view, synthetic=synthetic), model.tasks, seed=seed, size=model.view.size
     )
     return Recipe(
         name="qface",
         model=model,
         mixture=mixture,
-        optimizer=adamw(model, lr, heads=10, weight_decay=0.05),
+        optimizer=adamw(model, lr, head_lr_multiplier=10, weight_decay=0.05),
         schedule=cosine(1000),
         steps=steps,
-        balance=Fixed(WEIGHTS),
+        loss_weighting=Fixed(WEIGHTS),
         seed=seed,
         data=[p.dataset for p in parts],
         every=steps,
-        protocols=() if drawn else [SCORED[n] for n in asked],
+        protocols=() if synthetic else [SCORED[n] for n in asked],
     )

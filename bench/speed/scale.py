@@ -182,7 +182,7 @@ def train(ranks: list[int], steps: int) -> None:
             ]
             words += [
                 "recipes/faceptor_tiny.py",
-                "--drawn",
+                "--synthetic",
                 "True",
                 "--steps",
                 str(steps),

@@ -29,7 +29,7 @@ from bench.comparison.work import curve, multiply_adds, train_all
 from mien.cli import load_recipe
 from mien.data.augment import NONE
 from mien.data.dataset import RandomSubset
-from mien.data.pack_mixture import MADE_FOR, SHARES, batch_shares, blend
+from mien.data.pack_mixture import MADE_FOR, SHARES, allocate_batch, pack_mixture
 from mien.errors import UsageError
 from mien.models.ifan import ifan_tiny
 from mien.tasks import ATTRIBUTES, DEFAULT_TASKS, POINTS5, task
@@ -171,18 +171,18 @@ def test_multiply_adds_are_those_of_the_layers():
 
 
 def test_shares_keep_their_proportions_and_room_for_all():
-    every = batch_shares(DEFAULT_TASKS, 20)
+    every = allocate_batch(DEFAULT_TASKS, 20)
     assert every == SHARES
-    assert batch_shares([task("age")], 20) == {"utkface": 20}
-    assert batch_shares([task("landmarks")], 20) == {"helen68": 10, "afw68": 10}
-    few = batch_shares([task("expression"), task("attributes"), task("age")], 20)
+    assert allocate_batch([task("age")], 20) == {"utkface": 20}
+    assert allocate_batch([task("landmarks")], 20) == {"helen68": 10, "afw68": 10}
+    few = allocate_batch([task("expression"), task("attributes"), task("age")], 20)
     assert few == {"ferplus": 8, "utkface": 6, "celeba": 6}
-    assert sum(batch_shares(DEFAULT_TASKS, 8).values()) == 8
-    assert set(batch_shares(DEFAULT_TASKS, 8)) == set(SHARES)
+    assert sum(allocate_batch(DEFAULT_TASKS, 8).values()) == 8
+    assert set(allocate_batch(DEFAULT_TASKS, 8)) == set(SHARES)
     with pytest.raises(UsageError, match="no room for 7 sets"):
-        batch_shares(DEFAULT_TASKS, 6)
+        allocate_batch(DEFAULT_TASKS, 6)
     with pytest.raises(UsageError, match="no set of the pack is made for 'euler'"):
-        batch_shares([task("euler")], 6)
+        allocate_batch([task("euler")], 6)
     assert {t.name for t in DEFAULT_TASKS} == set(MADE_FOR)
 
 
@@ -198,12 +198,12 @@ def test_a_part_of_a_set_is_always_the_same_part():
 
 
 def test_the_guess_is_the_mean_of_the_labels_whatever_it_is_shown():
-    model = guess(batches=2, drawn=True)
+    model = guess(batches=2, synthetic=True)
     w, h = model.view.size
     answers = model(np.random.default_rng(0).normal(size=(3, 3, h, w)).astype(np.float32))
     assert all(np.array_equal(a[0], a[2]) for a in answers.values())
     net = ifan_tiny(tasks=[POINTS5, ATTRIBUTES])
-    faces = blend(SHARES, net.view, net.tasks, seed=1, augment=NONE, drawn=True)
+    faces = pack_mixture(SHARES, net.view, net.tasks, seed=1, augment=NONE, synthetic=True)
     means = net.mean_answers(faces.batch(i) for i in range(2))
     np.testing.assert_allclose(answers["points5"][0], means["points5"], atol=1e-6)
     np.testing.assert_allclose(

@@ -47,7 +47,7 @@ def small(steps: int = 6, seed: int = 3, lr: float = 1e-3) -> Recipe:
         torch.optim.AdamW(learned, lr=lr),
         cosine(2),
         steps,
-        balance=Fixed({"age": 0.5}),
+        loss_weighting=Fixed({"age": 0.5}),
         seed=seed,
         data=("toy",),
     )
