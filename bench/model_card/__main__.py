@@ -4,10 +4,9 @@ network.
 python -m bench.model_card.__main__ [--dry]      # needs mien[train] and MIEN_DATA with the data pack
 
 In order: raw answers on the validation sets (kept in the cache folder), temperatures and cuts for saying
-    nothing (written
-into the provenance file beside the weights; --dry writes nothing but the page), protocol scores and the table
-of false
-matches where they are missing or were measured with other weights, then the page.
+nothing (written into the provenance file beside the weights; --dry writes nothing but the page), protocol
+scores and the table of false matches where they are missing or were measured with other weights, then the
+page.
 """
 
 from __future__ import annotations
@@ -85,7 +84,7 @@ mien analyze examples/astronaut.jpg --tasks points5,landmarks,parsing,pose
 ```
 
 `mien serve --tasks ...` offers no other answers to anyone ([server.md](server.md)). To say nothing where it is not sure, compare with the
-cut above: `face["gender"].sure({gender})` and `face["expression"].sure({expression})` are the label or None.
+cut above: `face["gender"].confident({gender})` and `face["expression"].confident({expression})` are the label or None.
 `mien models --license commercial` refuses these weights, exit code 2.
 """
 

@@ -27,7 +27,8 @@ class WorkQueue:
     """Threads behind a bounded line. Used from one event loop.
 
     Args:
-        threads: pictures read at once. places: pictures inside at once, read or waiting.
+        threads: pictures read at once.
+        places: pictures inside at once, read or waiting.
     """
 
     def __init__(self, threads: int, places: int):
@@ -120,8 +121,10 @@ class AnalyzeRequest:
     """What a request wants to know of each picture.
 
     Attributes:
-        tasks: names, None for the reader's own. score: least score of a face, None for the detector's own.
-        faces: read only the largest so many, None for all. masks: answer the parsing masks too.
+        tasks: names, None for the reader's own.
+        score: least score of a face, None for the detector's own.
+        faces: read only the largest so many, None for all.
+        masks: answer the parsing masks too.
     """
 
     tasks: tuple[str, ...] | None = None
@@ -157,8 +160,8 @@ class Pipeline:
     Called from the queue's threads.
     """
 
-    def __init__(self, reader: Reader, batcher: Batcher, *, most_faces: int, pixels: int, counts: Counts):
-        self.batcher, self.most_faces, self.pixels, self.counts = batcher, most_faces, pixels, counts
+    def __init__(self, reader: Reader, batcher: Batcher, *, max_faces: int, pixels: int, counts: Counts):
+        self.batcher, self.max_faces, self.pixels, self.counts = batcher, max_faces, pixels, counts
         self.reader = Reader(
             reader.detector, batcher, tasks=reader.requested, batch=batcher.faces, max_pixels=pixels
         )
@@ -202,10 +205,10 @@ class Pipeline:
 
     def _check(self, deadline: Deadline, stage: str, reading: Reading, faces: int) -> None:
         """Between two stages: enough time left, and no more faces than the server takes."""
-        if stage == "detect" and faces > self.most_faces:
+        if stage == "detect" and faces > self.max_faces:
             raise TooManyFaces(
-                f"the picture shows {faces} faces, the limit is {self.most_faces}; send"
-                f" faces={self.most_faces} for the largest ones, a higher score, or parts of the picture"
+                f"the picture shows {faces} faces, the limit is {self.max_faces}; send"
+                f" faces={self.max_faces} for the largest ones, a higher score, or parts of the picture"
             )
         deadline.check()
 

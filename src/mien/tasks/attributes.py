@@ -88,17 +88,16 @@ class Gender:
     """Gender as it is perceived from the picture.
 
     Attributes:
-        label: "female" or "male". probability: of that label, 0.5..1.
+        label: "female" or "male".
+        probability: of that label, 0.5..1.
     """
 
     label: str
     probability: float
 
-    def sure(self, least: float) -> str | None:
-        """The label where its probability is at least this much, else None: better no answer than a wrong
-        one.
-        """
-        return self.label if self.probability >= least else None
+    def confident(self, threshold: float) -> str | None:
+        """The label if its probability is at least `threshold`, else None."""
+        return self.label if self.probability >= threshold else None
 
     def to_dict(self) -> dict[str, Any]:
         """{"label", "probability"}."""
@@ -109,10 +108,9 @@ class AttributesTask(Task[Attributes]):
     """n yes/no questions by binary cross-entropy.
 
     A label is a mapping name -> 0/1 of whatever the data set knows; None, NaN and -1 are unknown too. Loss:
-    the mean over
-    known elements, where those of a picture that knows k of them weigh 1/sqrt(k). With equal weights a set
-    that knows one
-    of forty is not heard beside one that knows all; with equal weights a picture, the forty are not.
+    the mean over known elements, where those of a picture that knows k of them weigh 1/sqrt(k). With equal
+    weights a set that knows one of forty is not heard beside one that knows all; with equal weights a
+    picture, the forty are not.
 
     Attributes:
         temperature: what logits are divided by when they are read; weights may bring theirs, see

@@ -21,7 +21,8 @@ class Choice:
     """One of k.
 
     Attributes:
-        label: the likeliest. probabilities: name -> 0..1, summing to 1, in the label set's display order.
+        label: the likeliest.
+        probabilities: name -> 0..1, summing to 1, in the label set's display order.
         labels: the label set's id.
     """
 
@@ -29,11 +30,9 @@ class Choice:
     probabilities: Mapping[str, float]
     labels: str
 
-    def sure(self, least: float) -> str | None:
-        """The label where its probability is at least this much, else None: better no answer than a wrong
-        one.
-        """
-        return self.label if self.probabilities[self.label] >= least else None
+    def confident(self, threshold: float) -> str | None:
+        """The label if its probability is at least `threshold`, else None."""
+        return self.label if self.probabilities[self.label] >= threshold else None
 
     def to_dict(self) -> dict[str, Any]:
         """{"set", "label", "probabilities"}."""
@@ -44,7 +43,8 @@ class ChoiceTask(Task[Choice]):
     """One of k, trained by cross-entropy; a label is an index or a distribution over the k (votes).
 
     Args:
-        names: in index order. display: the same names in the order in which people are shown them.
+        names: in index order.
+        display: the same names in the order in which people are shown them.
         mirror: for each index, the one it becomes when the picture is mirrored; by default itself.
 
     Attributes:
