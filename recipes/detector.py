@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from mien.data.detection import MosaicSource, read_labelled, read_photos
+from mien.data.detection import MosaicSource, read_labeled, read_photos
 from mien.data.mixture import Mixture
 from mien.export.onnx_import import load, recompute_batchnorm_stats
 from mien.models.detector import detector
@@ -53,7 +53,7 @@ def sources(size: int, occluded: float, degraded: float) -> list[tuple[MosaicSou
     tables = {"photos": read_photos(data_root(), "train")}
     for name in ("face_boxes", "fairface", "celeba_wild"):
         labels = cache_root() / "detector" / f"{name}.parquet"
-        tables[name] = read_labelled(data_more_root() / name / "train.parquet", labels)
+        tables[name] = read_labeled(data_more_root() / name / "train.parquet", labels)
     more = {"occluded": occluded, "degraded": degraded}
     return [(MosaicSource(tables[n], size=size, **OPTIONS[n], **more), k) for n, k in SHARES.items()]
 

@@ -33,7 +33,7 @@ from mien.errors import BadWeights, MissingData
 
 FILE = "dlib_face_recognition_resnet_model_v1.dat"
 SIDE = 150
-# eye centres, nose tip and mouth corners of dlib's mean face, in a chip of 150 pixels with a quarter of the
+# eye centers, nose tip and mouth corners of dlib's mean face, in a chip of 150 pixels with a quarter of the
 # face around it
 PLACES = np.array([[47.55, 46.6], [100.47, 46.6], [74.0, 76.6], [50.4, 103.0], [97.6, 103.0]])
 MEAN = (122.782, 117.001, 104.298)  # of red, green and blue, which the network takes off

@@ -199,7 +199,7 @@ def second_stage(
         left = model.load_state_dict(checkpoint.load(start).state_dict(), strict=False)
         assert all(n.startswith(("decoder.project.", "decoder.level.")) for n in left.missing_keys), left
     view = model.view if isinstance(task(name).shape, Points | Map) else values_view(small)
-    # the others stay in the mixture, unlabelled: their queries are in the weights
+    # the others stay in the mixture, unlabeled: their queries are in the weights
     mixture = Mixture(open_parts([parts[name]], view, synthetic=synthetic), tasks, seed=seed, view=view)
     return Recipe(
         name="faceptor/second",

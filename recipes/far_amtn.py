@@ -44,7 +44,7 @@ def recipe(
     lr: float = 1e-4,
     synthetic: bool = False,
 ) -> Recipe:
-    """See the module's text. Ours: batch, steps, optimiser and augmentation.
+    """See the module's text. Ours: batch, steps, optimizer and augmentation.
 
     Args:
         data: celeba-official or lfwa.

@@ -47,7 +47,7 @@ def recipe(
     lr: float = 1e-4,
     synthetic: bool = False,
 ) -> Recipe:
-    """See the module's text. Ours: batch, steps, optimiser and augmentation.
+    """See the module's text. Ours: batch, steps, optimizer and augmentation.
 
     Args:
         part: "masks" or "attributes".

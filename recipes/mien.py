@@ -85,7 +85,7 @@ WILD = Augment(
 
 FINER = 16  # width of the parsing refinement
 OWN = 192  # width of the last stages of the identity branch
-# fraction of their mean that descriptors keep, see `pack.centred`; chosen on LFW's View 1, which is meant for
+# fraction of their mean that descriptors keep, see `pack.centered`; chosen on LFW's View 1, which is for
 # such choices
 LEFT = 0.3
 CLASS_WEIGHTS = {

@@ -67,7 +67,7 @@ def recipe(
     model = qface_base(tasks=[task(n) for n in asked], size=size, fusion=fusion, drop_path=drop_path)
     if encoder:
         load_clip(model.encoder, torch.load(encoder, map_location="cpu", weights_only=True))  # type: ignore[arg-type]
-    # these sets' crops end near the face; no colour is made up around it, since protocols crop alike
+    # these sets' crops end near the face; no color is made up around it, since protocols crop alike
     parts = [replace(p, augment=Augment(fill_border=0)) for p in PARTS if p.task in asked]
     mixture = Mixture(
         open_parts(parts, model.view, synthetic=synthetic), model.tasks, seed=seed, size=model.view.size

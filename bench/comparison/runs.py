@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-STEPS = 2500  # optimiser steps of 20 pictures: of every system, and of every single-task network
+STEPS = 2500  # optimizer steps of 20 pictures: of every system, and of every single-task network
 FEWER = 400  # of every ablation, on both sides
 SECOND = 160  # of the second stage of Layer-Attention
 MASKS = 1000  # of the network of masks

@@ -195,7 +195,7 @@ def expression(a: Answers) -> Iterator[str]:
     guess = z.argmax(1)
     yield "### Expression: FER+ test\n"
     yield (
-        "Recall: of the faces labelled so, the share that is answered so. Precision: of the answers, the"
+        "Recall: of the faces labeled so, the share that is answered so. Precision: of the answers, the"
         " share that is right. In %.\n"
     )
     body = [
@@ -212,7 +212,7 @@ def expression(a: Answers) -> Iterator[str]:
     body.append(
         ["**all**", f"{len(truth):,}", shown(guess == truth), "", f"mean recall of classes {100 * mean:.1f}"]
     )
-    yield rows(("expression", "labelled", "recall", "answered", "precision"), body)
+    yield rows(("expression", "labeled", "recall", "answered", "precision"), body)
 
 
 def identity(a: Answers, model: OnnxModel) -> Iterator[str]:
@@ -393,7 +393,7 @@ def failures(a: Answers, model: OnnxModel, scores: Mapping[str, Any]) -> Iterato
         "sculpted faces get answers like any other. The sets' pictures are small, mostly of adults, mostly"
         " from the web of before 2018,"
     )
-    yield "and labelled by few hands. Nothing was measured at night or in infrared."
+    yield "and labeled by few hands. Nothing was measured at night or in infrared."
 
 
 # --- The page

@@ -253,9 +253,9 @@ def _value(scores: Mapping[str, float], prefix: str, marks: str) -> str:
 
 
 def faces_found(found: Mapping[str, Any]) -> Iterator[str]:
-    """One table: the share of pictures whose labelled face each detector found."""
+    """One table: the share of pictures whose labeled face each detector found."""
     yield (
-        "Share of pictures in which a box holds the middle of the labelled face, %: each tool's own detector"
+        "Share of pictures in which a box holds the middle of the labeled face, %: each tool's own detector"
         " with its own threshold. Stored pictures are small, and most are cut to the face, which many"
         " detectors were not made for; hence the frame.\n"
     )

@@ -64,7 +64,7 @@ def keep(kind: str, key: str, value: dict[str, Any]) -> None:
 
 
 def make_photos(folder: Path, count: int, seed: int = 0) -> None:
-    """JPEGs of a grey 640 x 480 with one or two heads."""
+    """JPEGs of a gray 640 x 480 with one or two heads."""
     import cv2
 
     from mien.io.image import load_photo

@@ -255,7 +255,7 @@ def test_installs_are_pinned_and_run_no_scripts():
 # --- scores
 
 
-def test_the_labelled_face_is_the_one_around_it():
+def test_the_labeled_face_is_the_one_around_it():
     points = np.array([[10, 10]] * 5)
     far, near, off = {"box": [0, 0, 40, 40]}, {"box": [5, 5, 16, 16]}, {"box": [20, 20, 30, 30]}
     assert (

@@ -107,9 +107,9 @@ def check(recipe: Recipe) -> None:
             assert n > 0
             example = source.example(0, np.random.default_rng(0))
             batch = collate([example], mixture.tasks, mixture.size)
-            labelled = [name for name, mask in batch.mask.items() if mask.any()]
-            assert len(labelled) == 1, (source.name, labelled)
-            assert f"{source.only[0]}{'@' if source.at else ''}{source.at}" == labelled[0]
+            labeled = [name for name, mask in batch.mask.items() if mask.any()]
+            assert len(labeled) == 1, (source.name, labeled)
+            assert f"{source.only[0]}{'@' if source.at else ''}{source.at}" == labeled[0]
 
 
 @pytest.mark.parametrize(("name", "arguments", "parameters"), SIZES)

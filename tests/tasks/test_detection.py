@@ -34,17 +34,17 @@ def label(x: float, y: float, w: float, h: float, score: float = 0.9) -> np.ndar
 
 def encode(rows: np.ndarray, size: tuple[int, int], score: float = 4.0) -> np.ndarray:
     """Rows (n, 16) -> raw answers (cells, 15) that encode them, at the nearest cell of a fitting stride."""
-    centres, strides = cells(size)
-    raw = np.zeros((len(centres), 15), np.float32)
+    centers, strides = cells(size)
+    raw = np.zeros((len(centers), 15), np.float32)
     raw[:, 0] = -8
     for r in rows:
         middle, extent = (r[:2] + r[2:4]) / 2, r[2:4] - r[:2]
         stride = 8 if extent.max() < 45 else 16 if extent.max() < 90 else 32
-        i = int(np.argmin(np.abs(centres - middle).sum(1) + 1e6 * (strides != stride)))
+        i = int(np.argmin(np.abs(centers - middle).sum(1) + 1e6 * (strides != stride)))
         raw[i, 0] = score
-        raw[i, 1:3] = (middle - centres[i]) / strides[i]
+        raw[i, 1:3] = (middle - centers[i]) / strides[i]
         raw[i, 3:5] = np.log(extent / strides[i])
-        raw[i, 5:] = ((r[4:14].reshape(5, 2) - centres[i]) / strides[i]).ravel()
+        raw[i, 5:] = ((r[4:14].reshape(5, 2) - centers[i]) / strides[i]).ravel()
     return raw
 
 
@@ -118,12 +118,12 @@ def test_loss_of_boxes_and_points_is_zero_at_the_truth() -> None:
     torch = pytest.importorskip("torch")
     mask, truth = torch.ones(1, dtype=torch.bool), torch.from_numpy(target(FACES3[1]))[None]
     row = transform_faces(FACES3[1], np.eye(2, 3), False)[0]
-    centres, strides = cells((SIDE, SIDE))
+    centers, strides = cells((SIDE, SIDE))
     raw = np.zeros((1, N, 15), np.float32)
     raw[..., 0] = -4
-    raw[0, :, 1:3] = ((row[:2] + row[2:4]) / 2 - centres) / strides[:, None]
+    raw[0, :, 1:3] = ((row[:2] + row[2:4]) / 2 - centers) / strides[:, None]
     raw[0, :, 3:5] = np.log((row[2:4] - row[:2]) / strides[:, None])
-    raw[0, :, 5:] = ((row[4:14].reshape(1, 5, 2) - centres[:, None]) / strides[:, None, None]).reshape(-1, 10)
+    raw[0, :, 5:] = ((row[4:14].reshape(1, 5, 2) - centers[:, None]) / strides[:, None, None]).reshape(-1, 10)
     at_truth = torch.from_numpy(raw)
     only_score = FaceTask(box_weight=0, point_weight=0).criterion()
     both = FACES.criterion()
@@ -168,7 +168,7 @@ def test_assignment_puts_sizes_on_strides_and_a_cell_serves_one_face() -> None:
     torch = pytest.importorskip("torch")
     from mien.tasks.detection import assign
 
-    centres, strides = (torch.tensor(v).float() for v in cells((SIDE, SIDE)))
+    centers, strides = (torch.tensor(v).float() for v in cells((SIDE, SIDE)))
     faces = np.stack(
         [label(8, 8, 10, 10), label(9, 9, 10, 10), label(30, 30, 60, 64), label(-10, -10, 130, 140)]
     )
@@ -176,7 +176,7 @@ def test_assignment_puts_sizes_on_strides_and_a_cell_serves_one_face() -> None:
     picture = torch.zeros(4, dtype=torch.long)
     raw = torch.zeros(1, N, 15)
     raw[..., 3:5] = 1.4  # boxes of four strides, as the network starts
-    face, cell = assign(raw, truth, picture, centres, strides, SIDE)
+    face, cell = assign(raw, truth, picture, centers, strides, SIDE)
     assert len(set(cell.tolist())) == len(cell)
     used = {int(f): {int(strides[c]) for g, c in zip(face, cell, strict=True) if g == f} for f in face}
     assert used[2] == {16} and used[3] == {32} and {8} in (used.get(0), used.get(1))

@@ -106,7 +106,7 @@ def test_statistics_and_gradients_are_one_on_all_ranks(runs):
     assert np.allclose(mean, 0.1 * (x.mean(0) + 0.5), atol=1e-6)  # of x and of x + 1
     assert np.allclose(var, 0.9 + 0.1 * x.var(0), atol=1e-6)
     assert np.allclose(bias, 10)
-    assert np.allclose(weight, 0, atol=1e-5)  # rank 0 had none, rank 1's sums normalised numbers
+    assert np.allclose(weight, 0, atol=1e-5)  # rank 0 had none, rank 1's sums normalized numbers
 
 
 def test_a_killed_rank_ends_the_run_and_it_resumes(tmp_path):

@@ -23,7 +23,7 @@ def test_fixed_weighs_as_told_and_others_one():
     assert Fixed({"a": 3.0, "absent": 9.0})(losses(a=1.0, b=1.0)) == {"a": 3.0, "b": 1.0}
 
 
-def test_normalised_weights_give_equal_losses_their_own_size():
+def test_normalized_weights_give_equal_losses_their_own_size():
     alpha = {
         "identity": 5.0,
         "age": 6.0,
@@ -72,7 +72,7 @@ def test_dynamic_averages_a_window():
         {"a": 3.0, "b": 2.0},
         {"a": 2.0, "b": 0.5},
         {"a": 0.0, "b": 1.5},
-    ]  # zero: not labelled
+    ]  # zero: not labeled
     assert run(Dynamic(2, equalize_scale=False), *uneven, {"a": 1.0, "b": 1.0})[-1] == pytest.approx(
         {n: 2 * math.exp(r / 2) / (math.exp(0.5) + math.exp(0.25)) for n, r in {"a": 1.0, "b": 0.5}.items()}
     )
@@ -100,7 +100,7 @@ def test_a_loss_that_a_window_does_not_label_keeps_its_mean():
     loss_weighting = Dynamic(1)
     run(loss_weighting, {"a": 4.0, "b": 4.0}, {"a": 0.0, "b": 4.0})
     assert loss_weighting(losses(a=1.0, b=1.0)) == pytest.approx({"a": 1.0, "b": 1.0})
-    run(Dynamic(1), *[{"a": 0.0}] * 4)  # never labelled: no division by nothing
+    run(Dynamic(1), *[{"a": 0.0}] * 4)  # never labeled: no division by nothing
 
 
 @pytest.mark.parametrize("loss_weighting", [Fixed({"a": 2.0}), Uncertainty(), Dynamic(1)])

@@ -107,7 +107,7 @@ def test_about_names_every_class_and_attribute_once():
     known = about()
     for task in (PARSING, LAPA11, HELEN9):
         assert [c["name"] for c in known["sets"][task.labels]] == list(task.names)
-        assert all(re.fullmatch("#[0-9a-f]{6}", c["colour"]) for c in known["sets"][task.labels])
+        assert all(re.fullmatch("#[0-9a-f]{6}", c["color"]) for c in known["sets"][task.labels])
     assert Counter(n for group in known["groups"].values() for n in group) == Counter(ATTRIBUTES.names)
     assert set(known["opinions"]) <= set(ATTRIBUTES.names)
 
@@ -228,7 +228,8 @@ def checked(tmp_path_factory, reader):
     job = {
         "width": 280, "height": 300, "scales": [1.25, 2.0, 0.5, 0.25, 0.37, 0.64],
         "points": face.points.tolist(),
-        "raw": raw.reshape(-1).tolist(), "canvas": [64, 64], "passes": passes, "sizes": sizes, "faces": turned,
+        "raw": raw.reshape(-1).tolist(), "canvas": [64, 64],
+        "passes": passes, "sizes": sizes, "faces": turned,
         "candidates": [[], boxes[:3], boxes[:60], boxes],
         "view": {"size": [64, 48], "points": geometry.TEMPLATES["arcface"].tolist()},
     }  # fmt: skip

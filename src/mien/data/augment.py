@@ -24,15 +24,13 @@ class Augment:
         degrees, scale, shift: turn, relative size, and shift as a fraction of the crop's side.
         mirror, light, gray, blur, erase, noise: chances, 0..1, of each change.
         surround: chance that what lies outside the stored picture is filled in instead of black. Tight sets
-            have
-            nothing there and photos do; a network that only ever saw black around faces with an age would be
-            lost.
+            have nothing there and photos do; a network that only ever saw black around faces with an age
+            would be lost.
         borrow: chance, where a picture is surrounded and other faces are at hand, that what lies outside it
-            is another's: hair, neck and
-            background that tell nothing of this face, so that the network learns to read the face itself.
+            is another's: hair, neck and background that tell nothing of this face, so that the network learns
+            to read the face itself.
         normal: turn and relative size are normally distributed, with standard deviations of `degrees` and
-            `scale` around 0 and 1
-            (sizes within a half and one and a half).
+            `scale` around 0 and 1 (sizes within a half and one and a half).
         recompress: chance of a JPEG of quality 30 to 95, after all else.
     """
 
@@ -151,12 +149,12 @@ def _edge(n: int) -> npt.NDArray[np.float64]:
 
 
 def grayed(pixels: Pixels) -> Pixels:
-    """(H, W, 3) -> the same without colour, in three equal channels."""
+    """(H, W, 3) -> the same without color, in three equal channels."""
     return cv2.cvtColor(cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)  # type: ignore[return-value]
 
 
 def photometric(pixels: Pixels, augment: Augment, rng: np.random.Generator) -> Pixels:
-    """Change light, colour and sharpness, not geometry: (H, W, 3) uint8 -> the same."""
+    """Change light, color and sharpness, not geometry: (H, W, 3) uint8 -> the same."""
     if rng.random() < augment.photometric:
         levels = np.arange(256, dtype=np.float32) / 255
         gain, lift, gamma = rng.uniform(0.7, 1.3), rng.uniform(-0.12, 0.12), np.exp(rng.uniform(-0.4, 0.4))

@@ -72,7 +72,7 @@ def read_photos(root: Path, split: str) -> list[Photo]:
     return photos
 
 
-def read_labelled(table: Path, labels: Path, *, longer: int = 400) -> list[Photo]:
+def read_labeled(table: Path, labels: Path, *, longer: int = 400) -> list[Photo]:
     """Photos of a table with the faces that `recipes/detector_labels.py` wrote for them, decoded.
 
     Args:

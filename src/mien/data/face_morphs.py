@@ -72,7 +72,7 @@ class FaceMorphs:
     """The morphs of the table, with centered descriptors as identity.
 
     Args:
-        left: see `pack.centred`.
+        left: see `pack.centered`.
 
     Raises:
         MissingData: there is no table; the message says how to make one.
@@ -85,7 +85,7 @@ class FaceMorphs:
         rows = pq.read_table(path).to_pydict()
         self.name, self.faces = "face_morphs", Faces()
         self.rows = list(zip(rows["first"], rows["second"], rows["weight"], strict=True))
-        values = pack.centred(np.asarray(rows["descriptor"], np.float32), left)
+        values = pack.centered(np.asarray(rows["descriptor"], np.float32), left)
         self.labels: list[Mapping[str, np.ndarray]] = [{"identity": v} for v in values]
 
     def __len__(self) -> int:

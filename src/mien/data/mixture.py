@@ -65,10 +65,10 @@ class Mixture:
 
     Args:
         parts: (source, pictures a batch). A source is walked in a fresh random order each epoch of its own.
-        tasks: the model's tasks, or in one mixture of several those that it labels. seed: of order and
-            augmentation;
-            mixtures beside each other want different ones. size: (width, height) of the crops.
-        view: how the pictures are shown, size and normalisation, where that is not the model's own view.
+        tasks: the model's tasks, or in one mixture of several those that it labels.
+        seed: of order and augmentation; mixtures beside each other want different ones.
+        size: (width, height) of the crops.
+        view: how the pictures are shown, size and normalization, where that is not the model's own view.
     """
 
     def __init__(
@@ -130,8 +130,7 @@ class Mixture:
         """The batch of that step (0, 1, 2, ...), or one of its shares.
 
         Pictures are dealt in turn: the j-th of the whole batch falls to share j modulo `of`. So shares are
-            disjoint, together
-        the whole batch, and differ by one picture at most, in each part and in all.
+        disjoint, together the whole batch, and differ by one picture at most, in each part and in all.
 
         Raises:
             UsageError: there are fewer pictures than shares.

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from mien.data.augment import Augment
-from mien.data.dataset import ConcatDataset, Dataset, FaceSource, LabelledSubset, RandomSubset
+from mien.data.dataset import ConcatDataset, Dataset, FaceSource, LabeledSubset, RandomSubset
 from mien.data.face_morphs import FaceMorphs
 from mien.data.formats import pack, wild
 from mien.data.mixture import Mixture
@@ -122,7 +122,7 @@ def pack_mixture(
             labels of its main task.
         paste_background: give faces of tight sets the backgrounds of entire heads, see `Augment`.
         only: a task name; pictures without its label and labels of other tasks are left out.
-        left: see `pack.centred`.
+        left: see `pack.centered`.
 
     Raises:
         UsageError: a set that the pack does not have.
@@ -137,7 +137,7 @@ def pack_mixture(
     for name in shares:
         made_for = tuple(task for task, sets in MADE_FOR.items() if name in sets)
         dataset: Dataset = toy(tasks=made_for) if synthetic else _OPEN[name](teacher, left)
-        dataset = LabelledSubset(dataset, only) if only else dataset
+        dataset = LabeledSubset(dataset, only) if only else dataset
         opened[name] = (
             RandomSubset(dataset, max_samples[name]) if max_samples and name in max_samples else dataset
         )

@@ -33,8 +33,11 @@ class Protocol:
     """A published way of measuring.
 
     Attributes:
-        name: on the command line. dataset: called to open it. task: whose answers are scored.
-        split: for people. keys: the numbers that the table shows, of those that the metrics compute.
+        name: on the command line.
+        dataset: called to open it.
+        task: whose answers are scored.
+        split: for people.
+        keys: the numbers that the table shows, of those that the metrics compute.
         note: what a reader must know to compare the number.
         at: a model that keeps an answer for each set is scored by its "task@at"; one that does not, by its
             "task".
@@ -75,8 +78,7 @@ class PartsF(MeanF1):
     together.
 
     One count over all pixels of all pictures, F = 2 hits / (parts in the truth + parts in the answer), where
-    lips and inner
-    mouth are one part (Smith et al., CVPR 2013). Skin and hair do not count.
+    lips and inner mouth are one part (Smith et al., CVPR 2013). Skin and hair do not count.
     """
 
     headline = "overall_f"
@@ -392,7 +394,7 @@ _LANDMARKS = (
         "points5",
         "MTFL test (2,995)",
         ("nme", "fr@0.1"),
-        "NME by the distance of the eye centres, x 100: larger than by outer corners",
+        "NME by the distance of the eye centers, x 100: larger than by outer corners",
         "mtfl",
         crop=TRUE_POINTS,
     ),

@@ -14,7 +14,7 @@ from mien.errors import UsageError
 
 
 def sine_positions(h: int, w: int, dim: int, temperature: float = 10000.0) -> Tensor:
-    """(h * w, dim) sine/cosine positions of cell centres: the first half for y, the second for x,
+    """(h * w, dim) sine/cosine positions of cell centers: the first half for y, the second for x,
     interleaved.
     """
 
@@ -79,11 +79,9 @@ class QueryDecoder(nn.Module):
 
     Args:
         channels: of each memory level; every level has its own 1x1 projection and a level embedding on its
-            keys
-            (Faceptor's Layer-Attention when there are several).
+            keys (Faceptor's Layer-Attention when there are several).
         norm: a LayerNorm after each projection. A convolutional encoder's maps are of any scale, and keys as
-            large as
-            theirs leave every head looking at one token.
+            large as theirs leave every head looking at one token.
     """
 
     def __init__(

@@ -1,8 +1,7 @@
 """A small face detector: anchor-free, three strides, one pass over a whole photo. Under 0.4 M parameters.
 
 The form follows YuNet (Wu et al. 2023) and YOLOX (Ge et al. 2021): depthwise-separable blocks, a small
-pyramid, and
-for each cell one score, one box and five points. What a cell's 15 numbers mean stands in
+pyramid, and for each cell one score, one box and five points. What a cell's 15 numbers mean stands in
 `mien.tasks.detection`.
 """
 
@@ -19,7 +18,7 @@ from mien.models.backbones.efficientnet_lite import conv_bn
 from mien.tasks import FACES
 from mien.types import View
 
-# One mean and one spread for all channels: the runtime then normalises a whole photo in a single pass.
+# One mean and one spread for all channels: the runtime then normalizes a whole photo in a single pass.
 VIEW = View(size=(320, 320), template="photo", mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))
 
 
@@ -45,15 +44,16 @@ class Separable(nn.Module):
 
 
 class FaceDetector(nn.Module):
-    """forward: (B, 3, H, W), normalised, H and W multiples of 32 -> {"faces": (B, cells, 15)}.
+    """forward: (B, 3, H, W), normalized, H and W multiples of 32 -> {"faces": (B, cells, 15)}.
 
     Cells are in row-major order, stride 8 first, then 16, then 32. The first map (stride 2) has few channels:
-    at a
-    photo's full size it decides the speed.
+    at a photo's full size it decides the speed.
 
     Args:
-        stem, widths: channels at strides 2 and 4, 8, 16, 32. depths: blocks at strides 4, 8, 16, 32.
-        dim: channels of the pyramid. head: blocks in the head of each stride.
+        stem, widths: channels at strides 2 and 4, 8, 16, 32.
+        depths: blocks at strides 4, 8, 16, 32.
+        dim: channels of the pyramid.
+        head: blocks in the head of each stride.
     """
 
     tasks = (FACES,)

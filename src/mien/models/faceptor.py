@@ -1,9 +1,8 @@
 """Faceptor: a generalist model for face perception (Qin et al., ECCV 2024, arXiv 2403.09500).
 
 One encoder, two decoders. A transformer decoder lets task-specific queries read the encoder's maps; a pixel
-decoder
-enlarges the maps. Three read-outs are shared by all tasks of a kind:
-value (one number a query), map (query . pixel features), feature (an embedding, without queries).
+decoder enlarges the maps. Three read-outs are shared by all tasks of a kind: value (one number a query), map
+(query . pixel features), feature (an embedding, without queries).
 """
 
 from __future__ import annotations
@@ -45,12 +44,12 @@ class PyramidPixelDecoder(nn.Module):
     """Memory -> fine pixel features, each step ConvTranspose 2x2, LN, GELU.
 
     Ours: finer encoder maps are added on the way up (`laterals`), and one 3x3 convolution ends it. Faceptor's
-        ViT has
-    maps of one stride only; a convolutional pyramid has finer ones, and they cost little.
+    ViT has maps of one stride only; a convolutional pyramid has finer ones, and they cost little.
 
     Args:
-        channels: of the finer maps, coarse to fine, one a doubling. dim: of the memory; out: of the pixel
-            features.
+        channels: of the finer maps, coarse to fine, one a doubling.
+        dim: of the memory
+        out: of the pixel features.
     """
 
     def __init__(self, channels: Sequence[int], *, dim: int, out: int):
@@ -74,18 +73,18 @@ class Faceptor(nn.Module):
     """See the module's text. forward: (B, 3, H, W) -> task name -> raw answers, for all tasks, in one pass.
 
     There is no attention between the queries of different tasks: a task alone and among others answers the
-        same.
+    same.
 
     Args:
-        encoder: images -> pyramid (see `encoders`, `vit`). tasks: what is asked, in output order. view: how
-            faces are shown.
+        encoder: images -> pyramid (see `encoders`, `vit`).
+        tasks: what is asked, in output order.
+        view: how faces are shown.
         pixel: the pixel decoder: (memory of the first used level, finer maps, coarse to fine) -> pixel
             features.
         levels: encoder levels that the queries read; the pixel decoder starts from the first of them. Several
-            of them are
-            the paper's Layer-Attention; there, the first is what the first stage trained.
-        dim, heads, layers, ffn, norm: of the transformer decoder. hidden: width inside the embedding
-            read-out.
+            of them are the paper's Layer-Attention; there, the first is what the first stage trained.
+        dim, heads, layers, ffn, norm: of the transformer decoder.
+        hidden: width inside the embedding read-out.
     """
 
     builder: tuple[str, dict[str, object]]
@@ -243,7 +242,7 @@ def faceptor_base(
         levels: (11,) is the first stage, (11, 1, 3, 5, 7, 9) the second (see `Faceptor.second_stage`).
     """
     encoder = VisionTransformer(drop_path=0.2)
-    view = View((size, size), "head", encoder.mean, encoder.std)  # Ours: one view, with CLIP's normalisation
+    view = View((size, size), "head", encoder.mean, encoder.std)  # Ours: one view, with CLIP's normalization
     model = Faceptor(encoder, tasks, view, PixelDecoder(256), levels=levels)
     model.decoder.init_official()
     model.builder = (
@@ -262,11 +261,12 @@ def faceptor_tiny(
 ) -> Faceptor:
     """Faceptor on EfficientNet-Lite0: what 2 CPU cores train in an hour or two.
 
-    Ours: a convolutional encoder, two memory levels (strides 16 and 32) from the start, a norm on
-    each, 2 decoder layers of width 128.
+    Ours: a convolutional encoder, two memory levels (strides 16 and 32) from the start, a norm on each, 2
+    decoder layers of width 128.
 
     Args:
-        size: side of the crop in pixels, a multiple of 16. imagenet: start the encoder from ImageNet weights.
+        size: side of the crop in pixels, a multiple of 16.
+        imagenet: start the encoder from ImageNet weights.
         levels: (2,) is the paper's first stage, (2, 3, 1, 0) its second (see `Faceptor.second_stage`).
     """
     encoder, view = efficientnet_lite(size, imagenet)

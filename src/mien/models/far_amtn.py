@@ -2,10 +2,9 @@
 2601.01537).
 
 A trunk shared by all groups of attributes, one convolution block whose weights all groups share and whose
-answer each
-group gates for itself (WSGSA), an exchange between the groups (CGFF), one classifier a group. Its third part,
-dynamic
-weighting of the groups' losses, is `mien.training.loss_weighting.Dynamic`. There is no public code.
+answer each group gates for itself (WSGSA), an exchange between the groups (CGFF), one classifier a group. Its
+third part, dynamic weighting of the groups' losses, is `mien.training.loss_weighting.Dynamic`. There is no
+public code.
 """
 
 from __future__ import annotations
@@ -29,11 +28,13 @@ class Wsgsa(nn.Module):
     """Weight-shared group-specific attention: (B, C, H, W) -> (B, K, C, H, W), the convolutions run once for
     all K.
 
-    f is a bottleneck's three convolutions; group g has a gate Psi_g = sigmoid(FC(ReLU(FC(mean of X)))).
-    Ours: the input is added as in the block it replaces, ReLU(X + f(X) * Psi_g); gates of 1 give that block.
+    f is a bottleneck's three convolutions; group g has a gate Psi_g = sigmoid(FC(ReLU(FC(mean of X)))). Ours:
+    the input is added as in the block it replaces, ReLU(X + f(X) * Psi_g); gates of 1 give that block.
 
     Args:
-        channels: C. groups: K. reduction: C / reduction is the gates' inner width (paper: 16).
+        channels: C.
+        groups: K.
+        reduction: C / reduction is the gates' inner width (paper: 16).
         gated: False leaves the gates open: every group sees the same block, to measure what they do.
     """
 
@@ -82,7 +83,7 @@ class AttentionFusion(nn.Module):
     """Cross-group feature fusion: V (B, K, C) -> V + A V W, A = softmax(Q K^T / sqrt(d)) over groups.
 
     Ours: the form (the paper's is not public), a small d, a W of low rank, and W = 0 at first, so that it
-        starts silent.
+    starts silent.
     """
 
     def __init__(self, channels: int, *, d: int = 64, rank: int = 64):
@@ -104,7 +105,7 @@ class ConcatFusion(nn.Module):
     C).
 
     Ours: of low rank and zero at first, as in `AttentionFusion`; a full matrix would be larger than the
-        trunk.
+    trunk.
     """
 
     def __init__(self, channels: int, groups: int, *, rank: int = 64):
@@ -129,9 +130,12 @@ class FarAmtn(nn.Module):
     """See the module's text. forward: (B, 3, H, W) -> {"attributes": (B, 40) logits}, in the task's order.
 
     Args:
-        encoder: images -> pyramid, of which the last map is used. view: how faces are shown.
-        groups: name of a table in `tasks.groups.GROUPS`. fusion: "attention", "concat" or "off".
-        shared: WSGSA; else a whole block a group. gates: of WSGSA, see `Wsgsa`.
+        encoder: images -> pyramid, of which the last map is used.
+        view: how faces are shown.
+        groups: name of a table in `tasks.groups.GROUPS`.
+        fusion: "attention", "concat" or "off".
+        shared: WSGSA; else a whole block a group.
+        gates: of WSGSA, see `Wsgsa`.
     """
 
     builder: tuple[str, dict[str, object]]
@@ -178,8 +182,7 @@ class FarAmtn(nn.Module):
         its known elements.
 
         A group of which nothing is known has zero loss and zero gradients. The task's own criterion, in
-        `criteria`,
-        is not used: it weighs pictures, where the paper weighs groups.
+        `criteria`, is not used: it weighs pictures, where the paper weighs groups.
         """
         name = ATTRIBUTES.name
         weight = mask[name].float()
@@ -198,7 +201,7 @@ def far_amtn(
     """The paper's system: ResNet-50 whose last block of conv5 is WSGSA. Without fusion 27.8 M parameters for
     8 groups.
 
-    Ours: size, alignment and ImageNet normalisation. A published ResNet-50's `layer4.2` fits `split.block`.
+    Ours: size, alignment and ImageNet normalization. A published ResNet-50's `layer4.2` fits `split.block`.
     """
     encoder = ResNet50((3, 4, 6, 2))
     view = View((size, size), "head", encoder.mean, encoder.std)
@@ -219,10 +222,11 @@ def far_amtn_tiny(
     """FAR-AMTN on EfficientNet-Lite0: small enough for 2 CPU cores.
 
     Ours: the encoder; WSGSA stands after its last map (320 channels), as no bottleneck there could be
-        replaced.
+    replaced.
 
     Args:
-        size: side of the crop in pixels. imagenet: start the encoder from ImageNet weights.
+        size: side of the crop in pixels.
+        imagenet: start the encoder from ImageNet weights.
     """
     encoder, view = efficientnet_lite(size, imagenet)
     model = FarAmtn(encoder, view, groups=groups, fusion=fusion, shared=shared, gates=gates)

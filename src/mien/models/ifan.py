@@ -2,10 +2,8 @@
 1711.06055).
 
 One FC-DenseNet, run several laps. After a lap the answers of *all* tasks are drawn as maps and fed back at
-several
-depths of the next one. Convolutions are shared; every task has its own path through them by its own batch
-norms, which
-is what lets data sets that are labelled for one task each be mixed.
+several depths of the next one. Convolutions are shared; every task has its own path through them by its own
+batch norms, which is what lets data sets that are labeled for one task each be mixed.
 """
 
 from __future__ import annotations
@@ -99,13 +97,13 @@ class Head(nn.Module):
 def draw_disks(points: Tensor, side: int, kind: str = "hard", sigma: float = 2.5) -> Tensor:
     """Fractions (B, n, 2) -> maps (B, n, side, side), clipped at the border.
 
-    "hard": 1 where the squared distance to the rounded centre is < 25 pixels, without gradient; pixel =
-    fraction * side.
-    Ours: "gauss", a Gaussian of `sigma` pixels around the exact centre, through which gradients flow.
+    "hard": 1 where the squared distance to the rounded center is < 25 pixels, without gradient; pixel =
+    fraction * side. Ours: "gauss", a Gaussian of `sigma` pixels around the exact center, through which
+    gradients flow.
     """
     place = torch.arange(side, device=points.device, dtype=points.dtype)
-    centre = points * side if kind == "gauss" else torch.round(points.detach() * side)
-    dx, dy = (place - centre[..., :1]).square(), (place - centre[..., 1:]).square()
+    center = points * side if kind == "gauss" else torch.round(points.detach() * side)
+    dx, dy = (place - center[..., :1]).square(), (place - center[..., 1:]).square()
     far = dy[..., :, None] + dx[..., None, :]
     return (far * (-0.5 / sigma**2)).exp() if kind == "gauss" else (far < 25).to(points.dtype)
 
@@ -117,11 +115,12 @@ class IFAN(nn.Module):
     Points answer (B, n, 2) fractions of the crop, maps (B, n, h, w) logits, vectors (B, n) logits.
 
     Args:
-        tasks: in output order, which is the order of the feedback channels. view: how faces are shown.
-        laps: passes with the same weights. disks: how points are drawn, see `draw_disks`.
+        tasks: in output order, which is the order of the feedback channels.
+        view: how faces are shown.
+        laps: passes with the same weights.
+        disks: how points are drawn, see `draw_disks`.
         norms: "task": a set of batch norms a task. Ours: "shared": one set for all, so that one pass of the
-            trunk
-            answers all tasks; a third of the cost, without what lets data sets mix.
+            trunk answers all tasks; a third of the cost, without what lets data sets mix.
         through: Ours: in training a task's own answer carries gradients to the lap before; other tasks' never
             do in `learn`.
     """
@@ -218,9 +217,8 @@ class IFAN(nn.Module):
         `inputs` over theirs.
 
         Ours: a dense head reads a flattened map, thousands of numbers, and AdamW moves all its weights by one
-            learning rate a
-        step: its answer would move by thousands of them. At the rate of the convolutions points never came
-            back from that.
+        learning rate a step: its answer would move by thousands of them. At the rate of the convolutions
+        points never came back from that.
         """
         dense = {n: h.out for n, h in self.heads.items() if isinstance(h.out, nn.Linear)}
         return {f"heads.{n}.": min(1.0, inputs / out.in_features) for n, out in dense.items()}
@@ -229,9 +227,8 @@ class IFAN(nn.Module):
         """What the labels of these batches answer on average, for `set_means`, before training.
 
         Give it some hundred crops of the training set without augmentation. A mean is over the known labels
-        of its
-        task, place by place and attribute by attribute; where there is none, the model's present mean stays.
-        Vectors with one number a face, such as years, count as classes by the rounded number.
+        of its task, place by place and attribute by attribute; where there is none, the model's present mean
+        stays. Vectors with one number a face, such as years, count as classes by the rounded number.
         """
         sums: dict[str, Tensor] = {}
         counts: dict[str, Tensor] = {}
@@ -240,7 +237,7 @@ class IFAN(nn.Module):
                 if t.name in batch.targets:
                     mean = self.get_buffer(f"mean_{t.name}")
                     target, mask = (torch.from_numpy(part[t.name]) for part in (batch.targets, batch.mask))
-                    value, weight = _labelled(t, target, mask, mean.shape)
+                    value, weight = _labeled(t, target, mask, mean.shape)
                     sums[t.name] = sums.get(t.name, 0) + value.sum(0)
                     counts[t.name] = counts.get(t.name, 0) + weight.sum(0)
         return {
@@ -308,12 +305,11 @@ class IFAN(nn.Module):
         mask: Mapping[str, Tensor],
         criteria: Mapping[str, Criterion],
     ) -> dict[str, Tensor]:
-        """Hybrid training: one loss a task, from the rows labelled for it, summed over the laps (deep
+        """Hybrid training: one loss a task, from the rows labeled for it, summed over the laps (deep
         supervision).
 
         Other tasks answer on these rows in evaluation mode and without gradient; they are feedback, nothing
-        else.
-        A task without rows has zero loss with zero (not missing) gradients.
+        else. A task without rows has zero loss with zero (not missing) gradients.
         """
         losses = {}
         for t in self.tasks:
@@ -355,7 +351,7 @@ def unsettled(t: Task, settled: Tensor, least: float) -> Tensor:
     return settled.logit(least) if isinstance(t, AttributesTask) else settled.clamp_min(least).log()
 
 
-def _labelled(t: Task, target: Tensor, mask: Tensor, shape: torch.Size) -> tuple[Tensor, Tensor]:
+def _labeled(t: Task, target: Tensor, mask: Tensor, shape: torch.Size) -> tuple[Tensor, Tensor]:
     """Targets as settled answers times their weights, and the weights: (B, *shape) each, or (B, 1, h, w)
     weights of a map.
     """
@@ -378,9 +374,8 @@ def plug_in(model: IFAN, new: Task) -> IFAN:
     kept bit-equal.
 
     The new feedback channels come last wherever they are read, and old layers read them with zero weights:
-    old tasks
-    answer as before until training goes on. Ours: the new path starts as a copy of the first task's batch
-        norms.
+    old tasks answer as before until training goes on. Ours: the new path starts as a copy of the first task's
+    batch norms.
     """
     if new.name in model.paths:
         raise UsageError(f"the model answers {new.name!r} already")
@@ -417,12 +412,11 @@ def ifan(
     emotions.
 
     The view equals the official Keras preprocessing: std is 1/255, so pixels stay on 0..255, less the Caffe
-        means.
-    Ours: RGB, and crops aligned to the "head" template; the official code resizes a face box.
+    means. Ours: RGB, and crops aligned to the "head" template; the official code resizes a face box.
 
     Args:
-        emotion: the 3-task net; False: the 2-task net, whose re-encoders have batch norms. plugged: names of
-            tasks added later.
+        emotion: the 3-task net; False: the 2-task net, whose re-encoders have batch norms.
+        plugged: names of tasks added later.
     """
     tasks = (HELEN9, POINTS5, EMOTION7) if emotion else (HELEN9, POINTS5)
     view = View((128, 128), "head", CAFFE_MEAN, (1 / 255, 1 / 255, 1 / 255))
@@ -458,9 +452,8 @@ def ifan_tiny(
     """iFAN for a CPU.
 
     Ours: a first convolution of stride 4, two levels (strides 4 and 8) and a bottleneck at 16, growth 8, two
-        layers a block, narrow
-    transitions and re-encoders; std 0.225 in place of 1/255, so that the picture does not drown the feedback,
-    which is 0..1.
+    layers a block, narrow transitions and re-encoders; std 0.225 in place of 1/255, so that the picture does
+    not drown the feedback, which is 0..1.
 
     Args:
         size: side of the crop in pixels, a multiple of 16.

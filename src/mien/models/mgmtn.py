@@ -2,11 +2,9 @@
 arXiv 2601.01408).
 
 A small U-Net learns from landmarks where each group of attributes is to be seen (adaptive mask learning,
-AML): seven
-parts of a face and the whole of it. Its masks cut the trunk's maps to what concerns a group, and each group's
-feature is
-fused with that of the whole picture (G2FF). Landmarks are needed to train the U-Net only. There is no public
-code.
+AML): seven parts of a face and the whole of it. Its masks cut the trunk's maps to what concerns a group, and
+each group's feature is fused with that of the whole picture (G2FF). Landmarks are needed to train the U-Net
+only. There is no public code.
 """
 
 from __future__ import annotations
@@ -49,8 +47,8 @@ Array = npt.NDArray[np.float64]
 
 def _parts(points: Array) -> dict[str, Array]:
     """Named pieces of 68 (iBUG) or 98 (WFLW) points. `contour` has 17 points in both, ear to ear; `lids` and
-    `wings` two
-    each: the middle of the lower lids and the sides of the nose."""
+    `wings` two each: the middle of the lower lids and the sides of the nose.
+    """
     p = points
     if p.shape == (68, 2):
         lids = np.stack([p[40:42].mean(0), p[46:48].mean(0)])
@@ -100,11 +98,10 @@ def _outlines(part: Mapping[str, Array], unit: float, far: float) -> dict[str, l
 
 
 def _fill(points: Array, size: tuple[int, int]) -> npt.NDArray[np.bool_]:
-    """The pixels (H, W) whose centre is within the convex hull of points (n, 2).
+    """The pixels (H, W) whose center is within the convex hull of points (n, 2).
 
     Row by row: the hull's edges that cross a row bound it. Unlike OpenCV's fillers, which also draw an
-        outline of
-    rounded pixels, this gives a mirrored mask for mirrored points.
+    outline of rounded pixels, this gives a mirrored mask for mirrored points.
     """
     a = cv2.convexHull(points.astype(np.float32))[:, 0].astype(np.float64)
     b = np.roll(a, -1, 0)
@@ -122,10 +119,11 @@ def masks_of(points: npt.ArrayLike, size: tuple[int, int], *, widen: float = 0.0
     `MASKS`.
 
     Ours: which points and lengths make a group (the paper has 98 points, and a mask a group, but not how they
-        are made).
+    are made).
 
     Args:
-        points: (68, 2) iBUG or (98, 2) WFLW, pixels of the crop. size: (width, height) of the crop.
+        points: (68, 2) iBUG or (98, 2) WFLW, pixels of the crop.
+        size: (width, height) of the crop.
         widen: how far masks reach beyond their points, in sizes of the face (twice the points' RMS distance
             from their mean).
 
@@ -147,10 +145,11 @@ def masks_of(points: npt.ArrayLike, size: tuple[int, int], *, widen: float = 0.0
 
 
 def draw_masks(pixels: Pixels, masks: npt.ArrayLike, names: Sequence[str] = MASKS) -> Pixels:
-    """Pictures side by side, four in a row, one a group: tinted in the group's colour, with its name.
+    """Pictures side by side, four in a row, one a group: tinted in the group's color, with its name.
 
     Args:
-        pixels: (H, W, 3) uint8 RGB. masks: (K, H, W), 0..1.
+        pixels: (H, W, 3) uint8 RGB.
+        masks: (K, H, W), 0..1.
     """
     tiles = []
     for i, (name, mask) in enumerate(zip(names, np.asarray(masks, np.float32), strict=True)):
@@ -183,9 +182,9 @@ class MaskNet(nn.Module):
     The heads are the rows of one 1x1 convolution. Ours: sizes, strided convolutions in place of pools.
 
     Args:
-        widths: channels a level, each level half the size of the one before. stride: of the first
-            convolution; with 2
-            everything is computed at half the size and the logits are enlarged.
+        widths: channels a level, each level half the size of the one before.
+        stride: of the first convolution; with 2 everything is computed at half the size and the logits are
+            enlarged.
     """
 
     def __init__(self, widths: Sequence[int] = (32, 64, 128, 256, 512), *, stride: int = 1):
@@ -287,11 +286,13 @@ class Mgmtn(nn.Module):
     Trained in two steps: `learn_masks`, then `learn_attributes` (so it begins) with the U-Net frozen.
 
     Args:
-        encoder: images -> pyramid, of which the last three maps are used. view: how faces are shown.
-        unet: images -> mask logits; None puts masks of ones in their place, the ablation. groups: name of a
-            table in
-            `tasks.groups.GROUPS`; with masks its groups must be `MASKS`.
-        hidden: inner width of G2FF's gates. hard: masks of 0 and 1, cut at 0.5. inside: see `pooled_groups`.
+        encoder: images -> pyramid, of which the last three maps are used.
+        view: how faces are shown.
+        unet: images -> mask logits; None puts masks of ones in their place, the ablation.
+        groups: name of a table in `tasks.groups.GROUPS`; with masks its groups must be `MASKS`.
+        hidden: inner width of G2FF's gates.
+        hard: masks of 0 and 1, cut at 0.5.
+        inside: see `pooled_groups`.
     """
 
     builder: tuple[str, dict[str, object]]
@@ -350,7 +351,7 @@ class Mgmtn(nn.Module):
         self.learning_masks = masks
         for p in self.parameters():
             p.requires_grad_(False)
-            p.grad = None  # an optimiser would go on with what was left by the other step
+            p.grad = None  # an optimizer would go on with what was left by the other step
         for p in chosen:
             p.requires_grad_(True)
         return self
@@ -437,8 +438,8 @@ def mgmtn(
 ) -> Mgmtn:
     """The paper's system: ResNeSt-50 at 227 px, a U-Net of usual size.
 
-    Ours: alignment, ImageNet normalisation, the sizes of U-Net and gates
-    (gates a sixteenth as wide as what they read would outweigh the trunk).
+    Ours: alignment, ImageNet normalization, the sizes of U-Net and gates (gates a sixteenth as wide as what
+    they read would outweigh the trunk).
     """
     encoder = ResNeSt50()
     view = View((size, size), "head", encoder.mean, encoder.std)
@@ -466,9 +467,10 @@ def mgmtn_tiny(
     Ours: the encoder and the U-Net's widths.
 
     Args:
-        size: side of the crop in pixels. imagenet: start the encoder from ImageNet weights.
-        masks: False builds no U-Net and reads the whole picture for every group. hidden, hard, inside: see
-            `Mgmtn`.
+        size: side of the crop in pixels.
+        imagenet: start the encoder from ImageNet weights.
+        masks: False builds no U-Net and reads the whole picture for every group.
+        hidden, hard, inside: see `Mgmtn`.
     """
     encoder, view = efficientnet_lite(size, imagenet)
     unet = MaskNet((12, 24, 48, 64), stride=2) if masks else None

@@ -1,19 +1,15 @@
 """The network of `mien.load()`: what the comparison of the six systems taught, on one small encoder.
 
 - Values (age, expression, attributes) are read by queries, as in Faceptor and Q-Face, from two levels with a
-norm on each;
-  a gated summary of the whole face is added to what the queries say, as Naive Faceptor's head has it.
+  norm on each; a gated summary of the whole face is added to what the queries say, as Naive Faceptor's head
+  has it.
 - Places (points, parsing) come from one pyramid with plain convolutions, as in Naive Faceptor: with few
-labelled pictures they
-  learned more than queries did. All dense tasks share the pyramid; each shape of answer has one convolution
-  of its own, and
-  parsing a second one at twice the resolution, on the encoder's first map: eyes are two cells high without
-  it.
+  labeled pictures they learned more than queries did. All dense tasks share the pyramid; each shape of answer
+  has one convolution of its own, and parsing a second one at twice the resolution, on the encoder's first
+  map: eyes are two cells high without it.
 - Identity has last stages of its own, plain residual blocks on the encoder's maps of strides 8, 16 and 32:
-what tells people apart is
-  not what tells ages or smiles. It weighs the places of their map by learned weights (a global depthwise
-  convolution, MobileFaceNet,
-  Chen et al. 2018).
+  what tells people apart is not what tells ages or smiles. It weighs the places of their map by learned
+  weights (a global depthwise convolution, MobileFaceNet, Chen et al. 2018).
 
 While it learns, a head runs on the pictures of the batch that label one of its tasks, and on no others.
 """
@@ -42,11 +38,12 @@ class VectorHeads(nn.Module):
     """Maps of two levels, and a summary of the face (B, c) -> task name -> (B, n).
 
     A query a number, or eight for a task of many; each task reads its queries with weights of its own. There
-    is no
-    attention between the queries of different tasks.
+    is no attention between the queries of different tasks.
 
     Args:
-        channels: of the levels. summary: width of the summary. answers: task name -> n.
+        channels: of the levels.
+        summary: width of the summary.
+        answers: task name -> n.
     """
 
     def __init__(
@@ -116,8 +113,10 @@ class ParsingRefinement(nn.Module):
     """Logits (B, n, h, w) -> logits (B, n, 2h, 2w): enlarged, plus what edges at twice the resolution change.
 
     Args:
-        early: channels of the encoder's map of that resolution. coarse: of the branch's. n: of the logits.
-            width: inside.
+        early: channels of the encoder's map of that resolution.
+        coarse: of the branch's.
+        n: of the logits.
+        width: inside.
     """
 
     def __init__(self, early: int, coarse: int, n: int, width: int):
@@ -195,8 +194,10 @@ class IdentityBranch(nn.Module):
     than those maps.
 
     Args:
-        channels: of the three maps. width: of the result. middle: at stride 16. blocks: residual blocks at
-            stride 16.
+        channels: of the three maps.
+        width: of the result.
+        middle: at stride 16.
+        blocks: residual blocks at stride 16.
     """
 
     def __init__(self, channels: Sequence[int], width: int, *, middle: int = 128, blocks: int = 3):
@@ -239,14 +240,16 @@ class Mien(nn.Module):
     """See the module's text. forward: (B, 3, H, W) -> task name -> raw answers, for all tasks, in one pass.
 
     Args:
-        encoder: images -> four maps, finest first, and with `finer` one more before them. tasks: what is
-            asked, in output order.
+        encoder: images -> four maps, finest first, and with `finer` one more before them.
+        tasks: what is asked, in output order.
         view: how faces are shown.
-        levels: of the encoder, that the queries read. dim, heads, layers, ffn: of the query decoder.
-        width: of the pyramid. finer: of what makes parsing twice as fine, see `DenseHeads`. summary: of the
-            whole face's summary.
-        hidden: width inside an identity head. own: of an identity's last stages, see `IdentityBranch`; 0: it
-            reads the encoder's last map.
+        levels: of the encoder, that the queries read.
+        dim, heads, layers, ffn: of the query decoder.
+        width: of the pyramid.
+        finer: of what makes parsing twice as fine, see `DenseHeads`.
+        summary: of the whole face's summary.
+        hidden: width inside an identity head.
+        own: of an identity's last stages, see `IdentityBranch`; 0: it reads the encoder's last map.
         dropout: before the last layer of values.
     """
 
@@ -334,20 +337,19 @@ class Mien(nn.Module):
         """Losses by task: each head sees the pictures that label one of its tasks, or all of them where none
         does.
 
-        The same losses as on all pictures, but for batch norms, which then follow labelled pictures alone. A
-        head that stands still and
-        has nothing labelled sees one picture, for a loss of zero.
+        The same losses as on all pictures, but for batch norms, which then follow labeled pictures alone. A
+        head that stands still and has nothing labeled sees one picture, for a loss of zero.
         """
         maps, losses = self.encoder(images), dict[str, Tensor]()
         for names, head in self.heads.items():
             if self.reference and names[0] in self.own:
                 losses[names[0]] = self._distance_to_reference(names[0], images, maps)
                 continue
-            labelled = torch.stack(
+            labeled = torch.stack(
                 [mask[n].flatten(1).any(1) if mask[n].ndim > 1 else mask[n] for n in names]
             ).any(0)
-            rows = labelled.nonzero().flatten() if int(labelled.sum()) > 1 else torch.arange(len(images))
-            if not labelled.any() and not any(
+            rows = labeled.nonzero().flatten() if int(labeled.sum()) > 1 else torch.arange(len(images))
+            if not labeled.any() and not any(
                 p.requires_grad for part in self.parts[names] for p in part.parameters()
             ):
                 rows = rows[:1]
@@ -360,9 +362,8 @@ class Mien(nn.Module):
         identities.
 
         Both networks share the stem and the first `stages` stages, which do not learn. Where these include
-        all but the encoder's last
-        map, of identity's branch only what reads that map learns, and the block after it; else all of the
-        branch learns.
+        all but the encoder's last map, of identity's branch only what reads that map learns, and the block
+        after it; else all of the branch learns.
 
         Args:
             reference: the network to stay close to; it is not part of this one's weights.
@@ -430,7 +431,8 @@ def mien_tiny(
     """The embedded network, on EfficientNet-Lite0.
 
     Args:
-        size: side of the crop in pixels. imagenet: start the encoder from ImageNet weights.
+        size: side of the crop in pixels.
+        imagenet: start the encoder from ImageNet weights.
         finer: width of what makes parsing twice as fine; 0: a map of a quarter of the crop's side, as in the
             first networks.
         own: width of identity's own last stages; 0: none, as in the first networks.

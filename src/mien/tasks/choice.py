@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from mien.tasks.base import Criterion, Task, Vector, over_labelled, rounded, softmax
+from mien.tasks.base import Criterion, Task, Vector, over_labeled, rounded, softmax
 from mien.types import Crop, Floats
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ class ChoiceTask(Task[Choice]):
         def loss(raw: Tensor, target: Tensor) -> Tensor:
             return -(target * raw.log_softmax(-1)).sum(-1).mean()
 
-        return over_labelled(loss)
+        return over_labeled(loss)
 
     def undo_hflip(self, raw: Floats) -> Floats:
         return raw[:, self.mirror]

@@ -9,8 +9,7 @@ Raw outputs are (B, cells, 15), one row per cell; cells in row-major order, stri
 
 Labels, as a data set gives them, are (n, 15): x, y, w, h, five points, score, in pixels. In a batch they are
 rows of 16: x1, y1, x2, y2, five points, score, valid; padded to `ROWS`. A row with a score below `CONFIDENT`
-is
-uncertain: the cells on it are neither face nor background, and have no score loss.
+is uncertain: the cells on it are neither face nor background, and have no score loss.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mien import geometry
-from mien.tasks.base import Boxes, Criterion, Task, over_labelled, sigmoid
+from mien.tasks.base import Boxes, Criterion, Task, over_labeled, sigmoid
 from mien.types import Crop, Detection, Floats
 
 if TYPE_CHECKING:
@@ -194,7 +193,7 @@ class FaceTask(Task[list[Detection]]):
             score = F.binary_cross_entropy_with_logits(raw[..., 0], goal, reduction="none")
             return (gap * score * counted).sum() / max(1, len(face)) + extra
 
-        return over_labelled(loss)
+        return over_labeled(loss)
 
     def read(self, raw: Floats, crop: Crop) -> list[Detection]:
         """(cells, 15) and the network's input -> faces in photo pixels."""

@@ -1,11 +1,9 @@
 """Ages, expressions and attributes as their publishers lay them out on disk.
 
 Every reader is `name(root, split, ...)`: `root` is the folder that the publisher's archive was unpacked into.
-    Tables are
-read at once and pictures when asked for. Where a set ships aligned crops without points, one set of places
-stands for
-all of its pictures; a points table (`points=PATH.parquet`, columns `name`, `points5`, perhaps `score`, as in
-`mien.data.formats.pack`) is better, and sets that are not aligned need one.
+Tables are read at once and pictures when asked for. Where a set ships aligned crops without points, one set
+of places stands for all of its pictures; a points table (`points=PATH.parquet`, columns `name`, `points5`,
+perhaps `score`, as in `mien.data.formats.pack`) is better, and sets that are not aligned need one.
 """
 
 from __future__ import annotations
@@ -48,7 +46,7 @@ FERPLUS8 = ("neutral", "happiness", "surprise", "sadness", "anger", "disgust", "
 
 
 class Table:
-    """Labelled pictures by number.
+    """Labeled pictures by number.
 
     Args:
         picture, labels: number -> (H, W, 3) pixels; number -> task name -> label.
@@ -67,7 +65,7 @@ class Table:
         fixed: Array | None = None,
     ):
         if not names:
-            raise MissingData(f"{name} holds no labelled picture; check that its archive was unpacked whole")
+            raise MissingData(f"{name} holds no labeled picture; check that its archive was unpacked whole")
         self.name, self.names, self._picture, self._labels = name, names, picture, labels
         self._points, self._fixed = points, fixed
 
@@ -117,8 +115,8 @@ def found_points(
     stands in.
 
     Raises:
-        UsageError: neither a table nor fixed places. MissingData: no table, or a name is not in it and
-            nothing stands in.
+        UsageError: neither a table nor fixed places.
+        MissingData: no table, or a name is not in it and nothing stands in.
     """
     if points is None:
         if fixed is None:
@@ -202,12 +200,11 @@ def morph2(
     """MORPH II (Ricanek and Tesfaye 2006), the non-commercial release: the age of 55,134 police photographs.
 
     Protocol RANDOM_80_20: a seeded random split of the pictures, 80 % "train" and 20 % "test", as in
-        Faceptor. There is
-    no official split; in this one the same people are in both halves, and the papers' own draws are not
-    published.
+    Faceptor. There is no official split; in this one the same people are in both halves, and the papers' own
+    draws are not published.
 
     Labels: age. Names: the column `photo`, a path below root. Needs a points table: the pictures are not
-        aligned.
+    aligned.
     """
     path, files, ages = root / table, list[str](), list[dict[str, Any]]()
     for row, cells in rows_of(path, ("photo", "age")):
@@ -233,8 +230,7 @@ def utkface(
     Protocol RANDOM_80_20: a seeded random split, 80 % "train" and 20 % "test", of the sorted file names.
 
     Labels: age; attributes with Male (gender 0). A few published names lack a field: `skip_broken` leaves
-        them out,
-    and their number goes to the log.
+    them out, and their number goes to the log.
     """
     folder = need(root / "UTKFace")
     known, broken = list[tuple[str, dict[str, Any]]](), list[str]()
@@ -272,14 +268,13 @@ def utkface_coral(root: Path, split: str, *, points: Path | None = None) -> Tabl
     have it.
 
     From `root/UTKFace` and the two lists of the authors, `root/utk_train.csv` and `root/utk_test.csv`,
-    columns `file` and `age`,
-    where an age is stored less 21.
+    columns `file` and `age`, where an age is stored less 21.
 
     Labels: age, in years; attributes with Male (gender 0).
 
     Raises:
-        MissingData: a list or the folder is missing. UsageError: an age is not that of the file's name less
-            21, or out of range.
+        MissingData: a list or the folder is missing.
+        UsageError: an age is not that of the file's name less 21, or out of range.
     """
     path = root / f"utk_{pick('UTKFace', split, {'train': 'train', 'test': 'test'})}.csv"
     folder, files, labels = need(root / "UTKFace"), list[str](), list[dict[str, Any]]()
@@ -306,12 +301,12 @@ def utkface_coral(root: Path, split: str, *, points: Path | None = None) -> Tabl
 def affectnet(
     root: Path, split: str, *, classes: int = 8, pictures: str = "Manually_Annotated_Images"
 ) -> Table:
-    """AffectNet (Mollahosseini et al. 2019), the manually labelled part; "train" and "val" (papers report
+    """AffectNet (Mollahosseini et al. 2019), the manually labeled part; "train" and "val" (papers report
     "val").
 
     Labels: expression (8 classes, in mien's order) or expression7. Rows of other kinds (none, uncertain, no
-        face) are
-    left out, and contempt of the seven. Points: five of the 68 in the list. Names: subDirectory_filePath.
+    face) are left out, and contempt of the seven. Points: five of the 68 in the list. Names:
+    subDirectory_filePath.
     """
     word = pick("AffectNet", split, {"train": "training", "val": "validation"})
     path = root / "Manually_Annotated_file_lists" / f"{word}.csv"
@@ -354,8 +349,7 @@ def rafdb(
     Args:
         classes: 7 for the task expression7, 8 for expression (contempt never occurs).
         aligned: the 100 px crops, at fixed places (an estimate, see RAFDB_POINTS) or those of `points`; else
-            the
-            original pictures, at the five points that people marked (`Annotation/manual`).
+            the original pictures, at the five points that people marked (`Annotation/manual`).
     """
     pick("RAF-DB", split, {"train": 0, "test": 1})
     path, names, labels = (
@@ -402,8 +396,8 @@ def ferplus(root: Path, split: str, *, classes: int = 8, points: Path | None = N
     """FER+ (Barsoum et al. 2016): `fer2013.csv` has the 48 px pictures, `fer2013new.csv` ten people's votes.
 
     Official majority protocol, see `mien.data.formats.pack.majority`. "train", "val" and "test" are the
-    lists' Training,
-    PublicTest and PrivateTest. Labels: expression, or expression7 without the pictures of contempt.
+    lists' Training, PublicTest and PrivateTest. Labels: expression, or expression7 without the pictures of
+    contempt.
     """
     usage = pick("FER+", split, {"train": "Training", "val": "PublicTest", "test": "PrivateTest"})
     votes_path, path = root / "fer2013new.csv", root / "fer2013.csv"
@@ -474,8 +468,7 @@ def celeba(root: Path, split: str, *, identity: bool = False) -> Table:
     """CelebA (Liu et al. 2015), aligned 178 x 218 pictures: "train" 162,770, "val" 19,867, "test" 19,962.
 
     Labels: attributes (the list's -1 means no), points5, and with `identity` the person's number as
-        identity512.
-    Points: `Anno/list_landmarks_align_celeba.txt`.
+    identity512. Points: `Anno/list_landmarks_align_celeba.txt`.
     """
     code = pick("CelebA", split, {"train": "0", "val": "1", "test": "2"})
     lines = need(root / "Eval" / "list_eval_partition.txt").read_text(encoding="utf-8").split("\n")

@@ -1,9 +1,8 @@
 """Landmark sets in the layouts of their publishers: 300-W, WFLW, COFW, AFLW-19 and MTFL.
 
 Each reader is `name(root, split)`: `root` is the folder that holds the publisher's files, named in the
-    reader's docstring.
-Pictures are read when they are asked for. Points come in pixels of the stored picture, in the set's own
-order.
+reader's docstring. Pictures are read when they are asked for. Points come in pixels of the stored picture, in
+the set's own order.
 """
 
 from __future__ import annotations
@@ -29,7 +28,8 @@ class Listed(Generic[T]):
     """A data set that is a list of things and a way to read one of them.
 
     Attributes:
-        name: "set/split". items: what `read` takes, one a picture.
+        name: "set/split".
+        items: what `read` takes, one a picture.
     """
 
     def __init__(self, name: str, items: Sequence[T], read: Callable[[T], Sample]):
@@ -116,8 +116,8 @@ def ibug300w(root: Path, split: str) -> Listed[Marked]:
     Splits: train (3,148 pictures), common (554), challenging (135), full = common + challenging (689).
 
     Raises:
-        UsageError: no such split. MissingData: a folder or a picture is missing, or a .pts file is not as it
-            should be.
+        UsageError: no such split.
+        MissingData: a folder or a picture is missing, or a .pts file is not as it should be.
     """
     items = []
     for folder in IBUG300W[one_of("300-W", split, IBUG300W)]:
@@ -133,7 +133,7 @@ def ibug300w(root: Path, split: str) -> Listed[Marked]:
 
 
 def read_pts(path: Path, n: int) -> Array:
-    """A .pts file of n points -> (n, 2) in pixels, where the first pixel's centre is (0, 0): the file counts
+    """A .pts file of n points -> (n, 2) in pixels, where the first pixel's center is (0, 0): the file counts
     from 1.
     """
     head, _, rest = need(path).read_text(encoding="utf-8").partition("{")
@@ -166,13 +166,12 @@ def wflw(root: Path, split: str) -> Listed[Marked]:
     """WFLW: `wflw98`, from ROOT/WFLW_annotations/list_98pt_rect_attr_train_test and ROOT/WFLW_images.
 
     Splits: train (7,500 faces), test (2,500), and six parts of the test: test_largepose (326),
-        test_expression (314),
-    test_illumination (698), test_makeup (206), test_occlusion (736), test_blur (773). A picture may show
-    several faces.
+    test_expression (314), test_illumination (698), test_makeup (206), test_occlusion (736), test_blur (773).
+    A picture may show several faces.
 
     Raises:
-        UsageError: no such split. MissingData: a file is missing, or a line of the list is not as it should
-            be.
+        UsageError: no such split.
+        MissingData: a file is missing, or a line of the list is not as it should be.
     """
     one_of("WFLW", split, ("train", "test", *(f"test_{s}" for s in WFLW_SUBSETS)))
     base, _, subset = split.partition("_")
@@ -203,8 +202,8 @@ def cofw(root: Path, split: str) -> Listed[int]:
     test (507).
 
     Raises:
-        UsageError: no such split. MissingData: a file is missing, has not its tables, or h5py is not
-            installed.
+        UsageError: no such split.
+        MissingData: a file is missing, has not its tables, or h5py is not installed.
     """
     path = need(root / f"COFW_{one_of('COFW', split, ('train', 'test'))}_color.mat")
     h5py, end = optional("h5py", path), "Tr" if split == "train" else "T"
@@ -241,7 +240,7 @@ def _cofw(h5py: Any, path: Path, table: str, points: Array, i: int) -> Sample:
 
 # AFLW-19 (Koestinger et al., ICCV-W 2011; points revised by Zhu et al., CVPR 2016)
 
-AFLW19_FIVE = (7, 10, 13, 15, 17)  # eye centres, nose tip, mouth corners
+AFLW19_FIVE = (7, 10, 13, 15, 17)  # eye centers, nose tip, mouth corners
 
 
 def aflw19(root: Path, split: str, *, train_faces: int = 20_000) -> Listed[Marked]:
@@ -249,16 +248,15 @@ def aflw19(root: Path, split: str, *, train_faces: int = 20_000) -> Listed[Marke
     ROOT/flickr.
 
     A label is {"points": (19, 2), "box": (4,) xyxy}: NME_diag divides by the box's diagonal. Points as
-    stored, as in
-    published results; they mark hidden places too. Where the file has no number, or (0, 0), the point is NaN:
-    unmarked.
+    stored, as in published results; they mark hidden places too. Where the file has no number, or (0, 0), the
+    point is NaN: unmarked.
 
     Splits by the file's permutation: train (its first 20,000 faces), test (the other 4,386), test_frontal
-    (1,314 of these,
-    of which all 19 are visible).
+    (1,314 of these, of which all 19 are visible).
 
     Raises:
-        UsageError: no such split. MissingData: a file or table is missing, or scipy is not installed.
+        UsageError: no such split.
+        MissingData: a file or table is missing, or scipy is not installed.
     """
     one_of("AFLW-19", split, ("train", "test", "test_frontal"))
     path = need(root / "AFLWinfo_release.mat")
@@ -297,7 +295,8 @@ def mtfl(root: Path, split: str) -> Listed[Marked]:
     Splits: train (10,000), test (2,995 pictures of AFLW).
 
     Raises:
-        UsageError: no such split. MissingData: a list is missing, or one of its lines is not as it should be.
+        UsageError: no such split.
+        MissingData: a list is missing, or one of its lines is not as it should be.
     """
     file = root / {"train": "training.txt", "test": "testing.txt"}[one_of("MTFL", split, ("train", "test"))]
     items = []

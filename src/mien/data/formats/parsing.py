@@ -1,8 +1,7 @@
 """Parsing sets in the layouts of their publishers: CelebAMask-HQ, LaPa and Helen.
 
 Each reader is `name(root, split)`, as in `mien.data.formats.landmarks`. A label is a map (H, W) uint8 of
-class indices in pixels of the
-sample's picture.
+class indices in pixels of the sample's picture.
 """
 
 from __future__ import annotations
@@ -32,7 +31,7 @@ def unpacked(root: Path, *names: str) -> Path:
 def numbers(path: Path) -> Pixels:
     """The numbers of a gray or palette PNG, as they are: (H, W) uint8.
 
-    A photo's reader would turn a palette's numbers into colours.
+    A photo's reader would turn a palette's numbers into colors.
 
     Raises:
         MissingData: no such file, or a picture of another kind.
@@ -92,20 +91,19 @@ def celebamask_hq(root: Path, split: str, *, order: str = "farl", whole: bool = 
     the masks.
 
     From ROOT/CelebA-HQ-img, ROOT/CelebAMask-HQ-mask-anno, ROOT/CelebA-HQ-to-CelebA-mapping.txt and CelebA's
-    own
-    ROOT/list_eval_partition.txt, which says the split: train (24,183), val (2,993), test (2,824).
+    own ROOT/list_eval_partition.txt, which says the split: train (24,183), val (2,993), test (2,824).
 
     The set has no points. Its pictures are aligned alike, so all of them get the same five,
     `CELEBAMASK_FIVE`.
 
     Args:
         order: which part is on top where parts overlap. "farl": as in the evaluation code that published
-            numbers come from
-            (`CELEBAMASK_PAINTED`); "list": the later one in the set's own list of classes.
+            numbers come from (`CELEBAMASK_PAINTED`); "list": the later one in the set's own list of classes.
         whole: the five points are those of the "head" template, so that a "head" crop is the whole picture.
 
     Raises:
-        UsageError: no such split or order. MissingData: a file is missing, or a picture has no mask.
+        UsageError: no such split or order.
+        MissingData: a file is missing, or a picture has no mask.
     """
     if order not in ("farl", "list"):
         raise UsageError(f"no order {order!r}; use one of: farl, list")
@@ -171,7 +169,8 @@ def lapa(root: Path, split: str) -> Listed[str]:
     (2,000), test (2,000).
 
     Raises:
-        UsageError: no such split. MissingData: a folder or file is missing, or not as it should be.
+        UsageError: no such split.
+        MissingData: a folder or file is missing, or not as it should be.
     """
     folder = need(unpacked(root, "LaPa") / one_of("LaPa", split, ("train", "val", "test")))
     names = sorted(p.stem for p in need(folder / "images").glob("*.jpg"))
@@ -205,11 +204,11 @@ def helen(root: Path, split: str) -> Listed[str]:
     class.
 
     Splits: train (ROOT/exemplars.txt), val (tuning.txt), test (testing.txt), lines "number , name". A pixel
-        is of the
-    likeliest of the 11 classes; then left and right brows, and eyes, become one.
+    is of the likeliest of the 11 classes; then left and right brows, and eyes, become one.
 
     Raises:
-        UsageError: no such split. MissingData: a file is missing, or not as it should be.
+        UsageError: no such split.
+        MissingData: a file is missing, or not as it should be.
     """
     root = unpacked(root, "SmithCVPR2013_dataset_original", "SmithCVPR2013_dataset_resized")
     file = root / HELEN_LISTS[one_of("Helen", split, HELEN_LISTS)]
@@ -235,8 +234,7 @@ def five_of_parts(classes: npt.NDArray[np.intp], name: str) -> Array:
     """A map of Helen's 11 classes -> five points (5, 2).
 
     Ours: the set has no points, so they follow from the parts: the middle of each eye, and of lips and inner
-        mouth the
-    ends along the line of the eyes. The nose tip is the template's, brought to the other four.
+    mouth the ends along the line of the eyes. The nose tip is the template's, brought to the other four.
 
     Raises:
         MissingData: the picture has neither both eyes nor the mouth.

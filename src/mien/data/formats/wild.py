@@ -2,9 +2,8 @@
 (`settings.data_more_root`).
 
 Its pictures have no five points. Those of a teacher detector stand in the cache folder, as
-`recipes.teacher_labels` writes them:
-`teacher_labels/SET-SPLIT.parquet`. Pictures are kept decoded around the face, at no more than `HEAD` pixels
-per head crop.
+`recipes.teacher_labels` writes them: `teacher_labels/SET-SPLIT.parquet`. Pictures are kept decoded around the
+face, at no more than `HEAD` pixels per head crop.
 """
 
 from __future__ import annotations
@@ -119,11 +118,12 @@ class FaceCuts:
 
 
 class WildDataset:
-    """A labelled table of the second pack: `dataset[i]` is a Sample in pixels of the cut picture.
+    """A labeled table of the second pack: `dataset[i]` is a Sample in pixels of the cut picture.
 
     Args:
         folder, split: `folder/split.parquet` below the second pack's root.
-        labels: row -> task name -> label; places in pixels of the photo. keep: which rows take part.
+        labels: row -> task name -> label; places in pixels of the photo.
+        keep: which rows take part.
         aside: names that stay out, or with `only_aside` the only ones that take part.
         confident: minimum teacher score; 0 keeps pictures without a found face too, placed by the median of
             the set.
@@ -265,7 +265,7 @@ def celeba_wild(split: str) -> WildDataset:
 
 def london(only: str = "") -> WildDataset:
     """Face Research Lab London Set, test only: gender, expression, and age where it is known; only: a task
-    that must be labelled.
+    that must be labeled.
     """
 
     def labels(row: Row) -> dict[str, Any]:

@@ -49,7 +49,7 @@ class Block(nn.Module):
     rounded up.
 
     No convolution has a stride: average pools halve the maps, one in the shortcut, one beside the split
-        attention.
+    attention.
 
     Args:
         pool_first: that pool stands before the split attention (the published "fast" nets) instead of after
@@ -79,7 +79,7 @@ class Block(nn.Module):
 
 
 class ResNeSt50(FourStages):
-    """forward: (B, 3, H, W) with ImageNet normalisation -> maps at strides 4, 8, 16, 32 with 256, 512, 1024,
+    """forward: (B, 3, H, W) with ImageNet normalization -> maps at strides 4, 8, 16, 32 with 256, 512, 1024,
     2048 channels.
     """
 

@@ -66,7 +66,7 @@ class FourStages(nn.Module):
 
 
 class ResNet50(FourStages):
-    """forward: (B, 3, H, W) with ImageNet normalisation -> maps at strides 4, 8, 16, 32 with 256, 512, 1024,
+    """forward: (B, 3, H, W) with ImageNet normalization -> maps at strides 4, 8, 16, 32 with 256, 512, 1024,
     2048 channels.
 
     Args:
@@ -97,8 +97,7 @@ class ResNet50(FourStages):
 
         Args:
             leave: prefixes of keys that are not wanted. With the last block of `layer4` taken out (as in
-                FAR-AMTN, whose
-                `split.block` takes its weights) also "layer4.2.".
+                FAR-AMTN, whose `split.block` takes its weights) also "layer4.2.".
 
         Raises:
             BadWeights: tensors are missing, unknown or of another shape, the first few are named; the net is
