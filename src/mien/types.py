@@ -1,8 +1,8 @@
 """The nouns that cross rooms. Needs numpy only.
 
 Conventions: pictures are RGB uint8 (H, W, 3) and upright (EXIF applied at the door); boxes are float xyxy in
-    pixels
-of the upright photo; points are float (n, 2), x then y, where the center of the top-left pixel is (0, 0).
+pixels of the upright photo; points are float (n, 2), x then y, where the center of the top-left pixel is (0,
+0).
 """
 
 from __future__ import annotations
@@ -131,7 +131,9 @@ class Face:
     """What a caller receives: one face and the answers about it, in photo pixels.
 
     Attributes:
-        box: (4,) float xyxy. score: 0..1. points: (5, 2), see `Detection.points`.
+        box: (4,) float xyxy.
+        score: 0..1.
+        points: (5, 2), see `Detection.points`.
         answers: task name -> the answer's own frozen dataclass.
         crop: the pixels that the network saw and the affine that made them.
     """
@@ -189,10 +191,9 @@ class Sample:
         labels: task name -> label in pixels of this picture; a missing key was never annotated.
         points: (5, 2) float, where the face is; a template fit brings it to a model's view.
         name: unique within its data set.
-        lean: pixels by which labeled places lie to the right of what a mirror leaves in place, as where a
-            set counts pixels from 1.
-            Labels of a mirrored picture lean to the right too, so that a network learns the set's way, not
-            the mean of two.
+        label_offset_x: systematic horizontal offset of this data set's labels in pixels, for example from
+            1-based coordinates. Labels of a flipped picture keep it, so that a network learns the set's
+            convention.
     """
 
     image: Pixels

@@ -438,8 +438,8 @@ def test_the_page_says_what_was_measured():
 def test_a_busy_machine_and_an_empty_result_are_said():
     found = made_up()
     found["speed"]["machine"]["load"] = [5.0, 4.0, 3.0]
-    assert "busy with other work" in page.section(found)
-    assert "- Times: not measured yet." in page.section({}) and "Like for like" not in page.section({})
+    assert "The machine was busy" in page.section(found)
+    assert "- Times: not measured yet." in page.section({}) and "The same tasks" not in page.section({})
 
 
 def test_numbers_stand_between_the_marks():
