@@ -73,7 +73,7 @@ Only the tasks that you name are computed, and identity only if you name it:
 ```python
 import mien
 
-reader = mien.load(tasks=["points5", "landmarks", "parsing", "pose"])  # no identity, age, gender or attributes
+reader = mien.load(tasks=["points5", "landmarks", "parsing", "pose"])  # no identity, age or gender
 print(reader.requested)
 ```
 

@@ -173,7 +173,7 @@ def test_learn_mode_keeps_frozen_norms_still():
 
 def test_a_foreign_or_cut_checkpoint_is_refused(tmp_path):
     (tmp_path / "cut.safetensors").write_bytes(b"\x10\x00\x00\x00\x00\x00\x00\x00{}")
-    with pytest.raises(BadWeights, match="no readable safetensors"):
+    with pytest.raises(BadWeights, match="not a readable safetensors"):
         checkpoint.load(tmp_path / "cut.safetensors")
     from safetensors.torch import save_file
 
