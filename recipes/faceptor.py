@@ -20,7 +20,7 @@ ferplus-official.
 Published, Base: 300-W NME 3.00 (full), CelebAMask-HQ F1 88.22, MORPH II MAE 1.869, RAF-DB 90.38, CelebA
 91.43, verification 95.10. Full: 2.86, 88.2, 1.96, 91.26, 91.39, 95.28; WFLW 4.03, COFW 3.01, AFLW-19 0.95,
 LaPa 91.5, UTKFace 4.10, FER+ 90.40. Protocols of maps run at the end, in the model's own view of 512 px.
-Values and identity were raised at 112 px: `evaluate(TorchAnswerer(model, view=values_view()),
+Values and identity are trained at 112 px: `evaluate(TorchModel(model, view=values_view()),
 PROTOCOLS["morph2"])`.
 """
 
@@ -178,7 +178,7 @@ def second_stage(
     size: int,
     small: int,
     lr: float,
-    drawn: bool,
+    synthetic: bool,
 ) -> Recipe:
     """Layer-Attention: five levels more, whose projections and embeddings alone learn, on one of the sets (64
     a batch).
@@ -189,7 +189,7 @@ def second_stage(
         for (p, _), t in zip(rows, tasks, strict=True)
         if not isinstance(t.shape, Embedding)
     }  # no queries
-    if name not in parts or not (start or drawn):
+    if name not in parts or not (start or synthetic):
         raise UsageError(
             "a second stage is of one task and goes on from a first: --second TASK --start RUN; tasks:"
             f" {', '.join(parts)}"
@@ -199,8 +199,8 @@ def second_stage(
         left = model.load_state_dict(checkpoint.load(start).state_dict(), strict=False)
         assert all(n.startswith(("decoder.project.", "decoder.level.")) for n in left.missing_keys), left
     view = model.view if isinstance(task(name).shape, Points | Map) else values_view(small)
-    # the others stay in the mixture, unlabelled: their queries are in the weights
-    mixture = Mixture(open_parts([parts[name]], view, drawn=drawn), tasks, seed=seed, view=view)
+    # the others stay in the mixture, unlabeled: their queries are in the weights
+    mixture = Mixture(open_parts([parts[name]], view, synthetic=synthetic), tasks, seed=seed, view=view)
     return Recipe(
         name="faceptor/second",
         model=model.second_stage(),
@@ -208,7 +208,7 @@ def second_stage(
         optimizer=adamw(model, 10 * lr, weight_decay=0.05),
         schedule=cosine(2000),
         steps=steps,
-        balance=Fixed({name: float(summed(name))}),
+        loss_weighting=Fixed({name: float(summed(name))}),
         seed=seed,
         ema=0.0,
         data=[parts[name].dataset],
@@ -229,26 +229,27 @@ def recipe(
     small: int = 112,
     lr: float = 5e-5,
     ema: float = 0.0,
-    drawn: bool = False,
+    synthetic: bool = False,
 ) -> Recipe:
     """See the module's text.
 
     Args:
-        full: thirteen sets; else seven.
+        full: thirteen sets instead of seven.
         naive: Naive Faceptor, see recipes/naive_faceptor.py.
-        farl: a file of FaRL's or CLIP's weights, of which the encoder starts.
-        second: the task of a second stage;
-        start: the first stage's weights, for it.
-        size, small: sides of the crops for maps, and for values and identity.
-        lr: of the encoder; all else learns ten times as fast.
-        ema: of averaged weights; the paper has none.
-        drawn: drawn faces in place of the sets, to try the recipe without data.
+        farl: file with FaRL's or CLIP's weights, from which the encoder starts.
+        second: the task of a second stage.
+        start: weights of the first stage, for `second`.
+        size: side of the crops for maps, pixels.
+        small: side of the crops for values and identity, pixels.
+        lr: learning rate of the encoder; ten times as high elsewhere.
+        ema: decay of the averaged weights; the paper has none.
+        synthetic: use synthetic faces instead of the sets, to try the recipe without data.
     """
     torch.manual_seed(seed)
     rows = FULL if full else BASE
     if second:
         return second_stage(
-            rows, second, start, steps=steps, seed=seed, size=size, small=small, lr=lr, drawn=drawn
+            rows, second, start, steps=steps, seed=seed, size=size, small=small, lr=lr, synthetic=synthetic
         )
     tasks, build = (
         official_decoding([task(p.task) for p, _ in rows], {}),
@@ -258,9 +259,11 @@ def recipe(
     if farl:
         load_clip(model.encoder, torch.load(farl, map_location="cpu", weights_only=True))
     dense = [isinstance(t.shape, Points | Map) for t in tasks]
-    wide = open_parts([p for (p, _), d in zip(rows, dense, strict=True) if d], model.view, drawn=drawn)
+    wide = open_parts(
+        [p for (p, _), d in zip(rows, dense, strict=True) if d], model.view, synthetic=synthetic
+    )
     view = values_view(small)
-    tight = open_parts([p for (p, _), d in zip(rows, dense, strict=True) if not d], view, drawn=drawn)
+    tight = open_parts([p for (p, _), d in zip(rows, dense, strict=True) if not d], view, synthetic=synthetic)
     people: Any = tight[0][0].dataset
     margin = MarginTask(people.classes, "identity512@ms1mv3")
     cosface: Any = margin.criterion()
@@ -271,7 +274,7 @@ def recipe(
     ]
     weights = naive_weights_of(rows) if naive else weights_of(rows)
     optimizer = adamw(
-        model, lr, heads=10, weight_decay=0.05
+        model, lr, head_lr_multiplier=10, weight_decay=0.05
     )  # of biases and norms too, as in the official code
     optimizer.add_param_group({"params": cosface.parameters(), "lr": 10 * lr})
     return Recipe(
@@ -281,12 +284,12 @@ def recipe(
         optimizer=optimizer,
         schedule=cosine(2000),
         steps=steps,
-        balance=Fixed(weights),
+        loss_weighting=Fixed(weights),
         seed=seed,
         ema=ema,
         clip=5.0,
         data=[p.dataset for p, _ in rows],
-        protocols=() if drawn else [n for n in SCORED if full or n in SCORED[:2]],
+        protocols=() if synthetic else [n for n in SCORED if full or n in SCORED[:2]],
         every=steps,
         criteria={t.name: criterion_of(t) for t in tasks if t.name != margin.name} | {margin.name: cosface},
     )

@@ -7,14 +7,14 @@ Layer-Attention.
         --start runs/stage1/model.safetensors --steps 800
 
 2,500 steps of 20 pictures: about 12 minutes on two idle cores. What to expect is in docs/comparison.md. The
-network that the package ships is this one, raised longer: recipes/mien.py.
+network that the package ships is trained longer: recipes/mien.py.
 """
 
 from __future__ import annotations
 
 import torch
 
-from mien.data.pack_mixture import LOSS_WEIGHTS, batch_shares, blend, validation_protocols
+from mien.data.pack_mixture import LOSS_WEIGHTS, allocate_batch, pack_mixture, validation_protocols
 from mien.models.faceptor import faceptor_tiny
 from mien.tasks import DEFAULT_TASKS, task
 from mien.training import checkpoint
@@ -22,7 +22,7 @@ from mien.training.loss_weighting import Fixed
 from mien.training.recipe import Recipe, adamw, cosine
 
 
-def fewer(text: str) -> dict[str, int]:
+def parse_counts(text: str) -> dict[str, int]:
     """ "utkface=1500,ferplus=2000" -> {"utkface": 1500, "ferplus": 2000}."""
     return {name: int(n) for name, _, n in (part.partition("=") for part in text.split(",") if part)}
 
@@ -36,23 +36,22 @@ def recipe(
     tasks: str = "",
     levels: str = "2,3",
     start: str = "",
-    few: str = "",
+    max_samples: str = "",
     frozen: int = 2,
     lr: float = 5e-4,
     imagenet: bool = True,
-    drawn: bool = False,
+    synthetic: bool = False,
 ) -> Recipe:
     """See the module's text.
 
     Args:
-        tasks: comma-separated; all that the pack has when empty.
-        levels: of the encoder, that queries read; the first is the one that the pixel decoder starts from.
-        start: a run with the first of the levels only: its weights are taken, and the second stage trains the
-            other levels alone.
-        few: "utkface=1500" learns from that many pictures of the set only, to see what helpers do for a task
-            with little data.
-        frozen: stages of the encoder, besides the stem, that do not learn.
-        drawn: learn drawn faces, to try the recipe without data.
+        tasks: comma-separated names; all tasks of the pack by default.
+        levels: comma-separated levels of the encoder that queries read; the pixel decoder starts from the
+            first.
+        start: checkpoint of a run with the first level only; the second stage trains only the other levels.
+        max_samples: "utkface=1500" uses only that many pictures of the set, to study tasks with little data.
+        frozen: stages of the encoder, after the stem, that are not trained.
+        synthetic: use synthetic faces, to try the recipe without data.
     """
     torch.manual_seed(seed)
     asked = [task(n) for n in tasks.split(",")] if tasks else list(DEFAULT_TASKS)
@@ -64,10 +63,17 @@ def recipe(
         left = model.load_state_dict(checkpoint.load(start).state_dict(), strict=False)
         assert all(n.startswith(("decoder.project.", "decoder.level.")) for n in left.missing_keys), left
         model.second_stage()
-    mixture = blend(batch_shares(asked, batch), model.view, asked, seed=seed, drawn=drawn, most=fewer(few))
+    mixture = pack_mixture(
+        allocate_batch(asked, batch),
+        model.view,
+        asked,
+        seed=seed,
+        synthetic=synthetic,
+        max_samples=parse_counts(max_samples),
+    )
     rate = (
         2 * lr if start else lr
-    )  # what the decoder has in a first stage, where `adamw` doubles the rate beside an encoder that learns
+    )  # the decoder's rate in a first stage, where `adamw` doubles it outside the encoder
     warmup = min(150, steps // 4) if start else 150  # a second stage is short, and must not be all warm-up
     return Recipe(
         name="faceptor_tiny",
@@ -76,11 +82,11 @@ def recipe(
         optimizer=adamw(model, rate),
         schedule=cosine(warmup),
         steps=steps,
-        balance=Fixed(LOSS_WEIGHTS),
+        loss_weighting=Fixed(LOSS_WEIGHTS),
         seed=seed,
         ema=0.998,
-        data=tuple(batch_shares(asked, batch)),
-        protocols=() if drawn else validation_protocols(asked),
+        data=tuple(allocate_batch(asked, batch)),
+        protocols=() if synthetic else validation_protocols(asked),
         every=500,
         limit=300,
     )

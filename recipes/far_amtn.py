@@ -42,17 +42,17 @@ def recipe(
     fusion: str = "attention",
     dynamic: bool = True,
     lr: float = 1e-4,
-    drawn: bool = False,
+    synthetic: bool = False,
 ) -> Recipe:
-    """See the module's text. Ours: batch, steps, optimiser and augmentation.
+    """See the module's text. Ours: batch, steps, optimizer and augmentation.
 
     Args:
         data: celeba-official or lfwa.
-        imagenet: a file with a published ResNet-50's state dict (.pth).
-        groups: a table of `mien.tasks.attribute_groups`.
+        imagenet: file with a published ResNet-50's state dict (.pth).
+        groups: name of a table in `mien.tasks.attribute_groups`.
         fusion: attention, concat or off.
-        dynamic: a group weighs by how its loss fell from epoch to epoch; else equally.
-        drawn: drawn faces in place of the set.
+        dynamic: weigh groups by how much their losses fall per epoch, instead of equally.
+        synthetic: use synthetic faces instead of the set.
     """
     if data not in ("celeba-official", "lfwa"):
         raise UsageError(f"no recipe for {data!r}; choose one of: celeba-official, lfwa")
@@ -68,19 +68,19 @@ def recipe(
     sources = open_parts(
         [SourceSpec(data, "train", "attributes", batch, replace(NONE, mirror=0.5, photometric=0.5))],
         model.view,
-        drawn=drawn,
+        synthetic=synthetic,
     )
     epoch = max(1, len(sources[0][0]) // batch)
     return Recipe(
         name="far_amtn",
         model=model,
         mixture=Mixture(sources, model.tasks, seed=seed, size=model.view.size),
-        optimizer=adamw(model, lr, heads=10, weight_decay=0.05),
+        optimizer=adamw(model, lr, head_lr_multiplier=10, weight_decay=0.05),
         schedule=cosine(1000),
         steps=steps,
-        balance=Dynamic(epoch) if dynamic else Fixed(),
+        loss_weighting=Dynamic(epoch) if dynamic else Fixed(),
         seed=seed,
         data=[data],
         every=steps,
-        protocols=() if drawn else [data],
+        protocols=() if synthetic else [data],
     )

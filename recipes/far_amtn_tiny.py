@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import torch
 
-from mien.data.pack_mixture import batch_shares, blend, validation_protocols
+from mien.data.pack_mixture import allocate_batch, pack_mixture, validation_protocols
 from mien.models.far_amtn import far_amtn_tiny
 from mien.training.loss_weighting import Dynamic, Fixed
 from mien.training.recipe import Recipe, adamw, cosine
@@ -30,25 +30,27 @@ def recipe(
     frozen: int = 2,
     lr: float = 5e-4,
     imagenet: bool = True,
-    drawn: bool = False,
+    synthetic: bool = False,
 ) -> Recipe:
     """See the module's text.
 
     Args:
-        groups: a table of `mien.tasks.attribute_groups`.
+        groups: name of a table in `mien.tasks.attribute_groups`.
         fusion: of the groups' features: attention, concat or off.
-        shared: group attention over one block (WSGSA), or a block a group;
-        gates: of WSGSA.
-        dynamic: weights follow each group's progress over `window` steps, or are equal.
-        frozen: stages of the encoder, besides the stem, that do not learn.
-        drawn: learn drawn faces, to try the recipe without data.
+        shared: group attention over one block (WSGSA), instead of one block per group.
+        gates: use the gates of WSGSA.
+        dynamic: weigh groups by their progress over `window` steps, instead of equally.
+        frozen: stages of the encoder, after the stem, that are not trained.
+        synthetic: use synthetic faces, to try the recipe without data.
     """
     torch.manual_seed(seed)
     model = far_amtn_tiny(
         groups=groups, size=size, imagenet=imagenet, fusion=fusion, shared=shared, gates=gates
     )
     model.encoder.freeze(frozen)
-    mixture = blend(batch_shares(model.tasks, batch), model.view, model.tasks, seed=seed, drawn=drawn)
+    mixture = pack_mixture(
+        allocate_batch(model.tasks, batch), model.view, model.tasks, seed=seed, synthetic=synthetic
+    )
     return Recipe(
         name="far_amtn_tiny",
         model=model,
@@ -56,11 +58,11 @@ def recipe(
         optimizer=adamw(model, lr),
         schedule=cosine(150),
         steps=steps,
-        balance=Dynamic(window) if dynamic else Fixed(),
+        loss_weighting=Dynamic(window) if dynamic else Fixed(),
         seed=seed,
         ema=0.998,
-        data=tuple(batch_shares(model.tasks, batch)),
-        protocols=() if drawn else validation_protocols(model.tasks),
+        data=tuple(allocate_batch(model.tasks, batch)),
+        protocols=() if synthetic else validation_protocols(model.tasks),
         every=500,
         limit=300,
     )

@@ -23,12 +23,12 @@ from pathlib import Path
 import torch
 
 from mien import geometry
-from mien.data import synthetic
 from mien.data.augment import NONE, Augment
 from mien.data.catalogue import SourceSpec, open_parts
 from mien.data.dataset import FaceSource
 from mien.data.formats.attributes import Table, need
 from mien.data.mixture import Mixture
+from mien.data.synthetic import toy
 from mien.io.image import load_photo
 from mien.io.paths import EXTENSIONS
 from mien.models.ifan import ifan
@@ -69,7 +69,7 @@ def recipe(
     disks: str = "hard",
     lr: float = 1e-3,
     means: int = 20,
-    drawn: bool = False,
+    synthetic: bool = False,
 ) -> Recipe:
     """See the module's text.
 
@@ -77,8 +77,8 @@ def recipe(
         emotion: folder of BNU-LSVED.
         laps: passes of the feedback loop.
         disks: how points are fed back: hard (the paper) or gauss.
-        means: batches of which the mean answers, the first lap's feedback, are taken.
-        drawn: drawn faces in place of the sets.
+        means: number of batches for the mean outputs, the feedback of the first lap.
+        synthetic: use synthetic faces instead of the sets.
     """
     torch.manual_seed(seed)
     model = ifan(emotion=bool(emotion), laps=laps, disks=disks)
@@ -88,9 +88,9 @@ def recipe(
             SourceSpec("helen", "train", "helen9", HELEN, augment),
             SourceSpec("mtfl-official", "train", "points5", MTFL, augment),
         ]
-        sources = open_parts(parts, model.view, drawn=drawn)
+        sources = open_parts(parts, model.view, synthetic=synthetic)
         if emotion:
-            faces = synthetic.toy(tasks=("emotion7",)) if drawn else lessons(Path(emotion))
+            faces = toy(tasks=("emotion7",)) if synthetic else lessons(Path(emotion))
             sources.append((FaceSource(faces, model.view, augment), BNU))
         return Mixture(sources, model.tasks, seed=seed, size=model.view.size)
 
@@ -111,6 +111,6 @@ def recipe(
         every=steps,
         optimizer=adamw(model, lr, weight_decay=1e-4, rates=model.rates()),
         data=["helen", "mtfl-official", *(["bnu-lsved"] if emotion else [])],
-        protocols=() if drawn else ("helen", "mtfl-official"),
+        protocols=() if synthetic else ("helen", "mtfl-official"),
         criteria={HELEN9.name: parsing.criterion()},
     )

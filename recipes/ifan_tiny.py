@@ -13,7 +13,7 @@ from __future__ import annotations
 import torch
 
 from mien.data.augment import NONE
-from mien.data.pack_mixture import LOSS_WEIGHTS, batch_shares, blend, validation_protocols
+from mien.data.pack_mixture import LOSS_WEIGHTS, allocate_batch, pack_mixture, validation_protocols
 from mien.models.ifan import ifan_tiny
 from mien.tasks import task
 from mien.training import checkpoint
@@ -32,26 +32,28 @@ def recipe(
     norms: str = "task",
     start: str = "",
     lr: float = 2e-3,
-    drawn: bool = False,
+    synthetic: bool = False,
 ) -> Recipe:
     """See the module's text.
 
     Args:
-        tasks: comma-separated.
+        tasks: comma-separated names.
         laps: passes of the feedback loop.
-        norms: "task", a set of batch norms a task, or "shared".
-        start: a run whose weights are taken, whatever its number of laps.
-        drawn: learn drawn faces, to try the recipe without data.
+        norms: "task" for one set of batch norms per task, or "shared".
+        start: checkpoint of a run with any number of laps, from which training starts.
+        synthetic: use synthetic faces, to try the recipe without data.
     """
     torch.manual_seed(seed)
     asked = [task(n) for n in tasks.split(",")]
     model = ifan_tiny(tasks=asked, size=size, laps=laps, norms=norms)
-    mixture = blend(batch_shares(asked, batch), model.view, asked, seed=seed, drawn=drawn)
+    mixture = pack_mixture(allocate_batch(asked, batch), model.view, asked, seed=seed, synthetic=synthetic)
     if start:
         model.load_state_dict(checkpoint.load(start).state_dict())  # the mean answers come along
     else:
-        plain = blend(batch_shares(asked, batch), model.view, asked, seed=seed, augment=NONE, drawn=drawn)
-        model.set_means(model.mean_answers(plain.batch(i) for i in range(1 if drawn else 50)))
+        plain = pack_mixture(
+            allocate_batch(asked, batch), model.view, asked, seed=seed, augment=NONE, synthetic=synthetic
+        )
+        model.set_means(model.mean_answers(plain.batch(i) for i in range(1 if synthetic else 50)))
         model.begin_at_means()
     # a dense head on a flattened map has a large gradient (norm 120 of all at this weight; they are clipped
     # at 5)
@@ -63,11 +65,11 @@ def recipe(
         optimizer=adamw(model, lr, rates=model.rates()),
         schedule=cosine(150),
         steps=steps,
-        balance=Fixed(weights),
+        loss_weighting=Fixed(weights),
         seed=seed,
         ema=0.998,
-        data=tuple(batch_shares(asked, batch)),
-        protocols=() if drawn else validation_protocols(asked),
+        data=tuple(allocate_batch(asked, batch)),
+        protocols=() if synthetic else validation_protocols(asked),
         every=500,
         limit=300,
     )

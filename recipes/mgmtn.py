@@ -45,19 +45,20 @@ def recipe(
     hard: bool = False,
     inside: bool = False,
     lr: float = 1e-4,
-    drawn: bool = False,
+    synthetic: bool = False,
 ) -> Recipe:
-    """See the module's text. Ours: batch, steps, optimiser and augmentation.
+    """See the module's text. Ours: batch, steps, optimizer and augmentation.
 
     Args:
         part: "masks" or "attributes".
-        data: of part attributes, celeba-official or lfwa.
-        start: a checkpoint of part masks, of which the U-Net is taken.
-        imagenet: a file with a published ResNeSt-50's state dict.
-        masks: False builds no U-Net, the ablation.
-        hard, inside: see `mien.models.mgmtn.Mgmtn`.
-        lr: of the encoder; all else learns ten times as fast.
-        drawn: drawn faces in place of the sets.
+        data: of the part attributes: celeba-official or lfwa.
+        start: checkpoint of the part masks, with the trained U-Net.
+        imagenet: file with a published ResNeSt-50's state dict.
+        masks: False builds no U-Net (the ablation).
+        hard: see `mien.models.mgmtn.Mgmtn`.
+        inside: see `mien.models.mgmtn.Mgmtn`.
+        lr: learning rate of the encoder; ten times as high elsewhere.
+        synthetic: use synthetic faces instead of the sets.
 
     Raises:
         UsageError: no such part or set, or a start that does not fit the part.
@@ -66,7 +67,7 @@ def recipe(
         raise UsageError(
             f"no part {part!r} on {data!r}; parts are masks and attributes, sets celeba-official and lfwa"
         )
-    if part == "attributes" and masks != bool(start) and not drawn:
+    if part == "attributes" and masks != bool(start) and not synthetic:
         raise UsageError(
             "part attributes needs --start, the checkpoint of part masks; or --masks no and no --start to do"
             " without masks"
@@ -90,8 +91,10 @@ def recipe(
     else:
         model.learn_attributes()
         parts = [SourceSpec(data, "train", "attributes", batch, replace(NONE, mirror=0.5, photometric=0.5))]
-        optimizer = adamw(model, lr, heads=10, weight_decay=0.05)
-    mixture = Mixture(open_parts(parts, model.view, drawn=drawn), tasks, seed=seed, size=model.view.size)
+        optimizer = adamw(model, lr, head_lr_multiplier=10, weight_decay=0.05)
+    mixture = Mixture(
+        open_parts(parts, model.view, synthetic=synthetic), tasks, seed=seed, size=model.view.size
+    )
     return Recipe(
         name=f"mgmtn/{part}",
         model=model,
@@ -102,5 +105,5 @@ def recipe(
         seed=seed,
         every=steps,
         data=[p.dataset for p in parts] + (["wflw"] if start else []),
-        protocols=() if drawn or part == "masks" else [data],
+        protocols=() if synthetic or part == "masks" else [data],
     )

@@ -1,4 +1,4 @@
-"""MGMTN, tiny: forty attributes from masked maps, raised on the data pack in the paper's two parts.
+"""MGMTN, tiny: forty attributes from masked maps, trained on the data pack in the paper's two parts.
 
     mien train recipes/mgmtn_tiny.py --out runs/masks --part masks --steps 1000
     mien train recipes/mgmtn_tiny.py --out runs/attributes --start runs/masks/model.safetensors
@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import torch
 
-from mien.data.pack_mixture import batch_shares, blend, validation_protocols
+from mien.data.pack_mixture import allocate_batch, pack_mixture, validation_protocols
 from mien.errors import UsageError
 from mien.models.mgmtn import mgmtn_tiny
 from mien.tasks import LANDMARKS
@@ -33,19 +33,20 @@ def recipe(
     frozen: int = 2,
     lr: float = 5e-4,
     imagenet: bool = True,
-    drawn: bool = False,
+    synthetic: bool = False,
 ) -> Recipe:
     """See the module's text.
 
     Args:
         part: "masks" or "attributes".
-        start: a checkpoint of part masks, of which the U-Net is taken; all else starts from ImageNet and the
+        start: checkpoint of the part masks, with the trained U-Net; the rest starts from ImageNet and the
             seed.
         masks: False builds no U-Net.
-        hard, inside: see `Mgmtn`; they matter in part attributes.
-        frozen: stages of the encoder, besides the stem, that do not learn.
-        lr: of the encoder; the heads learn twice and the U-Net ten times as fast.
-        drawn: learn drawn faces, to try the recipe without data.
+        hard: see `Mgmtn`; for the part attributes.
+        inside: see `Mgmtn`; for the part attributes.
+        frozen: stages of the encoder, after the stem, that are not trained.
+        lr: learning rate of the encoder; twice as high for heads and ten times for the U-Net.
+        synthetic: use synthetic faces, to try the recipe without data.
 
     Raises:
         UsageError: no such part, or a start that does not fit it.
@@ -70,20 +71,20 @@ def recipe(
     else:
         model.learn_attributes()
         model.encoder.freeze(frozen)
-        shares, tasks = batch_shares(model.tasks, batch), model.tasks
+        shares, tasks = allocate_batch(model.tasks, batch), model.tasks
         optimizer, warmup, protocols = adamw(model, lr), 150, validation_protocols(model.tasks)
     learned_from = shares if part == "masks" or not masks else [*shares, "helen68", "afw68"]
     return Recipe(
         name=f"mgmtn_tiny/{part}",
         model=model,
-        mixture=blend(shares, model.view, tasks, seed=seed, drawn=drawn),
+        mixture=pack_mixture(shares, model.view, tasks, seed=seed, synthetic=synthetic),
         optimizer=optimizer,
         schedule=cosine(warmup),
         steps=steps,
         seed=seed,
         ema=0.998,
         data=tuple(learned_from),
-        protocols=() if drawn else protocols,
+        protocols=() if synthetic else protocols,
         every=500,
         limit=300,
     )

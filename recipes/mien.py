@@ -1,25 +1,26 @@
-"""The embedded network: every task of the data pack, raised longer than the comparison's networks.
+r"""The embedded network: every task of the data pack, trained longer than the networks of the comparison.
 
     mien train recipes/mien.py --out runs/mien
     mien train recipes/mien.py --out runs/mien-finish --part finish --start runs/mien/model.safetensors
     mien train recipes/mien.py --out runs/mien-masks --part masks --start runs/mien-finish/model.safetensors
-    python -m recipes.dlib_descriptors     # blended faces for identity, see there
+    python -m recipes.dlib_descriptors     # face morphs for identity
     mien train recipes/mien.py --out runs/mien-identity --part identity \
         --start runs/mien-masks/model.safetensors
     mien train recipes/mien.py --out runs/further --part finish --start src/mien/weights/mien.onnx
-    python -m recipes.teacher_labels points ...    # five points of the second data pack, see there
+    python -m recipes.teacher_labels points ...    # five points of the second data pack
     mien train recipes/mien.py --out runs/photos --part photos --start src/mien/weights/mien.onnx
     mien train recipes/mien.py --out runs/photos-finish --part photos-finish \
-        --start runs/photos/model.safetensors \
-        --keep src/mien/weights/mien.onnx
+        --start runs/photos/model.safetensors --keep src/mien/weights/mien.onnx
 
-9,000 steps of 34 pictures, about 80 minutes on two idle cores (65 to 80 images/s), then 3,000 of 39; or on
-from the network in the package. What to expect on the validation sets is in the README and docs/benchmark.md;
-the way there in dev/LOG.md. The weights in the package were raised without borrowed surroundings, had a
-shorter finish in between, and rare classes weighed more in the last 1,000 of 4,000 steps of masks only;
-identity kept nothing of its descriptors' mean until its own part, of which 3,500 steps came without blends
-and 6,500 and 8,000 (40 and 55 minutes) with them: their provenance file tells the steps, the log (entries 12
-to 14, 18, 22, 26) the shares.
+The first part takes 9,000 steps of 34 pictures, about 80 minutes on two idle cores (65 to 80 images/s), the
+second 3,000 of 39. Training can also start from the network in the package. Expected results on the
+validation sets are in the README and in docs/benchmark.md, their history in dev/LOG.md.
+
+The weights in the package differ from this recipe: they were trained without pasted backgrounds, with a
+shorter second part in between, and with class weights only in the last 1,000 of 4,000 steps of masks.
+Descriptors kept nothing of their mean until the part identity, which had 3,500 steps without morphs, and
+6,500 and 8,000 with them (40 and 55 minutes). The provenance file lists the steps; the log (entries 12 to 14,
+18, 22, 26) lists the batches.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ import torch
 from safetensors.torch import load_file
 
 from mien.data.augment import Augment
-from mien.data.pack_mixture import LOSS_WEIGHTS, blend, validation_protocols
+from mien.data.pack_mixture import LOSS_WEIGHTS, pack_mixture, validation_protocols
 from mien.errors import UsageError
 from mien.export import onnx_import
 from mien.models.mien import Mien, mien_tiny
@@ -41,10 +42,10 @@ from mien.training.loop import to_tensors
 from mien.training.loss_weighting import Fixed
 from mien.training.recipe import Recipe, adamw, cosine
 
-# pictures of each set a step: FER+ and points are what the first network lacked most, and masks need company
+# pictures of each set per step: the first network needed FER+ and points most, and masks need other sets
 # (log, entry 7)
-RAISE = {"ferplus": 9, "utkface": 6, "celeba": 6, "mtfl": 4, "helen68": 3, "afw68": 1, "celebamask": 5}
-# more of what was still short then, and faces that look aside a second time (log, entry 14)
+TRAIN = {"ferplus": 9, "utkface": 6, "celeba": 6, "mtfl": 4, "helen68": 3, "afw68": 1, "celebamask": 5}
+# more of the weakest sets, and turned faces a second time (log, entry 14)
 FINISH = {
     "ferplus": 9,
     "utkface": 7,
@@ -56,15 +57,15 @@ FINISH = {
     "celebamask": 6,
 }
 AUGMENT = Augment(fill_border=0.75, paste_background=0.7)
-# Faces in the wild, and enough of every earlier set that its tasks do not fall. Turns, shifts and scales are
-# also what a detector's points are wrong by; the pictures are cut at the teacher detector's points.
+# Faces in the wild, and enough of every earlier set to keep its tasks. Rotations, shifts and scales also
+# cover the errors of a detector's points; the pictures are cropped at the points of the teacher detector.
 PHOTOS = {
     "fairface": 14, "utkface-full": 5, "aaf": 4, "celeba_wild": 2, "celeba": 3, "ferplus": 5, "mtfl": 2,
     "helen68": 2, "afw68": 1,
     "celebamask": 2,
 }  # fmt: skip
-# More of what fell a little in it: expressions and landmarks. All-Age-Faces' machine-made points stay out:
-# they lie elsewhere than Helen's.
+# More of what became slightly worse: expressions and landmarks. The machine-made points of All-Age-Faces are
+# left out: they mark other places than Helen's.
 PHOTOS_FINISH = {
     "fairface": 12, "utkface-full": 4, "aaf-faces": 3, "celeba_wild": 2, "celeba": 4, "ferplus": 9, "mtfl": 2,
     "helen68": 4, "afw68": 1,
@@ -82,18 +83,18 @@ WILD = Augment(
 )
 
 
-FINER = 16  # width of the finer look at masks
-OWN = 192  # of identity's own last stages
-# how much of their mean the descriptors keep, see `pack.centred`; found on LFW's View 1, which is there for
+FINER = 16  # width of the parsing refinement
+OWN = 192  # width of the last stages of the identity branch
+# fraction of their mean that descriptors keep, see `pack.centered`; chosen on LFW's View 1, which is for
 # such choices
 LEFT = 0.3
-RARE = {
+CLASS_WEIGHTS = {
     "necklace": 10.0,
     "earring": 3.0,
     "hat": 2.0,
     "cloth": 1.5,
-}  # what their pixels weigh in it: few, and missed more than invented
-WATCHED = (*validation_protocols(DEFAULT_TASKS), "utkface-gender")
+}  # loss weight per pixel: few pixels, and more often missed than invented
+VALIDATION_PROTOCOLS = (*validation_protocols(DEFAULT_TASKS), "utkface-gender")
 
 
 @dataclass(frozen=True)
@@ -101,10 +102,19 @@ class Part:
     """What differs between the parts of the training.
 
     Attributes:
-        shares: pictures of each set a step.
-        steps, lr, ema, warmup, seed: see `Recipe`.
+        shares: pictures of each set per step.
+        steps: see `Recipe`.
+        lr: learning rate of the encoder.
+        ema: see `Recipe`.
+        warmup: steps of linear warm-up.
+        seed: see `Recipe`.
         rates: see `adamw`.
-        rare: class -> what its pixels weigh. watched: protocols, every so many steps.
+        class_weights: parsing class -> loss weight of its pixels.
+        validation_protocols: names of protocols.
+        every: steps between two validations.
+        augment: of the training pictures.
+        bf16: see `Recipe`.
+        frozen: stages of the encoder, after the stem, that are not trained.
     """
 
     shares: Mapping[str, int]
@@ -114,8 +124,8 @@ class Part:
     warmup: int
     seed: int
     rates: Mapping[str, float] = field(default_factory=dict)
-    rare: Mapping[str, float] = field(default_factory=dict)
-    validation_protocols: tuple[str, ...] = WATCHED
+    class_weights: Mapping[str, float] = field(default_factory=dict)
+    validation_protocols: tuple[str, ...] = VALIDATION_PROTOCOLS
     every: int = 1000
     augment: Augment = AUGMENT
     bf16: bool = False
@@ -123,21 +133,21 @@ class Part:
 
 
 PARTS = {
-    "raise": Part(RAISE, 9000, 5e-4, 0.999, 300, 1),
+    "train": Part(TRAIN, 9000, 5e-4, 0.999, 300, 1),
     "finish": Part(FINISH, 3000, 4e-4, 0.998, 100, 3),
-    # a finer look at masks, when all else stands still (log, entry 18); their branch knows much already and
-    # learns slower
+    # parsing refinement, with all else frozen (log, entry 18); the parsing branch is trained already and has
+    # a lower learning rate
     "masks": Part(
-        {"celebamask": 16}, 3000, 1e-3, 0.998, 100, 1, rates={"dense.branch.maps.": 0.4}, rare=RARE,
-        validation_protocols=("celebamask",), every=500,
+        {"celebamask": 16}, 3000, 1e-3, 0.998, 100, 1, rates={"dense.branch.maps.": 0.4},
+        class_weights=CLASS_WEIGHTS, validation_protocols=("celebamask",), every=500,
     ),
-    # faces in the wild, for the encoder's last two stages and all heads; identity is kept, see
+    # faces in the wild, for the last two stages of the encoder and all heads; identity is kept, see
     # `Mien.keep_identity`
     "photos": Part(PHOTOS, 800, 4e-4, 0.995, 50, 5, augment=WILD, every=10000, frozen=5),
     "photos-finish": Part(PHOTOS_FINISH, 550, 3e-4, 0.995, 30, 6, augment=WILD, every=10000, frozen=5),
-    # stages of identity's own, when all else stands still
+    # the identity branch, with all else frozen
     "identity": Part(
-        {"celeba": 13, "utkface": 13, "mtfl": 6, "blends": 32}, 8000, 2e-3, 0.998, 100, 1,
+        {"celeba": 13, "utkface": 13, "mtfl": 6, "face_morphs": 32}, 8000, 2e-3, 0.998, 100, 1,
         validation_protocols=("lfw",), every=1000,
         augment=Augment(degrees=10, scale=0.08, shift=0.03, erase=0.05, fill_border=0.75,
         paste_background=0.3), bf16=True,
@@ -146,7 +156,7 @@ PARTS = {
 
 
 KEEPS = ("photos", "photos-finish")  # parts that keep the identity of a released network
-# part -> what it adds to the network, and how the names begin of what learns; all else stands still
+# part -> what it adds to the network, and prefixes of the weights that it trains; all others are frozen
 ADDS = {
     "masks": ({"finer": FINER}, ("dense.finer.", "dense.branch.maps.")),
     "identity": ({"own": OWN}, ("own.", "who.")),
@@ -154,11 +164,10 @@ ADDS = {
 
 
 def grown(start: str, part: str) -> Mien:
-    """The network of a checkpoint with what a part adds, if it has none; only that, and what answers with it,
-    learns.
+    """The network of a checkpoint, extended by what a part adds; only the weights of that part are trained.
 
     Raises:
-        UsageError: the checkpoint is another system's.
+        UsageError: the checkpoint is of another architecture.
     """
     old, (more, learns) = onnx_import.load(start), ADDS[part]
     if not isinstance(old, Mien):
@@ -175,7 +184,7 @@ def grown(start: str, part: str) -> Mien:
 
 def recipe(
     *,
-    part: str = "raise",
+    part: str = "train",
     steps: int = 0,
     seed: int = 0,
     size: int = 128,
@@ -184,55 +193,58 @@ def recipe(
     start: str = "",
     lr: float = 0.0,
     keep: str = "",
-    drawn: bool = False,
+    synthetic: bool = False,
 ) -> Recipe:
     """See the module's text.
 
     Args:
-        part: "raise", or "finish", "masks", "identity", "photos" and "photos-finish" for what follows it,
-            each from the weights of the one before.
-        steps, seed, lr: instead of the part's own; `lr` is the encoder's, the heads learn twice as fast.
-        size: side of the crop.
-        frozen: stages of the encoder, besides the stem, that do not learn, instead of the part's own.
-        encoder: a checkpoint of any system on EfficientNet-Lite0 whose encoder to begin from, instead of
-            ImageNet's.
-        start: a checkpoint of this network to begin from, or its .onnx.
-        keep: for the parts photos and photos-finish, the released .onnx whose identity is kept; by default
-            `start`.
-        drawn: learn drawn faces, to try the recipe without data.
+        part: "train", or one of the parts that follow it, each from the weights of the one before: "finish",
+            "masks", "identity", "photos" and "photos-finish".
+        steps: instead of the part's own.
+        seed: instead of the part's own.
+        size: side of the crop, pixels.
+        frozen: stages of the encoder, after the stem, that are not trained; instead of the part's own.
+        encoder: checkpoint of any model on EfficientNet-Lite0, whose encoder replaces ImageNet's.
+        start: checkpoint of this network, or its .onnx, from which training starts.
+        lr: learning rate of the encoder, instead of the part's own; twice as high for heads.
+        keep: for the parts photos and photos-finish, the released .onnx whose identity is kept; `start` by
+            default.
+        synthetic: use synthetic faces, to try the recipe without data.
 
     Raises:
-        UsageError: no such part, or one that adds to a network without a start.
+        UsageError: no such part, or a part that needs `start` without it.
     """
     if part not in PARTS:
         raise UsageError(f"no part {part!r}; there are: {', '.join(PARTS)}")
     if part in ADDS and not start:
-        raise UsageError(f"the part {part} adds to a network that is raised; name it by start=")
+        raise UsageError(f"the part {part} needs a trained network; name it with start=")
     now = PARTS[part]
     seed = seed or now.seed
     torch.manual_seed(seed)
     if part in ADDS:
         model = grown(start, part)
     else:
-        model = onnx_import.load(start) if start else mien_tiny(size=size, imagenet=not (encoder or drawn))
+        model = (
+            onnx_import.load(start) if start else mien_tiny(size=size, imagenet=not (encoder or synthetic))
+        )
     if encoder:
         theirs = load_file(encoder)
         model.encoder.load_state_dict(
             {k.removeprefix("encoder."): v for k, v in theirs.items() if k.startswith("encoder.")}
         )
     model.encoder.freeze(frozen or now.frozen)
-    mixture = blend(
+    mixture = pack_mixture(
         now.shares,
         model.view,
         model.tasks,
         seed=seed,
         augment=now.augment,
-        drawn=drawn,
+        synthetic=synthetic,
         paste_background=True,
         left=LEFT,
         only="identity" if part == "identity" else "",
     )
-    if start.endswith(".onnx") and part != "identity":  # what it brings stands still there
+    if start.endswith(".onnx") and part != "identity":  # batch norms are frozen there
         onnx_import.recompute_batchnorm_stats(
             model, (to_tensors(mixture.batch(i), model.view)[0] for i in range(16))
         )
@@ -246,13 +258,13 @@ def recipe(
         model.keep_identity(onnx_import.load(keep), frozen or now.frozen)
     before = (
         p for name, p in PARTS.items() if (part in ADDS and name not in KEEPS) or name == part
-    )  # what stands still was learned from all of them
+    )  # frozen weights were trained on the sets of all parts
     sets = dict.fromkeys(
-        name.split("-")[0] for p in before for name in p.shares if name != "blends"
-    )  # those are of the others' pictures
+        name.split("-")[0] for p in before for name in p.shares if name != "face_morphs"
+    )  # morphs are made of the other sets' pictures
     taught = ("imagenet", "descriptors", *(("yunet",) if part in KEEPS else ()))
     parsing = copy.copy(PARSING)
-    parsing.weights = now.rare
+    parsing.weights = now.class_weights
     return Recipe(
         name="mien",
         model=model,
@@ -261,12 +273,12 @@ def recipe(
         schedule=cosine(now.warmup),
         steps=steps or now.steps,
         bf16=now.bf16,
-        balance=Fixed({**LOSS_WEIGHTS, "parsing": 1.5}),
+        loss_weighting=Fixed({**LOSS_WEIGHTS, "parsing": 1.5}),
         seed=seed,
         ema=now.ema,
-        criteria={"parsing": parsing.criterion()} if now.rare else {},
+        criteria={"parsing": parsing.criterion()} if now.class_weights else {},
         data=(*sets, *taught),
-        protocols=() if drawn else now.validation_protocols,
+        protocols=() if synthetic else now.validation_protocols,
         every=now.every,
         limit=600,
     )

@@ -4,9 +4,9 @@ sets, two views a step.
     mien train recipes/naive_faceptor.py --out runs/naive_faceptor \
         --farl FaRL-Base-Patch16-LAIONFace20M-ep64.pth
 
-Sets, batches, schedule, views and rates are those of recipes/faceptor.py, which stands beside this file: the
-encoder at 5e-5 and heads at 5e-4. Loss weights are not: each of the six kinds of task weighs 1/6, and sets of
-one kind share it by their batches.
+Sets, batches, schedule, views and learning rates are those of recipes/faceptor.py: 5e-5 for the encoder and
+5e-4 for the heads. The loss weights differ: each of the six kinds of task has weight 1/6, which the sets of
+one kind share in proportion to their batches.
 
 Not run by us; the authors took 2 GPUs and do not publish the hours. 50,000 steps of 472 pictures are too many
 for the CPUs that mien's trainer works on.
@@ -32,10 +32,18 @@ def recipe(
     small: int = 112,
     lr: float = 5e-5,
     ema: float = 0.0,
-    drawn: bool = False,
+    synthetic: bool = False,
 ) -> Recipe:
     """See the module's text; the arguments are those of recipes/faceptor.py."""
     faceptor = load_recipe(Path(__file__).with_name("faceptor.py"))
     return faceptor(  # type: ignore[no-any-return]
-        naive=True, steps=steps, seed=seed, farl=farl, size=size, small=small, lr=lr, ema=ema, drawn=drawn
+        naive=True,
+        steps=steps,
+        seed=seed,
+        farl=farl,
+        size=size,
+        small=small,
+        lr=lr,
+        ema=ema,
+        synthetic=synthetic,
     )

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import torch
 
-from mien.data.pack_mixture import LOSS_WEIGHTS, batch_shares, blend, validation_protocols
+from mien.data.pack_mixture import LOSS_WEIGHTS, allocate_batch, pack_mixture, validation_protocols
 from mien.models.naive_faceptor import naive_faceptor_tiny
 from mien.tasks import DEFAULT_TASKS, task
 from mien.training.loss_weighting import Fixed
@@ -29,20 +29,20 @@ def recipe(
     frozen: int = 2,
     lr: float = 5e-4,
     imagenet: bool = True,
-    drawn: bool = False,
+    synthetic: bool = False,
 ) -> Recipe:
     """See the module's text.
 
     Args:
         tasks: comma-separated; all that the pack has when empty.
-        frozen: stages of the encoder, besides the stem, that do not learn.
-        drawn: learn drawn faces, to try the recipe without data.
+        frozen: stages of the encoder, after the stem, that are not trained.
+        synthetic: use synthetic faces, to try the recipe without data.
     """
     torch.manual_seed(seed)
     asked = [task(n) for n in tasks.split(",")] if tasks else list(DEFAULT_TASKS)
     model = naive_faceptor_tiny(tasks=asked, size=size, imagenet=imagenet)
     model.encoder.freeze(frozen)
-    mixture = blend(batch_shares(asked, batch), model.view, asked, seed=seed, drawn=drawn)
+    mixture = pack_mixture(allocate_batch(asked, batch), model.view, asked, seed=seed, synthetic=synthetic)
     return Recipe(
         name="naive_faceptor_tiny",
         model=model,
@@ -50,11 +50,11 @@ def recipe(
         optimizer=adamw(model, lr),
         schedule=cosine(150),
         steps=steps,
-        balance=Fixed(LOSS_WEIGHTS),
+        loss_weighting=Fixed(LOSS_WEIGHTS),
         seed=seed,
         ema=0.998,
-        data=tuple(batch_shares(asked, batch)),
-        protocols=() if drawn else validation_protocols(asked),
+        data=tuple(allocate_batch(asked, batch)),
+        protocols=() if synthetic else validation_protocols(asked),
         every=500,
         limit=300,
     )

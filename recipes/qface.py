@@ -49,16 +49,16 @@ def recipe(
     fusion: str = "concat",
     lr: float = 5e-5,
     drop_path: float = 0.1,
-    drawn: bool = False,
+    synthetic: bool = False,
 ) -> Recipe:
     """See the module's text.
 
     Args:
-        tasks: comma-separated, of the three.
-        encoder: a file of FaRL's or CLIP's weights.
+        tasks: comma-separated names, of the three.
+        encoder: file with FaRL's or CLIP's weights.
         fusion: concat, sum, gated or tokens.
-        lr: of the encoder; all else learns ten times as fast.
-        drawn: drawn faces in place of the sets.
+        lr: learning rate of the encoder; ten times as high elsewhere.
+        synthetic: use synthetic faces instead of the sets.
     """
     torch.manual_seed(seed)
     asked = tasks.split(",")
@@ -67,21 +67,21 @@ def recipe(
     model = qface_base(tasks=[task(n) for n in asked], size=size, fusion=fusion, drop_path=drop_path)
     if encoder:
         load_clip(model.encoder, torch.load(encoder, map_location="cpu", weights_only=True))  # type: ignore[arg-type]
-    # these sets' crops end near the face; no colour is made up around it, since protocols crop alike
+    # these sets' crops end near the face; no color is made up around it, since protocols crop alike
     parts = [replace(p, augment=Augment(fill_border=0)) for p in PARTS if p.task in asked]
     mixture = Mixture(
-        open_parts(parts, model.view, drawn=drawn), model.tasks, seed=seed, size=model.view.size
+        open_parts(parts, model.view, synthetic=synthetic), model.tasks, seed=seed, size=model.view.size
     )
     return Recipe(
         name="qface",
         model=model,
         mixture=mixture,
-        optimizer=adamw(model, lr, heads=10, weight_decay=0.05),
+        optimizer=adamw(model, lr, head_lr_multiplier=10, weight_decay=0.05),
         schedule=cosine(1000),
         steps=steps,
-        balance=Fixed(WEIGHTS),
+        loss_weighting=Fixed(WEIGHTS),
         seed=seed,
         data=[p.dataset for p in parts],
         every=steps,
-        protocols=() if drawn else [SCORED[n] for n in asked],
+        protocols=() if synthetic else [SCORED[n] for n in asked],
     )

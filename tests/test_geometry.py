@@ -47,25 +47,25 @@ def test_invert_undoes_and_compose_applies_inner_first(degrees, scale, shift, mi
 @settings(deadline=None, max_examples=20)
 def test_a_dot_lands_where_its_point_lands(degrees, scale):
     picture = np.zeros((100, 100, 3), np.uint8)
-    picture[39:42, 59:62] = 255  # centred on (60, 40)
+    picture[39:42, 59:62] = 255  # centered on (60, 40)
     a = geometry.about((49.5, 49.5), degrees=degrees, scale=scale)
     out = geometry.warp(picture, a, (100, 100))[..., 0].astype(float)
     if out.sum() == 0:
         return
     y, x = np.indices(out.shape)
-    centre = np.array([(out * x).sum(), (out * y).sum()]) / out.sum()
+    center = np.array([(out * x).sum(), (out * y).sum()]) / out.sum()
     expected = geometry.move_points([(60.0, 40.0)], a)[0]
     if (expected > 5).all() and (expected < 94).all():
-        assert np.abs(centre - expected).max() < 0.2
+        assert np.abs(center - expected).max() < 0.2
 
 
 def test_shrinking_does_not_move_the_picture():
     picture = np.zeros((800, 800, 3), np.uint8)
-    picture[380:421, 580:621] = 255  # centred on (600, 400)
+    picture[380:421, 580:621] = 255  # centered on (600, 400)
     out = geometry.warp(picture, geometry.about((0, 0), scale=0.1), (80, 80))[..., 0].astype(float)
     y, x = np.indices(out.shape)
-    centre = np.array([(out * x).sum(), (out * y).sum()]) / out.sum()
-    assert np.abs(centre - (60, 40)).max() < 0.1
+    center = np.array([(out * x).sum(), (out * y).sum()]) / out.sum()
+    assert np.abs(center - (60, 40)).max() < 0.1
 
 
 def test_mask_has_its_own_value_outside():

@@ -64,7 +64,7 @@ def test_values_by_hand():
 
 
 def scene() -> tuple[np.ndarray, np.ndarray, Crop]:
-    """Classes of a photo of 120 x 90 (0, 1 in a disc, 2 at the right), a colour for each, and a turned crop
+    """Classes of a photo of 120 x 90 (0, 1 in a disc, 2 at the right), a color for each, and a turned crop
     of its middle.
     """
     y, x = np.mgrid[:90, :120]
@@ -97,6 +97,6 @@ def test_factor_0_is_the_plain_crop_and_half_sized_logits_lie_right():
     place = geometry.move_points(np.stack([x, y], -1), crop.from_photo)
     inside = ((place > 2) & (place < 125)).all(-1)
     assert (found == classes)[inside].mean() > 0.97
-    # no shift: the disc's centre of mass is where it was
+    # no shift: the disc's center of mass is where it was
     disc = [np.argwhere((m == 1) & inside).mean(0) for m in (found, classes)]
     assert disc[0] == pytest.approx(disc[1], abs=0.1)

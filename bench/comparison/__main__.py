@@ -29,26 +29,28 @@ def main() -> None:
     parser.add_argument("names", nargs="*", help="runs; all if none is named")
     parser.add_argument("--out", type=Path, default=Path("runs/compare"))
     parser.add_argument("--workers", type=int, default=2)
-    told = parser.parse_args()
-    names = told.names or list(every_run())
+    arguments = parser.parse_args()
+    names = arguments.names or list(every_run())
     if unknown := [n for n in names if n not in every_run()]:
         parser.error(f"no run {unknown[0]!r}; there are: {', '.join(every_run())}")
-    if told.what in ("all", "train"):
-        train_all(names, told.out, told.workers)
+    if arguments.what in ("all", "train"):
+        train_all(names, arguments.out, arguments.workers)
     shown = {r.name for r in (*SYSTEMS, *SINGLE) if r.answers}
-    trained = [n for n in every_run() if (n in shown or asked_of(n)) and (told.out / n / "done").exists()]
+    trained = [
+        n for n in every_run() if (n in shown or asked_of(n)) and (arguments.out / n / "done").exists()
+    ]
     results = json.loads(KEPT.read_text(encoding="utf-8")) if KEPT.exists() else {}
-    if told.what in ("all", "score"):
+    if arguments.what in ("all", "score"):
         if GUESS not in results:
             results[GUESS] = {"scores": score_guess()}
         for name in trained:
-            results.setdefault(name, {})["scores"] = score(name, told.out)
+            results.setdefault(name, {})["scores"] = score(name, arguments.out)
             if name in shown:
-                results[name]["curve"] = curve(name, told.out)
-    if told.what in ("all", "cost"):
+                results[name]["curve"] = curve(name, arguments.out)
+    if arguments.what in ("all", "cost"):
         for name in trained:
             if name in shown:
-                results.setdefault(name, {})["cost"] = cost(name, told.out)
+                results.setdefault(name, {})["cost"] = cost(name, arguments.out)
     KEPT.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
     Path("docs/comparison.md").write_text(page(results), encoding="utf-8")
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from bench.comparison.work import scores_of
 from mien.data.augment import NONE
-from mien.data.pack_mixture import SHARES, blend
+from mien.data.pack_mixture import SHARES, pack_mixture
 from mien.models.ifan import ifan_tiny, unsettled
 from mien.tasks import AGE, ATTRIBUTES, EXPRESSION, LANDMARKS, PARSING, POINTS5
 from mien.types import Floats
@@ -34,10 +34,10 @@ class Guess:
         return {name: np.repeat(raw[None], len(images), 0) for name, raw in self.raw.items()}
 
 
-def guess(*, batches: int = 100, drawn: bool = False) -> Guess:
+def guess(*, batches: int = 100, synthetic: bool = False) -> Guess:
     """From so many batches of twenty faces of the training sets, as they are."""
     net = ifan_tiny(tasks=TASKS)
-    faces = blend(SHARES, net.view, TASKS, seed=1, augment=NONE, drawn=drawn)
+    faces = pack_mixture(SHARES, net.view, TASKS, seed=1, augment=NONE, synthetic=synthetic)
     return Guess(net.mean_answers(faces.batch(i) for i in range(batches)), net.view)
 
 

@@ -1,4 +1,4 @@
-"""docs/comparison.md from what the runs left: written by code, so that no number in it is copied by hand."""
+"""Write docs/comparison.md from the results of the runs, so that no number is copied by hand."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from bench.comparison.runs import (
     FEWER,
     MEASURE,
     SINGLE,
-    SINGLE_PROCESS,
+    SINGLE_TASK,
     STEPS,
     SYSTEMS,
     TOGETHER,
@@ -40,7 +40,7 @@ Results = Mapping[str, Mapping[str, Any]]  # run -> {"scores": ..., "cost": ...,
 
 
 def number(results: Results, name: str, protocol: str) -> float | None:
-    """What a run scored, or None where it does not answer or is not trained."""
+    """The score of a run, or None if it does not predict that or is not trained."""
     values = results.get(name, {}).get("scores", {}).get(protocol)
     return None if values is None else float(values[SHOWN[protocol][0]])
 
@@ -56,17 +56,17 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def systems(results: Results) -> str:
-    """A row a system: what it costs and what it scores."""
+    """One row per system: its cost and its scores."""
     cells: list[tuple[str, Callable[[Mapping[str, Any]], str]]] = [
         ("parameters, M", lambda c: f"{c['parameters'] / 1e6:.2f}"),
-        ("multiply-adds a face, M", lambda c: f"{c['multiply_adds'] / 1e6:.0f}"),
+        ("multiply-adds per face, M", lambda c: f"{c['multiply_adds'] / 1e6:.0f}"),
         ("training, images/s", lambda c: f"{c['train_images_per_s']:.0f}"),
-        ("ONNX, ms a face", lambda c: f"{c['onnx_ms']:.1f}"),
+        ("ONNX, ms per face", lambda c: f"{c['onnx_ms']:.1f}"),
     ]
     rows = (
         [
             [
-                "no look at the picture",
+                "mean label",
                 *[""] * len(cells),
                 *(shown(number(results, GUESS, p), p) for p in SHOWN),
             ]
@@ -99,63 +99,60 @@ def spread(values: Sequence[float], protocol: str) -> str:
 
 
 def verdict(ours: Sequence[float], other: Sequence[float], less: bool) -> str:
-    """Whether the first side wins: "yes" and "no" need every seed of one side above every seed of the
-    other."""
+    """Whether the first side wins: "yes" and "no" need all seeds of one side above all seeds of the other."""
     a, b = ([-v for v in side] if less else list(side) for side in (ours, other))
     return VERDICTS[0] if min(a) > max(b) else VERDICTS[1] if max(a) < min(b) else VERDICTS[2]
 
 
-def sides_of(results: Results, told: Ablation) -> dict[str, dict[str, list[float]]]:
-    """What is scored of an idea: side -> protocol -> a number a seed.
-
-    Only sides of which every seed is there.
-    """
+def sides_of(results: Results, study: Ablation) -> dict[str, dict[str, list[float]]]:
+    """The scores of an ablation: side -> protocol -> one number per seed; only for sides with all seeds."""
     done = {
         side: runs
-        for side, runs in told.sides.items()
+        for side, runs in study.sides.items()
         if all(results.get(r.name, {}).get("scores") for r in runs)
     }
     return {
-        side: {p: [v for r in runs if (v := number(results, r.name, p)) is not None] for p in told.measures}
+        side: {p: [v for r in runs if (v := number(results, r.name, p)) is not None] for p in study.measures}
         for side, runs in done.items()
     }
 
 
-def judged(results: Results, told: Ablation) -> dict[str, dict[str, str]]:
-    """The idea (its first side) against each other side: side -> protocol -> a verdict.
-
-    Empty while it is not trained.
+def judged(results: Results, study: Ablation) -> dict[str, dict[str, str]]:
+    """The first side of an ablation against each other side: side -> protocol -> verdict; empty if not
+    trained.
     """
-    sides, first = sides_of(results, told), next(iter(told.sides))
+    sides, first = sides_of(results, study), next(iter(study.sides))
     if first not in sides:
         return {}
     return {
-        side: {p: verdict(sides[first][p], values[p], SHOWN[p][2]) for p in told.measures}
+        side: {p: verdict(sides[first][p], values[p], SHOWN[p][2]) for p in study.measures}
         for side, values in sides.items()
         if side != first
     }
 
 
-def ablation(results: Results, told: Ablation) -> str:
-    """A table of one idea: a row a side, and whether the idea helps."""
-    verdicts = judged(results, told)
+def ablation(results: Results, study: Ablation) -> str:
+    """A table of one ablation: one row per side, and whether the idea helps."""
+    verdicts = judged(results, study)
     if not verdicts:
-        return f"### {told.paper}: {told.idea}\n\n{NOT_YET}"
+        return f"### {study.paper}: {study.idea}\n\n{NOT_YET}"
     rows = [
-        [side, *(spread(values[p], p) for p in told.measures)]
-        for side, values in sides_of(results, told).items()
+        [side, *(spread(values[p], p) for p in study.measures)]
+        for side, values in sides_of(results, study).items()
     ]
-    rows += [[f"does it help, against {side}?", *said.values()] for side, said in verdicts.items()]
-    return f"### {told.paper}: {told.idea}\n\n" + table(["", *(SHOWN[p][1] for p in told.measures)], rows)
+    rows += [
+        [f"does it help, against {side}?", *by_measure.values()] for side, by_measure in verdicts.items()
+    ]
+    return f"### {study.paper}: {study.idea}\n\n" + table(["", *(SHOWN[p][1] for p in study.measures)], rows)
 
 
 def claims(results: Results) -> str:
-    """Every idea at a glance: a row a comparison, and the tasks on which it helps, harms, or neither."""
+    """Summary of all ablations: one row per comparison, with the tasks that become better, worse, or neither."""
     rows, task_of = [], {protocol: task for task, protocol in MEASURE.items()}
-    for told in ABLATIONS:
-        for side, said in judged(results, told).items():
-            cells = [", ".join(task_of[p] for p, v in said.items() if v == word) for word in VERDICTS]
-            rows.append([told.paper, f"{next(iter(told.sides))}, against {side}", *cells])
+    for study in ABLATIONS:
+        for side, by_measure in judged(results, study).items():
+            cells = [", ".join(task_of[p] for p, v in by_measure.items() if v == word) for word in VERDICTS]
+            rows.append([study.paper, f"{next(iter(study.sides))}, against {side}", *cells])
     return (
         table(["paper", "idea", "helps on", "is worse on", "not beyond the spread on"], rows)
         if rows
@@ -163,10 +160,12 @@ def claims(results: Results) -> str:
     )
 
 
-def alone(results: Results) -> str:
-    """Every task learned with the others, and alone, in the network with standard heads: a row a task."""
+def single_tasks(results: Results) -> str:
+    """Every task trained with the others and separately, in the network with standard heads: one row per
+    task.
+    """
     rows = []
-    for task, runs in SINGLE_PROCESS.items():
+    for task, runs in SINGLE_TASK.items():
         protocol = MEASURE[task]
         sides = [
             [v for r in side if (v := number(results, r.name, protocol)) is not None]
@@ -178,11 +177,11 @@ def alone(results: Results) -> str:
             rows.append([task, SHOWN[protocol][1], *cells, judged])
     if not any(row[3] for row in rows):
         return NOT_YET
-    return table(["task", "measure", "with all tasks", "alone", "do the others help?"], rows)
+    return table(["task", "measure", "with all tasks", "single task", "do the others help?"], rows)
 
 
 def curves(results: Results, runs: Sequence[Run]) -> str:
-    """Validation numbers along each run, on the first 300 pictures of each set."""
+    """Validation scores during each run, on the first 300 pictures of each set."""
     parts = []
     for run in runs:
         if points := results.get(run.name, {}).get("curve"):
@@ -196,23 +195,23 @@ def curves(results: Results, runs: Sequence[Run]) -> str:
 
 PAGE = """# Six systems, one trainer, one table
 
-Written by `make compare` (`python -m bench.comparison`), from the trainings of the data pack described below; do not edit by hand.
+Written by `make compare` (`python -m bench.comparison`) from trainings on the data pack; do not edit by hand.
 
-Every system is the tiny one of its kind: the design of its paper on EfficientNet-Lite0 with ImageNet weights, whose stem and
-first two stages stay frozen (iFAN has its own trunk, see below), at 112 × 112 pixels, cropped to the whole head. Every run
-takes {steps:,} steps of {batch} pictures ({passes:,} picture-passes) with AdamW, the same learning rates (5e-4 in the encoder, 1e-3
-outside it), a cosine after 150 steps, the same augmentation, weights averaged with a decay of 0.998, and seed 1. The sets of
-a system's tasks share the batch in the same proportions for all (`src/mien/data/pack_mixture.py`): a system that answers fewer tasks sees more
-pictures of each, and a network for one task spends the whole batch on it.
+Every system is the tiny version of its paper: the paper's design on EfficientNet-Lite0 with ImageNet weights, whose stem and
+first two stages stay frozen (iFAN has its own trunk, see below), at 112 × 112 pixels, cropped to the entire head. Every run
+takes {steps:,} steps of {batch} pictures ({passes:,} pictures in total) with AdamW, the same learning rates (5e-4 in the encoder, 1e-3
+outside it), a cosine schedule after 150 steps, the same augmentation, weights averaged with a decay of 0.998, and seed 1. The sets of
+a system's tasks share the batch in the same proportions (`src/mien/data/pack_mixture.py`): a system with fewer tasks sees more
+pictures of each, and a network for one task uses the entire batch for it.
 
-Numbers are from the exported network or from torch (same digits where both were tried), on crops aligned by each set's own
-points (or a detector's, where it has none); small pictures, own splits, so nothing here compares with numbers on the full sets.
+Scores are from the exported network or from torch (both give the same digits), on crops aligned by each set's own
+points (or a detector's, if it has none). Pictures are small and splits are our own, so scores do not compare with published ones.
 n: MTFL test 2,995, Helen val 100, CelebAMask val 80, CelebA val 1,030, UTKFace val 1,000, FER+ val 3,199 and test 3,152
 (majority), LFW View 1 1,000 pairs. Test sets are reported only, with one exception: the learning rate of iFAN's dense heads was
-chosen by training losses, with the errors of 300 pictures of MTFL's test in sight (log, entry 19). The embedded network is not in the
-table: it saw more than nine times as many pictures. All runs were made before mirrored places learned to lean as their sets'
-labels do (`Sample.lean`; log, entries 13 and 14). On the embedded network that and 1,500 more steps took MTFL from 6.90 to 6.03
-and Helen from 4.03 to 3.79; on the systems of this page it was not measured.
+chosen by training losses, while the errors of 300 pictures of MTFL's test set were visible (log, entry 19). The embedded network is
+not in the table: it saw more than nine times as many pictures. All runs predate the correction of the landmarks' horizontal offset
+in flipped pictures (`Sample.label_offset_x`; log, entries 13 and 14). On the embedded network, this correction and 1,500 more steps
+improved MTFL from 6.90 to 6.03 and Helen from 4.03 to 3.79; it was not measured on the systems of this page.
 
 ## Systems
 
@@ -220,22 +219,22 @@ and Helen from 4.03 to 3.79; on the systems of this page it was not measured.
 
 {notes}
 
-"No look at the picture" answers every face alike, with the mean of the labels of 2,000 training faces (`bench/comparison/guess.py`):
-mean places, the commonest class of each pixel, mean years. A number no better than this comes from nothing learned.
+"Mean label" predicts the mean label of 2,000 training faces for every face (`bench/comparison/guess.py`): mean points, the most
+frequent class of each pixel, mean age. A system that scores no better has learned nothing.
 
-Speeds: training, whole steps on two idle cores; ONNX Runtime, one face on one thread, median of 40.
+Speeds: training, complete steps on two idle cores; ONNX Runtime, one face on one thread, median of 40.
 
-## All tasks at once, or one alone
+## All tasks together, or a single task
 
-The network with standard heads (Naive Faceptor), {fewer:,} steps of {batch} on both sides: alone, a task spends the whole batch on its
-own sets. Two seeds; mean ± half of the seeds' range; judged as below. The rows "alone" of the table above took {steps:,} steps.
+The network with standard heads (Naive Faceptor), {fewer:,} steps of {batch} on both sides: a single task uses the entire batch for its
+own sets. Two seeds; mean ± half of the seeds' range; verdicts as below. The single-task rows of the table above took {steps:,} steps.
 
-{alone}
+{single_tasks}
 
-## Ideas, with and without
+## Ablations
 
-{fewer:,} steps of {batch} unless said, equal on both sides; two seeds; mean ± half of the seeds' range. "yes" and "no, worse" are said only
-where every seed of one side beats every seed of the other: with two seeds that is a hint, not a proof.
+{fewer:,} steps of {batch} unless stated otherwise, equal on both sides; two seeds; mean ± half of the seeds' range. The verdicts "yes" and
+"no, worse" require that every seed of one side is better than every seed of the other. With two seeds this is a hint, not a proof.
 
 Which claims hold at this scale:
 
@@ -252,7 +251,7 @@ Averaged weights, on the first 300 pictures of each validation set (LFW: pairs a
 
 
 def page(results: Results) -> str:
-    """The whole page."""
+    """The complete page."""
     notes = "\n".join(
         f"- {r.title}: {r.note}." for r in SYSTEMS if r.note and results.get(r.name, {}).get("scores")
     )
@@ -263,7 +262,7 @@ def page(results: Results) -> str:
         passes=STEPS * BATCH,
         systems=systems(results),
         notes=notes,
-        alone=alone(results),
+        single_tasks=single_tasks(results),
         ablations="\n\n".join(ablation(results, a) for a in ABLATIONS),
         curves=curves(results, (*SYSTEMS, *SINGLE)),
         claims=claims(results),

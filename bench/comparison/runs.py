@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-STEPS = 2500  # optimiser steps of 20 pictures: of every system, and of every single-task network
+STEPS = 2500  # optimizer steps of 20 pictures: of every system, and of every single-task network
 FEWER = 400  # of every ablation, on both sides
 SECOND = 160  # of the second stage of Layer-Attention
 MASKS = 1000  # of the network of masks
@@ -54,7 +54,7 @@ class Ablation:
 def _seeds(
     name: str, recipe: str, *, starts: str = "", seeds: tuple[int, ...] = (1, 2), **settings: Any
 ) -> tuple[Run, ...]:
-    """A run a seed; `starts` names the runs to begin from, without their seed."""
+    """One run per seed; `starts` names the runs to start from, without their seed."""
     given = {"steps": FEWER, **settings}
     return tuple(
         Run(f"{name}-{s}", recipe, {**given, "seed": s}, f"{starts}-{s}" if starts else "") for s in seeds
@@ -62,8 +62,8 @@ def _seeds(
 
 
 _OWN = (
-    "trunk from random weights: {} more steps with one lap are its pretraining; learning rate 2e-3, of a"
-    " dense head 50 / inputs of it"
+    "trunk from random weights, pretrained for {} more steps with one lap; learning rate 2e-3, and 50 /"
+    " inputs of it for a dense head"
 )
 
 SYSTEMS: tuple[Run, ...] = (
@@ -86,7 +86,7 @@ SYSTEMS: tuple[Run, ...] = (
         {"part": "attributes", "steps": STEPS},
         "mgmtn-masks",
         "MGMTN",
-        f"{MASKS:,} more steps teach its masks",
+        f"{MASKS:,} more steps train its masks",
     ),
 )
 
@@ -98,18 +98,19 @@ MEASURE = {
 }  # fmt: skip
 TASKS = tuple(MEASURE)
 SINGLE: tuple[Run, ...] = tuple(
-    Run(f"single-{t}", "naive_faceptor_tiny", {"steps": STEPS, "tasks": t}, title=f"{t} alone") for t in TASKS
+    Run(f"single-{t}", "naive_faceptor_tiny", {"steps": STEPS, "tasks": t}, title=f"single task: {t}")
+    for t in TASKS
 )
 
-# a task alone in the network with standard heads, beside all of them in it; FEWER steps, a run a seed
+# single tasks and all tasks in the network with standard heads; FEWER steps, one run per seed
 TOGETHER = _seeds("naive-short", "naive_faceptor_tiny")
-SINGLE_PROCESS = {t: _seeds(f"alone-{t}", "naive_faceptor_tiny", tasks=t) for t in TASKS}
+SINGLE_TASK = {t: _seeds(f"alone-{t}", "naive_faceptor_tiny", tasks=t) for t in TASKS}
 
 FEW = {"age": "utkface=1500", "expression": "ferplus=1500"}
 
 ABLATIONS: tuple[Ablation, ...] = (
     Ablation(
-        "fusion of four levels, against the last level alone",
+        "fusion of four levels, against the last level only",
         "Q-Face",
         {
             "four levels": _seeds("qface-four", "qface_tiny"),
@@ -118,14 +119,14 @@ ABLATIONS: tuple[Ablation, ...] = (
         ("celeba", "utkface-age", "ferplus-val"),
     ),
     Ablation(
-        "queries, against a standard head a task",
+        "queries, against one standard head per task",
         "Faceptor",
         {"queries": _seeds("faceptor-short", "faceptor_tiny"), "heads": TOGETHER},
         ("mtfl", "helen68", "celebamask", "celeba", "utkface-age", "ferplus-val", "lfw"),
     ),
     Ablation(
-        f"Layer-Attention: a second stage of {SECOND} steps, {SECOND // 4} of warm-up, that opens the other"
-        f" levels, against {SECOND} more steps of the first",
+        f"Layer-Attention: a second stage of {SECOND} steps, {SECOND // 4} of warm-up, that adds the other"
+        f" levels, against {SECOND} more steps of the first stage",
         "Faceptor",
         {
             "second stage": _seeds(
@@ -137,12 +138,12 @@ ABLATIONS: tuple[Ablation, ...] = (
     ),
     *(
         Ablation(
-            f"auxiliary learning: {task} from 1,500 pictures, helped by the other tasks (15 or 16 of a"
-            f" batch's 20), against {task} alone",
+            f"auxiliary learning: {task} from 1,500 pictures, with the other tasks (15 or 16 of a"
+            f" batch of 20), against {task} only",
             "Faceptor",
             {
-                "with helpers": _seeds(f"aux-{task}-on", "faceptor_tiny", few=few),
-                "alone": _seeds(f"aux-{task}-off", "faceptor_tiny", few=few, tasks=task),
+                "with other tasks": _seeds(f"aux-{task}-on", "faceptor_tiny", max_samples=few),
+                "single task": _seeds(f"aux-{task}-off", "faceptor_tiny", max_samples=few, tasks=task),
             },
             (protocol,),
         )
@@ -177,12 +178,12 @@ ABLATIONS: tuple[Ablation, ...] = (
         ("mtfl", "celebamask", "ferplus-val"),
     ),
     Ablation(
-        "group attention (WSGSA), fusion of groups (CGFF) and dynamic weights (DWS), each taken away",
+        "group attention (WSGSA), fusion of groups (CGFF) and dynamic weights (DWS), each removed",
         "FAR-AMTN",
         {
             "all three": _seeds("far-all", "far_amtn_tiny"),
             "no gates": _seeds("far-ungated", "far_amtn_tiny", gates=False),
-            "a block a group": _seeds("far-copies", "far_amtn_tiny", shared=False),
+            "one block per group": _seeds("far-copies", "far_amtn_tiny", shared=False),
             "no fusion": _seeds("far-unfused", "far_amtn_tiny", fusion="off"),
             "equal weights": _seeds("far-equal", "far_amtn_tiny", dynamic=False),
         },
@@ -207,19 +208,19 @@ ABLATIONS: tuple[Ablation, ...] = (
     ),
 )
 
-# what second stages start from
+# first stages, from which second stages start
 _FIRST = _seeds("layers-first", "faceptor_tiny", levels="2")
 
 
 def every_run() -> dict[str, Run]:
-    """All trainings by name, those that others start from before them."""
+    """All runs by name; runs that others start from come first."""
     tried = (side for a in ABLATIONS for side in a.sides.values())
-    runs = [*SYSTEMS, *SINGLE, *_FIRST, *(r for side in (*tried, *SINGLE_PROCESS.values()) for r in side)]
+    runs = [*SYSTEMS, *SINGLE, *_FIRST, *(r for side in (*tried, *SINGLE_TASK.values()) for r in side)]
     return {r.name: r for r in runs}
 
 
 def asked_of(name: str) -> tuple[str, ...]:
-    """The protocols that the page shows of a run; none named means all that it answers."""
+    """The protocols that the page shows for a run; empty for all of its tasks."""
     if name in {r.name for r in (*SYSTEMS, *SINGLE)}:
         return ()
     asked = {
@@ -229,5 +230,5 @@ def asked_of(name: str) -> tuple[str, ...]:
         if name in {r.name for r in side}
         for p in a.measures
     }
-    asked |= {MEASURE[t] for t, runs in SINGLE_PROCESS.items() if name in {r.name for r in runs}}
+    asked |= {MEASURE[t] for t, runs in SINGLE_TASK.items() if name in {r.name for r in runs}}
     return tuple(sorted(asked))

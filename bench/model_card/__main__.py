@@ -1,12 +1,10 @@
-"""The model card, docs/model-card.md, made again from the weights in the package: one command for any
-network.
+"""Write the model card, docs/model-card.md, for the weights in the package.
 
-python -m bench.model_card.__main__ [--dry]      # needs mien[train] and MIEN_DATA with the data pack
+    python -m bench.model_card.__main__ [--dry]      # needs mien[train] and MIEN_DATA with the data pack
 
-In order: raw answers on the validation sets (kept in the cache folder), temperatures and cuts for saying
-nothing (written into the provenance file beside the weights; --dry writes nothing but the page), protocol
-scores and the table of false matches where they are missing or were measured with other weights, then the
-page.
+Steps: raw outputs on the validation sets (kept in the cache folder); temperatures and abstention thresholds
+(written to the provenance file next to the weights; --dry writes only the page); protocol scores and the table of
+false matches, if they are missing or were measured with other weights; then the page.
 """
 
 from __future__ import annotations
@@ -38,44 +36,44 @@ PAGE = Path("docs/model-card.md")
 RACES = ("White", "Black", "Asian", "Indian", "other")
 BANDS = ((0, 2), (3, 9), (10, 19), (20, 29), (30, 39), (40, 49), (50, 59), (60, 69), (70, 120))
 WIDE = ((0, 17), (18, 39), (40, 64), (65, 120))
-FEW = 10  # a group of fewer pictures gets its count and no number
+FEW = 10  # a smaller group gets its count only
 Groups = Mapping[str, np.ndarray]
 
-ABOUT = """## What it is for
+ABOUT = """## Intended uses
 
-Reading faces on pictures that somebody has the right to look at: aligning and cropping, sorting and searching one's own
-photos, drawing, anonymising, measuring and teaching methods, and as a start for networks trained on better data. Every
-answer is a guess from one picture, and has a probability or an interval that says so.
+Analyzing faces in pictures that you are allowed to process: aligning and cropping, sorting and searching your own photos,
+drawing, anonymizing, measuring and teaching methods, and pretraining for networks with better data. Every answer is an
+estimate from one picture, with a probability or an interval.
 
-- *Age* and *gender* are what a picture looks like, not what a person is. Gender knows two words because its labels do.
-- *Expression* is the look of a face at that moment, not what somebody feels.
-- *Attributes* are CelebA's forty words, judged by a few annotators; `Attractive`, `Big_Nose`, `Chubby` and the like are taste.
+- *Age* and *gender* describe how a picture looks, not what a person is. Gender has two classes because its labels do.
+- *Expression* is the facial expression at that moment, not what a person feels.
+- *Attributes* are CelebA's forty words, judged by a few annotators; `Attractive`, `Big_Nose`, `Chubby` and similar ones are opinions.
 - *Identity* is a similarity, not a proof.
 
-## What it must not be used for
+## Prohibited uses
 
-- **Decisions about people** (work, credit, insurance, schooling, policing, access to anything): it was not made for them, and
-  the tables below show how differently it errs for different people.
+- **Decisions about people** (work, credit, insurance, education, policing, access): the network was not made for them, and
+  the tables below show that its error rates differ between groups.
 - **Identifying people without their consent**, in public places, or from scraped pictures. An embedding is biometric data:
-  in the EU it needs a ground in GDPR Art. 9, and `mien` gives it only when `--tasks` or `tasks=` names it.
-- **Inferring emotions at work or in education in the EU**: prohibited by the AI Act, Art. 5(1)(f), but for medical and safety
-  reasons. Elsewhere in the EU such a use counts as high-risk. Leave `expression` out, see below.
-- **Sorting people by race, belief or orientation**: no head answers this, and none should be derived from the others. UTKFace's
-  race labels are used on this page only, to measure.
-- **Liveness, forgery or age checks** that keep somebody in or out: nothing here tells a photo from a person, and the age of a child
-  is off by years.
+  in the EU it needs a legal basis in GDPR Art. 9, and `mien` computes it only if `--tasks` or `tasks=` names it.
+- **Inferring emotions at work or in education in the EU**: prohibited by the AI Act, Art. 5(1)(f), except for medical and safety
+  reasons. Other such uses in the EU count as high-risk. Leave `expression` out, see below.
+- **Sorting people by race, belief or orientation**: no head predicts this, and it must not be derived from the others. UTKFace's
+  race labels are used only on this page, for measurements.
+- **Liveness, forgery or age checks** that grant or deny access: nothing here distinguishes a photo from a person, and ages of
+  children are wrong by years.
 
-This is no legal advice.
+This is not legal advice.
 """
 
-OFF = """## How to switch tasks off
+OFF = """## Disable tasks
 
-Only what is named is read, and identity only where it is named:
+Only the tasks that you name are computed, and identity only if you name it:
 
 ```python
 import mien
 
-reader = mien.load(tasks=["points5", "landmarks", "parsing", "pose"])  # nothing about who or what somebody is
+reader = mien.load(tasks=["points5", "landmarks", "parsing", "pose"])  # no identity, age or gender
 print(reader.requested)
 ```
 
@@ -83,8 +81,8 @@ print(reader.requested)
 mien analyze examples/astronaut.jpg --tasks points5,landmarks,parsing,pose
 ```
 
-`mien serve --tasks ...` offers no other answers to anyone ([server.md](server.md)). To say nothing where it is not sure, compare with the
-cut above: `face["gender"].sure({gender})` and `face["expression"].sure({expression})` are the label or None.
+`mien serve --tasks ...` offers no other tasks to any client ([server.md](server.md)). To abstain when the network is not confident, use
+the recommended minimum above: `face["gender"].confident({gender})` and `face["expression"].confident({expression})` are the label or None.
 `mien models --license commercial` refuses these weights, exit code 2.
 """
 
@@ -93,7 +91,7 @@ cut above: `face["gender"].sure({gender})` and `face["expression"].sure({express
 
 
 def shown(values: Any, scale: float = 100.0, digits: int = 1) -> str:
-    """Mean and 95 % interval, or that there are too few."""
+    """Mean and 95 % interval, or "too few"."""
     values = np.asarray(values, float)
     if len(values) < FEW:
         return "too few"
@@ -127,7 +125,7 @@ def people_groups(a: Answers) -> Groups:
 
 
 def crossed(a: Answers) -> Groups:
-    """Race x gender x age, where somebody stands."""
+    """Race x gender x age, without empty groups."""
     u = a.utk
     return {
         f"{r}, {g}, {band(*b)}": (u.race == i) & (u.male == v) & (u.years >= b[0]) & (u.years <= b[1])
@@ -157,8 +155,8 @@ def age_and_gender(a: Answers, f: Fit) -> Iterator[str]:
     head = ("group", "n", "age MAE, years", "bias, years", "inside the interval, %", "gender accuracy, %")
     yield "### Age and gender: UTKFace val\n"
     yield (
-        "Bias: mean of answer minus label; above 0 it makes people older. Race, gender and age are the labels"
-        " of the set.\n"
+        "Bias: mean of prediction minus label; above 0, people are estimated too old. Race, gender and age are the"
+        " labels of the set.\n"
     )
     yield rows(head, [line(n, g) for n, g in people_groups(a).items()])
     yield f"\nRace, gender and age crossed (groups of fewer than {FEW} have no number):\n"
@@ -179,7 +177,7 @@ def attributes(a: Answers) -> Iterator[str]:
     hits = (a.celeba["attributes"] >= 0) == (a.attributes == 1)
     groups = slices(a)
     yield "### Attributes: CelebA val\n"
-    yield "Accuracy in % at 0.5. *Constant*: what answering the commoner of yes and no would get, over all.\n"
+    yield "Accuracy in % at 0.5. *Constant*: the accuracy of always predicting the more frequent of yes and no.\n"
     body = [["**mean of 40**", "", *(shown(hits[g].mean(1)) for g in groups.values())]]
     for i, name in enumerate(CELEBA40):
         share = a.attributes[:, i].mean()
@@ -195,8 +193,8 @@ def expression(a: Answers) -> Iterator[str]:
     guess = z.argmax(1)
     yield "### Expression: FER+ test\n"
     yield (
-        "Recall: of the faces labelled so, the share that is answered so. Precision: of the answers, the"
-        " share that is right. In %.\n"
+        "Recall: fraction of the faces with this label that get this prediction. Precision: fraction of these"
+        " predictions that are right. In %.\n"
     )
     body = [
         [
@@ -212,7 +210,7 @@ def expression(a: Answers) -> Iterator[str]:
     body.append(
         ["**all**", f"{len(truth):,}", shown(guess == truth), "", f"mean recall of classes {100 * mean:.1f}"]
     )
-    yield rows(("expression", "labelled", "recall", "answered", "precision"), body)
+    yield rows(("expression", "labeled", "recall", "answered", "precision"), body)
 
 
 def identity(a: Answers, model: OnnxModel) -> Iterator[str]:
@@ -242,10 +240,10 @@ def identity(a: Answers, model: OnnxModel) -> Iterator[str]:
         " pictures, not pairs."
     )
     yield (
-        "UTKFace has no names: its pairs are *taken* for strangers, and the few that are not count as false"
-        " matches. CelebA's"
+        "UTKFace has no names: its pairs *count* as different people, and the few that are the same person count"
+        " as false matches. CelebA's"
     )
-    yield "are photos of celebrities, of 89x109 pixels, none of whom was trained on.\n"
+    yield "pictures are photos of celebrities, of 89x109 pixels; none of these people was in the training data.\n"
     yield rows(
         ("set, group", "strangers' pairs", "false matches, %", "same person's pairs", "false non-matches, %"),
         _pairs(a, at),
@@ -281,18 +279,18 @@ def _pairs(a: Answers, at: float) -> Iterator[list[str]]:
 
 
 def calibration(f: Fit) -> Iterator[str]:
-    """Tables of sureness."""
-    yield "## How far its probabilities can be trusted\n"
+    """Tables of calibration."""
+    yield "## Calibration\n"
     yield (
-        "Expected calibration error (ECE): how far, on average, a stated probability is from the share that"
-        " comes true, in 15 bins"
+        "Expected calibration error (ECE): the mean difference between a predicted probability and the accuracy,"
+        " in 15 bins"
     )
     yield (
-        'of equal width; of the label that is given, and for attributes of "yes". A temperature divides a'
+        'of equal width; for the predicted label, and for attributes for "yes". A temperature divides a'
         " task's logits. It is fitted"
     )
     yield (
-        "on validation pictures and kept only where ECE and loss (negative log-likelihood) both get better on"
+        "on validation pictures and kept only if ECE and loss (negative log-likelihood) both become better on"
         " other pictures.\n"
     )
     head = (
@@ -309,21 +307,20 @@ def calibration(f: Fit) -> Iterator[str]:
     yield rows(head, [[c.strip() for c in r.strip("| ").split("|")] for r in f.rows])
     plain, covered = f.covered
     found = f.temperatures.get("age")
-    stays = "which is no less than that beyond chance, so that it stays"
-    mended = (
-        f"and {shown(covered)} % at temperature {found}, fitted without the fold that is measured; the years"
-        " do not change"
+    stays = "which is not significantly less, so the temperature stays 1"
+    corrected = (
+        f"and {shown(covered)} % at temperature {found}, cross-validated; the predicted age does not change"
     )
     promise = 100 * AGE.read(np.zeros(101, np.float32), NO_CROP).coverage
-    end = mended if found else stays
+    end = corrected if found else stays
     yield (
-        f"\nAge: the interval promises {promise:g} %; as trained it holds {shown(plain)} % of UTKFace val,"
+        f"\nAge: the nominal coverage of the interval is {promise:g} %; as trained it covers {shown(plain)} % of UTKFace val,"
         f" {end}.\n"
     )
-    yield "## When to say nothing\n"
+    yield "## When to abstain\n"
     yield (
-        "Answers below a probability are not given. *Recommended* is the least cut that halves the share of"
-        " errors.\n"
+        "Answers below a minimum probability are withheld. *Recommended* is the smallest minimum that halves the"
+        " error rate.\n"
     )
     for name, (table, where) in f.tables.items():
         best = f.abstain.get(name)
@@ -335,11 +332,11 @@ def calibration(f: Fit) -> Iterator[str]:
             (f"{r.cut:.2f}", f"{r.n:,}", f"{100 * r.share:.1f}", f"{100 * r.accuracy:.1f}" if r.n else "")
             for r in table
         ]
-        yield rows(("least probability", "answered", "of all, %", "right, %"), cells) + "\n"
+        yield rows(("minimum probability", "answered", "of all, %", "accuracy, %"), cells) + "\n"
 
 
 def failures(a: Answers, model: OnnxModel, scores: Mapping[str, Any]) -> Iterator[str]:
-    """What the numbers say is bad, found by rules, so that another network gets its own list."""
+    """Weaknesses found in the numbers by rules, so that another network gets its own list."""
     yield "## Known failures\n"
     yield "Found in the tables by rule:\n"
     z, truth = a.fer["test"]
@@ -352,7 +349,7 @@ def failures(a: Answers, model: OnnxModel, scores: Mapping[str, Any]) -> Iterato
     yield f"- Expressions found less than half of the time: {', '.join(weak) or 'none'}."
     hits, share = (a.celeba["attributes"] >= 0) == (a.attributes == 1), a.attributes.mean(0)
     idle = [f"`{n}`" for i, n in enumerate(CELEBA40) if hits[:, i].mean() <= max(share[i], 1 - share[i])]
-    yield f"- Attributes answered no better than by always saying the same: {', '.join(idle) or 'none'}."
+    yield f"- Attributes that are not better than a constant prediction: {', '.join(idle) or 'none'}."
     classes = [
         f"{k[3:]} ({v:.2f})"
         for k, v in scores.get("celebamask", {}).items()
@@ -393,7 +390,7 @@ def failures(a: Answers, model: OnnxModel, scores: Mapping[str, Any]) -> Iterato
         "sculpted faces get answers like any other. The sets' pictures are small, mostly of adults, mostly"
         " from the web of before 2018,"
     )
-    yield "and labelled by few hands. Nothing was measured at night or in infrared."
+    yield "and labeled by few hands. Nothing was measured at night or in infrared."
 
 
 # --- The page
@@ -406,18 +403,18 @@ def page(model: OnnxModel, known: Provenance, a: Answers, f: Fit) -> str:
     numbers = rows(("protocol", "n", "numbers"), [_score(n, v) for n, v in scores.items()])
     parts = [
         f"# Model card: {known.builder}\n",
-        f"Made by `python -m bench.model_card.__main__` from `src/mien/weights/{known.path.name}`: {known.size / 1e6:.1f} MB, sha256 `{known.sha256}`, "
-        f"crop {model.view.size[0]}x{model.view.size[1]}. It answers {', '.join(known.tasks)}; gender and pose follow from these.\n",
+        f"Written by `python -m bench.model_card.__main__` from `src/mien/weights/{known.path.name}`: {known.size / 1e6:.1f} MB, sha256 `{known.sha256}`, "
+        f"crop {model.view.size[0]}x{model.view.size[1]}. Its tasks are {', '.join(known.tasks)}; gender and pose are derived from these.\n",
         ABOUT,
-        "## What it was trained on\n",
+        "## Training data\n",
         f"Licence of the weights: **{known.licence}**. Uses allowed: {', '.join(known.uses) or 'none is stated'}.\n\n{sets}\n",
         f"How: {known.record.get('note') or 'see its recipe'}\n",
         "## Numbers\n",
-        "Faces are cropped by the sets' points, not by our detector, and pictures are small: do not set these beside papers that used "
-        f"full-size pictures. [benchmark.md](benchmark.md) has the speed.\n\n{numbers}\n",
+        "Faces are cropped by the sets' points, not by our detector, and pictures are small: do not compare with papers that used "
+        f"full-size pictures. Speed is in [benchmark.md](benchmark.md).\n\n{numbers}\n",
         "## By group\n",
-        "Brackets: 95 % intervals by 1,000 seeded resamples of the group's pictures. They say what chance does, not what the choice of "
-        "pictures does; a group whose answers are all right, or all wrong, has an interval without width, so look at n.\n",
+        "Brackets: 95 % intervals by 1,000 seeded resamples of the group's pictures. They show the effect of chance, not of the choice "
+        "of pictures. A group whose answers are all right or all wrong has an interval of zero width: check n.\n",
         *age_and_gender(a, f), "", *attributes(a), "", *expression(a), "", *identity(a, model), "",
         *calibration(f), *failures(a, model, scores), "",
         OFF.format(gender=f.abstain.get("gender", 0.9), expression=f.abstain.get("expression", 0.9)),
@@ -431,16 +428,16 @@ def _score(name: str, values: Mapping[str, float]) -> list[str]:
 
 
 def write(path: Path, text: str) -> None:
-    """All or nothing."""
+    """Write a file atomically."""
     part = path.with_suffix(path.suffix + ".part")
     part.write_text(text.rstrip("\n") + "\n", encoding="utf-8")
     os.replace(part, path)
 
 
 def record(model: OnnxModel, f: Fit) -> None:
-    """Temperatures and cuts into the provenance file, for every later reading."""
-    beside = model.path.with_suffix(".json")
-    known = json.loads(beside.read_text(encoding="utf-8"))
+    """Write temperatures and abstention thresholds to the provenance file."""
+    facts = model.path.with_suffix(".json")
+    known = json.loads(facts.read_text(encoding="utf-8"))
     sets = "temperatures: FER+ val, CelebA val, UTKFace val; cuts: FER+ val, UTKFace val"
     known["calibration"] = {
         "temperatures": f.temperatures,
@@ -448,11 +445,11 @@ def record(model: OnnxModel, f: Fit) -> None:
         "fitted_on": sets,
         "command": "python -m bench.model_card.__main__",
     }
-    write(beside, json.dumps(known, indent=1, ensure_ascii=False))
+    write(facts, json.dumps(known, indent=1, ensure_ascii=False))
 
 
 def main() -> None:
-    """Fit, record, measure what is missing, write the page."""
+    """Fit, record, measure what is missing, and write the page."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

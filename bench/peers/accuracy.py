@@ -1,4 +1,4 @@
-"""What each tool answers on labelled pictures: its own detector must find the face first."""
+"""What each tool answers on labeled pictures: its own detector must find the face first."""
 
 from __future__ import annotations
 
@@ -60,15 +60,15 @@ class Tally:
     """One tool on one set.
 
     Attributes:
-        found: pictures in which it found the labelled face.
-        told: protocol -> number of the picture -> (answer, label).
+        found: pictures in which it found the labeled face. told: protocol -> number of the picture ->
+            (answer, label).
     """
 
     found: int = 0
     told: dict[str, dict[int, tuple[Any, Any]]] = field(default_factory=dict)
 
     def add(self, number: int, sample: Sample, faces: Sequence[Mapping[str, Any]]) -> None:
-        """Keep what was answered of the labelled face.
+        """Keep what was answered of the labeled face.
 
         A face that was not found has no answer, and is counted as a miss.
         """
@@ -84,7 +84,7 @@ class Tally:
 
 
 def the_face(faces: Sequence[Mapping[str, Any]], points: np.ndarray) -> Mapping[str, Any] | None:
-    """Of the faces whose box holds the middle of the labelled five points, the one whose own middle is
+    """Of the faces whose box holds the middle of the labeled five points, the one whose own middle is
     nearest; else None.
     """
     which = face_at(points, [f["box"] for f in faces])

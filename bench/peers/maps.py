@@ -15,9 +15,12 @@ from mien.tasks.choice import EXPRESSION8, Choice
 from mien.tasks.landmarks import Landmarks
 
 # Where each iBUG point lies on MediaPipe's mesh (canonical face model, 468 points; the ten of the irises
-# follow and are not used). Jaw and inner lips, where maps in use differ, were chosen among the mesh's outline
-# and lips as the nearest in mirrored pairs on 80 pictures of Helen's training half, in the tools' favour. The
-# two never agree wholly: iBUG's jaw is the outline in the picture, the mesh's a line on the head.
+# follow and are not
+# used). Jaw and inner lips, where maps in use differ, were chosen among the mesh's outline and lips as the
+# nearest in mirrored
+# pairs on 80 pictures of Helen's training half, in the tools' favor. The two never agree wholly: iBUG's jaw
+# is the outline in
+# the picture, the mesh's a line on the head.
 IBUG68_OF_MESH = (
     127,
     234,
@@ -105,7 +108,7 @@ def sixty_eight(face: Mapping[str, Any]) -> npt.NDArray[np.float64] | None:
 
 
 def five(face: Mapping[str, Any]) -> npt.NDArray[np.float64] | None:
-    """(5, 2): the tool's own, else eye centres, nose tip and mouth corners of its 68."""
+    """(5, 2): the tool's own, else eye centers, nose tip and mouth corners of its 68."""
     if "points5" in face:
         return np.asarray(face["points5"], np.float64)
     points = sixty_eight(face)

@@ -1,6 +1,4 @@
-"""docs/peers-benchmark.md from bench/results/peers.json: written by code, so that no number in it is copied
-by hand.
-"""
+"""Write docs/peers-benchmark.md from bench/results/peers.json, so that no number is copied by hand."""
 
 from __future__ import annotations
 
@@ -25,32 +23,32 @@ FACES = {
 }
 # protocol -> (what is measured, in which unit)
 TITLES: dict[str, tuple[str, str]] = {
-    "mtfl": ("5 points, MTFL test (AFLW), 150 px", "NME by eye distance, %, less is better"),
-    "helen68": ("68 points, Helen val, 224 px", "NME by outer eye corners, %, less is better"),
-    "utkface-age": ("Age, UTKFace val, 112 px tight crops", "mean error, years, less is better"),
-    "utkface-gender": ("Gender as perceived, UTKFace val, 112 px tight crops", "right, %"),
-    "ferplus-test": ("Expression, FER+ test, majority labels, 48 px gray", "right, %"),
-    "lfw": ("Same person?, LFW View 1 pairs, 160 px, 10 folds", "right, %"),
+    "mtfl": ("5 points, MTFL test (AFLW), 150 px", "NME by eye distance, %, lower is better"),
+    "helen68": ("68 points, Helen val, 224 px", "NME by outer eye corners, %, lower is better"),
+    "utkface-age": ("Age, UTKFace val, 112 px tight crops", "mean error, years, lower is better"),
+    "utkface-gender": ("Perceived gender, UTKFace val, 112 px tight crops", "accuracy, %"),
+    "ferplus-test": ("Expression, FER+ test, majority labels, 48 px gray", "accuracy, %"),
+    "lfw": ("Verification, LFW View 1 pairs, 160 px, 10 folds", "accuracy, %"),
 }
 NOTES = {
     "mtfl": (
-        "Points of the mesh and of 68 are mapped to five: the means of the lids' six, the tip, the corners of"
-        " the mouth."
+        "Points of the mesh and of 68 points are mapped to five: the means of the six lid points, the tip of"
+        " the nose, the corners of the mouth."
     ),
     "helen68": (
-        "The mesh is mapped by the table in `bench/peers/maps.py`; its jaw is a line on the head, iBUG's the"
-        " picture's outline, so that a part of its error is the definition's. human cuts coordinates to whole"
-        " pixels. The stored labels lie about one pixel to the right of where all of these tools see the"
-        " points, on mirror images to the left (60 training pictures): the shift is in the labels, and in"
-        " every row but for what a network learned of it."
+        "The mesh is mapped by the table in `bench/peers/maps.py`. Its jaw is a line on the head, and iBUG's"
+        " is the outline in the picture, so a part of its error comes from the definition. human truncates"
+        " coordinates to integers. The stored labels are about one pixel to the right of the points of all"
+        " these tools, and to the left in flipped pictures (60 training pictures). This offset is in the"
+        " labels and in every row, except for what a network learned of it."
     ),
     "ferplus-test": (
-        "human and face-api know seven expressions: a picture of contempt, the eighth, they can never answer"
-        " rightly."
+        "human and face-api have seven expressions: they can never be right for a picture of contempt, the"
+        " eighth."
     ),
     "lfw": (
-        "Pairs of embeddings by Euclidean distance, whose threshold is the best of the other nine folds. A"
-        " pair counts where both faces were found."
+        "Pairs of embeddings are compared by Euclidean distance; the threshold is the best one of the other"
+        " nine folds. A pair counts if both faces were found."
     ),
 }
 
@@ -61,7 +59,7 @@ def table(head: Sequence[str], body: Sequence[Sequence[str]]) -> str:
 
 
 def fill(page: str, text: str) -> str:
-    """The page with what stands between its marks replaced.
+    """The page with the text between its marks replaced.
 
     Raises:
         ValueError: a mark is missing.
@@ -73,18 +71,18 @@ def fill(page: str, text: str) -> str:
 
 
 def section(found: Mapping[str, Any]) -> str:
-    """What was measured: bench/results/peers.json as Markdown."""
+    """The measurements of bench/results/peers.json as Markdown."""
     parts = ["### Where and when\n", *stages(found)]
     if "speed" in found:
         parts += [
-            "\n### Like for like\n",
+            "\n### The same tasks\n",
             *like_for_like(found["speed"]),
-            "\n### The whole job\n",
+            "\n### All tasks of each tool\n",
             *whole(found["speed"]),
         ]
     if "accuracy" in found:
         parts += [
-            "\n### Right answers\n",
+            "\n### Accuracy\n",
             *accuracy(found["accuracy"]),
             "\n### Faces found\n",
             *faces_found(found["accuracy"]),
@@ -101,12 +99,12 @@ def stages(found: Mapping[str, Any]) -> Iterator[str]:
         f, m = found[stage], found[stage]["machine"]
         load, cores = m.get("load") or [], m.get("cores", 1)
         busy = (
-            ". **The machine was busy with other work**: compare rows, not with other pages"
+            ". **The machine was busy**: compare rows, but not with other pages"
             if load and load[0] > 0.5 * cores
             else ""
         )
         cut = (
-            f"; at most {f['limit']:,} pictures (or pairs) a set, drawn with a fixed seed"
+            f"; at most {f['limit']:,} pictures (or pairs) per set, drawn with a fixed seed"
             if f.get("limit")
             else ""
         )
@@ -114,7 +112,7 @@ def stages(found: Mapping[str, Any]) -> Iterator[str]:
         yield (
             f"- {what}: {f['date']}, {m.get('cpu') or 'processor unknown'}, {cores} cores, load before it"
             f" {' '.join(map(str, load)) or 'unknown'}{busy if stage == 'speed' else ''}; {f['threads']}"
-            f" threads a tool{cut}{mine}. `{f['command']}`"
+            f" threads per tool{cut}{mine}. `{f['command']}`"
         )
 
 
@@ -131,11 +129,11 @@ def _times(cell: Mapping[str, float]) -> str:
 
 
 def like_for_like(speed: Mapping[str, Any]) -> Iterator[str]:
-    """A table a job: everybody who can do it."""
+    """One table per job, with all tools that can do it."""
     rows = speed["peers"]
     yield (
-        f"Milliseconds, p50 / p95 of {speed['rounds']} rounds, and in brackets how many faces were found"
-        " (median).\n"
+        f"Milliseconds, p50 / p95 of {speed['rounds']} rounds, and in brackets the median number of faces"
+        f" found.\n"
     )
     head = (
         "tool",
@@ -159,11 +157,11 @@ def like_for_like(speed: Mapping[str, Any]) -> Iterator[str]:
 
 
 def whole(speed: Mapping[str, Any]) -> Iterator[str]:
-    """One table: all that each answers, and what it takes besides time."""
+    """One table: all tasks of each tool, with its memory, start time and size."""
     rows = speed["peers"]
     yield (
-        "The same, with everything that the tool answers; beside it what the process takes. Start: from"
-        " nothing to ready, least of 3.\n"
+        "The same with all tasks of each tool, and the resources of its process. Start: time until ready,"
+        " minimum of 3.\n"
     )
     head = (
         "tool",
@@ -171,7 +169,7 @@ def whole(speed: Mapping[str, Any]) -> Iterator[str]:
         "answers",
         *(f"{n} face{'s' * (n > 1)}" for n in STAGES),
         "processor ms, 5 faces",
-        "resident, MB (most)",
+        "resident, MB (peak)",
         "start, ms",
         "weights, MB",
     )
@@ -181,7 +179,7 @@ def whole(speed: Mapping[str, Any]) -> Iterator[str]:
         body.append([
             p.title, ", ".join(f"{k} {v}" for k, v in row["versions"].items()), p.answers,
             *(_times(row["jobs"][ALL][str(n)]) for n in STAGES), f"{row['jobs'][ALL]['5']['cpu']:,.0f}",
-            f"{memory['now']:.0f} ({memory['peak']:.0f})" if memory else "not told",
+            f"{memory['now']:.0f} ({memory['peak']:.0f})" if memory else "unknown",
             f"{row['start_ms']:,.0f}",
             f"{sum(row['weights'].values()) / 1e6:.1f}",
         ])  # fmt: skip
@@ -189,13 +187,13 @@ def whole(speed: Mapping[str, Any]) -> Iterator[str]:
 
 
 def accuracy(found: Mapping[str, Any]) -> Iterator[str]:
-    """A table a protocol."""
+    """One table per protocol."""
     used = set[str]()
     yield (
-        "*Stored*: the set's own picture. *Framed*: the same, enlarged to 224 px where it is smaller, in the"
-        " middle of gray twice as wide and high. `±`: half of the 95 % interval. *Common*: the framed"
-        " pictures that every tool of the table answered, for a tool that finds the easy faces only errs less"
-        " on its own.\n"
+        "*Stored*: the set's own picture. *Framed*: the same picture, enlarged to 224 px if it is smaller,"
+        " in the middle of a gray frame twice as wide and high. `±`: half of the 95 % interval. *Common*:"
+        " only framed pictures that every tool of the table answered, because a tool that finds only easy"
+        " faces has fewer errors on its own pictures.\n"
     )
     for sitting in SITTINGS:
         if sitting.name not in found["sets"]:
@@ -253,11 +251,11 @@ def _value(scores: Mapping[str, float], prefix: str, marks: str) -> str:
 
 
 def faces_found(found: Mapping[str, Any]) -> Iterator[str]:
-    """One table: the share of pictures whose labelled face each detector found."""
+    """One table: the fraction of pictures whose labeled face each detector found."""
     yield (
-        "Share of pictures in which a box holds the middle of the labelled face, %: each tool's own detector"
-        " with its own threshold. Stored pictures are small, and most are cut to the face, which many"
-        " detectors were not made for; hence the frame.\n"
+        "Pictures in which a box contains the center of the labeled face, %: each tool's own detector with"
+        " its own threshold. Stored pictures are small, and most are cropped to the face; many detectors"
+        " were not made for that, hence the frame.\n"
     )
     sets = [(s, found["sets"][s.name]) for s in SITTINGS if s.name in found["sets"]]
     head = ("tool", *(f"{FACES[s.name]} ({r['pictures']:,}), {way}" for s, r in sets for way in WAYS))
@@ -275,7 +273,7 @@ def faces_found(found: Mapping[str, Any]) -> Iterator[str]:
 
 
 def blanks(found: Mapping[str, Any]) -> Iterator[str]:
-    """Who is not in the tables, and why."""
+    """Tools that are missing in the tables, and the reasons."""
     reasons = dict[str, str]()
     for p in PEERS:
         told = [found.get("not_installed", {}).get(p.name)]
@@ -288,6 +286,6 @@ def blanks(found: Mapping[str, Any]) -> Iterator[str]:
         if said := next((t for t in told if t), None):
             reasons[p.title] = said
     yield table(
-        ("tool", "why it is not here"),
+        ("tool", "why it is missing"),
         [[name, why.replace("|", "/")] for name, why in (reasons | BLANKS).items()],
     )

@@ -12,27 +12,27 @@ ALL = "all"
 
 # job -> what is asked; like for like: everybody does just this, with the network that it uses for it
 JOBS = {
-    "detect": "detection: boxes alone",
+    "detect": "detection: boxes only",
     "points": "detection and points of each face",
     "embedding": "detection and an embedding of each face",
     "age_gender": "detection, age and gender of each face",
     "expression": "detection and expression of each face",
-    ALL: "all that the tool answers in its common use",
+    ALL: "all tasks of the tool in common use",
 }
 
-# footnote -> what it says; a mark stands beside each number that it touches
+# footnote mark -> text
 MARKS = {
     "†": (
-        "The tool was trained on pictures of this very set, or very likely was: this number says little of"
+        "The tool was trained on pictures of this set, or very likely was: this number says little about"
         " other pictures."
     ),
     "‡": (
-        "The tool learned from the training half of this set: it is at home here, and those without the mark"
-        " are abroad."
+        "The tool was trained on the training part of this set, which is an advantage over tools without this"
+        " mark."
     ),
     "§": (
-        "These embeddings are kin: dlib's network taught mien's, and face-api's is a port of it. mien's"
-        " points, not this, saw LFW."
+        "These embeddings are related: dlib's network was the teacher of mien's, and face-api's is a port of"
+        " it. mien's points were trained on LFW, its embeddings were not."
     ),
 }
 
@@ -140,7 +140,7 @@ PEERS = (
     Peer("haar", "OpenCV, Haar cascade", OPENCV, "read_haar.py", "boxes", ("detect", ALL)),
 )
 
-# Others that people use, and why their cells are empty here: only package registries are asked.
+# Other tools, and why they are not measured: only package registries are used.
 BLANKS = {
     "insightface 2.1": "its weights are fetched from their host at first use; the package has none",
     "uniface 4.2.1": "its weights are fetched from their host at first use; the package has none",
@@ -148,14 +148,15 @@ BLANKS = {
     "py-feat 2.1.5": "its weights are fetched from their host at first use; the package has none",
     "facer (pyfacer 0.0.5)": "its weights are fetched from their host at first use; the package has none",
     "mediapipe 1.2.2": (
-        "its wheel has no models, and the solutions are gone; the last that has both, 0.10.21, is measured"
+        "its wheel has no models, and the solutions were removed; 0.10.21, the last version with both, is"
+        " measured"
     ),
     "OpenCV YuNet, SFace": (
-        "OpenCV's wheels bring the code, not the models; besides, YuNet taught mien's detector"
+        "OpenCV's wheels contain the code, not the models; besides, YuNet was the teacher of mien's detector"
     ),
-    "facenet-pytorch 2.6.0": "not tried: it is bound to torch 2.2, whose wheel from the registry brings CUDA",
+    "facenet-pytorch 2.6.0": "not tried: it requires torch 2.2, whose wheel in the registry includes CUDA",
     "mtcnn 1.0.0": "not tried: it needs TensorFlow",
-    "FaceXFormer, Faceptor, SwinFace": "no packages; scripts beside papers, with weights elsewhere",
+    "FaceXFormer, Faceptor, SwinFace": "no packages; only scripts of papers, with weights elsewhere",
 }
 
 

@@ -37,10 +37,10 @@ def photograph(faces: int) -> Pixels:
     canvas = np.full((height, width, 3), 128, np.uint8)
     w, h = min(width // columns, 320), min(height // rows, 320)
     for i in range(faces):
-        path, centre, size = PORTRAITS[i % 2]
+        path, center, size = PORTRAITS[i % 2]
         scale = FACE / size * (-1 if i % 4 > 1 else 1)
         affine = np.array(
-            [[scale, 0, w / 2 - scale * centre[0]], [0, abs(scale), h / 2 - abs(scale) * centre[1]]]
+            [[scale, 0, w / 2 - scale * center[0]], [0, abs(scale), h / 2 - abs(scale) * center[1]]]
         )
         x = (i % columns) * (width // columns) + (width // columns - w) // 2
         y = (i // columns) * (height // rows) + (height // rows - h) // 2

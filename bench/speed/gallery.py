@@ -23,8 +23,8 @@ from mien.recognition import store
 from mien.recognition.error_rates import TABLE, written
 
 NOTE = (
-    "LFW View 1 development pictures, 160 px centres of the deep-funneled ones; face found by the embedded"
-    " detector, the one nearest to the centre. Grown-ups, mostly men, mostly news photos: children, siblings"
+    "LFW View 1 development pictures, 160 px centers of the deep-funneled ones; face found by the embedded"
+    " detector, the one nearest to the center. Grown-ups, mostly men, mostly news photos: children, siblings"
     " and people alike in sex, age and origin match more often. Pairs share pictures, so that they are fewer"
     " than they look; rates under 1e-4 are not given."
 )

@@ -63,7 +63,7 @@ def keep(kind: str, key: str, value: dict[str, Any]) -> None:
 
 
 def make_photos(folder: Path, count: int, seed: int = 0) -> None:
-    """JPEGs of a grey 640 x 480 with one or two heads."""
+    """JPEGs of a gray 640 x 480 with one or two heads."""
     import cv2
 
     from mien.io.image import load_photo
@@ -181,7 +181,7 @@ def train(ranks: list[int], steps: int) -> None:
             ]
             words += [
                 "recipes/faceptor_tiny.py",
-                "--drawn",
+                "--synthetic",
                 "True",
                 "--steps",
                 str(steps),

@@ -1,6 +1,6 @@
 """Boxes, five-point fits, and the warps of pixels, points and masks. Numpy and OpenCV only.
 
-An affine is a (2, 3) float64 matrix A with q = A[:, :2] @ p + A[:, 2]. Points use pixel centres at whole
+An affine is a (2, 3) float64 matrix A with q = A[:, :2] @ p + A[:, 2]. Points use pixel centers at whole
 numbers.
 """
 
@@ -37,7 +37,7 @@ TEMPLATES: dict[str, Array] = {
     ),
 }
 
-# Five points of the 68 (iBUG order): eye centres, nose tip, mouth corners.
+# Five points of the 68 (iBUG order): eye centers, nose tip, mouth corners.
 FIVE_OF_68 = ((36, 37, 38, 39, 40, 41), (42, 43, 44, 45, 46, 47), (30,), (48,), (54,))
 
 
@@ -55,7 +55,7 @@ def template_points(view: View) -> Array:
 def fit_similarity(src: npt.ArrayLike, dst: npt.ArrayLike) -> Array:
     """(2, 3) least-squares rotation + uniform scale + shift that brings src (n, 2) to dst (n, 2).
 
-    Closed form in complex numbers: with centred z, w, the best factor is sum(w * conj z) / sum |z|^2.
+    Closed form in complex numbers: with centered z, w, the best factor is sum(w * conj z) / sum |z|^2.
 
     Raises:
         UsageError: all points of src coincide, or are not finite.
@@ -92,7 +92,7 @@ def about(
     shift: npt.ArrayLike = (0, 0),
     mirror: bool = False,
 ) -> Array:
-    """Turn, scale and mirror (left-right) about a centre, then shift; all in pixels, degrees clockwise on
+    """Turn, scale and mirror (left-right) about a center, then shift; all in pixels, degrees clockwise on
     screen.
     """
     c, s = np.cos(np.radians(degrees)) * scale, np.sin(np.radians(degrees)) * scale
@@ -121,7 +121,7 @@ def halved(pixels: Pixels) -> Pixels:
 def warp(
     pixels: Pixels, affine: npt.ArrayLike, size: tuple[int, int], outside: tuple[int, int, int] = (0, 0, 0)
 ) -> Pixels:
-    """Pixels through an affine into (width, height); the RGB colour `outside` where the source has no pixel.
+    """Pixels through an affine into (width, height); the RGB color `outside` where the source has no pixel.
 
     When the picture shrinks by more than two, it is first halved by area averaging, so that fine detail does
     not alias.
@@ -138,7 +138,7 @@ def warp(
 
 
 def warp_mask(mask: Pixels, affine: npt.ArrayLike, size: tuple[int, int], outside: int) -> Pixels:
-    """A label map through an affine, nearest neighbour; `outside` where the source has no pixel."""
+    """A label map through an affine, nearest neighbor; `outside` where the source has no pixel."""
     a = np.asarray(affine, np.float64)
     return cv2.warpAffine(  # type: ignore[return-value]
         mask, a, size, flags=cv2.INTER_NEAREST, borderMode=cv2.BORDER_CONSTANT, borderValue=(outside,)
@@ -152,7 +152,7 @@ def align(pixels: Pixels, points: npt.ArrayLike, view: View) -> Crop:
 
 
 def five_of_68(points: npt.ArrayLike) -> Array:
-    """(68, 2) iBUG points -> (5, 2): eye centres, nose tip, mouth corners."""
+    """(68, 2) iBUG points -> (5, 2): eye centers, nose tip, mouth corners."""
     p = np.asarray(points, np.float64)
     return np.stack([p[list(group)].mean(0) for group in FIVE_OF_68])
 

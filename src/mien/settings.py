@@ -24,7 +24,7 @@ def _toml() -> dict[str, dict[str, str]]:
 
 
 def data_root() -> Path:
-    """The folder of labelled data: `MIEN_DATA`, or `[data] root` in mien.toml.
+    """The folder of labeled data: `MIEN_DATA`, or `[data] root` in mien.toml.
 
     Raises:
         MissingData: neither names a folder that exists.

@@ -1,7 +1,7 @@
 """The nouns that cross rooms. Needs numpy only.
 
 Conventions: pictures are RGB uint8 (H, W, 3) and upright (EXIF applied at the door); boxes are float xyxy in
-pixels of the upright photo; points are float (n, 2), x then y, where the centre of the top-left pixel is (0,
+pixels of the upright photo; points are float (n, 2), x then y, where the center of the top-left pixel is (0,
 0).
 """
 
@@ -55,7 +55,7 @@ class View:
         return View(size, d["template"], mean, std)  # type: ignore[arg-type]
 
     def tensor(self, pixels: Pixels) -> Floats:
-        """(B, H, W, 3) uint8 RGB -> (B, 3, H, W) float32, normalised."""
+        """(B, H, W, 3) uint8 RGB -> (B, 3, H, W) float32, normalized."""
         scale = 1 / (255 * np.asarray(self.std, np.float32))
         offset = np.asarray(self.mean, np.float32) / np.asarray(self.std, np.float32)
         out = np.empty((len(pixels), 3, *pixels.shape[1:3]), np.float32)
@@ -184,16 +184,16 @@ class Face:
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One labelled picture, as its data set gives it.
+    """One labeled picture, as its data set gives it.
 
     Attributes:
         image: (H, W, 3) uint8 RGB.
         labels: task name -> label in pixels of this picture; a missing key was never annotated.
         points: (5, 2) float, where the face is; a template fit brings it to a model's view.
         name: unique within its data set.
-        lean: pixels by which labelled places lie to the right of what a mirror leaves in place, as where a
-            set counts pixels from 1. Labels of a mirrored picture lean to the right too, so that a network
-            learns the set's way, not the mean of two.
+        label_offset_x: systematic horizontal offset of this data set's labels in pixels, for example from
+            1-based coordinates. Labels of a flipped picture keep it, so that a network learns the set's
+            convention.
     """
 
     image: Pixels

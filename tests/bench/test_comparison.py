@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 
 from bench.comparison.guess import guess
-from bench.comparison.page import GUESS, ablation, alone, claims, page, spread, systems, verdict
+from bench.comparison.page import GUESS, ablation, claims, page, single_tasks, spread, systems, verdict
 from bench.comparison.runs import (
     ABLATIONS,
     FEWER,
     MEASURE,
     SINGLE,
-    SINGLE_PROCESS,
+    SINGLE_TASK,
     STEPS,
     SYSTEMS,
     TOGETHER,
@@ -29,7 +29,7 @@ from bench.comparison.work import curve, multiply_adds, train_all
 from mien.cli import load_recipe
 from mien.data.augment import NONE
 from mien.data.dataset import RandomSubset
-from mien.data.pack_mixture import MADE_FOR, SHARES, batch_shares, blend
+from mien.data.pack_mixture import MADE_FOR, SHARES, allocate_batch, pack_mixture
 from mien.errors import UsageError
 from mien.models.ifan import ifan_tiny
 from mien.tasks import ATTRIBUTES, DEFAULT_TASKS, POINTS5, task
@@ -61,14 +61,14 @@ def test_a_run_fits_its_recipe(run):
     )
 
 
-@pytest.mark.parametrize("told", ABLATIONS, ids=lambda a: a.idea[:30])
-def test_both_sides_of_an_ablation_cost_the_same(told):
+@pytest.mark.parametrize("study", ABLATIONS, ids=lambda a: a.idea[:30])
+def test_both_sides_of_an_ablation_cost_the_same(study):
     def steps(run: Run) -> int:
         before = RUNS[run.start].settings["steps"] if run.start.startswith("layers-first") else 0
         return run.settings["steps"] + before
 
-    assert len({steps(r) for side in told.sides.values() for r in side}) == 1
-    for side in told.sides.values():
+    assert len({steps(r) for side in study.sides.values() for r in side}) == 1
+    for side in study.sides.values():
         assert [r.settings["seed"] for r in side] == [1, 2]
 
 
@@ -100,18 +100,19 @@ def test_claims_name_the_tasks_on_which_an_idea_helps():
 
 
 def test_the_page_shows_what_was_scored_and_leaves_the_rest_blank(tmp_path):
-    told: dict = results(qface=85.25) | {"far_amtn": {"scores": {"celeba": {"mean_accuracy": 86.5}}, "cost": {
+    found: dict = results(qface=85.25)
+    found |= {"far_amtn": {"scores": {"celeba": {"mean_accuracy": 86.5}}, "cost": {
         "parameters": 3_268_616, "multiply_adds": 99_000_000, "train_images_per_s": 88.2,
         "onnx_ms": 3.21}}}  # fmt: skip
-    rows = systems(told).splitlines()
+    rows = systems(found).splitlines()
     assert len(rows) == 4  # the head, the rule, two systems
     assert "| Q-Face |  |  |  |  |  |  |  | 85.25 |" in rows[2]
     assert "| FAR-AMTN | 3.27 | 99 | 88 | 3.2 |" in rows[3]
     (tmp_path / "qface").mkdir()
     line = {"step": 500, "scores": {"celeba": 81.0, "ferplus-val": 40.0}}
     (tmp_path / "qface" / "log.jsonl").write_text('{"step": 50, "losses": {}}\n' + json.dumps(line) + "\n")
-    told["qface"]["curve"] = curve("qface", tmp_path)
-    whole = page(told)
+    found["qface"]["curve"] = curve("qface", tmp_path)
+    whole = page(found)
     assert "| 500 | 81.00 | 40.00 |" in whole
     assert "Not trained yet." in whole
 
@@ -128,15 +129,16 @@ def test_an_ablation_is_judged_seed_by_seed():
 
 
 def test_a_task_alone_is_judged_against_all_together():
-    assert {t: r[0].settings["tasks"] for t, r in SINGLE_PROCESS.items()} == {
+    assert {t: r[0].settings["tasks"] for t, r in SINGLE_TASK.items()} == {
         t.name: t.name for t in DEFAULT_TASKS
     }
-    assert {r.settings["steps"] for runs in (TOGETHER, *SINGLE_PROCESS.values()) for r in runs} == {FEWER}
+    assert {r.settings["steps"] for runs in (TOGETHER, *SINGLE_TASK.values()) for r in runs} == {FEWER}
     both = results(
         **{"naive-short-1": 85, "naive-short-2": 86, "alone-attributes-1": 87, "alone-attributes-2": 88}
     )
-    assert "| attributes | CelebA val, 40 attributes, % | 85.50 ± 0.50 | 87.50 ± 0.50 | no, worse |" in alone(
-        both
+    assert (
+        "| attributes | CelebA val, 40 attributes, % | 85.50 ± 0.50 | 87.50 ± 0.50 | no, worse |"
+        in single_tasks(both)
     )
 
 
@@ -171,18 +173,18 @@ def test_multiply_adds_are_those_of_the_layers():
 
 
 def test_shares_keep_their_proportions_and_room_for_all():
-    every = batch_shares(DEFAULT_TASKS, 20)
+    every = allocate_batch(DEFAULT_TASKS, 20)
     assert every == SHARES
-    assert batch_shares([task("age")], 20) == {"utkface": 20}
-    assert batch_shares([task("landmarks")], 20) == {"helen68": 10, "afw68": 10}
-    few = batch_shares([task("expression"), task("attributes"), task("age")], 20)
+    assert allocate_batch([task("age")], 20) == {"utkface": 20}
+    assert allocate_batch([task("landmarks")], 20) == {"helen68": 10, "afw68": 10}
+    few = allocate_batch([task("expression"), task("attributes"), task("age")], 20)
     assert few == {"ferplus": 8, "utkface": 6, "celeba": 6}
-    assert sum(batch_shares(DEFAULT_TASKS, 8).values()) == 8
-    assert set(batch_shares(DEFAULT_TASKS, 8)) == set(SHARES)
+    assert sum(allocate_batch(DEFAULT_TASKS, 8).values()) == 8
+    assert set(allocate_batch(DEFAULT_TASKS, 8)) == set(SHARES)
     with pytest.raises(UsageError, match="no room for 7 sets"):
-        batch_shares(DEFAULT_TASKS, 6)
+        allocate_batch(DEFAULT_TASKS, 6)
     with pytest.raises(UsageError, match="no set of the pack is made for 'euler'"):
-        batch_shares([task("euler")], 6)
+        allocate_batch([task("euler")], 6)
     assert {t.name for t in DEFAULT_TASKS} == set(MADE_FOR)
 
 
@@ -198,12 +200,12 @@ def test_a_part_of_a_set_is_always_the_same_part():
 
 
 def test_the_guess_is_the_mean_of_the_labels_whatever_it_is_shown():
-    model = guess(batches=2, drawn=True)
+    model = guess(batches=2, synthetic=True)
     w, h = model.view.size
     answers = model(np.random.default_rng(0).normal(size=(3, 3, h, w)).astype(np.float32))
     assert all(np.array_equal(a[0], a[2]) for a in answers.values())
     net = ifan_tiny(tasks=[POINTS5, ATTRIBUTES])
-    faces = blend(SHARES, net.view, net.tasks, seed=1, augment=NONE, drawn=True)
+    faces = pack_mixture(SHARES, net.view, net.tasks, seed=1, augment=NONE, synthetic=True)
     means = net.mean_answers(faces.batch(i) for i in range(2))
     np.testing.assert_allclose(answers["points5"][0], means["points5"], atol=1e-6)
     np.testing.assert_allclose(
@@ -216,6 +218,6 @@ def test_the_guess_has_a_row_of_its_own():
     assert [
         line
         for line in systems(results).splitlines()
-        if line.startswith("| no look at the picture |  |  |  |  | 10.15 |")
+        if line.startswith("| mean label |  |  |  |  | 10.15 |")
     ]
-    assert "no look" not in systems({})
+    assert "mean label" not in systems({})

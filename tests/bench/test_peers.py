@@ -255,7 +255,7 @@ def test_installs_are_pinned_and_run_no_scripts():
 # --- scores
 
 
-def test_the_labelled_face_is_the_one_around_it():
+def test_the_labeled_face_is_the_one_around_it():
     points = np.array([[10, 10]] * 5)
     far, near, off = {"box": [0, 0, 40, 40]}, {"box": [5, 5, 16, 16]}, {"box": [20, 20, 30, 30]}
     assert (
@@ -438,8 +438,8 @@ def test_the_page_says_what_was_measured():
 def test_a_busy_machine_and_an_empty_result_are_said():
     found = made_up()
     found["speed"]["machine"]["load"] = [5.0, 4.0, 3.0]
-    assert "busy with other work" in page.section(found)
-    assert "- Times: not measured yet." in page.section({}) and "Like for like" not in page.section({})
+    assert "The machine was busy" in page.section(found)
+    assert "- Times: not measured yet." in page.section({}) and "The same tasks" not in page.section({})
 
 
 def test_numbers_stand_between_the_marks():

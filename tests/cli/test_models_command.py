@@ -144,7 +144,7 @@ def test_the_card_recommends_the_cuts_that_are_recorded() -> None:
     page = Path("docs/model-card.md").read_text(encoding="utf-8")
     known = provenance.read(WEIGHTS / "mien.onnx").record["calibration"]
     for answer, cut in known["abstain"].items():
-        assert f'face["{answer}"].sure({cut})' in page
+        assert f'face["{answer}"].confident({cut})' in page
     for task, temperature in known["temperatures"].items():
         assert f"\n| {task}" in page
         assert f"{temperature:.3f} | yes |" in page or task == "age"

@@ -72,12 +72,12 @@ def test_a_picture_answers_the_same_alone_and_in_a_batch(model):
 
 
 def test_an_absent_task_leaves_zero_not_missing_gradients(model):
-    labelled = "age" if "age" in [t.name for t in model.tasks] else model.tasks[0].name
-    images, targets, mask = to_tensors(batch(model, tasks=(labelled,)), model.view)
+    labeled = "age" if "age" in [t.name for t in model.tasks] else model.tasks[0].name
+    images, targets, mask = to_tensors(batch(model, tasks=(labeled,)), model.view)
     model.train().zero_grad()
     losses = losses_of(model, {t.name: t.criterion() for t in model.tasks}, images, targets, mask)
     # a model with groups gives a loss a group, "attributes:Mouth"
-    assert {n.partition(":")[0] for n, v in losses.items() if float(v.detach()) != 0} == {labelled}
+    assert {n.partition(":")[0] for n, v in losses.items() if float(v.detach()) != 0} == {labeled}
     sum(losses.values()).backward()
     missing = [n for n, p in model.named_parameters() if p.requires_grad and p.grad is None]
     assert missing == []

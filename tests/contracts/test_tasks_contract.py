@@ -55,7 +55,7 @@ def raw_of(task, batch: int, rng: np.random.Generator) -> np.ndarray:
 
 
 def batch_of(task, rng: np.random.Generator) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Three labelled drawn faces and one without a label."""
+    """Three labeled drawn faces and one without a label."""
     rows = []
     for i in range(3):
         _, labels, five = synthetic.draw(np.random.default_rng(i))

@@ -42,7 +42,7 @@ def test_places_that_lean_to_the_right_lean_so_in_a_mirror_too():
 
 def test_a_tight_face_borrows_what_is_around_it_and_keeps_its_own():
     """A gray cut-out of a drawn face in another one's crop: its middle stays, the corners are the other's
-    without colour.
+    without color.
     """
     view, still = (
         View((96, 96), "head", (0.5,) * 3, (0.5,) * 3),
@@ -56,9 +56,9 @@ def test_a_tight_face_borrows_what_is_around_it_and_keeps_its_own():
     both = crop_example(tight, view, still, np.random.default_rng(0), lambda rng: other).pixels
     assert np.array_equal(both[:8, :8], grayed(other)[:8, :8])
     assert np.array_equal(both[50:60, 44:52], alone[50:60, 44:52])
-    coloured = Sample(np.ascontiguousarray(picture[top:bottom, left:right]), {}, five - (left, top))
+    colored = Sample(np.ascontiguousarray(picture[top:bottom, left:right]), {}, five - (left, top))
     assert np.array_equal(
-        crop_example(coloured, view, still, np.random.default_rng(0), lambda rng: other).pixels[:8, :8],
+        crop_example(colored, view, still, np.random.default_rng(0), lambda rng: other).pixels[:8, :8],
         other[:8, :8],
     )
 

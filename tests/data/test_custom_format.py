@@ -131,7 +131,7 @@ def test_parsing(tmp_path: Path):
     mask[0] = 255
     Image.fromarray(mask).save(tmp_path / "mask.png")
     palette = Image.new("P", (60, 80), 3)
-    palette.putpalette([9, 9, 9] * 256)  # the colours are nobody's affair, the numbers are the labels
+    palette.putpalette([9, 9, 9] * 256)  # the colors are nobody's affair, the numbers are the labels
     palette.save(tmp_path / "palette.png")
     rows = [
         ["pictures/0.png", SOME, "mask.png"],
@@ -219,7 +219,7 @@ def test_what_is_not_there(tmp_path: Path):
         custom.table(draw.own_csv(path, ["path"], [[names[0]]]), "train")
     with pytest.raises(UsageError, match=r"has the extension '\.txt'; a table is \.csv or \.parquet"):
         custom.table(draw.put(tmp_path / "a.txt", "path\n"))
-    with pytest.raises(MissingData, match="holds no labelled picture"):
+    with pytest.raises(MissingData, match="holds no labeled picture"):
         custom.table(draw.own_csv(path, ["path"], []), template="head")
 
 

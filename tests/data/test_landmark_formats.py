@@ -38,7 +38,7 @@ def layout(request: pytest.FixtureRequest) -> Layout:
 
 
 def flat(sample: Sample, face: int) -> bool:
-    """Whether the picture has that face's colour (JPEG may round), upright."""
+    """Whether the picture has that face's color (JPEG may round), upright."""
     return (
         sample.image.shape == (48, 64, 3)
         and sample.image.dtype == np.uint8

@@ -13,7 +13,7 @@ import pytest
 from mien.data import set_aside
 from mien.data.whole_photos import CenteredFaceDataset, FaceBoxesDataset
 from mien.errors import MissingData
-from mien.tasks.detection import Found, FoundAt
+from mien.tasks.detection import DetectionMetrics, PointInBoxMetrics
 from mien.types import Detection
 
 
@@ -49,7 +49,7 @@ def test_a_centered_face_is_found_where_a_box_contains_the_center(tmp_path: Path
     dataset = CenteredFaceDataset(tmp_path / "val.parquet")
     ((_, center),) = dataset
     assert len(dataset) == 1 and center == (50, 30)
-    metric, points = FoundAt(), np.zeros((5, 2), np.float32)
+    metric, points = PointInBoxMetrics(), np.zeros((5, 2), np.float32)
     metric.update([Detection(np.array([40, 20, 60, 40], np.float32), 0.9, points)], center)
     metric.update([Detection(np.array([0, 0, 20, 40], np.float32), 0.9, points)], center)
     metric.update([], center)
@@ -60,6 +60,6 @@ def test_the_overlap_of_a_found_face_is_a_choice() -> None:
     label = np.array([[0, 0, 10, 10, *[np.nan] * 10, 1]])
     answer = [Detection(np.array([0, 0, 10, 4.5], np.float32), 0.9, np.zeros((5, 2), np.float32))]
     for overlap, hits in ((0.4, 1.0), (0.5, 0.0)):
-        metric = Found(overlap)
+        metric = DetectionMetrics(overlap)
         metric.update(answer, label)
         assert metric.compute()["recall"] == metric.compute()["precision"] == hits

@@ -78,9 +78,9 @@ def test_temperature_of_one_of_three_by_hand() -> None:
 
 
 def test_a_temperature_that_does_not_exist_is_refused() -> None:
-    with pytest.raises(UsageError, match="runs to the edge"):
+    with pytest.raises(UsageError, match="is at the edge"):
         calibration.choice_temperature([[1.0, 0]] * 3, [0, 0, 0])
-    with pytest.raises(UsageError, match="runs to the edge"):
+    with pytest.raises(UsageError, match="is at the edge"):
         calibration.binary_temperature([1.0, 1], [0, 0])
 
 
@@ -245,9 +245,9 @@ def test_the_provenance_file_brings_temperatures(tmp_path, rng) -> None:
 
 
 def test_sure_or_nothing() -> None:
-    assert Gender("female", 0.8).sure(0.8) == "female"
-    assert Gender("female", 0.79).sure(0.8) is None
+    assert Gender("female", 0.8).confident(0.8) == "female"
+    assert Gender("female", 0.79).confident(0.8) is None
     answer = EXPRESSION.read(np.array([math.log(7), *[0] * 7], np.float32), CROP)  # neutral, one half
-    assert answer.sure(0.49) == "neutral"
-    assert answer.sure(0.51) is None
-    assert GENDER.derive(ATTRIBUTES.read(np.zeros(40, np.float32), CROP)).sure(0.5) == "male"
+    assert answer.confident(0.49) == "neutral"
+    assert answer.confident(0.51) is None
+    assert GENDER.derive(ATTRIBUTES.read(np.zeros(40, np.float32), CROP)).confident(0.5) == "male"

@@ -1,4 +1,4 @@
-"""Protocols whose faces a detector finds, as they are when a photo comes without labelled points."""
+"""Protocols whose faces a detector finds, as they are when a photo comes without labeled points."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def model() -> OnnxModel:
 
 
 class Labels:
-    """Finds what is labelled, less what is hidden; a second box around each face stands farther off, and a
+    """Finds what is labeled, less what is hidden; a second box around each face stands farther off, and a
     third elsewhere.
     """
 
@@ -56,7 +56,7 @@ def score(model: OnnxModel, hidden: tuple[int, ...] = (), **how: object) -> Scor
     return evaluate(model, PROTOCOL, dataset=faces, batch=4, **(how or {"find": Labels(faces, hidden)}))  # type: ignore[arg-type]
 
 
-def test_found_where_they_are_labelled_faces_score_as_labelled_ones(model: OnnxModel) -> None:
+def test_found_where_they_are_labeled_faces_score_as_labeled_ones(model: OnnxModel) -> None:
     placed, found = score(model, find=None), score(model)
     assert "found" not in placed.values
     assert found.values == placed.values | {"found": 100.0}
@@ -101,9 +101,9 @@ def test_the_embedded_detector_places_a_photo(model: OnnxModel) -> None:
                 "a",
             )
 
-    labelled, found = (evaluate(model, PROTOCOL, dataset=One(), find=how) for how in (None, find))
+    labeled, found = (evaluate(model, PROTOCOL, dataset=One(), find=how) for how in (None, find))
     assert found.values["found"] == 100
-    assert found.values["nme"] != labelled.values["nme"]
+    assert found.values["nme"] != labeled.values["nme"]
 
 
 @pytest.mark.parametrize("name", [n for n, p in PROTOCOLS.items() if p.crop])

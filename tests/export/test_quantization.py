@@ -22,7 +22,7 @@ FLOAT = WEIGHTS / "mien.onnx"
 
 @pytest.fixture(scope="module")
 def faces() -> np.ndarray:
-    """Thirty-two looks at the example faces, normalised: (32, 3, H, W)."""
+    """Thirty-two looks at the example faces, normalized: (32, 3, H, W)."""
     reader = load(tasks=[], threads=1)
     crops = [
         f.crop.pixels

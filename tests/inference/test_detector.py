@@ -16,14 +16,14 @@ from mien import geometry
 from mien.errors import UsageError
 from mien.inference.detector import (
     Detector,
-    alone,
-    cut,
-    most_inside,
+    best_tile,
+    crosses_window,
+    drop_contained,
     resized,
+    rotate_back,
+    round_up,
     same_face,
     spans,
-    turned_back,
-    up,
 )
 from mien.tasks import AGE, FACES
 from mien.tasks.detection import cells
@@ -33,30 +33,30 @@ VIEW = View((320, 320), "photo", (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
 
 
 class Squares:
-    """A network that takes every bright blob for a face, and remembers the shapes that it was shown.
+    """A network that detects every bright blob as a face, and records the shapes of its inputs.
 
-    As a real one it knows only some sizes: of blobs outside `sees` (sides in shown pixels) it is unsure.
+    Like a real one it detects only some sizes: blobs outside `sees` (sides in input pixels) get a low score.
     """
 
     view, tasks = VIEW, (FACES,)
 
-    def __init__(self, sees: tuple[float, float] = (9, 450), unsure: float = -1.5):
-        self.sees, self.unsure, self.shapes = sees, unsure, list[tuple[int, int]]()
+    def __init__(self, sees: tuple[float, float] = (9, 450), low_score: float = -1.5):
+        self.sees, self.low_score, self.shapes = sees, low_score, list[tuple[int, int]]()
 
     def __call__(self, images: Floats) -> dict[str, Floats]:
         h, w = images.shape[2:]
         assert images.dtype == np.float32 and h % 32 == 0 and w % 32 == 0
         self.shapes.append((h, w))
         bright = (images[0].mean(0) > 0).astype(np.uint8)
-        centres, strides = cells((w, h))
-        raw = np.zeros((1, len(centres), 15), np.float32)
+        centers, strides = cells((w, h))
+        raw = np.zeros((1, len(centers), 15), np.float32)
         raw[..., 0] = -9
         for x, y, bw, bh, _ in cv2.connectedComponentsWithStats(bright)[2][1:]:
             seen = self.sees[0] <= np.sqrt(bw * bh) <= self.sees[1]
-            middle = np.array([x + bw / 2 - 0.5, y + bh / 2 - 0.5])
-            i = int(np.argmin(np.abs(centres - middle).sum(1)))
-            raw[0, i, 0] = 3 if seen else self.unsure
-            raw[0, i, 1:3] = (middle - centres[i]) / strides[i]
+            center = np.array([x + bw / 2 - 0.5, y + bh / 2 - 0.5])
+            i = int(np.argmin(np.abs(centers - center).sum(1)))
+            raw[0, i, 0] = 3 if seen else self.low_score
+            raw[0, i, 1:3] = (center - centers[i]) / strides[i]
             raw[0, i, 3:5] = np.log(np.array([bw, bh]) / strides[i])
             raw[0, i, 5:] = np.tile(raw[0, i, 1:3], 5)
         return {"faces": raw}
@@ -76,9 +76,11 @@ def test_boxes_come_back_in_photo_pixels(size: tuple[int, int]) -> None:
     box = (w // 4, h // 3, w // 5, h // 4)
     (found,) = Detector(Squares())(photo(w, h, box))
     x, y, bw, bh = box
-    near = 3 * max(1.0, max(size) / 640)
-    np.testing.assert_allclose(found.box, (x - 0.5, y - 0.5, x + bw - 0.5, y + bh - 0.5), atol=near)
-    np.testing.assert_allclose(found.points, np.tile((x + bw / 2 - 0.5, y + bh / 2 - 0.5), (5, 1)), atol=near)
+    tolerance = 3 * max(1.0, max(size) / 640)
+    np.testing.assert_allclose(found.box, (x - 0.5, y - 0.5, x + bw - 0.5, y + bh - 0.5), atol=tolerance)
+    np.testing.assert_allclose(
+        found.points, np.tile((x + bw / 2 - 0.5, y + bh / 2 - 0.5), (5, 1)), atol=tolerance
+    )
     assert found.score == pytest.approx(0.9526, abs=1e-3) and found.box.dtype == np.float32
 
 
@@ -87,53 +89,58 @@ def test_largest_comes_first() -> None:
     assert [round(float(d.box[2] - d.box[0]), -1) for d in found] == [200, 80, 30]
 
 
-def test_a_face_that_fills_the_photo_is_found_from_afar() -> None:
+def test_the_thumbnail_pass_finds_a_face_that_fills_the_photo() -> None:
     assert len(Detector(Squares(sees=(9, 150)))(photo(640, 480, (0, 0, 640, 480)))) == 1
 
 
 def test_small_faces_of_a_large_photo_are_found_once() -> None:
     places = [(x, y, 16, 16) for x in (5, 300, 610, 634, 660, 1250) for y in (7, 470, 500, 930)]
-    network = Squares(sees=(12, 450))  # in the main look they are 8 pixels
+    network = Squares(sees=(12, 450))  # they are 8 pixels in the base pass
     assert len(Detector(network)(photo(1280, 960, *places))) == len(places)
-    assert Detector(network, near=0)(photo(1280, 960, *places)) == []
+    assert Detector(network, tiles=0)(photo(1280, 960, *places)) == []
 
 
-def test_a_crowd_is_looked_at_in_large_tiles() -> None:
+def test_a_crowd_gets_large_tiles() -> None:
     places = [(x, y, 16, 16) for x in range(10, 1260, 60) for y in range(10, 940, 60)]
     network = Squares(sees=(12, 450))
     assert len(Detector(network)(photo(1280, 960, *places))) == len(places)
     assert network.shapes == [(480, 640), (192, 192)] + 4 * [(512, 672)]
 
 
-def test_near_looks_go_where_a_small_face_is_suspected_and_nowhere_else() -> None:
+def test_tile_passes_cover_only_candidates_for_small_faces() -> None:
     network = Squares(sees=(12, 450))
     find = Detector(network)
     large, small = (700, 100, 300, 300), (300, 800, 16, 16)
     assert len(find(photo(1280, 960, large))) == 1 and network.shapes == [(480, 640)]
     network.shapes.clear()
     assert len(find(photo(1280, 960, large, small))) == 2 and network.shapes == [(480, 640), (256, 256)]
-    sure = Squares(sees=(12, 450), unsure=-2.5)  # 8 %, below what is suspected
-    assert len(Detector(sure)(photo(1280, 960, large, small))) == 1
-    assert len(Detector(sure, suspect=0.05)(photo(1280, 960, large, small))) == 2
+    confident = Squares(sees=(12, 450), low_score=-2.5)  # 8 %, below the score of a candidate
+    assert len(Detector(confident)(photo(1280, 960, large, small))) == 1
+    assert len(Detector(confident, candidate=0.05)(photo(1280, 960, large, small))) == 2
 
 
 @given(st.integers(1, 1300), st.floats(0, 1), st.floats(0.1, 64))
-def test_a_face_that_tiles_may_show_is_whole_in_the_one_chosen(length: int, at: float, side: float) -> None:
-    middle = side / 2 + at * max(0.0, length - side)
+def test_a_face_as_large_as_the_overlap_lies_inside_the_best_tile(
+    length: int, at: float, side: float
+) -> None:
+    center = side / 2 + at * max(0.0, length - side)
     tiles = spans(length, 256, 64)
     assert tiles[0][0] == 0 and tiles[-1][1] == length and all(a[1] - b[0] >= 64 for a, b in pairwise(tiles))
-    lo, hi = most_inside(tiles, middle)
-    assert lo - 1e-6 <= middle - side / 2 and middle + side / 2 <= max(hi, side) + 1e-6
+    lo, hi = best_tile(tiles, center)
+    assert lo - 1e-6 <= center - side / 2 and center + side / 2 <= max(hi, side) + 1e-6
 
 
-def test_a_far_look_is_for_photos_without_a_sure_face_and_for_large_ones() -> None:
-    network, far = Squares(sees=(9, 150), unsure=-0.5), (192, 192)  # 38 %: no face, but worth a far look
+def test_the_thumbnail_pass_runs_without_a_confident_face_and_for_large_faces() -> None:
+    network, thumbnail = (
+        Squares(sees=(9, 150), low_score=-0.5),
+        (192, 192),
+    )  # 38 %: no face, but calls for a thumbnail pass
     find = Detector(network)
     small, large = (10, 10, 60, 60), (300, 100, 300, 300)
-    for boxes, looks in (((small,), []), ((), [far]), ((small, large), [far])):
+    for boxes, passes in (((small,), []), ((), [thumbnail]), ((small, large), [thumbnail])):
         network.shapes.clear()
         assert len(find(photo(640, 480, *boxes))) == len(boxes)
-        assert network.shapes == [(480, 640), *looks]
+        assert network.shapes == [(480, 640), *passes]
 
 
 def test_shapes_are_few_and_bounded() -> None:
@@ -152,13 +159,13 @@ def test_no_face_in_nothing() -> None:
     assert Detector(Squares())(photo(3000, 2)) == []
 
 
-def test_cut_boxes_belong_to_the_neighbour() -> None:
+def test_boxes_across_an_inner_edge_belong_to_the_neighboring_tile() -> None:
     boxes = np.array([(-3, 5, 20, 20), (90, 5, 110, 20), (40, 40, 50, 50)], float)
-    assert cut(boxes, (0, 0, 100, 100), 200, 100).tolist() == [False, True, False]
-    assert cut(boxes, (0, 0, 100, 100), 100, 100).tolist() == [False, False, False]
+    assert crosses_window(boxes, (0, 0, 100, 100), 200, 100).tolist() == [False, True, False]
+    assert crosses_window(boxes, (0, 0, 100, 100), 100, 100).tolist() == [False, False, False]
 
 
-def test_pictures_are_normalised_a_channel_at_a_time() -> None:
+def test_pictures_are_normalized_per_channel() -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (2, 32, 64, 3), dtype=np.uint8)
     view = View((32, 32), "photo", (0.4, 0.5, 0.6), (0.2, 0.25, 0.3))
     found = view.tensor(pixels)
@@ -169,11 +176,11 @@ def test_pictures_are_normalised_a_channel_at_a_time() -> None:
 
 
 def test_sizes() -> None:
-    assert (up(1), up(32), up(33)) == (32, 32, 64)
+    assert (round_up(1), round_up(32), round_up(33)) == (32, 32, 64)
     assert resized(photo(100, 50), 0.004).shape == (1, 1, 3)
 
 
-def test_wrong_use_is_told() -> None:
+def test_invalid_arguments_raise() -> None:
     class Other(Squares):
         tasks = (AGE,)  # type: ignore[assignment]
 
@@ -181,10 +188,10 @@ def test_wrong_use_is_told() -> None:
         Detector(Other())
     with pytest.raises(UsageError, match="threshold"):
         Detector(Squares(), threshold=1.5)
-    with pytest.raises(UsageError, match="suspect"):
-        Detector(Squares(), suspect=0)
+    with pytest.raises(UsageError, match="candidate"):
+        Detector(Squares(), candidate=0)
     with pytest.raises(UsageError, match="at least 32"):
-        Detector(Squares(), far=8)
+        Detector(Squares(), thumbnail=8)
 
 
 def test_detecting_needs_no_torch() -> None:
@@ -196,18 +203,18 @@ def test_detecting_needs_no_torch() -> None:
     assert done.stdout.strip() == "none", done
 
 
-def test_a_part_of_a_surer_face_is_no_face() -> None:
+def test_a_box_inside_a_better_one_is_dropped() -> None:
     def found(box: tuple[float, ...], score: float) -> Detection:
         return Detection(np.array(box, np.float32), score, np.zeros((5, 2), np.float32))
 
     face, part = found((0, 0, 100, 100), 0.8), found((20, 40, 60, 80), 0.6)
-    beside, surer = found((90, 10, 130, 50), 0.6), found((10, 10, 30, 30), 0.9)
-    assert alone([face, part, beside, surer]) == [face, beside, surer]
+    neighbor, better = found((90, 10, 130, 50), 0.6), found((10, 10, 30, 30), 0.9)
+    assert drop_contained([face, part, neighbor, better]) == [face, neighbor, better]
 
 
-def test_a_thorough_search_finds_small_faces_that_nothing_hints_at() -> None:
+def test_a_thorough_search_finds_small_faces_without_candidates() -> None:
     places = [(x, y, 30, 30) for x in (50, 620, 1500, 3000, 3900) for y in (40, 1230, 2900)]
-    network = Squares(sees=(12, 450), unsure=-9)  # in the main pass they are 5 pixels, and do not show
+    network = Squares(sees=(12, 450), low_score=-9)  # they are 5 pixels in the base pass, and invisible
     picture = photo(4000, 3000, *places)
     assert Detector(network)(picture) == []
     found = Detector(network)(picture, thorough=True)
@@ -215,16 +222,16 @@ def test_a_thorough_search_finds_small_faces_that_nothing_hints_at() -> None:
     assert set(network.shapes) == {(480, 640), (640, 480), (192, 192), (640, 640)}
 
 
-@pytest.mark.parametrize("quarters", range(4))
-def test_a_face_of_a_turned_copy_comes_back_to_its_place(quarters: int) -> None:
+@pytest.mark.parametrize("quarter_turns", range(4))
+def test_a_face_of_a_rotated_copy_maps_to_the_photo(quarter_turns: int) -> None:
     marks = [(40, 30), (60, 31), (51, 40), (43, 52), (58, 53)]  # x, y in a photo of 100 x 80
     picture = np.zeros((80, 100), np.uint8)
     for i, (x, y) in enumerate(marks, 1):
         picture[y, x] = i
-    turned = np.rot90(picture, quarters)
+    turned = np.rot90(picture, quarter_turns)
     points = np.array([np.argwhere(turned == i)[0][::-1] for i in range(1, 6)], np.float32)
     box = np.concatenate([points.min(0), points.max(0)])
-    found = turned_back(Detection(box, 0.9, points), quarters, 100, 80)
+    found = rotate_back(Detection(box, 0.9, points), quarter_turns, 100, 80)
     np.testing.assert_allclose(found.points, marks)
     np.testing.assert_allclose(found.box, (40, 30, 60, 53))
     assert found.score == 0.9 and found.upright
@@ -240,8 +247,8 @@ def test_roll_is_clockwise(degrees: float, upright: bool) -> None:
     assert face.roll == pytest.approx(degrees, abs=1e-3) and face.upright == upright
 
 
-class TurnedSquares(Squares):
-    """Sees blobs only in copies whose bright corner pixel is top left: faces that are upright there."""
+class RotatedSquares(Squares):
+    """Detects blobs only in copies with the bright corner pixel at the top left: the upright copy."""
 
     def __call__(self, images: Floats) -> dict[str, Floats]:
         out = super().__call__(images)
@@ -250,15 +257,15 @@ class TurnedSquares(Squares):
         return out
 
 
-@pytest.mark.parametrize("quarters", range(4))
-def test_faces_of_turned_photos_are_found_by_a_thorough_search(quarters: int) -> None:
+@pytest.mark.parametrize("quarter_turns", range(4))
+def test_a_thorough_search_finds_faces_of_rotated_photos(quarter_turns: int) -> None:
     upright = photo(640, 640, (0, 0, 6, 6), (300, 200, 80, 80))
-    turned = np.ascontiguousarray(np.rot90(upright, quarters))
-    find = Detector(TurnedSquares())
+    turned = np.ascontiguousarray(np.rot90(upright, quarter_turns))
+    find = Detector(RotatedSquares())
     (found,) = find(turned, thorough=True)
-    x, y = {0: (340, 240), 1: (240, 300), 2: (300, 400), 3: (400, 340)}[quarters]
+    x, y = {0: (340, 240), 1: (240, 300), 2: (300, 400), 3: (400, 340)}[quarter_turns]
     assert (found.box[:2] + found.box[2:]) / 2 == pytest.approx((x, y), abs=2)
-    assert bool(find(turned)) == (quarters == 0)
+    assert bool(find(turned)) == (quarter_turns == 0)
 
 
 def test_boxes_of_one_face_at_different_scales() -> None:

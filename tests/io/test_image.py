@@ -39,7 +39,7 @@ ROOT = hasattr(os, "geteuid") and os.geteuid() == 0
 
 
 def corners(width: int = 24, height: int = 16) -> np.ndarray:
-    """A picture that no turn or flip leaves alike: four quarters, four colours.
+    """A picture that no turn or flip leaves alike: four quarters, four colors.
 
     Quarters are whole JPEG blocks.
     """
@@ -98,7 +98,7 @@ def test_lossless_formats(kind: str, options: dict[str, Any]) -> None:
 def test_jpeg(options: dict[str, Any]) -> None:
     photo = load_photo(encode(corners(32, 32), "JPEG", quality=95, **options))
     assert photo.pixels.shape == (32, 32, 3)
-    # away from the quarters' edges, where thinned-out colours run into each other
+    # away from the quarters' edges, where thinned-out colors run into each other
     assert np.abs(photo.pixels[4::8, 4::8].astype(int) - corners(32, 32)[4::8, 4::8]).max() <= 12
 
 
@@ -534,11 +534,11 @@ def test_not_a_picture(data: bytes, hint: str, tmp_path: Path) -> None:
         load_photo(tmp_path / "x.jpg")
 
 
-# Newer containers, colours of arrays, URLs
+# Newer containers, colors of arrays, URLs
 
 
 def alike(photo: Photo, expected: np.ndarray) -> None:
-    """Up to colours that bleed at the edges; a picture that is turned wrongly is off by more than 60 in the
+    """Up to colors that bleed at the edges; a picture that is turned wrongly is off by more than 60 in the
     mean.
     """
     assert photo.pixels.shape == expected.shape

@@ -206,7 +206,7 @@ def layer(state: dict[str, Tensor], i: int, x: Tensor, place: Tensor, key: Tenso
 
 
 def sinusoid(side: int, dim: int) -> Tensor:
-    """(side * side, dim): cell centres, T = 10000, half of the numbers for y, then half for x; sin and cos in
+    """(side * side, dim): cell centers, T = 10000, half of the numbers for y, then half for x; sin and cos in
     turn.
     """
 

@@ -279,7 +279,7 @@ def recipe(steps: int = 3) -> Recipe:
         torch.optim.AdamW(model.parameters(), lr=1e-3),
         cosine(1),
         steps,
-        balance=Dynamic(1),
+        loss_weighting=Dynamic(1),
         data=("toy",),
     )
 
@@ -295,8 +295,8 @@ def test_the_trainer_balances_groups_and_resumes(tmp_path):
     loop.fit(recipe(), tmp_path / "parts", stop_after=2, report=1)
     parts = recipe()
     loop.fit(parts, tmp_path / "parts", resume=True, report=1)
-    assert parts.balance.state_dict() == whole.balance.state_dict()
-    assert parts.balance.step == 3
+    assert parts.loss_weighting.state_dict() == whole.loss_weighting.state_dict()
+    assert parts.loss_weighting.step == 3
     for (name, a), (_, b) in zip(
         whole.model.state_dict().items(), parts.model.state_dict().items(), strict=True
     ):

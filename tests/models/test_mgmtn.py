@@ -363,7 +363,7 @@ def test_each_step_asks_gradients_of_its_own_half(tiny):
     assert {n for n, p in tiny.named_parameters() if p.requires_grad} == unet
     assert {n for n, p in tiny.named_parameters() if p.grad is not None} == unet
     tiny.learn_attributes()
-    assert all(p.grad is None for p in tiny.parameters())  # else an optimiser would go on with them
+    assert all(p.grad is None for p in tiny.parameters())  # else an optimizer would go on with them
 
 
 @pytest.mark.parametrize("task", [LANDMARKS, WFLW98], ids=lambda t: t.labels)

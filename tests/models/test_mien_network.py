@@ -1,4 +1,4 @@
-"""The embedded network's own ways: heads that see labelled pictures only, tasks that do not touch each other,
+"""The embedded network's own ways: heads that see labeled pictures only, tasks that do not touch each other,
 its view.
 """
 
@@ -99,7 +99,7 @@ def test_a_head_sees_the_pictures_that_label_its_tasks(model, images):
     assert seen == {"dense": 2, "values": 3, "who": 2}
 
 
-def test_a_head_that_stands_still_sees_one_picture_where_nothing_is_labelled(images):
+def test_a_head_that_stands_still_sees_one_picture_where_nothing_is_labeled(images):
     model, seen = mien_tiny(tasks=TASKS, size=64, own=16), []
     model.requires_grad_(False)
     model.own.requires_grad_(True)
@@ -114,7 +114,7 @@ def test_a_head_that_stands_still_sees_one_picture_where_nothing_is_labelled(ima
     assert all(p.grad is not None for p in model.own.parameters())
 
 
-def test_one_labelled_picture_does_not_stop_a_batch_norm(images):
+def test_one_labeled_picture_does_not_stop_a_batch_norm(images):
     model = mien_tiny(tasks=TASKS, size=64).train()
     targets, mask = labels(model, images, {"identity": [True, False, False, False]})
     losses = model.learn(images, targets, mask, {t.name: t.criterion() for t in model.tasks})

@@ -135,13 +135,13 @@ def test_blends_of_the_pack_are_described(
     data = face_morphs.FaceMorphs(left=0.3)
     assert len(data) == 2 and data[0].image.shape == (176, 176, 3)
     np.testing.assert_allclose(
-        data[0].labels["identity"], pack.centred(told.astype(np.float32), 0.3)[0], rtol=1e-5
+        data[0].labels["identity"], pack.centered(told.astype(np.float32), 0.3)[0], rtol=1e-5
     )
     np.testing.assert_array_equal(data[0].points, face_morphs.POINTS)
 
 
 @needs_pack
-def test_centred_descriptors_have_no_mean_or_what_is_left_of_it() -> None:
+def test_centered_descriptors_have_no_mean_or_what_is_left_of_it() -> None:
     none, some = (np.stack(list(pack.descriptors(left=left).values())) for left in (0.0, 0.3))
     assert np.abs(none.mean(0)).max() < 1e-3 and none.std() == pytest.approx(1, abs=1e-3)
     np.testing.assert_allclose(

@@ -82,7 +82,7 @@ def test_arguments_are_flags(name: str):
         assert p.kind is p.KEYWORD_ONLY, p
         assert type(p.default) in (int, float, str, bool), p
     if name not in NEED_PACK:
-        assert parameters["drawn"].default is False
+        assert parameters["synthetic"].default is False
     if name in FULL:
         assert (
             "Not run by us" in module.__doc__
@@ -107,15 +107,15 @@ def check(recipe: Recipe) -> None:
             assert n > 0
             example = source.example(0, np.random.default_rng(0))
             batch = collate([example], mixture.tasks, mixture.size)
-            labelled = [name for name, mask in batch.mask.items() if mask.any()]
-            assert len(labelled) == 1, (source.name, labelled)
-            assert f"{source.only[0]}{'@' if source.at else ''}{source.at}" == labelled[0]
+            labeled = [name for name, mask in batch.mask.items() if mask.any()]
+            assert len(labeled) == 1, (source.name, labeled)
+            assert f"{source.only[0]}{'@' if source.at else ''}{source.at}" == labeled[0]
 
 
 @pytest.mark.parametrize(("name", "arguments", "parameters"), SIZES)
 def test_a_full_size_is_built_without_memory(name: str, arguments: dict[str, Any], parameters: int):
     with torch.device("meta"):
-        recipe = module_of(name).recipe(drawn=True, **arguments)
+        recipe = module_of(name).recipe(synthetic=True, **arguments)
     assert sum(p.numel() for p in recipe.model.parameters()) == parameters
     assert recipe.steps >= 20_000 and recipe.protocols == ()
     check(recipe)
@@ -131,14 +131,14 @@ def test_faceptor_has_the_papers_batches_rates_and_weights():
         assert weights["attributes@celeba"] == pytest.approx(2 * 40 / total)  # the paper sums over the 40
         assert weights["landmarks@300w"] == pytest.approx((250 if full else 1000) / total)
         with torch.device("meta"):
-            recipe = module.recipe(drawn=True, full=full)
+            recipe = module.recipe(synthetic=True, full=full)
         assert tuple(m.batch_size for m in recipe.mixtures) == sizes
         views = [m.view for m in recipe.mixtures]
         assert [(v.size, v.template, v.mean[0]) for v in views] == [
             ((112, 112), "arcface", 0.5),
             ((512, 512), "head", 0.48145466),
         ]
-        assert recipe.balance({n: torch.tensor(0.0) for n in weights}) == weights
+        assert recipe.loss_weighting({n: torch.tensor(0.0) for n in weights}) == weights
         assert [g["lr"] for g in recipe.optimizer.param_groups] == pytest.approx([5e-5, 5e-4, 5e-4])
         assert {g["weight_decay"] for g in recipe.optimizer.param_groups} == {0.05}
         assert (recipe.steps, recipe.seed, recipe.clip) == (50_000, 2048, 5.0)
@@ -177,7 +177,10 @@ def test_faceptors_losses_are_the_papers():
 def test_faceptor_reads_and_learns_ages_and_landmarks_by_sigmoids():
     module = module_of("faceptor")
     with torch.device("meta"):
-        recipes = [module.recipe(drawn=True, full=True), module.recipe(drawn=True, second="age@morph2")]
+        recipes = [
+            module.recipe(synthetic=True, full=True),
+            module.recipe(synthetic=True, second="age@morph2"),
+        ]
     assert {t.name for t in recipes[0].model.tasks if t.header().get("decoding") == "sigmoid"} == {
         "age@morph2", "age@utkface", "landmarks@300w", "wflw98", "cofw29", "aflw19",
     }  # fmt: skip
@@ -192,7 +195,7 @@ def test_faceptor_reads_and_learns_ages_and_landmarks_by_sigmoids():
 def test_naive_faceptors_kinds_weigh_a_sixth():
     module = module_of("faceptor")
     with torch.device("meta"):
-        weights = module_of("naive_faceptor").recipe(drawn=True).balance.weights
+        weights = module_of("naive_faceptor").recipe(synthetic=True).loss_weighting.weights
     sixth = 1 / 6
     assert weights == pytest.approx({
         "identity512@ms1mv3": sixth, "age@morph2": sixth, "attributes@celeba": 40 * sixth,
@@ -208,8 +211,8 @@ def test_naive_faceptors_kinds_weigh_a_sixth():
 def test_a_second_stage_sums_the_attributes_and_warms_up_for_2000_steps():
     module = module_of("faceptor")
     with torch.device("meta"):
-        recipe = module.recipe(drawn=True, second="attributes@celeba", steps=20_000)
-    assert recipe.balance.weights == {"attributes@celeba": 40.0}
+        recipe = module.recipe(synthetic=True, second="attributes@celeba", steps=20_000)
+    assert recipe.loss_weighting.weights == {"attributes@celeba": 40.0}
     assert [recipe.schedule(s, 20_000) for s in (1999, 20_000)] == pytest.approx([1, 0])
     assert recipe.schedule(999, 20_000) == pytest.approx(0.5)
     assert [g["lr"] for g in recipe.optimizer.param_groups] == pytest.approx([5e-4])
@@ -218,13 +221,13 @@ def test_a_second_stage_sums_the_attributes_and_warms_up_for_2000_steps():
 def test_a_second_stage_trains_the_new_levels_alone():
     module = module_of("faceptor")
     with torch.device("meta"):
-        recipe = module.recipe(drawn=True, second="parsing@celebamask", steps=20_000)
+        recipe = module.recipe(synthetic=True, second="parsing@celebamask", steps=20_000)
     assert sum(p.numel() for p in recipe.model.parameters() if p.requires_grad) == 985_600
     (mixture,) = recipe.mixtures
     assert (mixture.batch_size, mixture.size) == (64, (512, 512))
     for bad in ({"second": "age"}, {"second": "identity512@ms1mv3"}):
         with pytest.raises(UsageError, match="a second stage is of one task"):
-            module.recipe(drawn=True, **bad)
+            module.recipe(synthetic=True, **bad)
     with pytest.raises(UsageError, match="--start RUN; tasks: age@morph2, attributes@celeba"):
         module.recipe(second="age@morph2")
 
@@ -237,7 +240,7 @@ def test_two_views_and_class_weights_learn_together(tmp_path: Path, monkeypatch:
     rows = tuple((replace(part, n=2), alpha) for part, alpha in module.FULL)
     monkeypatch.setattr(module, "FULL", rows)
     monkeypatch.setattr(module, "faceptor_base", faceptor_tiny)
-    recipe = module.recipe(drawn=True, full=True, size=64, small=48, steps=2)
+    recipe = module.recipe(synthetic=True, full=True, size=64, small=48, steps=2)
     cosface = recipe.criteria["identity512@ms1mv3"]
     start = cosface.weight.detach().clone()
     assert start.shape == (8, 512)
@@ -250,7 +253,7 @@ def test_two_views_and_class_weights_learn_together(tmp_path: Path, monkeypatch:
 
 def test_ifan_starts_from_the_means_of_its_labels():
     module = module_of("ifan")
-    recipe = module.recipe(drawn=True, means=1)
+    recipe = module.recipe(synthetic=True, means=1)
     check(recipe)
     assert [t.name for t in recipe.model.tasks] == ["helen9", "points5"]
     mean = recipe.model.get_buffer("mean_points5")
@@ -258,7 +261,7 @@ def test_ifan_starts_from_the_means_of_its_labels():
         mean.numpy(), TEMPLATES["head"], atol=0.02
     )  # crops are aligned by these points
     with torch.device("meta"):
-        three = module.recipe(drawn=True, means=0, emotion="anywhere")
+        three = module.recipe(synthetic=True, means=0, emotion="anywhere")
     assert [(s.only or ("emotion7",))[0] for s, _ in three.mixtures[0].parts] == [
         "helen9",
         "points5",
@@ -289,38 +292,38 @@ def test_far_amtn_takes_a_published_resnet(tmp_path: Path):
         {**whole.state_dict(), "fc.weight": torch.zeros(1000, 2048), "fc.bias": torch.zeros(1000)},
         tmp_path / "resnet50.pth",
     )
-    model = module_of("far_amtn").recipe(drawn=True, imagenet=str(tmp_path / "resnet50.pth")).model
+    model = module_of("far_amtn").recipe(synthetic=True, imagenet=str(tmp_path / "resnet50.pth")).model
     assert torch.equal(model.encoder.layer1[0].conv1.weight, whole.layer1[0].conv1.weight)
     assert torch.equal(model.split.block.conv2.weight, whole.layer4[2].conv2.weight)
 
 
 def test_far_amtn_weighs_groups_by_epochs():
     with torch.device("meta"):
-        recipe = module_of("far_amtn").recipe(drawn=True, batch=16)
-    assert recipe.balance.window == 4  # 64 drawn faces
+        recipe = module_of("far_amtn").recipe(synthetic=True, batch=16)
+    assert recipe.loss_weighting.window == 4  # 64 drawn faces
 
 
 @pytest.mark.parametrize("name", ["far_amtn", "mgmtn"])
 def test_attributes_are_of_two_sets(name: str):
     with pytest.raises(UsageError, match="'celeba'.*celeba-official"):
-        module_of(name).recipe(data="celeba", drawn=True)
+        module_of(name).recipe(data="celeba", synthetic=True)
 
 
 def test_mgmtn_parts_fit_their_starts():
     with pytest.raises(UsageError, match="needs --start"):
         module_of("mgmtn").recipe()
     with torch.device("meta"):
-        recipe = module_of("mgmtn").recipe(part="masks", drawn=True)
+        recipe = module_of("mgmtn").recipe(part="masks", synthetic=True)
     learning = {n.split(".")[0] for n, p in recipe.model.named_parameters() if p.requires_grad}
     assert learning == {"unet"}
 
 
 def test_qface_asks_for_what_there_are_sets_for():
     with torch.device("meta"):
-        recipe = module_of("qface").recipe(tasks="age", drawn=True)
+        recipe = module_of("qface").recipe(tasks="age", synthetic=True)
     assert [t.name for t in recipe.model.tasks] == ["age"] and recipe.mixtures[0].batch_size == 32
     with pytest.raises(UsageError, match="no set here teaches 'units12'"):
-        module_of("qface").recipe(tasks="age,units12", drawn=True)
+        module_of("qface").recipe(tasks="age,units12", synthetic=True)
 
 
 @pytest.mark.parametrize("name", ["faceptor", "naive_faceptor", "qface", "ifan", "far_amtn"])
@@ -353,7 +356,7 @@ def test_drawn_parts():
         SourceSpec("ms1mv3", "train", "identity512@ms1mv3", 3, NONE),
         SourceSpec("utkface-official", "train", "age@utkface", 2, NONE),
     ]
-    (people, n), (ages, m) = open_parts(parts, view, drawn=True)
+    (people, n), (ages, m) = open_parts(parts, view, synthetic=True)
     assert (
         (n, m) == (3, 2) and isinstance(people.dataset, SyntheticIdentities) and people.dataset.classes == 8
     )
@@ -425,13 +428,13 @@ def test_the_face_network_takes_two_steps_from_another_systems_encoder(tmp_path:
     other = faceptor_tiny(tasks=(task("age"),), size=64)
     checkpoint.save(tmp_path / "other.safetensors", other)
     recipe = module_of("mien").recipe(
-        drawn=True, size=64, steps=2, encoder=str(tmp_path / "other.safetensors")
+        synthetic=True, size=64, steps=2, encoder=str(tmp_path / "other.safetensors")
     )
     assert all(
         torch.equal(v, other.encoder.state_dict()[k]) for k, v in recipe.model.encoder.state_dict().items()
     )
     assert learned(recipe, tmp_path / "run") > 10
-    again = module_of("mien").recipe(drawn=True, start=str(tmp_path / "run" / "model.safetensors"))
+    again = module_of("mien").recipe(synthetic=True, start=str(tmp_path / "run" / "model.safetensors"))
     assert again.model.view.size == (64, 64)
 
 
@@ -442,9 +445,9 @@ def test_masks_of_the_face_network_learn_when_all_else_stands_still(tmp_path: Pa
         mien_tiny(tasks=(task("age"), task("points5"), task("parsing")), size=64),
     )
     module, start = module_of("mien"), str(tmp_path / "first.safetensors")
-    recipe = module.recipe(drawn=True, part="masks", start=start, steps=2)
+    recipe = module.recipe(synthetic=True, part="masks", start=start, steps=2)
     assert set(recipe.data) == {
-        *module.RAISE,
+        *module.TRAIN,
         "imagenet",
         "descriptors",
     }, "the sets of what stands still are named too"
@@ -452,16 +455,16 @@ def test_masks_of_the_face_network_learn_when_all_else_stands_still(tmp_path: Pa
     learned(recipe, tmp_path / "run")
     moved = {k for k, v in recipe.model.state_dict().items() if not torch.equal(v, before[k])}
     assert moved and all(k.startswith(("dense.finer.", "dense.branch.maps.")) for k in moved)
-    again = module.recipe(drawn=True, part="masks", start=str(tmp_path / "run" / "model.safetensors"))
+    again = module.recipe(synthetic=True, part="masks", start=str(tmp_path / "run" / "model.safetensors"))
     assert torch.equal(
         again.model.dense.finer.out.weight,
         checkpoint.load(tmp_path / "run" / "model.safetensors").dense.finer.out.weight,
     )
     with pytest.raises(UsageError, match="adds to a network that is raised"):
-        module.recipe(drawn=True, part="masks")
+        module.recipe(synthetic=True, part="masks")
     checkpoint.save(tmp_path / "other.safetensors", faceptor_tiny(tasks=(task("age"),), size=64))
     with pytest.raises(UsageError, match="holds a Faceptor; the part masks adds to a Mien"):
-        module.recipe(drawn=True, part="masks", start=str(tmp_path / "other.safetensors"))
+        module.recipe(synthetic=True, part="masks", start=str(tmp_path / "other.safetensors"))
 
 
 def test_identity_of_the_face_network_gets_stages_of_its_own_when_all_else_stands_still(tmp_path: Path):
@@ -469,9 +472,9 @@ def test_identity_of_the_face_network_gets_stages_of_its_own_when_all_else_stand
     first = mien_tiny(tasks=(task("age"), task("parsing"), task("identity")), size=64, finer=8)
     checkpoint.save(tmp_path / "first.safetensors", first)
     module, start = module_of("mien"), str(tmp_path / "first.safetensors")
-    recipe = module.recipe(drawn=True, part="identity", start=start, steps=2)
+    recipe = module.recipe(synthetic=True, part="identity", start=start, steps=2)
     assert set(recipe.data) == {
-        *module.RAISE,
+        *module.TRAIN,
         "imagenet",
         "descriptors",
     }, "blends are of the other sets' pictures"
@@ -482,7 +485,7 @@ def test_identity_of_the_face_network_gets_stages_of_its_own_when_all_else_stand
     learned(recipe, tmp_path / "run")
     moved = {k for k, v in recipe.model.state_dict().items() if not torch.equal(v, before[k])}
     assert moved and all(k.startswith(("own.", "who.")) for k in moved)
-    again = module.recipe(drawn=True, part="identity", start=str(tmp_path / "run" / "model.safetensors"))
+    again = module.recipe(synthetic=True, part="identity", start=str(tmp_path / "run" / "model.safetensors"))
     theirs = checkpoint.load(tmp_path / "run" / "model.safetensors").state_dict()
     assert all(torch.equal(v, theirs[k]) for k, v in again.model.state_dict().items())
 
@@ -506,7 +509,7 @@ def test_photos_keep_the_identity_of_a_released_network(tmp_path: Path):
     start = str(tmp_path / "first.onnx")
     release(tmp_path / "first.safetensors", tmp_path / "first.onnx")
     module = module_of("mien")
-    recipe = module.recipe(drawn=True, part="photos", start=start, steps=2)
+    recipe = module.recipe(synthetic=True, part="photos", start=start, steps=2)
     assert {*module.PHOTOS} - {*recipe.data} == {"utkface-full"} and {"utkface", "yunet"} <= set(recipe.data)
     images = torch.randn(4, 3, 64, 64)
     old, names = onnx_import.load(start), [n for n, _ in recipe.model.named_parameters()]
@@ -529,11 +532,11 @@ def test_photos_keep_the_identity_of_a_released_network(tmp_path: Path):
     )
     further = {"start": str(tmp_path / "run" / "model.safetensors"), "steps": 2}
     with pytest.raises(UsageError, match="name its .onnx by keep="):
-        module.recipe(drawn=True, part="photos", **further)
-    wider = module.recipe(drawn=True, part="photos-finish", keep=start, frozen=2, **further)
+        module.recipe(synthetic=True, part="photos", **further)
+    wider = module.recipe(synthetic=True, part="photos-finish", keep=start, frozen=2, **further)
     assert wider.model.own["identity"].eighth[0].weight.requires_grad
     assert not wider.model.encoder.stages[1][0].project[0].weight.requires_grad
-    assert module.recipe(drawn=True, part="photos-finish", keep=start, **further).model.reference
+    assert module.recipe(synthetic=True, part="photos-finish", keep=start, **further).model.reference
     learned(wider, tmp_path / "wider")
     moved = json.loads((tmp_path / "wider" / "log.jsonl").read_text().splitlines()[-1])["losses"]
     assert 0 < moved["identity"] < 1, "it starts near the released network's embeddings"

@@ -1,7 +1,7 @@
 """Data sets of three pictures as their publishers lay them out, drawn into a folder; every label is known
 here.
 
-Picture number i of a set is one colour, COLOURS[i], so that a test sees which picture it got.
+Picture number i of a set is one color, COLORS[i], so that a test sees which picture it got.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def put(path: Path, data: bytes | str) -> Path:
 
 
 def which(pixels: np.ndarray) -> int:
-    """The number of the picture with that colour."""
+    """The number of the picture with that color."""
     return int(np.abs(np.array(COLORS) - pixels.reshape(-1, 3).mean(0)).sum(1).argmin())
 
 

@@ -79,7 +79,7 @@ def small(
     accumulate: int = 1,
     dropout: float = 0.0,
     schedule: Callable[[int, int], float] = lambda *_: 1.0,
-    balance: Any = None,
+    loss_weighting: Any = None,
 ) -> Recipe:
     """Seven pictures a step: three places, three with attributes, and one age, which only one share has."""
     torch.manual_seed(5)
@@ -96,7 +96,7 @@ def small(
         optimizer,
         schedule,
         steps,
-        balance=balance or Fixed({"landmarks": 0.5}),
+        loss_weighting=loss_weighting or Fixed({"landmarks": 0.5}),
         accumulate=accumulate,
         ema=0.5,
     )
@@ -145,13 +145,13 @@ def pair(
 
 def several_runs(ranks: Distributed, folder: Path) -> None:
     fit(small(), folder / "two", report=1, ranks=ranks)
-    fit(small(accumulate=2, balance=Uncertainty(0.1)), folder / "four", report=1, ranks=ranks)
+    fit(small(accumulate=2, loss_weighting=Uncertainty(0.1)), folder / "four", report=1, ranks=ranks)
     fit(small(dropout=0.5), folder / "whole", report=1, ranks=ranks)
     fit(small(dropout=0.5), folder / "parts", report=1, stop_after=1, ranks=ranks)
     fit(small(dropout=0.5), folder / "parts", report=1, resume=True, ranks=ranks)
     fit(small(), folder / "fewer", report=1, stop_after=2, ranks=ranks)
     fit(small(), folder / "more", report=1, stop_after=2) if ranks.first else None
-    ranks.wait()
+    ranks.barrier()
     fit(small(), folder / "more", report=1, resume=True, ranks=ranks)
     (folder / f"weights{ranks.rank}").write_bytes(
         b"".join(v.numpy().tobytes() for v in normed(ranks, folder).values())
@@ -181,11 +181,11 @@ def dies(ranks: Distributed, folder: Path) -> None:
 
 
 def sleeps(ranks: Distributed, folder: Path) -> None:
-    ranks.wait()
+    ranks.barrier()
     if ranks.rank == 1:
         time.sleep(300)
-    ranks.wait()
+    ranks.barrier()
 
 
 def differs(ranks: Distributed, folder: Path) -> None:
-    ranks.agree(7 + ranks.rank, "the step to go on from")
+    ranks.assert_equal(7 + ranks.rank, "the step to resume from")

@@ -8,7 +8,18 @@ import numpy as np
 import pytest
 
 from mien import geometry
-from mien.tasks.detection import FACES, MIRROR, ROWS, FaceTask, cells, decode, merge, moved, padded, within
+from mien.tasks.detection import (
+    FACES,
+    HFLIP_ORDER,
+    ROWS,
+    FaceTask,
+    cells,
+    clip_to_window,
+    decode,
+    pad_rows,
+    transform_faces,
+    weighted_nms,
+)
 from mien.types import Crop, Detection
 
 SIDE = 128
@@ -23,17 +34,17 @@ def label(x: float, y: float, w: float, h: float, score: float = 0.9) -> np.ndar
 
 def encode(rows: np.ndarray, size: tuple[int, int], score: float = 4.0) -> np.ndarray:
     """Rows (n, 16) -> raw answers (cells, 15) that encode them, at the nearest cell of a fitting stride."""
-    centres, strides = cells(size)
-    raw = np.zeros((len(centres), 15), np.float32)
+    centers, strides = cells(size)
+    raw = np.zeros((len(centers), 15), np.float32)
     raw[:, 0] = -8
     for r in rows:
         middle, extent = (r[:2] + r[2:4]) / 2, r[2:4] - r[:2]
         stride = 8 if extent.max() < 45 else 16 if extent.max() < 90 else 32
-        i = int(np.argmin(np.abs(centres - middle).sum(1) + 1e6 * (strides != stride)))
+        i = int(np.argmin(np.abs(centers - middle).sum(1) + 1e6 * (strides != stride)))
         raw[i, 0] = score
-        raw[i, 1:3] = (middle - centres[i]) / strides[i]
+        raw[i, 1:3] = (middle - centers[i]) / strides[i]
         raw[i, 3:5] = np.log(extent / strides[i])
-        raw[i, 5:] = ((r[4:14].reshape(5, 2) - centres[i]) / strides[i]).ravel()
+        raw[i, 5:] = ((r[4:14].reshape(5, 2) - centers[i]) / strides[i]).ravel()
     return raw
 
 
@@ -46,7 +57,7 @@ FACES3 = np.stack([label(10, 10, 20, 24), label(60, 50, 60, 70), label(90, 8, 12
 
 def test_reading_gives_back_what_was_encoded() -> None:
     affine = geometry.about((5, 9), scale=0.5, degrees=0, shift=(3, 4))
-    found = FACES.read(encode(moved(FACES3, affine, False), (160, 96)), whole((160, 96), affine))
+    found = FACES.read(encode(transform_faces(FACES3, affine, False), (160, 96)), whole((160, 96), affine))
     assert len(found) == 3
     for d in found:
         best = FACES3[np.argmin(np.abs(FACES3[:, 0] - d.box[0]))]
@@ -62,30 +73,30 @@ def test_raw_answers_must_fit_the_picture() -> None:
 
 def test_merging_keeps_one_a_face_and_averages_those_that_agree() -> None:
     boxes = np.array([(0, 0, 10, 10), (1, 0, 11, 10), (4, 0, 14, 10), (50, 50, 60, 60)], float)
-    kept = merge(boxes, np.array([0.9, 0.9, 0.6, 0.5]), np.zeros((4, 5, 2)), 0.4)
+    kept = weighted_nms(boxes, np.array([0.9, 0.9, 0.6, 0.5]), np.zeros((4, 5, 2)), 0.4)
     assert [d.score for d in kept] == [0.9, 0.5]
     np.testing.assert_allclose(kept[0].box, (0.5, 0, 10.5, 10))
-    assert merge(np.zeros((0, 4)), np.zeros(0), np.zeros((0, 5, 2)), 0.4) == []
+    assert weighted_nms(np.zeros((0, 4)), np.zeros(0), np.zeros((0, 5, 2)), 0.4) == []
 
 
 def test_mirror_keeps_the_picture_order_of_points() -> None:
     face = label(10, 20, 40, 50)
-    row = moved(face, geometry.about((63.5, 63.5), mirror=True), True)[0]
+    row = transform_faces(face, geometry.about((63.5, 63.5), mirror=True), True)[0]
     points = row[4:14].reshape(5, 2)
     assert points[0, 0] < points[1, 0] and points[3, 0] < points[4, 0]
-    np.testing.assert_allclose(points[:, 0], 127 - face[4:14].reshape(5, 2)[list(MIRROR), 0])
+    np.testing.assert_allclose(points[:, 0], 127 - face[4:14].reshape(5, 2)[list(HFLIP_ORDER), 0])
     np.testing.assert_allclose(row[:4], [127 - 50, 20, 127 - 10, 70])
 
 
 def test_a_turned_box_follows_its_ellipse() -> None:
-    row = moved(label(40, 30, 40, 60), geometry.about((60, 60), degrees=90), False)[0]
+    row = transform_faces(label(40, 30, 40, 60), geometry.about((60, 60), degrees=90), False)[0]
     np.testing.assert_allclose(row[:4], [30, 40, 90, 80], atol=1e-9)
 
 
 def test_window_drops_cuts_and_doubts() -> None:
     places = ((10, 10, 20, 20), (-12, 10, 20, 20), (-6, 40, 20, 20), (200, 0, 20, 20), (50, 50, 4, 4))
     rows = np.stack([label(*p) for p in places])
-    out = within(moved(rows, np.eye(2, 3), False), (0, 0, 100, 100))
+    out = clip_to_window(transform_faces(rows, np.eye(2, 3), False), (0, 0, 100, 100))
     assert len(out) == 4  # the one beyond the window is gone
     np.testing.assert_array_equal(out[:, 14], [0.9, 0.0, 0.9, 0.0])
     assert out[1, 0] == 0 and out[2, 0] == -6  # unsure: cut; sure: whole, even beyond the window
@@ -93,7 +104,7 @@ def test_window_drops_cuts_and_doubts() -> None:
 
 def test_padding_keeps_the_largest() -> None:
     many = np.stack([label(0, 0, 10 + i, 10) for i in range(ROWS + 5)])
-    rows = padded(moved(many, np.eye(2, 3), False))
+    rows = pad_rows(transform_faces(many, np.eye(2, 3), False))
     assert rows.shape == (ROWS, 16) and rows[0, 2] == 10 + ROWS + 4 and rows[-1, 2] == 15
     assert FACES.missing_target((SIDE, SIDE))[0].shape == (ROWS, 16)
 
@@ -106,13 +117,13 @@ def target(*faces: np.ndarray) -> np.ndarray:
 def test_loss_of_boxes_and_points_is_zero_at_the_truth() -> None:
     torch = pytest.importorskip("torch")
     mask, truth = torch.ones(1, dtype=torch.bool), torch.from_numpy(target(FACES3[1]))[None]
-    row = moved(FACES3[1], np.eye(2, 3), False)[0]
-    centres, strides = cells((SIDE, SIDE))
+    row = transform_faces(FACES3[1], np.eye(2, 3), False)[0]
+    centers, strides = cells((SIDE, SIDE))
     raw = np.zeros((1, N, 15), np.float32)
     raw[..., 0] = -4
-    raw[0, :, 1:3] = ((row[:2] + row[2:4]) / 2 - centres) / strides[:, None]
+    raw[0, :, 1:3] = ((row[:2] + row[2:4]) / 2 - centers) / strides[:, None]
     raw[0, :, 3:5] = np.log((row[2:4] - row[:2]) / strides[:, None])
-    raw[0, :, 5:] = ((row[4:14].reshape(1, 5, 2) - centres[:, None]) / strides[:, None, None]).reshape(-1, 10)
+    raw[0, :, 5:] = ((row[4:14].reshape(1, 5, 2) - centers[:, None]) / strides[:, None, None]).reshape(-1, 10)
     at_truth = torch.from_numpy(raw)
     only_score = FaceTask(box_weight=0, point_weight=0).criterion()
     both = FACES.criterion()
@@ -125,7 +136,7 @@ def test_loss_of_boxes_and_points_is_zero_at_the_truth() -> None:
 def test_score_loss_wants_faces_where_they_are_and_none_elsewhere() -> None:
     torch = pytest.importorskip("torch")
     loss, mask = FACES.criterion(), torch.ones(1, dtype=torch.bool)
-    claim = torch.from_numpy(encode(moved(FACES3[1], np.eye(2, 3), False), (SIDE, SIDE)))[None]
+    claim = torch.from_numpy(encode(transform_faces(FACES3[1], np.eye(2, 3), False), (SIDE, SIDE)))[None]
     blank = torch.zeros(1, N, 15)
     blank[..., 0] = -8
     face, nothing = (torch.from_numpy(target(*f))[None] for f in ((FACES3[1],), ()))
@@ -157,15 +168,15 @@ def test_assignment_puts_sizes_on_strides_and_a_cell_serves_one_face() -> None:
     torch = pytest.importorskip("torch")
     from mien.tasks.detection import assign
 
-    centres, strides = (torch.tensor(v).float() for v in cells((SIDE, SIDE)))
+    centers, strides = (torch.tensor(v).float() for v in cells((SIDE, SIDE)))
     faces = np.stack(
         [label(8, 8, 10, 10), label(9, 9, 10, 10), label(30, 30, 60, 64), label(-10, -10, 130, 140)]
     )
-    truth = torch.from_numpy(moved(faces, np.eye(2, 3), False)).float()
+    truth = torch.from_numpy(transform_faces(faces, np.eye(2, 3), False)).float()
     picture = torch.zeros(4, dtype=torch.long)
     raw = torch.zeros(1, N, 15)
     raw[..., 3:5] = 1.4  # boxes of four strides, as the network starts
-    face, cell = assign(raw, truth, picture, centres, strides, SIDE)
+    face, cell = assign(raw, truth, picture, centers, strides, SIDE)
     assert len(set(cell.tolist())) == len(cell)
     used = {int(f): {int(strides[c]) for g, c in zip(face, cell, strict=True) if g == f} for f in face}
     assert used[2] == {16} and used[3] == {32} and {8} in (used.get(0), used.get(1))
@@ -248,14 +259,14 @@ def test_faces_of_a_mosaic_stay_in_their_tile(photos: list) -> None:
         affine, mirrored = tiled(photos[1], tile, rng)
         pixels, rows = show(photos[1], affine, mirrored, tile, (0, 0, 0))
         assert pixels.shape == (80, 80, 3)
-        sure, middle = rows[:, 14] >= 0.6, (rows[:, :2] + rows[:, 2:4]) / 2
-        assert ((middle[sure] >= (79.5, 159.5)) & (middle[sure] <= (159.5, 239.5))).all()
-        cut = rows[~sure]
+        confident, middle = rows[:, 14] >= 0.6, (rows[:, :2] + rows[:, 2:4]) / 2
+        assert ((middle[confident] >= (79.5, 159.5)) & (middle[confident] <= (159.5, 239.5))).all()
+        cut = rows[~confident]
         assert (cut[:, :2] >= (79.5, 159.5)).all() and (cut[:, 2:4] <= (159.5, 239.5)).all()
 
 
 def test_pixels_and_labels_move_together() -> None:
-    from mien.data.detection import Photo, alone, show
+    from mien.data.detection import Photo, around_face, show
 
     face = label(100, 60, 90, 110)
     picture = np.zeros((240, 320, 3), np.uint8)
@@ -264,7 +275,7 @@ def test_pixels_and_labels_move_together() -> None:
     photo = Photo("spot", picture, face[None].astype(np.float32))
     rng, seen = np.random.default_rng(2), 0
     for _ in range(40):
-        affine, mirrored = alone(photo, 320, rng)
+        affine, mirrored = around_face(photo, 320, rng)
         pixels, rows = show(photo, affine, mirrored, (0, 0, 320, 320), (0, 0, 0))
         if len(rows) and rows[0, 14] > 0.6 and pixels.max() > 200:
             ys, xs = np.nonzero(pixels[..., 0] > 127)
@@ -317,6 +328,6 @@ def data_folder() -> Path:
 
 
 def test_thresholds_are_the_tasks_own() -> None:
-    raw = encode(moved(FACES3, np.eye(2, 3), False), (SIDE, SIDE), 0.0)
+    raw = encode(transform_faces(FACES3, np.eye(2, 3), False), (SIDE, SIDE), 0.0)
     assert len(FaceTask(threshold=0.4).read(raw, whole((SIDE, SIDE)))) == 3
     assert FaceTask(threshold=0.6).read(raw, whole((SIDE, SIDE))) == []

@@ -41,7 +41,7 @@ def test_nme_in_units_of_the_sets_own_eye_points(what, eye):
     truth = np.full((n, 2), 7.0)
     truth[eye] += (0, 40)
     other = truth.copy()
-    other[n - 1] = np.nan  # unlabelled, so only the rest counts
+    other[n - 1] = np.nan  # unlabeled, so only the rest counts
     guess = truth + (0, 2)
     guess[n - 1] = 1e6
     metrics = what.metrics()

@@ -41,7 +41,7 @@ from mien.types import Crop, View
 CROP = Crop(np.zeros((64, 64, 3), np.uint8), geometry.about((0, 0), scale=0.5, shift=(3, -2)))
 
 
-def test_one_hot_map_is_read_at_its_cell_centre():
+def test_one_hot_map_is_read_at_its_cell_center():
     logits = np.full((1, 16, 16), -50.0)
     logits[0, 4, 9] = 50
     assert expected_place(logits)[0] == pytest.approx(((9 + 0.5) / 16, (4 + 0.5) / 16))
@@ -101,7 +101,7 @@ def test_orders_of_the_points_that_metrics_name():
     assert (LANDMARKS.eyes, WFLW98.eyes, COFW29.eyes, AFLW19.eyes) == ((36, 45), (60, 72), (8, 9), None)
 
 
-def test_a_point_nobody_labelled_is_unknown_by_itself():
+def test_a_point_nobody_labeled_is_unknown_by_itself():
     points = np.arange(38, dtype=float).reshape(19, 2)
     points[0] = np.nan
     points[13, 1] = np.nan
@@ -179,7 +179,7 @@ def test_a_mask_is_the_argmax_of_the_enlarged_maps(seed, cells):
     together = cv2.resize(logits.transpose(1, 2, 0), (48 * k, 64 * k), interpolation=cv2.INTER_LINEAR)
     won = np.take_along_axis(together, answer.mask[..., None].astype(int), -1)[..., 0]
     np.testing.assert_allclose(won, together.max(-1), atol=1e-5)  # the last bits of a sum depend on its order
-    # the photo's place of the crop's corner, half a pixel outside its first pixel's centre, is the mask's
+    # the photo's place of the crop's corner, half a pixel outside its first pixel's center, is the mask's
     # corner too
     corner = geometry.move_points([-0.5, -0.5], geometry.invert(crop.from_photo))
     np.testing.assert_allclose(geometry.move_points(corner, answer.from_photo), [-0.5, -0.5], atol=1e-9)

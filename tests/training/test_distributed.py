@@ -73,7 +73,7 @@ def test_two_ranks_are_one_with_the_joined_batch(runs, tmp_path):
 
 
 def test_two_ranks_of_two_micro_batches_are_one(runs, tmp_path):
-    fit(small(balance=Uncertainty(0.1)), tmp_path / "one", report=1)
+    fit(small(loss_weighting=Uncertainty(0.1)), tmp_path / "one", report=1)
     assert_close(tensors(runs / "four"), tensors(tmp_path / "one"))
     for theirs, mine in zip(losses(runs / "four"), losses(tmp_path / "one"), strict=True):
         assert theirs == pytest.approx(mine, rel=1e-4)
@@ -106,7 +106,7 @@ def test_statistics_and_gradients_are_one_on_all_ranks(runs):
     assert np.allclose(mean, 0.1 * (x.mean(0) + 0.5), atol=1e-6)  # of x and of x + 1
     assert np.allclose(var, 0.9 + 0.1 * x.var(0), atol=1e-6)
     assert np.allclose(bias, 10)
-    assert np.allclose(weight, 0, atol=1e-5)  # rank 0 had none, rank 1's sums normalised numbers
+    assert np.allclose(weight, 0, atol=1e-5)  # rank 0 had none, rank 1's sums normalized numbers
 
 
 def test_a_killed_rank_ends_the_run_and_it_resumes(tmp_path):
@@ -133,7 +133,7 @@ def test_a_rank_that_does_not_answer_is_named_after_the_timeout(tmp_path):
 
 def test_ranks_that_differ_say_so(tmp_path):
     assert pair(differs, tmp_path) == [2, 2]
-    assert "do not agree on the step to go on from: [7, 8]" in (tmp_path / "error1").read_text()
+    assert "do not agree on the step to resume from: [7, 8]" in (tmp_path / "error1").read_text()
 
 
 # -- in this process
@@ -278,8 +278,8 @@ def test_what_micro_batches_cannot_do_is_refused(tmp_path):
         def __call__(self, losses: Any) -> dict[str, float]:
             return {n: 1 / (1 + float(v.detach())) for n, v in losses.items()}
 
-    with pytest.raises(UsageError, match="Follows weighs by the losses of the step itself"):
-        fit(small(accumulate=2, balance=Follows()), tmp_path / "a")
+    with pytest.raises(UsageError, match="Follows depends on the losses of the same step"):
+        fit(small(accumulate=2, loss_weighting=Follows()), tmp_path / "a")
     with pytest.raises(UsageError, match="1 or more; got 0"):
         fit(small(accumulate=0), tmp_path / "b")
     with pytest.raises(UsageError, match="share 0 of 8 of a batch of 7"):

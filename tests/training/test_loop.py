@@ -47,7 +47,7 @@ def small(steps: int = 6, seed: int = 3, lr: float = 1e-3) -> Recipe:
         torch.optim.AdamW(learned, lr=lr),
         cosine(2),
         steps,
-        balance=Fixed({"age": 0.5}),
+        loss_weighting=Fixed({"age": 0.5}),
         seed=seed,
         data=("toy",),
     )
@@ -173,7 +173,7 @@ def test_learn_mode_keeps_frozen_norms_still():
 
 def test_a_foreign_or_cut_checkpoint_is_refused(tmp_path):
     (tmp_path / "cut.safetensors").write_bytes(b"\x10\x00\x00\x00\x00\x00\x00\x00{}")
-    with pytest.raises(BadWeights, match="no readable safetensors"):
+    with pytest.raises(BadWeights, match="not a readable safetensors"):
         checkpoint.load(tmp_path / "cut.safetensors")
     from safetensors.torch import save_file
 
@@ -197,7 +197,7 @@ SMALL = View((64, 64), "head", (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 
 
 def two_views(steps: int = 4, lr: float = 1e-3, only: int | None = None) -> Recipe:
-    """Ages at 64 pixels, normalised as Faceptor's release does, and landmarks at 96, as the model has it;
+    """Ages at 64 pixels, normalized as Faceptor's release does, and landmarks at 96, as the model has it;
     nothing labels attributes.
     """
     torch.manual_seed(3)
@@ -242,7 +242,7 @@ def test_what_no_view_labels_has_zero_not_missing_gradients():
     assert (places != 0).any() and (years != 0).any()
 
 
-def test_each_view_has_its_own_size_and_normalisation():
+def test_each_view_has_its_own_size_and_normalization():
     r, seen = two_views(), []
     r.model.encoder.register_forward_pre_hook(lambda _, images: seen.append(images[0].clone()))
     batches = [m.batch(0) for m in r.mixtures]
@@ -338,7 +338,7 @@ def batch_of_two() -> Batch:
     masks = np.full((2, 32, 32), 3, np.uint8)
     masks[1, :, :16], masks[1, :, 16:] = 5, 255
     masks[0, :2, :4] = 7  # half of the 4 x 4 pixels that the first place of the map stands for
-    masks[:, 28:, 28:] = 255  # the last place: nobody labelled it
+    masks[:, 28:, 28:] = 255  # the last place: nobody labeled it
     attributes, asked = np.zeros((2, 40), np.float32), np.zeros((2, 40), bool)
     attributes[0, :2], asked[0, :2], asked[1, 0] = 1, True, True
     targets = {

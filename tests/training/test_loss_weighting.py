@@ -15,15 +15,15 @@ def losses(**values: float) -> dict[str, torch.Tensor]:
     return {n: torch.tensor(v, requires_grad=True) for n, v in values.items()}
 
 
-def run(balance, *steps: dict[str, float]) -> list[dict[str, float]]:
-    return [balance(losses(**s)) for s in steps]
+def run(loss_weighting, *steps: dict[str, float]) -> list[dict[str, float]]:
+    return [loss_weighting(losses(**s)) for s in steps]
 
 
 def test_fixed_weighs_as_told_and_others_one():
     assert Fixed({"a": 3.0, "absent": 9.0})(losses(a=1.0, b=1.0)) == {"a": 3.0, "b": 1.0}
 
 
-def test_normalised_weights_give_equal_losses_their_own_size():
+def test_normalized_weights_give_equal_losses_their_own_size():
     alpha = {
         "identity": 5.0,
         "age": 6.0,
@@ -39,17 +39,17 @@ def test_normalised_weights_give_equal_losses_their_own_size():
 
 
 def test_uncertainty_starts_at_one_and_settles_at_one_over_the_loss():
-    balance = Uncertainty(lr=0.1)
-    steps = run(balance, *[{"large": 40.0, "small": 0.05}] * 400)
+    loss_weighting = Uncertainty(lr=0.1)
+    steps = run(loss_weighting, *[{"large": 40.0, "small": 0.05}] * 400)
     assert steps[0] == {"large": 1.0, "small": 1.0}
     assert steps[-1]["large"] == pytest.approx(1 / 40, rel=1e-3)
     assert steps[-1]["small"] == pytest.approx(20, rel=1e-3)
 
 
 def test_uncertainty_moves_a_step_at_most():
-    balance = Uncertainty(lr=0.1)
-    run(balance, {"a": 1e9})
-    assert balance.log_var["a"] == pytest.approx(0.1)
+    loss_weighting = Uncertainty(lr=0.1)
+    run(loss_weighting, {"a": 1e9})
+    assert loss_weighting.log_var["a"] == pytest.approx(0.1)
 
 
 def test_uncertainty_does_not_learn_from_an_absent_task():
@@ -72,7 +72,7 @@ def test_dynamic_averages_a_window():
         {"a": 3.0, "b": 2.0},
         {"a": 2.0, "b": 0.5},
         {"a": 0.0, "b": 1.5},
-    ]  # zero: not labelled
+    ]  # zero: not labeled
     assert run(Dynamic(2, equalize_scale=False), *uneven, {"a": 1.0, "b": 1.0})[-1] == pytest.approx(
         {n: 2 * math.exp(r / 2) / (math.exp(0.5) + math.exp(0.25)) for n, r in {"a": 1.0, "b": 0.5}.items()}
     )
@@ -97,15 +97,15 @@ def test_dynamic_equalizes_the_scale_of_losses_after_the_first_window():
 
 
 def test_a_loss_that_a_window_does_not_label_keeps_its_mean():
-    balance = Dynamic(1)
-    run(balance, {"a": 4.0, "b": 4.0}, {"a": 0.0, "b": 4.0})
-    assert balance(losses(a=1.0, b=1.0)) == pytest.approx({"a": 1.0, "b": 1.0})
-    run(Dynamic(1), *[{"a": 0.0}] * 4)  # never labelled: no division by nothing
+    loss_weighting = Dynamic(1)
+    run(loss_weighting, {"a": 4.0, "b": 4.0}, {"a": 0.0, "b": 4.0})
+    assert loss_weighting(losses(a=1.0, b=1.0)) == pytest.approx({"a": 1.0, "b": 1.0})
+    run(Dynamic(1), *[{"a": 0.0}] * 4)  # never labeled: no division by nothing
 
 
-@pytest.mark.parametrize("balance", [Fixed({"a": 2.0}), Uncertainty(), Dynamic(1)])
-def test_weights_carry_no_gradient(balance):
-    for weights in run(balance, *[{"a": 2.0, "b": 1.0}] * 3):
+@pytest.mark.parametrize("loss_weighting", [Fixed({"a": 2.0}), Uncertainty(), Dynamic(1)])
+def test_weights_carry_no_gradient(loss_weighting):
+    for weights in run(loss_weighting, *[{"a": 2.0, "b": 1.0}] * 3):
         assert {type(w) for w in weights.values()} == {float}
 
 
@@ -125,9 +125,9 @@ def test_a_state_survives_json_and_goes_on_the_same(make, at):
 
 
 def test_a_state_is_a_copy():
-    balance = Dynamic(4)
-    run(balance, {"a": 1.0})
-    state = balance.state_dict()
+    loss_weighting = Dynamic(4)
+    run(loss_weighting, {"a": 1.0})
+    state = loss_weighting.state_dict()
     before = json.dumps(state)
-    run(balance, {"a": 1.0})
+    run(loss_weighting, {"a": 1.0})
     assert json.dumps(state) == before

@@ -29,7 +29,7 @@ from mien.server.app import app
 from mien.server.limits import Keys
 from mien.server.run import running
 from mien.tasks import ATTRIBUTES, HELEN9, LAPA11, PARSING, pose
-from mien.tasks.detection import decode, merge
+from mien.tasks.detection import decode, weighted_nms
 from mien.web import build
 from mien.web.assets import WEB, about, parts
 
@@ -107,7 +107,7 @@ def test_about_names_every_class_and_attribute_once():
     known = about()
     for task in (PARSING, LAPA11, HELEN9):
         assert [c["name"] for c in known["sets"][task.labels]] == list(task.names)
-        assert all(re.fullmatch("#[0-9a-f]{6}", c["colour"]) for c in known["sets"][task.labels])
+        assert all(re.fullmatch("#[0-9a-f]{6}", c["color"]) for c in known["sets"][task.labels])
     assert Counter(n for group in known["groups"].values() for n in group) == Counter(ATTRIBUTES.names)
     assert set(known["opinions"]) <= set(ATTRIBUTES.names)
 
@@ -197,12 +197,12 @@ job.scales.forEach((scale, i) => keep(`scale${i}`, pixels.resized(photo, scale))
 const { crop, fromPhoto } = geometry.align(photo, job.points, job.view);
 keep("crop", crop);
 const rows = detect.decode(Float32Array.from(job.raw), job.canvas, 0.5);
-const plans = job.sizes.map(([w, h]) => detect.plan(w, h, job.looks));
-const nearer = job.sizes.flatMap(
-  ([w, h]) => job.suspects.map((boxes) => detect.nearer(w, h, boxes, job.looks)));
-const [pose, found] = [job.faces.map(geometry.poseFrom68), detect.merge(rows, 0.4)];
+const plans = job.sizes.map(([w, h]) => detect.plan(w, h, job.passes));
+const tilePasses = job.sizes.flatMap(
+  ([w, h]) => job.candidates.map((boxes) => detect.tilePasses(w, h, boxes, job.passes)));
+const [pose, found] = [job.faces.map(geometry.poseFrom68), detect.weightedNms(rows, 0.4)];
 const runs = read.runs([3, 3, 0, 3]);
-console.log(JSON.stringify({ fromPhoto, pose, found, plans, nearer, runs }));
+console.log(JSON.stringify({ fromPhoto, pose, found, plans, tilePasses, runs }));
 """
 
 
@@ -221,15 +221,16 @@ def checked(tmp_path_factory, reader):
         for d, s in ((0, 1), (35, 2), (-70, 0.3))
     ]
     raw = rng.normal(0, 1, (84, 15)).astype(np.float32)
-    looks = {n: getattr(reader.detector, n) for n in ("main", "far", "near", "enlarge")}
+    passes = {n: getattr(reader.detector, n) for n in ("base", "thumbnail", "tiles", "max_upscale")}
     sizes = [(512, 512), (3, 900), (1000, 667), (4032, 3024), (1281, 40)]
     corners = rng.uniform(0, 4000, (300, 2))
     boxes = np.hstack([corners, corners + rng.uniform(5, 300, (300, 2))]).tolist()
     job = {
         "width": 280, "height": 300, "scales": [1.25, 2.0, 0.5, 0.25, 0.37, 0.64],
         "points": face.points.tolist(),
-        "raw": raw.reshape(-1).tolist(), "canvas": [64, 64], "looks": looks, "sizes": sizes, "faces": turned,
-        "suspects": [[], boxes[:3], boxes[:60], boxes],
+        "raw": raw.reshape(-1).tolist(), "canvas": [64, 64],
+        "passes": passes, "sizes": sizes, "faces": turned,
+        "candidates": [[], boxes[:3], boxes[:60], boxes],
         "view": {"size": [64, 48], "points": geometry.TEMPLATES["arcface"].tolist()},
     }  # fmt: skip
     (folder / "photo").write_bytes(np.ascontiguousarray(photo).tobytes())
@@ -273,7 +274,7 @@ def test_poses_are_pythons(checked):
 
 def test_faces_are_decoded_and_merged_as_in_python(checked):
     _, out, job, _, raw = checked
-    want = merge(*decode(raw, (64, 64), 0.5), 0.4)
+    want = weighted_nms(*decode(raw, (64, 64), 0.5), 0.4)
     assert len(out["found"]) == len(want) > 5
     for a, b in zip(out["found"], want, strict=True):
         np.testing.assert_allclose(a["box"], b.box, rtol=1e-6)
@@ -282,14 +283,16 @@ def test_faces_are_decoded_and_merged_as_in_python(checked):
     assert out["runs"] == [3, 2, 0, 1, 3, 1]
 
 
-def test_looks_are_those_of_the_detector(checked, reader):
+def test_passes_are_those_of_the_detector(checked, reader):
     _, out, job, _, _ = checked
     find = reader.detector
     want = [list(find.plan(w, h)) for w, h in job["sizes"]]
-    want += [find.nearer(w, h, np.array(b).reshape(-1, 4)) for w, h in job["sizes"] for b in job["suspects"]]
-    assert {len(looks) for looks in want[len(job["sizes"]) :]} > {0, 2, 4}  # none, some and all of a photo
-    for looks, expected in zip(out["plans"] + out["nearer"], want, strict=True):
-        assert [(p["scale"], p["window"], p["canvas"], p["corner"]) for p in looks] == [
+    want += [
+        find.tile_passes(w, h, np.array(b).reshape(-1, 4)) for w, h in job["sizes"] for b in job["candidates"]
+    ]
+    assert {len(passes) for passes in want[len(job["sizes"]) :]} > {0, 2, 4}  # none, some and all of a photo
+    for passes, expected in zip(out["plans"] + out["tilePasses"], want, strict=True):
+        assert [(p["scale"], p["window"], p["canvas"], p["corner"]) for p in passes] == [
             (s.scale, list(s.window), list(s.canvas), list(s.corner)) for s in expected
         ]
 

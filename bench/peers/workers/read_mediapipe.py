@@ -68,7 +68,7 @@ def load(threads, crops):
             face = {"box": box, "score": score}
             if found is not None:
                 # a fraction of the picture's width, 0 at its edge: our pixels have 0 at the first pixel's
-                # centre
+                # center
                 points = np.array([(p.x * w, p.y * h) for p in found.landmark]) + (left - 0.5, top - 0.5)
                 face["mesh"] = points.round(2).tolist()
                 face["box"] = box or [*points.min(0).tolist(), *points.max(0).tolist()]

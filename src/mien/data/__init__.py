@@ -1,4 +1,4 @@
-"""Labelled pictures for training and evaluation."""
+"""Labeled pictures for training and evaluation."""
 
 from __future__ import annotations
 

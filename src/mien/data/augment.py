@@ -149,12 +149,12 @@ def _edge(n: int) -> npt.NDArray[np.float64]:
 
 
 def grayed(pixels: Pixels) -> Pixels:
-    """(H, W, 3) -> the same without colour, in three equal channels."""
+    """(H, W, 3) -> the same without color, in three equal channels."""
     return cv2.cvtColor(cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)  # type: ignore[return-value]
 
 
 def photometric(pixels: Pixels, augment: Augment, rng: np.random.Generator) -> Pixels:
-    """Change light, colour and sharpness, not geometry: (H, W, 3) uint8 -> the same."""
+    """Change light, color and sharpness, not geometry: (H, W, 3) uint8 -> the same."""
     if rng.random() < augment.photometric:
         levels = np.arange(256, dtype=np.float32) / 255
         gain, lift, gamma = rng.uniform(0.7, 1.3), rng.uniform(-0.12, 0.12), np.exp(rng.uniform(-0.4, 0.4))

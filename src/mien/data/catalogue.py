@@ -7,11 +7,11 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from mien import settings
-from mien.data import synthetic
 from mien.data.augment import Augment
 from mien.data.dataset import ConcatDataset, Dataset, FaceSource
 from mien.data.formats import attributes, pack, parsing, recognition
 from mien.data.formats import landmarks as points
+from mien.data.synthetic import toy
 from mien.errors import MissingData, UsageError
 from mien.types import Sample, View
 
@@ -44,8 +44,8 @@ class Official:
         """The data set.
 
         Raises:
-            UsageError: no such split. MissingData: the folder, or a file in it, is not there; the message
-                names it.
+            UsageError: no such split.
+            MissingData: the folder, or a file in it, is not there; the message names it.
         """
         words = split.split("+")
         if unknown := [w for w in words if w not in self.splits]:
@@ -112,7 +112,7 @@ DATASETS: dict[str, Callable[..., Any]] = {
     "celeba": pack.celeba,
     "utkface": pack.utkface,
     "ferplus": pack.ferplus,
-    "toy": synthetic.toy,
+    "toy": toy,
     **OFFICIAL,
 }
 
@@ -121,7 +121,7 @@ class SyntheticIdentities:
     """Drawn faces whose label is a person's number in 0..classes-1: it stands in for a recognition set."""
 
     def __init__(self, classes: int = 8):
-        self.name, self.classes, self._faces = "crowd", classes, synthetic.toy(tasks=())
+        self.name, self.classes, self._faces = "crowd", classes, toy(tasks=())
 
     def __len__(self) -> int:
         return len(self._faces)
@@ -153,13 +153,13 @@ class SourceSpec:
 
 
 def open_parts(
-    parts: Sequence[SourceSpec], view: View, *, drawn: bool = False
+    parts: Sequence[SourceSpec], view: View, *, synthetic: bool = False
 ) -> list[tuple[FaceSource, int]]:
     """Parts as a `Mixture` takes them: (source, pictures a batch), each source with the labels of its task
     alone.
 
     Args:
-        drawn: drawn faces with that label in place of each set, so that a recipe can be tried without data.
+        synthetic: use synthetic faces with the same label instead of each set, to try a recipe without data.
 
     Raises:
         UsageError, MissingData: as the sets.
@@ -167,7 +167,7 @@ def open_parts(
     opened = []
     for p in parts:
         name, _, at = p.task.partition("@")
-        faces: Dataset = SyntheticIdentities() if name == "identity512" else synthetic.toy(tasks=(name,))
-        dataset = faces if drawn else DATASETS[p.dataset](p.split, **p.options)
+        faces: Dataset = SyntheticIdentities() if name == "identity512" else toy(tasks=(name,))
+        dataset = faces if synthetic else DATASETS[p.dataset](p.split, **p.options)
         opened.append((FaceSource(dataset, view, p.augment, at=at, only=(name,)), p.n))
     return opened

@@ -14,7 +14,7 @@ from mien.types import Example, Pixels, Sample, View
 
 
 class Dataset(Protocol):
-    """Labelled pictures by number."""
+    """Labeled pictures by number."""
 
     name: str
 
@@ -105,7 +105,7 @@ class RandomSubset(Subset):
         super().__init__(dataset, np.random.default_rng(0).permutation(len(dataset))[:n].tolist())
 
 
-class LabelledSubset(Subset):
+class LabeledSubset(Subset):
     """The pictures of a data set that a task has a label for."""
 
     def __init__(self, dataset: Dataset, task: str):

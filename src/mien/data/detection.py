@@ -1,4 +1,4 @@
-"""Whole photos with every face marked, and the augmented pictures that the detector learns from."""
+"""Photos in which every face is labeled, and the augmented training pictures of the detector."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from mien import geometry
 from mien.data.augment import Augment, photometric
 from mien.data.occlusion import degrade, occlude
 from mien.errors import MissingData
-from mien.tasks.detection import FACES, SURE, moved, padded, within
+from mien.tasks.detection import CONFIDENT, FACES, clip_to_window, pad_rows, transform_faces
 from mien.types import Example, Floats, Pixels
 
 PHOTOMETRIC = Augment(photometric=0.6, gray=0.1, blur=0.2, noise=0.1, erase=0.0)
@@ -40,11 +40,11 @@ class Photo:
 
 
 def decoded(row: Mapping[str, Any], table: Path) -> Pixels:
-    """The picture of a table's row: (H, W, 3) uint8 RGB.
+    """The picture in a row of a table: (H, W, 3) uint8 RGB.
 
     Args:
         row: with the columns name and image.
-        table: named in the error.
+        table: path, for the error message.
 
     Raises:
         MissingData: it cannot be decoded.
@@ -72,13 +72,13 @@ def read_photos(root: Path, split: str) -> list[Photo]:
     return photos
 
 
-def read_labelled(table: Path, labels: Path, *, longer: int = 400) -> list[Photo]:
+def read_labeled(table: Path, labels: Path, *, longer: int = 400) -> list[Photo]:
     """Photos of a table with the faces that `recipes/detector_labels.py` wrote for them, decoded.
 
     Args:
         table: Parquet with the columns name and image.
         labels: Parquet with the columns name and faces.
-        longer: larger photos are reduced to this longer side, in pixels.
+        longer: maximum longer side; larger photos are reduced to it, pixels.
 
     Raises:
         MissingData: a table is not there, or a picture cannot be decoded.
@@ -108,7 +108,7 @@ def read_labelled(table: Path, labels: Path, *, longer: int = 400) -> list[Photo
 
 
 class PhotosDataset:
-    """Photos as they are: what a protocol measures on. Iterating gives (pixels, faces (n, 15))."""
+    """Photos without augmentation, for evaluation. Iterating yields (pixels, faces (n, 15))."""
 
     def __init__(self, root: Path, split: str):
         self.photos = read_photos(root, split)
@@ -121,21 +121,19 @@ class PhotosDataset:
 
 
 class MosaicSource:
-    """Training pictures from photos: one photo, strongly scaled and turned, or 2 x 2 to 6 x 6 of them in
-    tiles.
+    """Training pictures from photos: one photo, scaled and rotated, or 2 x 2 to 6 x 6 photos in tiles.
 
-    A photo alone shows a face of any size from small to beyond the picture; tiles show many small ones. A few
-    pictures are background only.
+    One photo shows a face of any size, from small to larger than the picture; tiles show many small faces. A
+    few pictures are background only.
 
     Args:
-        photos: decoded.
-        size: side of the square pictures in pixels.
-        empty: chance of a picture without faces.
-        groups: chance to take, instead of a photo of its turn, one drawn by the square root of its faces'
-            number: most photos hold one large face, and those of groups have more to teach.
-        occluded: chance of each face to be covered in part by something drawn: a mask, dark glasses, a hand,
-            a block.
-        degraded: chance of a picture to be darkened, lit from behind or compressed.
+        photos: decoded photos and their faces.
+        size: side of the square pictures, pixels.
+        empty: probability of a picture without faces.
+        groups: probability of drawing a photo by the square root of its number of faces, instead of the next
+            one: most photos hold one large face, and groups have more to teach.
+        occluded: probability, per face, of a drawn occlusion: a mask, dark glasses, a hand or a block.
+        degraded: probability that a picture is darkened, backlit or compressed.
     """
 
     name = "photos"
@@ -152,14 +150,14 @@ class MosaicSource:
     ):
         self.photos, self.size, self.empty, self.groups = photos, size, empty, groups
         self.occluded, self.degraded = occluded, degraded
-        weights = np.sqrt([float((p.faces[:, 14] >= SURE).sum()) for p in photos])
+        weights = np.sqrt([float((p.faces[:, 14] >= CONFIDENT).sum()) for p in photos])
         self._odds = np.cumsum(weights) / max(weights.sum(), 1.0)
 
     def __len__(self) -> int:
         return len(self.photos)
 
     def example(self, index: int, rng: np.random.Generator) -> Example:
-        """The i-th photo with others around it, moved by `rng` alone."""
+        """The i-th training picture; all randomness comes from `rng`."""
         if rng.random() < self.empty:
             made = background(self.photos[index], self.size, rng)
             if made is not None:
@@ -168,7 +166,7 @@ class MosaicSource:
         index = self._draw(index, rng)
         if tiles == 1:
             photo = self._photo(index, rng)
-            affine, mirrored = alone(photo, self.size, rng)
+            affine, mirrored = around_face(photo, self.size, rng)
             pixels, rows = show(photo, affine, mirrored, (0, 0, self.size, self.size), border(rng))
             return self._example(pixels, rows, PHOTOMETRIC, rng)
         canvas, rows = self._mosaic(index, tiles, rng)
@@ -208,16 +206,16 @@ class MosaicSource:
     ) -> Example:
         if self.degraded and rng.random() < self.degraded:
             pixels = degrade(pixels, rng)
-        return Example(photometric(pixels, augment, rng), {FACES.name: (padded(rows), np.True_)})
+        return Example(photometric(pixels, augment, rng), {FACES.name: (pad_rows(rows), np.True_)})
 
 
 def turn(rng: np.random.Generator) -> float:
-    """Degrees: mostly nearly upright, one in seven up to 45."""
+    """A random rotation in degrees: mostly nearly upright, one in seven up to 45."""
     return float(rng.uniform(-45, 45) if rng.random() < 0.15 else rng.normal(0, 8))
 
 
 def border(rng: np.random.Generator) -> tuple[int, int, int]:
-    """The colour beyond a photo's edge: black as the runtime pads, or gray, or any."""
+    """The color beyond a photo's edge: black, as in inference, or gray, or any color."""
     kind = rng.random()
     if kind < 0.5:
         return (0, 0, 0)
@@ -227,21 +225,21 @@ def border(rng: np.random.Generator) -> tuple[int, int, int]:
     return (r, g, b)
 
 
-def alone(photo: Photo, size: int, rng: np.random.Generator) -> tuple[geometry.Array, bool]:
-    """A move around one face of the photo.
+def around_face(photo: Photo, size: int, rng: np.random.Generator) -> tuple[geometry.Array, bool]:
+    """A random affine around one face of the photo, and whether it flips the photo.
 
-    Four times in ten its side becomes 24 pixels to 1.25 x the picture, uniform in octaves; else the photo
-    becomes one to 2.4 times as large as the picture, whatever the face: as the runtime shows it, enlarged and
-    a little blurred.
+    With probability 0.4 the face's side becomes 24 pixels to 1.25 times the picture's, log-uniform. Otherwise
+    the photo becomes one to 2.4 times as large as the picture, whatever the size of its faces: enlarged and
+    slightly blurred, as in inference.
     """
     mirrored = bool(rng.random() < 0.5)
     h, w = photo.pixels.shape[:2]
-    sure = np.flatnonzero(photo.faces[:, 14] >= SURE)
-    if len(sure):
-        x, y, fw, fh = photo.faces[rng.choice(sure), :4].astype(float)
-        middle, side = (x + fw / 2, y + fh / 2), max(4.0, float(np.sqrt(fw * fh)))
+    confident = np.flatnonzero(photo.faces[:, 14] >= CONFIDENT)
+    if len(confident):
+        x, y, fw, fh = photo.faces[rng.choice(confident), :4].astype(float)
+        center, side = (x + fw / 2, y + fh / 2), max(4.0, float(np.sqrt(fw * fh)))
     else:
-        middle, side = (rng.uniform(0, w), rng.uniform(0, h)), max(h, w) * 0.4
+        center, side = (rng.uniform(0, w), rng.uniform(0, h)), max(h, w) * 0.4
     fit = size / max(h, w)
     if rng.random() < 0.4:
         scale = float(
@@ -249,32 +247,32 @@ def alone(photo: Photo, size: int, rng: np.random.Generator) -> tuple[geometry.A
         )
     else:
         scale = fit * float(np.exp(rng.uniform(0, np.log(2.4))))
-    move = geometry.about(middle, degrees=turn(rng), scale=scale, mirror=mirrored)
-    # the face's centre lands where the photo fills the picture, or is inside it if smaller; or a little
-    # beyond
+    move = geometry.about(center, degrees=turn(rng), scale=scale, mirror=mirrored)
+    # The face's center lands where the photo fills the picture, or lies inside it if smaller, with some
+    # slack.
     place = []
-    for before, length in ((w - 1 - middle[0] if mirrored else middle[0], w), (middle[1], h)):
+    for before, length in ((w - 1 - center[0] if mirrored else center[0], w), (center[1], h)):
         lo, hi = sorted((size - (length - before) * scale, before * scale))
         slack = 0.2 * side * scale
         keep = min(size / 2, 0.25 * side * scale)  # most of the face stays inside
         place.append(float(np.clip(rng.uniform(lo - slack, hi + slack), keep, size - keep)))
-    move[:, 2] += np.asarray(place) - middle
+    move[:, 2] += np.asarray(place) - center
     return move, mirrored
 
 
 def tiled(
     photo: Photo, tile: tuple[int, int, int, int], rng: np.random.Generator
 ) -> tuple[geometry.Array, bool]:
-    """A move that fills a tile (x1, y1, x2, y2) with the photo, or a part of it."""
+    """A random affine that fills a tile (x1, y1, x2, y2) with the photo, and whether it flips the photo."""
     h, w = photo.pixels.shape[:2]
     x1, y1, x2, y2 = tile
     scale = max(x2 - x1, y2 - y1) / max(h, w) * float(np.exp(rng.uniform(np.log(0.65), np.log(1.8))))
     mirrored = bool(rng.random() < 0.5)
     spare = [max(0.0, length * scale - extent) / 2 for length, extent in ((w, x2 - x1), (h, y2 - y1))]
     shift = [rng.uniform(-1, 1) * (s + 0.05 * (x2 - x1)) for s in spare]
-    centre = ((w - 1) / 2, (h - 1) / 2)
-    move = geometry.about(centre, degrees=turn(rng), scale=scale, mirror=mirrored)
-    move[:, 2] += np.array([(x1 + x2 - 1) / 2, (y1 + y2 - 1) / 2]) + shift - centre
+    center = ((w - 1) / 2, (h - 1) / 2)
+    move = geometry.about(center, degrees=turn(rng), scale=scale, mirror=mirrored)
+    move[:, 2] += np.array([(x1 + x2 - 1) / 2, (y1 + y2 - 1) / 2]) + shift - center
     return move, mirrored
 
 
@@ -285,20 +283,26 @@ def show(
     tile: tuple[int, int, int, int],
     outside: tuple[int, int, int],
 ) -> tuple[Pixels, npt.NDArray[np.float64]]:
-    """A photo through an affine (photo -> canvas) into a tile of the canvas: its pixels, and rows in canvas
-    pixels.
+    """Warp a photo into a tile of the canvas: the tile's pixels, and rows in canvas pixels.
+
+    Args:
+        photo: to warp.
+        affine: photo -> canvas.
+        mirrored: whether the affine flips the photo.
+        tile: (x1, y1, x2, y2) in the canvas.
+        outside: RGB beyond the photo's edge.
     """
     x1, y1, x2, y2 = tile
     inner = geometry.compose([[1, 0, -x1], [0, 1, -y1]], affine)
     made = geometry.warp(photo.pixels, inner, (x2 - x1, y2 - y1), outside)
-    rows = within(moved(photo.faces, affine, mirrored), (x1 - 0.5, y1 - 0.5, x2 - 0.5, y2 - 0.5))
+    rows = clip_to_window(
+        transform_faces(photo.faces, affine, mirrored), (x1 - 0.5, y1 - 0.5, x2 - 0.5, y2 - 0.5)
+    )
     return made, rows
 
 
 def background(photo: Photo, size: int, rng: np.random.Generator) -> Pixels | None:
-    """A square of the photo that no marked face touches, enlarged to the picture's size; None when none was
-    found.
-    """
+    """A square of the photo without a labeled face, enlarged to the picture's size; None if none is found."""
     h, w = photo.pixels.shape[:2]
     boxes = np.hstack([photo.faces[:, :2], photo.faces[:, :2] + photo.faces[:, 2:4]])
     for _ in range(8):
@@ -306,8 +310,8 @@ def background(photo: Photo, size: int, rng: np.random.Generator) -> Pixels | No
         if side > min(h, w):
             continue
         x, y = int(rng.integers(0, w - side + 1)), int(rng.integers(0, h - side + 1))
-        apart = (boxes[:, 0] > x + side) | (boxes[:, 2] < x) | (boxes[:, 1] > y + side) | (boxes[:, 3] < y)
-        if apart.all():
+        clear = (boxes[:, 0] > x + side) | (boxes[:, 2] < x) | (boxes[:, 1] > y + side) | (boxes[:, 3] < y)
+        if clear.all():
             return cv2.resize(
                 photo.pixels[y : y + side, x : x + side], (size, size), interpolation=cv2.INTER_LINEAR
             )  # type: ignore[return-value]

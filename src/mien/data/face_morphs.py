@@ -1,10 +1,9 @@
-"""Faces that nobody has: two training faces laid over one another, each with the descriptor that a teacher
-gives of it.
+"""Face morphs: blends of two training faces, labeled with a teacher's descriptor.
 
-A set of pictures names each person a few times at most, and a network that shall learn a teacher's
-descriptors of faces needs many different faces, not names. What the teacher says of a blend is a label as
-good as any, and there are as many blends as pairs. `python -m recipes.dlib_descriptors` makes the table:
-which faces, how much of the second, and the descriptor; pictures stay where they are.
+To learn a teacher's descriptors, a network needs many different faces, not names. The teacher labels a morph
+as well as a photo, and there are as many morphs as pairs of faces. `python -m recipes.dlib_descriptors`
+writes the table: the two faces, the weight of the second, and the descriptor. The pictures stay in their
+sets.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ from mien.types import Pixels, Sample, View
 
 SIDE, MARGIN = 128, 24  # pixels: a head's crop, and what is kept around it for moves of the picture
 _HEAD = geometry.template_points(View((SIDE, SIDE), "head", (0.5,) * 3, (0.5,) * 3))
-POINTS = _HEAD + MARGIN  # (5, 2), of every blend
+POINTS = _HEAD + MARGIN  # (5, 2), of every morph
 
 # set -> how it is opened, for its training pictures; none of LFW's, which MTFL has many of
 SETS: dict[str, Callable[[str], pack.PackDataset]] = {
@@ -37,12 +36,12 @@ SETS: dict[str, Callable[[str], pack.PackDataset]] = {
 
 
 def table() -> Path:
-    """Where the table of blends is, in the cache folder."""
+    """Path of the table of morphs, in the cache folder."""
     return settings.cache_root() / "blends.parquet"
 
 
 class Faces:
-    """The pictures of `SETS` by "set/name", each brought to one place."""
+    """The pictures of `SETS` by "set/name", all aligned alike."""
 
     def __init__(self) -> None:
         self._sets = {name: open_set("train") for name, open_set in SETS.items()}
@@ -64,16 +63,16 @@ class Faces:
         )  # type: ignore[return-value]
 
     def blend(self, first: str, second: str, weight: float) -> Pixels:
-        """(1 - weight) of one and `weight` of the other; no second where its name is empty."""
+        """A morph: (1 - weight) of the first face and `weight` of the second, which may be ""."""
         a = self[first]
         return cv2.addWeighted(a, 1 - weight, self[second], weight, 0) if second else a  # type: ignore[return-value]
 
 
 class FaceMorphs:
-    """The blends of the table, with centred descriptors as identity.
+    """The morphs of the table, with centered descriptors as identity.
 
     Args:
-        left: see `pack.centred`.
+        left: see `pack.centered`.
 
     Raises:
         MissingData: there is no table; the message says how to make one.
@@ -84,9 +83,9 @@ class FaceMorphs:
         if not path.is_file():
             raise MissingData(f"expected {path}; make it with: python -m recipes.dlib_descriptors")
         rows = pq.read_table(path).to_pydict()
-        self.name, self.faces = "blends", Faces()
+        self.name, self.faces = "face_morphs", Faces()
         self.rows = list(zip(rows["first"], rows["second"], rows["weight"], strict=True))
-        values = pack.centred(np.asarray(rows["descriptor"], np.float32), left)
+        values = pack.centered(np.asarray(rows["descriptor"], np.float32), left)
         self.labels: list[Mapping[str, np.ndarray]] = [{"identity": v} for v in values]
 
     def __len__(self) -> int:

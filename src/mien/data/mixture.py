@@ -68,7 +68,7 @@ class Mixture:
         tasks: the model's tasks, or in one mixture of several those that it labels.
         seed: of order and augmentation; mixtures beside each other want different ones.
         size: (width, height) of the crops.
-        view: how the pictures are shown, size and normalisation, where that is not the model's own view.
+        view: how the pictures are shown, size and normalization, where that is not the model's own view.
     """
 
     def __init__(

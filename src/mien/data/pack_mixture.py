@@ -1,22 +1,21 @@
-"""Which set of the pack answers which question, and how many pictures of each make a batch."""
+"""Mix the sets of the data pack: which sets label which task, and the pictures of each in a batch."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from mien.data import synthetic
 from mien.data.augment import Augment
-from mien.data.dataset import ConcatDataset, Dataset, FaceSource, LabelledSubset, RandomSubset
+from mien.data.dataset import ConcatDataset, Dataset, FaceSource, LabeledSubset, RandomSubset
 from mien.data.face_morphs import FaceMorphs
 from mien.data.formats import pack, wild
 from mien.data.mixture import Mixture
+from mien.data.synthetic import toy
 from mien.errors import UsageError
 from mien.tasks import Task
 from mien.types import View
 
-# set -> how its training part is opened, given the teacher's descriptors, and how much of their mean is left
-# in them
+# set -> opens its training part, given the teacher's descriptors and the fraction of their mean to keep
 _OPEN: dict[str, Callable[[Mapping[str, Any], float], Dataset]] = {
     "ferplus": lambda teacher, left: pack.ferplus("train", soft=True),
     "utkface": lambda teacher, left: pack.utkface("train", teacher=teacher),
@@ -26,7 +25,7 @@ _OPEN: dict[str, Callable[[Mapping[str, Any], float], Dataset]] = {
     "helen68": lambda teacher, left: pack.helen68("train"),
     "afw68": lambda teacher, left: pack.afw68("train"),
     "celebamask": lambda teacher, left: pack.celebamask("train"),
-    "blends": lambda teacher, left: FaceMorphs(left=left),
+    "face_morphs": lambda teacher, left: FaceMorphs(left=left),
     "fairface": lambda teacher, left: wild.fairface("train"),
     "utkface-full": lambda teacher, left: wild.utkface("train", teacher=teacher),
     "aaf": lambda teacher, left: wild.aaf("train"),
@@ -34,9 +33,9 @@ _OPEN: dict[str, Callable[[Mapping[str, Any], float], Dataset]] = {
     "celeba_wild": lambda teacher, left: wild.celeba_wild("train"),
 }
 
-# cut to the face, or nearly so; and whole heads, whose surroundings the former may borrow
+# Sets cropped tightly around the face, and sets of entire heads, whose backgrounds the former can use.
 TIGHT, WHOLE = ("ferplus", "utkface", "utkface-full", "celeba"), ("mtfl", "celebamask")
-# task -> the sets that were made for it; others may label it too, in part
+# task -> the sets made for it; other sets may label it too, partly
 MADE_FOR: dict[str, tuple[str, ...]] = {
     "expression": ("ferplus",),
     "age": ("utkface", "utkface-full", "fairface", "aaf", "aaf-faces"),
@@ -44,18 +43,18 @@ MADE_FOR: dict[str, tuple[str, ...]] = {
     "points5": ("mtfl", "mtfl-turned"),
     "landmarks": ("helen68", "afw68"),
     "parsing": ("celebamask",),
-    "identity": ("celeba", "utkface", "utkface-full", "mtfl", "mtfl-turned", "blends"),
+    "identity": ("celeba", "utkface", "utkface-full", "mtfl", "mtfl-turned", "face_morphs"),
 }
-# pictures of each set in a batch of 20 that raises all tasks
+# pictures of each set in a batch of 20 that trains all tasks
 SHARES = {"ferplus": 5, "utkface": 4, "celeba": 4, "mtfl": 2, "helen68": 1, "afw68": 1, "celebamask": 3}
-# task -> the protocol on validation pictures that shows how it learns
-WATCHED = {
+# task -> the protocol on validation pictures that is reported during training
+VALIDATION_PROTOCOLS = {
     "expression": "ferplus-val", "age": "utkface-age", "attributes": "celeba", "landmarks": "helen68",
     "parsing": "celebamask",
     "identity": "lfw",
 }  # fmt: skip
-# What a task's loss weighs: found on the main network, where at equal weights attributes and identity hardly
-# learned
+# Loss weight per task, chosen on the embedded network: with equal weights it hardly learned attributes and
+# identity.
 LOSS_WEIGHTS = {
     "landmarks": 0.5,
     "points5": 0.5,
@@ -67,7 +66,7 @@ LOSS_WEIGHTS = {
 }
 
 
-def batch_shares(tasks: Sequence[Task[Any]], batch: int) -> dict[str, int]:
+def allocate_batch(tasks: Sequence[Task[Any]], batch: int) -> dict[str, int]:
     """The sets made for these tasks -> pictures in a batch, in the proportions of `SHARES` and at least one
     of each.
 
@@ -94,53 +93,59 @@ def batch_shares(tasks: Sequence[Task[Any]], batch: int) -> dict[str, int]:
 
 def validation_protocols(tasks: Sequence[Task[Any]]) -> tuple[str, ...]:
     """The protocols that show how these tasks learn, none of them on test pictures."""
-    return tuple(WATCHED[t.name] for t in tasks if t.name in WATCHED)
+    return tuple(VALIDATION_PROTOCOLS[t.name] for t in tasks if t.name in VALIDATION_PROTOCOLS)
 
 
-def blend(
+def pack_mixture(
     shares: Mapping[str, int],
     view: View,
     tasks: Sequence[Task[Any]],
     *,
     seed: int,
     augment: Augment | None = None,
-    most: Mapping[str, int] | None = None,
-    drawn: bool = False,
+    max_samples: Mapping[str, int] | None = None,
+    synthetic: bool = False,
     paste_background: bool = False,
     only: str = "",
     left: float = 0.0,
 ) -> Mixture:
-    """Training parts of the pack in one mixture: set -> pictures a batch, in that order.
+    """A mixture of the pack's training sets.
 
     Args:
-        view: of the model;
-        tasks: the ones it learns. A teacher's descriptors come along where identity is one of them.
+        shares: set -> pictures per batch, in this order.
+        view: of the model.
+        tasks: of the model. With identity, the sets get a teacher's descriptors.
+        seed: of the mixture.
         augment: default `Augment()`.
-        most: set -> use so many of its pictures only, to study how much a task needs.
-        borrow: surround faces of tight sets with what surrounds those of whole ones, see `Augment.borrow`.
-        drawn: drawn faces in place of the pack, each set with the labels it was made for: a recipe can be
-            tried without data.
-        only: a task; then pictures that it has no label for stay out, and labels of other tasks too.
-        left: see `pack.centred`.
+        max_samples: set -> maximum number of its pictures, to study how many a task needs.
+        synthetic: use synthetic faces instead of the pack, to try a recipe without data. Each set has the
+            labels of its main task.
+        paste_background: give faces of tight sets the backgrounds of entire heads, see `Augment`.
+        only: a task name; pictures without its label and labels of other tasks are left out.
+        left: see `pack.centered`.
 
     Raises:
         UsageError: a set that the pack does not have.
     """
-    unknown = [name for name in (*shares, *(most or {})) if name not in _OPEN]
+    unknown = [name for name in (*shares, *(max_samples or {})) if name not in _OPEN]
     if unknown:
         raise UsageError(f"the pack has no set {unknown[0]!r}; it has: {', '.join(_OPEN)}")
-    teacher = pack.descriptors(left=left) if not drawn and any(t.name == "identity" for t in tasks) else {}
+    teacher = (
+        pack.descriptors(left=left) if not synthetic and any(t.name == "identity" for t in tasks) else {}
+    )
     opened = dict[str, Dataset]()
     for name in shares:
         made_for = tuple(task for task, sets in MADE_FOR.items() if name in sets)
-        dataset: Dataset = synthetic.toy(tasks=made_for) if drawn else _OPEN[name](teacher, left)
-        dataset = LabelledSubset(dataset, only) if only else dataset
-        opened[name] = RandomSubset(dataset, most[name]) if most and name in most else dataset
-    lenders = [opened[name] for name in WHOLE if paste_background and name in opened]
-    others, augment = ConcatDataset(lenders) if lenders else None, augment or Augment()
-    told = (only,) if only else ()
+        dataset: Dataset = toy(tasks=made_for) if synthetic else _OPEN[name](teacher, left)
+        dataset = LabeledSubset(dataset, only) if only else dataset
+        opened[name] = (
+            RandomSubset(dataset, max_samples[name]) if max_samples and name in max_samples else dataset
+        )
+    whole_heads = [opened[name] for name in WHOLE if paste_background and name in opened]
+    others, augment = ConcatDataset(whole_heads) if whole_heads else None, augment or Augment()
+    only_tasks = (only,) if only else ()
     parts = [
-        (FaceSource(opened[s], view, augment, only=told, others=others if s in TIGHT else None), n)
+        (FaceSource(opened[s], view, augment, only=only_tasks, others=others if s in TIGHT else None), n)
         for s, n in shares.items()
     ]
     return Mixture(parts, tasks, seed=seed, size=view.size)

@@ -204,8 +204,8 @@ def draw(rng: np.random.Generator) -> tuple[Pixels, dict[str, Any], np.ndarray]:
             color,
         )
 
-    skin, grey = rng.integers(120, 230, 3), np.full(3, 90 + years * 1.5)
-    blob("hair", (0, -0.35), (0.85, 0.85), grey if not male else grey * 0.4)
+    skin, gray = rng.integers(120, 230, 3), np.full(3, 90 + years * 1.5)
+    blob("hair", (0, -0.35), (0.85, 0.85), gray if not male else gray * 0.4)
     blob("neck", (0, 0.8), (0.35, 0.4), skin * 0.9)
     blob("cloth", (0, 1.35), (1.0, 0.4), (40, 60, 200) if male else (200, 40, 120))
     blob("skin", (0, -0.1), (0.62, 0.75), skin)

@@ -17,7 +17,7 @@ from mien.data.formats import pack, wild
 from mien.data.whole_photos import CenteredFaceDataset, FaceBoxesDataset
 from mien.tasks import HELEN9
 from mien.tasks.base import Metrics
-from mien.tasks.detection import Found, FoundAt
+from mien.tasks.detection import DetectionMetrics, PointInBoxMetrics
 from mien.tasks.parsing import MeanF1
 
 CROP = "cropped by the set's points (labels or a detector's), not by our detector"
@@ -200,7 +200,7 @@ _PACK = (
         "face_boxes, 100 photos set aside",
         ("recall", "precision"),
         "hand-drawn boxes, many small or masked faces; IoU 0.4, every box counts; n counts faces",
-        metrics=partial(Found, overlap=0.4),
+        metrics=partial(DetectionMetrics, overlap=0.4),
         crop="",
     ),
     Protocol(
@@ -210,7 +210,7 @@ _PACK = (
         "FairFace, 1,000 of its training part",
         ("recall",),
         "pictures in which a box contains the center",
-        metrics=FoundAt,
+        metrics=PointInBoxMetrics,
         crop="",
     ),
     Protocol(
@@ -394,7 +394,7 @@ _LANDMARKS = (
         "points5",
         "MTFL test (2,995)",
         ("nme", "fr@0.1"),
-        "NME by the distance of the eye centres, x 100: larger than by outer corners",
+        "NME by the distance of the eye centers, x 100: larger than by outer corners",
         "mtfl",
         crop=TRUE_POINTS,
     ),

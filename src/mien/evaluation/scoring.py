@@ -58,13 +58,13 @@ def evaluate(
     Args:
         limit: use the first so many pictures only (for tests; the score says its count).
         dataset: the protocol's, where it is open already.
-        find: a detector, whose points are aligned by in place of the set's. A labelled face that it does not
+        find: a detector, whose points are aligned by in place of the set's. A labeled face that it does not
             find has no answer: the score has the share of those found, in percent, as "found", and its other
             numbers are of these alone.
 
     Raises:
-        UsageError: the model does not answer the protocol's task. MissingData: the set is not there, or
-            empty.
+        UsageError: the model does not answer the protocol's task.
+        MissingData: the set is not there, or empty.
     """
     names = [t.name for t in model.tasks]
     answer = protocol.answer(names)
@@ -165,7 +165,7 @@ def whole_picture(pixels: Pixels, view: View) -> Crop:
 
 
 def _points(sample: Sample, find: Find | None) -> Any:
-    """The five points to align by; None where the detector does not find the labelled face."""
+    """The five points to align by; None where the detector does not find the labeled face."""
     if find is None:
         return sample.points
     found = find(sample.image)
@@ -202,8 +202,8 @@ def run(
     What is left out then is said on stderr, with the reason.
 
     Raises:
-        MissingData: the data of a named protocol is missing, or that of every one. UsageError: see
-            `evaluate`.
+        MissingData: the data of a named protocol is missing, or that of every one.
+        UsageError: see `evaluate`.
     """
     if names:
         return [evaluate(model, PROTOCOLS[n], find=find) for n in names]

@@ -1,7 +1,7 @@
 """A network in 8-bit integers: smaller, and on some machines faster. Whether it pays is measured, not
 believed.
 
-Static quantisation by ONNX Runtime: convolutions (depthwise ones too) get integer weights, a scale a channel,
+Static quantization by ONNX Runtime: convolutions (depthwise ones too) get integer weights, a scale a channel,
 and integer activations whose ranges were seen on real faces. What lies behind the last shared node of a task
 that is kept stays float.
 """
@@ -52,11 +52,12 @@ def quantize(
     provenance.
 
     Args:
-        images: (n, 3, H, W) float32 faces, normalised by the network's view, of all kinds that it will see.
+        images: (n, 3, H, W) float32 faces, normalized by the network's view, of all kinds that it will see.
         keep: tasks whose own part stays float.
 
     Raises:
-        UsageError: too few faces, or a task that the network does not answer. BadWeights: see `OnnxModel`.
+        UsageError: too few faces, or a task that the network does not answer.
+        BadWeights: see `OnnxModel`.
     """
     from onnxruntime.quantization import CalibrationDataReader, QuantType, quantize_static
     from onnxruntime.quantization.shape_inference import quant_pre_process
@@ -78,7 +79,7 @@ def quantize(
             return None if part is None else {"images": np.ascontiguousarray(part)}
 
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the quantiser warns of its own deprecated parts
+        warnings.simplefilter("ignore")  # the quantizer warns of its own deprecated parts
         plain, part = Path(folder) / "plain.onnx", Path(folder) / "int8.onnx"
         quant_pre_process(str(weights), str(plain), skip_symbolic_shape=True)
         floats = only_for(onnx.load(plain).graph, list(keep))

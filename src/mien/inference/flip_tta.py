@@ -57,7 +57,7 @@ class FlipTTA:
         return getattr(self.model, "known_tasks", self.model.tasks)
 
     def __call__(self, images: Floats) -> Mapping[str, Floats]:
-        """(B, 3, H, W), normalised -> task name -> the mean of the raw answers to both (B, ...); of points,
+        """(B, 3, H, W), normalized -> task name -> the mean of the raw answers to both (B, ...); of points,
         those to the first.
         """
         n = len(images)

@@ -226,7 +226,7 @@ class OnnxModel:
         return out
 
     def __call__(self, images: Floats) -> Mapping[str, Floats]:
-        """(B, 3, H, W) float32, normalised by `view` -> task name -> raw answers (B, ...)."""
+        """(B, 3, H, W) float32, normalized by `view` -> task name -> raw answers (B, ...)."""
         if self._session is None or os.getpid() != self._owner:
             # A session does not survive a fork: its threads are gone. It is kept, for ending it would wait
             # for them.

@@ -21,7 +21,7 @@ def to_rgb(image: Image.Image, name: str) -> Pixels:
     gigabyte.
     """
     if image.mode == "LAB":
-        raise NotAPicture(f"{name} has CIELAB colours, which mien does not read; convert it to RGB")
+        raise NotAPicture(f"{name} has CIELAB colors, which mien does not read; convert it to RGB")
     if image.mode in ("I", "F"):
         return np.repeat(_scaled(np.asarray(image))[..., None], 3, axis=2)
     out = np.empty((image.height, image.width, 3), np.uint8)

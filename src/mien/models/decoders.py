@@ -14,7 +14,7 @@ from mien.errors import UsageError
 
 
 def sine_positions(h: int, w: int, dim: int, temperature: float = 10000.0) -> Tensor:
-    """(h * w, dim) sine/cosine positions of cell centres: the first half for y, the second for x,
+    """(h * w, dim) sine/cosine positions of cell centers: the first half for y, the second for x,
     interleaved.
     """
 

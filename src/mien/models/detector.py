@@ -18,7 +18,7 @@ from mien.models.backbones.efficientnet_lite import conv_bn
 from mien.tasks import FACES
 from mien.types import View
 
-# One mean and one spread for all channels: the runtime then normalises a whole photo in a single pass.
+# One mean and one spread for all channels: the runtime then normalizes a whole photo in a single pass.
 VIEW = View(size=(320, 320), template="photo", mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))
 
 
@@ -44,7 +44,7 @@ class Separable(nn.Module):
 
 
 class FaceDetector(nn.Module):
-    """forward: (B, 3, H, W), normalised, H and W multiples of 32 -> {"faces": (B, cells, 15)}.
+    """forward: (B, 3, H, W), normalized, H and W multiples of 32 -> {"faces": (B, cells, 15)}.
 
     Cells are in row-major order, stride 8 first, then 16, then 32. The first map (stride 2) has few channels:
     at a photo's full size it decides the speed.

@@ -48,7 +48,7 @@ class PyramidPixelDecoder(nn.Module):
 
     Args:
         channels: of the finer maps, coarse to fine, one a doubling.
-        dim: of the memory;
+        dim: of the memory
         out: of the pixel features.
     """
 
@@ -242,7 +242,7 @@ def faceptor_base(
         levels: (11,) is the first stage, (11, 1, 3, 5, 7, 9) the second (see `Faceptor.second_stage`).
     """
     encoder = VisionTransformer(drop_path=0.2)
-    view = View((size, size), "head", encoder.mean, encoder.std)  # Ours: one view, with CLIP's normalisation
+    view = View((size, size), "head", encoder.mean, encoder.std)  # Ours: one view, with CLIP's normalization
     model = Faceptor(encoder, tasks, view, PixelDecoder(256), levels=levels)
     model.decoder.init_official()
     model.builder = (
@@ -261,8 +261,8 @@ def faceptor_tiny(
 ) -> Faceptor:
     """Faceptor on EfficientNet-Lite0: what 2 CPU cores train in an hour or two.
 
-    Ours: a convolutional encoder, two memory levels (strides 16 and 32) from the start, a norm on
-    each, 2 decoder layers of width 128.
+    Ours: a convolutional encoder, two memory levels (strides 16 and 32) from the start, a norm on each, 2
+    decoder layers of width 128.
 
     Args:
         size: side of the crop in pixels, a multiple of 16.

@@ -28,8 +28,8 @@ class Wsgsa(nn.Module):
     """Weight-shared group-specific attention: (B, C, H, W) -> (B, K, C, H, W), the convolutions run once for
     all K.
 
-    f is a bottleneck's three convolutions; group g has a gate Psi_g = sigmoid(FC(ReLU(FC(mean of X)))).
-    Ours: the input is added as in the block it replaces, ReLU(X + f(X) * Psi_g); gates of 1 give that block.
+    f is a bottleneck's three convolutions; group g has a gate Psi_g = sigmoid(FC(ReLU(FC(mean of X)))). Ours:
+    the input is added as in the block it replaces, ReLU(X + f(X) * Psi_g); gates of 1 give that block.
 
     Args:
         channels: C.
@@ -201,7 +201,7 @@ def far_amtn(
     """The paper's system: ResNet-50 whose last block of conv5 is WSGSA. Without fusion 27.8 M parameters for
     8 groups.
 
-    Ours: size, alignment and ImageNet normalisation. A published ResNet-50's `layer4.2` fits `split.block`.
+    Ours: size, alignment and ImageNet normalization. A published ResNet-50's `layer4.2` fits `split.block`.
     """
     encoder = ResNet50((3, 4, 6, 2))
     view = View((size, size), "head", encoder.mean, encoder.std)

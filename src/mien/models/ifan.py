@@ -3,7 +3,7 @@
 
 One FC-DenseNet, run several laps. After a lap the answers of *all* tasks are drawn as maps and fed back at
 several depths of the next one. Convolutions are shared; every task has its own path through them by its own
-batch norms, which is what lets data sets that are labelled for one task each be mixed.
+batch norms, which is what lets data sets that are labeled for one task each be mixed.
 """
 
 from __future__ import annotations
@@ -97,13 +97,13 @@ class Head(nn.Module):
 def draw_disks(points: Tensor, side: int, kind: str = "hard", sigma: float = 2.5) -> Tensor:
     """Fractions (B, n, 2) -> maps (B, n, side, side), clipped at the border.
 
-    "hard": 1 where the squared distance to the rounded centre is < 25 pixels, without gradient; pixel =
-    fraction * side. Ours: "gauss", a Gaussian of `sigma` pixels around the exact centre, through which
+    "hard": 1 where the squared distance to the rounded center is < 25 pixels, without gradient; pixel =
+    fraction * side. Ours: "gauss", a Gaussian of `sigma` pixels around the exact center, through which
     gradients flow.
     """
     place = torch.arange(side, device=points.device, dtype=points.dtype)
-    centre = points * side if kind == "gauss" else torch.round(points.detach() * side)
-    dx, dy = (place - centre[..., :1]).square(), (place - centre[..., 1:]).square()
+    center = points * side if kind == "gauss" else torch.round(points.detach() * side)
+    dx, dy = (place - center[..., :1]).square(), (place - center[..., 1:]).square()
     far = dy[..., :, None] + dx[..., None, :]
     return (far * (-0.5 / sigma**2)).exp() if kind == "gauss" else (far < 25).to(points.dtype)
 
@@ -237,7 +237,7 @@ class IFAN(nn.Module):
                 if t.name in batch.targets:
                     mean = self.get_buffer(f"mean_{t.name}")
                     target, mask = (torch.from_numpy(part[t.name]) for part in (batch.targets, batch.mask))
-                    value, weight = _labelled(t, target, mask, mean.shape)
+                    value, weight = _labeled(t, target, mask, mean.shape)
                     sums[t.name] = sums.get(t.name, 0) + value.sum(0)
                     counts[t.name] = counts.get(t.name, 0) + weight.sum(0)
         return {
@@ -305,7 +305,7 @@ class IFAN(nn.Module):
         mask: Mapping[str, Tensor],
         criteria: Mapping[str, Criterion],
     ) -> dict[str, Tensor]:
-        """Hybrid training: one loss a task, from the rows labelled for it, summed over the laps (deep
+        """Hybrid training: one loss a task, from the rows labeled for it, summed over the laps (deep
         supervision).
 
         Other tasks answer on these rows in evaluation mode and without gradient; they are feedback, nothing
@@ -351,7 +351,7 @@ def unsettled(t: Task, settled: Tensor, least: float) -> Tensor:
     return settled.logit(least) if isinstance(t, AttributesTask) else settled.clamp_min(least).log()
 
 
-def _labelled(t: Task, target: Tensor, mask: Tensor, shape: torch.Size) -> tuple[Tensor, Tensor]:
+def _labeled(t: Task, target: Tensor, mask: Tensor, shape: torch.Size) -> tuple[Tensor, Tensor]:
     """Targets as settled answers times their weights, and the weights: (B, *shape) each, or (B, 1, h, w)
     weights of a map.
     """

@@ -47,7 +47,8 @@ Array = npt.NDArray[np.float64]
 
 def _parts(points: Array) -> dict[str, Array]:
     """Named pieces of 68 (iBUG) or 98 (WFLW) points. `contour` has 17 points in both, ear to ear; `lids` and
-    `wings` two each: the middle of the lower lids and the sides of the nose."""
+    `wings` two each: the middle of the lower lids and the sides of the nose.
+    """
     p = points
     if p.shape == (68, 2):
         lids = np.stack([p[40:42].mean(0), p[46:48].mean(0)])
@@ -97,7 +98,7 @@ def _outlines(part: Mapping[str, Array], unit: float, far: float) -> dict[str, l
 
 
 def _fill(points: Array, size: tuple[int, int]) -> npt.NDArray[np.bool_]:
-    """The pixels (H, W) whose centre is within the convex hull of points (n, 2).
+    """The pixels (H, W) whose center is within the convex hull of points (n, 2).
 
     Row by row: the hull's edges that cross a row bound it. Unlike OpenCV's fillers, which also draw an
     outline of rounded pixels, this gives a mirrored mask for mirrored points.
@@ -144,7 +145,7 @@ def masks_of(points: npt.ArrayLike, size: tuple[int, int], *, widen: float = 0.0
 
 
 def draw_masks(pixels: Pixels, masks: npt.ArrayLike, names: Sequence[str] = MASKS) -> Pixels:
-    """Pictures side by side, four in a row, one a group: tinted in the group's colour, with its name.
+    """Pictures side by side, four in a row, one a group: tinted in the group's color, with its name.
 
     Args:
         pixels: (H, W, 3) uint8 RGB.
@@ -350,7 +351,7 @@ class Mgmtn(nn.Module):
         self.learning_masks = masks
         for p in self.parameters():
             p.requires_grad_(False)
-            p.grad = None  # an optimiser would go on with what was left by the other step
+            p.grad = None  # an optimizer would go on with what was left by the other step
         for p in chosen:
             p.requires_grad_(True)
         return self
@@ -437,8 +438,8 @@ def mgmtn(
 ) -> Mgmtn:
     """The paper's system: ResNeSt-50 at 227 px, a U-Net of usual size.
 
-    Ours: alignment, ImageNet normalisation, the sizes of U-Net and gates
-    (gates a sixteenth as wide as what they read would outweigh the trunk).
+    Ours: alignment, ImageNet normalization, the sizes of U-Net and gates (gates a sixteenth as wide as what
+    they read would outweigh the trunk).
     """
     encoder = ResNeSt50()
     view = View((size, size), "head", encoder.mean, encoder.std)

@@ -4,9 +4,9 @@
   norm on each; a gated summary of the whole face is added to what the queries say, as Naive Faceptor's head
   has it.
 - Places (points, parsing) come from one pyramid with plain convolutions, as in Naive Faceptor: with few
-  labelled pictures they learned more than queries did. All dense tasks share the pyramid; each shape of
-  answer has one convolution of its own, and parsing a second one at twice the resolution, on the encoder's
-  first map: eyes are two cells high without it.
+  labeled pictures they learned more than queries did. All dense tasks share the pyramid; each shape of answer
+  has one convolution of its own, and parsing a second one at twice the resolution, on the encoder's first
+  map: eyes are two cells high without it.
 - Identity has last stages of its own, plain residual blocks on the encoder's maps of strides 8, 16 and 32:
   what tells people apart is not what tells ages or smiles. It weighs the places of their map by learned
   weights (a global depthwise convolution, MobileFaceNet, Chen et al. 2018).
@@ -337,19 +337,19 @@ class Mien(nn.Module):
         """Losses by task: each head sees the pictures that label one of its tasks, or all of them where none
         does.
 
-        The same losses as on all pictures, but for batch norms, which then follow labelled pictures alone. A
-        head that stands still and has nothing labelled sees one picture, for a loss of zero.
+        The same losses as on all pictures, but for batch norms, which then follow labeled pictures alone. A
+        head that stands still and has nothing labeled sees one picture, for a loss of zero.
         """
         maps, losses = self.encoder(images), dict[str, Tensor]()
         for names, head in self.heads.items():
             if self.reference and names[0] in self.own:
                 losses[names[0]] = self._distance_to_reference(names[0], images, maps)
                 continue
-            labelled = torch.stack(
+            labeled = torch.stack(
                 [mask[n].flatten(1).any(1) if mask[n].ndim > 1 else mask[n] for n in names]
             ).any(0)
-            rows = labelled.nonzero().flatten() if int(labelled.sum()) > 1 else torch.arange(len(images))
-            if not labelled.any() and not any(
+            rows = labeled.nonzero().flatten() if int(labeled.sum()) > 1 else torch.arange(len(images))
+            if not labeled.any() and not any(
                 p.requires_grad for part in self.parts[names] for p in part.parameters()
             ):
                 rows = rows[:1]

@@ -259,12 +259,12 @@ class _Body:
         return message
 
     def _check(self, size: int) -> None:
-        most = self._limits.request_bytes
-        if size > most:
+        limit = self._limits.request_bytes
+        if size > limit:
             text = (
-                f"the request has more than {most} bytes, which is the limit; send fewer or smaller pictures"
+                f"the request has more than {limit} bytes, which is the limit; send fewer or smaller pictures"
             )
-            raise ApiError(413, "request_too_large", text, details={"limit": most})
+            raise ApiError(413, "request_too_large", text, details={"limit": limit})
 
     def end(self) -> None:
         """The body is let go."""

@@ -177,16 +177,16 @@ def _too_large(limits: Limits, number: int) -> ApiError:
     return ApiError(413, "picture_too_large", text, details={"limit": limits.picture_bytes, "image": number})
 
 
-async def _whole(request: Request, most: int, deadline: Deadline) -> bytes:
+async def _whole(request: Request, limit: int, deadline: Deadline) -> bytes:
     """All bytes of a body. Raises: ApiError 400, 408, 413."""
     body = bytearray()
     try:
         async with asyncio.timeout(deadline.left()):
             async for part in request.stream():
                 body += part
-                if len(body) > most:
-                    text = f"the body has more than {most} bytes, which is the limit; send less at once"
-                    raise ApiError(413, "request_too_large", text, details={"limit": most})
+                if len(body) > limit:
+                    text = f"the body has more than {limit} bytes, which is the limit; send less at once"
+                    raise ApiError(413, "request_too_large", text, details={"limit": limit})
     except TimeoutError as e:
         raise ApiError(
             408, "upload_timeout", f"the body did not arrive within {deadline.seconds:g} s; send it again"

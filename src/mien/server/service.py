@@ -57,7 +57,7 @@ class Service:
         )
         self.line = WorkQueue(workers, limits.queue)
         self.work = Pipeline(
-            reader, self.batcher, most_faces=limits.faces, pixels=limits.pixels, counts=self.counts
+            reader, self.batcher, max_faces=limits.faces, pixels=limits.pixels, counts=self.counts
         )
         self.counts.watch("mien_queue_depth", "Pictures that wait for a thread.", lambda: self.line.waiting)
         self.counts.watch(

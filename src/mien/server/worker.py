@@ -160,8 +160,8 @@ class Pipeline:
     Called from the queue's threads.
     """
 
-    def __init__(self, reader: Reader, batcher: Batcher, *, most_faces: int, pixels: int, counts: Counts):
-        self.batcher, self.most_faces, self.pixels, self.counts = batcher, most_faces, pixels, counts
+    def __init__(self, reader: Reader, batcher: Batcher, *, max_faces: int, pixels: int, counts: Counts):
+        self.batcher, self.max_faces, self.pixels, self.counts = batcher, max_faces, pixels, counts
         self.reader = Reader(
             reader.detector, batcher, tasks=reader.requested, batch=batcher.faces, max_pixels=pixels
         )
@@ -205,10 +205,10 @@ class Pipeline:
 
     def _check(self, deadline: Deadline, stage: str, reading: Reading, faces: int) -> None:
         """Between two stages: enough time left, and no more faces than the server takes."""
-        if stage == "detect" and faces > self.most_faces:
+        if stage == "detect" and faces > self.max_faces:
             raise TooManyFaces(
-                f"the picture shows {faces} faces, the limit is {self.most_faces}; send"
-                f" faces={self.most_faces} for the largest ones, a higher score, or parts of the picture"
+                f"the picture shows {faces} faces, the limit is {self.max_faces}; send"
+                f" faces={self.max_faces} for the largest ones, a higher score, or parts of the picture"
             )
         deadline.check()
 

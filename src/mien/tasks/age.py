@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from mien.tasks.base import Criterion, Task, Vector, over_labelled, sigmoid, softmax
+from mien.tasks.base import Criterion, Task, Vector, over_labeled, sigmoid, softmax
 from mien.types import Crop, Floats
 
 if TYPE_CHECKING:
@@ -97,7 +97,7 @@ class AgeTask(Task[Age]):
             error = (low - mean).clamp_min(0) + (mean - high).clamp_min(0)
             return kl.where(low == high, within).mean() + self.l1_weight * error.mean()
 
-        return over_labelled(loss)
+        return over_labeled(loss)
 
     def read(self, raw: Floats, crop: Crop) -> Age:
         years = float(self._distribution(raw) @ np.arange(101))

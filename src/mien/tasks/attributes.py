@@ -95,11 +95,9 @@ class Gender:
     label: str
     probability: float
 
-    def sure(self, least: float) -> str | None:
-        """The label where its probability is at least this much, else None: better no answer than a wrong
-        one.
-        """
-        return self.label if self.probability >= least else None
+    def confident(self, threshold: float) -> str | None:
+        """The label if its probability is at least `threshold`, else None."""
+        return self.label if self.probability >= threshold else None
 
     def to_dict(self) -> dict[str, Any]:
         """{"label", "probability"}."""

@@ -200,7 +200,7 @@ class Derived(Generic[R]):
         raise TypeError(f"{self.name} is derived from {self.source}; call derive(answer)")
 
 
-def over_labelled(loss: Callable[[Tensor, Tensor], Tensor]) -> Criterion:
+def over_labeled(loss: Callable[[Tensor, Tensor], Tensor]) -> Criterion:
     """A criterion from a loss over rows: it sees the rows whose label is known, and is silent when there is
     none.
     """
@@ -222,7 +222,7 @@ def sigmoid(x: npt.ArrayLike) -> npt.NDArray[np.float64]:
 
 
 def softmax(x: npt.ArrayLike, axis: int = -1) -> npt.NDArray[np.float64]:
-    """Normalised exponential along an axis."""
+    """Normalized exponential along an axis."""
     e = np.exp(np.asarray(x, np.float64) - np.max(x, axis=axis, keepdims=True))
     return e / e.sum(axis=axis, keepdims=True)
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from mien.tasks.base import Criterion, Task, Vector, over_labelled, rounded, softmax
+from mien.tasks.base import Criterion, Task, Vector, over_labeled, rounded, softmax
 from mien.types import Crop, Floats
 
 if TYPE_CHECKING:
@@ -30,11 +30,9 @@ class Choice:
     probabilities: Mapping[str, float]
     labels: str
 
-    def sure(self, least: float) -> str | None:
-        """The label where its probability is at least this much, else None: better no answer than a wrong
-        one.
-        """
-        return self.label if self.probabilities[self.label] >= least else None
+    def confident(self, threshold: float) -> str | None:
+        """The label if its probability is at least `threshold`, else None."""
+        return self.label if self.probabilities[self.label] >= threshold else None
 
     def to_dict(self) -> dict[str, Any]:
         """{"set", "label", "probabilities"}."""
@@ -74,7 +72,7 @@ class ChoiceTask(Task[Choice]):
         def loss(raw: Tensor, target: Tensor) -> Tensor:
             return -(target * raw.log_softmax(-1)).sum(-1).mean()
 
-        return over_labelled(loss)
+        return over_labeled(loss)
 
     def undo_hflip(self, raw: Floats) -> Floats:
         return raw[:, self.mirror]

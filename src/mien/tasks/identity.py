@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mien.errors import UsageError
-from mien.tasks.base import Criterion, Embedding, Task, over_labelled, zero_loss
+from mien.tasks.base import Criterion, Embedding, Task, over_labeled, zero_loss
 from mien.types import Crop, Floats
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ class IdentityTask(Task[Identity]):
             cosine = (raw * target).sum(-1) / norms
             return (1 - cosine).mean() + self.distance_weight * (raw - target).square().mean()
 
-        return over_labelled(loss)
+        return over_labeled(loss)
 
     def read(self, raw: Floats, crop: Crop) -> Identity:
         v = np.asarray(raw, np.float32)
@@ -116,7 +116,7 @@ class MarginTask(IdentityTask):
         self.classes, self.scale, self.margin, self.spread = classes, scale, margin, spread
 
     def criterion(self) -> Criterion:
-        """A new nn.Module with the class weights: keep one, give its parameters to the optimiser and itself
+        """A new nn.Module with the class weights: keep one, give its parameters to the optimizer and itself
         to `Recipe.criteria`.
         """
         import torch

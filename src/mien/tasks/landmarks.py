@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from mien import geometry
 from mien.errors import UsageError
-from mien.tasks.base import Criterion, Points, Task, over_labelled, sigmoid
+from mien.tasks.base import Criterion, Points, Task, over_labeled, sigmoid
 from mien.types import Crop, Floats
 
 if TYPE_CHECKING:
@@ -94,11 +94,13 @@ class LandmarkTask(Task[Landmarks]):
     """n places by heat maps, read as the expectation over the map.
 
     A label is (n, 2) pixels, or a mapping with these as "points" and the data set's face "box" (x1, y1, x2,
-    y2), which only the metric needs. NaN is a point that nobody labelled; known is told for each point.
+    y2), which only
+    the metric needs. NaN is a point that nobody labeled; known is told for each point.
 
     Loss: KL from a Gaussian around the true place to the softmax of the map, plus the distance between the
-    expected and the true place. Faceptor (section "landmarks") uses a sigmoid map, BCE and the same distance.
-    Ours: softmax. On maps of 32 x 32 the tail of a sigmoid map pulls the expectation to the centre.
+        expected
+    and the true place. Faceptor (section "landmarks") uses a sigmoid map, BCE and the same distance.
+    Ours: softmax. On maps of 32 x 32 the tail of a sigmoid map pulls the expectation to the center.
 
     Loss of `decoding` "sigmoid", as in Faceptor's code: the same distance, with weight 1, plus the mean BCE
     of the map against a Gaussian of `SIGMOID_SIGMA` cells whose peak is 1 and which is 0 beyond
@@ -156,7 +158,7 @@ class LandmarkTask(Task[Landmarks]):
         return self._over_points(loss)
 
     def _over_points(self, loss: Callable[[Tensor, Tensor], Tensor]) -> Criterion:
-        known_points = over_labelled(loss)
+        known_points = over_labeled(loss)
 
         def each(raw: Tensor, target: Tensor, mask: Tensor) -> Tensor:
             # a picture that is known as a whole, (B,), knows all its points
@@ -208,8 +210,7 @@ def sigmoid_map_loss(raw: Tensor, target: Tensor) -> Tensor:
     """Faceptor's loss of heat maps: distance of the normalized sigmoids' expectation, plus BCE.
 
     Args:
-        raw: (k, h, w) logits of k labelled points.
-        target: (k, 2) true places, fractions of the crop.
+        raw: (k, h, w) logits of k labeled points. target: (k, 2) true places, fractions of the crop.
     """
     from torch.nn import functional as F
 
@@ -247,18 +248,21 @@ def expected_place(logits: npt.ArrayLike, decoding: str = "softmax") -> npt.NDAr
 
 
 class NME:
-    """Normalised mean error: the distance from the truth, mean over a picture's labelled points, in units of
+    """Normalized mean error: the distance from the truth, mean over a picture's labeled points, in units of
     its face; x 100.
 
     The unit is the distance of two points, or for `eyes` None the diagonal of the data set's box. With it
-    come the share of failures, NME > 0.1 ("fr@0.1", x 100), and the area under the cumulative error curve up
-    to 0.1 ("auc@0.1", 0..1). A picture with no labelled point, without its two eye points, or with a box
-    without area has no NME; `n` does not count it.
+    come the share of
+    failures, NME > 0.1 ("fr@0.1", x 100), and the area under the cumulative error curve up to 0.1 ("auc@0.1",
+    0..1). A
+    picture with no labeled point, without its two eye points, or with a box without area has no NME; `n`
+    does not count it.
 
     For `eyes` None also "nme_box" and "auc_box@0.07" (unit: the square root of the box's area), and "boxed":
-    the percentage of pictures that had a box. Ours: others are measured by the tight box of their labelled
-    points, which is smaller than a data set's box, so that the number is larger; compare with published ones
-    only where "boxed" is 100.
+    the percentage of
+    pictures that had a box. Ours: others are measured by the tight box of their labeled points, which is
+        smaller than a
+    data set's box, so that the number is larger; compare with published ones only where "boxed" is 100.
     """
 
     headline = "nme"

@@ -11,13 +11,13 @@ import numpy as np
 import numpy.typing as npt
 
 from mien import geometry
-from mien.tasks.base import Criterion, Map, Task, over_labelled, rounded, zero_loss
+from mien.tasks.base import Criterion, Map, Task, over_labeled, rounded, zero_loss
 from mien.types import Crop, Floats, Pixels
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-UNKNOWN = 255  # a pixel nobody labelled, or one outside the stored picture or the crop
+UNKNOWN = 255  # a pixel nobody labeled, or one outside the stored picture or the crop
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +101,7 @@ class ParsingTask(Task[Parsing]):
             present = total > 0
             return ce + self.dice_weight * torch.where(present, dice, 0.0).sum() / present.sum().clamp_min(1)
 
-        return over_labelled(loss)
+        return over_labeled(loss)
 
     def undo_hflip(self, raw: Floats) -> Floats:
         return raw[:, self.mirror[: len(self.names)], :, ::-1]
@@ -118,7 +118,7 @@ class ParsingTask(Task[Parsing]):
         fractions = {n: float(s) for n, s in zip(self.names, share, strict=True) if s > 0}
         to_mask = geometry.compose(
             geometry.about((-0.5, -0.5), scale=k), crop.from_photo
-        )  # pixels are counted from their centres
+        )  # pixels are counted from their centers
         return Parsing(mask, to_mask, self.names, self.labels, fractions)
 
     def metrics(self) -> MeanF1:
@@ -155,9 +155,10 @@ class MeanF1:
     """F1 per class from one confusion matrix over all pixels of all pictures; mean over non-background
     classes.
 
-    Pixels that the crop does not reach count as background in the answer; unlabelled pixels are left out. A
-    class absent in both truth and answer is left out of the mean. "ceiling" is the mean F1 of a perfect
-    answer in these crops: below 1 where they do not reach the whole picture.
+    Pixels that the crop does not reach count as background in the answer; unlabeled pixels are left out.
+    A class absent in both truth and answer is left out of the mean. "ceiling" is the mean F1 of a perfect
+    answer in these crops:
+    below 1 where they do not reach the whole picture.
     """
 
     headline = "mean_f1"

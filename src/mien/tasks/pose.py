@@ -15,7 +15,7 @@ import numpy.typing as npt
 from mien import geometry
 from mien.errors import UsageError
 from mien.geometry import Array, scale_of
-from mien.tasks.base import Criterion, Derived, Task, Vector, over_labelled
+from mien.tasks.base import Criterion, Derived, Task, Vector, over_labeled
 from mien.tasks.landmarks import Landmarks
 from mien.types import Crop, Floats
 
@@ -69,7 +69,7 @@ class EulerTask(Task[Pose]):
         def loss(raw: Tensor, target: Tensor) -> Tensor:
             return (raw - target).abs().mean()
 
-        return over_labelled(loss)
+        return over_labeled(loss)
 
     def undo_hflip(self, raw: Floats) -> Floats:
         return raw * np.array([-1, 1, -1], np.float32)
@@ -118,8 +118,9 @@ class PoseError:
 EULER = EulerTask()
 
 
-# A generic 3-D face: eye corners, nose, mouth corners, chin, in millimetres; x to the picture's right, y
-# down, z away from the camera. Rounded averages of adult heads; good for degrees, not for measuring people.
+# A generic 3-D face: eye corners, nose, mouth corners, chin, in millimeters; x to the picture's right, y
+# down, z away
+# from the camera. Rounded averages of adult heads; good for degrees, not for measuring people.
 _MODEL_INDEX = (8, 30, 33, 36, 39, 42, 45, 48, 54, 27)
 
 

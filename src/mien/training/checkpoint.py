@@ -18,9 +18,7 @@ from mien.inference.weights_file import FORMAT
 
 
 def header_of(model: Any, **more: Any) -> dict[str, Any]:
-    """What travels with weights: builder and its arguments, view, tasks and their label sets, and what is
-    given.
-    """
+    """The header of weights: builder, arguments, view, tasks, label sets, and the given fields."""
     name, arguments = model.builder
     tasks = [t.header() for t in model.tasks]
     return {
@@ -34,7 +32,7 @@ def header_of(model: Any, **more: Any) -> dict[str, Any]:
 
 
 def _write(path: Path, tensors: dict[str, Tensor], header: dict[str, Any]) -> None:
-    """All or nothing: a run that is killed while writing keeps its last whole file."""
+    """Write atomically: a run that is killed while writing keeps its last complete file."""
     part = path.with_suffix(".part")
     save_file({k: v.contiguous() for k, v in tensors.items()}, part, {"mien": json.dumps(header)})
     os.replace(part, path)
@@ -46,7 +44,7 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             header = json.loads((f.metadata() or {}).get("mien", "{}"))
             tensors = {k: f.get_tensor(k) for k in f.keys()}  # noqa: SIM118  (a safe_open is no mapping)
     except (SafetensorError, OSError) as e:
-        raise BadWeights(f"{path} is no readable safetensors file ({e}); train or copy it again") from e
+        raise BadWeights(f"{path} is not a readable safetensors file ({e}); train or copy it again") from e
     if header.get("format") != FORMAT:
         raise BadWeights(f"{path} has no {FORMAT} header; it was not written by mien")
     return tensors, header
@@ -58,14 +56,13 @@ def save(path: Path, model: Any, **more: Any) -> None:
 
 
 def load(path: Path | str) -> Any:
-    """Build the model that a checkpoint's header names and fill it, in evaluation mode.
+    """Build the model named in a checkpoint's header and load its weights, in evaluation mode.
 
     Args:
         path: a .safetensors of a run. `mien.export.onnx_import.load` reads exported files too.
 
     Raises:
-        BadWeights: unreadable, unknown builder, or tensors that do not fit; the message names the first of
-            them.
+        BadWeights: unreadable, unknown builder, or tensors that do not fit; the message names the first one.
     """
     tensors, header = _read(Path(path))
     model = build(header, path)
@@ -92,7 +89,7 @@ def build(header: Mapping[str, Any], path: Path | str) -> Any:
 
     if header["builder"] not in MODELS:
         raise BadWeights(
-            f"{path} was made by {header['builder']!r}, which is not one of: {', '.join(MODELS)}"
+            f"{path} holds the model {header['builder']!r}, which is not one of: {', '.join(MODELS)}"
         )
     arguments = dict(header["arguments"])
     if "tasks" in arguments:
@@ -112,13 +109,20 @@ def save_run(
     model: nn.Module,
     average: nn.Module,
     optimizer: torch.optim.Optimizer,
-    balance: Any,
+    loss_weighting: Any,
     step: int,
     criteria: Mapping[str, Any] | None = None,
 ) -> None:
-    """Everything that a run needs to go on exactly.
+    """Write the complete state of a run, from which it resumes exactly.
 
-    criteria: by task; those that are modules have a state.
+    Args:
+        path: of the file.
+        model: in training.
+        average: with averaged weights.
+        optimizer: of the run.
+        loss_weighting: of the run.
+        step: number of steps done.
+        criteria: by task; those that are modules have a state.
     """
     tensors = {f"model.{k}": v for k, v in model.state_dict().items()}
     tensors |= {f"average.{k}": v for k, v in average.state_dict().items()}
@@ -128,7 +132,7 @@ def save_run(
     for number, state in optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer.{number}.{k}": torch.as_tensor(v) for k, v in state.items()}
     tensors["rng"] = torch.get_rng_state()
-    _write(path, tensors, {"format": FORMAT, "step": step, "balance": balance.state_dict()})
+    _write(path, tensors, {"format": FORMAT, "step": step, "balance": loss_weighting.state_dict()})
 
 
 def load_run(
@@ -136,10 +140,10 @@ def load_run(
     model: nn.Module,
     average: nn.Module,
     optimizer: torch.optim.Optimizer,
-    balance: Any,
+    loss_weighting: Any,
     criteria: Mapping[str, Any] | None = None,
 ) -> int:
-    """Fill everything from `save_run` and return the step to go on from."""
+    """Load the state that `save_run` wrote and return the step to resume from."""
     tensors, header = _read(path)
 
     def part(prefix: str) -> dict[str, Tensor]:
@@ -155,6 +159,6 @@ def load_run(
         number, name = key.split(".", 1)
         states.setdefault(int(number), {})[name] = value
     optimizer.load_state_dict({**optimizer.state_dict(), "state": states})
-    balance.load_state_dict(header["balance"])
+    loss_weighting.load_state_dict(header["balance"])
     torch.set_rng_state(tensors["rng"])
     return int(header["step"])

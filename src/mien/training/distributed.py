@@ -1,16 +1,17 @@
-"""Several processes, one training: what `torchrun` starts, and all that passes between them.
+"""Distributed training with `torchrun`: several processes train one network.
 
-Each rank takes its share of the pictures of a step and holds everything else whole. What passes, a step: how
-much of each task every share knows, the losses as numbers, and one flat buffer of gradients after the last
-backward.
+Each rank computes its share of the pictures of a step and holds a full copy of everything else. Per step, the
+ranks exchange the number of labels of each task, the losses, and one flat buffer of gradients after the last
+backward pass.
 
-Ours: one sum of a flat buffer in place of torch's DistributedDataParallel. That wraps a model's `forward`,
-where models here may be asked through `learn`, and counts on every parameter having a gradient; batches of
-many tasks leave some without. Here such a parameter counts as zero on that rank, and stays without a gradient
-if no rank has one, as in one process. What it costs: gradients travel after the backward, not during it.
+Ours: one all-reduce of a flat buffer instead of torch's DistributedDataParallel. That class wraps `forward`,
+while models here may compute their losses in `learn`, and it expects a gradient for every parameter, while a
+batch of many tasks leaves some without. Here such a parameter counts as zero on that rank, and has no
+gradient if no rank has one, as in one process. The cost: gradients are sent after the backward pass, not
+during it.
 
-Batch norms normalise each share by itself (there is no SyncBatchNorm). The running statistics of those that
-learn are averaged over the ranks each step, so that all ranks hold the same state, and that is what is saved.
+Batch norms normalize each share separately (there is no SyncBatchNorm). The running statistics of trained
+batch norms are averaged over the ranks in each step, so that all ranks hold and save the same state.
 """
 
 from __future__ import annotations
@@ -41,14 +42,15 @@ class RankLost(MienError):
 
 @dataclass
 class Distributed:
-    """This process among those of its training. The default is a process alone, for which every method does
-    nothing.
+    """This process in its process group. By default it is the only one, and every method does nothing.
 
     Attributes:
-        rank, world: this one's number, and how many there are.
-        device: where its model and batches are.
-        store: torch's key-value store, by which a rank that is missed is found.
-        timeout: seconds to wait for the others.
+        rank: index of this process.
+        world: number of processes.
+        device: of the model and the batches.
+        store: torch's key-value store, which tells which rank is missing.
+        timeout: seconds to wait for the other ranks.
+        exchanges: number of exchanges so far.
     """
 
     rank: int = 0
@@ -56,45 +58,49 @@ class Distributed:
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     store: Any = None
     timeout: float = 0.0
-    met: int = 0  # exchanges so far
+    exchanges: int = 0
 
     @property
     def first(self) -> bool:
-        """Whether this is the one that writes, logs and validates."""
+        """Whether this rank writes, logs and validates."""
         return self.rank == 0
 
     def seed(self, seed: int, step: int) -> None:
-        """Torch's generator for that step, other on each rank.
+        """Seed torch's generator for a step, differently on each rank.
 
-        A process alone on a CPU keeps the one in its checkpoint.
+        A single process on a CPU keeps the generator of its checkpoint.
         """
         if self.world > 1 or self.device.type != "cpu":
             torch.manual_seed(int(np.random.SeedSequence([seed, 3, step, self.rank]).generate_state(1)[0]))
 
-    def add(self, values: Tensor) -> Tensor:
-        """The sum over ranks, the same bits on all of them.
+    def all_reduce(self, values: Tensor) -> Tensor:
+        """The sum over ranks, bit-identical on all of them.
 
         Raises:
-            RankLost: another rank has ended, or does not come within the timeout.
+            RankLost: another rank has ended, or does not respond within the timeout.
         """
         if self.world == 1:
             return values
-        return self._add(values.detach().to(self.device, copy=True).contiguous()).to(values.device)
+        return self._all_reduce(values.detach().to(self.device, copy=True).contiguous()).to(values.device)
 
-    def _add(self, total: Tensor) -> Tensor:
-        with self._meeting():
+    def _all_reduce(self, total: Tensor) -> Tensor:
+        with self._exchange():
             dist.all_reduce(total)  # in place: a buffer of all gradients is large
         return total
 
-    def wait(self) -> None:
-        """Until all ranks are here."""
-        float(self.add(torch.zeros(1)))
+    def barrier(self) -> None:
+        """Wait until all ranks have called this method."""
+        float(self.all_reduce(torch.zeros(1)))
 
-    def agree(self, value: int, what: str) -> None:
-        """Raises UsageError where ranks hold different values."""
+    def assert_equal(self, value: int, what: str) -> None:
+        """Check that all ranks hold the same value.
+
+        Raises:
+            UsageError: they do not.
+        """
         mine = torch.zeros(self.world, dtype=torch.int64)
         mine[self.rank] = value
-        if len(set(theirs := self.add(mine).tolist())) > 1:
+        if len(set(theirs := self.all_reduce(mine).tolist())) > 1:
             raise UsageError(
                 f"the ranks do not agree on {what}: {theirs}; give all of them the same recipe, settings and"
                 " folder"
@@ -104,25 +110,25 @@ class Distributed:
         """Losses by name, summed over ranks; every rank has the same names."""
         if self.world == 1:
             return losses
-        total = self.add(torch.stack([v.detach().float() for v in losses.values()]))
+        total = self.all_reduce(torch.stack([v.detach().float() for v in losses.values()]))
         return dict(zip(losses, total, strict=True))
 
     @torch.no_grad()
     def all_reduce_gradients(self, learning: nn.Module) -> None:
-        """Sum gradients over ranks, and average the running statistics of the batch norms that learn."""
+        """Sum gradients over ranks, and average the running statistics of the trained batch norms."""
         if self.world == 1:
             return
         weights = [p for p in learning.parameters() if p.requires_grad]
         statistics = [
             b
             for n in learning.modules()
-            if _follows(n)
+            if _updates_statistics(n)
             for b in n.buffers(recurse=False)
             if b.is_floating_point()
         ]
         has = torch.tensor([float(p.grad is not None) for p in weights], device=self.device)
         grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in weights]
-        flat = self._add(
+        flat = self._all_reduce(
             torch.cat(
                 [has, *(t.reshape(-1) for t in grads), *(b.reshape(-1) / self.world for b in statistics)]
             )
@@ -135,27 +141,27 @@ class Distributed:
 
     @torch.no_grad()
     def broadcast_state(self, learning: nn.Module) -> None:
-        """Everybody begins with the weights and buffers of rank 0."""
+        """Copy the weights and buffers of rank 0 to all ranks."""
         if self.world == 1:
             return
         for t in (*learning.parameters(), *learning.buffers()):
-            told = t.detach().contiguous()
-            with self._meeting():
-                dist.broadcast(told, 0)
-            t.copy_(told)
+            buffer = t.detach().contiguous()
+            with self._exchange():
+                dist.broadcast(buffer, 0)
+            t.copy_(buffer)
 
     @contextlib.contextmanager
-    def _meeting(self) -> Iterator[None]:
-        self.met += 1
+    def _exchange(self) -> Iterator[None]:
+        self.exchanges += 1
         try:
-            self.store.set(f"mien/{self.rank}", str(self.met))
+            self.store.set(f"mien/{self.rank}", str(self.exchanges))
             yield
-        except RuntimeError as e:  # what torch raises for a closed connection as for a timeout
+        except RuntimeError as e:  # torch raises it for a closed connection and for a timeout
             reason = (str(e).splitlines() or ["no reason given"])[0]
             raise RankLost(
-                f"rank {self.rank} of {self.world} lost the others at exchange {self.met}"
-                f" ({self._missing()}). Look for that rank's own message, or raise the timeout of"
-                f" {self.timeout:g} s if it was only slow; then go on with --resume. torch says: {reason}"
+                f"rank {self.rank} of {self.world} lost the others at exchange {self.exchanges}"
+                f" ({self._missing()}). Check that rank's own message, or increase the timeout of"
+                f" {self.timeout:g} s if it was only slow; then continue with --resume. torch: {reason}"
             ) from e
 
     def _missing(self) -> str:
@@ -166,30 +172,29 @@ class Distributed:
             }
         except RuntimeError:
             return "the store is gone too: rank 0 or torchrun has ended"
-        late = [f"rank {r} at {n}" for r, n in seen.items() if n < self.met]
+        late = [f"rank {r} at {n}" for r, n in seen.items() if n < self.exchanges]
         return "not arrived: " + ", ".join(late) if late else "all had arrived, one ended during it"
 
 
 SINGLE_PROCESS = Distributed()
 
 
-def _follows(module: nn.Module) -> bool:
-    """A batch norm whose statistics move: frozen ones are in evaluation mode, see
-    `mien.training.loop.learn_mode`.
-    """
+def _updates_statistics(module: nn.Module) -> bool:
+    """Whether a batch norm updates its statistics; frozen ones are in evaluation mode."""
     return isinstance(module, nn.modules.batchnorm._BatchNorm) and module.training
 
 
 @contextlib.contextmanager
 def join(timeout: float = 600.0) -> Iterator[Distributed]:
-    """The process group that `torchrun` asks for in the environment; without it a process alone.
+    """The process group that `torchrun` describes in the environment; a single process without it.
 
     Args:
-        timeout: seconds after which a rank that does not answer counts as lost. The others wait while rank 0
+        timeout: seconds after which a silent rank counts as lost. The other ranks wait while rank 0
             validates.
 
     Raises:
-        UsageError: the environment tells a rank but not where to meet. RankLost: not all ranks came.
+        UsageError: the environment names a rank but no address.
+        RankLost: not all ranks joined.
     """
     env = os.environ
     if "RANK" not in env or "WORLD_SIZE" not in env:
@@ -221,7 +226,7 @@ def join(timeout: float = 600.0) -> Iterator[Distributed]:
     except RuntimeError as e:
         raise RankLost(f"rank {rank} did not find the other {world - 1} within {timeout:g} s: {e}") from e
     yield Distributed(rank, world, device, store, timeout)
-    dist.destroy_process_group()  # after a failure not: it could wait for those that are lost
+    dist.destroy_process_group()  # not after a failure: it could wait for lost ranks
 
 
 def loss_weight(task: Task[Any], criterion: Any, target: Tensor, mask: Tensor) -> float:
@@ -248,13 +253,17 @@ def batch_shares(
     mixtures: int,
     ranks: Distributed,
 ) -> list[dict[str, float]]:
-    """For each of this rank's batches: loss name -> the share of the joined batch's mean that it speaks for.
+    """For each batch of this rank: loss name -> its weight in the mean over the joined batch.
+
+    The key "" is for a loss without a task: its weight is the share of the pictures. Without any label the
+    loss is zero, whatever its weight.
 
     Args:
-        batches: numpy batches, one a mixture, micro-batch after micro-batch.
-
-    The key "" is for a loss that is named after no task: its share is that of the pictures. Where nothing is
-    known, the loss is zero whatever its share.
+        tasks: of the model.
+        criteria: by task name.
+        batches: numpy batches, one per mixture, micro-batch after micro-batch.
+        mixtures: number of mixtures.
+        ranks: the process group.
     """
     by_name = {t.name: t for t in tasks}
     rows = []
@@ -271,11 +280,11 @@ def batch_shares(
     mine = torch.tensor(rows, dtype=torch.float64).unflatten(
         0, (-1, mixtures)
     )  # (micro-batches, mixtures, names)
-    total = ranks.add(mine.sum(0))
+    total = ranks.all_reduce(mine.sum(0))
     share = (mine / total.clamp_min(torch.finfo(torch.float64).tiny)).flatten(0, 1)
     return [dict(zip((*by_name, ""), row, strict=True)) for row in share.tolist()]
 
 
 def loss_share(name: str, shares: dict[str, float]) -> float:
-    """Of a loss by its name: a task's own, that of "task:part" as its task's, else that of the pictures."""
+    """The weight of a loss by its name: that of its task, also for "task:part"; else that of the pictures."""
     return next((shares[n] for n in (name, name.split(":")[0]) if n in shares), shares[""])

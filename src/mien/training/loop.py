@@ -1,4 +1,4 @@
-"""Training: a recipe, and one visible loop that can be stopped and go on."""
+"""Training: a recipe and one visible loop, which can be stopped and resumed."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from mien.types import Batch, View
 
 
 def training_mode(model: nn.Module) -> None:
-    """Training mode, except for batch norms that do not learn: frozen ones keep their statistics too."""
+    """Set training mode, except for frozen batch norms: they keep their statistics too."""
     model.train()
     for m in model.modules():
         if (
@@ -38,7 +38,7 @@ def training_mode(model: nn.Module) -> None:
 
 
 def to_tensors(batch: Batch, view: View) -> tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]:
-    """A numpy batch -> images (B, 3, H, W) float32 normalised channels-last, targets, known."""
+    """A numpy batch -> normalized images (B, 3, H, W) float32 channels-last, targets, masks."""
     images = (
         torch.from_numpy(batch.images).permute(0, 3, 1, 2).float().div_(255)
     )  # a permuted view is channels-last
@@ -49,7 +49,7 @@ def to_tensors(batch: Batch, view: View) -> tuple[Tensor, dict[str, Tensor], dic
 
 @runtime_checkable
 class ForwardsTasks(Protocol):
-    """A model that can compute some of its tasks alone."""
+    """A model that can compute some of its tasks only."""
 
     tasks: tuple[Task[Any], ...]
 
@@ -65,13 +65,12 @@ def losses_of(
     *,
     bf16: bool = False,
 ) -> dict[str, Tensor]:
-    """Losses by name: one a task that the batch has targets of, labelled or not: an unlabelled task has zero
-    gradients, not none.
+    """Losses by name, one per task with targets in the batch; without labels, gradients are zero, not none.
 
-    A model with a method `learn(images, targets, known, criteria) -> losses by name` is asked for its losses
-    through it. A batch of one view of several may leave out targets that another view has. A model with
-    `forward_tasks` then computes only the tasks of this view, so that its other heads do not see it, and only
-    they have a loss; of other models their losses are zero.
+    A model with a method `learn(images, targets, known, criteria) -> losses by name` computes its own losses.
+    With several views, the batch of one view may lack targets of another. A model with `forward_tasks` then
+    computes only the tasks of this view, so that its other heads do not see it, and only these tasks have a
+    loss. In other models the losses of missing tasks are zero.
     """
     learn = getattr(model, "learn", None)
     some = isinstance(model, ForwardsTasks) and any(t.name not in targets for t in model.tasks)
@@ -84,9 +83,11 @@ def losses_of(
 
 
 def keep_memory() -> None:
-    """Ask glibc to keep freed memory: a training step frees and asks again for the same hundreds of
-    megabytes, and having the system zero them each time costs about a quarter of the step. Elsewhere nothing
-    happens."""
+    """Make glibc keep freed memory; elsewhere do nothing.
+
+    A training step frees and allocates the same hundreds of megabytes. If the system zeroes them each time,
+    that takes about a quarter of the step.
+    """
     if sys.platform == "linux":
         libc = ctypes.CDLL(None)
         if hasattr(libc, "mallopt"):  # musl has none
@@ -109,20 +110,26 @@ class Log:
     def progress(
         self, done: int, steps: int, means: Mapping[str, float], rate: float, pictures: int, lr: float
     ) -> None:
-        """Mean losses since the last report, into the file and for people.
+        """Write mean losses since the last report to the file, and a line for people.
 
-        rate: steps a second. pictures: a step.
+        Args:
+            done: steps so far.
+            steps: total number of steps.
+            means: loss name -> mean.
+            rate: steps per second.
+            pictures: pictures per step.
+            lr: learning rate of the first parameter group.
         """
         self.write(step=done, losses=means, images_per_s=rate * pictures, lr=lr)
-        told = "  ".join(f"{k} {v:.3f}" for k, v in means.items())
+        losses = "  ".join(f"{k} {v:.3f}" for k, v in means.items())
         self.say(
             f"step {done}/{steps}  {rate * pictures:.0f} images/s  ETA {(steps - done) / rate / 60:.0f} min "
-            f" {told}"
+            f" {losses}"
         )
 
     @staticmethod
     def say(text: str) -> None:
-        """Tell a person, on stderr."""
+        """Print to stderr."""
         print(text, file=sys.stderr, flush=True)
 
 
@@ -134,9 +141,7 @@ def batches_of(
     accumulate: int = 1,
     ranks: Distributed = SINGLE_PROCESS,
 ) -> Iterator[tuple[Batch, ...]]:
-    """One batch of each mixture a step, micro-batch after micro-batch; their threads end with this, however
-    it ends.
-    """
+    """One batch of each mixture per step, micro-batch after micro-batch; threads end with the iterator."""
     shares, of = [ranks.rank + ranks.world * m for m in range(accumulate)], ranks.world * accumulate
     with contextlib.ExitStack() as stack:
         streams = [
@@ -148,35 +153,36 @@ def batches_of(
 
 
 def learning_of(model: nn.Module, criteria: Mapping[str, Any]) -> nn.ModuleList:
-    """All that is trained: the model, and criteria with weights of their own."""
+    """All trained modules: the model, and criteria with weights of their own."""
     return nn.ModuleList([model, *(c for c in criteria.values() if isinstance(c, nn.Module))])
 
 
 def train_step(
     recipe: Recipe, criteria: dict[str, Any], batches: Sequence[Batch], ranks: Distributed = SINGLE_PROCESS
 ) -> dict[str, float]:
-    """Forward, losses, weights, backward, clip, step -> the losses of the joined batch as numbers, and the
-    gradient's norm.
+    """Forward, losses, weights, backward, clip, step -> losses of the joined batch and gradient norm.
 
-    There is one forward a mixture, and losses of one name add up. All views are in one backward, not one
-    after the other with accumulated gradients: a balance weighs the losses of the whole step, which are known
-    after the last forward. Batch norms normalise each view by itself. Their running statistics follow the
-    views that pass through them: all views in the encoder, and in heads those of their own tasks where the
-    model has `forward_tasks`.
+    There is one forward pass per mixture; losses with the same name are added. All views share one backward
+    pass, because the loss weighting needs the losses of the entire step. Batch norms normalize each view
+    separately. Their running statistics follow the views that pass through them: all views in the encoder; in
+    heads, the views of their own tasks if the model has `forward_tasks`.
 
-    Of several micro-batches each has a backward of its own, so a balance whose weights follow from the losses
-    of the very step is refused. A loss is scaled by the share of the joined mean that a batch speaks for, see
-    `ranks.shares_of`.
+    Each micro-batch has its own backward pass, so with several of them, a loss weighting that depends on the
+    losses of the same step is refused. Each loss is scaled by its weight in the joined mean, see
+    `batch_shares`.
 
     Args:
-        batches: this rank's, one a mixture, micro-batch after micro-batch.
+        recipe: what is trained, and how.
+        criteria: by task name.
+        batches: of this rank, one per mixture, micro-batch after micro-batch.
+        ranks: the process group.
     """
     model, mixtures, joined = recipe.model, recipe.mixtures, dict[str, Tensor]()
     parts = len(batches) // len(mixtures)
-    alone = parts * ranks.world == 1
+    undivided = parts * ranks.world == 1
     shares = (
         [{"": 1.0}] * len(batches)
-        if alone
+        if undivided
         else batch_shares(model.tasks, criteria, list(batches), len(mixtures), ranks)
     )
     used, weights = list[dict[str, float]](), dict[str, float]()
@@ -186,28 +192,28 @@ def train_step(
         for mixture, batch, share in zip(mixtures, batches[first:], shares[first:], strict=False):
             images, targets, mask = _placed(to_tensors(batch, mixture.view or model.view), ranks.device)
             for name, loss in losses_of(model, criteria, images, targets, mask, bf16=recipe.bf16).items():
-                scaled = loss if alone else loss * loss_share(name, share)
+                scaled = loss if undivided else loss * loss_share(name, share)
                 losses[name] = losses[name] + scaled if name in losses else scaled
         if parts == 1:
             joined = ranks.all_reduce_losses(losses)
-            weights = recipe.balance(joined)
+            weights = recipe.loss_weighting(joined)
         else:
-            weights = copy.deepcopy(recipe.balance)(losses)
+            weights = copy.deepcopy(recipe.loss_weighting)(losses)
             joined = {n: joined[n] + v.detach() if n in joined else v.detach() for n, v in losses.items()}
         used.append(weights)
         torch.stack([weights[name] * loss for name, loss in losses.items()]).sum().backward()
     if parts > 1:
         joined = ranks.all_reduce_losses(joined)
-        weights = recipe.balance(joined)
+        weights = recipe.loss_weighting(joined)
         if any(u != weights for u in used):
             raise UsageError(
-                f"{type(recipe.balance).__name__} weighs by the losses of the step itself; with it,"
+                f"{type(recipe.loss_weighting).__name__} depends on the losses of the same step; with it,"
                 " accumulate must be 1"
             )
     if not torch.isfinite(torch.stack([weights[name] * loss for name, loss in joined.items()]).sum()):
         bad = {n: float(v.detach()) for n, v in joined.items() if not torch.isfinite(v)}
         raise UsageError(
-            f"the loss is not finite: {bad or joined}; lower the learning rate or look at these tasks' labels"
+            f"the loss is not finite: {bad or joined}; lower the learning rate or check these tasks' labels"
         )
     learning = learning_of(model, criteria)
     ranks.all_reduce_gradients(learning)
@@ -238,28 +244,30 @@ def fit(
     save: int = 500,
     ranks: Distributed = SINGLE_PROCESS,
 ) -> Any:
-    """Train a recipe in a folder; returns the averaged model.
+    """Train a recipe in a folder and return the averaged model.
 
-    A run that is stopped and resumed gives the same weights as one that goes on: batches follow from the
-    step, and weights, averages, optimiser and torch's generator are in the checkpoint. Of several ranks, the
-    first writes.
+    A resumed run gives the same weights as an uninterrupted one: batches depend on the step only, and the
+    checkpoint contains weights, averages, optimizer and torch's generator. With several ranks, the first one
+    writes.
 
     Args:
-        out: RUN folder; gets `last.safetensors` (everything), `model.safetensors` (averaged weights),
+        recipe: what is trained, and how.
+        out: run folder; gets `last.safetensors` (complete state), `model.safetensors` (averaged weights) and
             `log.jsonl`.
-        resume: go on from `last.safetensors`.
-        stop_after: end after that many steps (the rest by resuming).
-        report, save: steps between progress lines, and between checkpoints.
-        ranks: the processes that share the work, see `mien.training.distributed.join`.
+        resume: continue from `last.safetensors`.
+        stop_after: stop after this many steps; resume to run the rest.
+        report: steps between progress lines.
+        save: steps between checkpoints.
+        ranks: the process group, see `mien.training.distributed.join`.
 
     Raises:
         UsageError: the folder holds a run and `resume` is not set, a loss is not finite, or see
             `Recipe.criteria_by_task`.
-        RankLost: another rank ended or does not answer.
+        RankLost: another rank ended or does not respond.
     """
     last = out / "last.safetensors"
     if last.exists() and not resume:
-        raise UsageError(f"{out} holds a run already; go on with --resume, or choose another folder")
+        raise UsageError(f"{out} already holds a run; continue it with --resume, or choose another folder")
     out.mkdir(parents=True, exist_ok=True)
     keep_memory()
     torch.manual_seed(recipe.seed)
@@ -268,10 +276,10 @@ def fit(
     ranks.broadcast_state(learning_of(model, criteria).to(ranks.device))
     average = Average(model, recipe.ema)
     base = [g["lr"] for g in recipe.optimizer.param_groups]
-    run = (model, average.model, recipe.optimizer, recipe.balance)
+    run = (model, average.model, recipe.optimizer, recipe.loss_weighting)
     start = checkpoint.load_run(last, *run, criteria) if resume and last.exists() else 0
     stop = recipe.steps if stop_after is None else min(recipe.steps, start + stop_after)
-    ranks.agree(start, "the step to go on from")
+    ranks.assert_equal(start, "the step to resume from")
     training_mode(model)
     log, sums, seen, since = Log(out / "log.jsonl"), dict[str, float](), 0, time.perf_counter()
     for step, batches in enumerate(
@@ -294,10 +302,10 @@ def fit(
             if ranks.first:
                 checkpoint.save_run(last, *run, done, criteria)
                 checkpoint.save(out / "model.safetensors", average.model, **recipe.provenance(done))
-            ranks.wait()
+            ranks.barrier()
         if recipe.protocols and (done % recipe.every == 0 or done == recipe.steps):
             _validate(recipe, average.model, done, log) if ranks.first else None
-            ranks.wait()
+            ranks.barrier()
             since = time.perf_counter()
     return average.model
 

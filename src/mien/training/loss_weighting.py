@@ -1,7 +1,7 @@
-"""How several losses become one: losses of a step by name -> plain numbers to weigh them with.
+"""Loss weighting: losses of a step by name -> their weights, plain numbers.
 
-A loss of exactly zero is one that nothing in the batch labels (see `contract.silent`); balances that learn
-from losses do not learn from those.
+A loss of exactly zero has no label in the batch (see `mien.tasks.base.zero_loss`); adaptive weightings ignore
+it.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class LossWeighting(Protocol):
-    """What the trainer asks of a balance. A state is plain JSON: it stands in a checkpoint's header."""
+    """The interface of a loss weighting. Its state is plain JSON, in the header of a checkpoint."""
 
     def __call__(self, losses: Mapping[str, Tensor]) -> dict[str, float]: ...
     def state_dict(self) -> dict[str, Any]: ...
@@ -23,10 +23,11 @@ class LossWeighting(Protocol):
 
 
 class Fixed:
-    """A weight a task, set beforehand. Tasks that are not named weigh 1.
+    """A fixed weight per task.
 
     Args:
-        normalise: divide the weights of a step by their sum, as Faceptor's total does (Qin et al. 2024).
+        weights: task -> weight; 1 for a task without an entry.
+        normalize: divide the weights of a step by their sum, as Faceptor's total does (Qin et al. 2024).
     """
 
     def __init__(self, weights: Mapping[str, float] | None = None, *, normalize: bool = False):
@@ -39,7 +40,7 @@ class Fixed:
         return {name: weight / total for name, weight in weights.items()}
 
     def state_dict(self) -> dict[str, float]:
-        """What a checkpoint keeps; nothing changes while training."""
+        """Empty: the weights do not change during training."""
         return {}
 
     def load_state_dict(self, state: Mapping[str, float]) -> None:
@@ -47,15 +48,14 @@ class Fixed:
 
 
 class Uncertainty:
-    """Learned log-variances s: loss L weighs exp(-s), and s minimises exp(-s) L + s (Kendall et al., CVPR
-    2018).
+    """Learned log-variances s: a loss L has weight exp(-s) (Kendall et al., CVPR 2018).
 
-    Ours: s takes its own gradient step here instead of being in the optimiser, so the penalty s need not be
-    in the total, and a step moves s by `lr` at most: one enormous loss would otherwise silence its task for
-    long.
+    s minimizes exp(-s) L + s. Ours: s takes its own gradient step here, outside the optimizer, so the total
+    does not include the penalty s. A step changes s by at most `lr`: otherwise one enormous loss would switch
+    off its task for a long time.
 
     Args:
-        lr: of the log-variances.
+        lr: learning rate of the log-variances.
     """
 
     def __init__(self, lr: float = 0.01):
@@ -80,30 +80,31 @@ class Uncertainty:
 
 
 class Dynamic:
-    """The loss that falls slowest weighs most: w = K softmax(r / T), r = mean loss of a window / of the one
-    before it.
+    """Dynamic weights: the loss that falls slowest has the largest weight.
 
+    w = K softmax(r / T), where r is the mean loss of a window, divided by that of the window before.
     FAR-AMTN's dynamic weighting (Gao et al. 2025) has no public equation. Ours: dynamic weight average (Liu
     et al., CVPR 2019), which equalizes speed only: it does not depend on the scale of a loss. FAR-AMTN's also
     equalizes scale. Ours: each loss is divided by the mean of its first window and multiplied by the average
-    of these means, so that after the first window all losses are of one size and their sum keeps its own. w
-    is 1 in the first two windows, and the scale factor in the first.
+    of these means. After the first window, all losses have the same scale, and their sum keeps its own. w is
+    1 in the first two windows, and so is the scale factor in the first.
 
     Args:
-        window: steps over which losses are averaged (an epoch, in the original).
-        temperature: T; larger is more even.
-        equalize_scale: divide by the first window's means; False is dynamic weight average as published.
+        window: steps over which losses are averaged (one epoch in the original).
+        temperature: T; larger values give more even weights.
+        equalize_scale: divide by the means of the first window; False is the published dynamic weight
+            average.
     """
 
     def __init__(self, window: int, *, temperature: float = 2.0, equalize_scale: bool = True):
         self.window, self.temperature, self.equalize_scale = window, temperature, equalize_scale
         self.step = 0
-        self.first = dict[str, float]()  # means of the first window in which a loss is labelled
+        self.first = dict[str, float]()  # means of the first window in which a loss has labels
         self.before, self.last = dict[str, float](), dict[str, float]()  # means of the last two whole windows
         self.sums, self.counts = dict[str, float](), dict[str, int]()  # of the window that is being filled
 
     def __call__(self, losses: Mapping[str, Tensor]) -> dict[str, float]:
-        """Losses of one step -> weights of that step, which earlier windows decide."""
+        """Losses of one step -> weights of that step, which follow from earlier windows."""
         weights = self._weights(list(losses))
         for name, loss in losses.items():
             value = float(loss.detach())
@@ -112,7 +113,7 @@ class Dynamic:
                 self.counts[name] = self.counts.get(name, 0) + 1
         self.step += 1
         if self.step % self.window == 0:
-            # a loss that a whole window does not label keeps its mean
+            # a loss without labels in an entire window keeps its mean
             means = {n: s / self.counts[n] for n, s in self.sums.items()}
             self.before, self.last, self.first = self.last, self.last | means, means | self.first
             self.sums, self.counts = {}, {}
@@ -120,12 +121,12 @@ class Dynamic:
 
     def _weights(self, names: list[str]) -> dict[str, float]:
         ratio = {n: self.last[n] / self.before[n] if n in self.before else 1.0 for n in names}
-        most = max(ratio.values(), default=0.0)
-        e = {n: math.exp((r - most) / self.temperature) for n, r in ratio.items()}
+        largest = max(ratio.values(), default=0.0)
+        e = {n: math.exp((r - largest) / self.temperature) for n, r in ratio.items()}
         return {n: len(names) * v / sum(e.values()) * self._scale(n) for n, v in e.items()}
 
     def _scale(self, name: str) -> float:
-        """What brings a loss to the average size of the first windows; 1 until there is one."""
+        """The factor that scales a loss to the average of the first windows; 1 before the first one."""
         if not self.equalize_scale or name not in self.first:
             return 1.0
         return sum(self.first.values()) / len(self.first) / self.first[name]

@@ -32,20 +32,22 @@ def adamw(
     model: nn.Module,
     lr: float,
     *,
-    heads: float = 2.0,
+    head_lr_multiplier: float = 2.0,
     weight_decay: float = 0.02,
     rates: Mapping[str, float] | None = None,
 ) -> torch.optim.AdamW:
-    """AdamW over the weights that learn; those outside `model.encoder` learn `heads` times as fast, for they
-    start from nothing.
+    """AdamW over the trainable weights, with a higher learning rate outside `model.encoder`.
 
     Args:
-        lr: of the encoder; of everything where the model has none.
-        rates: how the names of weights begin -> a factor on their learning rate, in place of `heads`.
+        model: to train.
+        lr: learning rate of the encoder; of all weights if the model has none.
+        head_lr_multiplier: factor on the learning rate of weights outside the encoder, which start untrained.
+        weight_decay: of all weights.
+        rates: prefix of weight names -> factor on their learning rate, instead of `head_lr_multiplier`.
     """
     groups, rates = dict[float, list[nn.Parameter]]({1.0: []}), rates or {}  # the encoder's come first
     others = (
-        heads
+        head_lr_multiplier
         if any(n.startswith("encoder.") and p.requires_grad for n, p in model.named_parameters())
         else 1.0
     )
@@ -63,28 +65,29 @@ def adamw(
 
 @dataclass
 class Recipe:
-    """How a model is raised.
+    """How a model is trained.
 
     Attributes:
         name: of the run.
         model: built, with `tasks`, `view` and `builder`.
-        mixture: where batches come from; several, of one view each, share every step (Faceptor: 112 and 512
-            pixels).
-        optimizer: over the model's parameters, and over those of `criteria`.
+        mixture: source of the batches; several mixtures, of one view each, share every step (Faceptor: 112
+            and 512 pixels).
+        optimizer: over the parameters of the model and of `criteria`.
         schedule: (step, steps) -> factor on each group's learning rate.
-        steps: optimiser steps in all.
-        balance: dict of losses -> dict of weights.
-        seed: of everything random.
-        ema: decay of the averaged weights, which are the ones evaluated and exported.
-        clip: largest gradient norm.
-        bf16: autocast of the forward, where it is measured to be faster.
-        accumulate: micro-batches a step, for less memory: gradients are those of the whole batch, but for
-            batch norms.
-        protocols: names in `evaluate.PROTOCOLS`, run on the averaged weights every `every` steps, on the
-            first `limit` pictures of each.
-        data: sets and licences, for the provenance of the weights.
-        criteria: by task, in place of the task's own; one that is an nn.Module is trained and saved with the
-            run, and is no part of the model's weights.
+        steps: total number of optimizer steps.
+        loss_weighting: dict of losses -> dict of weights.
+        seed: of all random numbers.
+        ema: decay of the averaged weights, which are evaluated and exported.
+        clip: maximum gradient norm.
+        bf16: autocast of the forward pass; use it where it is measured to be faster.
+        accumulate: micro-batches per step, to save memory. Except for batch norms, gradients are those of the
+            entire batch.
+        protocols: names in `evaluate.PROTOCOLS`, run on the averaged weights.
+        every: steps between two runs of the protocols.
+        limit: maximum number of pictures per protocol; None for all.
+        data: sets and licenses, for the provenance of the weights.
+        criteria: task -> criterion, instead of the task's own; an nn.Module is trained and saved with the
+            run, and is not part of the model's weights.
     """
 
     name: str
@@ -93,7 +96,7 @@ class Recipe:
     optimizer: torch.optim.Optimizer
     schedule: Callable[[int, int], float]
     steps: int
-    balance: LossWeighting = field(default_factory=Fixed)
+    loss_weighting: LossWeighting = field(default_factory=Fixed)
     seed: int = 1
     ema: float = 0.999
     clip: float = 5.0
@@ -111,23 +114,25 @@ class Recipe:
         return (self.mixture,) if isinstance(self.mixture, Mixture) else tuple(self.mixture)
 
     def provenance(self, step: int) -> dict[str, Any]:
-        """What the header of weights says of how they were raised."""
+        """How the weights were trained, for their header."""
         return {"recipe": self.name, "step": step, "seed": self.seed, "data": list(self.data)}
 
     def criteria_by_task(self) -> dict[str, Any]:
         """A criterion for each task of the model.
 
         Raises:
-            UsageError: a criterion for no task of the model, parameters in one that the optimiser does not
-                train, a task that is in no mixture, or `accumulate` below 1.
+            UsageError: a criterion for a task that the model does not have, parameters of a criterion that
+                the optimizer does not train, a task without a mixture, or `accumulate` below 1.
         """
         tasks = {t.name: t for t in self.model.tasks}
         if self.accumulate < 1:
             raise UsageError(
-                f"accumulate is the number of micro-batches a step, 1 or more; got {self.accumulate}"
+                f"accumulate is the number of micro-batches per step, 1 or more; got {self.accumulate}"
             )
         if unknown := [n for n in self.criteria if n not in tasks]:
-            raise UsageError(f"criteria for {', '.join(unknown)}, but the model answers: {', '.join(tasks)}")
+            raise UsageError(
+                f"criteria for {', '.join(unknown)}, but the model's tasks are: {', '.join(tasks)}"
+            )
         criteria = {n: self.criteria[n] if n in self.criteria else t.criterion() for n, t in tasks.items()}
         trained = {id(p) for group in self.optimizer.param_groups for p in group["params"]}
         for name, criterion in criteria.items():
@@ -135,8 +140,8 @@ class Recipe:
                 p.requires_grad and id(p) not in trained for p in criterion.parameters()
             ):
                 raise UsageError(
-                    f"the optimizer does not train the criterion of {name}; make it once, for both criteria="
-                    " and optimizer="
+                    f"the optimizer does not train the criterion of {name}; build it once and pass it to both"
+                    " criteria= and optimizer="
                 )
         if absent := [n for n in tasks if not any(n == t.name for m in self.mixtures for t in m.tasks)]:
             raise UsageError(f"no mixture has the task {', '.join(absent)}; name it in Mixture(tasks=...)")

@@ -51,12 +51,12 @@ function tiles(face) {
 function attributes(answer, { groups, opinions }) {
   const known = new Set(opinions);
   const parts = Object.entries(groups).map(([name, members]) => {
-    const rows = members.filter((n) => n in answer).map((n) => [n, answer[n], known.has(n) ? "rather an opinion of those who labelled the training pictures" : ""]);
+    const rows = members.filter((n) => n in answer).map((n) => [n, answer[n], known.has(n) ? "rather an opinion of those who labeled the training pictures" : ""]);
     rows.sort((a, b) => b[1] - a[1]);
     const yes = rows.filter(([, v]) => v >= 0.5).map(([n]) => words(n)).join(", ") || "none of these";
     return el("details", el("summary", el("b", name), el("span", yes)), bars(rows));
   });
-  return group("Attributes", ...parts, el("p", { className: "soft" }, "* rather an opinion of those who labelled the training pictures"));
+  return group("Attributes", ...parts, el("p", { className: "soft" }, "* rather an opinion of those who labeled the training pictures"));
 }
 
 function poseOf(pose, title) {
@@ -71,9 +71,9 @@ function poseOf(pose, title) {
 }
 
 function partsOf(answer, sets) {
-  const colours = Object.fromEntries((sets[answer.set] ?? []).map((c) => [c.name, c.colour]));
+  const colors = Object.fromEntries((sets[answer.set] ?? []).map((c) => [c.name, c.color]));
   const rows = Object.entries(answer.classes).filter(([name]) => name !== "background").sort((a, b) => b[1] - a[1]);
-  const shown = rows.map(([name, v]) => el("li", el("i", { "--c": colours[name] ?? "transparent" }), `${part(name)} ${v < 0.01 ? "< 1 %" : percent(v)}`));
+  const shown = rows.map(([name, v]) => el("li", el("i", { "--c": colors[name] ?? "transparent" }), `${part(name)} ${v < 0.01 ? "< 1 %" : percent(v)}`));
   return group("Parts, by share of the crop", el("ul", { className: "parts" }, ...shown), el("p", { className: "soft" }, "Left and right are the person's own."));
 }
 

@@ -60,7 +60,7 @@ function selected() {
   return { file, bitmap, record, face: chosen, image: () => imageOf(bitmap) };
 }
 
-/** The upright pixels as they are: no colour conversion, transparent parts on white, as the server does it. */
+/** The upright pixels as they are: no color conversion, transparent parts on white, as the server does it. */
 function imageOf(bitmap) {
   const canvas = el("canvas", { width: bitmap.width, height: bitmap.height });
   const ctx = canvas.getContext("2d", { willReadFrequently: true });

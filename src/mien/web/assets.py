@@ -36,7 +36,7 @@ ALIKE = {
 }
 
 
-# Attributes that are rather an opinion of those who labelled them than something to be seen.
+# Attributes that are rather an opinion of those who labeled them than something to be seen.
 OPINIONS = (
     "Attractive",
     "Big_Lips",
@@ -50,12 +50,12 @@ OPINIONS = (
 
 
 def about() -> dict[str, Any]:
-    """Plain JSON values: label sets by name with a colour a class, the groups of the attributes, which of
+    """Plain JSON values: label sets by name with a color a class, the groups of the attributes, which of
     these are opinions.
     """
     sets = {
         t.labels: [
-            {"name": n, "colour": "#{:02x}{:02x}{:02x}".format(*COLORS[ALIKE.get(n, n)])} for n in t.names
+            {"name": n, "color": "#{:02x}{:02x}{:02x}".format(*COLORS[ALIKE.get(n, n)])} for n in t.names
         ]
         for t in (PARSING, LAPA11, HELEN9)
     }

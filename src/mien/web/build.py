@@ -70,9 +70,8 @@ def model_table(model: OnnxModel, finder: Detector) -> dict[str, Any]:
             tasks.append({"name": t.name, "labels": t.labels, "kind": kind, **more})
     order = [n for n in supported_tasks(t["name"] for t in tasks) if n != "points5"]
     view = model.view.to_dict() | {"points": TEMPLATES[model.view.template].tolist()}
-    looks = {
-        n: getattr(finder, n) for n in ("threshold", "overlap", "main", "far", "near", "enlarge", "suspect")
-    }
+    names = ("threshold", "overlap", "base", "thumbnail", "tiles", "max_upscale", "candidate")
+    passes = {n: getattr(finder, n) for n in names}
     try:
         cut: dict[str, Any] | None = match_threshold(model).to_dict()
     except UsageError:  # nobody measured one for these weights; the page says so
@@ -91,7 +90,7 @@ def model_table(model: OnnxModel, finder: Detector) -> dict[str, Any]:
             "file": "detector.onnx",
             "sha256": finder.model.sha256,
             "view": finder.model.view.to_dict(),
-            **looks,
+            **passes,
         },
         "cut": cut,
     }

@@ -1,4 +1,4 @@
-// The picture and what was read, on a canvas. Coordinates come in photo pixels, where pixel centres are whole numbers.
+// The picture and what was read, on a canvas. Coordinates come in photo pixels, where pixel centers are whole numbers.
 
 const LINES = {
   // iBUG's 68: first, last, closed
@@ -18,11 +18,11 @@ function rotation({ yaw, pitch, roll }) {
 /** Three axes of a head at (x, y): red to its right in the picture, green up, blue where it looks. */
 export function drawPose(ctx, pose, x, y, length, width) {
   const r = rotation(pose);
-  const ends = AXES.map(([colour, v]) => ({ colour, to: r.map((row) => row.reduce((s, w, i) => s + w * v[i], 0)) }));
+  const ends = AXES.map(([color, v]) => ({ color, to: r.map((row) => row.reduce((s, w, i) => s + w * v[i], 0)) }));
   ends.sort((a, b) => b.to[2] - a.to[2]); // the farthest first
-  for (const { colour, to } of ends) {
+  for (const { color, to } of ends) {
     const [ex, ey] = [x + to[0] * length, y + to[1] * length];
-    for (const [stroke, w] of [["rgb(0 0 0 / .45)", width * 2], [colour, width]]) {
+    for (const [stroke, w] of [["rgb(0 0 0 / .45)", width * 2], [color, width]]) {
       ctx.strokeStyle = stroke;
       ctx.lineWidth = w;
       ctx.lineCap = "round";
@@ -31,7 +31,7 @@ export function drawPose(ctx, pose, x, y, length, width) {
       ctx.lineTo(ex, ey);
       ctx.stroke();
     }
-    ctx.fillStyle = colour;
+    ctx.fillStyle = color;
     ctx.beginPath();
     ctx.arc(ex, ey, width * 1.4, 0, 7);
     ctx.fill();
@@ -40,20 +40,20 @@ export function drawPose(ctx, pose, x, y, length, width) {
 
 const painted = new WeakMap(); // mask -> canvas
 
-/** A mask's classes in their colours; background is left clear. */
+/** A mask's classes in their colors; background is left clear. */
 function paint(mask, classes) {
   if (painted.has(mask)) return painted.get(mask);
   const [width, height] = mask.size;
   const canvas = Object.assign(document.createElement("canvas"), { width, height });
   const image = new ImageData(width, height);
   const words = new Uint32Array(image.data.buffer);
-  const colours = classes.map(({ colour }, i) => {
-    const v = parseInt(colour.slice(1), 16);
+  const colors = classes.map(({ color }, i) => {
+    const v = parseInt(color.slice(1), 16);
     return i === 0 ? 0 : (0xff000000 | ((v & 255) << 16) | (v & 0xff00) | (v >> 16)) >>> 0;
   });
   let at = 0;
   for (let i = 0; i < mask.runs.length; i += 2) {
-    words.fill(colours[mask.runs[i]] ?? 0, at, at + mask.runs[i + 1]);
+    words.fill(colors[mask.runs[i]] ?? 0, at, at + mask.runs[i + 1]);
     at += mask.runs[i + 1];
   }
   canvas.getContext("2d").putImageData(image, 0, 0);
@@ -140,8 +140,8 @@ function drawBox(ctx, [x1, y1, x2, y2], chosen, line) {
   }
   ctx.lineCap = "round";
   ctx.lineJoin = "round";
-  for (const [colour, width] of [["rgb(0 0 0 / .5)", chosen ? 6 : 4], [chosen ? "#3ff0bd" : "#fff", chosen ? 3.5 : 2]]) {
-    ctx.strokeStyle = colour;
+  for (const [color, width] of [["rgb(0 0 0 / .5)", chosen ? 6 : 4], [chosen ? "#3ff0bd" : "#fff", chosen ? 3.5 : 2]]) {
+    ctx.strokeStyle = color;
     ctx.lineWidth = width * fine;
     ctx.stroke();
   }

@@ -45,7 +45,7 @@ FERPLUS8 = ("neutral", "happiness", "surprise", "sadness", "anger", "disgust", "
 
 
 class Table:
-    """Labelled pictures by number.
+    """Labeled pictures by number.
 
     Args:
         picture, labels: number -> (H, W, 3) pixels; number -> task name -> label.
@@ -64,7 +64,7 @@ class Table:
         fixed: Array | None = None,
     ):
         if not names:
-            raise MissingData(f"{name} holds no labelled picture; check that its archive was unpacked whole")
+            raise MissingData(f"{name} holds no labeled picture; check that its archive was unpacked whole")
         self.name, self.names, self._picture, self._labels = name, names, picture, labels
         self._points, self._fixed = points, fixed
 
@@ -114,8 +114,8 @@ def found_points(
     stands in.
 
     Raises:
-        UsageError: neither a table nor fixed places. MissingData: no table, or a name is not in it and
-            nothing stands in.
+        UsageError: neither a table nor fixed places.
+        MissingData: no table, or a name is not in it and nothing stands in.
     """
     if points is None:
         if fixed is None:
@@ -272,8 +272,8 @@ def utkface_coral(root: Path, split: str, *, points: Path | None = None) -> Tabl
     Labels: age, in years; attributes with Male (gender 0).
 
     Raises:
-        MissingData: a list or the folder is missing. UsageError: an age is not that of the file's name less
-            21, or out of range.
+        MissingData: a list or the folder is missing.
+        UsageError: an age is not that of the file's name less 21, or out of range.
     """
     path = root / f"utk_{pick('UTKFace', split, {'train': 'train', 'test': 'test'})}.csv"
     folder, files, labels = need(root / "UTKFace"), list[str](), list[dict[str, Any]]()
@@ -300,7 +300,7 @@ def utkface_coral(root: Path, split: str, *, points: Path | None = None) -> Tabl
 def affectnet(
     root: Path, split: str, *, classes: int = 8, pictures: str = "Manually_Annotated_Images"
 ) -> Table:
-    """AffectNet (Mollahosseini et al. 2019), the manually labelled part; "train" and "val" (papers report
+    """AffectNet (Mollahosseini et al. 2019), the manually labeled part; "train" and "val" (papers report
     "val").
 
     Labels: expression (8 classes, in mien's order) or expression7. Rows of other kinds (none, uncertain, no

@@ -116,8 +116,8 @@ def ibug300w(root: Path, split: str) -> Listed[Marked]:
     Splits: train (3,148 pictures), common (554), challenging (135), full = common + challenging (689).
 
     Raises:
-        UsageError: no such split. MissingData: a folder or a picture is missing, or a .pts file is not as it
-            should be.
+        UsageError: no such split.
+        MissingData: a folder or a picture is missing, or a .pts file is not as it should be.
     """
     items = []
     for folder in IBUG300W[one_of("300-W", split, IBUG300W)]:
@@ -133,7 +133,7 @@ def ibug300w(root: Path, split: str) -> Listed[Marked]:
 
 
 def read_pts(path: Path, n: int) -> Array:
-    """A .pts file of n points -> (n, 2) in pixels, where the first pixel's centre is (0, 0): the file counts
+    """A .pts file of n points -> (n, 2) in pixels, where the first pixel's center is (0, 0): the file counts
     from 1.
     """
     head, _, rest = need(path).read_text(encoding="utf-8").partition("{")
@@ -170,8 +170,8 @@ def wflw(root: Path, split: str) -> Listed[Marked]:
     A picture may show several faces.
 
     Raises:
-        UsageError: no such split. MissingData: a file is missing, or a line of the list is not as it should
-            be.
+        UsageError: no such split.
+        MissingData: a file is missing, or a line of the list is not as it should be.
     """
     one_of("WFLW", split, ("train", "test", *(f"test_{s}" for s in WFLW_SUBSETS)))
     base, _, subset = split.partition("_")
@@ -202,8 +202,8 @@ def cofw(root: Path, split: str) -> Listed[int]:
     test (507).
 
     Raises:
-        UsageError: no such split. MissingData: a file is missing, has not its tables, or h5py is not
-            installed.
+        UsageError: no such split.
+        MissingData: a file is missing, has not its tables, or h5py is not installed.
     """
     path = need(root / f"COFW_{one_of('COFW', split, ('train', 'test'))}_color.mat")
     h5py, end = optional("h5py", path), "Tr" if split == "train" else "T"
@@ -240,7 +240,7 @@ def _cofw(h5py: Any, path: Path, table: str, points: Array, i: int) -> Sample:
 
 # AFLW-19 (Koestinger et al., ICCV-W 2011; points revised by Zhu et al., CVPR 2016)
 
-AFLW19_FIVE = (7, 10, 13, 15, 17)  # eye centres, nose tip, mouth corners
+AFLW19_FIVE = (7, 10, 13, 15, 17)  # eye centers, nose tip, mouth corners
 
 
 def aflw19(root: Path, split: str, *, train_faces: int = 20_000) -> Listed[Marked]:
@@ -255,7 +255,8 @@ def aflw19(root: Path, split: str, *, train_faces: int = 20_000) -> Listed[Marke
     (1,314 of these, of which all 19 are visible).
 
     Raises:
-        UsageError: no such split. MissingData: a file or table is missing, or scipy is not installed.
+        UsageError: no such split.
+        MissingData: a file or table is missing, or scipy is not installed.
     """
     one_of("AFLW-19", split, ("train", "test", "test_frontal"))
     path = need(root / "AFLWinfo_release.mat")
@@ -294,7 +295,8 @@ def mtfl(root: Path, split: str) -> Listed[Marked]:
     Splits: train (10,000), test (2,995 pictures of AFLW).
 
     Raises:
-        UsageError: no such split. MissingData: a list is missing, or one of its lines is not as it should be.
+        UsageError: no such split.
+        MissingData: a list is missing, or one of its lines is not as it should be.
     """
     file = root / {"train": "training.txt", "test": "testing.txt"}[one_of("MTFL", split, ("train", "test"))]
     items = []

@@ -67,7 +67,7 @@ class Pictures:
 
 
 class PackDataset:
-    """A labelled table: `dataset[i]` is a Sample in pixels of the stored picture.
+    """A labeled table: `dataset[i]` is a Sample in pixels of the stored picture.
 
     Args:
         folder, split: `folder/split.parquet` below the data root.
@@ -138,7 +138,7 @@ def _described(folder: str, root: Path | None = None) -> tuple[list[str], np.nda
     return found["name"].to_pylist(), np.asarray(found["descriptor"].to_pylist(), np.float32)
 
 
-def centred(values: np.ndarray, left: float = 0.0, *, root: Path | None = None) -> np.ndarray:
+def centered(values: np.ndarray, left: float = 0.0, *, root: Path | None = None) -> np.ndarray:
     """A teacher's descriptors (n, 128) less the mean over the training sets, the numbers scaled to unit
     variance there (one factor for all 128, so that angles and order of distances stay).
 
@@ -146,21 +146,21 @@ def centred(values: np.ndarray, left: float = 0.0, *, root: Path | None = None) 
         left: how much of the mean stays, 0..1. Without any, faces near the mean, which an unsure network
             answers, have no direction; with all of it angles between people are small.
     """
-    return _centred(values, np.concatenate([_described(folder, root)[1] for folder in DESCRIBED]), left)
+    return _centered(values, np.concatenate([_described(folder, root)[1] for folder in DESCRIBED]), left)
 
 
-def _centred(values: np.ndarray, everything: np.ndarray, left: float) -> np.ndarray:
+def _centered(values: np.ndarray, everything: np.ndarray, left: float) -> np.ndarray:
     mean = everything.mean(0)
     return (values - (1 - left) * mean) * (1 / (everything - mean).std())
 
 
 def descriptors(*, left: float = 0.0, root: Path | None = None) -> dict[str, np.ndarray]:
-    """The teacher's descriptors of training pictures by "set/name", (128,) float32 each; centred, see
-    `centred` for `left`.
+    """The teacher's descriptors of training pictures by "set/name", (128,) float32 each; centered, see
+    `centered` for `left`.
     """
     found = {folder: _described(folder, root) for folder in DESCRIBED}
     everything = np.concatenate([v for _, v in found.values()])
-    values = _centred(everything, everything, left)
+    values = _centered(everything, everything, left)
     return dict(
         zip((f"{folder}/{n}" for folder, (names, _) in found.items() for n in names), values, strict=True)
     )
@@ -208,7 +208,7 @@ def _sixty_eight(folder: str, split: str) -> PackDataset:
 
 
 def helen68(split: str) -> PackDataset:
-    """Helen with 68 points; five of them follow (eye centres, nose tip, mouth corners)."""
+    """Helen with 68 points; five of them follow (eye centers, nose tip, mouth corners)."""
     return _sixty_eight("helen68", split)
 
 
@@ -243,7 +243,8 @@ def utkface(split: str, *, teacher: Mapping[str, np.ndarray] | None = None) -> P
 def majority(votes: Sequence[int]) -> int | None:
     """FER+'s majority protocol (Barsoum et al. 2016): single votes are dropped, then the top emotion must
     have more than half of the rest and be one of the eight; else None. votes: ten counts, unknown and
-    not-a-face last."""
+    not-a-face last.
+    """
     v = np.asarray(votes)
     v = np.where(v > 1, v, 0)
     top = int(v.argmax())

@@ -118,7 +118,7 @@ class FaceCuts:
 
 
 class WildDataset:
-    """A labelled table of the second pack: `dataset[i]` is a Sample in pixels of the cut picture.
+    """A labeled table of the second pack: `dataset[i]` is a Sample in pixels of the cut picture.
 
     Args:
         folder, split: `folder/split.parquet` below the second pack's root.
@@ -265,7 +265,7 @@ def celeba_wild(split: str) -> WildDataset:
 
 def london(only: str = "") -> WildDataset:
     """Face Research Lab London Set, test only: gender, expression, and age where it is known; only: a task
-    that must be labelled.
+    that must be labeled.
     """
 
     def labels(row: Row) -> dict[str, Any]:

@@ -51,8 +51,8 @@ class EfficientNetLite(nn.Module):
     """EfficientNet-Lite0 without its classifier: no squeeze-and-excite, ReLU6 (Tan & Le 2019; Lite variant,
     Google).
 
-    forward: (B, 3, H, W) normalised with mean 0.498 and std 0.502 (the scale of its ImageNet weights) ->
-    maps at strides 4, 8, 16 and 32 with 24, 40, 112 and 320 channels.
+    forward: (B, 3, H, W) normalized with mean 0.498 and std 0.502 (the scale of its ImageNet weights) -> maps
+    at strides 4, 8, 16 and 32 with 24, 40, 112 and 320 channels.
 
     Args:
         early: hand out the first stage's map too, stride 2 and 16 channels, before the others.

@@ -79,7 +79,7 @@ class Block(nn.Module):
 
 
 class ResNeSt50(FourStages):
-    """forward: (B, 3, H, W) with ImageNet normalisation -> maps at strides 4, 8, 16, 32 with 256, 512, 1024,
+    """forward: (B, 3, H, W) with ImageNet normalization -> maps at strides 4, 8, 16, 32 with 256, 512, 1024,
     2048 channels.
     """
 

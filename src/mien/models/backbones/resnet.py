@@ -66,7 +66,7 @@ class FourStages(nn.Module):
 
 
 class ResNet50(FourStages):
-    """forward: (B, 3, H, W) with ImageNet normalisation -> maps at strides 4, 8, 16, 32 with 256, 512, 1024,
+    """forward: (B, 3, H, W) with ImageNet normalization -> maps at strides 4, 8, 16, 32 with 256, 512, 1024,
     2048 channels.
 
     Args:

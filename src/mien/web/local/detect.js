@@ -1,68 +1,68 @@
-// Faces in a photo: mien/detect.py and the reading part of mien/tasks/faces.py, in JavaScript.
+// Faces in a photo: mien/inference/detector.py and the decoding of mien/tasks/detection.py, in JavaScript.
 import { iou } from "./geometry.js";
 import { even, fill, resized } from "./pixels.js";
 
 const STEP = 32;
 const TILE = 256;
-const LARGE = 0.3;
+const LARGE_SIDE = 0.3;
 const LARGE_SCORE = 0.3;
 const STRIDES = [8, 16, 32];
 
-const up = (length) => Math.max(STEP, Math.ceil(even(length) / STEP) * STEP);
+const roundUp = (length) => Math.max(STEP, Math.ceil(even(length) / STEP) * STEP);
 const side = ([x1, y1, x2, y2]) => Math.sqrt((x2 - x1) * (y2 - y1));
 export const area = ([x1, y1, x2, y2]) => Math.max(0, x2 - x1) * Math.max(0, y2 - y1);
 
-const whole = (width, height, scale) => [Math.max(1, even(width * scale)), Math.max(1, even(height * scale))];
-const look = (scale, window, canvas, more) => ({ scale, window, canvas, corner: [0, 0], smallest: 0, largest: Infinity, ...more });
+const scaledSize = (width, height, scale) => [Math.max(1, even(width * scale)), Math.max(1, even(height * scale))];
+const passAt = (scale, window, canvas, more) => ({ scale, window, canvas, corner: [0, 0], minSide: 0, maxSide: Infinity, ...more });
 
-/** The main and the far look at a photo of that size: scale, window, canvas, corner, sides of boxes believed. */
-export function plan(width, height, { main, far, enlarge }) {
+/** The base and the thumbnail pass of a photo: scale, window, canvas, corner, smallest and largest box kept. */
+export function plan(width, height, { base, thumbnail, max_upscale: maxUpscale }) {
   const longer = Math.max(width, height);
-  let scale = Math.min(main / longer, enlarge);
-  let [w, h] = whole(width, height, scale);
-  const first = look(scale, [0, 0, w, h], [up(w), up(h)], { largest: 0.7 * main });
-  scale = far / longer;
-  [w, h] = whole(width, height, scale);
-  const square = up(1.5 * far);
+  let scale = Math.min(base / longer, maxUpscale);
+  let [w, h] = scaledSize(width, height, scale);
+  const first = passAt(scale, [0, 0, w, h], [roundUp(w), roundUp(h)], { maxSide: 0.7 * base });
+  scale = thumbnail / longer;
+  [w, h] = scaledSize(width, height, scale);
+  const square = roundUp(1.5 * thumbnail);
   const corner = [Math.floor((square - w) / 2), Math.floor((square - h) / 2)];
-  return [first, look(scale, [0, 0, w, h], [square, square], { corner, smallest: 24 })];
+  return [first, passAt(scale, [0, 0, w, h], [square, square], { corner, minSide: 24 })];
 }
 
-/** [from, to] of the fewest tiles of that side over a length, which share `share` or more. */
-function spans(length, part, share) {
+/** [start, end] of the fewest tiles that cover a length; neighbors overlap by at least `overlap`. */
+function spans(length, part, overlap) {
   if (length <= part) return [[0, length]];
-  const n = Math.ceil((length - share) / (part - share));
+  const n = Math.ceil((length - overlap) / (part - overlap));
   return Array.from({ length: n }, (_, i) => Math.floor(((length - part) * i) / (n - 1))).map((start) => [start, start + part]);
 }
 
-/** The tile whose edges are farthest from a place; the first of equals. */
-const mostInside = (tiles, at) => tiles.reduce((best, t) => (Math.min(at - t[0], t[1] - at) > Math.min(at - best[0], best[1] - at) ? t : best));
+/** The tile whose edges are farthest from a coordinate; the first of equals. */
+const bestTile = (tiles, at) => tiles.reduce((best, t) => (Math.min(at - t[0], t[1] - at) > Math.min(at - best[0], best[1] - at) ? t : best));
 
-/** Nearer looks at the suspects among boxes of the photo: small tiles around them, or all large ones where those are fewer pixels. */
-export function nearer(width, height, boxes, { main, near }, share = 64) {
+/** Tile passes for the candidates among the boxes: small tiles around them, or all large ones if those have fewer pixels. */
+export function tilePasses(width, height, boxes, { base, tiles: tileSize }, overlap = 64) {
   const longer = Math.max(width, height);
-  if (!near || longer <= 1.2 * main) return [];
-  const scale = Math.min(1, near / longer);
-  const [w, h] = whole(width, height, scale);
-  const small = [w, h].map((length) => spans(length, TILE, share));
-  const held = new Map();
+  if (!tileSize || longer <= 1.2 * base) return [];
+  const scale = Math.min(1, tileSize / longer);
+  const [w, h] = scaledSize(width, height, scale);
+  const small = [w, h].map((length) => spans(length, TILE, overlap));
+  const chosen = new Map();
   for (const [x1, y1, x2, y2] of boxes) {
-    if (side([x1, y1, x2, y2]) * scale > share) continue;
-    const tile = [mostInside(small[0], ((x1 + x2) / 2) * scale), mostInside(small[1], ((y1 + y2) / 2) * scale)];
-    held.set(tile.join(), tile);
+    if (side([x1, y1, x2, y2]) * scale > overlap) continue;
+    const tile = [bestTile(small[0], ((x1 + x2) / 2) * scale), bestTile(small[1], ((y1 + y2) / 2) * scale)];
+    chosen.set(tile.join(), tile);
   }
-  const [xs, ys] = [w, h].map((length) => spans(length, length <= main + share ? length : up(length / 2 + share / 2), share));
-  const pixels = (tiles) => tiles.reduce((sum, [[x1, x2], [y1, y2]]) => sum + (x2 - x1) * (y2 - y1), 0);
+  const [xs, ys] = [w, h].map((length) => spans(length, length <= base + overlap ? length : roundUp(length / 2 + overlap / 2), overlap));
+  const pixels = (some) => some.reduce((sum, [[x1, x2], [y1, y2]]) => sum + (x2 - x1) * (y2 - y1), 0);
   let tiles = ys.flatMap((y) => xs.map((x) => [x, y]));
-  if (pixels([...held.values()]) < pixels(tiles)) {
-    tiles = [...held.values()].sort(([a, b], [c, d]) => a[0] - c[0] || b[0] - d[0]);
+  if (pixels([...chosen.values()]) < pixels(tiles)) {
+    tiles = [...chosen.values()].sort(([a, b], [c, d]) => a[0] - c[0] || b[0] - d[0]);
   }
-  return tiles.map(([[x1, x2], [y1, y2]]) => look(scale, [x1, y1, x2, y2], [up(x2 - x1), up(y2 - y1)], { largest: share }));
+  return tiles.map(([[x1, x2], [y1, y2]]) => passAt(scale, [x1, y1, x2, y2], [roundUp(x2 - x1), roundUp(y2 - y1)], { maxSide: overlap }));
 }
 
-/** Rows above a score -> [{box, score, points}], in pixels of the network's picture. */
+/** Rows above a score -> [{box, score, points}], in pixels of the network's input. */
 export function decode(raw, [width, height], threshold) {
-  const least = Math.log(threshold / (1 - threshold));
+  const logit = Math.log(threshold / (1 - threshold));
   const found = [];
   let row = 0;
   for (const s of STRIDES) {
@@ -70,7 +70,7 @@ export function decode(raw, [width, height], threshold) {
     const cells = columns * Math.floor(height / s);
     for (let cell = 0; cell < cells; cell++, row++) {
       const at = row * 15;
-      if (!(raw[at] >= least)) continue;
+      if (!(raw[at] >= logit)) continue;
       const x = ((cell % columns) + 0.5) * s - 0.5;
       const y = (Math.floor(cell / columns) + 0.5) * s - 0.5;
       const [mx, my] = [x + raw[at + 1] * s, y + raw[at + 2] * s];
@@ -82,8 +82,8 @@ export function decode(raw, [width, height], threshold) {
   return found;
 }
 
-/** One a face, best score first; the winner is the weighted mean of those that agree with it well. */
-export function merge(rows, overlap) {
+/** Weighted non-maximum suppression: one row per face, best score first; boxes and points are score-weighted means. */
+export function weightedNms(rows, overlap) {
   const kept = [];
   let rest = [...rows].sort((a, b) => b.score - a.score);
   while (rest.length) {
@@ -99,8 +99,8 @@ export function merge(rows, overlap) {
   return kept;
 }
 
-/** Without boxes that lie inside a larger, surer one. */
-function alone(found) {
+/** Drop boxes inside a larger one with a higher score. */
+function dropContained(found) {
   const kept = [];
   for (const d of found) {
     const inside = kept.filter((k) => k.score > d.score).map((k) => {
@@ -112,8 +112,8 @@ function alone(found) {
   return kept;
 }
 
-/** Boxes that reach over an inner edge of the window: the neighbouring tile shows that face whole. */
-function cut([x1, y1, x2, y2], box, width, height) {
+/** Whether a box crosses an inner edge of the window: the neighboring tile shows the entire face. */
+function crossesWindow([x1, y1, x2, y2], box, width, height) {
   return (box[0] < x1 && x1 > 0) || (box[1] < y1 && y1 > 0) || (box[2] > x2 && x2 < width) || (box[3] > y2 && y2 < height);
 }
 
@@ -123,30 +123,30 @@ function cut([x1, y1, x2, y2], box, width, height) {
  */
 export async function detect(photo, about, run) {
   const scaled = new Map();
-  const seen = async (look, least) => {
-    if (!scaled.has(look.scale)) scaled.set(look.scale, resized(photo, look.scale));
-    const picture = scaled.get(look.scale);
-    const [width, height] = look.canvas;
-    const [left, top] = look.corner;
+  const detectPass = async (spec, threshold) => {
+    if (!scaled.has(spec.scale)) scaled.set(spec.scale, resized(photo, spec.scale));
+    const picture = scaled.get(spec.scale);
+    const [width, height] = spec.canvas;
+    const [left, top] = spec.corner;
     const input = new Float32Array(3 * width * height);
-    fill(input, 0, picture, look.window, about.view, width, height, left, top);
+    fill(input, 0, picture, spec.window, about.view, width, height, left, top);
     const raw = await run(input, [1, 3, height, width]);
-    const [dx, dy] = [look.window[0] - left, look.window[1] - top];
+    const [dx, dy] = [spec.window[0] - left, spec.window[1] - top];
     const [hx, hy] = [photo.width / picture.width, photo.height / picture.height];
     const rows = [];
-    for (const r of decode(raw, look.canvas, least)) {
+    for (const r of decode(raw, spec.canvas, threshold)) {
       const box = r.box.map((v, k) => v + (k % 2 ? dy : dx));
-      if (side(box) < look.smallest || side(box) > look.largest || cut(look.window, box, picture.width, picture.height)) continue;
-      const home = ([x, y]) => [(x + 0.5) * hx - 0.5, (y + 0.5) * hy - 0.5];
-      rows.push({ box: [...home(box.slice(0, 2)), ...home(box.slice(2))], score: r.score, points: r.points.map(([x, y]) => home([x + dx, y + dy])) });
+      if (side(box) < spec.minSide || side(box) > spec.maxSide || crossesWindow(spec.window, box, picture.width, picture.height)) continue;
+      const toPhoto = ([x, y]) => [(x + 0.5) * hx - 0.5, (y + 0.5) * hy - 0.5];
+      rows.push({ box: [...toPhoto(box.slice(0, 2)), ...toPhoto(box.slice(2))], score: r.score, points: r.points.map(([x, y]) => toPhoto([x + dx, y + dy])) });
     }
     return rows;
   };
-  const [main, far] = plan(photo.width, photo.height, about);
-  const suspects = await seen(main, about.suspect);
-  const rows = suspects.filter((r) => r.score >= about.threshold);
-  const looks = nearer(photo.width, photo.height, suspects.map((r) => r.box), about);
-  if (!rows.length || suspects.some((r) => r.score >= LARGE_SCORE && side(r.box) * main.scale > LARGE * about.main)) looks.unshift(far);
-  for (const look of looks) rows.push(...(await seen(look, about.threshold)));
-  return alone(merge(rows, about.overlap).sort((a, b) => area(b.box) - area(a.box)));
+  const [base, thumbnail] = plan(photo.width, photo.height, about);
+  const candidates = await detectPass(base, about.candidate);
+  const rows = candidates.filter((r) => r.score >= about.threshold);
+  const passes = tilePasses(photo.width, photo.height, candidates.map((r) => r.box), about);
+  if (!rows.length || candidates.some((r) => r.score >= LARGE_SCORE && side(r.box) * base.scale > LARGE_SIDE * about.base)) passes.unshift(thumbnail);
+  for (const spec of passes) rows.push(...(await detectPass(spec, about.threshold)));
+  return dropContained(weightedNms(rows, about.overlap).sort((a, b) => area(b.box) - area(a.box)));
 }

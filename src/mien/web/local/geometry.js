@@ -1,5 +1,5 @@
 // The five-point fit, affines, boxes, and the pose of a head: mien/geometry.py, in JavaScript.
-// An affine is [[a, b, c], [d, e, f]]; pixel centres are whole numbers.
+// An affine is [[a, b, c], [d, e, f]]; pixel centers are whole numbers.
 import { shrink, warpAffine } from "./pixels.js";
 
 /** Least-squares rotation + scale + shift that brings points `src` to `dst`. */

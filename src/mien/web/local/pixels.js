@@ -1,8 +1,8 @@
 // Pictures as plain bytes, moved exactly as OpenCV moves them (checked against it in tests/test_page.py), since a canvas
 // resamples by rules of its own. A picture is {data, width, height}, RGB, three bytes a pixel, row by row.
-// Uint8ClampedArray rounds halves to the even neighbour, which is what OpenCV's rounding does.
+// Uint8ClampedArray rounds halves to the even neighbor, which is what OpenCV's rounding does.
 
-/** Round as Python does: halves to the even neighbour. */
+/** Round as Python does: halves to the even neighbor. */
 export function even(x) {
   const low = Math.floor(x);
   if (x - low !== 0.5) return Math.round(x);
@@ -173,7 +173,7 @@ export function warpAffine(photo, inverse, width, height) {
 }
 
 /**
- * Bytes into a network's input, (3, height, width) from `at` on, normalised: (v / 255 - mean) / std.
+ * Bytes into a network's input, (3, height, width) from `at` on, normalized: (v / 255 - mean) / std.
  * The picture stands at (left, top); around it is black. mean, std: three numbers each.
  */
 export function fill(out, at, picture, window, { mean, std }, width, height, left = 0, top = 0) {
