@@ -147,7 +147,8 @@ def ablation(results: Results, study: Ablation) -> str:
 
 
 def claims(results: Results) -> str:
-    """Summary of all ablations: one row per comparison, with the tasks that become better, worse, or neither."""
+    """Summary of all ablations: one row per comparison, with the tasks that become better, worse, or
+    neither."""
     rows, task_of = [], {protocol: task for task, protocol in MEASURE.items()}
     for study in ABLATIONS:
         for side, by_measure in judged(results, study).items():

@@ -3,8 +3,8 @@
     python -m bench.model_card.__main__ [--dry]      # needs mien[train] and MIEN_DATA with the data pack
 
 Steps: raw outputs on the validation sets (kept in the cache folder); temperatures and abstention thresholds
-(written to the provenance file next to the weights; --dry writes only the page); protocol scores and the table of
-false matches, if they are missing or were measured with other weights; then the page.
+(written to the provenance file next to the weights; --dry writes only the page); protocol scores and the
+table of false matches, if they are missing or were measured with other weights; then the page.
 """
 
 from __future__ import annotations

@@ -60,8 +60,8 @@ class Tally:
     """One tool on one set.
 
     Attributes:
-        found: pictures in which it found the labeled face. told: protocol -> number of the picture ->
-            (answer, label).
+        found: pictures in which it found the labeled face.
+        told: protocol -> number of the picture -> (answer, label).
     """
 
     found: int = 0

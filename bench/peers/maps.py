@@ -15,12 +15,9 @@ from mien.tasks.choice import EXPRESSION8, Choice
 from mien.tasks.landmarks import Landmarks
 
 # Where each iBUG point lies on MediaPipe's mesh (canonical face model, 468 points; the ten of the irises
-# follow and are not
-# used). Jaw and inner lips, where maps in use differ, were chosen among the mesh's outline and lips as the
-# nearest in mirrored
-# pairs on 80 pictures of Helen's training half, in the tools' favor. The two never agree wholly: iBUG's jaw
-# is the outline in
-# the picture, the mesh's a line on the head.
+# follow and are not used). Jaw and inner lips, where maps in use differ, were chosen among the mesh's outline
+# and lips as the nearest in mirrored pairs on 80 pictures of Helen's training half, in the tools' favor. The
+# two never agree wholly: iBUG's jaw is the outline in the picture, the mesh's a line on the head.
 IBUG68_OF_MESH = (
     127,
     234,

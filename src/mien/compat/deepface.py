@@ -5,8 +5,8 @@ by mien.
     DeepFace.verify("a.jpg", "b.jpg")["verified"]
 
 Arrays are BGR, as there. Pictures come as paths, arrays, bytes or base64 (data:image/...); a URL is refused.
-Names of models,
-detectors and normalizations are taken and not used: there is one network. docs/migrate.md lists what differs.
+Names of models, detectors and normalizations are taken and not used: there is one network. docs/migrate.md
+lists what differs.
 """
 
 from __future__ import annotations

@@ -44,8 +44,8 @@ class Official:
         """The data set.
 
         Raises:
-            UsageError: no such split.
-            MissingData: the folder, or a file in it, is not there; the message names it.
+            UsageError: no such split. MissingData: the folder, or a file in it, is not there; the message
+                names it.
         """
         words = split.split("+")
         if unknown := [w for w in words if w not in self.splits]:

@@ -202,8 +202,8 @@ def run(
     What is left out then is said on stderr, with the reason.
 
     Raises:
-        MissingData: the data of a named protocol is missing, or that of every one.
-        UsageError: see `evaluate`.
+        MissingData: the data of a named protocol is missing, or that of every one. UsageError: see
+            `evaluate`.
     """
     if names:
         return [evaluate(model, PROTOCOLS[n], find=find) for n in names]

@@ -1,12 +1,9 @@
 """The door for pictures: a path, bytes, a Pillow image or an array in; upright RGB uint8 pixels out.
 
 Pillow is the only decoder, and only for the formats of `FORMATS`; HEIC comes with the extra `heif`. We look
-at the first
-bytes ourselves and call that one reader, so no other Pillow plugin ever sees a stranger's bytes. Color
-profiles (ICC)
-are left as they are. Pictures with transparency are put on white, as a browser would show them. Of animations
-and
-multi-page files the first picture counts.
+at the first bytes ourselves and call that one reader, so no other Pillow plugin ever sees a stranger's bytes.
+Color profiles (ICC) are left as they are. Pictures with transparency are put on white, as a browser would
+show them. Of animations and multi-page files the first picture counts.
 """
 
 from __future__ import annotations

@@ -28,8 +28,8 @@ class Wsgsa(nn.Module):
     """Weight-shared group-specific attention: (B, C, H, W) -> (B, K, C, H, W), the convolutions run once for
     all K.
 
-    f is a bottleneck's three convolutions; group g has a gate Psi_g = sigmoid(FC(ReLU(FC(mean of X)))). Ours:
-    the input is added as in the block it replaces, ReLU(X + f(X) * Psi_g); gates of 1 give that block.
+    f is a bottleneck's three convolutions; group g has a gate Psi_g = sigmoid(FC(ReLU(FC(mean of X)))).
+    Ours: the input is added as in the block it replaces, ReLU(X + f(X) * Psi_g); gates of 1 give that block.
 
     Args:
         channels: C.

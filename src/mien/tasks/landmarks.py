@@ -94,8 +94,7 @@ class LandmarkTask(Task[Landmarks]):
     """n places by heat maps, read as the expectation over the map.
 
     A label is (n, 2) pixels, or a mapping with these as "points" and the data set's face "box" (x1, y1, x2,
-    y2), which only
-    the metric needs. NaN is a point that nobody labeled; known is told for each point.
+    y2), which only the metric needs. NaN is a point that nobody labeled; known is told for each point.
 
     Loss: KL from a Gaussian around the true place to the softmax of the map, plus the distance between the
         expected
@@ -210,7 +209,8 @@ def sigmoid_map_loss(raw: Tensor, target: Tensor) -> Tensor:
     """Faceptor's loss of heat maps: distance of the normalized sigmoids' expectation, plus BCE.
 
     Args:
-        raw: (k, h, w) logits of k labeled points. target: (k, 2) true places, fractions of the crop.
+        raw: (k, h, w) logits of k labeled points.
+        target: (k, 2) true places, fractions of the crop.
     """
     from torch.nn import functional as F
 
@@ -252,15 +252,13 @@ class NME:
     its face; x 100.
 
     The unit is the distance of two points, or for `eyes` None the diagonal of the data set's box. With it
-    come the share of
-    failures, NME > 0.1 ("fr@0.1", x 100), and the area under the cumulative error curve up to 0.1 ("auc@0.1",
-    0..1). A
-    picture with no labeled point, without its two eye points, or with a box without area has no NME; `n`
-    does not count it.
+    come the share of failures, NME > 0.1 ("fr@0.1", x 100), and the area under the cumulative error curve up
+    to 0.1 ("auc@0.1", 0..1). A picture with no labeled point, without its two eye points, or with a box
+    without area has no NME; `n` does not count it.
 
     For `eyes` None also "nme_box" and "auc_box@0.07" (unit: the square root of the box's area), and "boxed":
-    the percentage of
-    pictures that had a box. Ours: others are measured by the tight box of their labeled points, which is
+    the percentage of pictures that had a box. Ours: others are measured by the tight box of their labeled
+    points, which is
         smaller than a
     data set's box, so that the number is larger; compare with published ones only where "boxed" is 100.
     """

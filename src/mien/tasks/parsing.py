@@ -155,10 +155,9 @@ class MeanF1:
     """F1 per class from one confusion matrix over all pixels of all pictures; mean over non-background
     classes.
 
-    Pixels that the crop does not reach count as background in the answer; unlabeled pixels are left out.
-    A class absent in both truth and answer is left out of the mean. "ceiling" is the mean F1 of a perfect
-    answer in these crops:
-    below 1 where they do not reach the whole picture.
+    Pixels that the crop does not reach count as background in the answer; unlabeled pixels are left out. A
+    class absent in both truth and answer is left out of the mean. "ceiling" is the mean F1 of a perfect
+    answer in these crops: below 1 where they do not reach the whole picture.
     """
 
     headline = "mean_f1"

@@ -119,8 +119,7 @@ EULER = EulerTask()
 
 
 # A generic 3-D face: eye corners, nose, mouth corners, chin, in millimeters; x to the picture's right, y
-# down, z away
-# from the camera. Rounded averages of adult heads; good for degrees, not for measuring people.
+# down, z away from the camera. Rounded averages of adult heads; good for degrees, not for measuring people.
 _MODEL_INDEX = (8, 30, 33, 36, 39, 42, 45, 48, 54, 27)
 
 

@@ -114,8 +114,8 @@ def found_points(
     stands in.
 
     Raises:
-        UsageError: neither a table nor fixed places.
-        MissingData: no table, or a name is not in it and nothing stands in.
+        UsageError: neither a table nor fixed places. MissingData: no table, or a name is not in it and
+            nothing stands in.
     """
     if points is None:
         if fixed is None:
@@ -272,8 +272,8 @@ def utkface_coral(root: Path, split: str, *, points: Path | None = None) -> Tabl
     Labels: age, in years; attributes with Male (gender 0).
 
     Raises:
-        MissingData: a list or the folder is missing.
-        UsageError: an age is not that of the file's name less 21, or out of range.
+        MissingData: a list or the folder is missing. UsageError: an age is not that of the file's name less
+            21, or out of range.
     """
     path = root / f"utk_{pick('UTKFace', split, {'train': 'train', 'test': 'test'})}.csv"
     folder, files, labels = need(root / "UTKFace"), list[str](), list[dict[str, Any]]()

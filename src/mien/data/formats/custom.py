@@ -16,9 +16,8 @@ Columns of a table (CSV, or Parquet): each optional but for the picture, and an 
 | `x1`, `y1` ... `x68`, `y68` | 68 landmarks in iBUG's order, in pixels |
 
 Five points bring a face to a model's view. Where the table has none they follow from the 68, or from a points
-table
-(`points=`, see `mien.data.formats.attributes`); pictures that are crops of a known template already need none
-(`template=`).
+table (`points=`, see `mien.data.formats.attributes`); pictures that are crops of a known template already
+need none (`template=`).
 """
 
 from __future__ import annotations

@@ -116,8 +116,8 @@ def ibug300w(root: Path, split: str) -> Listed[Marked]:
     Splits: train (3,148 pictures), common (554), challenging (135), full = common + challenging (689).
 
     Raises:
-        UsageError: no such split.
-        MissingData: a folder or a picture is missing, or a .pts file is not as it should be.
+        UsageError: no such split. MissingData: a folder or a picture is missing, or a .pts file is not as it
+            should be.
     """
     items = []
     for folder in IBUG300W[one_of("300-W", split, IBUG300W)]:
@@ -170,8 +170,8 @@ def wflw(root: Path, split: str) -> Listed[Marked]:
     A picture may show several faces.
 
     Raises:
-        UsageError: no such split.
-        MissingData: a file is missing, or a line of the list is not as it should be.
+        UsageError: no such split. MissingData: a file is missing, or a line of the list is not as it should
+            be.
     """
     one_of("WFLW", split, ("train", "test", *(f"test_{s}" for s in WFLW_SUBSETS)))
     base, _, subset = split.partition("_")
@@ -202,8 +202,8 @@ def cofw(root: Path, split: str) -> Listed[int]:
     test (507).
 
     Raises:
-        UsageError: no such split.
-        MissingData: a file is missing, has not its tables, or h5py is not installed.
+        UsageError: no such split. MissingData: a file is missing, has not its tables, or h5py is not
+            installed.
     """
     path = need(root / f"COFW_{one_of('COFW', split, ('train', 'test'))}_color.mat")
     h5py, end = optional("h5py", path), "Tr" if split == "train" else "T"
@@ -255,8 +255,7 @@ def aflw19(root: Path, split: str, *, train_faces: int = 20_000) -> Listed[Marke
     (1,314 of these, of which all 19 are visible).
 
     Raises:
-        UsageError: no such split.
-        MissingData: a file or table is missing, or scipy is not installed.
+        UsageError: no such split. MissingData: a file or table is missing, or scipy is not installed.
     """
     one_of("AFLW-19", split, ("train", "test", "test_frontal"))
     path = need(root / "AFLWinfo_release.mat")

@@ -102,8 +102,7 @@ def celebamask_hq(root: Path, split: str, *, order: str = "farl", whole: bool = 
         whole: the five points are those of the "head" template, so that a "head" crop is the whole picture.
 
     Raises:
-        UsageError: no such split or order.
-        MissingData: a file is missing, or a picture has no mask.
+        UsageError: no such split or order. MissingData: a file is missing, or a picture has no mask.
     """
     if order not in ("farl", "list"):
         raise UsageError(f"no order {order!r}; use one of: farl, list")
@@ -169,8 +168,7 @@ def lapa(root: Path, split: str) -> Listed[str]:
     (2,000), test (2,000).
 
     Raises:
-        UsageError: no such split.
-        MissingData: a folder or file is missing, or not as it should be.
+        UsageError: no such split. MissingData: a folder or file is missing, or not as it should be.
     """
     folder = need(unpacked(root, "LaPa") / one_of("LaPa", split, ("train", "val", "test")))
     names = sorted(p.stem for p in need(folder / "images").glob("*.jpg"))
@@ -207,8 +205,7 @@ def helen(root: Path, split: str) -> Listed[str]:
     is of the likeliest of the 11 classes; then left and right brows, and eyes, become one.
 
     Raises:
-        UsageError: no such split.
-        MissingData: a file is missing, or not as it should be.
+        UsageError: no such split. MissingData: a file is missing, or not as it should be.
     """
     root = unpacked(root, "SmithCVPR2013_dataset_original", "SmithCVPR2013_dataset_resized")
     file = root / HELEN_LISTS[one_of("Helen", split, HELEN_LISTS)]
