@@ -1,4 +1,4 @@
-"""What the comparison trains: the systems, single-task networks, and one ablation a claimed idea."""
+"""What the comparison trains: the models, single-task networks, and one ablation per claimed idea."""
 
 from __future__ import annotations
 
@@ -57,8 +57,8 @@ def _seeds(
 
 
 _OWN = (
-    "trunk from random weights: {} more steps with one lap are its pretraining; learning rate 2e-3, of a"
-    " dense head 50 / inputs of it"
+    "trunk from random weights, pretrained by {} more steps with one lap; learning rate 2e-3, and 50 divided"
+    " by the number of inputs for a dense head"
 )
 
 SYSTEMS: tuple[Run, ...] = (
@@ -81,7 +81,7 @@ SYSTEMS: tuple[Run, ...] = (
         {"part": "attributes", "steps": STEPS},
         "mgmtn-masks",
         "MGMTN",
-        f"{MASKS:,} more steps teach its masks",
+        f"{MASKS:,} more steps train its masks",
     ),
 )
 
@@ -104,7 +104,7 @@ FEW = {"age": "utkface=1500", "expression": "ferplus=1500"}
 
 ABLATIONS: tuple[Ablation, ...] = (
     Ablation(
-        "fusion of four levels, against the last level alone",
+        "fusion of four levels, or the last level alone",
         "Q-Face",
         {
             "four levels": _seeds("qface-four", "qface_tiny"),
@@ -113,14 +113,14 @@ ABLATIONS: tuple[Ablation, ...] = (
         ("celeba", "utkface-age", "ferplus-val"),
     ),
     Ablation(
-        "queries, against a standard head a task",
+        "queries, or one standard head per task",
         "Faceptor",
         {"queries": _seeds("faceptor-short", "faceptor_tiny"), "heads": TOGETHER},
         ("mtfl", "helen68", "celebamask", "celeba", "utkface-age", "ferplus-val", "lfw"),
     ),
     Ablation(
-        f"Layer-Attention: a second stage of {SECOND} steps, {SECOND // 4} of warm-up, that opens the other"
-        f" levels, against {SECOND} more steps of the first",
+        f"Layer-Attention: a second stage of {SECOND} steps ({SECOND // 4} warm-up) with the other levels, or"
+        f" {SECOND} more steps of the first",
         "Faceptor",
         {
             "second stage": _seeds(
@@ -132,11 +132,11 @@ ABLATIONS: tuple[Ablation, ...] = (
     ),
     *(
         Ablation(
-            f"auxiliary learning: {task} from 1,500 pictures, helped by the other tasks (15 or 16 of a"
-            f" batch's 20), against {task} alone",
+            f"auxiliary learning: {task} from 1,500 pictures, with the other tasks (15 or 16 of 20 pictures) or"
+            " alone",
             "Faceptor",
             {
-                "with helpers": _seeds(f"aux-{task}-on", "faceptor_tiny", few=few),
+                "with other tasks": _seeds(f"aux-{task}-on", "faceptor_tiny", few=few),
                 "alone": _seeds(f"aux-{task}-off", "faceptor_tiny", few=few, tasks=task),
             },
             (protocol,),
@@ -147,7 +147,7 @@ ABLATIONS: tuple[Ablation, ...] = (
         )
     ),
     Ablation(
-        "three laps of feedback, against one; both from the same one-lap start",
+        "three laps of feedback, or one, from the same start",
         "iFAN",
         {
             "three laps": tuple(
@@ -162,8 +162,7 @@ ABLATIONS: tuple[Ablation, ...] = (
         ("mtfl", "celebamask", "ferplus-val"),
     ),
     Ablation(
-        "batch norms of their own for each data set, against shared ones; one lap, 600 steps from random"
-        " weights",
+        "batch norms per data set, or shared; one lap, 600 steps from random weights",
         "iFAN",
         {
             "own norms": _seeds("norms-own", "ifan_tiny", laps=1, steps=600),
@@ -172,19 +171,19 @@ ABLATIONS: tuple[Ablation, ...] = (
         ("mtfl", "celebamask", "ferplus-val"),
     ),
     Ablation(
-        "group attention (WSGSA), fusion of groups (CGFF) and dynamic weights (DWS), each taken away",
+        "group attention (WSGSA), fusion of groups (CGFF) and dynamic weights (DWS), each removed",
         "FAR-AMTN",
         {
             "all three": _seeds("far-all", "far_amtn_tiny"),
             "no gates": _seeds("far-ungated", "far_amtn_tiny", gates=False),
-            "a block a group": _seeds("far-copies", "far_amtn_tiny", shared=False),
+            "one block per group": _seeds("far-copies", "far_amtn_tiny", shared=False),
             "no fusion": _seeds("far-unfused", "far_amtn_tiny", fusion="off"),
             "equal weights": _seeds("far-equal", "far_amtn_tiny", dynamic=False),
         },
         ("celeba",),
     ),
     Ablation(
-        f"masks of the groups (their network took {MASKS:,} more steps), against masks of ones",
+        f"masks of the groups (trained by {MASKS:,} more steps), or masks of ones",
         "MGMTN",
         {
             "masks": tuple(
