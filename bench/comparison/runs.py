@@ -132,8 +132,8 @@ ABLATIONS: tuple[Ablation, ...] = (
     ),
     *(
         Ablation(
-            f"auxiliary learning: {task} from 1,500 pictures, with the other tasks (15 or 16 of 20 pictures) or"
-            " alone",
+            f"auxiliary learning: {task} from 1,500 pictures, with the other tasks (15 or 16 of 20 pictures)"
+            " or alone",
             "Faceptor",
             {
                 "with other tasks": _seeds(f"aux-{task}-on", "faceptor_tiny", few=few),
