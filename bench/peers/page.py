@@ -1,6 +1,4 @@
-"""docs/peers-benchmark.md from bench/results/peers.json: written by code, so that no number in it is copied
-by hand.
-"""
+"""docs/peers-benchmark.md, generated from bench/results/peers.json: no number is copied by hand."""
 
 from __future__ import annotations
 
@@ -25,32 +23,26 @@ FACES = {
 }
 # protocol -> (what is measured, in which unit)
 TITLES: dict[str, tuple[str, str]] = {
-    "mtfl": ("5 points, MTFL test (AFLW), 150 px", "NME by eye distance, %, less is better"),
-    "helen68": ("68 points, Helen val, 224 px", "NME by outer eye corners, %, less is better"),
-    "utkface-age": ("Age, UTKFace val, 112 px tight crops", "mean error, years, less is better"),
-    "utkface-gender": ("Gender as perceived, UTKFace val, 112 px tight crops", "right, %"),
-    "ferplus-test": ("Expression, FER+ test, majority labels, 48 px gray", "right, %"),
-    "lfw": ("Same person?, LFW View 1 pairs, 160 px, 10 folds", "right, %"),
+    "mtfl": ("5 points, MTFL test (AFLW), 150 px", "NME by eye distance, %, lower is better"),
+    "helen68": ("68 points, Helen val, 224 px", "NME by outer eye corners, %, lower is better"),
+    "utkface-age": ("Age, UTKFace val, 112 px tight crops", "MAE, years, lower is better"),
+    "utkface-gender": ("Perceived gender, UTKFace val, 112 px tight crops", "accuracy, %"),
+    "ferplus-test": ("Expression, FER+ test, majority labels, 48 px gray", "accuracy, %"),
+    "lfw": ("Verification, LFW View 1 pairs, 160 px, 10 folds", "accuracy, %"),
 }
 NOTES = {
-    "mtfl": (
-        "Points of the mesh and of 68 are mapped to five: the means of the lids' six, the tip, the corners of"
-        " the mouth."
-    ),
+    "mtfl": "Other point sets are mapped to five: mean of six eyelid points, nose tip, mouth corners.",
     "helen68": (
-        "The mesh is mapped by the table in `bench/peers/maps.py`; its jaw is a line on the head, iBUG's the"
-        " picture's outline, so that a part of its error is the definition's. human cuts coordinates to whole"
-        " pixels. The stored labels lie about one pixel to the right of where all of these tools see the"
-        " points, on mirror images to the left (60 training pictures): the shift is in the labels, and in"
-        " every row but for what a network learned of it."
+        "The mesh is mapped by `bench/peers/maps.py`. Its jaw is a line on the head, iBUG's is the outline"
+        " in the picture; part of the error is this difference. human truncates coordinates to integers."
+        " The stored labels are about one pixel to the right of where all tools see the points, and to the"
+        " left on flipped pictures (60 training pictures); this affects every row, except what a network"
+        " learned of it."
     ),
-    "ferplus-test": (
-        "human and face-api know seven expressions: a picture of contempt, the eighth, they can never answer"
-        " rightly."
-    ),
+    "ferplus-test": "human and face-api have seven expressions, without contempt.",
     "lfw": (
-        "Pairs of embeddings by Euclidean distance, whose threshold is the best of the other nine folds. A"
-        " pair counts where both faces were found."
+        "Euclidean distance; the threshold is the best of the other nine folds. Pairs count if both faces"
+        " were found."
     ),
 }
 
@@ -74,47 +66,43 @@ def fill(page: str, text: str) -> str:
 
 def section(found: Mapping[str, Any]) -> str:
     """What was measured: bench/results/peers.json as Markdown."""
-    parts = ["### Where and when\n", *stages(found)]
+    parts = ["### Machine\n", *stages(found)]
     if "speed" in found:
         parts += [
-            "\n### Like for like\n",
+            "\n### Single tasks\n",
             *like_for_like(found["speed"]),
-            "\n### The whole job\n",
+            "\n### All predictions\n",
             *whole(found["speed"]),
         ]
     if "accuracy" in found:
         parts += [
-            "\n### Right answers\n",
+            "\n### Accuracy\n",
             *accuracy(found["accuracy"]),
-            "\n### Faces found\n",
+            "\n### Detection\n",
             *faces_found(found["accuracy"]),
         ]
-    return "\n".join([*parts, "\n### Empty cells\n", *blanks(found)])
+    return "\n".join([*parts, "\n### Not measured\n", *blanks(found)])
 
 
 def stages(found: Mapping[str, Any]) -> Iterator[str]:
     """Machine, load, date and command of each part."""
-    for stage, what in (("speed", "Times"), ("accuracy", "Answers")):
+    for stage, what in (("speed", "Speed"), ("accuracy", "Accuracy")):
         if stage not in found:
             yield f"- {what}: not measured yet."
             continue
         f, m = found[stage], found[stage]["machine"]
         load, cores = m.get("load") or [], m.get("cores", 1)
         busy = (
-            ". **The machine was busy with other work**: compare rows, not with other pages"
+            ". **The machine was busy with other work**: compare only rows of this page"
             if load and load[0] > 0.5 * cores
             else ""
         )
-        cut = (
-            f"; at most {f['limit']:,} pictures (or pairs) a set, drawn with a fixed seed"
-            if f.get("limit")
-            else ""
-        )
+        cut = f"; at most {f['limit']:,} pictures (or pairs) per set, fixed seed" if f.get("limit") else ""
         mine = f"; mien's network {f['network']}" if "network" in f else ""
         yield (
-            f"- {what}: {f['date']}, {m.get('cpu') or 'processor unknown'}, {cores} cores, load before it"
+            f"- {what}: {f['date']}, {m.get('cpu') or 'processor unknown'}, {cores} cores, load before"
             f" {' '.join(map(str, load)) or 'unknown'}{busy if stage == 'speed' else ''}; {f['threads']}"
-            f" threads a tool{cut}{mine}. `{f['command']}`"
+            f" threads per tool{cut}{mine}. `{f['command']}`"
         )
 
 
@@ -131,16 +119,13 @@ def _times(cell: Mapping[str, float]) -> str:
 
 
 def like_for_like(speed: Mapping[str, Any]) -> Iterator[str]:
-    """A table a job: everybody who can do it."""
+    """One table per job, with the tools that can do it."""
     rows = speed["peers"]
-    yield (
-        f"Milliseconds, p50 / p95 of {speed['rounds']} rounds, and in brackets how many faces were found"
-        " (median).\n"
-    )
+    yield f"Milliseconds, p50 / p95 of {speed['rounds']} rounds, and (faces found, median).\n"
     head = (
         "tool",
         *(f"{n} face{'s' * (n > 1)}, {STAGES[n][0]}x{STAGES[n][1]}" for n in STAGES),
-        "processor ms, 5 faces",
+        "CPU ms, 5 faces",
     )
     for job, said in JOBS.items():
         if job == ALL:
@@ -159,19 +144,16 @@ def like_for_like(speed: Mapping[str, Any]) -> Iterator[str]:
 
 
 def whole(speed: Mapping[str, Any]) -> Iterator[str]:
-    """One table: all that each answers, and what it takes besides time."""
+    """One table: all predictions of each tool, with memory, start and size."""
     rows = speed["peers"]
-    yield (
-        "The same, with everything that the tool answers; beside it what the process takes. Start: from"
-        " nothing to ready, least of 3.\n"
-    )
+    yield "The same for all predictions of a tool. Start: minimum of 3.\n"
     head = (
         "tool",
         "versions",
-        "answers",
+        "predictions",
         *(f"{n} face{'s' * (n > 1)}" for n in STAGES),
-        "processor ms, 5 faces",
-        "resident, MB (most)",
+        "CPU ms, 5 faces",
+        "memory, MB (peak)",
         "start, ms",
         "weights, MB",
     )
@@ -181,7 +163,7 @@ def whole(speed: Mapping[str, Any]) -> Iterator[str]:
         body.append([
             p.title, ", ".join(f"{k} {v}" for k, v in row["versions"].items()), p.answers,
             *(_times(row["jobs"][ALL][str(n)]) for n in STAGES), f"{row['jobs'][ALL]['5']['cpu']:,.0f}",
-            f"{memory['now']:.0f} ({memory['peak']:.0f})" if memory else "not told",
+            f"{memory['now']:.0f} ({memory['peak']:.0f})" if memory else "unknown",
             f"{row['start_ms']:,.0f}",
             f"{sum(row['weights'].values()) / 1e6:.1f}",
         ])  # fmt: skip
@@ -189,13 +171,13 @@ def whole(speed: Mapping[str, Any]) -> Iterator[str]:
 
 
 def accuracy(found: Mapping[str, Any]) -> Iterator[str]:
-    """A table a protocol."""
+    """One table per protocol."""
     used = set[str]()
     yield (
-        "*Stored*: the set's own picture. *Framed*: the same, enlarged to 224 px where it is smaller, in the"
-        " middle of gray twice as wide and high. `±`: half of the 95 % interval. *Common*: the framed"
-        " pictures that every tool of the table answered, for a tool that finds the easy faces only errs less"
-        " on its own.\n"
+        "*Stored*: the picture of the set. *Framed*: the same, enlarged to at least 224 px, inside a gray"
+        " border that doubles its size. `±`: half of the 95 % interval. *Common*: the framed pictures with"
+        " predictions of all tools in the table, because a tool that finds only easy faces has fewer"
+        " errors.\n"
     )
     for sitting in SITTINGS:
         if sitting.name not in found["sets"]:
@@ -230,9 +212,9 @@ def one_protocol(protocol: str, result: Mapping[str, Any], used: set[str]) -> It
     yield table(
         (
             "tool",
-            "stored: answered, %",
+            "stored: predicted, %",
             "stored",
-            "framed: answered, %",
+            "framed: predicted, %",
             "framed",
             f"framed, common ({common:,})",
         ),
@@ -248,16 +230,16 @@ def _share(n: int, of: int) -> str:
 
 def _value(scores: Mapping[str, float], prefix: str, marks: str) -> str:
     if f"{prefix}value" not in scores:
-        return "too few answered"
+        return "too few"
     return f"{scores[f'{prefix}value']:.2f} ± {scores[f'{prefix}half']:.2f}{' ' + marks if marks else ''}"
 
 
 def faces_found(found: Mapping[str, Any]) -> Iterator[str]:
-    """One table: the share of pictures whose labelled face each detector found."""
+    """One table: the share of pictures whose labeled face each detector found."""
     yield (
-        "Share of pictures in which a box holds the middle of the labelled face, %: each tool's own detector"
-        " with its own threshold. Stored pictures are small, and most are cut to the face, which many"
-        " detectors were not made for; hence the frame.\n"
+        "Pictures in which a box contains the center of the labeled face, %; each tool's own detector and"
+        " threshold. Most stored pictures are small and tightly cropped, unlike the photos that many"
+        " detectors are made for.\n"
     )
     sets = [(s, found["sets"][s.name]) for s in SITTINGS if s.name in found["sets"]]
     head = ("tool", *(f"{FACES[s.name]} ({r['pictures']:,}), {way}" for s, r in sets for way in WAYS))
@@ -275,7 +257,7 @@ def faces_found(found: Mapping[str, Any]) -> Iterator[str]:
 
 
 def blanks(found: Mapping[str, Any]) -> Iterator[str]:
-    """Who is not in the tables, and why."""
+    """The tools that are not in the tables, with reasons."""
     reasons = dict[str, str]()
     for p in PEERS:
         told = [found.get("not_installed", {}).get(p.name)]
@@ -288,6 +270,6 @@ def blanks(found: Mapping[str, Any]) -> Iterator[str]:
         if said := next((t for t in told if t), None):
             reasons[p.title] = said
     yield table(
-        ("tool", "why it is not here"),
+        ("tool", "reason"),
         [[name, why.replace("|", "/")] for name, why in (reasons | BLANKS).items()],
     )
