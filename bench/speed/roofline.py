@@ -3,7 +3,7 @@
 python -m bench.speed.roofline [--threads 1] [--runs 30] [--dry]      # needs mien[train] (onnx), no data
 
 The floor is the time for the multiply-adds (MAC) at the rate of a float32 matrix product, or for the bytes at
-the rate of a copy, whichever is larger. The ratio of the measured time to the floor shows what is left to gain.
+the rate of a copy, whichever is larger. The ratio of the measured time to it shows what is left to gain.
 """
 
 from __future__ import annotations
