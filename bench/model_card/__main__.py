@@ -41,23 +41,22 @@ Groups = Mapping[str, np.ndarray]
 
 ABOUT = """## Intended use
 
-Photos that you may analyze: aligning and cropping, sorting and searching your own photos, drawing, anonymizing, research and teaching, and as
-initial weights for networks trained on better data. Every prediction is an estimate from one picture, with a probability or an interval.
+Photos that you may analyze: cropping, sorting and searching your own photos, drawing, anonymizing, research and teaching, and initial weights for
+other networks. Every prediction is an estimate from one picture, with a probability or an interval.
 
 - *Age* and *gender* describe how a face looks, not what a person is. Gender has two classes because its labels do.
-- *Expression* is the appearance of a face at one moment, not a feeling.
+- *Expression* is the appearance of a face at one moment, not a feeling. *Identity* is a similarity, not a proof.
 - *Attributes* are CelebA's forty labels by a few annotators; `Attractive`, `Big_Nose`, `Chubby` and others are subjective.
-- *Identity* is a similarity, not a proof.
 
 ## Prohibited uses
 
 - **Decisions about people** (work, credit, insurance, education, policing, access): error rates differ between groups, see below.
 - **Identifying people without their consent**, in public places, or from scraped pictures.
 - **Inferring emotions at work or in education in the EU**, except for medical and safety reasons. Leave `expression` out.
-- **Sorting people by race, belief or orientation**. No task predicts these; do not derive them from others. UTKFace's race labels only measure errors here.
-- **Liveness, forgery or age checks** that control access: nothing distinguishes a photo from a person, and children's ages are off by years.
+- **Sorting people by race, belief or orientation**. No task predicts these. UTKFace's race labels only measure errors here.
+- **Liveness, forgery or age checks** that control access: a photo of a photo looks like a person, and ages are off by years.
 
-The law behind this: [privacy and law](privacy.md). This is not legal advice.
+More: [privacy and law](privacy.md). This is not legal advice.
 """
 
 OFF = """## Switch tasks off
@@ -209,7 +208,11 @@ def identity(a: Answers, model: OnnxModel) -> Iterator[str]:
         f"`mien verify` ({VERIFY_FMR:g})": VERIFY_FMR,
         f"`mien cluster`, galleries ({CLUSTER_FMR:g})": CLUSTER_FMR,
     }
-    yield f"Pairs of different people: {table.impostors:,}; of the same: {table.genuine:,}. {table.note}\n"
+    yield (
+        f"Pairs of different people: {table.impostors:,}; of the same: {table.genuine:,}. LFW View 1,"
+        " development pictures, found by our detector: mostly adult men in news photos. Children, siblings and"
+        " people of similar sex, age and origin match more often.\n"
+    )
     cut = {n: table.threshold(fmr) for n, fmr in cuts.items()}
     fnmr = {r["fmr"]: r["fnmr"] for r in table.rows}
     yield rows(
@@ -390,7 +393,8 @@ def page(model: OnnxModel, known: Provenance, a: Answers, f: Fit) -> str:
         ABOUT,
         "## Training data\n",
         f"License of the weights: **{known.licence}**. Permitted uses: {', '.join(known.uses) or 'none is stated'}.\n\n{sets}\n",
-        f"Training: {known.record.get('note') or 'see its recipe'}\n",
+        f"Training steps: `src/mien/weights/{known.path.with_suffix('.json').name}`, field `note`. How to repeat them: "
+        "[the embedded network](default-model.md#reproduce-the-training).\n",
         "## Numbers\n",
         "Faces are aligned by labeled points. The pictures are small: do not compare with papers that used full-size pictures. With our detector: "
         f"[the embedded network](default-model.md#accuracy). Speed: [benchmark](benchmark.md).\n\n{numbers}\n",
