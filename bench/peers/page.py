@@ -33,9 +33,9 @@ TITLES: dict[str, tuple[str, str]] = {
 NOTES = {
     "mtfl": "Other point sets are mapped to five: mean of six eyelid points, nose tip, mouth corners.",
     "helen68": (
-        "The mesh is mapped by `bench/peers/maps.py`; part of its error is another definition of the jaw. human"
-        " truncates coordinates to integers. The stored labels are about one pixel to the right of where all"
-        " tools see the points, and to the left on flipped pictures (60 training pictures)."
+        "The mesh is mapped by `bench/peers/maps.py`; part of its error is another definition of the jaw."
+        " human truncates coordinates to integers. The stored labels are about one pixel to the right of"
+        " where all tools see the points, and to the left on flipped pictures (60 training pictures)."
     ),
     "ferplus-test": "human and face-api have seven expressions, without contempt.",
     "lfw": (
