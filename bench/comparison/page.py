@@ -1,4 +1,4 @@
-"""Write docs/comparison.md from the results of the runs, so that no number is copied by hand."""
+"""docs/comparison.md, generated from the results of the runs: no number is copied by hand."""
 
 from __future__ import annotations
 
@@ -17,30 +17,29 @@ from bench.comparison.runs import (
     SYSTEMS,
     TOGETHER,
     Ablation,
-    Run,
 )
 from bench.comparison.work import BATCH
 
 # protocol -> (the number shown, what the column is called, whether less is better)
 SHOWN: dict[str, tuple[str, str, bool]] = {
-    "mtfl": ("nme", "MTFL test, 5 points, NME %", True),
-    "helen68": ("nme", "Helen val, 68 points, NME %", True),
-    "celebamask": ("mean_f1", "CelebAMask val, mean F1", False),
-    "celeba": ("mean_accuracy", "CelebA val, 40 attributes, %", False),
-    "utkface-age": ("mae", "UTKFace val, MAE years", True),
-    "utkface-gender": ("accuracy:Male", "UTKFace val, gender %", False),
-    "ferplus-val": ("accuracy", "FER+ val, %", False),
-    "ferplus-test": ("accuracy", "FER+ test, %", False),
-    "lfw": ("accuracy", "LFW View 1, %", False),
+    "mtfl": ("nme", "MTFL NME %", True),
+    "helen68": ("nme", "Helen NME %", True),
+    "celebamask": ("mean_f1", "CelebAMask F1", False),
+    "celeba": ("mean_accuracy", "CelebA %", False),
+    "utkface-age": ("mae", "UTKFace MAE", True),
+    "utkface-gender": ("accuracy:Male", "UTKFace gender %", False),
+    "ferplus-val": ("accuracy", "FER+ val %", False),
+    "ferplus-test": ("accuracy", "FER+ test %", False),
+    "lfw": ("accuracy", "LFW %", False),
 }
 GUESS = "guess"  # among the results: what the mean of the labels scores
 NOT_YET = "Not trained yet."
-VERDICTS = ("yes", "no, worse", "not beyond the spread")
+VERDICTS = ("yes", "no, worse", "no clear difference")
 Results = Mapping[str, Mapping[str, Any]]  # run -> {"scores": ..., "cost": ..., "curve": ...}
 
 
 def number(results: Results, name: str, protocol: str) -> float | None:
-    """The score of a run, or None if it does not predict that or is not trained."""
+    """The score of a run, or None if it does not predict the task or is not trained."""
     values = results.get(name, {}).get("scores", {}).get(protocol)
     return None if values is None else float(values[SHOWN[protocol][0]])
 
@@ -56,17 +55,17 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def systems(results: Results) -> str:
-    """One row per system: its cost and its scores."""
+    """One row per model: costs and scores."""
     cells: list[tuple[str, Callable[[Mapping[str, Any]], str]]] = [
         ("parameters, M", lambda c: f"{c['parameters'] / 1e6:.2f}"),
-        ("multiply-adds per face, M", lambda c: f"{c['multiply_adds'] / 1e6:.0f}"),
-        ("training, images/s", lambda c: f"{c['train_images_per_s']:.0f}"),
-        ("ONNX, ms per face", lambda c: f"{c['onnx_ms']:.1f}"),
+        ("MACs per face, M", lambda c: f"{c['multiply_adds'] / 1e6:.0f}"),
+        ("training images/s", lambda c: f"{c['train_images_per_s']:.0f}"),
+        ("ONNX ms per face", lambda c: f"{c['onnx_ms']:.1f}"),
     ]
     rows = (
         [
             [
-                "mean label",
+                "constant prediction",
                 *[""] * len(cells),
                 *(shown(number(results, GUESS, p), p) for p in SHOWN),
             ]
@@ -85,7 +84,7 @@ def systems(results: Results) -> str:
                 *(shown(number(results, run.name, p), p) for p in SHOWN),
             ]
         )
-    return table(["system", *(name for name, _ in cells), *(name for _, name, _ in SHOWN.values())], rows)
+    return table(["model", *(name for name, _ in cells), *(name for _, name, _ in SHOWN.values())], rows)
 
 
 def spread(values: Sequence[float], protocol: str) -> str:
@@ -104,8 +103,11 @@ def verdict(ours: Sequence[float], other: Sequence[float], less: bool) -> str:
     return VERDICTS[0] if min(a) > max(b) else VERDICTS[1] if max(a) < min(b) else VERDICTS[2]
 
 
-def sides_of(results: Results, study: Ablation) -> dict[str, dict[str, list[float]]]:
-    """The scores of an ablation: side -> protocol -> one number per seed; only for sides with all seeds."""
+def sides_of(results: Results, told: Ablation) -> dict[str, dict[str, list[float]]]:
+    """The scores of an idea: side -> protocol -> one number per seed.
+
+    Only sides with all seeds.
+    """
     done = {
         side: runs
         for side, runs in study.sides.items()
@@ -131,40 +133,29 @@ def judged(results: Results, study: Ablation) -> dict[str, dict[str, str]]:
     }
 
 
-def ablation(results: Results, study: Ablation) -> str:
-    """A table of one ablation: one row per side, and whether the idea helps."""
-    verdicts = judged(results, study)
-    if not verdicts:
-        return f"### {study.paper}: {study.idea}\n\n{NOT_YET}"
+def ablation(results: Results, told: Ablation) -> str:
+    """A table of one idea: one row per side. `claims` has the verdicts."""
+    if not judged(results, told):
+        return f"### {told.paper}: {told.idea}\n\n{NOT_YET}"
     rows = [
         [side, *(spread(values[p], p) for p in study.measures)]
         for side, values in sides_of(results, study).items()
     ]
-    rows += [
-        [f"does it help, against {side}?", *by_measure.values()] for side, by_measure in verdicts.items()
-    ]
-    return f"### {study.paper}: {study.idea}\n\n" + table(["", *(SHOWN[p][1] for p in study.measures)], rows)
+    return f"### {told.paper}: {told.idea}\n\n" + table(["", *(SHOWN[p][1] for p in told.measures)], rows)
 
 
 def claims(results: Results) -> str:
-    """Summary of all ablations: one row per comparison, with the tasks that become better, worse, or
-    neither."""
+    """The verdicts: one row per comparison, with the tasks on which the idea helps, harms, or neither."""
     rows, task_of = [], {protocol: task for task, protocol in MEASURE.items()}
-    for study in ABLATIONS:
-        for side, by_measure in judged(results, study).items():
-            cells = [", ".join(task_of[p] for p, v in by_measure.items() if v == word) for word in VERDICTS]
-            rows.append([study.paper, f"{next(iter(study.sides))}, against {side}", *cells])
-    return (
-        table(["paper", "idea", "helps on", "is worse on", "not beyond the spread on"], rows)
-        if rows
-        else NOT_YET
-    )
+    for told in ABLATIONS:
+        for side, said in judged(results, told).items():
+            cells = [", ".join(task_of[p] for p, v in said.items() if v == word) for word in VERDICTS]
+            rows.append([told.paper, f"{next(iter(told.sides))} vs. {side}", *cells])
+    return table(["paper", "comparison", "better", "worse", "no clear difference"], rows) if rows else NOT_YET
 
 
-def single_tasks(results: Results) -> str:
-    """Every task trained with the others and separately, in the network with standard heads: one row per
-    task.
-    """
+def alone(results: Results) -> str:
+    """Each task trained with the others, and alone, in the network with standard heads: one row per task."""
     rows = []
     for task, runs in SINGLE_TASK.items():
         protocol = MEASURE[task]
@@ -178,81 +169,60 @@ def single_tasks(results: Results) -> str:
             rows.append([task, SHOWN[protocol][1], *cells, judged])
     if not any(row[3] for row in rows):
         return NOT_YET
-    return table(["task", "measure", "with all tasks", "single task", "do the others help?"], rows)
+    return table(["task", "metric", "with all tasks", "alone", "do the others help?"], rows)
 
 
-def curves(results: Results, runs: Sequence[Run]) -> str:
-    """Validation scores during each run, on the first 300 pictures of each set."""
-    parts = []
-    for run in runs:
-        if points := results.get(run.name, {}).get("curve"):
-            names = [n for n in points[0] if n != "step"]
-            rows = [[f"{p['step']:,}", *(shown(p.get(n), n) for n in names)] for p in points]
-            parts.append(
-                f"**{run.title or run.name}**\n\n" + table(["step", *(SHOWN[n][1] for n in names)], rows)
-            )
-    return "\n\n".join(parts)
+PAGE = """# Comparison of the six models
 
+```console
+$ make compare                          # train everything and write this page: takes hours, resumes where it stopped
+$ python -m bench.comparison page       # write this page again from the kept results; do not edit it by hand
+```
 
-PAGE = """# Six systems, one trainer, one table
+Numbers: `bench/results/comparison.json`, with learning curves (every 500 steps).
 
-Written by `make compare` (`python -m bench.comparison`) from trainings on the data pack; do not edit by hand.
+- **Models**: the tiny version of each design on EfficientNet-Lite0 with ImageNet weights; stem and first two stages are frozen. iFAN has its own
+  trunk. Pictures have 112 x 112 pixels and show the whole head.
+- **Training**: {steps:,} steps of {batch} pictures ({passes:,} in total), AdamW, learning rate 5e-4 in the encoder and 1e-3 elsewhere, cosine after 150
+  steps, the same augmentation, weights averaged with decay 0.998, seed 1. The sets of a model's tasks share the batch in fixed proportions
+  (`src/mien/data/pack_mixture.py`), so a model with fewer tasks sees more pictures of each.
+- **Evaluation**: small pictures, own splits, faces aligned by the points of each set (or of a detector): not comparable with numbers on the full sets. MTFL
+  test: 5 points, 2,995 pictures. Helen val: 68 points, 100. CelebAMask val: mean F1, 80. CelebA val: mean accuracy of 40 attributes, 1,030.
+  UTKFace val: years and gender, 1,000. FER+ val 3,199, test 3,152 (majority). LFW View 1: 1,000 pairs. ONNX and torch gave the same digits where both were tried.
+- **Test sets** are reported only, with one exception: the learning rate of iFAN's dense heads was chosen by training losses while the errors of 300
+  MTFL test pictures were visible (`dev/LOG.md`, entry 19).
+- **Not included**: the embedded network, which saw over nine times as many pictures; and the correction of horizontal label offsets in flipped pictures
+  (`dev/LOG.md`, entries 13 and 14). With 1,500 more steps, this correction took the embedded network from 6.90 to 6.03 on MTFL and from 4.03 to 3.79 on Helen.
 
-Every system is the tiny version of its paper: the paper's design on EfficientNet-Lite0 with ImageNet weights, whose stem and
-first two stages stay frozen (iFAN has its own trunk, see below), at 112 × 112 pixels, cropped to the entire head. Every run
-takes {steps:,} steps of {batch} pictures ({passes:,} pictures in total) with AdamW, the same learning rates (5e-4 in the encoder, 1e-3
-outside it), a cosine schedule after 150 steps, the same augmentation, weights averaged with a decay of 0.998, and seed 1. The sets of
-a system's tasks share the batch in the same proportions (`src/mien/data/pack_mixture.py`): a system with fewer tasks sees more
-pictures of each, and a network for one task uses the entire batch for it.
-
-Scores are from the exported network or from torch (both give the same digits), on crops aligned by each set's own
-points (or a detector's, if it has none). Pictures are small and splits are our own, so scores do not compare with published ones.
-n: MTFL test 2,995, Helen val 100, CelebAMask val 80, CelebA val 1,030, UTKFace val 1,000, FER+ val 3,199 and test 3,152
-(majority), LFW View 1 1,000 pairs. Test sets are reported only, with one exception: the learning rate of iFAN's dense heads was
-chosen by training losses, while the errors of 300 pictures of MTFL's test set were visible (log, entry 19). The embedded network is
-not in the table: it saw more than nine times as many pictures. All runs predate the correction of the landmarks' horizontal offset
-in flipped pictures (`Sample.label_offset_x`; log, entries 13 and 14). On the embedded network, this correction and 1,500 more steps
-improved MTFL from 6.90 to 6.03 and Helen from 4.03 to 3.79; it was not measured on the systems of this page.
-
-## Systems
+## Models
 
 {systems}
 
 {notes}
 
-"Mean label" predicts the mean label of 2,000 training faces for every face (`bench/comparison/guess.py`): mean points, the most
-frequent class of each pixel, mean age. A system that scores no better has learned nothing.
+"Constant prediction" is the mean of the labels of 2,000 training faces (per pixel, the most common class), for every face
+(`bench/comparison/guess.py`). Training speed: entire steps on two idle cores. ONNX Runtime: one face, one thread, median of 40.
 
-Speeds: training, complete steps on two idle cores; ONNX Runtime, one face on one thread, median of 40.
+## All tasks or one task
 
-## All tasks together, or a single task
-
-The network with standard heads (Naive Faceptor), {fewer:,} steps of {batch} on both sides: a single task uses the entire batch for its
-own sets. Two seeds; mean ± half of the seeds' range; verdicts as below. The single-task rows of the table above took {steps:,} steps.
+Naive Faceptor, {fewer:,} steps of {batch} on both sides, two seeds: mean ± half of the range. A single task gets the entire batch. The rows "alone" above have
+{steps:,} steps.
 
 {single_tasks}
 
 ## Ablations
 
-{fewer:,} steps of {batch} unless stated otherwise, equal on both sides; two seeds; mean ± half of the seeds' range. The verdicts "yes" and
-"no, worse" require that every seed of one side is better than every seed of the other. With two seeds this is a hint, not a proof.
-
-Which claims hold at this scale:
+{fewer:,} steps of {batch} unless noted, the same on both sides; two seeds: mean ± half of the range. "Better" and "worse": all seeds of
+the first side beat all seeds of the second, or the reverse. With two seeds this is a hint, not a proof.
 
 {claims}
 
 {ablations}
-
-## Learning curves
-
-Averaged weights, on the first 300 pictures of each validation set (LFW: pairs among them), every 500 steps.
-
-{curves}
 """
 
 
 def page(results: Results) -> str:
-    """The complete page."""
+    """The entire page."""
     notes = "\n".join(
         f"- {r.title}: {r.note}." for r in SYSTEMS if r.note and results.get(r.name, {}).get("scores")
     )
@@ -265,6 +235,5 @@ def page(results: Results) -> str:
         notes=notes,
         single_tasks=single_tasks(results),
         ablations="\n\n".join(ablation(results, a) for a in ABLATIONS),
-        curves=curves(results, (*SYSTEMS, *SINGLE)),
         claims=claims(results),
     )

@@ -1,4 +1,4 @@
-"""What the comparison trains: the systems, single-task networks, and one ablation a claimed idea."""
+"""What the comparison trains: the models, single-task networks, and one ablation per claimed idea."""
 
 from __future__ import annotations
 
@@ -62,8 +62,8 @@ def _seeds(
 
 
 _OWN = (
-    "trunk from random weights, pretrained for {} more steps with one lap; learning rate 2e-3, and 50 /"
-    " inputs of it for a dense head"
+    "trunk from random weights, pretrained by {} more steps with one lap; learning rate 2e-3, and 50 divided"
+    " by the number of inputs for a dense head"
 )
 
 SYSTEMS: tuple[Run, ...] = (
@@ -110,7 +110,7 @@ FEW = {"age": "utkface=1500", "expression": "ferplus=1500"}
 
 ABLATIONS: tuple[Ablation, ...] = (
     Ablation(
-        "fusion of four levels, against the last level only",
+        "fusion of four levels, or the last level alone",
         "Q-Face",
         {
             "four levels": _seeds("qface-four", "qface_tiny"),
@@ -119,14 +119,14 @@ ABLATIONS: tuple[Ablation, ...] = (
         ("celeba", "utkface-age", "ferplus-val"),
     ),
     Ablation(
-        "queries, against one standard head per task",
+        "queries, or one standard head per task",
         "Faceptor",
         {"queries": _seeds("faceptor-short", "faceptor_tiny"), "heads": TOGETHER},
         ("mtfl", "helen68", "celebamask", "celeba", "utkface-age", "ferplus-val", "lfw"),
     ),
     Ablation(
-        f"Layer-Attention: a second stage of {SECOND} steps, {SECOND // 4} of warm-up, that adds the other"
-        f" levels, against {SECOND} more steps of the first stage",
+        f"Layer-Attention: a second stage of {SECOND} steps ({SECOND // 4} warm-up) with the other levels, or"
+        f" {SECOND} more steps of the first",
         "Faceptor",
         {
             "second stage": _seeds(
@@ -138,12 +138,12 @@ ABLATIONS: tuple[Ablation, ...] = (
     ),
     *(
         Ablation(
-            f"auxiliary learning: {task} from 1,500 pictures, with the other tasks (15 or 16 of a"
-            f" batch of 20), against {task} only",
+            f"auxiliary learning: {task} from 1,500 pictures, with the other tasks (15 or 16 of 20 pictures)"
+            " or alone",
             "Faceptor",
             {
-                "with other tasks": _seeds(f"aux-{task}-on", "faceptor_tiny", max_samples=few),
-                "single task": _seeds(f"aux-{task}-off", "faceptor_tiny", max_samples=few, tasks=task),
+                "with other tasks": _seeds(f"aux-{task}-on", "faceptor_tiny", few=few),
+                "alone": _seeds(f"aux-{task}-off", "faceptor_tiny", few=few, tasks=task),
             },
             (protocol,),
         )
@@ -153,7 +153,7 @@ ABLATIONS: tuple[Ablation, ...] = (
         )
     ),
     Ablation(
-        "three laps of feedback, against one; both from the same one-lap start",
+        "three laps of feedback, or one, from the same start",
         "iFAN",
         {
             "three laps": tuple(
@@ -168,8 +168,7 @@ ABLATIONS: tuple[Ablation, ...] = (
         ("mtfl", "celebamask", "ferplus-val"),
     ),
     Ablation(
-        "batch norms of their own for each data set, against shared ones; one lap, 600 steps from random"
-        " weights",
+        "batch norms per data set, or shared; one lap, 600 steps from random weights",
         "iFAN",
         {
             "own norms": _seeds("norms-own", "ifan_tiny", laps=1, steps=600),
@@ -190,7 +189,7 @@ ABLATIONS: tuple[Ablation, ...] = (
         ("celeba",),
     ),
     Ablation(
-        f"masks of the groups (their network took {MASKS:,} more steps), against masks of ones",
+        f"masks of the groups (trained by {MASKS:,} more steps), or masks of ones",
         "MGMTN",
         {
             "masks": tuple(

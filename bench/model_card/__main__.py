@@ -1,10 +1,10 @@
 """Write the model card, docs/model-card.md, for the weights in the package.
 
-    python -m bench.model_card.__main__ [--dry]      # needs mien[train] and MIEN_DATA with the data pack
+python -m bench.model_card [--dry]      # needs mien[train] and MIEN_DATA with the data pack
 
-Steps: raw outputs on the validation sets (kept in the cache folder); temperatures and abstention thresholds
-(written to the provenance file next to the weights; --dry writes only the page); protocol scores and the
-table of false matches, if they are missing or were measured with other weights; then the page.
+In order: raw outputs on the validation sets (kept in the cache folder), temperatures and confidence
+thresholds (written into the provenance file next to the weights; --dry writes only the page), protocol scores
+and the table of false matches if they are missing or belong to other weights, then the page.
 """
 
 from __future__ import annotations
@@ -39,41 +39,34 @@ WIDE = ((0, 17), (18, 39), (40, 64), (65, 120))
 FEW = 10  # a smaller group gets its count only
 Groups = Mapping[str, np.ndarray]
 
-ABOUT = """## Intended uses
+ABOUT = """## Intended use
 
-Analyzing faces in pictures that you are allowed to process: aligning and cropping, sorting and searching your own photos,
-drawing, anonymizing, measuring and teaching methods, and pretraining for networks with better data. Every answer is an
-estimate from one picture, with a probability or an interval.
+Photos that you may analyze: cropping, sorting and searching your own photos, drawing, anonymizing, research and teaching, and initial weights for
+other networks. Every prediction is an estimate from one picture, with a probability or an interval.
 
-- *Age* and *gender* describe how a picture looks, not what a person is. Gender has two classes because its labels do.
-- *Expression* is the facial expression at that moment, not what a person feels.
-- *Attributes* are CelebA's forty words, judged by a few annotators; `Attractive`, `Big_Nose`, `Chubby` and similar ones are opinions.
-- *Identity* is a similarity, not a proof.
+- *Age* and *gender* describe how a face looks, not what a person is. Gender has two classes because its labels do.
+- *Expression* is the appearance of a face at one moment, not a feeling. *Identity* is a similarity, not a proof.
+- *Attributes* are CelebA's forty labels by a few annotators; `Attractive`, `Big_Nose`, `Chubby` and others are subjective.
 
 ## Prohibited uses
 
-- **Decisions about people** (work, credit, insurance, education, policing, access): the network was not made for them, and
-  the tables below show that its error rates differ between groups.
-- **Identifying people without their consent**, in public places, or from scraped pictures. An embedding is biometric data:
-  in the EU it needs a legal basis in GDPR Art. 9, and `mien` computes it only if `--tasks` or `tasks=` names it.
-- **Inferring emotions at work or in education in the EU**: prohibited by the AI Act, Art. 5(1)(f), except for medical and safety
-  reasons. Other such uses in the EU count as high-risk. Leave `expression` out, see below.
-- **Sorting people by race, belief or orientation**: no head predicts this, and it must not be derived from the others. UTKFace's
-  race labels are used only on this page, for measurements.
-- **Liveness, forgery or age checks** that grant or deny access: nothing here distinguishes a photo from a person, and ages of
-  children are wrong by years.
+- **Decisions about people** (work, credit, insurance, education, policing, access): error rates differ between groups, see below.
+- **Identifying people without their consent**, in public places, or from scraped pictures.
+- **Inferring emotions at work or in education in the EU**, except for medical and safety reasons. Leave `expression` out.
+- **Sorting people by race, belief or orientation**. No task predicts these. UTKFace's race labels only measure errors here.
+- **Liveness, forgery or age checks** that control access: a photo of a photo looks like a person, and ages are off by years.
 
-This is not legal advice.
+More: [privacy and law](privacy.md). This is not legal advice.
 """
 
-OFF = """## Disable tasks
+OFF = """## Switch tasks off
 
-Only the tasks that you name are computed, and identity only if you name it:
+Only requested tasks are computed; identity must be requested:
 
 ```python
 import mien
 
-reader = mien.load(tasks=["points5", "landmarks", "parsing", "pose"])  # no identity, age or gender
+reader = mien.load(tasks=["points5", "landmarks", "parsing", "pose"])  # nothing about the person
 print(reader.requested)
 ```
 
@@ -81,9 +74,8 @@ print(reader.requested)
 mien analyze examples/astronaut.jpg --tasks points5,landmarks,parsing,pose
 ```
 
-`mien serve --tasks ...` offers no other tasks to any client ([server.md](server.md)). To abstain when the network is not confident, use
-the recommended minimum above: `face["gender"].confident({gender})` and `face["expression"].confident({expression})` are the label or None.
-`mien models --license commercial` refuses these weights, exit code 2.
+`mien serve --tasks ...` offers no other tasks ([server](server.md)). At the thresholds above, `face["gender"].sure({gender})` and
+`face["expression"].sure({expression})` return the label or None. `mien models --license commercial` refuses these weights with exit code 2.
 """
 
 
@@ -125,7 +117,7 @@ def people_groups(a: Answers) -> Groups:
 
 
 def crossed(a: Answers) -> Groups:
-    """Race x gender x age, without empty groups."""
+    """Race x gender x age."""
     u = a.utk
     return {
         f"{r}, {g}, {band(*b)}": (u.race == i) & (u.male == v) & (u.years >= b[0]) & (u.years <= b[1])
@@ -154,13 +146,10 @@ def age_and_gender(a: Answers, f: Fit) -> Iterator[str]:
 
     head = ("group", "n", "age MAE, years", "bias, years", "inside the interval, %", "gender accuracy, %")
     yield "### Age and gender: UTKFace val\n"
-    yield (
-        "Bias: mean of prediction minus label; above 0, people are estimated too old. Race, gender and age are the"
-        " labels of the set.\n"
-    )
+    yield ("Bias: mean of prediction minus label. Race, gender and age are labels of the set.\n")
     yield rows(head, [line(n, g) for n, g in people_groups(a).items()])
-    yield f"\nRace, gender and age crossed (groups of fewer than {FEW} have no number):\n"
-    yield rows(head, [line(n, g) for n, g in crossed(a).items() if g.any()])
+    yield f"\nRace, gender and age combined, groups of {FEW} or more:\n"
+    yield rows(head, [line(n, g) for n, g in crossed(a).items() if g.sum() >= FEW])
 
 
 def slices(a: Answers) -> Groups:
@@ -177,7 +166,7 @@ def attributes(a: Answers) -> Iterator[str]:
     hits = (a.celeba["attributes"] >= 0) == (a.attributes == 1)
     groups = slices(a)
     yield "### Attributes: CelebA val\n"
-    yield "Accuracy in % at 0.5. *Constant*: the accuracy of always predicting the more frequent of yes and no.\n"
+    yield "Accuracy in % at 0.5. *Constant*: always predict the more frequent value.\n"
     body = [["**mean of 40**", "", *(shown(hits[g].mean(1)) for g in groups.values())]]
     for i, name in enumerate(CELEBA40):
         share = a.attributes[:, i].mean()
@@ -192,10 +181,7 @@ def expression(a: Answers) -> Iterator[str]:
     z, truth = a.fer["test"]
     guess = z.argmax(1)
     yield "### Expression: FER+ test\n"
-    yield (
-        "Recall: fraction of the faces with this label that get this prediction. Precision: fraction of these"
-        " predictions that are right. In %.\n"
-    )
+    yield "Recall and precision in %.\n"
     body = [
         [
             n,
@@ -207,10 +193,8 @@ def expression(a: Answers) -> Iterator[str]:
         for i, n in enumerate(EXPRESSION8)
     ]
     mean = np.mean([(guess[truth == i] == i).mean() for i in np.unique(truth)])
-    body.append(
-        ["**all**", f"{len(truth):,}", shown(guess == truth), "", f"mean recall of classes {100 * mean:.1f}"]
-    )
-    yield rows(("expression", "labeled", "recall", "answered", "precision"), body)
+    body.append(["**all**", f"{len(truth):,}", shown(guess == truth), "", f"mean recall {100 * mean:.1f}"])
+    yield rows(("expression", "labeled", "recall", "predicted", "precision"), body)
 
 
 def identity(a: Answers, model: OnnxModel) -> Iterator[str]:
@@ -224,7 +208,11 @@ def identity(a: Answers, model: OnnxModel) -> Iterator[str]:
         f"`mien verify` ({VERIFY_FMR:g})": VERIFY_FMR,
         f"`mien cluster`, galleries ({CLUSTER_FMR:g})": CLUSTER_FMR,
     }
-    yield f"Pairs of different people: {table.impostors:,}; of the same: {table.genuine:,}. {table.note}\n"
+    yield (
+        f"Pairs of different people: {table.impostors:,}; of the same: {table.genuine:,}. LFW View 1,"
+        " development pictures, found by our detector: mostly adult men in news photos. Children, siblings and"
+        " people of similar sex, age and origin match more often.\n"
+    )
     cut = {n: table.threshold(fmr) for n, fmr in cuts.items()}
     fnmr = {r["fmr"]: r["fnmr"] for r in table.rows}
     yield rows(
@@ -236,16 +224,21 @@ def identity(a: Answers, model: OnnxModel) -> Iterator[str]:
     )
     at = table.threshold(VERIFY_FMR)
     yield (
-        f"\nBy group, at `mien verify`'s threshold, {at:.4f}, both faces in the group. Intervals are over"
+        f"\nBy group, at the threshold of `mien verify` ({at:.4f}), both faces in the group. Intervals are over"
         " pictures, not pairs."
     )
     yield (
-        "UTKFace has no names: its pairs *count* as different people, and the few that are the same person count"
-        " as false matches. CelebA's"
+        "UTKFace has no names: its pairs count as strangers, so a few false matches may be correct. CelebA's"
+        " photos have 89x109 pixels; none of these people was used in training.\n"
     )
-    yield "pictures are photos of celebrities, of 89x109 pixels; none of these people was in the training data.\n"
     yield rows(
-        ("set, group", "strangers' pairs", "false matches, %", "same person's pairs", "false non-matches, %"),
+        (
+            "set, group",
+            "pairs of strangers",
+            "false matches, %",
+            "pairs of one person",
+            "false non-matches, %",
+        ),
         _pairs(a, at),
     )
 
@@ -272,29 +265,22 @@ def _pairs(a: Answers, at: float) -> Iterator[list[str]]:
                 few = pairs.sum() < 10 * FEW
                 mean, low, high = (0.0, 0.0, 0.0) if few else (100 * v for v in bootstrap_pairs(hits, pairs))
                 cells += [f"{pairs.sum():,}", "too few" if few else f"{mean:.2f} [{low:.2f}, {high:.2f}]"]
-            yield cells if same[once].any() else [*cells[:3], "none known", ""]
+            yield cells if same[once].any() else [*cells[:3], "none", ""]
 
 
 # --- Calibration, failures
 
 
 def calibration(f: Fit) -> Iterator[str]:
-    """Tables of calibration."""
+    """Tables of calibration and of thresholds."""
     yield "## Calibration\n"
     yield (
-        "Expected calibration error (ECE): the mean difference between a predicted probability and the accuracy,"
-        " in 15 bins"
-    )
-    yield (
-        'of equal width; for the predicted label, and for attributes for "yes". A temperature divides a'
-        " task's logits. It is fitted"
-    )
-    yield (
-        "on validation pictures and kept only if ECE and loss (negative log-likelihood) both become better on"
-        " other pictures.\n"
+        "Expected calibration error (ECE): mean difference between confidence and accuracy in 15 bins of equal"
+        " width. A temperature divides the logits of a task. It is fitted on validation pictures and kept only"
+        " if ECE and negative log-likelihood both improve on other pictures.\n"
     )
     head = (
-        "answer",
+        "task",
         "measured on",
         "n",
         "ECE, % before",
@@ -307,19 +293,20 @@ def calibration(f: Fit) -> Iterator[str]:
     yield rows(head, [[c.strip() for c in r.strip("| ").split("|")] for r in f.rows])
     plain, covered = f.covered
     found = f.temperatures.get("age")
-    stays = "which is not significantly less, so the temperature stays 1"
-    corrected = (
-        f"and {shown(covered)} % at temperature {found}, cross-validated; the predicted age does not change"
+    stays = "so it is not changed"
+    fixed = (
+        f"and {shown(covered)} % at temperature {found}, fitted without the measured fold; the years do not"
+        " change"
     )
     promise = 100 * AGE.read(np.zeros(101, np.float32), NO_CROP).coverage
-    end = corrected if found else stays
+    end = fixed if found else stays
     yield (
-        f"\nAge: the nominal coverage of the interval is {promise:g} %; as trained it covers {shown(plain)} % of UTKFace val,"
-        f" {end}.\n"
+        f"\nAge: the interval is made for {promise:g} %; as trained it contains {shown(plain)} % of UTKFace"
+        f" val, {end}.\n"
     )
-    yield "## When to abstain\n"
+    yield "## Confidence thresholds\n"
     yield (
-        "Answers below a minimum probability are withheld. *Recommended* is the smallest minimum that halves the"
+        "Predictions below a probability are left out. *Recommended*: the lowest threshold that halves the"
         " error rate.\n"
     )
     for name, (table, where) in f.tables.items():
@@ -332,13 +319,13 @@ def calibration(f: Fit) -> Iterator[str]:
             (f"{r.cut:.2f}", f"{r.n:,}", f"{100 * r.share:.1f}", f"{100 * r.accuracy:.1f}" if r.n else "")
             for r in table
         ]
-        yield rows(("minimum probability", "answered", "of all, %", "accuracy, %"), cells) + "\n"
+        yield rows(("minimum probability", "predictions", "of all, %", "correct, %"), cells) + "\n"
 
 
 def failures(a: Answers, model: OnnxModel, scores: Mapping[str, Any]) -> Iterator[str]:
-    """Weaknesses found in the numbers by rules, so that another network gets its own list."""
+    """Failures, selected from the numbers by rules, so that another network gets its own list."""
     yield "## Known failures\n"
-    yield "Found in the tables by rule:\n"
+    yield "Selected from the tables by rules:\n"
     z, truth = a.fer["test"]
     recall = {
         n: float((z.argmax(1)[truth == i] == i).mean())
@@ -346,10 +333,10 @@ def failures(a: Answers, model: OnnxModel, scores: Mapping[str, Any]) -> Iterato
         if (truth == i).any()
     }
     weak = [f"{n} ({100 * v:.0f} %)" for n, v in recall.items() if v < 0.5]
-    yield f"- Expressions found less than half of the time: {', '.join(weak) or 'none'}."
+    yield f"- Expressions with a recall below 50 %: {', '.join(weak) or 'none'}."
     hits, share = (a.celeba["attributes"] >= 0) == (a.attributes == 1), a.attributes.mean(0)
     idle = [f"`{n}`" for i, n in enumerate(CELEBA40) if hits[:, i].mean() <= max(share[i], 1 - share[i])]
-    yield f"- Attributes that are not better than a constant prediction: {', '.join(idle) or 'none'}."
+    yield f"- Attributes no better than a constant: {', '.join(idle) or 'none'}."
     classes = [
         f"{k[3:]} ({v:.2f})"
         for k, v in scores.get("celebamask", {}).items()
@@ -368,8 +355,8 @@ def failures(a: Answers, model: OnnxModel, scores: Mapping[str, Any]) -> Iterato
         for n, g in groups.items()
         if bootstrap(right[g])[2] < right.mean()
     ]
-    yield f"- Age errs more than on average, beyond chance: {', '.join(old) or 'no group'}."
-    yield f"- Gender is right less often than on average, beyond chance: {', '.join(sex) or 'no group'}."
+    yield f"- Age error significantly above average: {', '.join(old) or 'no group'}."
+    yield f"- Gender accuracy significantly below average: {', '.join(sex) or 'no group'}."
     table = Rates.of(model.sha256)
     if table is not None and "identity" in a.celeba:
         told = (
@@ -379,18 +366,14 @@ def failures(a: Answers, model: OnnxModel, scores: Mapping[str, Any]) -> Iterato
         )
         alike = [f"{name} ({v:.1f} %)" for name, v in told if v > 200 * VERIFY_FMR]
         yield (
-            f"- Strangers match more than twice as often as promised ({100 * VERIFY_FMR:g} %):"
+            f"- Strangers match at more than twice the stated rate ({100 * VERIFY_FMR:g} %):"
             f" {', '.join(alike) or 'no group'}."
         )
     yield (
-        "\nTo be expected, and not measured: errors on profiles, on faces behind hands and masks, and of a"
-        " few pixels. Drawn and"
+        "\nExpected, but not measured: errors on profiles, on faces behind hands or masks, on faces of a few"
+        " pixels, at night and in infrared. Drawn and sculpted faces get predictions, too. The pictures of the"
+        " sets are small, mostly of adults, mostly from the web before 2018, and labeled by few people."
     )
-    yield (
-        "sculpted faces get answers like any other. The sets' pictures are small, mostly of adults, mostly"
-        " from the web of before 2018,"
-    )
-    yield "and labeled by few hands. Nothing was measured at night or in infrared."
 
 
 # --- The page
@@ -399,22 +382,25 @@ def failures(a: Answers, model: OnnxModel, scores: Mapping[str, Any]) -> Iterato
 def page(model: OnnxModel, known: Provenance, a: Answers, f: Fit) -> str:
     """All of it."""
     scores = known.record["scores"]
-    sets = rows(("set", "what it is, and its terms"), sorted(known.sets.items()))
+    sets = rows(("set", "content and terms"), sorted(known.sets.items()))
     numbers = rows(("protocol", "n", "numbers"), [_score(n, v) for n, v in scores.items()])
     parts = [
         f"# Model card: {known.builder}\n",
-        f"Written by `python -m bench.model_card.__main__` from `src/mien/weights/{known.path.name}`: {known.size / 1e6:.1f} MB, sha256 `{known.sha256}`, "
-        f"crop {model.view.size[0]}x{model.view.size[1]}. Its tasks are {', '.join(known.tasks)}; gender and pose are derived from these.\n",
+        "```console\n$ mien models                     # weights, licenses, training sets, tasks\n"
+        "$ python -m bench.model_card      # measure and write this page; do not edit it by hand\n```\n",
+        f"`src/mien/weights/{known.path.name}`: {known.size / 1e6:.1f} MB, sha256 `{known.sha256}`, "
+        f"crop {model.view.size[0]}x{model.view.size[1]}. Tasks: {', '.join(known.tasks)}. Gender and pose follow from these.\n",
         ABOUT,
         "## Training data\n",
-        f"Licence of the weights: **{known.licence}**. Uses allowed: {', '.join(known.uses) or 'none is stated'}.\n\n{sets}\n",
-        f"How: {known.record.get('note') or 'see its recipe'}\n",
+        f"License of the weights: **{known.licence}**. Permitted uses: {', '.join(known.uses) or 'none is stated'}.\n\n{sets}\n",
+        f"Training steps: `src/mien/weights/{known.path.with_suffix('.json').name}`, field `note`. How to repeat them: "
+        "[the embedded network](default-model.md#reproduce-the-training).\n",
         "## Numbers\n",
-        "Faces are cropped by the sets' points, not by our detector, and pictures are small: do not compare with papers that used "
-        f"full-size pictures. Speed is in [benchmark.md](benchmark.md).\n\n{numbers}\n",
+        "Faces are aligned by labeled points. The pictures are small: do not compare with papers that used full-size pictures. With our detector: "
+        f"[the embedded network](default-model.md#accuracy). Speed: [benchmark](benchmark.md).\n\n{numbers}\n",
         "## By group\n",
-        "Brackets: 95 % intervals by 1,000 seeded resamples of the group's pictures. They show the effect of chance, not of the choice "
-        "of pictures. A group whose answers are all right or all wrong has an interval of zero width: check n.\n",
+        "Brackets: 95 % bootstrap intervals (1,000 resamples). They cover chance, not the selection of pictures. If all predictions of a group "
+        "are correct, or all wrong, the interval has no width: look at n.\n",
         *age_and_gender(a, f), "", *attributes(a), "", *expression(a), "", *identity(a, model), "",
         *calibration(f), *failures(a, model, scores), "",
         OFF.format(gender=f.abstain.get("gender", 0.9), expression=f.abstain.get("expression", 0.9)),

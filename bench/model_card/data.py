@@ -249,8 +249,8 @@ def _fit_cuts(a: Answers, out: Fit) -> None:
     )
     face = {s: top(softmax(z / out.temperatures.get("expression", 1.0)), y) for s, (z, y) in a.fer.items()}
     for name, chosen, shown, where in (
-        ("gender", male, male, "UTKFace val, the pictures that the cut was chosen on"),
-        ("expression", face["val"], face["test"], "FER+ test; the cut was chosen on val"),
+        ("gender", male, male, "UTKFace val, where the threshold was chosen"),
+        ("expression", face["val"], face["test"], "FER+ test; the threshold was chosen on val"),
     ):
         cut = calibration.recommended(calibration.abstaining(*chosen), chosen[1])
         if cut is not None:

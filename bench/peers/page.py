@@ -1,4 +1,4 @@
-"""Write docs/peers-benchmark.md from bench/results/peers.json, so that no number is copied by hand."""
+"""docs/peers-benchmark.md, generated from bench/results/peers.json: no number is copied by hand."""
 
 from __future__ import annotations
 
@@ -25,30 +25,22 @@ FACES = {
 TITLES: dict[str, tuple[str, str]] = {
     "mtfl": ("5 points, MTFL test (AFLW), 150 px", "NME by eye distance, %, lower is better"),
     "helen68": ("68 points, Helen val, 224 px", "NME by outer eye corners, %, lower is better"),
-    "utkface-age": ("Age, UTKFace val, 112 px tight crops", "mean error, years, lower is better"),
+    "utkface-age": ("Age, UTKFace val, 112 px tight crops", "MAE, years, lower is better"),
     "utkface-gender": ("Perceived gender, UTKFace val, 112 px tight crops", "accuracy, %"),
     "ferplus-test": ("Expression, FER+ test, majority labels, 48 px gray", "accuracy, %"),
     "lfw": ("Verification, LFW View 1 pairs, 160 px, 10 folds", "accuracy, %"),
 }
 NOTES = {
-    "mtfl": (
-        "Points of the mesh and of 68 points are mapped to five: the means of the six lid points, the tip of"
-        " the nose, the corners of the mouth."
-    ),
+    "mtfl": "Other point sets are mapped to five: mean of six eyelid points, nose tip, mouth corners.",
     "helen68": (
-        "The mesh is mapped by the table in `bench/peers/maps.py`. Its jaw is a line on the head, and iBUG's"
-        " is the outline in the picture, so a part of its error comes from the definition. human truncates"
-        " coordinates to integers. The stored labels are about one pixel to the right of the points of all"
-        " these tools, and to the left in flipped pictures (60 training pictures). This offset is in the"
-        " labels and in every row, except for what a network learned of it."
+        "The mesh is mapped by `bench/peers/maps.py`; part of its error is another definition of the jaw."
+        " human truncates coordinates to integers. The stored labels are about one pixel to the right of"
+        " where all tools see the points, and to the left on flipped pictures (60 training pictures)."
     ),
-    "ferplus-test": (
-        "human and face-api have seven expressions: they can never be right for a picture of contempt, the"
-        " eighth."
-    ),
+    "ferplus-test": "human and face-api have seven expressions, without contempt.",
     "lfw": (
-        "Pairs of embeddings are compared by Euclidean distance; the threshold is the best one of the other"
-        " nine folds. A pair counts if both faces were found."
+        "Euclidean distance; the threshold is the best of the other nine folds. Pairs count if both faces"
+        " were found."
     ),
 }
 
@@ -71,46 +63,42 @@ def fill(page: str, text: str) -> str:
 
 
 def section(found: Mapping[str, Any]) -> str:
-    """The measurements of bench/results/peers.json as Markdown."""
-    parts = ["### Where and when\n", *stages(found)]
+    """What was measured: bench/results/peers.json as Markdown."""
+    parts = ["### Machine\n", *stages(found)]
     if "speed" in found:
         parts += [
-            "\n### The same tasks\n",
+            "\n### Single tasks\n",
             *like_for_like(found["speed"]),
-            "\n### All tasks of each tool\n",
+            "\n### All predictions\n",
             *whole(found["speed"]),
         ]
     if "accuracy" in found:
         parts += [
             "\n### Accuracy\n",
             *accuracy(found["accuracy"]),
-            "\n### Faces found\n",
+            "\n### Detection\n",
             *faces_found(found["accuracy"]),
         ]
-    return "\n".join([*parts, "\n### Empty cells\n", *blanks(found)])
+    return "\n".join([*parts, "\n### Not measured\n", *blanks(found)])
 
 
 def stages(found: Mapping[str, Any]) -> Iterator[str]:
     """Machine, load, date and command of each part."""
-    for stage, what in (("speed", "Times"), ("accuracy", "Answers")):
+    for stage, what in (("speed", "Speed"), ("accuracy", "Accuracy")):
         if stage not in found:
             yield f"- {what}: not measured yet."
             continue
         f, m = found[stage], found[stage]["machine"]
         load, cores = m.get("load") or [], m.get("cores", 1)
         busy = (
-            ". **The machine was busy**: compare rows, but not with other pages"
+            ". **The machine was busy with other work**: compare only rows of this page"
             if load and load[0] > 0.5 * cores
             else ""
         )
-        cut = (
-            f"; at most {f['limit']:,} pictures (or pairs) per set, drawn with a fixed seed"
-            if f.get("limit")
-            else ""
-        )
+        cut = f"; at most {f['limit']:,} pictures (or pairs) per set, fixed seed" if f.get("limit") else ""
         mine = f"; mien's network {f['network']}" if "network" in f else ""
         yield (
-            f"- {what}: {f['date']}, {m.get('cpu') or 'processor unknown'}, {cores} cores, load before it"
+            f"- {what}: {f['date']}, {m.get('cpu') or 'processor unknown'}, {cores} cores, load before"
             f" {' '.join(map(str, load)) or 'unknown'}{busy if stage == 'speed' else ''}; {f['threads']}"
             f" threads per tool{cut}{mine}. `{f['command']}`"
         )
@@ -129,16 +117,13 @@ def _times(cell: Mapping[str, float]) -> str:
 
 
 def like_for_like(speed: Mapping[str, Any]) -> Iterator[str]:
-    """One table per job, with all tools that can do it."""
+    """One table per job, with the tools that can do it."""
     rows = speed["peers"]
-    yield (
-        f"Milliseconds, p50 / p95 of {speed['rounds']} rounds, and in brackets the median number of faces"
-        f" found.\n"
-    )
+    yield f"Milliseconds, p50 / p95 of {speed['rounds']} rounds, and (faces found, median).\n"
     head = (
         "tool",
         *(f"{n} face{'s' * (n > 1)}, {STAGES[n][0]}x{STAGES[n][1]}" for n in STAGES),
-        "processor ms, 5 faces",
+        "CPU ms, 5 faces",
     )
     for job, said in JOBS.items():
         if job == ALL:
@@ -157,19 +142,16 @@ def like_for_like(speed: Mapping[str, Any]) -> Iterator[str]:
 
 
 def whole(speed: Mapping[str, Any]) -> Iterator[str]:
-    """One table: all tasks of each tool, with its memory, start time and size."""
+    """One table: all predictions of each tool, with memory, start and size."""
     rows = speed["peers"]
-    yield (
-        "The same with all tasks of each tool, and the resources of its process. Start: time until ready,"
-        " minimum of 3.\n"
-    )
+    yield "The same for all predictions of a tool. Start: minimum of 3.\n"
     head = (
         "tool",
         "versions",
-        "answers",
+        "predictions",
         *(f"{n} face{'s' * (n > 1)}" for n in STAGES),
-        "processor ms, 5 faces",
-        "resident, MB (peak)",
+        "CPU ms, 5 faces",
+        "memory, MB (peak)",
         "start, ms",
         "weights, MB",
     )
@@ -190,10 +172,10 @@ def accuracy(found: Mapping[str, Any]) -> Iterator[str]:
     """One table per protocol."""
     used = set[str]()
     yield (
-        "*Stored*: the set's own picture. *Framed*: the same picture, enlarged to 224 px if it is smaller,"
-        " in the middle of a gray frame twice as wide and high. `±`: half of the 95 % interval. *Common*:"
-        " only framed pictures that every tool of the table answered, because a tool that finds only easy"
-        " faces has fewer errors on its own pictures.\n"
+        "*Stored*: the picture of the set. *Framed*: the same, enlarged to at least 224 px, inside a gray"
+        " border that doubles its size. `±`: half of the 95 % interval. *Common*: the framed pictures with"
+        " predictions of all tools in the table, because a tool that finds only easy faces has fewer"
+        " errors.\n"
     )
     for sitting in SITTINGS:
         if sitting.name not in found["sets"]:
@@ -228,9 +210,9 @@ def one_protocol(protocol: str, result: Mapping[str, Any], used: set[str]) -> It
     yield table(
         (
             "tool",
-            "stored: answered, %",
+            "stored: predicted, %",
             "stored",
-            "framed: answered, %",
+            "framed: predicted, %",
             "framed",
             f"framed, common ({common:,})",
         ),
@@ -246,16 +228,16 @@ def _share(n: int, of: int) -> str:
 
 def _value(scores: Mapping[str, float], prefix: str, marks: str) -> str:
     if f"{prefix}value" not in scores:
-        return "too few answered"
+        return "too few"
     return f"{scores[f'{prefix}value']:.2f} ± {scores[f'{prefix}half']:.2f}{' ' + marks if marks else ''}"
 
 
 def faces_found(found: Mapping[str, Any]) -> Iterator[str]:
-    """One table: the fraction of pictures whose labeled face each detector found."""
+    """One table: the share of pictures whose labeled face each detector found."""
     yield (
-        "Pictures in which a box contains the center of the labeled face, %: each tool's own detector with"
-        " its own threshold. Stored pictures are small, and most are cropped to the face; many detectors"
-        " were not made for that, hence the frame.\n"
+        "Pictures in which a box contains the center of the labeled face, %; each tool's own detector and"
+        " threshold. Most stored pictures are small and tightly cropped, unlike the photos that many"
+        " detectors are made for.\n"
     )
     sets = [(s, found["sets"][s.name]) for s in SITTINGS if s.name in found["sets"]]
     head = ("tool", *(f"{FACES[s.name]} ({r['pictures']:,}), {way}" for s, r in sets for way in WAYS))
@@ -273,7 +255,7 @@ def faces_found(found: Mapping[str, Any]) -> Iterator[str]:
 
 
 def blanks(found: Mapping[str, Any]) -> Iterator[str]:
-    """Tools that are missing in the tables, and the reasons."""
+    """The tools that are not in the tables, with reasons."""
     reasons = dict[str, str]()
     for p in PEERS:
         told = [found.get("not_installed", {}).get(p.name)]
@@ -286,6 +268,6 @@ def blanks(found: Mapping[str, Any]) -> Iterator[str]:
         if said := next((t for t in told if t), None):
             reasons[p.title] = said
     yield table(
-        ("tool", "why it is missing"),
+        ("tool", "reason"),
         [[name, why.replace("|", "/")] for name, why in (reasons | BLANKS).items()],
     )

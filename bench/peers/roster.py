@@ -1,4 +1,4 @@
-"""Who is compared, what each can answer, and what must be known of it."""
+"""The compared tools: what each predicts, and notes on its numbers."""
 
 from __future__ import annotations
 
@@ -12,27 +12,21 @@ ALL = "all"
 
 # job -> what is asked; like for like: everybody does just this, with the network that it uses for it
 JOBS = {
-    "detect": "detection: boxes only",
-    "points": "detection and points of each face",
-    "embedding": "detection and an embedding of each face",
-    "age_gender": "detection, age and gender of each face",
-    "expression": "detection and expression of each face",
-    ALL: "all tasks of the tool in common use",
+    "detect": "detection only",
+    "points": "detection and points",
+    "embedding": "detection and embedding",
+    "age_gender": "detection, age and gender",
+    "expression": "detection and expression",
+    ALL: "all predictions of the tool in its common use",
 }
 
 # footnote mark -> text
 MARKS = {
-    "†": (
-        "The tool was trained on pictures of this set, or very likely was: this number says little about"
-        " other pictures."
-    ),
-    "‡": (
-        "The tool was trained on the training part of this set, which is an advantage over tools without this"
-        " mark."
-    ),
+    "†": "The tool was trained, or very likely, on these pictures: the number says little about others.",
+    "‡": "The tool was trained on the training part of this set. Tools without the mark were not.",
     "§": (
-        "These embeddings are related: dlib's network was the teacher of mien's, and face-api's is a port of"
-        " it. mien's points were trained on LFW, its embeddings were not."
+        "Related embeddings: dlib's network was the teacher of mien's, and face-api's is a port of it. In"
+        " mien, only the landmarks were trained on LFW pictures."
     ),
 }
 
@@ -95,7 +89,7 @@ PEERS = (
     ),
     Peer(
         "mediapipe",
-        "MediaPipe, each solution as it comes",
+        "MediaPipe",
         MEDIAPIPE,
         "read_mediapipe.py",
         "478 points (FaceMesh, at most 20 faces)",
@@ -103,7 +97,7 @@ PEERS = (
     ),
     Peer(
         "mediapipe-crops",
-        "MediaPipe, full-range detector and FaceMesh in each box",
+        "MediaPipe crops",
         MEDIAPIPE,
         "read_mediapipe.py",
         "boxes, 478 points",
@@ -112,7 +106,7 @@ PEERS = (
     ),
     Peer(
         "face_recognition",
-        "face_recognition (dlib)",
+        "face_recognition",
         DLIB,
         "read_dlib.py",
         "68 points, embedding",
@@ -121,7 +115,7 @@ PEERS = (
     ),
     Peer(
         "human",
-        "human (WASM in Node)",
+        "human",
         NODE,
         "read_human.mjs",
         "478 points, irises, age, gender, expression, embedding, anti-spoofing, liveness",
@@ -130,33 +124,28 @@ PEERS = (
     ),
     Peer(
         "face-api",
-        "face-api (WASM in Node)",
+        "face-api",
         NODE,
         "read_faceapi.mjs",
         "68 points, age, gender, expression, embedding",
         tuple(JOBS),
         marks={"utkface-age": "†", "utkface-gender": "†", "lfw": "§"} | _EXPRESSION,
     ),
-    Peer("haar", "OpenCV, Haar cascade", OPENCV, "read_haar.py", "boxes", ("detect", ALL)),
+    Peer("haar", "OpenCV Haar", OPENCV, "read_haar.py", "boxes", ("detect", ALL)),
 )
 
 # Other tools, and why they are not measured: only package registries are used.
 BLANKS = {
-    "insightface 2.1": "its weights are fetched from their host at first use; the package has none",
-    "uniface 4.2.1": "its weights are fetched from their host at first use; the package has none",
-    "deepface 0.0.103": "its weights are fetched from their host at first use; the package has none",
-    "py-feat 2.1.5": "its weights are fetched from their host at first use; the package has none",
-    "facer (pyfacer 0.0.5)": "its weights are fetched from their host at first use; the package has none",
-    "mediapipe 1.2.2": (
-        "its wheel has no models, and the solutions were removed; 0.10.21, the last version with both, is"
-        " measured"
-    ),
-    "OpenCV YuNet, SFace": (
-        "OpenCV's wheels contain the code, not the models; besides, YuNet was the teacher of mien's detector"
-    ),
-    "facenet-pytorch 2.6.0": "not tried: it requires torch 2.2, whose wheel in the registry includes CUDA",
-    "mtcnn 1.0.0": "not tried: it needs TensorFlow",
-    "FaceXFormer, Faceptor, SwinFace": "no packages; only scripts of papers, with weights elsewhere",
+    "insightface 2.1": "downloads its weights; the package has none",
+    "uniface 4.2.1": "downloads its weights; the package has none",
+    "deepface 0.0.103": "downloads its weights; the package has none",
+    "py-feat 2.1.5": "downloads its weights; the package has none",
+    "facer (pyfacer 0.0.5)": "downloads its weights; the package has none",
+    "mediapipe 1.2.2": ("no models and no solutions in the wheel; 0.10.21, the last with both, is measured"),
+    "OpenCV YuNet, SFace": ("no models in OpenCV's wheels; YuNet was the teacher of mien's detector"),
+    "facenet-pytorch 2.6.0": "requires torch 2.2, whose wheel brings CUDA",
+    "mtcnn 1.0.0": "requires TensorFlow",
+    "FaceXFormer, Faceptor, SwinFace": "no packages; scripts with weights elsewhere",
 }
 
 

@@ -1,10 +1,9 @@
-"""How far reading is from what this machine could do at best: docs/benchmark.md, made again by one command.
+"""Roofline of the networks on this machine; writes docs/benchmark.md.
 
 python -m bench.speed.roofline [--threads 1] [--runs 30] [--dry]      # needs mien[train] (onnx), no data
 
-A network's multiply-adds (MAC) at the rate of a float32 matrix product, and its bytes at the rate of a copy,
-are a time that no implementation beats by much: the floor. The ratio of the measured time to it says what is
-left to gain.
+The floor is the time for the multiply-adds (MAC) at the rate of a float32 matrix product, or for the bytes at
+the rate of a copy, whichever is larger. The ratio of the measured time to it shows what is left to gain.
 """
 
 from __future__ import annotations
@@ -249,14 +248,14 @@ def markdown(head: Sequence[str], body: Sequence[Sequence[str]]) -> str:
 ROUNDS = 3  # everything is measured in turn, so that a busy minute does not fall on one thing alone
 HEAD = (
     "network",
-    "million MAC",
+    "MAC, M",
     "weights, MB",
     "bytes layer by layer, MB",
     "MAC, ms",
     "weights and picture, ms",
     "layer by layer, ms",
     "measured, ms",
-    "ratio to the floor",
+    "ratio",
     "ratio, layer by layer",
 )
 
@@ -287,19 +286,19 @@ def section(threads: int, runs: int) -> str:
     )  # apart: its memory is its own
     load, cores = whole["machine"]["load"], whole["machine"]["cores"]
     busy = bool(load) and load[0] > 0.75 * cores
-    clock = "processor time of one thread" if threads == 1 else "by the clock"
+    clock = "CPU time of one thread" if threads == 1 else "wall time"
     return "\n".join([
         f"Float32 matrix product of 1,024 x 1,024 by ONNX Runtime, {threads} thread(s): "
         f"**{macs_a_second / 1e9:.1f} billion MAC/s**.",
         f"Copy of 128 MB, one thread: **{bytes_a_second / 1e9:.1f} GB/s**, read and written.",
-        f"Each is the best of {ROUNDS} rounds, {clock}.\n",
-        f"Load of the machine: {' '.join(map(str, load)) or 'unknown'} on {cores} cores"
-        + (". **It was busy**: the ratios are rough, and wall times far too long.\n" if busy else ".\n"),
+        f"Best of {ROUNDS} rounds, {clock}. "
+        f"Load: {' '.join(map(str, load)) or 'unknown'} on {cores} cores"
+        + (". **It was busy**: the ratios are rough, and wall times too long.\n" if busy else ".\n"),
         markdown(HEAD, lines), "",
         "Face network, one face, by kind of operation:\n",
-        markdown(("operation", "how many", "million MAC", "% of them", "MB moved", "% of them"),
+        markdown(("operation", "count", "MAC, M", "%", "MB moved", "%"),
         list(kinds(found[0][1]))), "",
-        f"Whole calls on drawn pictures, `mien bench --threads {threads}`, wall time:\n",
+        f"`mien bench --threads {threads}` on synthetic pictures, wall time:\n",
         "```text", *report(whole), "```",
     ])  # fmt: skip
 

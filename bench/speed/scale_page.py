@@ -1,6 +1,6 @@
-"""docs/scale.md's tables and docs/scale.svg from bench/results/scale.json.
+"""The tables of docs/scale.md, and docs/scale.svg, from bench/results/scale.json.
 
-What was not measured is said, and never guessed.
+Missing measurements are marked as such.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from typing import Any
 
 PAGE, PICTURE = Path("docs/scale.md"), Path("docs/scale.svg")
 NONE = "not measured yet"
-GPU = 100e12  # floating-point operations a second that one GPU sustains: an assumption, said on the page
-TRAINED = 3 * 2  # operations a multiply-add: forward, and backward as dear as two more
+GPU = 100e12  # floating-point operations per second that one GPU sustains: an assumption, stated on the page
+TRAINED = 3 * 2  # operations per multiply-add: forward, and backward, which costs twice as much
 Known = dict[str, dict[str, dict[str, Any]]]
 
 
@@ -29,10 +29,7 @@ def _n(value: Any, form: str = ",.1f", unit: str = "") -> str:
 def _when(rows: Sequence[dict[str, Any]]) -> str:
     days, loads = sorted({r["date"] for r in rows}), [r["load"] for r in rows]
     return (
-        f"\n\n{', '.join(days)}, {rows[0]['cores']} cores, load average up to {max(loads):g} when they were"
-        " done."
-        if rows
-        else ""
+        f"\n\n{', '.join(days)}, {rows[0]['cores']} cores, load average up to {max(loads):g}." if rows else ""
     )
 
 
@@ -46,9 +43,9 @@ def reading(known: Known) -> str:
          _n(r["faces"] / r["photos"], ".2f"), _n(r["bytes_per_face"], ",.0f")]
         for r in rows
     ]  # fmt: skip
-    head = ["photos", "workers", "photos/s, start included", "photos/s, steady", "CPU s a photo",
+    head = ["photos", "workers", "photos/s with start", "photos/s, steady", "CPU s per photo",
     "driver, MB", "worker, MB",
-            "faces a photo", "bytes a face, Parquet"]  # fmt: skip
+            "faces per photo", "Parquet bytes per face"]  # fmt: skip
     return table(head, cells) + _when(rows)
 
 
@@ -77,9 +74,9 @@ def people(known: Known) -> str:
     head = [
         "people in the gallery",
         "faces/s, table",
-        "CPU ms a face, table",
+        "CPU ms per face, table",
         "found",
-        "faces/s, one by one (LanceDB)",
+        "faces/s, one by one",
     ]
     return table(head, cells) + _when(rows)
 
@@ -104,7 +101,7 @@ def papers(known: Known) -> str:
     head = [
         "recipe",
         "parameters, M",
-        "multiply-adds a picture, G",
+        "MACs per picture, G",
         "pictures, M",
         "operations, 1e18",
         "GPU-hours at 100 TFLOP/s",
@@ -129,11 +126,11 @@ def plan(known: Known) -> str:
         ("parts of 512 photos", lambda n: f"{-(-n // 512):,}"),
     ):
         cells.append([what, of(10**6), of(10**9)])
-    cpu = f"{r['cpu_s_per_photo']:.3f} CPU s a photo"
+    cpu = f"{r['cpu_s_per_photo']:.3f} CPU s per photo"
     by = f"{r['workers']} worker{'s' * (r['workers'] > 1)}"
-    made = f"From {r['size']:,} photos of {r['bytes_per_photo']:,.0f} bytes by {by}: {cpu}."
+    made = f"From {r['size']:,} photos of {r['bytes_per_photo']:,.0f} bytes, {by}: {cpu}."
     small = (
-        " **A trial with few photos: start-up weighs too much, do not plan with it.**"
+        " **Too few photos: the start takes most of the time. Do not plan with these numbers.**"
         if r["size"] < 1000
         else ""
     )

@@ -1,5 +1,5 @@
-"""The shipped network beside its variants: 8-bit integers, and with the mirror image. Accuracy, bytes and
-time, into docs/benchmark.md.
+"""The embedded network next to its variants, 8-bit and flip TTA: accuracy, bytes and time, into
+docs/benchmark.md.
 
 python -m bench.speed.variants [--threads 1] [--runs 60]
 """
@@ -71,7 +71,7 @@ def section(threads: int, runs: int) -> str:
         files[name] = OUT / f"int8_{i}.onnx"
         quantize(float32.path, files[name], images, keep=keep)
     models: dict[str, Any] = {name: OnnxModel(f, threads=threads) for name, f in files.items()}
-    models["float32, with its mirror image"] = FlipTTA(float32)
+    models["float32, flip TTA"] = FlipTTA(float32)
     scores = {name: {p: evaluate(m, PROTOCOLS[p]) for p in ROWS} for name, m in models.items()}
     body = [
         [told, *(f"{scores[m][p].headline:.{digits}f}" for m in models)] for p, (told, digits) in ROWS.items()
@@ -79,11 +79,11 @@ def section(threads: int, runs: int) -> str:
     body += [["bytes, MB", *(f"{os.path.getsize(files.get(m, float32.path)) / 1e6:.1f}" for m in models)]]
     for n in (1, 5):
         took = times(models, images[:n], runs)
-        body += [[f"forward of {n} face(s), ms", *(f"{took[m]:.1f}" for m in models)]]
+        body += [[f"{n} face{'s' * (n > 1)}, ms", *(f"{took[m]:.1f}" for m in models)]]
     load = " ".join(f"{v:.2f}" for v in os.getloadavg())
-    said = f"Median of {runs} forwards in turns, {threads} thread(s), load {load} on {os.cpu_count()} cores."
+    said = f"Median of {runs} forward passes, {threads} thread(s), load {load} on {os.cpu_count()} cores."
     said += (
-        f" Ranges from {len(images)} training faces, {EACH} a set. All pictures of each set; weights"
+        f" Calibrated on {len(images)} training faces, {EACH} per set. All pictures of each set; weights"
         f" {float32.sha256[:12]}."
     )
     return markdown(["", *models], body) + "\n\n" + said

@@ -168,7 +168,7 @@ def test_pages_name_every_keyword_argument(system):
 @pytest.mark.parametrize("system", SYSTEMS)
 def test_pages_say_what_is_known_and_what_is_not_claimed(system):
     page = page_of(system)
-    for heading in ("The idea", "Known, and ours", "Sizes", "Numbers", "Commands", "What it cannot answer"):
+    for heading in ("Exact", "Ours", "Unknown", "Sizes", "Numbers", "Limits"):
         assert f"\n## {heading}\n" in page
     assert re.search(r"no\s+published\s+(number|accuracy)\s+is\s+claimed\s+to\s+be\s+reproduced", page)
     assert "](../comparison.md)" in page
