@@ -103,7 +103,7 @@ def verdict(ours: Sequence[float], other: Sequence[float], less: bool) -> str:
     return VERDICTS[0] if min(a) > max(b) else VERDICTS[1] if max(a) < min(b) else VERDICTS[2]
 
 
-def sides_of(results: Results, told: Ablation) -> dict[str, dict[str, list[float]]]:
+def sides_of(results: Results, study: Ablation) -> dict[str, dict[str, list[float]]]:
     """The scores of an idea: side -> protocol -> one number per seed.
 
     Only sides with all seeds.
@@ -133,28 +133,28 @@ def judged(results: Results, study: Ablation) -> dict[str, dict[str, str]]:
     }
 
 
-def ablation(results: Results, told: Ablation) -> str:
+def ablation(results: Results, study: Ablation) -> str:
     """A table of one idea: one row per side. `claims` has the verdicts."""
-    if not judged(results, told):
-        return f"### {told.paper}: {told.idea}\n\n{NOT_YET}"
+    if not judged(results, study):
+        return f"### {study.paper}: {study.idea}\n\n{NOT_YET}"
     rows = [
         [side, *(spread(values[p], p) for p in study.measures)]
         for side, values in sides_of(results, study).items()
     ]
-    return f"### {told.paper}: {told.idea}\n\n" + table(["", *(SHOWN[p][1] for p in told.measures)], rows)
+    return f"### {study.paper}: {study.idea}\n\n" + table(["", *(SHOWN[p][1] for p in study.measures)], rows)
 
 
 def claims(results: Results) -> str:
     """The verdicts: one row per comparison, with the tasks on which the idea helps, harms, or neither."""
     rows, task_of = [], {protocol: task for task, protocol in MEASURE.items()}
-    for told in ABLATIONS:
-        for side, said in judged(results, told).items():
+    for study in ABLATIONS:
+        for side, said in judged(results, study).items():
             cells = [", ".join(task_of[p] for p, v in said.items() if v == word) for word in VERDICTS]
-            rows.append([told.paper, f"{next(iter(told.sides))} vs. {side}", *cells])
+            rows.append([study.paper, f"{next(iter(study.sides))} vs. {side}", *cells])
     return table(["paper", "comparison", "better", "worse", "no clear difference"], rows) if rows else NOT_YET
 
 
-def alone(results: Results) -> str:
+def single_tasks(results: Results) -> str:
     """Each task trained with the others, and alone, in the network with standard heads: one row per task."""
     rows = []
     for task, runs in SINGLE_TASK.items():

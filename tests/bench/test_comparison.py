@@ -111,9 +111,9 @@ def test_the_page_shows_what_was_scored_and_leaves_the_rest_blank(tmp_path):
     (tmp_path / "qface").mkdir()
     line = {"step": 500, "scores": {"celeba": 81.0, "ferplus-val": 40.0}}
     (tmp_path / "qface" / "log.jsonl").write_text('{"step": 50, "losses": {}}\n' + json.dumps(line) + "\n")
-    told["qface"]["curve"] = curve("qface", tmp_path)
-    assert told["qface"]["curve"] == [{"step": 500, "celeba": 81.0, "ferplus-val": 40.0}]
-    assert "Not trained yet." in page(told)
+    found["qface"]["curve"] = curve("qface", tmp_path)
+    assert found["qface"]["curve"] == [{"step": 500, "celeba": 81.0, "ferplus-val": 40.0}]
+    assert "Not trained yet." in page(found)
 
 
 def test_an_ablation_is_judged_seed_by_seed():
