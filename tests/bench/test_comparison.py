@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from bench.comparison.guess import guess
-from bench.comparison.page import GUESS, ablation, alone, claims, judged, page, spread, systems, verdict
+from bench.comparison.page import GUESS, ablation, claims, judged, page, single_tasks, spread, systems, verdict
 from bench.comparison.runs import (
     ABLATIONS,
     FEWER,
@@ -137,7 +137,7 @@ def test_a_task_alone_is_judged_against_all_together():
     both = results(
         **{"naive-short-1": 85, "naive-short-2": 86, "alone-attributes-1": 87, "alone-attributes-2": 88}
     )
-    assert "| attributes | CelebA % | 85.50 ± 0.50 | 87.50 ± 0.50 | no, worse |" in alone(both)
+    assert "| attributes | CelebA % | 85.50 ± 0.50 | 87.50 ± 0.50 | no, worse |" in single_tasks(both)
 
 
 def test_only_what_the_page_shows_is_asked():
