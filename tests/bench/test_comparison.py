@@ -10,7 +10,17 @@ import numpy as np
 import pytest
 
 from bench.comparison.guess import guess
-from bench.comparison.page import GUESS, ablation, claims, judged, page, single_tasks, spread, systems, verdict
+from bench.comparison.page import (
+    GUESS,
+    ablation,
+    claims,
+    judged,
+    page,
+    single_tasks,
+    spread,
+    systems,
+    verdict,
+)
 from bench.comparison.runs import (
     ABLATIONS,
     FEWER,
