@@ -970,8 +970,9 @@ def fits(value, schema: dict, components: dict, path: str = "$") -> None:
     """The part of JSON Schema that the description uses; a keyword that is not known here fails the test."""
     if "$ref" in schema:
         return fits(value, components[schema["$ref"].removeprefix("#/components/schemas/")], components, path)
-    if "anyOf" in schema:  # a thing, and what stands there when there is none
-        return fits(value, schema["anyOf"][value is None or "error" in value], components, path)
+    if "anyOf" in schema:  # a thing or null; a record or an error record
+        kinds = [s for s in schema["anyOf"] if (s.get("type") == "null") is (value is None)]
+        return fits(value, kinds[len(kinds) > 1 and "error" in value], components, path)
     known = {
         "type",
         "properties",
