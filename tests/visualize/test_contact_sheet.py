@@ -8,6 +8,7 @@ import io
 import json
 import re
 from html.parser import HTMLParser
+from importlib.resources import files
 
 import pytest
 from PIL import Image
@@ -15,7 +16,11 @@ from PIL import Image
 from mien.errors import NotFound, UsageError
 from mien.inference.reader import Reading
 from mien.types import Face
-from mien.visualize.contact_sheet import SCRIPT, STYLE, ContactSheet, thumb
+from mien.visualize.contact_sheet import ContactSheet, thumb
+
+SCRIPT, STYLE = (
+    files("mien.visualize").joinpath(f"contact_sheet.{kind}").read_text("utf-8") for kind in ("js", "css")
+)
 
 
 class Page(HTMLParser):
