@@ -1,12 +1,9 @@
-"""Is a probability of 0.8 right eight times of ten? Measured, mended by one temperature a task, and when to
-say nothing.
+"""Is a probability of 0.8 right eight times of ten? Reliability, temperatures, abstaining, intervals.
 
 A temperature divides the logits of a task that is trained (Guo et al., ICML 2017): it changes how sure an
-answer is, never
-which answer is the likeliest. Temperatures are kept in the provenance file beside the weights,
-`{"calibration":
-{"temperatures": {task: number}}}`, and `mien.inference.onnx_model.OnnxModel` hands them to its tasks. Needs
-numpy only.
+answer is, never which answer is the likeliest. Temperatures are kept in the provenance file beside the
+weights, `{"calibration": {"temperatures": {task: number}}}`, and `mien.inference.onnx_model.OnnxModel` hands
+them to its tasks.
 """
 
 from __future__ import annotations
@@ -16,6 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+from scipy.optimize import bisect, minimize_scalar
 
 from mien.errors import UsageError
 
@@ -93,28 +91,20 @@ def binary_loss(logits: npt.ArrayLike, truth: npt.ArrayLike, temperature: float)
 def minimum(
     f: Callable[[float], float], *, low: float = MINIMUM, high: float = MAXIMUM, tolerance: float = 1e-5
 ) -> float:
-    """Where f is least between two positive numbers, by golden sections of the logarithm; f falls, then
-    rises.
+    """Where f is least between two positive numbers; f falls, then rises.
 
     Both losses do: they are convex in 1 / temperature.
 
     Raises:
         UsageError: the least is at an edge, so that there is none.
     """
-    ratio = (5**0.5 - 1) / 2
-    a, b = np.log(low), np.log(high)
-    c, d = b - ratio * (b - a), a + ratio * (b - a)
-    fc, fd = f(float(np.exp(c))), f(float(np.exp(d)))
-    while b - a > tolerance:
-        if fc <= fd:
-            b, d, fd = d, c, fc
-            c = b - ratio * (b - a)
-            fc = f(float(np.exp(c)))
-        else:
-            a, c, fc = c, d, fd
-            d = a + ratio * (b - a)
-            fd = f(float(np.exp(d)))
-    found = float(np.exp((a + b) / 2))
+    search = minimize_scalar(
+        lambda log: f(float(np.exp(log))),
+        bounds=(np.log(low), np.log(high)),
+        method="bounded",
+        options={"xatol": tolerance},
+    )
+    found = float(np.exp(search.x))
     if min(found / low, high / found) < 1.01:
         raise UsageError(
             f"the best temperature runs to the edge, {found:.3g}: all answers right, or no better than"
@@ -139,8 +129,7 @@ def binary_temperature(logits: npt.ArrayLike, truth: npt.ArrayLike) -> float:
 def reaching(
     f: Callable[[float], float], goal: float, *, low: float = MINIMUM, high: float = MAXIMUM
 ) -> float:
-    """The least number between two positive ones at which f, which rises, reaches a goal (bisection of the
-    logarithm).
+    """The least number between two positive ones at which f, which rises, in steps too, reaches a goal.
 
     Raises:
         UsageError: it does not reach it there, or has from the start.
@@ -149,11 +138,13 @@ def reaching(
         raise UsageError(
             f"{goal:g} is not reached between temperatures {low:g} ({f(low):g}) and {high:g} ({f(high):g})"
         )
-    a, b = np.log(low), np.log(high)
-    while b - a > 1e-4:
-        middle = (a + b) / 2
-        a, b = (a, middle) if f(float(np.exp(middle))) >= goal else (middle, b)
-    return float(np.exp(b))
+    width = 1e-4  # of the logarithm
+
+    def side(log: float) -> float:
+        """Never 0: where f stays at the goal, the search shall go on to the left."""
+        return 1.0 if f(float(np.exp(log))) >= goal else -1.0
+
+    return float(np.exp(bisect(side, np.log(low), np.log(high), xtol=width / 2) + width / 2))
 
 
 def held_out(n: int, folds: int, fit: Callable[[npt.NDArray[np.int64]], float], *, seed: int = 0) -> Array:
