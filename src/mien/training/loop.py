@@ -272,7 +272,7 @@ def fit(
     ranks.broadcast_state(learning_of(model, criteria).to(ranks.device))
     average = Average(model, recipe.ema)
     base = [g["lr"] for g in recipe.optimizer.param_groups]
-    run = (model, average.model, recipe.optimizer, recipe.balance)
+    run = (model, average.module, recipe.optimizer, recipe.balance)
     start = checkpoint.load_run(last, *run, criteria) if resume and last.exists() else 0
     stop = recipe.steps if stop_after is None else min(recipe.steps, start + stop_after)
     ranks.agree(start, "the step to go on from")
@@ -297,13 +297,13 @@ def fit(
         if done % save == 0 or done == stop:
             if ranks.first:
                 checkpoint.save_run(last, *run, done, criteria)
-                checkpoint.save(out / "model.safetensors", average.model, **recipe.provenance(done))
+                checkpoint.save(out / "model.safetensors", average.module, **recipe.provenance(done))
             ranks.wait()
         if recipe.protocols and (done % recipe.every == 0 or done == recipe.steps):
-            _validate(recipe, average.model, done, log) if ranks.first else None
+            _validate(recipe, average.module, done, log) if ranks.first else None
             ranks.wait()
             since = time.perf_counter()
-    return average.model
+    return average.module
 
 
 def _validate(recipe: Recipe, model: Any, step: int, log: Log) -> None:
