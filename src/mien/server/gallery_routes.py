@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse
-from PIL import Image
 
 from mien.errors import UsageError
 from mien.recognition.gallery import ErasureFailed, Gallery
@@ -24,6 +23,7 @@ from mien.server.worker import AnalyzeRequest, Record
 if TYPE_CHECKING:
     from mien.inference.reader import Reading
     from mien.server.service import Service
+    from mien.types import Face
 
 T = TypeVar("T")
 ERRORS = (400, 401, 403, 408, 413, 415, 422, 429, 500, 503, 504)
@@ -126,23 +126,18 @@ def edit(gallery: Gallery, person: str, changes: dict[str, str]) -> dict[str, An
     return of_people(gallery, [person], change)
 
 
-def enrol(
-    gallery: Gallery, pictures: list[Any], name: str, note: str | None, until: str | None, pick: schema.Pick
+def enroll(
+    gallery: Gallery, faces: Sequence[Face], name: str, note: str | None, until: str | None
 ) -> list[dict[str, Any]]:
     """All or none. Raises: ApiError, see `said`."""
     with said(gallery):
-        added = gallery.add(pictures, name, note=note, until=until, pick=pick)
+        added = gallery.enroll(faces, name, note=note, until=until)
     plain = [{"face": a.face, "person": a.person, "name": a.name, "new": a.new} for a in added]
     return [p | {"alike": a.alike.to_dict() if a.alike else None} for p, a in zip(plain, added, strict=True)]
 
 
-def one_face_each(readings: Sequence[Reading], pick: schema.Pick) -> list[Any]:
-    """The pictures, when each shows the one face that is needed. Raises: ApiError.
-
-    The gallery reads them once more, by itself: enrolling is rare, and so its rules stay in one place.
-        Decoded as they are,
-    nothing can be wrong with them that its log would have to tell.
-    """
+def one_face_each(readings: Sequence[Reading], pick: schema.Pick) -> list[Face]:
+    """The face of each picture, when it shows the one that is needed. Raises: ApiError."""
     for number, reading in enumerate(readings, 1):
         if reading.error is not None:
             raise of_photo(reading.error, number)
@@ -151,7 +146,7 @@ def one_face_each(readings: Sequence[Reading], pick: schema.Pick) -> list[Any]:
                 ", or send pick=largest" if reading else ""
             )
             raise ApiError(422, "several_faces" if reading else "no_face", text, details={"image": number})
-    return [Image.fromarray(r.photo.pixels) for r in readings if r.photo is not None]
+    return [reading[0] for reading in readings]
 
 
 def routes(api: FastAPI, service: Service, gallery: Gallery) -> None:
@@ -206,8 +201,8 @@ def _people(api: FastAPI, service: Service, gallery: Gallery, question: AnalyzeR
         """Enrol the one face of each picture under one name. If any picture will not do, none is enrolled."""
         asked = (await read_form(request, service.limits, request.state.deadline)).checked(schema.EnrollForm)
         readings = await service.each(service.work.read, asked.image, question, request)
-        pictures = one_face_each(readings, asked.pick)
-        job = partial(enrol, gallery, pictures, asked.name, asked.note, asked.until, asked.pick)
+        faces = one_face_each(readings, asked.pick)
+        job = partial(enroll, gallery, faces, asked.name, asked.note, asked.until)
         (added,) = await service.line.run([job], request.state.deadline)
         return _said_once(request, added=added)
 
@@ -284,10 +279,10 @@ def _correct(api: FastAPI, service: Service, gallery: Gallery, question: Analyze
         back.
         """
         asked = (await read_form(request, service.limits, request.state.deadline)).checked(schema.CorrectForm)
-        (picture,) = one_face_each(
+        (face,) = one_face_each(
             await service.each(service.work.read, asked.image, question, request), asked.pick
         )
-        job = partial(of_people, gallery, [person], lambda: gallery.correct(picture, person, pick=asked.pick))
+        job = partial(of_people, gallery, [person], lambda: gallery.correct_face(face, person))
         (made,) = await service.line.run([job], request.state.deadline)
         return _said_once(request, correction=made)
 
