@@ -1,9 +1,10 @@
-"""Is a probability of 0.8 right eight times of ten? Reliability, temperatures, abstaining, intervals.
+"""Calibration: measure whether probabilities are right, fit one temperature per task, and choose when to
+abstain.
 
-A temperature divides the logits of a task that is trained (Guo et al., ICML 2017): it changes how sure an
-answer is, never which answer is the likeliest. Temperatures are kept in the provenance file beside the
-weights, `{"calibration": {"temperatures": {task: number}}}`, and `mien.inference.onnx_model.OnnxModel` hands
-them to its tasks.
+A temperature divides the logits of a trained task (Guo et al., ICML 2017): it changes the confidence of an
+answer, never the most likely class. The provenance file next to the weights stores temperatures,
+`{"calibration": {"temperatures": {task: number}}}`, and `mien.inference.onnx_model.OnnxModel` passes them to
+its tasks.
 """
 
 from __future__ import annotations
@@ -24,35 +25,41 @@ CUTS = tuple(round(0.5 + 0.05 * i, 2) for i in range(10))
 
 @dataclass(frozen=True, slots=True)
 class Bin:
-    """Answers of about the same probability.
+    """Answers with similar probabilities.
 
     Attributes:
-        low, high: edges, 0..1. n: answers. said: their mean probability. came: the share that came true.
+        low: lower edge, 0..1.
+        high: upper edge, 0..1.
+        n: number of answers.
+        confidence: their mean probability, 0..1.
+        accuracy: fraction of them that is right, 0..1.
     """
 
     low: float
     high: float
     n: int
-    said: float
-    came: float
+    confidence: float
+    accuracy: float
 
 
 def reliability(probability: npt.ArrayLike, outcome: npt.ArrayLike, *, bins: int = 15) -> list[Bin]:
-    """Bins of equal width that hold anything; an edge belongs to the bin above it, 1 to the last.
+    """The non-empty bins of equal width; an edge belongs to the bin above it, 1 to the last one.
 
     Args:
-        probability: (n,) 0..1. outcome: (n,) 0 or 1, whether that came true.
+        probability: (n,) 0..1.
+        outcome: (n,) 0 or 1, whether the answer is right.
+        bins: number of bins.
 
     Raises:
-        UsageError: nothing to count, or a probability outside 0..1.
+        UsageError: no values, or a probability outside 0..1.
     """
     p, y = np.asarray(probability, np.float64).ravel(), np.asarray(outcome, np.float64).ravel()
     if not len(p) or len(p) != len(y):
         raise UsageError(
-            f"{len(p)} probabilities and {len(y)} outcomes; give as many of each, and at least one"
+            f"{len(p)} probabilities and {len(y)} outcomes; give the same number of both, at least one"
         )
     if not (p.min() >= 0 and p.max() <= 1):  # NaN fails too
-        raise UsageError(f"probabilities lie between 0 and 1; these go from {p.min()} to {p.max()}")
+        raise UsageError(f"probabilities must lie between 0 and 1; these range from {p.min()} to {p.max()}")
     at = np.minimum((p * bins + 1e-9).astype(int), bins - 1)
     return [
         Bin(
@@ -63,9 +70,9 @@ def reliability(probability: npt.ArrayLike, outcome: npt.ArrayLike, *, bins: int
 
 
 def ece(probability: npt.ArrayLike, outcome: npt.ArrayLike, *, bins: int = 15) -> float:
-    """Expected calibration error, 0..1: the mean of |said - came| over bins, each weighted by its answers."""
+    """Expected calibration error, 0..1: mean |confidence - accuracy| over bins, weighted by their answers."""
     rows = reliability(probability, outcome, bins=bins)
-    return sum(b.n * abs(b.said - b.came) for b in rows) / sum(b.n for b in rows)
+    return sum(b.n * abs(b.confidence - b.accuracy) for b in rows) / sum(b.n for b in rows)
 
 
 # --- Temperatures
@@ -91,12 +98,12 @@ def binary_loss(logits: npt.ArrayLike, truth: npt.ArrayLike, temperature: float)
 def minimum(
     f: Callable[[float], float], *, low: float = MINIMUM, high: float = MAXIMUM, tolerance: float = 1e-5
 ) -> float:
-    """Where f is least between two positive numbers; f falls, then rises.
+    """The minimum of f between two positive numbers, searched over the logarithm.
 
-    Both losses do: they are convex in 1 / temperature.
+    f must fall and then rise. Both losses do: they are convex in 1 / temperature.
 
     Raises:
-        UsageError: the least is at an edge, so that there is none.
+        UsageError: the minimum is at an edge.
     """
     search = minimize_scalar(
         lambda log: f(float(np.exp(log))),
@@ -107,8 +114,8 @@ def minimum(
     found = float(np.exp(search.x))
     if min(found / low, high / found) < 1.01:
         raise UsageError(
-            f"the best temperature runs to the edge, {found:.3g}: all answers right, or no better than"
-            " chance; take more pictures"
+            f"the best temperature is at the edge, {found:.3g}: all answers are right, or no better than"
+            " chance; use more pictures"
         )
     return found
 
@@ -129,10 +136,10 @@ def binary_temperature(logits: npt.ArrayLike, truth: npt.ArrayLike) -> float:
 def reaching(
     f: Callable[[float], float], goal: float, *, low: float = MINIMUM, high: float = MAXIMUM
 ) -> float:
-    """The least number between two positive ones at which f, which rises, in steps too, reaches a goal.
+    """The smallest number between two positive ones at which a rising f reaches a goal, by bisection.
 
     Raises:
-        UsageError: it does not reach it there, or has from the start.
+        UsageError: f does not reach the goal there, or exceeds it everywhere.
     """
     if not f(low) < goal <= f(high):
         raise UsageError(
@@ -141,31 +148,31 @@ def reaching(
     width = 1e-4  # of the logarithm
 
     def side(log: float) -> float:
-        """Never 0: where f stays at the goal, the search shall go on to the left."""
+        """Never 0: where f stays at the goal, the search continues to the left."""
         return 1.0 if f(float(np.exp(log))) >= goal else -1.0
 
     return float(np.exp(bisect(side, np.log(low), np.log(high), xtol=width / 2) + width / 2))
 
 
 def held_out(n: int, folds: int, fit: Callable[[npt.NDArray[np.int64]], float], *, seed: int = 0) -> Array:
-    """(n,) temperatures, each fitted without the fold in which the picture stands: what a new picture would
-    get.
-    """
+    """(n,) cross-validated temperatures: each is fitted without the fold of its picture."""
     fold = np.random.default_rng(seed).permutation(n) % folds
     found = [fit(np.flatnonzero(fold != k)) for k in range(folds)]
     return np.asarray(found)[fold]
 
 
-# --- Saying nothing
+# --- Abstaining
 
 
 @dataclass(frozen=True, slots=True)
 class Answered:
-    """What is left when answers below a probability are not given.
+    """Coverage and accuracy when answers below a probability are withheld.
 
     Attributes:
-        cut: least probability. share: of the pictures that get an answer, 0..1. n: these. accuracy: among
-            them, 0..1; NaN of none.
+        cut: minimum probability, 0..1.
+        share: fraction of the pictures with an answer, 0..1.
+        n: number of pictures with an answer.
+        accuracy: of these answers, 0..1; NaN without any.
     """
 
     cut: float
@@ -177,7 +184,13 @@ class Answered:
 def abstaining(
     probability: npt.ArrayLike, right: npt.ArrayLike, cuts: Sequence[float] = CUTS
 ) -> list[Answered]:
-    """Coverage and accuracy at each cut. probability: (n,) of the label given; right: (n,) whether it was."""
+    """Coverage and accuracy at each cut.
+
+    Args:
+        probability: (n,) of the predicted label, 0..1.
+        right: (n,) whether the predicted label is right.
+        cuts: minimum probabilities.
+    """
     p, hit = np.asarray(probability, np.float64), np.asarray(right, bool)
     rows = []
     for cut in cuts:
@@ -194,9 +207,7 @@ def abstaining(
 
 
 def recommended(rows: Sequence[Answered], right: npt.ArrayLike, *, part: float = 0.5) -> float | None:
-    """The least cut that leaves at most `part` of the errors' share among the answered; None where no cut
-    does.
-    """
+    """The smallest cut that reduces the error rate to at most `part` of what it is; None if no cut does."""
     allowed = part * (1 - float(np.asarray(right, np.float64).mean()))
     return next((r.cut for r in rows if r.n and 1 - r.accuracy <= allowed), None)
 
@@ -204,7 +215,7 @@ def recommended(rows: Sequence[Answered], right: npt.ArrayLike, *, part: float =
 def bootstrap(values: npt.ArrayLike, *, draws: int = 1000, seed: int = 0) -> tuple[float, float, float]:
     """(mean, low, high): the mean of (n,) values and its 95 % percentile interval over seeded resamples.
 
-    Where all values are the same a resample says nothing, and the interval has no width: look at n.
+    If all values are equal, resampling shows no variation and the interval has zero width: check n.
     """
     v = np.asarray(values, np.float64)
     rng = np.random.default_rng(seed)
@@ -215,29 +226,31 @@ def bootstrap(values: npt.ArrayLike, *, draws: int = 1000, seed: int = 0) -> tup
     return float(v.mean()), float(low), float(high)
 
 
-def _portions(draws: int, n: int, most: int = 4_000_000) -> list[int]:
-    """Draws in parts, so that memory stays small."""
-    size = max(1, min(draws, most // max(n, 1)))
+def _portions(draws: int, n: int, max_values: int = 4_000_000) -> list[int]:
+    """Sizes of portions of the draws that keep memory small."""
+    size = max(1, min(draws, max_values // max(n, 1)))
     return [min(size, draws - i) for i in range(0, draws, size)]
 
 
 def bootstrap_pairs(
     hits: npt.ArrayLike, pairs: npt.ArrayLike, *, draws: int = 200, seed: int = 0
 ) -> tuple[float, float, float]:
-    """(share, low, high) of pairs that hit, with a 95 % interval over seeded resamples of the pictures, not
-    of the pairs.
+    """(fraction, low, high) of pairs that hit, with a 95 % interval over seeded resamples of the pictures.
 
-    Pairs share pictures: taken as independent they would promise far too narrow an interval. Every pair of
-        two draws of
-    pictures counts; a draw without any pair is left out.
+    Pictures are resampled, not pairs: pairs share pictures, so treating them as independent would give an
+    interval that is far too narrow. Every pair of two drawn pictures counts; a draw without pairs is left
+    out.
 
     Args:
-        hits, pairs: (n, n) bool, each pair in one triangle only; hits outside `pairs` do not count.
+        hits: (n, n) bool; hits outside `pairs` do not count.
+        pairs: (n, n) bool, each pair in one triangle only.
+        draws: number of resamples.
+        seed: of the resamples.
     """
     p = np.asarray(pairs, np.float32)
     h, n = np.asarray(hits, np.float32) * p, len(p)
     if not p.any():
-        raise UsageError("there are no pairs to count; take another group")
+        raise UsageError("there are no pairs to count; choose another group")
     rng = np.random.default_rng(seed)
     weights = rng.multinomial(n, np.full(n, 1 / n), size=draws).astype(np.float32)
     there = ((weights @ p) * weights).sum(1, dtype=np.float64)

@@ -70,9 +70,9 @@ def test_temperature_of_one_of_three_by_hand() -> None:
 
 
 def test_a_temperature_that_does_not_exist_is_refused() -> None:
-    with pytest.raises(UsageError, match="runs to the edge"):
+    with pytest.raises(UsageError, match="is at the edge"):
         calibration.choice_temperature([[1.0, 0]] * 3, [0, 0, 0])
-    with pytest.raises(UsageError, match="runs to the edge"):
+    with pytest.raises(UsageError, match="is at the edge"):
         calibration.binary_temperature([1.0, 1], [0, 0])
 
 
