@@ -140,7 +140,11 @@ def _pictures(api: FastAPI, service: Service) -> None:
         if asked.tasks is not None:
             service.allowed(asked.tasks)
         question = AnalyzeRequest(
-            asked.tasks or service.default, asked.score, asked.faces, asked.masks is not None
+            asked.tasks or service.default,
+            asked.score,
+            asked.faces,
+            asked.masks is not None,
+            asked.thorough or None,
         )
         records = await service.each(service.work.record, asked.image, question, request)
         if len(records) == 1 and records[0].error is not None:

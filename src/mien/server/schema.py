@@ -87,6 +87,9 @@ class AnalyzeForm(PictureForm):
 
     tasks: Names | None = Field(None, description="names between commas; identity comes only when named")
     score: Score | None = Field(None, description="minimum detection score of a face")
+    thorough: Truth = Field(
+        False, description="search at every scale and for turned faces too; takes 3 to 100 times as long"
+    )
     faces: Annotated[int, Field(ge=1)] | None = Field(
         None, description="maximum number of faces: the largest are read"
     )
@@ -196,6 +199,9 @@ class Face(Model):
     box: Box
     score: Share
     points5: list[Point] = Field(min_length=5, max_length=5)
+    roll: float = Field(
+        ABSENT, description="degrees clockwise; only where the face is turned by more than 60 degrees"
+    )
 
 
 class PhotoRecord(Model):
