@@ -25,7 +25,6 @@ from mien.models.mgmtn import (
     Mgmtn,
     _fill,
     draw_masks,
-    group_features,
     mask_loss,
     masks_of,
     mgmtn,
@@ -184,6 +183,11 @@ def test_resizing_is_the_mean_over_areas():
     line = torch.tensor([1.0, 0, 0, 0, 0]).view(1, 1, 1, 5)  # cells of 2.5 pixels
     assert torch.allclose(resize(line, (1, 2)), torch.tensor([0.4, 0.0]), atol=1e-6)
     assert torch.equal(resize(torch.zeros(1, 8, 227, 227), (29, 29)), torch.zeros(1, 8, 29, 29))
+
+
+def group_features(maps: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
+    """Gr = resize(P) * F as the paper writes it: (B, C, h, w), (B, K, H, W) -> (B, K, C, h, w)."""
+    return maps[:, None] * resize(masks, maps.shape[-2:])[:, :, None]
 
 
 def test_group_features_are_zero_where_the_mask_is():

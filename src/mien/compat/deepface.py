@@ -35,7 +35,6 @@ from mien.types import Crop, Face
 Picture = Any  # a path, a BGR array, bytes, or base64
 Record = dict[str, Any]
 MODEL = "mien"
-ACTIONS = ("emotion", "age", "gender", "race")
 EMOTIONS = {
     "angry": "anger", "disgust": "disgust", "fear": "fear", "happy": "happiness", "sad": "sadness",
     "surprise": "surprise",

@@ -243,13 +243,10 @@ def resize(masks: Tensor, size: Sequence[int]) -> Tensor:
     return _shares(masks.shape[-2], size[0], masks) @ masks @ _shares(masks.shape[-1], size[1], masks).T
 
 
-def group_features(maps: Tensor, masks: Tensor) -> Tensor:
-    """Gr = resize(P) * F, groups of one scale: maps (B, C, h, w), masks (B, K, H, W) -> (B, K, C, h, w)."""
-    return maps[:, None] * resize(masks, maps.shape[-2:])[:, :, None]
-
-
 def pooled_groups(maps: Tensor, masks: Tensor, *, inside: bool = False) -> Tensor:
-    """The mean over places of `group_features`, without making them: one matrix product. -> (B, K, C).
+    """The mean over places of Gr = resize(P) * F, the groups of one scale, without making them.
+
+    Maps F (B, C, h, w) and masks P (B, K, H, W) -> (B, K, C), in one matrix product.
 
     Args:
         inside: divide by the mask's area in place of the map's, so that small parts speak as loudly as large
