@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
@@ -17,7 +19,7 @@ class Average(AveragedModel):
 
     def __init__(self, model: nn.Module, decay: float):
         @torch.no_grad()
-        def move(averages: list[Tensor], weights: list[Tensor], count: Tensor | int) -> None:
+        def move(averages: Sequence[Tensor], weights: Sequence[Tensor], count: Tensor | int) -> None:
             """`count`: weights averaged so far, the initial ones among them."""
             n = int(count)
             step_size = 1 - min(decay, n / (9 + n))
