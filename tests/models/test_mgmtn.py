@@ -317,7 +317,7 @@ def test_wrong_choices_are_refused(images):
     with pytest.raises(UsageError, match="build both with masks=True"):
         mgmtn_tiny().load_masks(mgmtn_tiny(masks=False))
     for wrong in ({}, {"masks": False, "start": "x.safetensors"}, {"part": "both"}):
-        with pytest.raises(UsageError, match="--start|choose one of: masks"):
+        with pytest.raises(UsageError, match=r"--start|choose one of: masks"):
             recipe(**wrong)
     with pytest.raises(UsageError, match="'wflw98'; the batch has: attributes"):
         mgmtn_tiny(size=64).learn_masks().learn(images, {"attributes": images}, {}, {})

@@ -100,7 +100,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
     recipe = small(steps=2)
     with torch.no_grad():
         recipe.model.value.weight.fill_(float("nan"))
-    with pytest.raises(UsageError, match="not finite.*age"):
+    with pytest.raises(UsageError, match=r"not finite.*age"):
         fit(recipe, tmp_path)
 
 

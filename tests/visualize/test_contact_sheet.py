@@ -101,7 +101,7 @@ def test_every_control_of_the_script_is_on_the_page(page) -> None:
 
 
 def test_only_html_and_only_faces_of_a_reader(tmp_path) -> None:
-    with pytest.raises(UsageError, match="FILE.html"):
+    with pytest.raises(UsageError, match=r"FILE\.html"):
         ContactSheet(tmp_path / "s.pdf")
     with pytest.raises(UsageError, match="no crop"):
         thumb(Face([0, 0, 1, 1], 0.5, []))  # type: ignore[arg-type]

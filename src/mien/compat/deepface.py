@@ -116,7 +116,7 @@ def _area(face: Face, photo: Any) -> Record:
     if np.isfinite(face.points).all():
         in_picture_right, in_picture_left = face.points[1], face.points[0]
         area["left_eye"], area["right_eye"] = (
-            tuple(int(round(float(v))) for v in p) for p in (in_picture_right, in_picture_left)
+            tuple(round(float(v)) for v in p) for p in (in_picture_right, in_picture_left)
         )
     return area
 

@@ -11,6 +11,7 @@ code.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Self
 
@@ -191,7 +192,7 @@ class MaskNet(nn.Module):
     def __init__(self, widths: Sequence[int] = (32, 64, 128, 256, 512), *, stride: int = 1):
         super().__init__()
         self.stem = nn.Sequential(conv_bn(3, widths[0], 3, stride), conv_bn(widths[0], widths[0], 3))
-        pairs = list(zip(widths[:-1], widths[1:], strict=True))
+        pairs = list(itertools.pairwise(widths))
         self.down = nn.ModuleList(nn.Sequential(conv_bn(a, b, 3, 2), conv_bn(b, b, 3)) for a, b in pairs)
         self.up = nn.ModuleList(conv_bn(b + a, a, 3) for a, b in reversed(pairs))
         self.heads = nn.Conv2d(widths[0], len(MASKS), 1)

@@ -35,11 +35,11 @@ if TYPE_CHECKING:
 __all__ = [
     "Added",
     "Answer",
+    "ErasureFailed",
     "Forgotten",
     "Gallery",
     "Match",
     "NoFace",
-    "ErasureFailed",
     "Person",
     "SeveralFaces",
     "new_key",
