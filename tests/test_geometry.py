@@ -94,11 +94,9 @@ def test_fit_refuses_what_has_no_size():
         geometry.template_points(View((64, 64), "nose", VIEW.mean, VIEW.std))
 
 
-def test_iou_and_nms_by_hand():
+def test_iou_by_hand():
     boxes = [(0, 0, 10, 10), (0, 0, 10, 5), (20, 20, 30, 30)]
     assert geometry.iou(boxes[:1], boxes)[0].tolist() == pytest.approx([1, 0.5, 0])
-    assert geometry.nms(boxes, [0.5, 0.9, 0.1], 0.4) == [1, 2]
-    assert geometry.nms(boxes, [0.5, 0.9, 0.1], 0.6) == [1, 0, 2]
 
 
 def _turned_head(yaw: float, pitch: float, roll: float) -> np.ndarray:

@@ -59,7 +59,7 @@ def test_values_by_hand():
     assert geometry.tanh_warp([-3.0, 0.5], 0).tolist() == [-3.0, 0.5]
     assert geometry.tanh_unwarp([-3.0, 0.5], 0).tolist() == [-3.0, 0.5]
     for call in (geometry.tanh_warp, geometry.tanh_unwarp):
-        with pytest.raises(UsageError, match="not 1.5"):
+        with pytest.raises(UsageError, match=r"not 1\.5"):
             call(0.5, 1.5)
 
 

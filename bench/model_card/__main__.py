@@ -20,8 +20,8 @@ from typing import Any
 
 import numpy as np
 
+from bench.model_card.calibration import bootstrap, bootstrap_pairs
 from bench.model_card.data import MALE, NO_CROP, YOUNG, Answers, Fit, fit, gather, inside
-from mien.evaluation.calibration import bootstrap, bootstrap_pairs
 from mien.inference.onnx_model import OnnxModel
 from mien.inference.provenance import Provenance, read
 from mien.inference.weights_file import WEIGHTS

@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 
+from bench.model_card import calibration
+from bench.model_card.calibration import Answered
 from mien import geometry, settings
 from mien.data.formats import pack
 from mien.errors import UsageError
-from mien.evaluation import calibration
-from mien.evaluation.calibration import Answered
 from mien.inference.onnx_model import OnnxModel
 from mien.tasks import AGE
 from mien.tasks.attributes import CELEBA40

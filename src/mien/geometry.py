@@ -165,17 +165,6 @@ def iou(a: npt.ArrayLike, b: npt.ArrayLike) -> Array:
     return inter / np.maximum(union, 1e-9)
 
 
-def nms(boxes: npt.ArrayLike, scores: npt.ArrayLike, threshold: float) -> list[int]:
-    """Greedy non-maximum suppression: indices kept, best score first."""
-    b, s = np.asarray(boxes, np.float64).reshape(-1, 4), np.asarray(scores, np.float64)
-    order, kept = np.argsort(-s, kind="stable"), []
-    while order.size:
-        i, order = order[0], order[1:]
-        kept.append(int(i))
-        order = order[iou(b[i], b[order])[0] <= threshold]
-    return kept
-
-
 # Five points on -1..1 of the crop, of which FaRL's tanh-warped crops are made.
 TANH_POINTS = np.array([(196, 226), (316, 226), (256, 286), (220, 360.4), (292, 360.4)]) / 256 - 1
 

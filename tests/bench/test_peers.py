@@ -303,7 +303,7 @@ def test_scores_on_what_was_answered_and_on_what_all_answered():
     def ages(errors: dict[int, float]) -> dict[int, Any]:
         return {i: (answer("age", {"age": 30 + e}), 30.0) for i, e in errors.items()}
 
-    easy, whole = {i: 2.0 for i in range(20)}, {i: 2.0 if i < 20 else 8.0 for i in range(30)}
+    easy, whole = dict.fromkeys(range(20), 2.0), {i: 2.0 if i < 20 else 8.0 for i in range(30)}
     out = compared(
         "utkface-age", {"a": ages(easy), "b": ages(whole), "c": ages(dict(list(whole.items())[:25]))}
     )

@@ -209,7 +209,7 @@ def test_lfw_pairs_are_all_there():
 
 
 def test_a_missing_set_says_which_file_was_expected(tmp_path, monkeypatch):
-    with pytest.raises(MissingData, match="expected .*celeba.*val.parquet"):
+    with pytest.raises(MissingData, match=r"expected .*celeba.*val\.parquet"):
         pack.PackDataset("celeba", "val", lambda r: {}, root=tmp_path)
     monkeypatch.setenv("MIEN_DATA", str(tmp_path / "nowhere"))
     with pytest.raises(MissingData, match="nowhere"):
@@ -242,7 +242,7 @@ def test_a_model_is_not_scored_on_what_it_does_not_answer():
     from mien.models.torch_model import TorchModel
 
     model = TorchModel(faceptor_tiny(tasks=(AGE,), size=64))
-    with pytest.raises(UsageError, match="does not answer 'landmarks'.*answers: age"):
+    with pytest.raises(UsageError, match=r"does not answer 'landmarks'.*answers: age"):
         evaluate(model, PROTOCOLS["helen68"])
 
 

@@ -51,7 +51,7 @@ def test_morph2_says_what_is_missing(tmp_path: Path):
     with pytest.raises(MissingData, match=r"expected .*morph_2008_nonCommercial\.csv; it is missing"):
         attributes.morph2(tmp_path, "train")
     draw.morph2(tmp_path)
-    with pytest.raises(UsageError, match="MORPH II comes without points: give points=PATH.parquet"):
+    with pytest.raises(UsageError, match=r"MORPH II comes without points: give points=PATH\.parquet"):
         attributes.morph2(tmp_path, "train")
     unsure = draw.points_table(tmp_path / "p.parquet", ["Album2/009050_0M16.JPG"], [0.2])
     with pytest.raises(MissingData, match="lacks sure points of 2 of 2 pictures of MORPH II"):
@@ -258,7 +258,7 @@ def test_ferplus_messages(tmp_path: Path):
     ):
         attributes.ferplus(tmp_path, "train")
     (tmp_path / "fer2013new.csv").write_text(text + text.split("\n")[1] + "\n")
-    with pytest.raises(UsageError, match="has 2 rows and .* has 3"):
+    with pytest.raises(UsageError, match=r"has 2 rows and .* has 3"):
         attributes.ferplus(tmp_path, "train")
     (tmp_path / "fer2013new.csv").write_text(text.replace("contempt", "scorn"))
     with pytest.raises(UsageError, match="has no column 'contempt'"):

@@ -48,7 +48,7 @@ def test_a_tight_face_borrows_what_is_around_it_and_keeps_its_own():
         View((96, 96), "head", (0.5,) * 3, (0.5,) * 3),
         Augment(0, 0, 0, 0, 0, 0, 0, 0, 0, fill_border=1, paste_background=1),
     )
-    picture, labels, five = synthetic.draw(np.random.default_rng(3))
+    picture, _labels, five = synthetic.draw(np.random.default_rng(3))
     (left, top), (right, bottom) = five.min(0).astype(int) - 8, five.max(0).astype(int) + 8
     tight = Sample(grayed(picture)[top:bottom, left:right].copy(), {}, five - (left, top))
     other = np.random.default_rng(1).integers(0, 256, (96, 96, 3), np.uint8)

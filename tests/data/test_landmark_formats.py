@@ -87,7 +87,7 @@ def test_what_is_missing_is_named(name: str, split: str, gone: str, tmp_path: Pa
 def test_a_missing_picture_is_named_when_it_is_asked_for(tmp_path: Path) -> None:
     layouts.mtfl(tmp_path)
     (tmp_path / "AFLW/0001-image.jpg").unlink()
-    with pytest.raises(MissingData, match="expected .*/AFLW/0001-image.jpg; it is missing"):
+    with pytest.raises(MissingData, match=r"expected .*/AFLW/0001-image\.jpg; it is missing"):
         landmarks.mtfl(tmp_path, "test")[0]
     layouts.ibug300w(tmp_path)
     (tmp_path / "ibug/image_092 _01.jpg").unlink()
@@ -168,7 +168,7 @@ def test_cofw_pictures_come_out_of_the_file_upright(tmp_path: Path) -> None:
     np.testing.assert_array_equal(gray.labels["cofw29"], places(29, 1))
     np.testing.assert_array_equal(test.labels["cofw29"][28], (8 + 32 + 0.5, 6 + 29 + 1))
     (tmp_path / "COFW_test_color.mat").write_bytes(b"MATLAB 5.0 MAT-file")
-    with pytest.raises(MissingData, match="expected HDF5 in .*COFW_test_color.mat"):
+    with pytest.raises(MissingData, match=r"expected HDF5 in .*COFW_test_color\.mat"):
         landmarks.cofw(tmp_path, "test")
 
 
@@ -193,7 +193,7 @@ def test_aflw19_follows_the_permutation_and_knows_what_is_unmarked(tmp_path: Pat
 def test_a_face_with_one_known_point_is_refused() -> None:
     five = np.full((5, 2), np.nan)
     five[0] = 3, 4
-    with pytest.raises(MissingData, match="two or more of x.jpg's five points; it has 1"):
+    with pytest.raises(MissingData, match=r"two or more of x\.jpg's five points; it has 1"):
         landmarks.completed(five, "x.jpg")
 
 

@@ -119,7 +119,7 @@ def test_a_network_without_our_header_is_refused(pair, tmp_path):
 def test_wrong_settings_say_what_would_do(pair):
     with pytest.raises(UsageError, match="threads must be 1 or more"):
         OnnxModel(pair[1] / "m.onnx", threads=0)
-    with pytest.raises(UsageError, match="no NoSuchProvider here; there are: .*CPUExecutionProvider"):
+    with pytest.raises(UsageError, match=r"no NoSuchProvider here; there are: .*CPUExecutionProvider"):
         OnnxModel(pair[1] / "m.onnx", providers=["NoSuchProvider"])
 
 

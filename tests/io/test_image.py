@@ -269,7 +269,7 @@ def test_an_icc_profile_is_left_alone() -> None:
 
 
 def test_lab_says_so() -> None:
-    with pytest.raises(NotAPicture, match="CIELAB.*convert it to RGB"):
+    with pytest.raises(NotAPicture, match=r"CIELAB.*convert it to RGB"):
         load_photo(encode(Image.new("LAB", (8, 8)), "TIFF"))
 
 
@@ -463,7 +463,7 @@ def test_a_name_that_is_too_long() -> None:
 
 
 def test_a_folder_in_a_files_place(tmp_path: Path) -> None:
-    with pytest.raises(Unreadable, match="is a folder.*find_photos"):
+    with pytest.raises(Unreadable, match=r"is a folder.*find_photos"):
         load_photo(tmp_path)
 
 
@@ -530,7 +530,7 @@ def test_not_a_picture(data: bytes, hint: str, tmp_path: Path) -> None:
     with pytest.raises(NotAPicture, match=hint):
         load_photo(data)
     (tmp_path / "x.jpg").write_bytes(data)
-    with pytest.raises(NotAPicture, match="x.jpg"):
+    with pytest.raises(NotAPicture, match=r"x\.jpg"):
         load_photo(tmp_path / "x.jpg")
 
 
@@ -604,7 +604,7 @@ def test_color_says_the_order_of_an_array_s_channels_and_of_nothing_else() -> No
 
 def test_urls_are_refused_and_told_what_to_do() -> None:
     for url in ("https://example.org/a.jpg", "s3://bucket/a.jpg", "file:///a.jpg"):
-        with pytest.raises(NotFound, match="opens no socket.*curl"):
+        with pytest.raises(NotFound, match=r"opens no socket.*curl"):
             load_photo(url)
         with pytest.raises(UsageError, match="opens no socket"):
             find_photos([url])
@@ -626,7 +626,7 @@ def noise(side: int = 64) -> np.ndarray:
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF"])
 def test_truncated(kind: str, part: float) -> None:
     data = encode(noise(), kind)
-    with pytest.raises(Truncated, match="ends too early or is damaged.*again") as caught:
+    with pytest.raises(Truncated, match=r"ends too early or is damaged.*again") as caught:
         load_photo(data[: max(20, int(len(data) * part))])
     assert caught.value.__cause__ is not None
 
@@ -652,7 +652,7 @@ def test_damaged_in_the_middle() -> None:
 def test_too_large_is_told_from_the_header_alone() -> None:
     start = time.perf_counter()
     with pytest.raises(
-        TooLarge, match="20000 x 20000 = 400000000 pixels, the limit is 64000000.*raise max_pixels"
+        TooLarge, match=r"20000 x 20000 = 400000000 pixels, the limit is 64000000.*raise max_pixels"
     ):
         load_photo(huge_png(20000, 20000))
     assert time.perf_counter() - start < 1
@@ -693,7 +693,7 @@ def test_a_photo_that_memory_cannot_hold_is_too_large(
 
     (tmp_path / "a.png").write_bytes(encode(corners(), "PNG"))
     monkeypatch.setattr("mien.io.image." + step, none)
-    with pytest.raises(TooLarge, match="a.png' needs more memory than there is"):
+    with pytest.raises(TooLarge, match=r"a\.png' needs more memory than there is"):
         load_photo(tmp_path / "a.png")
 
 

@@ -232,7 +232,7 @@ def test_another_network_does_not_go_on_with_a_file(kind, tmp_path) -> None:
     where = tmp_path / f"f.{kind}"
     write(where, photo("a.jpg", face()))
     before = where.read_bytes()
-    with pytest.raises(UsageError, match="was written by net:abababababab.*other:1"):
+    with pytest.raises(UsageError, match=r"was written by net:abababababab.*other:1"):
         open_output(str(where), THREE, model="other:1", resume=True)
     if kind != "jsonl":
         with pytest.raises(UsageError, match="other columns"):
@@ -255,7 +255,7 @@ def test_what_cannot_go_on_says_so(tmp_path) -> None:
         open_output(str(tmp_path / "f.json"), THREE, resume=True)
     with pytest.raises(UsageError, match="goes on with a file"):
         open_output("-", THREE, resume=True)
-    with pytest.raises(UsageError, match="FILE.csv, FILE.parquet or -, not"):
+    with pytest.raises(UsageError, match=r"FILE\.csv, FILE\.parquet or -, not"):
         open_output(str(tmp_path / "f.xml"), THREE)
     (tmp_path / "f.jsonl").write_text("hello\n")
     with pytest.raises(UsageError, match="line 1 of"):

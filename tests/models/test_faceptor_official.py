@@ -438,7 +438,7 @@ def test_missing_unknown_and_misshapen_tensors_are_named_and_nothing_is_half_loa
         load_faceptor(model, good | {f"module.{VIS}.positional_embedding": torch.zeros(197, 16)})
     with pytest.raises(BadWeights, match=r"\d+ missing: .*, \.\.\."):
         load_faceptor(model, {})
-    with pytest.raises(BadWeights, match="tensors only.*step"):
+    with pytest.raises(BadWeights, match=r"tensors only.*step"):
         load_faceptor(model, good | {"step": 3})
     assert all(torch.equal(before[k], v) for k, v in model.state_dict().items())
 

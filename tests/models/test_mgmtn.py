@@ -25,7 +25,6 @@ from mien.models.mgmtn import (
     Mgmtn,
     _fill,
     draw_masks,
-    group_features,
     mask_loss,
     masks_of,
     mgmtn,
@@ -186,6 +185,11 @@ def test_resizing_is_the_mean_over_areas():
     assert torch.equal(resize(torch.zeros(1, 8, 227, 227), (29, 29)), torch.zeros(1, 8, 29, 29))
 
 
+def group_features(maps: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
+    """Gr = resize(P) * F as the paper writes it: (B, C, h, w), (B, K, H, W) -> (B, K, C, h, w)."""
+    return maps[:, None] * resize(masks, maps.shape[-2:])[:, :, None]
+
+
 def test_group_features_are_zero_where_the_mask_is():
     torch.manual_seed(0)
     masks = torch.from_numpy(masks_of(face(2), (SIDE, SIDE)))[None].float()
@@ -313,7 +317,7 @@ def test_wrong_choices_are_refused(images):
     with pytest.raises(UsageError, match="build both with masks=True"):
         mgmtn_tiny().load_masks(mgmtn_tiny(masks=False))
     for wrong in ({}, {"masks": False, "start": "x.safetensors"}, {"part": "both"}):
-        with pytest.raises(UsageError, match="--start|choose one of: masks"):
+        with pytest.raises(UsageError, match=r"--start|choose one of: masks"):
             recipe(**wrong)
     with pytest.raises(UsageError, match="'wflw98'; the batch has: attributes"):
         mgmtn_tiny(size=64).learn_masks().learn(images, {"attributes": images}, {}, {})

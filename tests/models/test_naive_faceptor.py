@@ -292,5 +292,5 @@ def test_torch_and_onnx_answer_alike_at_any_batch(build, tmp_path):
 def test_what_has_no_head_is_refused():
     with pytest.raises(UsageError, match="no head for: faces"):
         naive_faceptor_tiny(tasks=[AGE, FACES])
-    with pytest.raises(UsageError, match="one shape of answer.*: parsing"):
+    with pytest.raises(UsageError, match=r"one shape of answer.*: parsing"):
         naive_faceptor_tiny(tasks=[PARSING, ChoiceTask("parsing@words", "words", ("a", "b")), IDENTITY])

@@ -13,7 +13,7 @@ from mien.data.mixture import collate
 from mien.errors import UsageError
 from mien.models.backbones.vit import VisionTransformer
 from mien.models.decoders import Attention
-from mien.models.qface import BASE_TASKS, FUSIONS, Fusion, QFace, label_map, qface_base, qface_tiny, to_grid
+from mien.models.qface import BASE_TASKS, FUSIONS, Fusion, QFace, qface_base, qface_tiny, to_grid
 from mien.tasks import AGE, ATTRIBUTES, EULER, EXPRESSION, EXPRESSION7, LANDMARKS, UNITS8, UNITS12, task
 from mien.tasks.choice import ChoiceTask
 from mien.training.loop import losses_of, to_tensors
@@ -219,26 +219,6 @@ def test_tiny_answers_its_tasks_in_order_and_comes_back_from_its_builder(fusion)
     again = qface_tiny(**model.builder[1] | {"tasks": model.tasks})
     assert again.view == model.view
     again.load_state_dict(model.state_dict())
-
-
-def test_a_label_map_is_that_label_over_places():
-    attention = torch.zeros(2, 40, 3, 2 * 6)  # two stages of 2 x 3 tokens
-    male = ATTRIBUTES.names.index("Male")
-    attention[0, male, :, 4] = 0.5
-    attention[0, male, :, 6 + 4] = 0.3
-    attention[0, male, 0, 6] = 0.6
-    expected = torch.tensor([[0.2, 0, 0], [0, 0.8, 0]])
-    assert torch.allclose(label_map(attention, ATTRIBUTES, "Male", (2, 3))[0], expected)
-    assert torch.allclose(label_map(attention[0], ATTRIBUTES, "Male", (2, 3)), expected)
-    assert not label_map(attention, ATTRIBUTES, "Young", (2, 3)).any()
-    model = small((AGE,))
-    seen = label_map(model.attention(images())["age"], AGE, "30", model.grid(images()))
-    assert seen.shape == (2, 4, 4)
-    assert torch.allclose(seen.sum((1, 2)), torch.ones(2), atol=1e-5)
-    with pytest.raises(UsageError, match="Beard"):
-        label_map(attention, ATTRIBUTES, "Beard", (2, 3))
-    with pytest.raises(UsageError, match="grid"):
-        label_map(attention, ATTRIBUTES, "Male", (5, 5))
 
 
 def test_maps_are_averaged_down_and_interpolated_up():

@@ -85,10 +85,8 @@ def test_arguments_are_flags(name: str):
         assert parameters["synthetic"].default is False
     if name in FULL:
         assert (
-            "Not run by us" in module.__doc__
-            and "Published" in module.__doc__
-            or "No number of the paper" in module.__doc__
-        )
+            "Not run by us" in module.__doc__ and "Published" in module.__doc__
+        ) or "No number of the paper" in module.__doc__
 
 
 # --- Full sizes
@@ -280,7 +278,7 @@ def test_lessons_are_read_from_a_folder_a_class(tmp_path: Path):
     assert [data[i].labels for i in range(len(data))] == [{"emotion7": i} for i in range(7)]
     assert [which(data[i].image) for i in range(4)] == [0, 1, 2, 3]
     (tmp_path / "tired").rename(tmp_path / "sleepy")
-    with pytest.raises(MissingData, match="expected .*tired; it is missing"):
+    with pytest.raises(MissingData, match=r"expected .*tired; it is missing"):
         module_of("ifan").lessons(tmp_path)
 
 
@@ -305,7 +303,7 @@ def test_far_amtn_weighs_groups_by_epochs():
 
 @pytest.mark.parametrize("name", ["far_amtn", "mgmtn"])
 def test_attributes_are_of_two_sets(name: str):
-    with pytest.raises(UsageError, match="'celeba'.*celeba-official"):
+    with pytest.raises(UsageError, match=r"'celeba'.*celeba-official"):
         module_of(name).recipe(data="celeba", synthetic=True)
 
 
@@ -531,7 +529,7 @@ def test_photos_keep_the_identity_of_a_released_network(tmp_path: Path):
         k.startswith("own.identity.last.") for k in moved
     )
     further = {"start": str(tmp_path / "run" / "model.safetensors"), "steps": 2}
-    with pytest.raises(UsageError, match="name its .onnx by keep="):
+    with pytest.raises(UsageError, match=r"name its \.onnx by keep="):
         module.recipe(synthetic=True, part="photos", **further)
     wider = module.recipe(synthetic=True, part="photos-finish", keep=start, frozen=2, **further)
     assert wider.model.own["identity"].eighth[0].weight.requires_grad

@@ -186,7 +186,7 @@ def test_a_threshold_by_false_match_rate() -> None:
     }
     with pytest.raises(UsageError, match="one of them"):
         match_threshold(Net(), fmr=0.01, threshold=0.5)
-    with pytest.raises(UsageError, match="fmr must be 0.001 to 0.1"):
+    with pytest.raises(UsageError, match=r"fmr must be 0\.001 to 0\.1"):
         match_threshold(Net(), fmr=1e-6)
     with pytest.raises(UsageError, match="a cosine"):
         match_threshold(Net(), threshold=80)

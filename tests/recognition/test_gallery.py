@@ -16,11 +16,11 @@ import pytest
 from typer.testing import CliRunner
 
 from mien.cli import app
-from mien.errors import UsageError
+from mien.errors import UnknownTask, UsageError
 from mien.inference.reader import Reader
 from mien.inference.weights_file import WEIGHTS
 from mien.tasks import TASKS
-from mien.types import Detection, View
+from mien.types import Detection, Face, View
 
 pytest.importorskip("lancedb")
 
@@ -129,6 +129,26 @@ def test_the_shipped_table_is_of_the_shipped_weights_and_adds_up():
     assert Rates.of("0" * 64) is None
     with pytest.raises(UsageError, match=r"0\.0001 to 0\.5"):
         rates.threshold(1e-6)
+
+
+# --- Faces that were read already
+
+
+def test_enroll_and_correct_take_faces_that_were_read(place):
+    reader = colors()
+    here = Gallery(place, reader)
+    [ann], [eve] = reader(photo(1)), reader(photo(2))
+    with pytest.raises(UnknownTask, match="identity"):
+        here.enroll([ann, Face(ann.box, ann.score, ann.points)], "Ann")
+    with pytest.raises(UsageError, match="no face was given"):
+        here.enroll([], "Ann")
+    assert not place.exists()
+    [added] = here.enroll([ann], "Ann", note="signed", until="2999-01-31")
+    assert added.new
+    assert not here.add(photo(1), "Ann")[0].new  # the same picture, read by the gallery itself
+    assert (here.who("Ann").note, here.who("Ann").until) == ("signed", "2999-01-31")
+    assert here.correct_face(eve, "Ann") == here.correct(photo(2), "Ann")
+    assert here.who("Ann").corrections == 1
 
 
 # --- Who is this

@@ -109,7 +109,7 @@ def test_a_worker_s_error_comes_through_ray_as_it_is(tmp_path, ray) -> None:
     with pytest.raises(UsageError) as e:
         list(engine.run([{"x": 1}], Refusing, (), engine="ray", workers=1))
     assert str(e.value) == "no 1 here"
-    with pytest.raises(UsageError, match="^no 1 here$"):
+    with pytest.raises(UsageError, match=r"^no 1 here$"):
         list(engine.run([{"x": 1}], Refusing, ()))
 
 
@@ -137,7 +137,7 @@ def test_another_network_or_other_tasks_do_not_go_on(six, tmp_path, monkeypatch)
     with pytest.raises(UsageError, match="other columns than this run writes"):
         photos.analyze([str(six)], out, functools.partial(mien.load, tasks=["age"], threads=1))
     monkeypatch.setattr(photos, "model_of", lambda reader: "other:1")
-    with pytest.raises(UsageError, match="was written by mien_tiny:.*this run has other:1"):
+    with pytest.raises(UsageError, match=r"was written by mien_tiny:.*this run has other:1"):
         photos.analyze([str(six)], out, load)
     assert len(os.listdir(out)) == 1
 
@@ -329,7 +329,7 @@ def test_a_correction_nearer_than_the_person_leaves_the_person_out() -> None:
 
 def test_another_network_s_table_is_refused(table, gallery, tmp_path, monkeypatch) -> None:
     monkeypatch.setitem(gallery.store.about, "model", "0" * 64)
-    with pytest.raises(UsageError, match="was read by mien_tiny:.*the gallery by 000000000000"):
+    with pytest.raises(UsageError, match=r"was read by mien_tiny:.*the gallery by 000000000000"):
         people.identify(gallery, table, str(tmp_path / "who"))
 
 

@@ -106,6 +106,15 @@ def test_correct_is_not_this_person_until_enrolled_again(client, served):
     )  # it is enrolled
 
 
+def test_a_picture_is_read_once(client, served):
+    batcher = served[0].state.service.batcher
+    before = batcher.calls
+    ann = client.enrol("Ann", PHOTOS[0])[0]["person"]
+    assert batcher.calls - before == 1
+    client.correct(PHOTOS[1], ann)
+    assert batcher.calls - before == 2
+
+
 def test_merge_split_and_edit(client, served):
     http, parts = served[1], served[0].openapi()["components"]["schemas"]
     ann = client.enrol("Ann", PHOTOS[0], note="signed", until="2999-02-01")[0]["person"]

@@ -180,7 +180,7 @@ def test_class_weights_that_nobody_trains_are_refused(given, tmp_path):
 def test_criteria_and_mixtures_answer_the_model(tmp_path):
     r = recipe()
     r.criteria = {**r.criteria, "pose": lambda raw, target, mask: raw.sum()}
-    with pytest.raises(UsageError, match="criteria for pose.*identity512, age"):
+    with pytest.raises(UsageError, match=r"criteria for pose.*identity512, age"):
         fit(r, tmp_path)
     with pytest.raises(UsageError, match="no mixture has the task age"):
         fit(recipe(tasks=(MarginTask(4),)), tmp_path)

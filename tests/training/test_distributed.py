@@ -165,7 +165,7 @@ def test_shares_are_the_joined_batch(counts, of, step):
         [(Numbers(3 + 2 * i, 40 * i), n) for i, n in enumerate(counts)], (), seed=1, size=(2, 2)
     )
     if of > sum(counts):
-        with pytest.raises(UsageError, match="each share .* needs a picture"):
+        with pytest.raises(UsageError, match=r"each share .* needs a picture"):
             mixture.batch(step, of - 1, of)
         return
     whole, parts = mixture.batch(step).images, [mixture.batch(step, s, of).images for s in range(of)]

@@ -100,7 +100,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
     recipe = small(steps=2)
     with torch.no_grad():
         recipe.model.value.weight.fill_(float("nan"))
-    with pytest.raises(UsageError, match="not finite.*age"):
+    with pytest.raises(UsageError, match=r"not finite.*age"):
         fit(recipe, tmp_path)
 
 
@@ -109,11 +109,30 @@ def test_average_follows_and_starts_warm():
     average = Average(model, 0.9)
     with torch.no_grad():
         model.weight.fill_(1.0)
-        average.model.weight.fill_(0.0)
+        average.module.weight.fill_(0.0)
     average.update(model, 0)
-    assert float(average.model.weight) == pytest.approx(0.9)  # 1 - 1/10
+    assert float(average.module.weight) == pytest.approx(0.9)  # 1 - 1/10
     average.update(model, 10_000)
-    assert float(average.model.weight) == pytest.approx(0.91)  # 0.9 + 0.1 * 0.1
+    assert float(average.module.weight) == pytest.approx(0.91)  # 0.9 + 0.1 * 0.1
+
+
+def test_average_is_what_its_definition_says_batch_norm_too():
+    model = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.BatchNorm1d(4))
+    average, expected = Average(model, 0.5), {k: v.clone() for k, v in model.state_dict().items()}
+    assert list(average.module.state_dict()) == list(expected)  # as checkpoints name them
+    for step in (0, 1, 2, 30):
+        model(torch.randn(8, 3)).sum().backward()
+        with torch.no_grad():
+            for weight in model.parameters():
+                weight -= 0.1 * weight.grad
+        decay = min(0.5, (1 + step) / (10 + step))
+        for name, value in model.state_dict().items():
+            moved = value.is_floating_point()
+            expected[name] = torch.lerp(expected[name], value, 1 - decay) if moved else value.clone()
+        average.update(model, step)
+    for name, value in average.module.state_dict().items():
+        assert torch.equal(value, expected[name]), name
+    assert not average.module.training
 
 
 def test_batches_are_a_function_of_seed_and_step():

@@ -259,9 +259,9 @@ def test_what_is_drawn():
     assert attention.chosen(model, names) == {"parsing": PARSING.names, "expression": EXPRESSION.names}
     assert attention.chosen(model, names, "fear") == {"expression": ("fear",)}
     assert attention.chosen(model, names, "30") == {"age": ("30",), "landmarks": ("30",)}
-    with pytest.raises(UsageError, match="no label 'Eyeglasses'.*expression: neutral, happiness"):
+    with pytest.raises(UsageError, match=r"no label 'Eyeglasses'.*expression: neutral, happiness"):
         attention.chosen(model, names, "Eyeglasses")
-    with pytest.raises(UsageError, match="no label 'fear'.*only numbers"):
+    with pytest.raises(UsageError, match=r"no label 'fear'.*only numbers"):
         attention.chosen(model, ("age",), "fear")
     with pytest.raises(UsageError, match="none of age, landmarks has named labels"):
         attention.chosen(model, ("age", "landmarks"))

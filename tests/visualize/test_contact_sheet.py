@@ -8,6 +8,7 @@ import io
 import json
 import re
 from html.parser import HTMLParser
+from importlib.resources import files
 
 import pytest
 from PIL import Image
@@ -15,7 +16,11 @@ from PIL import Image
 from mien.errors import NotFound, UsageError
 from mien.inference.reader import Reading
 from mien.types import Face
-from mien.visualize.contact_sheet import SCRIPT, STYLE, ContactSheet, thumb
+from mien.visualize.contact_sheet import ContactSheet, thumb
+
+SCRIPT, STYLE = (
+    files("mien.visualize").joinpath(f"contact_sheet.{kind}").read_text("utf-8") for kind in ("js", "css")
+)
 
 
 class Page(HTMLParser):
@@ -96,7 +101,7 @@ def test_every_control_of_the_script_is_on_the_page(page) -> None:
 
 
 def test_only_html_and_only_faces_of_a_reader(tmp_path) -> None:
-    with pytest.raises(UsageError, match="FILE.html"):
+    with pytest.raises(UsageError, match=r"FILE\.html"):
         ContactSheet(tmp_path / "s.pdf")
     with pytest.raises(UsageError, match="no crop"):
         thumb(Face([0, 0, 1, 1], 0.5, []))  # type: ignore[arg-type]

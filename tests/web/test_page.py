@@ -273,7 +273,7 @@ def test_poses_are_pythons(checked):
 
 
 def test_faces_are_decoded_and_merged_as_in_python(checked):
-    _, out, job, _, raw = checked
+    _, out, _job, _, raw = checked
     want = weighted_nms(*decode(raw, (64, 64), 0.5), 0.4)
     assert len(out["found"]) == len(want) > 5
     for a, b in zip(out["found"], want, strict=True):

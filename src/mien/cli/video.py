@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import csv
-import json
 import os
 import signal
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TextIO
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -18,9 +16,8 @@ from mien.cli.common import answerer, app, names_of, progress
 from mien.errors import PhotoError, UsageError
 
 if TYPE_CHECKING:
-    from mien.io.writers import Column
+    from mien.io.writers import RecordWriter
 
-FORMATS = (".jsonl", ".csv", ".parquet")
 FACE: tuple[tuple[str, type], ...] = (("frame", int), ("time", float), ("track", int))
 TRACK: tuple[tuple[str, type], ...] = (
     ("track", int),
@@ -34,104 +31,6 @@ TRACK: tuple[tuple[str, type], ...] = (
     ("best_score", float),
 )
 OF_A_FRAME = frozenset(("x1", "y1", "x2", "y2", "score", "points5"))  # what a track has no mean of
-
-
-class Rows:
-    """Records written as they come: JSON Lines as they are, CSV and Parquet flat, with the columns of `mien
-    analyze`.
-
-    A context manager. A run that is stopped leaves a file that can be read.
-
-    Args:
-        where: FILE.jsonl, FILE.csv, FILE.parquet or "-", JSON Lines on stdout.
-        head: (name, type) of the first columns.
-        columns: the others.
-
-    Raises:
-        UsageError: another ending, or Parquet without pyarrow.
-    """
-
-    GROUP = 1024  # records a Parquet row group, and the most that are held
-
-    def __init__(self, where: str, head: Sequence[tuple[str, type]], columns: Sequence[Column]):
-        self.kind, self.path, self.head, self.columns = rows_kind(where), Path(where), head, columns
-        self.waiting: list[dict[str, Any]] = []
-        self.parquet: Any = None
-        self.file: TextIO | None = sys.stdout if where == "-" else None
-        if where != "-":
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-        if self.kind == ".parquet":
-            import pyarrow.parquet as pq
-
-            self.parquet = pq.ParquetWriter(self.path, self._schema())
-        elif self.file is None:
-            self.file = self.path.open("w", encoding="utf-8", newline="")
-        if self.kind == ".csv":
-            names = [[f"{c.name}_{p}" for p in c.parts] or [c.name] for c in columns]
-            csv.writer(self.file or sys.stdout).writerow(
-                [n for n, _ in head] + [n for part in names for n in part]
-            )
-
-    def _schema(self) -> Any:
-        import pyarrow as pa
-
-        wide, narrow = ({int: pa.int64(), float: f, str: pa.string()} for f in (pa.float64(), pa.float32()))
-        fields = [
-            (c.name, pa.list_(pa.float32(), len(c.parts)) if c.parts else narrow[c.kind])
-            for c in self.columns
-        ]
-        return pa.schema([(n, wide[kind]) for n, kind in self.head] + fields)
-
-    def __enter__(self) -> Rows:
-        return self
-
-    def add(self, record: Mapping[str, Any]) -> None:
-        """One record of plain JSON values."""
-        if self.kind == ".jsonl" and self.file:
-            self.file.write(json.dumps(record, ensure_ascii=False) + "\n")
-        elif self.kind == ".csv" and self.file:
-            values = [(c.get(record), len(c.parts)) for c in self.columns]
-            cells = [v or [None] * n if n else [v] for v, n in values]
-            csv.writer(self.file).writerow(
-                [record[n] for n, _ in self.head] + [v for part in cells for v in part]
-            )
-        else:
-            self.waiting.append(
-                {n: record[n] for n, _ in self.head} | {c.name: c.get(record) for c in self.columns}
-            )
-            if len(self.waiting) >= self.GROUP:
-                self._group()
-        if self.file:
-            self.file.flush()  # a killed run keeps what it had
-
-    def _group(self) -> None:
-        import pyarrow as pa
-
-        if self.waiting:
-            self.parquet.write_table(pa.Table.from_pylist(self.waiting, self.parquet.schema))
-            self.waiting = []
-
-    def __exit__(self, *_: object) -> None:
-        if self.parquet:
-            self._group()
-            self.parquet.close()
-        if self.file and self.file is not sys.stdout:
-            self.file.close()
-
-
-def rows_kind(where: str, option: str = "--out") -> str:
-    """The format of an output; UsageError where it cannot be written."""
-    kind = ".jsonl" if where == "-" else Path(where).suffix.lower()
-    if kind not in FORMATS:
-        raise UsageError(f"{option} takes FILE.jsonl, FILE.csv, FILE.parquet or -, not {where!r}")
-    if kind == ".parquet":
-        try:
-            import pyarrow  # noqa: F401
-        except ImportError as error:
-            raise UsageError(
-                f"Parquet needs pyarrow ({error}); install it with: pip install 'mien[parquet]'"
-            ) from error
-    return kind
 
 
 def track_lines(tracks: Sequence[Any]) -> Iterator[str]:
@@ -172,6 +71,8 @@ def stoppable() -> Iterator[list[bool]]:
 
 def _check_places(source: str, places: Mapping[str, str | Path | None]) -> None:
     """No output may be the film, or another output; rows must have a format."""
+    from mien.io.writers import rows_kind
+
     for option in ("--out", "--tracks"):
         if places[option] is not None:
             rows_kind(str(places[option]), option)
@@ -223,7 +124,7 @@ def video(
     Ctrl-C finishes the files.
     """
     from mien.inference.reader import load
-    from mien.io.writers import columns
+    from mien.io.writers import columns, open_rows
     from mien.video.averages import averaged
     from mien.video.container import VideoContainer, Writer
     from mien.video.reader import Reading
@@ -242,9 +143,9 @@ def video(
             film, reader, Tracker(gap=gap), stride=stride, every=video is not None, max_seconds=max_seconds
         )
         place, names = "-" if to_pipe else out, columns(reader.requested)
-        rows = stack.enter_context(Rows(place, FACE, names)) if place else None
+        rows = stack.enter_context(open_rows(place, FACE, names)) if place else None
         means = [c for c in columns(n for n in reader.requested if averaged(n)) if c.name not in OF_A_FRAME]
-        about = stack.enter_context(Rows(tracks, TRACK, means)) if tracks else None
+        about = stack.enter_context(open_rows(tracks, TRACK, means)) if tracks else None
         if video:
             video.parent.mkdir(parents=True, exist_ok=True)
         writer = stack.enter_context(Writer(video, rate=film.rate, sound_of=film)) if video else None
@@ -261,7 +162,7 @@ def video(
     raise typer.Exit(code)
 
 
-def _run(reading: Any, rows: Rows | None, writer: Any) -> int:
+def _run(reading: Any, rows: RecordWriter | None, writer: Any) -> int:
     """All frames into the outputs; the exit code: 1 for a damaged film, 130 for Ctrl-C."""
     seconds = min(s for s in (reading.film.duration or 0.0, reading.max_seconds) if s is not None)
     step_size = 1 if writer else reading.stride
@@ -286,7 +187,7 @@ def _run(reading: Any, rows: Rows | None, writer: Any) -> int:
     return 0
 
 
-def _finish(tracks: Sequence[Any], about: Rows | None, crops: Path | None) -> None:
+def _finish(tracks: Sequence[Any], about: RecordWriter | None, crops: Path | None) -> None:
     for track in tracks:
         if about:
             about.add(track.to_dict())

@@ -35,7 +35,6 @@ from mien.types import Crop, Face
 Picture = Any  # a path, a BGR array, bytes, or base64
 Record = dict[str, Any]
 MODEL = "mien"
-ACTIONS = ("emotion", "age", "gender", "race")
 EMOTIONS = {
     "angry": "anger", "disgust": "disgust", "fear": "fear", "happy": "happiness", "sad": "sadness",
     "surprise": "surprise",
@@ -117,7 +116,7 @@ def _area(face: Face, photo: Any) -> Record:
     if np.isfinite(face.points).all():
         in_picture_right, in_picture_left = face.points[1], face.points[0]
         area["left_eye"], area["right_eye"] = (
-            tuple(int(round(float(v))) for v in p) for p in (in_picture_right, in_picture_left)
+            tuple(round(float(v)) for v in p) for p in (in_picture_right, in_picture_left)
         )
     return area
 

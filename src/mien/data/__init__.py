@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from mien.data.dataset import Dataset
     from mien.data.mixture import Mixture
 
-__all__ = ["Augment", "DATASETS", "Dataset", "Mixture", "OFFICIAL"]
+__all__ = ["DATASETS", "OFFICIAL", "Augment", "Dataset", "Mixture"]
 
 __getattr__ = attach(
     __name__,

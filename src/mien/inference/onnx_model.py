@@ -82,7 +82,7 @@ class OnnxModel:
     One object may be called from several threads; a forked or spawned process makes its own session.
 
     Its tasks read at the temperatures in the provenance file beside the weights
-    (`mien.evaluation.calibration`), if it has any.
+    (docs/model-card.md), if it has any.
 
     Args:
         path: an .onnx file that mien exported.

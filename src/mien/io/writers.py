@@ -14,10 +14,11 @@ import io
 import json
 import os
 import sys
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, Self, TextIO
 
 from mien.errors import UsageError
 from mien.tasks import TASKS, task
@@ -28,7 +29,9 @@ from mien.tasks.choice import ChoiceTask
 from mien.tasks.parsing import ParsingTask
 
 Record = Mapping[str, Any]
+Head = Sequence[tuple[str, type]]
 SUFFIXES = (".jsonl", ".json", ".csv", ".parquet")
+ROWS_SUFFIXES = (".jsonl", ".csv", ".parquet")
 ROW_GROUP = 512  # photos
 
 
@@ -166,9 +169,26 @@ def json_line(record: Record) -> str:
 # --- Writers
 
 
-class Writer:
-    """Takes records of photos one by one; `close` also after an interruption. Base: JSON Lines to an open
-    file.
+class RecordWriter(ABC):
+    """Takes records one by one; `close`, or the end of a `with`, also after an interruption."""
+
+    @abstractmethod
+    def add(self, record: Record) -> None:
+        """Write a record."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Finish the file."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class Writer(RecordWriter):
+    """JSON Lines to an open file.
 
     Attributes:
         done: paths (as `plain` gives them) that the output had before this run.
@@ -178,12 +198,11 @@ class Writer:
         self.file, self.done = file, frozenset[str]()
 
     def add(self, record: Record) -> None:
-        """One photo; it is in the file when this returns."""
+        """One record; it is in the file when this returns."""
         self.file.write(json_line(record) + "\n")
         self.file.flush()
 
     def close(self) -> None:
-        """Finish the file."""
         if self.file is not sys.stdout:
             self.file.close()
 
@@ -212,21 +231,21 @@ class JsonArray(Writer):
         super().close()
 
 
-class Csv(Writer):
-    """One row a face, RFC 4180 quoting, UTF-8; an empty cell where there is no value."""
+class CsvRows(Writer):
+    """One row per record, RFC 4180 quoting, UTF-8; an empty cell where there is no value.
 
-    def __init__(self, path: Path, of_face: Sequence[Column], model: str = "", resume: bool = False):
-        self.of_face = of_face
-        self.names = [n for n, _ in PHOTO]
-        for c in of_face:
-            self.names += [f"{c.name}_{p}" for p in c.parts] or [c.name]
-        done = (
-            _mended_csv(path, self.names, model) if resume and path.exists() and path.stat().st_size else None
-        )
-        super().__init__(path.open("w" if done is None else "a", encoding="utf-8", newline=""))
-        if done is None:
-            self._write([self.names])
-        self.done = frozenset(done or ())
+    Args:
+        file: open for writing, without newline translation.
+        head: (name, type) of the first columns, which are members of a record.
+        columns: the others.
+        names: write a line of names first.
+    """
+
+    def __init__(self, file: TextIO, head: Head, columns: Sequence[Column], *, names: bool = True):
+        super().__init__(file)
+        self.head, self.columns = head, columns
+        if names:
+            self._write([csv_names(head, columns)])
 
     def _write(self, lines: Iterable[Sequence[Any]]) -> None:
         text = io.StringIO()
@@ -235,13 +254,43 @@ class Csv(Writer):
         self.file.flush()
 
     def add(self, record: Record) -> None:
-        self._write([self._cells(row) for row in rows(record, self.of_face)])
+        self._write([self._cells(row) for row in self._rows(record)])
+
+    def _rows(self, record: Record) -> list[dict[str, Any]]:
+        return [row_of(record, self.head, self.columns)]
 
     def _cells(self, row: Record) -> list[Any]:
-        out = [row[n] for n, _ in PHOTO]
-        for c in self.of_face:
+        out = [row[n] for n, _ in self.head]
+        for c in self.columns:
             out += (row[c.name] or [None] * len(c.parts)) if c.parts else [row[c.name]]
         return out
+
+
+class Csv(CsvRows):
+    """One row per face of a photo, see `CsvRows`."""
+
+    def __init__(self, path: Path, of_face: Sequence[Column], model: str = "", resume: bool = False):
+        begun = resume and path.exists() and path.stat().st_size > 0
+        done = _mended_csv(path, csv_names(PHOTO, of_face), model) if begun else None
+        file = path.open("w" if done is None else "a", encoding="utf-8", newline="")
+        super().__init__(file, PHOTO, of_face, names=done is None)
+        self.done = frozenset(done or ())
+
+    def _rows(self, record: Record) -> list[dict[str, Any]]:
+        return rows(record, self.columns)
+
+
+def csv_names(head: Head, columns: Sequence[Column]) -> list[str]:
+    """The first line of a CSV file."""
+    names = [n for n, _ in head]
+    for c in columns:
+        names += [f"{c.name}_{p}" for p in c.parts] or [c.name]
+    return names
+
+
+def row_of(record: Record, head: Head, columns: Sequence[Column]) -> dict[str, Any]:
+    """A record in the flat form."""
+    return {n: record[n] for n, _ in head} | {c.name: c.get(record) for c in columns}
 
 
 class Parquet(Writer):
@@ -300,13 +349,48 @@ class Parquet(Writer):
                     yield record
 
 
-def arrow_schema(of_face: Sequence[Column]) -> Any:
-    """The Parquet file's pyarrow schema."""
+class ParquetRows(RecordWriter):
+    """One row per record, written in groups; the file can be read when it is closed.
+
+    Args:
+        path: FILE.parquet.
+        head: (name, type) of the first columns, which are members of a record; numbers of 64 bits.
+        columns: the others.
+    """
+
+    GROUP = 1024  # records in a row group, and the most that are held
+
+    def __init__(self, path: Path, head: Head, columns: Sequence[Column]):
+        import pyarrow.parquet as pq
+
+        self.head, self.columns, self.waiting = head, columns, list[dict[str, Any]]()
+        self.parquet = pq.ParquetWriter(path, arrow_schema(columns, head, wide=True))
+
+    def add(self, record: Record) -> None:
+        self.waiting.append(row_of(record, self.head, self.columns))
+        if len(self.waiting) >= self.GROUP:
+            self._group()
+
+    def _group(self) -> None:
+        import pyarrow as pa
+
+        if self.waiting:
+            self.parquet.write_table(pa.Table.from_pylist(self.waiting, self.parquet.schema))
+            self.waiting = []
+
+    def close(self) -> None:
+        self._group()
+        self.parquet.close()
+
+
+def arrow_schema(columns: Sequence[Column], head: Head = PHOTO, *, wide: bool = False) -> Any:
+    """The Parquet file's pyarrow schema; wide: numbers of the head have 64 bits."""
     import pyarrow as pa
 
     of = {str: pa.string(), int: pa.int32(), float: pa.float32()}
-    fields = [(n, of[kind]) for n, kind in PHOTO]
-    fields += [(c.name, pa.list_(pa.float32(), len(c.parts)) if c.parts else of[c.kind]) for c in of_face]
+    of_head = of | {int: pa.int64(), float: pa.float64()} if wide else of
+    fields = [(n, of_head[kind]) for n, kind in head]
+    fields += [(c.name, pa.list_(pa.float32(), len(c.parts)) if c.parts else of[c.kind]) for c in columns]
     return pa.schema(fields)
 
 
@@ -352,6 +436,49 @@ def open_output(where: str | None, asked: Sequence[str], *, model: str = "", res
     if suffix == ".jsonl":
         return JsonLines(path, model, resume)
     return (Csv if suffix == ".csv" else Parquet)(path, columns(asked), model, resume)
+
+
+def rows_kind(where: str, option: str = "--out") -> str:
+    """The format of a file of rows: ".jsonl", ".csv" or ".parquet"; "-" is JSON Lines on stdout.
+
+    Raises:
+        UsageError: another suffix, or Parquet without pyarrow.
+    """
+    kind = ".jsonl" if where == "-" else Path(where).suffix.lower()
+    if kind not in ROWS_SUFFIXES:
+        raise UsageError(f"{option} takes FILE.jsonl, FILE.csv, FILE.parquet or -, not {where!r}")
+    if kind == ".parquet":
+        try:
+            import pyarrow  # noqa: F401
+        except ImportError as error:
+            raise UsageError(
+                f"Parquet needs pyarrow ({error}); install it with: pip install 'mien[parquet]'"
+            ) from error
+    return kind
+
+
+def open_rows(where: str, head: Head, columns: Sequence[Column]) -> RecordWriter:
+    """A writer of records that are no photos, such as the faces or the tracks of a video.
+
+    JSON Lines take the records as they are; CSV and Parquet are flat. A run that is stopped leaves a file
+    that can be read.
+
+    Args:
+        where: FILE.jsonl, FILE.csv, FILE.parquet, or "-": JSON Lines on stdout.
+        head: (name, type) of the first columns, which are members of a record.
+        columns: the others.
+
+    Raises:
+        UsageError: see `rows_kind`.
+    """
+    kind, path = rows_kind(where), Path(where)
+    if where == "-":
+        return Writer(sys.stdout)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if kind == ".parquet":
+        return ParquetRows(path, head, columns)
+    file = path.open("w", encoding="utf-8", newline="")
+    return CsvRows(file, head, columns) if kind == ".csv" else Writer(file)
 
 
 # --- Going on with a file

@@ -7,6 +7,7 @@ decoder enlarges the maps. Three read-outs are shared by all tasks of a kind: va
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Collection, Sequence
 from typing import cast
 
@@ -56,9 +57,7 @@ class PyramidPixelDecoder(nn.Module):
         super().__init__()
         self.out = out
         widths = [dim, *[out] * len(channels)]
-        self.up = nn.ModuleList(
-            nn.ConvTranspose2d(a, b, 2, 2) for a, b in zip(widths, widths[1:], strict=False)
-        )
+        self.up = nn.ModuleList(nn.ConvTranspose2d(a, b, 2, 2) for a, b in itertools.pairwise(widths))
         self.laterals = nn.ModuleList(nn.Conv2d(c, out, 1) for c in channels)
         self.norms = nn.ModuleList(LayerNorm2d(out, eps=1e-6) for _ in channels)
         self.end = nn.Conv2d(out, out, 3, padding=1)

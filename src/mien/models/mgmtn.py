@@ -9,6 +9,7 @@ only. There is no public code.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Self
 
@@ -190,7 +191,7 @@ class MaskNet(nn.Module):
     def __init__(self, widths: Sequence[int] = (32, 64, 128, 256, 512), *, stride: int = 1):
         super().__init__()
         self.stem = nn.Sequential(conv_bn(3, widths[0], 3, stride), conv_bn(widths[0], widths[0], 3))
-        pairs = list(zip(widths[:-1], widths[1:], strict=True))
+        pairs = list(itertools.pairwise(widths))
         self.down = nn.ModuleList(nn.Sequential(conv_bn(a, b, 3, 2), conv_bn(b, b, 3)) for a, b in pairs)
         self.up = nn.ModuleList(conv_bn(b + a, a, 3) for a, b in reversed(pairs))
         self.heads = nn.Conv2d(widths[0], len(MASKS), 1)
@@ -242,13 +243,10 @@ def resize(masks: Tensor, size: Sequence[int]) -> Tensor:
     return _shares(masks.shape[-2], size[0], masks) @ masks @ _shares(masks.shape[-1], size[1], masks).T
 
 
-def group_features(maps: Tensor, masks: Tensor) -> Tensor:
-    """Gr = resize(P) * F, groups of one scale: maps (B, C, h, w), masks (B, K, H, W) -> (B, K, C, h, w)."""
-    return maps[:, None] * resize(masks, maps.shape[-2:])[:, :, None]
-
-
 def pooled_groups(maps: Tensor, masks: Tensor, *, inside: bool = False) -> Tensor:
-    """The mean over places of `group_features`, without making them: one matrix product. -> (B, K, C).
+    """The mean over places of Gr = resize(P) * F, the groups of one scale, without making them.
+
+    Maps F (B, C, h, w) and masks P (B, K, H, W) -> (B, K, C), in one matrix product.
 
     Args:
         inside: divide by the mask's area in place of the map's, so that small parts speak as loudly as large

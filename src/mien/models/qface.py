@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from mien.errors import UsageError
 from mien.models.backbones.efficientnet_lite import EfficientNetLite, efficientnet_lite
 from mien.models.backbones.vit import VisionTransformer
-from mien.models.decoders import Attention, lay_out, sine_positions
+from mien.models.decoders import Attention, sine_positions
 from mien.tasks import AGE, ATTRIBUTES, EXPRESSION, EXPRESSION7, UNITS12, Task, Vector
 from mien.types import View
 
@@ -225,24 +225,6 @@ class QFace(nn.Module):
     def grids(self, images: Tensor) -> tuple[tuple[int, int], ...]:
         """(h, w) of each part of the memory for these images: one, or one a stage when fused as tokens."""
         return (self.grid(images),) * (len(self.taps) if self.fusion.kind == "tokens" else 1)
-
-
-def label_map(attention: Tensor, task: Task[Any], label: str, grid: tuple[int, int]) -> Tensor:
-    """Where one label looks: (..., n, heads, N) of one task from `QFace.attention` -> (..., h, w), summing to
-    1.
-
-    Heads are averaged; stages, where they stand side by side as tokens, are added.
-
-    Args:
-        label: one of the task's `names`, or a number in 0..n-1 for a task without names, such as "30" for
-            age.
-        grid: `QFace.grid` of the images.
-    """
-    n, tokens = attention.shape[-3], attention.shape[-1]
-    names = list(getattr(task, "names", None) or map(str, range(n)))
-    if label not in names:
-        raise UsageError(f"{task.name} has no label {label!r}; there are: {', '.join(names)}")
-    return lay_out(attention[..., names.index(label), :, :], [grid] * max(1, tokens // (grid[0] * grid[1])))
 
 
 BASE_TASKS: tuple[Task[Any], ...] = (EXPRESSION7, UNITS12, ATTRIBUTES, AGE)

@@ -34,11 +34,11 @@ if TYPE_CHECKING:
 __all__ = [
     "Added",
     "Answer",
+    "ErasureFailed",
     "Forgotten",
     "Gallery",
     "Match",
     "NoFace",
-    "ErasureFailed",
     "Person",
     "SeveralFaces",
     "new_key",
@@ -196,18 +196,44 @@ class Gallery:
         if pick not in ("refuse", "largest"):
             raise UsageError(f'pick takes "refuse" or "largest", not {pick!r}')
         name, last = records.clean_name(name), None if until is None else records.day_of(until)
-        reader = self._reader()
         many = photos if isinstance(photos, (list, tuple)) else [photos]
-        faces = [records.one_face(reading, pick) for reading in reader.stream(many)]
+        faces = [records.one_face(reading, pick) for reading in self._reader().stream(many)]
         if not faces:
             raise UsageError("no photo was given; name at least one")
+        return self.enroll(faces, name, note=note, until=last)
+
+    @_alone
+    def enroll(
+        self,
+        faces: Sequence[Face],
+        name: str,
+        *,
+        note: str | None = None,
+        until: date | str | None = None,
+    ) -> list[Added]:
+        """As `add`, for faces that were read already, with the gallery's network.
+
+        Args:
+            faces: one per photo, with the answer of the gallery's task.
+            name: whose faces these are.
+            note: see `add`.
+            until: see `add`.
+
+        Raises:
+            UsageError: no face was given, or see `add`.
+            UnknownTask: a face without that answer; then none of this call is enrolled.
+        """
+        name, last = records.clean_name(name), None if until is None else records.day_of(until)
+        reader = self._reader()
+        if not faces:
+            raise UsageError("no face was given; give at least one")
+        sizes = [len(face[self.task].embedding) for face in faces]
         if self._store is None and open_store(self.uri, self._key, self._options) is None:
-            d = len(faces[0][self.task].embedding)
             pin = {
                 "model": records.sha256_of(reader),
                 "task": self.task,
                 "view": reader.model.view.to_dict(),
-                "d": d,
+                "d": sizes[0],
             }
             self._store = new_store(self.uri, self._key, self._options, pin)
         return self._enrol(name, faces, note, last)
@@ -353,9 +379,15 @@ class Gallery:
         Keeps the face's embedding (no picture) with the person. Enrol the same photo as that person to take
         it back. Returns the correction's id.
         """
-        person, rows = self._find(not_)
+        self._find(not_)  # before the photo is read
         [reading] = self._reader().stream([photo])
-        vector = records.one_face(reading, pick)[self.task].embedding
+        return self.correct_face(records.one_face(reading, pick), not_)
+
+    @_alone
+    def correct_face(self, face: Face, not_: str) -> str:
+        """As `correct`, for a face that was read already, with the gallery's network."""
+        person, rows = self._find(not_)
+        vector = np.asarray(face[self.task].embedding, np.float32)
         same = [r for r in rows if float(r.vector @ vector) >= SAME]
         if done := next((r for r in same if r.kind == NOT), None):
             return done.id
@@ -369,7 +401,7 @@ class Gallery:
             id=records.new_id("c"),
             kind=NOT,
             added=records.now(),
-            vector=np.asarray(vector, np.float32),
+            vector=vector,
             thumbnail=b"",
         )
         self.store.add([row])

@@ -20,7 +20,7 @@ try:
     from starlette.exceptions import HTTPException
     from starlette.middleware.cors import CORSMiddleware
 
-    from mien.server import reference, schema
+    from mien.server import openapi, reference, schema
     from mien.server.middleware import Middleware
     from mien.server.request_body import read_form
 except ModuleNotFoundError as e:
@@ -104,7 +104,7 @@ def app(
             )
         routes(api, service, gallery(service.work.reader_for((service.identity,))))
     plain = api.openapi
-    api.openapi = lambda: schema.finish(plain(), keys is not None)  # type: ignore[method-assign]
+    api.openapi = lambda: openapi.finish(plain(), keys is not None)  # type: ignore[method-assign]
     api.add_middleware(
         Middleware,
         keys=keys,
@@ -130,8 +130,8 @@ def _pictures(api: FastAPI, service: Service) -> None:
 
     @api.post(
         "/v1/analyze",
-        responses=schema.replies("Analysis", *ANALYZE_ERRORS),
-        openapi_extra=schema.body(schema.ANALYZE_FORM),
+        responses=openapi.replies(schema.Analysis, *ANALYZE_ERRORS),
+        openapi_extra=openapi.body(schema.AnalyzeForm),
     )
     async def analyze(request: Request) -> JSONResponse:
         """Every face of one or more pictures, as the records of `mien analyze`.
@@ -139,52 +139,35 @@ def _pictures(api: FastAPI, service: Service) -> None:
         A picture that cannot be read has an error record and the others go on; where it came alone, the reply
         is that error.
         """
-        form = await read_form(request, service.limits, request.state.deadline)
-        tasks = form.names("tasks")
-        score = form.number("score", float, lambda v: 0 < v < 1, "a number between 0 and 1")
-        faces = form.number("faces", int, lambda v: v >= 1, "a whole number of 1 or more")
-        masks = form.text("masks")
-        form.done(("image", "tasks", "score", "faces", "masks"))
-        if masks not in (None, "runs"):
-            raise ApiError(
-                400,
-                "bad_field",
-                f"the field 'masks' must be runs, not {masks[:40]!r}",
-                details={"field": "masks"},
-            )
-        if tasks is not None:
-            service.allowed(tasks)
-        question = AnalyzeRequest(tasks or service.default, score, faces, masks is not None)
-        records = await service.each(service.work.record, form.images, question, request)
+        asked = (await read_form(request, service.limits, request.state.deadline)).checked(schema.AnalyzeForm)
+        if asked.tasks is not None:
+            service.allowed(asked.tasks)
+        question = AnalyzeRequest(
+            asked.tasks or service.default,
+            asked.score,
+            asked.faces,
+            asked.masks is not None,
+            asked.thorough or None,
+        )
+        records = await service.each(service.work.record, asked.image, question, request)
         if len(records) == 1 and records[0].error is not None:
             raise of_photo(records[0].error, 1)
         return JSONResponse({"request_id": request.state.request_id, "results": [r.json for r in records]})
 
     @api.post(
         "/v1/verify",
-        responses=schema.replies("Verification", *ANALYZE_ERRORS, 501),
-        openapi_extra=schema.body(schema.VERIFY_FORM),
+        responses=openapi.replies(schema.Verification, *ANALYZE_ERRORS, 501),
+        openapi_extra=openapi.body(schema.VerifyForm),
     )
     async def verify(request: Request) -> JSONResponse:
         """How alike the largest faces of two pictures are. The embeddings themselves are not answered."""
         if service.identity is None:
             raise ApiError(501, "not_answered", "the model of this server answers no identity")
         service.allowed([service.identity])
-        form = await read_form(request, service.limits, request.state.deadline)
-        threshold = form.number("threshold", float, lambda v: -1 <= v <= 1, "a number from -1 to 1")
-        fmr = form.number("fmr", float, lambda v: 0 < v < 1, "a number between 0 and 1")
-        score = form.number("score", float, lambda v: 0 < v < 1, "a number between 0 and 1")
-        form.done(("image", "threshold", "fmr", "score"))
-        cut = service.cut(threshold, fmr)
-        if len(form.images) != 2:
-            raise ApiError(
-                400,
-                "bad_field",
-                f"two pictures are compared; {len(form.images)} came",
-                details={"field": "image"},
-            )
+        asked = (await read_form(request, service.limits, request.state.deadline)).checked(schema.VerifyForm)
+        cut = service.cut(asked.threshold, asked.fmr)
         readings = await service.each(
-            service.work.read, form.images, AnalyzeRequest((service.identity,), score), request
+            service.work.read, asked.image, AnalyzeRequest((service.identity,), asked.score), request
         )
         for number, reading in enumerate(readings, 1):
             if isinstance(reading.error, PhotoError):
@@ -208,7 +191,7 @@ def _pictures(api: FastAPI, service: Service) -> None:
 def _about(api: FastAPI, service: Service) -> None:
     """The routes that tell about the server."""
 
-    @api.get("/v1/models", responses=schema.replies("Models", 401, 403, 429, 500))
+    @api.get("/v1/models", responses=openapi.replies(schema.Models, 401, 403, 429, 500))
     async def models(request: Request) -> JSONResponse:
         """What can be asked here, of which weights, and how much at once."""
         tasks = [
@@ -223,12 +206,12 @@ def _about(api: FastAPI, service: Service) -> None:
             }
         )
 
-    @api.get("/healthz", responses=schema.replies("Health"))
+    @api.get("/healthz", responses=openapi.replies(schema.Health))
     async def healthz() -> JSONResponse:
         """The process is alive."""
         return JSONResponse({"status": "ok"})
 
-    @api.get("/readyz", responses=schema.replies("Health", 503))
+    @api.get("/readyz", responses=openapi.replies(schema.Health, 503))
     async def readyz() -> JSONResponse:
         """A picture sent now would be taken in: the weights are loaded, the queue and the uploads have a
         place, no stop is under way.
@@ -244,7 +227,7 @@ def _about(api: FastAPI, service: Service) -> None:
             reference.page(api.openapi()), headers={"content-security-policy": reference.POLICY}
         )
 
-    @api.get("/metrics", response_class=PlainTextResponse, responses=schema.errors(401, 403, 500))
+    @api.get("/metrics", response_class=PlainTextResponse, responses=openapi.errors(401, 403, 500))
     async def metrics() -> PlainTextResponse:
         """For Prometheus."""
         return PlainTextResponse(service.counts.text(), media_type="text/plain; version=0.0.4; charset=utf-8")

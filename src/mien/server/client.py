@@ -90,6 +90,7 @@ class Client:
         score: float | None = None,
         faces: int | None = None,
         masks: bool = False,
+        thorough: bool = False,
     ) -> list[dict[str, Any]]:
         """The record of each picture (docs/schema.md), in order; of several, those that could not be read
         have an "error".
@@ -101,6 +102,7 @@ class Client:
             faces: only the largest so many.
             masks: parsing answers have a "mask" too: size, from_photo, and runs; `mask_rows` makes rows of
                 it.
+            thorough: search at every scale and for turned faces too; takes 3 to 100 times as long.
 
         Raises:
             ServerError: any reply but 200. OSError: no server there, or a path that cannot be read.
@@ -110,6 +112,7 @@ class Client:
             "score": score,
             "faces": faces,
             "masks": "runs" if masks else None,
+            "thorough": "true" if thorough else None,
         }
         return list(self._post("/v1/analyze", pictures, fields)["results"])
 

@@ -7,32 +7,28 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse
-from PIL import Image
 
 from mien.errors import UsageError
 from mien.recognition.gallery import ErasureFailed, Gallery
-from mien.server import schema
+from mien.server import openapi, schema
 from mien.server.errors import ApiError, of_photo
 from mien.server.limits import Deadline
-from mien.server.request_body import Form, read_form, read_json
+from mien.server.request_body import Body, read_form, read_json
 from mien.server.worker import AnalyzeRequest, Record
-
-Pick = Literal["refuse", "largest"]
 
 if TYPE_CHECKING:
     from mien.inference.reader import Reading
     from mien.server.service import Service
+    from mien.types import Face
 
 T = TypeVar("T")
 ERRORS = (400, 401, 403, 408, 413, 415, 422, 429, 500, 503, 504)
 JSON_ERRORS = (400, 401, 403, 404, 408, 413, 415, 429, 500, 503, 504)
 PLAIN_ERRORS = (400, 401, 403, 429, 500, 503, 504)
-PAGE = 100  # people of an export at once, where nobody says how many
-MAXIMUM = 1000
 _log = logging.getLogger("mien.server")
 
 
@@ -130,32 +126,18 @@ def edit(gallery: Gallery, person: str, changes: dict[str, str]) -> dict[str, An
     return of_people(gallery, [person], change)
 
 
-def enrol(
-    gallery: Gallery, pictures: list[Any], name: str, note: str | None, until: str | None, pick: Pick
+def enroll(
+    gallery: Gallery, faces: Sequence[Face], name: str, note: str | None, until: str | None
 ) -> list[dict[str, Any]]:
     """All or none. Raises: ApiError, see `said`."""
     with said(gallery):
-        added = gallery.add(pictures, name, note=note, until=until, pick=pick)
+        added = gallery.enroll(faces, name, note=note, until=until)
     plain = [{"face": a.face, "person": a.person, "name": a.name, "new": a.new} for a in added]
     return [p | {"alike": a.alike.to_dict() if a.alike else None} for p, a in zip(plain, added, strict=True)]
 
 
-def picked(form: Form) -> Pick:
-    """The field 'pick'. Raises: ApiError 400."""
-    pick = form.text("pick")
-    if pick not in (None, "refuse", "largest"):
-        raise ApiError(
-            400, "bad_field", "the field 'pick' must be refuse or largest", details={"field": "pick"}
-        )
-    return "largest" if pick == "largest" else "refuse"
-
-
-def one_face_each(readings: Sequence[Reading], pick: Pick) -> list[Any]:
-    """The pictures, when each shows the one face that is needed. Raises: ApiError.
-
-    The gallery reads them once more, by itself: enrolling is rare, and so its rules stay in one place.
-    Decoded as they are, nothing can be wrong with them that its log would have to tell.
-    """
+def one_face_each(readings: Sequence[Reading], pick: schema.Pick) -> list[Face]:
+    """The face of each picture, when it shows the one that is needed. Raises: ApiError."""
     for number, reading in enumerate(readings, 1):
         if reading.error is not None:
             raise of_photo(reading.error, number)
@@ -164,7 +146,7 @@ def one_face_each(readings: Sequence[Reading], pick: Pick) -> list[Any]:
                 ", or send pick=largest" if reading else ""
             )
             raise ApiError(422, "several_faces" if reading else "no_face", text, details={"image": number})
-    return [Image.fromarray(r.photo.pixels) for r in readings if r.photo is not None]
+    return [reading[0] for reading in readings]
 
 
 def routes(api: FastAPI, service: Service, gallery: Gallery) -> None:
@@ -193,17 +175,17 @@ def _identify(api: FastAPI, service: Service, gallery: Gallery, question: Analyz
 
     @api.post(
         "/v1/gallery/identify",
-        responses=schema.replies("Identified", *ERRORS),
-        openapi_extra=schema.body(schema.IDENTIFY_FORM),
+        responses=openapi.replies(schema.Identified, *ERRORS),
+        openapi_extra=openapi.body(schema.IdentifyForm),
     )
     async def identify(request: Request) -> JSONResponse:
         """Who is in one or more pictures: the best people of each face, or unknown."""
-        form = await read_form(request, service.limits, request.state.deadline)
-        top = form.number("top", int, lambda v: 1 <= v <= 100, "a whole number from 1 to 100") or 3
-        form.done(("image", "top"))
+        asked = (await read_form(request, service.limits, request.state.deadline)).checked(
+            schema.IdentifyForm
+        )
         if not begun(gallery):
             raise ApiError(400, "gallery", "nobody was enrolled yet; POST /v1/gallery/people does that")
-        records = await service.each(partial(who_is, top), form.images, question, request)
+        records = await service.each(partial(who_is, asked.top), asked.image, question, request)
         if len(records) == 1 and records[0].error is not None:
             raise of_photo(records[0].error, 1)
         return JSONResponse({"request_id": request.state.request_id, "results": [r.json for r in records]})
@@ -212,33 +194,27 @@ def _identify(api: FastAPI, service: Service, gallery: Gallery, question: Analyz
 def _people(api: FastAPI, service: Service, gallery: Gallery, question: AnalyzeRequest) -> None:
     @api.post(
         "/v1/gallery/people",
-        responses=schema.replies("Enrolled", *ERRORS),
-        openapi_extra=schema.body(schema.ENROL_FORM),
+        responses=openapi.replies(schema.Enrolled, *ERRORS),
+        openapi_extra=openapi.body(schema.EnrollForm),
     )
     async def add(request: Request) -> JSONResponse:
         """Enrol the one face of each picture under one name. If any picture will not do, none is enrolled."""
-        form = await read_form(request, service.limits, request.state.deadline)
-        (name, note, until), pick = (form.text(n) for n in ("name", "note", "until")), picked(form)
-        form.done(("image", "name", "note", "until", "pick"))
-        if not name:
-            raise ApiError(
-                400,
-                "bad_field",
-                "the field 'name' says whose faces these are; send it",
-                details={"field": "name"},
-            )
-        readings = await service.each(service.work.read, form.images, question, request)
-        job = partial(enrol, gallery, one_face_each(readings, pick), name, note, until, pick)
+        asked = (await read_form(request, service.limits, request.state.deadline)).checked(schema.EnrollForm)
+        readings = await service.each(service.work.read, asked.image, question, request)
+        faces = one_face_each(readings, asked.pick)
+        job = partial(enroll, gallery, faces, asked.name, asked.note, asked.until)
         (added,) = await service.line.run([job], request.state.deadline)
         return _said_once(request, added=added)
 
-    @api.get("/v1/gallery/people", responses=schema.replies("People", *PLAIN_ERRORS))
+    @api.get("/v1/gallery/people", responses=openapi.replies(schema.People, *PLAIN_ERRORS))
     async def everybody(request: Request) -> JSONResponse:
         """Who is enrolled: ids, names, faces, consent notes, last days. No embedding and no picture."""
         (found,) = await service.line.run([partial(people, gallery)], request.state.deadline)
         return _said_once(request, people=found)
 
-    @api.delete("/v1/gallery/people/{person}", responses=schema.replies("Forgotten", 404, *PLAIN_ERRORS))
+    @api.delete(
+        "/v1/gallery/people/{person}", responses=openapi.replies(schema.Forgotten, 404, *PLAIN_ERRORS)
+    )
     async def erase(request: Request, person: str) -> JSONResponse:
         """Forget a person, by id, for good: vectors, pictures, name, note, old versions."""
         job = partial(of_people, gallery, [person], lambda: asdict(gallery.forget(person)))
@@ -247,67 +223,53 @@ def _people(api: FastAPI, service: Service, gallery: Gallery, question: AnalyzeR
 
 
 def _mend(api: FastAPI, service: Service, gallery: Gallery) -> None:
-    place, replies = "/v1/gallery/people/{person}", schema.replies("Changed", *JSON_ERRORS)
+    place, replies = "/v1/gallery/people/{person}", openapi.replies(schema.Changed, *JSON_ERRORS)
 
-    @api.patch(
-        place, responses=replies, openapi_extra=schema.json_body(schema.EDIT_BODY, schema.EDIT_EXAMPLE)
-    )
+    @api.patch(place, responses=replies, openapi_extra=openapi.json_body(schema.EditBody))
     async def change(request: Request, person: str) -> JSONResponse:
         """Another name, consent note or last day; what is not sent stays."""
-        body = await read_json(request, request.state.deadline, texts=("name", "note", "until"))
-        if not body:
-            raise ApiError(400, "bad_json", "nothing is to be changed; send name, note or until")
-        (found,) = await service.line.run([partial(edit, gallery, person, body)], request.state.deadline)
+        body = await read_json(request, request.state.deadline, schema.EditBody)
+        changes = body.model_dump(exclude_unset=True)
+        (found,) = await service.line.run([partial(edit, gallery, person, changes)], request.state.deadline)
         return _said_once(request, person=found)
 
     @api.post(
         f"{place}/merge",
         responses=replies,
-        openapi_extra=schema.json_body(schema.MERGE_BODY, schema.MERGE_EXAMPLE),
+        openapi_extra=openapi.json_body(schema.MergeBody),
     )
     async def join(request: Request, person: str) -> JSONResponse:
         """Others are this person too: their faces come here, and their ids go.
 
         The earliest last day of all counts.
         """
-        body = await read_json(request, request.state.deadline, lists=("others",))
-        if not body.get("others"):
-            raise ApiError(
-                400,
-                "bad_field",
-                "the field 'others' lists the ids of those who are the same",
-                details={"field": "others"},
-            )
+        body = await read_json(request, request.state.deadline, schema.MergeBody)
         (found,) = await service.line.run(
-            [partial(merge, gallery, person, body["others"])], request.state.deadline
+            [partial(merge, gallery, person, body.others)], request.state.deadline
         )
         return _said_once(request, person=found)
 
     @api.post(
         f"{place}/split",
         responses=replies,
-        openapi_extra=schema.json_body(schema.SPLIT_BODY, schema.SPLIT_EXAMPLE),
+        openapi_extra=openapi.json_body(schema.SplitBody),
     )
     async def part(request: Request, person: str) -> JSONResponse:
         """Some faces of this person are somebody else's: answers that person, new or known."""
-        body = await read_json(request, request.state.deadline, texts=("name",), lists=("faces",))
-        for field in ("faces", "name"):
-            if not body.get(field):
-                text = f"the field {field!r} is needed: which faces, and whose they are"
-                raise ApiError(400, "bad_field", text, details={"field": field})
+        body = await read_json(request, request.state.deadline, schema.SplitBody)
         (found,) = await service.line.run(
-            [partial(split, gallery, person, body["faces"], body["name"])], request.state.deadline
+            [partial(split, gallery, person, body.faces, body.name)], request.state.deadline
         )
         return _said_once(request, person=found)
 
 
 def _correct(api: FastAPI, service: Service, gallery: Gallery, question: AnalyzeRequest) -> None:
-    replies = schema.replies("Corrected", 404, *ERRORS)
+    replies = openapi.replies(schema.Corrected, 404, *ERRORS)
 
     @api.post(
         "/v1/gallery/people/{person}/corrections",
         responses=replies,
-        openapi_extra=schema.body(schema.CORRECT_FORM),
+        openapi_extra=openapi.body(schema.CorrectForm),
     )
     async def correct(request: Request, person: str) -> JSONResponse:
         """The face of the picture is not this person: it, and what is nearer to it than to the person, is no
@@ -316,29 +278,23 @@ def _correct(api: FastAPI, service: Service, gallery: Gallery, question: Analyze
         Its embedding is kept with the person, no picture. Enrolling the same picture as that person takes it
         back.
         """
-        form = await read_form(request, service.limits, request.state.deadline)
-        pick = picked(form)
-        form.done(("image", "pick"))
-        if len(form.images) != 1:
-            raise ApiError(
-                400, "bad_field", f"one picture corrects; {len(form.images)} came", details={"field": "image"}
-            )
-        (picture,) = one_face_each(
-            await service.each(service.work.read, form.images, question, request), pick
+        asked = (await read_form(request, service.limits, request.state.deadline)).checked(schema.CorrectForm)
+        (face,) = one_face_each(
+            await service.each(service.work.read, asked.image, question, request), asked.pick
         )
-        job = partial(of_people, gallery, [person], lambda: gallery.correct(picture, person, pick=pick))
+        job = partial(of_people, gallery, [person], lambda: gallery.correct_face(face, person))
         (made,) = await service.line.run([job], request.state.deadline)
         return _said_once(request, correction=made)
 
 
 def _whole(api: FastAPI, service: Service, gallery: Gallery) -> None:
-    @api.post("/v1/gallery/prune", responses=schema.replies("People", *PLAIN_ERRORS))
+    @api.post("/v1/gallery/prune", responses=openapi.replies(schema.People, *PLAIN_ERRORS))
     async def tidy(request: Request) -> JSONResponse:
         """Forget everybody whose last day is over, for good; answers who that was. Takes no body."""
         (gone,) = await service.line.run([partial(prune, gallery)], request.state.deadline)
         return _said_once(request, people=gone)
 
-    @api.get("/v1/gallery/stats", responses=schema.replies("Stats", *PLAIN_ERRORS))
+    @api.get("/v1/gallery/stats", responses=openapi.replies(schema.Stats, *PLAIN_ERRORS))
     async def counts(request: Request) -> JSONResponse:
         """How many are here, how large it is, its threshold, and a stranger's chance of a false match."""
         (found,) = await service.line.run([partial(stats, gallery)], request.state.deadline)
@@ -346,34 +302,19 @@ def _whole(api: FastAPI, service: Service, gallery: Gallery) -> None:
 
     @api.get(
         "/v1/gallery/export",
-        responses=schema.replies("Export", 404, *PLAIN_ERRORS),
-        openapi_extra=schema.EXPORT_QUERY,
+        responses=openapi.replies(schema.Export, 404, *PLAIN_ERRORS),
+        openapi_extra=openapi.query(schema.ExportQuery),
     )
     async def take(request: Request) -> JSONResponse:
         """All that is kept, open and not sealed: of one person, or of everybody in parts.
 
         Embeddings only where asked for.
         """
-        form = Form([], {n: request.query_params.getlist(n) for n in request.query_params})
-        person, after = form.text("person"), form.text("after") or ""
-        limit = (
-            form.number("limit", int, lambda v: 1 <= v <= MAXIMUM, f"a whole number from 1 to {MAXIMUM}")
-            or PAGE
-        )
-        embeddings = form.text("embeddings") or "false"
-        form.done(("person", "after", "limit", "embeddings"))
-        if embeddings not in ("true", "false"):
-            raise ApiError(
-                400,
-                "bad_field",
-                "the field 'embeddings' must be true or false",
-                details={"field": "embeddings"},
-            )
-        whole = embeddings == "true"
-        job = (
-            partial(export, gallery, after, limit, whole)
-            if person is None
-            else partial(export_one, gallery, person, whole)
-        )
+        params = request.query_params
+        asked = Body([], {name: params.getlist(name) for name in params}).checked(schema.ExportQuery)
+        if asked.person is None:
+            job = partial(export, gallery, asked.after or "", asked.limit, asked.embeddings)
+        else:
+            job = partial(export_one, gallery, asked.person, asked.embeddings)
         (found,) = await service.line.run([job], request.state.deadline)
         return _said_once(request, **found)

@@ -5,20 +5,24 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
-from collections.abc import AsyncGenerator, Callable
+import re
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
+from pydantic import ValidationError
 from starlette.datastructures import Headers, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect, Request
 
 from mien.server.errors import ApiError
 from mien.server.limits import Deadline, Limits
+from mien.server.schema import TEXT_CHARACTERS, Form, Model
 
-N = TypeVar("N", int, float)
+M = TypeVar("M", bound=Model)
+F = TypeVar("F", bound=Form)
 JSON_BYTES = 64 << 10  # a body without pictures
-TEXT_CHARACTERS = 4096  # as a form's field
+_SHOULD = re.compile(r"^\w+ should ")
 
 
 class _InMemory(MultiPartParser):
@@ -47,75 +51,65 @@ class _InMemory(MultiPartParser):
 
 
 @dataclass(slots=True)
-class Form:
-    """What was sent. The methods take a value out; `done` refuses what nobody took."""
+class Body:
+    """What was sent.
+
+    Attributes:
+        images: bytes of the pictures.
+        fields: name -> texts, as often as the field came.
+    """
 
     images: list[bytes]
     fields: dict[str, list[str]] = field(default_factory=dict)
 
-    def text(self, name: str) -> str | None:
-        """A field that comes at most once."""
-        values = self.fields.pop(name, [])
-        if len(values) > 1:
-            raise ApiError(
-                400,
-                "bad_field",
-                f"the field {name!r} came {len(values)} times; send it once",
-                details={"field": name},
-            )
-        return values[0] if values else None
+    def checked(self, kind: type[F]) -> F:
+        """The fields of a route, and its pictures where it takes any.
 
-    def names(self, name: str) -> tuple[str, ...] | None:
-        """A field that may come often, and may hold several names between commas."""
-        values = self.fields.pop(name, None)
-        if values is None:
-            return None
-        found = tuple(dict.fromkeys(n.strip() for v in values for n in v.split(",") if n.strip()))
-        if not found:
-            raise ApiError(
-                400,
-                "bad_field",
-                f"the field {name!r} is empty; leave it out, or give names",
-                details={"field": name},
-            )
-        return found
-
-    def number(self, name: str, kind: Callable[[str], N], fits: Callable[[N], bool], wanted: str) -> N | None:
-        """A field with a number, or None."""
-        text = self.text(name)
-        if text is None:
-            return None
-        try:
-            value = kind(text)
-        except ValueError as e:
-            raise ApiError(
-                400,
-                "bad_field",
-                f"the field {name!r} must be {wanted}, not {text[:40]!r}",
-                details={"field": name},
-            ) from e
-        if not fits(value):
-            raise ApiError(
-                400,
-                "bad_field",
-                f"the field {name!r} must be {wanted}, not {text[:40]!r}",
-                details={"field": name},
-            )
-        return value
-
-    def done(self, known: tuple[str, ...]) -> None:
-        """Refuse fields that this route does not know: one misspelt must not be ignored."""
-        if self.fields:
-            name = next(iter(self.fields))
-            raise ApiError(
-                400,
-                "unknown_field",
-                f"no field {name[:40]!r} here; there are: {', '.join(known)}",
-                details={"field": name[:40]},
-            )
+        Raises:
+            ApiError: 400, the first field that is not as it must be.
+        """
+        values: dict[str, Any] = {}
+        for name, texts in self.fields.items():
+            if name == "image" or name not in kind.model_fields:  # a misspelt one must not be ignored
+                raise _unknown(name, kind)
+            if name in kind.repeated:
+                values[name] = texts
+            elif len(texts) > 1:
+                text = f"the field {name!r} came {len(texts)} times; send it once"
+                raise ApiError(400, "bad_field", text, details={"field": name})
+            elif texts:
+                values[name] = texts[0]
+        if "image" in kind.model_fields:
+            values["image"] = self.images
+        return _validated(kind, values)
 
 
-async def read_form(request: Request, limits: Limits, deadline: Deadline) -> Form:
+def _unknown(name: str, kind: type[Model]) -> ApiError:
+    shown = printable(name[:40])
+    text = f"no field {shown!r} here; there are: {', '.join(kind.model_fields)}"
+    return ApiError(400, "unknown_field", text, details={"field": shown})
+
+
+def _validated(kind: type[M], values: dict[str, Any]) -> M:
+    """Raises: ApiError 400 for the first thing that is wrong."""
+    try:
+        return kind.model_validate(values)
+    except ValidationError as e:
+        wrong = e.errors(include_url=False, include_context=False)[0]
+    if not wrong["loc"]:  # the object, not one of its fields
+        raise ApiError(400, "bad_json", wrong["msg"])
+    name = str(wrong["loc"][0])
+    about = kind.model_fields[name].description
+    if wrong["type"] == "missing":
+        text = f"the field {name!r} is needed" + (f": {about}" if about else "")
+    else:
+        text = f"the field {name!r} {_SHOULD.sub('must ', wrong['msg'])}"
+        if isinstance(wrong["input"], str | int | float):
+            text += f", not {printable(str(wrong['input'])[:40])!r}"
+    raise ApiError(400, "bad_field", text, details={"field": name})
+
+
+async def read_form(request: Request, limits: Limits, deadline: Deadline) -> Body:
     """The body, in memory: a form; a picture alone, with the fields in the query; or JSON with pictures in
     base64.
 
@@ -157,7 +151,7 @@ async def read_form(request: Request, limits: Limits, deadline: Deadline) -> For
         ) from e
     except ClientDisconnect as e:
         raise ApiError(400, "disconnected", "the connection ended before the body did") from e
-    form = Form([])
+    form = Body([])
     try:
         for name, value in items:
             await _take(form, name, value)
@@ -196,18 +190,18 @@ async def _whole(request: Request, limit: int, deadline: Deadline) -> bytes:
     return bytes(body)
 
 
-async def _raw(request: Request, limits: Limits, deadline: Deadline) -> Form:
+async def _raw(request: Request, limits: Limits, deadline: Deadline) -> Body:
     try:
         data = await _whole(request, limits.picture_bytes, deadline)
     except ApiError as e:
         raise (_too_large(limits, 1) if e.code == "request_too_large" else e) from e
-    form = Form([data])
+    form = Body([data])
     for name, value in request.query_params.multi_items():
         form.fields.setdefault(printable(name), []).append(printable(value))
     return form
 
 
-def _from_json(body: bytes, limits: Limits) -> Form:
+def _from_json(body: bytes, limits: Limits) -> Body:
     """{"image": base64 or a list of it, and the fields of the form as text, number or a list of texts}."""
     found = _object(body, ("image", "the fields of the form"))
     given = found.pop("image", None)
@@ -225,15 +219,15 @@ def _from_json(body: bytes, limits: Limits) -> Form:
             " requests"
         )
         raise ApiError(413, "too_many_pictures", text, details={"limit": limits.pictures})
-    form = Form([_of_base64(p, number, limits) for number, p in enumerate(pictures, 1)])
+    form = Body([_of_base64(p, number, limits) for number, p in enumerate(pictures, 1)])
     for name, value in found.items():
         values = value if isinstance(value, list) else [value]
         for v in values:
-            number = isinstance(v, (int, float)) and not isinstance(v, bool)
-            if not (_is_text(v) or number) or name != printable(name):
-                text = f"the field {printable(name[:40])!r} must be a text, a number or a list of texts"
-                raise ApiError(400, "bad_field", text, details={"field": printable(name[:40])})
-        form.fields[name] = [v if isinstance(v, str) else repr(v) for v in values]
+            if not (_is_text(v) or isinstance(v, int | float)) or name != printable(name):
+                shown = printable(name[:40])
+                text = f"the field {shown!r} must be a text, a number, true, false or a list of texts"
+                raise ApiError(400, "bad_field", text, details={"field": shown})
+        form.fields[name] = [v if isinstance(v, str) else json.dumps(v) for v in values]
     return form
 
 
@@ -271,7 +265,7 @@ def _object(body: bytes, wanted: tuple[str, ...]) -> dict[str, Any]:
     return found
 
 
-async def _take(form: Form, name: str, value: UploadFile | str) -> None:
+async def _take(form: Body, name: str, value: UploadFile | str) -> None:
     """One part of the body."""
     if name != printable(name) or (isinstance(value, str) and value != printable(value)):
         raise ApiError(
@@ -292,10 +286,8 @@ async def _take(form: Form, name: str, value: UploadFile | str) -> None:
     form.images.append(await value.read())
 
 
-async def read_json(
-    request: Request, deadline: Deadline, *, texts: tuple[str, ...] = (), lists: tuple[str, ...] = ()
-) -> dict[str, Any]:
-    """The body of a route that takes no picture: an object of texts and lists of texts.
+async def read_json(request: Request, deadline: Deadline, model: type[M]) -> M:
+    """The body of a route that takes no picture.
 
     Raises:
         ApiError: 400, 408 (too slow), 413, 415.
@@ -305,16 +297,11 @@ async def read_json(
         raise ApiError(
             415, "not_json", f"send application/json, not {kind[:60] or 'a body without a content-type'}"
         )
-    found = _object(await _whole(request, JSON_BYTES, deadline), texts + lists)
-    for name, value in found.items():
-        if name not in texts + lists:
-            text = f"no field {name[:40]!r} here; there are: {', '.join(texts + lists)}"
-            raise ApiError(400, "unknown_field", text, details={"field": printable(name[:40])})
-        if not (_is_text(value) if name in texts else isinstance(value, list) and all(map(_is_text, value))):
-            wanted = "text" if name in texts else "a list of texts"
-            text = f"the field {name!r} must be {wanted}, of at most {TEXT_CHARACTERS} characters"
-            raise ApiError(400, "bad_field", text, details={"field": name})
-    return found
+    found = _object(await _whole(request, JSON_BYTES, deadline), tuple(model.model_fields))
+    for name in found:
+        if name not in model.model_fields:
+            raise _unknown(name, model)
+    return _validated(model, found)
 
 
 def _is_text(value: object) -> bool:

@@ -91,10 +91,14 @@ class Service:
         return await self.line.run([partial(how, data, question, deadline) for data in images], deadline)
 
     def check(self, question: AnalyzeRequest) -> None:
-        """Raises: UnknownTask, or ApiError 400 for a score that this server's detector does not take."""
+        """Raises: UnknownTask, or ApiError 400 for a search that this server's detector does not offer."""
         self.work.reader.select(question.tasks)
         if question.score is not None and not isinstance(self.work.reader.detector, Detector):
             raise ApiError(400, "bad_field", "the detector of this server takes no score; leave it out")
+        if question.thorough and not isinstance(self.work.reader.detector, Detector):
+            raise ApiError(
+                400, "bad_field", "the detector of this server has no thorough search; leave thorough out"
+            )
 
     def cut(self, threshold: float | None, fmr: float | None) -> MatchThreshold | None:
         """From which similarity on two faces are one person's; None where nobody asked and nobody measured

@@ -125,12 +125,14 @@ class AnalyzeRequest:
         score: least score of a face, None for the detector's own.
         faces: read only the largest so many, None for all.
         masks: answer the parsing masks too.
+        thorough: search at every scale and turn, None for the reader's own choice.
     """
 
     tasks: tuple[str, ...] | None = None
     score: float | None = None
     faces: int | None = None
     masks: bool = False
+    thorough: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,7 +165,12 @@ class Pipeline:
     def __init__(self, reader: Reader, batcher: Batcher, *, max_faces: int, pixels: int, counts: Counts):
         self.batcher, self.max_faces, self.pixels, self.counts = batcher, max_faces, pixels, counts
         self.reader = Reader(
-            reader.detector, batcher, tasks=reader.requested, batch=batcher.faces, max_pixels=pixels
+            reader.detector,
+            batcher,
+            tasks=reader.requested,
+            batch=batcher.faces,
+            max_pixels=pixels,
+            thorough=reader.thorough,
         )
 
     @property
@@ -174,7 +181,12 @@ class Pipeline:
     def reader_for(self, tasks: Sequence[str]) -> Reader:
         """A reader of its own for whoever keeps it, such as a gallery."""
         return Reader(
-            self.reader.detector, self.batcher, tasks=tasks, batch=self.batcher.faces, max_pixels=self.pixels
+            self.reader.detector,
+            self.batcher,
+            tasks=tasks,
+            batch=self.batcher.faces,
+            max_pixels=self.pixels,
+            thorough=self.reader.thorough,
         )
 
     def read(self, data: bytes, question: AnalyzeRequest, deadline: Deadline) -> Reading:
@@ -190,6 +202,7 @@ class Pipeline:
                     data,
                     tasks=question.tasks,
                     score=question.score,
+                    thorough=question.thorough,
                     max_faces=question.faces,
                     model=visit,
                     on_stage=partial(self._check, deadline),

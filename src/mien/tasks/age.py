@@ -72,7 +72,7 @@ class AgeTask(Task[Age]):
     name, labels, sensitive = "age", "years101", True
     shape = Vector(101)
     # Of the interval, not of the years: what logits are divided by for it. Weights may bring theirs, see
-    # `mien.evaluation.calibration`.
+    # docs/model-card.md.
     temperature: float = 1.0
     decoding: str = "softmax"
     year_offset: int = 0

@@ -114,7 +114,7 @@ class AttributesTask(Task[Attributes]):
 
     Attributes:
         temperature: what logits are divided by when they are read; weights may bring theirs, see
-            `mien.evaluation.calibration`.
+            docs/model-card.md.
     """
 
     sensitive = True

@@ -49,7 +49,7 @@ class ChoiceTask(Task[Choice]):
 
     Attributes:
         temperature: what logits are divided by when they are read; weights may bring theirs, see
-            `mien.evaluation.calibration`.
+            docs/model-card.md.
     """
 
     temperature: float = 1.0

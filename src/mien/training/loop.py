@@ -276,7 +276,7 @@ def fit(
     ranks.broadcast_state(learning_of(model, criteria).to(ranks.device))
     average = Average(model, recipe.ema)
     base = [g["lr"] for g in recipe.optimizer.param_groups]
-    run = (model, average.model, recipe.optimizer, recipe.loss_weighting)
+    run = (model, average.module, recipe.optimizer, recipe.loss_weighting)
     start = checkpoint.load_run(last, *run, criteria) if resume and last.exists() else 0
     stop = recipe.steps if stop_after is None else min(recipe.steps, start + stop_after)
     ranks.assert_equal(start, "the step to resume from")
@@ -301,13 +301,13 @@ def fit(
         if done % save == 0 or done == stop:
             if ranks.first:
                 checkpoint.save_run(last, *run, done, criteria)
-                checkpoint.save(out / "model.safetensors", average.model, **recipe.provenance(done))
+                checkpoint.save(out / "model.safetensors", average.module, **recipe.provenance(done))
             ranks.barrier()
         if recipe.protocols and (done % recipe.every == 0 or done == recipe.steps):
-            _validate(recipe, average.model, done, log) if ranks.first else None
+            _validate(recipe, average.module, done, log) if ranks.first else None
             ranks.barrier()
             since = time.perf_counter()
-    return average.model
+    return average.module
 
 
 def _validate(recipe: Recipe, model: Any, step: int, log: Log) -> None:

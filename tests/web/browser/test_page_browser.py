@@ -81,9 +81,7 @@ def on_screen(page, face) -> None:
     assert page.inner_text("#gender") == face["gender"]["label"]
     assert page.inner_text("#expression") == face["expression"]["label"]
     rows = dict(r.rsplit("\n", 1) for r in page.locator("#face .group").first.locator("li").all_inner_texts())
-    assert {n: v for n, v in rows.items()} == {
-        n: f"{round(100 * p)} %" for n, p in face["expression"]["probabilities"].items()
-    }
+    assert rows == {n: f"{round(100 * p)} %" for n, p in face["expression"]["probabilities"].items()}
     shown = page.locator("#face details li").evaluate_all(
         "all => all.map((li) => [...li.querySelectorAll('span')].map((s) => s.textContent))"
     )

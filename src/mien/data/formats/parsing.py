@@ -54,7 +54,6 @@ def _fitting(mask: Pixels, image: Pixels, path: Path) -> Pixels:
 
 # The files' names for the classes 1..18 of CELEBAMASK19, where they differ.
 _FILE_NAMES = {"eyeglass": "eye_g", "earring": "ear_r", "necklace": "neck_l"}
-CELEBAMASK_PARTS = tuple(_FILE_NAMES.get(name, name) for name in CELEBAMASK19[1:])
 # Ours: fractions of the picture's side; the median of what a detector found in 720 of the set's pictures,
 # made symmetric.
 CELEBAMASK_FIVE = np.array(

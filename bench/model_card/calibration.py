@@ -4,7 +4,7 @@ abstain.
 A temperature divides the logits of a trained task (Guo et al., ICML 2017): it changes the confidence of an
 answer, never the most likely class. The provenance file next to the weights stores temperatures,
 `{"calibration": {"temperatures": {task: number}}}`, and `mien.inference.onnx_model.OnnxModel` passes them to
-its tasks. Needs numpy only.
+its tasks.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+from scipy.optimize import bisect, minimize_scalar
 
 from mien.errors import UsageError
 
@@ -97,27 +98,20 @@ def binary_loss(logits: npt.ArrayLike, truth: npt.ArrayLike, temperature: float)
 def minimum(
     f: Callable[[float], float], *, low: float = MINIMUM, high: float = MAXIMUM, tolerance: float = 1e-5
 ) -> float:
-    """The minimum of f between two positive numbers, by golden-section search over the logarithm.
+    """The minimum of f between two positive numbers, searched over the logarithm.
 
     f must fall and then rise. Both losses do: they are convex in 1 / temperature.
 
     Raises:
         UsageError: the minimum is at an edge.
     """
-    ratio = (5**0.5 - 1) / 2
-    a, b = np.log(low), np.log(high)
-    c, d = b - ratio * (b - a), a + ratio * (b - a)
-    fc, fd = f(float(np.exp(c))), f(float(np.exp(d)))
-    while b - a > tolerance:
-        if fc <= fd:
-            b, d, fd = d, c, fc
-            c = b - ratio * (b - a)
-            fc = f(float(np.exp(c)))
-        else:
-            a, c, fc = c, d, fd
-            d = a + ratio * (b - a)
-            fd = f(float(np.exp(d)))
-    found = float(np.exp((a + b) / 2))
+    search = minimize_scalar(
+        lambda log: f(float(np.exp(log))),
+        bounds=(np.log(low), np.log(high)),
+        method="bounded",
+        options={"xatol": tolerance},
+    )
+    found = float(np.exp(search.x))
     if min(found / low, high / found) < 1.01:
         raise UsageError(
             f"the best temperature is at the edge, {found:.3g}: all answers are right, or no better than"
@@ -151,11 +145,13 @@ def reaching(
         raise UsageError(
             f"{goal:g} is not reached between temperatures {low:g} ({f(low):g}) and {high:g} ({f(high):g})"
         )
-    a, b = np.log(low), np.log(high)
-    while b - a > 1e-4:
-        middle = (a + b) / 2
-        a, b = (a, middle) if f(float(np.exp(middle))) >= goal else (middle, b)
-    return float(np.exp(b))
+    width = 1e-4  # of the logarithm
+
+    def side(log: float) -> float:
+        """Never 0: where f stays at the goal, the search continues to the left."""
+        return 1.0 if f(float(np.exp(log))) >= goal else -1.0
+
+    return float(np.exp(bisect(side, np.log(low), np.log(high), xtol=width / 2) + width / 2))
 
 
 def held_out(n: int, folds: int, fit: Callable[[npt.NDArray[np.int64]], float], *, seed: int = 0) -> Array:
