@@ -16,64 +16,13 @@ from mien.errors import PhotoError, UnknownTask, UsageError, without_frames
 from mien.inference.detector import Detector
 from mien.inference.flip_tta import FlipTTA
 from mien.inference.onnx_model import OnnxModel
+from mien.inference.reading import Reading
 from mien.inference.weights_file import WEIGHTS
-from mien.io.image import MAX_PIXELS, Color, Photo, Source, load_photo
+from mien.io.image import MAX_PIXELS, Color, Source, load_photo
 from mien.tasks import DERIVED, ON_REQUEST, supported_tasks
 from mien.types import Crop, Detection, Face, InferenceModel
 
-SCHEMA = 1
 _log = logging.getLogger(__name__)
-
-
-class Reading(list[Face]):
-    """The faces of one photo, largest first: a list, with what else is known of the photo.
-
-    Attributes:
-        path: as the caller wrote it, or None. photo: the upright pixels, or None when they could not be read.
-        error: why the photo was not read, or None. timing_ms: stage -> milliseconds. model: name and sha256.
-    """
-
-    def __init__(
-        self,
-        path: str | None,
-        photo: Photo | None = None,
-        error: PhotoError | None = None,
-        model: dict[str, str] | None = None,
-    ):
-        super().__init__()
-        self.path, self.photo, self.error, self.model = path, photo, error, model or {}
-        self.timing_ms: dict[str, float] = {}
-
-    def to_dict(self) -> dict[str, Any]:
-        """The photo as plain JSON values (docs/schema.md), or its error record."""
-        head: dict[str, Any] = {"schema": SCHEMA, "path": self.path}
-        if self.error is not None or self.photo is None:
-            code, message = (self.error.code, str(self.error)) if self.error else ("photo", "not read")
-            return head | {"error": {"code": code, "message": message}}
-        timing = {k: round(v, 2) for k, v in self.timing_ms.items()}
-        size = {"width": self.photo.width, "height": self.photo.height}
-        return head | size | {"model": self.model, "timing_ms": timing, "faces": [f.to_dict() for f in self]}
-
-    def to_dataframe(self) -> Any:
-        """A pandas DataFrame, one row a face: `mien.io.dataframe.to_dataframe`, which takes several readings
-        too.
-
-        Raises:
-            UsageError: pandas is not installed.
-        """
-        from mien.io.dataframe import to_dataframe
-
-        return to_dataframe(self)
-
-    def to_supervision(self) -> Any:
-        """supervision's `Detections`: `mien.io.dataframe.to_supervision`.
-
-        Raises:
-            UsageError: supervision is not installed.
-        """
-        from mien.io.dataframe import to_supervision
-
-        return to_supervision(self)
 
 
 class Reader:

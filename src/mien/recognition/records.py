@@ -19,7 +19,8 @@ from mien.recognition.store import FACE, Row
 from mien.types import Crop, Face
 
 if TYPE_CHECKING:
-    from mien.inference.reader import Reader, Reading
+    from mien.inference.reader import Reader
+    from mien.inference.reading import Reading
 
 THUMBNAIL = 96  # pixels of the longer side
 

@@ -24,7 +24,7 @@ from mien.server.worker import AnalyzeRequest, Record
 Pick = Literal["refuse", "largest"]
 
 if TYPE_CHECKING:
-    from mien.inference.reader import Reading
+    from mien.inference.reading import Reading
     from mien.server.service import Service
 
 T = TypeVar("T")

@@ -7,7 +7,7 @@ Gender is read from one of the forty.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -72,7 +72,7 @@ class Attributes:
         labels: the label set's id.
     """
 
-    probabilities: Mapping[str, float]
+    probabilities: Mapping[str, float] = field(hash=False)
     labels: str
 
     def __getitem__(self, name: str) -> float:
