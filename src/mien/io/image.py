@@ -2,11 +2,10 @@
 
 Pillow is the only decoder, and only for the formats of `FORMATS`; HEIC comes with the extra `heif`. We look
 at the first
-bytes ourselves and call that one reader, so no other Pillow plugin ever sees a stranger's bytes. Colour
-profiles (ICC)
-are left as they are. Pictures with transparency are put on white, as a browser would show them. Of animations
-and
-multi-page files the first picture counts.
+bytes ourselves and call that one reader, so no other Pillow plugin ever sees a stranger's bytes. Colors of a
+profile (ICC) become sRGB. Pictures with transparency are put on white, as a browser would show them. Of
+animations and multi-page files the first picture counts, unless the file calls it a thumbnail of another one.
+Of a camera's RAW file we read the full-size JPEG inside.
 """
 
 from __future__ import annotations
@@ -38,12 +37,15 @@ from mien.errors import (
     EmptyFile,
     NotAPicture,
     NotFound,
+    PhotoError,
     TooLarge,
     Truncated,
     Unreadable,
     UsageError,
 )
+from mien.io import tiff
 from mien.io.color import to_rgb
+from mien.io.orientation import orientation_of
 from mien.types import Pixels
 
 Source = str | os.PathLike[str] | bytes | bytearray | memoryview | Image.Image | npt.NDArray[np.uint8]
@@ -89,9 +91,13 @@ _DAMAGE = (
     zlib.error,
 )
 _BOMB = (Image.DecompressionBombError, Image.DecompressionBombWarning)
+_FULL = 0.8  # a RAW file's preview counts as full-size from this share of the sensor's longer side
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
-_ORIENTATION = 0x0112
-_HEAD = 64  # bytes that tell the format
+_HEAD = 192  # bytes that tell the format
+_UNKNOWN_KIND = re.compile("unknown pixel mode|cannot handle|[Uu]nsupported|unknown compression", re.ASCII)
+_RAW = (
+    "{name} is {what}, which mien does not develop{why}; export it as JPEG or TIFF with your photo software"
+)
 
 _log = logging.getLogger(__name__)
 
@@ -313,24 +319,56 @@ def _format_of(head: bytes, name: str) -> str:
             return "AVIF"
         if brands & {b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"mif1", b"msf1"}:
             return "HEIC"
+    if brand := _raw_brand(head):
+        raise NotAPicture(_RAW.format(name=name, what=f"a camera RAW file ({brand})", why=""))
+    if _is_video(head):
+        raise NotAPicture(f"{name} is a video; read it with: mien video FILE, or mien.read_video")
     if other := _foreign(head):
         raise NotAPicture(f"{name} is {other}, which mien does not read; convert it to JPEG or PNG")
     raise NotAPicture(f"{name} is no picture that mien reads ({_ALLOWED}); it starts with {head[:8]!r}")
 
 
+def _raw_brand(head: bytes) -> str:
+    """The name of a camera's RAW format that is no TIFF file, or ""."""
+    starts = {
+        "Olympus ORF": (b"IIRO", b"IIRS", b"MMOR"),
+        "Panasonic RW2": (b"IIU\0",),
+        "Fujifilm RAF": (b"FUJIFILMCCD-RAW",),
+        "Sigma X3F": (b"FOVb",),
+        "Canon CRW": (b"II\x1a\0\0\0HEAPCCDR",),
+        "Minolta MRW": (b"\0MRM",),
+    }
+    if head[4:12] == b"ftypcrx ":
+        return "Canon CR3"
+    return next((name for name, first in starts.items() if head.startswith(first)), "")
+
+
+def _is_video(head: bytes) -> bool:
+    if head[4:8] == b"ftyp":  # MP4 and QuickTime
+        return head[8:12] not in (b"M4A ", b"M4B ", b"jxl ", b"jp2 ", b"jpx ")
+    if head[4:8] in (b"moov", b"mdat", b"wide") or (head[:4] == b"RIFF" and head[8:12] == b"AVI "):
+        return True
+    # Matroska and WebM, ASF, Flash, Ogg, MPEG program and transport streams
+    starts = (b"\x1a\x45\xdf\xa3", b"\x30\x26\xb2\x75\x8e\x66\xcf\x11", b"FLV\1", b"OggS", b"\0\0\1\xba")
+    return head.startswith(starts) or (head[:1] == b"G" and head[188:189] == b"G")
+
+
 def _foreign(head: bytes) -> str:
     """A name for formats that people often have and we do not read, or ""."""
     if head[4:8] == b"ftyp":
-        return "a video"
+        return "a sound file" if head[8:11] in (b"M4A", b"M4B") else "a JPEG XL or JPEG 2000 picture"
     if head.startswith((b"\0\0\0\x0cJXL ", b"\xff\x0a")):
         return "a JPEG XL picture"
     if head.startswith((b"\0\0\0\x0cjP  ", b"\xff\x4f\xff\x51")):
         return "a JPEG 2000 picture"
+    if head.startswith(b"8BPS"):
+        return "a Photoshop picture"
     text = head.lstrip().lower()
     starts = {
         "a PDF": (b"%pdf",),
         "an SVG or XML file": (b"<svg", b"<?xml"),
         "a web page": (b"<!doctype", b"<html"),
+        "a Git LFS pointer and not the file itself": (b"version https://git-lfs",),
     }
     return next((name for name, first in starts.items() if text.startswith(first)), "")
 
@@ -340,16 +378,61 @@ def _foreign(head: bytes) -> str:
 
 def _decode(data: bytes, name: str, max_pixels: int) -> Pixels:
     """The bytes of a file -> (H, W, 3) uint8 RGB, upright."""
-    reader = _reader(kind := _format_of(data[:_HEAD], name), name)
-    # The reader itself and not Image.open: that would check its own global pixel limit, by a warning.
-    try:
-        image = reader(io.BytesIO(data))
-    except _DAMAGE as error:
-        raise _damaged(name, kind, error) from error
+    kind, turn = _format_of(data[:_HEAD], name), 1
+    if kind == "TIFF":
+        kind, data, turn = _photo_of_tiff(data, name)
+    image = _opened(data, kind, name)
     pixels = _loaded(image, name, kind, max_pixels)
-    if kind in ("TIFF", "HEIC"):  # turned while loading: there the turn belongs to the picture itself
-        return _upright(pixels, 1)
-    return _upright(pixels, _orientation(image.info.get("exif", b""), name))
+    if kind not in ("TIFF", "HEIC"):  # turned while loading: there the turn belongs to the picture itself
+        own = orientation_of(image, name)
+        turn = own if own != 1 else turn
+    return _upright(pixels, turn)
+
+
+def _opened(data: bytes, kind: str, name: str) -> ImageFile.ImageFile:
+    """A file's header, read by its format's own reader."""
+    # The reader itself and not Image.open: that would check its own global pixel limit, by a warning.
+    reader = _reader(kind, name)
+    try:
+        return reader(io.BytesIO(data))
+    except _DAMAGE as error:
+        raise _damaged(name, kind, error, data) from error
+
+
+def _photo_of_tiff(data: bytes, name: str) -> tuple[str, bytes, int]:
+    """A TIFF file -> (format, bytes, orientation to apply) of the photo in it.
+
+    Raises:
+        NotAPicture: a RAW file without a preview of full size.
+    """
+    found = tiff.directories(data)
+    if tiff.is_raw(data, found):
+        return "JPEG", _preview(data, found, name), found[0].first("orientation", 1) if found else 1
+    photo = tiff.main_picture(found)
+    if photo is None or photo is found[0]:
+        return "TIFF", data, 1
+    turn = 1 if "orientation" in photo.fields else found[0].first("orientation", 1)
+    return "TIFF", tiff.starting_at(data, photo), turn
+
+
+def _preview(data: bytes, found: list[tiff.Directory], name: str) -> bytes:
+    """The full-size JPEG inside a RAW file."""
+    sensor, best, size = max((d.side for d in found if d.raw), default=0), b"", (0, 0)
+    for jpeg in tiff.jpeg_previews(data, found):
+        try:
+            width, height = _Jpeg(io.BytesIO(jpeg)).size
+        except _DAMAGE as error:
+            _log.debug("%s: a preview is damaged (%s)", name, error)
+            continue
+        if width * height > size[0] * size[1]:
+            best, size = jpeg, (width, height)
+    sensor = sensor or max((d.side for d in found), default=0)
+    if best and max(size) >= _FULL * sensor:
+        return best
+    largest = (
+        f"its largest preview has only {size[0]} x {size[1]} pixels" if best else "it holds no JPEG preview"
+    )
+    raise NotAPicture(_RAW.format(name=name, what="a camera RAW file", why=f"; {largest}"))
 
 
 def _reader(kind: str, name: str) -> type[ImageFile.ImageFile]:
@@ -379,8 +462,19 @@ def _loaded(image: Image.Image, name: str, kind: str, max_pixels: int) -> Pixels
         raise _damaged(name, kind, error) from error
 
 
-def _damaged(name: str, kind: str, error: BaseException) -> Truncated:
+def _damaged(name: str, kind: str, error: BaseException, data: bytes = b"") -> PhotoError:
+    """What an error of Pillow's readers means: a kind of picture that they do not know, or damage."""
     why = str(error) or type(error).__name__
+    if kind == "TIFF" and isinstance(error, (KeyError, SyntaxError)) and (found := tiff.directories(data)):
+        first = found[0]
+        return NotAPicture(
+            f"{name} is a TIFF of a kind that mien does not read ({first.sample_kind} samples, compression"
+            f" {first.first('compression', 1)}); convert it to 8 bits per channel, or to PNG"
+        )
+    if _UNKNOWN_KIND.search(why):
+        return NotAPicture(
+            f"{name} is a {kind} of a kind that mien does not read ({why}); convert it to JPEG or PNG"
+        )
     return Truncated(
         f"{name} starts as {kind} but ends too early or is damaged ({why}); save or download it again"
     )
@@ -391,12 +485,7 @@ def _from_image(image: Image.Image, max_pixels: int) -> Photo:
     if image.width < 1 or image.height < 1:
         raise BadArray(f"{name} has no pixels; check the crop that made it")
     pixels = _loaded(image, name, image.format or "a picture", max_pixels)
-    try:
-        turn = image.getexif().get(_ORIENTATION, 1)
-    except _DAMAGE as error:
-        _log.warning("%s: its EXIF is damaged (%s); read as upright", name, error)
-        turn = 1
-    return Photo(_upright(pixels, turn))
+    return Photo(_upright(pixels, orientation_of(image, name)))
 
 
 def _check_size(width: int, height: int, max_pixels: int, name: str) -> None:
@@ -405,30 +494,6 @@ def _check_size(width: int, height: int, max_pixels: int, name: str) -> None:
             f"{name} has {width} x {height} = {width * height} pixels, the limit is {max_pixels}; "
             "make it smaller, or raise max_pixels if you trust it"
         )
-
-
-def _orientation(exif: bytes, name: str) -> int:
-    """An EXIF block -> its orientation 1..8; 1 where it says none, or is too damaged to tell.
-
-    We read the one tag ourselves: Pillow's parser reads all of them, and gives up on any that is broken.
-    """
-    exif = exif.removeprefix(b"Exif\0\0")
-    order = {b"II": "<", b"MM": ">"}.get(exif[:2])
-    if not exif:
-        return 1
-    try:
-        if order is None:
-            raise struct.error("no byte order")
-        (start,) = struct.unpack_from(order + "I", exif, 4)
-        (count,) = struct.unpack_from(order + "H", exif, start)
-        for at in range(start + 2, start + 2 + 12 * count, 12):
-            tag, kind = struct.unpack_from(order + "HH", exif, at)
-            if tag == _ORIENTATION:
-                (value,) = struct.unpack_from(order + ("H" if kind == 3 else "I"), exif, at + 8)
-                return int(value) if 1 <= value <= 8 else 1
-    except struct.error as error:
-        _log.warning("%s: its EXIF is damaged (%s); read as upright", name, error)
-    return 1
 
 
 def _upright(pixels: Pixels, orientation: int) -> Pixels:
