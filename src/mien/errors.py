@@ -65,6 +65,12 @@ class BadArray(PhotoError):
     code = "bad_array"
 
 
+class NotWritten(PhotoError):
+    """A picture that belongs to the photo could not be written: a drawing, a crop, a mask, a copy."""
+
+    code = "not_written"
+
+
 class BadWeights(MienError):
     """A weights file is missing, truncated, altered, or not one of ours."""
 

@@ -8,8 +8,8 @@ from typing import Annotated, Any
 
 import typer
 
-from mien.cli.common import INTERRUPTED, answerer, app, output_names, photos_of, readings_of
-from mien.errors import UsageError
+from mien.cli.common import INTERRUPTED, answerer, app, output_names, photos_of, readings_of, writing
+from mien.errors import NotWritten, UsageError
 
 LOSSLESS = (".png", ".bmp", ".gif", ".tif", ".tiff")
 
@@ -82,7 +82,13 @@ def anonymize(
                 continue
             target = targets[reading.path]
             pixels = hide(reading.photo.pixels, reading, how=how, strength=strength)  # type: ignore[arg-type]
-            (drawing.save_png if target.suffix == ".png" else drawing.save_jpeg)(target, pixels)
+            try:
+                with writing(reading.path):
+                    (drawing.save_png if target.suffix == ".png" else drawing.save_jpeg)(target, pixels)
+            except NotWritten as error:
+                typer.echo(f"mien: {error}", err=True)
+                failed += 1
+                continue
             written += 1
             faces = f"{len(reading)} face{'' if len(reading) == 1 else 's'} covered"
             typer.echo(

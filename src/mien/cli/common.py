@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import unicodedata
 from collections.abc import Callable, Iterator
@@ -12,7 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from mien import __version__
-from mien.errors import UsageError
+from mien.errors import NotWritten, UsageError
 
 HELP = """The command line: results on stdout, progress and errors on stderr.
 
@@ -149,6 +150,45 @@ def _bounded(name: str, limit: int) -> str:
     while len(name.encode("utf-8", "surrogateescape")) > limit:
         name = name[:-1]
     return name
+
+
+@contextmanager
+def writing(path: str | None) -> Iterator[None]:
+    """What is written for one photo: a file that cannot be written is its error, not the end of the run.
+
+    Raises:
+        NotWritten: in place of the system's error.
+    """
+    try:
+        yield
+    except OSError as error:
+        where = f" {os.fspath(error.filename)!r}" if error.filename else ""
+        why = error.strerror or str(error)
+        raise NotWritten(
+            f"a file{where} of the photo {path!r} cannot be written ({why}); check the folder and the disk"
+        ) from error
+
+
+def refuse_originals(paths: list[str], folders: dict[str, Path | None]) -> None:
+    """Refuse folders in which pictures would be written over the photos, or over one another.
+
+    Args:
+        paths: the photos. folders: option -> where it writes.
+
+    Raises:
+        UsageError: a folder holds a photo of this run, or two options name one folder.
+    """
+    originals = {os.path.dirname(os.path.realpath(path)) for path in paths if path != "-"}
+    used: dict[str, str] = {}
+    for option, folder in folders.items():
+        if folder is None:
+            continue
+        place = os.path.realpath(folder)
+        if place in originals:
+            raise UsageError(f"{option} {str(folder)!r} is a folder of these photos; name another folder")
+        if place in used:
+            raise UsageError(f"{option} and {used[place]} would write into one folder; name two folders")
+        used[place] = option
 
 
 def readings_of(reader: Any, photos: list[tuple[str, Any]]) -> Iterator[Any]:
