@@ -86,6 +86,15 @@ class UnknownTask(MienError, KeyError):
         return str(self.args[0]) if self.args else ""
 
 
+class UnknownLabel(MienError, KeyError):
+    """A label was asked for by a name that the answer does not have."""
+
+    code = "unknown_label"
+
+    def __str__(self) -> str:  # KeyError would show the message in quotes
+        return str(self.args[0]) if self.args else ""
+
+
 class MissingData(MienError):
     """A data set is not where the settings say it is."""
 

@@ -16,8 +16,8 @@ import os
 import re
 import stat
 import struct
+import weakref
 import zlib
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -91,6 +91,8 @@ _DAMAGE = (
     zlib.error,
 )
 _BOMB = (Image.DecompressionBombError, Image.DecompressionBombWarning)
+_SHOWN = 300  # characters of a path that a message repeats
+_BASE64_STARTS = ("/9j/", "iVBORw0KGgo", "UklGR", "R0lGOD", "Qk0", "SUkq", "TU0A", "AAAA")  # of our formats
 _FULL = 0.8  # a RAW file's preview counts as full-size from this share of the sensor's longer side
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 _HEAD = 192  # bytes that tell the format
@@ -102,27 +104,117 @@ _RAW = (
 _log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
 class Photo:
     """One picture, ready to be looked at.
 
     Attributes:
-        pixels: (H, W, 3) uint8 RGB, upright (EXIF applied), C-contiguous, not shared with the source.
+        pixels: (H, W, 3) uint8 RGB, upright (EXIF applied), C-contiguous, not shared with the source. After
+            `release` they are read again when they are asked for.
         path: the file it came from, as the caller wrote it; None for bytes, images and arrays.
+        width, height: of the upright photo in pixels.
     """
 
-    pixels: Pixels = field(repr=False)
-    path: str | None = None
+    __slots__ = ("_pixels", "_seen", "_source", "_stamp", "height", "path", "width")
+    path: str | None
+    width: int
+    height: int
+
+    def __init__(
+        self,
+        pixels: Pixels,
+        path: str | None = None,
+        *,
+        source: str | bytes | None = None,
+        stamp: tuple[int, int] | None = None,
+    ):
+        """Pixels of a picture.
+
+        Args:
+            pixels: (H, W, 3) uint8 RGB, upright.
+            path: see the class.
+            source: where the pixels can be read again, an absolute path or a file's bytes; None: nowhere.
+            stamp: of the source's file when it was read, see `_stamp_of`.
+        """
+        values = {
+            "path": path,
+            "width": int(pixels.shape[1]),
+            "height": int(pixels.shape[0]),
+            "_pixels": pixels,
+            "_seen": None,
+            "_source": source,
+            "_stamp": stamp,
+        }
+        for name, value in values.items():
+            object.__setattr__(self, name, value)
+
+    def __setattr__(self, name: str, value: object) -> None:
+        raise AttributeError(f"a photo is not changed; {name!r} cannot be set")
+
+    def __repr__(self) -> str:
+        return f"Photo({self.path!r}, {self.width}x{self.height})"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _photo_again, (self._pixels, self.path, self.width, self.height, self._source, self._stamp)
 
     @property
-    def width(self) -> int:
-        """Pixels."""
-        return int(self.pixels.shape[1])
+    def pixels(self) -> Pixels:
+        """(H, W, 3) uint8 RGB.
 
-    @property
-    def height(self) -> int:
-        """Pixels."""
-        return int(self.pixels.shape[0])
+        Raises:
+            PhotoError: after `release`, where the file is gone, was changed, or cannot be read.
+        """
+        if self._pixels is not None:
+            return self._pixels
+        seen: Pixels | None = self._seen() if self._seen is not None else None
+        if seen is None:
+            seen = self._read_again()
+            object.__setattr__(self, "_seen", weakref.ref(seen))  # one copy for all who hold it
+        return seen
+
+    def release(self) -> None:
+        """Forget the pixels if they can be read again from the source: a photo of a list costs no memory.
+
+        Pixels of arrays, of Pillow images and of open files are kept: nobody else has them.
+        """
+        if self._source is not None and self._pixels is not None:
+            object.__setattr__(self, "_seen", weakref.ref(self._pixels))
+            object.__setattr__(self, "_pixels", None)
+
+    def _read_again(self) -> Pixels:
+        assert self._source is not None
+        name = "the bytes given" if self.path is None else repr(self.path)
+        if isinstance(self._source, str) and _stamp_of(self._source) != self._stamp:
+            raise Unreadable(
+                f"{name} was changed or removed since it was read, and the pixels were not kept; use"
+                " reading.photo.pixels before that, or read the photo alone: reader(path)"
+            )
+        data = _read(self._source) if isinstance(self._source, str) else self._source
+        return _decode(data, name, self.width * self.height)
+
+
+def _photo_again(
+    pixels: Pixels | None,
+    path: str | None,
+    width: int,
+    height: int,
+    source: str | bytes | None,
+    stamp: tuple[int, int] | None,
+) -> Photo:
+    """A photo as it was copied, with or without its pixels."""
+    empty = np.broadcast_to(np.zeros(1, np.uint8), (height, width, 3))
+    photo = Photo(empty if pixels is None else pixels, path, source=source, stamp=stamp)
+    if pixels is None:
+        object.__setattr__(photo, "_pixels", None)
+    return photo
+
+
+def _stamp_of(path: str) -> tuple[int, int] | None:
+    """A file's time of change in nanoseconds and its size; None where there is none."""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return None
+    return status.st_mtime_ns, status.st_size
 
 
 def load_photo(source: Source, *, max_pixels: int = MAX_PIXELS, color: Color = "rgb") -> Photo:
@@ -177,10 +269,17 @@ def _photo(source: Source, max_pixels: int, color: Color) -> Photo:
         return _from_image(source, max_pixels)
     if isinstance(source, (bytes, bytearray, memoryview)):
         data = bytes(source)
-        return Photo(_decode(data, f"the {len(data)} bytes given", max_pixels))
+        return Photo(_decode(data, f"the {len(data)} bytes given", max_pixels), source=data)
     if isinstance(source, (str, os.PathLike)) and isinstance(path := os.fspath(source), str):
-        return Photo(_decode(_read(path), repr(path), max_pixels), path)
+        stamp = _stamp_of(path)
+        pixels = _decode(_read(path), _shown(path), max_pixels)
+        return Photo(pixels, path, source=os.path.abspath(path), stamp=stamp)
     wanted = "a photo is a path, bytes, a Pillow image or an RGB uint8 array (H, W, 3)"
+    if source is None:
+        raise BadArray(
+            f"{wanted}; got None, which is what cv2.imread gives for a file that it cannot read: check the"
+            " path, or pass the path itself"
+        )
     raise BadArray(f"{wanted}; got {_kind(source)}: np.asarray may make it an array")
 
 
@@ -261,12 +360,37 @@ def check_pixels(array: object, what: str = "a photo") -> None:
     raise BadArray(f"{what} must be uint8 with values 0..255; got {array.dtype}: {mend}")
 
 
+def _shown(path: str) -> str:
+    """A path for messages: quoted, and only the beginning of a very long one."""
+    return repr(path) if len(path) <= _SHOWN else f"{path[:60]!r}... ({len(path)} characters)"
+
+
+def _base64_refusal(text: str) -> str:
+    """What to tell somebody who gives a picture as base64 text; "" for a path."""
+    head, comma, rest = text[:200].partition(",")
+    is_data_url = text[:5].lower() == "data:" and bool(comma) and ";base64" in head.lower()
+    start = (rest if is_data_url else text[:200]).strip()[:64]
+    if not is_data_url and (len(text) < 100 or not text.startswith(_BASE64_STARTS)):
+        return ""
+    if not is_data_url and not re.fullmatch(r"[A-Za-z0-9+/=_\s-]+", start):
+        return ""
+    if os.path.lexists(text[:4096]):
+        return ""
+    decode = "base64.b64decode(text.partition(',')[2])" if is_data_url else "base64.b64decode(text)"
+    return (
+        f"the text {text[:24]!r}... ({len(text)} characters) is a picture in base64 and no path; decode it"
+        f" and pass the bytes: {decode}"
+    )
+
+
 # Reading a file
 
 
 def _read(path: str) -> bytes:
     """The file's bytes, once its first ones look like a picture (a film of 5 GB is not read to its end)."""
-    name = repr(path)
+    name = _shown(path)
+    if refusal := _base64_refusal(path):
+        raise NotFound(refusal)
     if not path or "\0" in path:
         raise NotFound(f"{name} names no file; give the path of a picture")
     if refusal := url_refusal(path):
