@@ -22,6 +22,7 @@ from mien.cli.common import (
     writing,
 )
 from mien.cli.output import Output
+from mien.cli.streams import say
 from mien.errors import NotWritten, UsageError, without_frames
 
 
@@ -78,7 +79,7 @@ class Pictures:
             with writing(reading.path):
                 self._files(reading, name)
         except NotWritten as error:
-            typer.echo(f"mien: {error}", err=True)
+            say(f"mien: {error}", err=True)
             reading.error = without_frames(error)
         if self.sheet:
             self.sheet.add(reading)

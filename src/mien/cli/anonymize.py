@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from mien.cli.common import INTERRUPTED, answerer, app, output_names, photos_of, readings_of, writing
+from mien.cli.streams import say
 from mien.errors import NotWritten, UsageError
 
 LOSSLESS = (".png", ".bmp", ".gif", ".tif", ".tiff")
@@ -86,12 +87,12 @@ def anonymize(
                 with writing(reading.path):
                     (drawing.save_png if target.suffix == ".png" else drawing.save_jpeg)(target, pixels)
             except NotWritten as error:
-                typer.echo(f"mien: {error}", err=True)
+                say(f"mien: {error}", err=True)
                 failed += 1
                 continue
             written += 1
             faces = f"{len(reading)} face{'' if len(reading) == 1 else 's'} covered"
-            typer.echo(
+            say(
                 f"{reading.path}: {faces if len(reading) else 'no face found, look at it yourself'}; {target}"
             )
     except KeyboardInterrupt:

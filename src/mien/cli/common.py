@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import unicodedata
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
@@ -13,6 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from mien import __version__
+from mien.cli.streams import progress, say
 from mien.errors import NotWritten, UsageError
 
 HELP = """The command line: results on stdout, progress and errors on stderr.
@@ -81,16 +82,6 @@ def torch_threads(threads: int | None) -> None:
         torch.set_num_threads(threads)
 
 
-@contextmanager
-def progress(total: int) -> Iterator[Callable[[], None]]:
-    """A bar on stderr for more than a few photos on a terminal; quiet otherwise."""
-    if total <= 4 or not sys.stderr.isatty():
-        yield lambda: None
-        return
-    with typer.progressbar(length=total, label="reading", file=sys.stderr) as bar:
-        yield lambda: bar.update(1)
-
-
 INTERRUPTED = 130  # as a shell says it of Ctrl-C
 
 
@@ -106,6 +97,8 @@ def photos_of(inputs: list[str]) -> list[tuple[str, Any]]:
         return [(path, path) for path in find_photos(inputs)]
     if len(inputs) > 1:
         raise UsageError("- is one picture on stdin and comes alone; a file of that name is ./-")
+    if sys.stdin is None:
+        raise UsageError("- waits for a picture on stdin, and stdin is closed; give the path of a photo")
     if sys.stdin.isatty():
         raise UsageError(
             "- waits for a picture on stdin, and stdin is a terminal; use: mien analyze - < photo.jpg"
@@ -199,7 +192,7 @@ def readings_of(reader: Any, photos: list[tuple[str, Any]]) -> Iterator[Any]:
         for (path, _), reading in zip(photos, reader.stream(source for _, source in photos), strict=True):
             reading.path = path
             if reading.error is not None:
-                typer.echo(f"mien: {reading.error}", err=True)
+                say(f"mien: {reading.error}", err=True)
             yield reading
             step()
 

@@ -14,8 +14,10 @@ from typing import TYPE_CHECKING, Annotated, Any, TextIO
 
 import typer
 
-from mien.cli.common import answerer, app, names_of, progress
+from mien.cli.common import answerer, app, names_of
+from mien.cli.streams import progress
 from mien.errors import PhotoError, UsageError
+from mien.io.writers import standard_output
 
 if TYPE_CHECKING:
     from mien.io.writers import Column
@@ -56,7 +58,7 @@ class Rows:
         self.kind, self.path, self.head, self.columns = rows_kind(where), Path(where), head, columns
         self.waiting: list[dict[str, Any]] = []
         self.parquet: Any = None
-        self.file: TextIO | None = sys.stdout if where == "-" else None
+        self.file: TextIO | None = standard_output() if where == "-" else None
         if where != "-":
             self.path.parent.mkdir(parents=True, exist_ok=True)
         if self.kind == ".parquet":
