@@ -92,7 +92,11 @@ _DAMAGE = (
 )
 _BOMB = (Image.DecompressionBombError, Image.DecompressionBombWarning)
 _SHOWN = 300  # characters of a path that a message repeats
-_BASE64_STARTS = ("/9j/", "iVBORw0KGgo", "UklGR", "R0lGOD", "Qk0", "SUkq", "TU0A", "AAAA")  # of our formats
+# How our formats begin in base64
+_BASE64_STARTS = (
+    *("/9j/", "iVBORw0KGgo", "UklGR", "R0lGOD", "SUkq", "TU0A", "AAAA"),
+    *("Qk0", "Qk1", "Qk2", "Qk3"),
+)
 _FULL = 0.8  # a RAW file's preview counts as full-size from this share of the sensor's longer side
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 _HEAD = 192  # bytes that tell the format

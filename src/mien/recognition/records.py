@@ -217,10 +217,15 @@ def ids_of(rows: Iterable[Row]) -> str:
 
 
 def clean_name(name: str) -> str:
-    clean = unicodedata.normalize("NFC", name.strip())
+    clean = normalized(name.strip())
     if not clean or len(clean) > 200 or not clean.isprintable():
         raise UsageError(f"a name needs 1 to 200 printable characters, not {name!r}")
     return clean
+
+
+def normalized(name: str) -> str:
+    """A name in the one Unicode form in which it is kept, NFC."""
+    return unicodedata.normalize("NFC", name)
 
 
 def spellings(name: str) -> list[str]:
