@@ -135,7 +135,7 @@ class Face:
     a face shows its crop.
 
     Attributes:
-        box: (4,) float xyxy. score: 0..1. points: (5, 2), see `Detection.points`.
+        box: (4,) float xyxy. score: 0..1. points: (5, 2), see `Detection.points`; always the detector's.
         answers: task name -> the answer's own frozen dataclass.
         crop: the pixels that the network saw and the affine that made them.
     """
@@ -199,7 +199,10 @@ class Face:
         return buffer.getvalue()
 
     def to_dict(self) -> dict[str, Any]:
-        """The face as plain JSON values; the schema is in docs/schema.md."""
+        """The face as plain JSON values; the schema is in docs/schema.md.
+
+        `points5` is the network's if that task was requested, else the detector's.
+        """
         points = self.answers["points5"].points if "points5" in self.answers else self.points
         out: dict[str, Any] = {
             "box": [round(float(v), 2) for v in self.box],

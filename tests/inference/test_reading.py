@@ -12,6 +12,8 @@ from PIL import Image, ImageShow
 import mien
 from mien.errors import NotAPicture, UsageError
 from mien.inference.reading import Reading
+from mien.tasks.age import Age
+from mien.tasks.landmarks import Landmarks
 from mien.video.tracker import Tracked
 
 COLLAGE = "examples/collage.jpg"
@@ -136,3 +138,14 @@ def test_readings_are_copied(collage):
         assert isinstance(again, Reading) and len(again) == len(collage)
         assert again.to_dict() == collage.to_dict()
         assert np.array_equal(again.photo.pixels, collage.photo.pixels)
+
+
+def test_five_points_come_from_the_network_if_it_was_asked_and_else_from_the_detector():
+    """As docs/schema.md says; `face.points` is the detector's in both cases."""
+    found, read = np.zeros((5, 2), np.float32), np.full((5, 2), 3, np.float32)
+    box, age = np.zeros(4, np.float32), Age(30.0, 25.0, 35.0)
+    without = mien.Face(box, 0.9, found, {"age": age})
+    asked = mien.Face(box, 0.9, found, {"age": age, "points5": Landmarks(read, "mtfl5")})
+    assert without.to_dict()["points5"] == found.tolist()
+    assert asked.to_dict()["points5"] == read.tolist() == asked["points5"].points.tolist()
+    assert np.array_equal(asked.points, without.points)
