@@ -93,7 +93,13 @@ def test_few_photos_and_pipes_have_no_bar(monkeypatch: pytest.MonkeyPatch) -> No
         assert stream.getvalue() == ""
 
 
-def test_an_error_of_a_photo_is_told_once_and_warnings_too(capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("configured", [False, True])
+def test_an_error_of_a_photo_is_told_once_and_warnings_too(
+    configured: bool, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a handler of its own, as of `mien serve`, a warning is told by that one alone."""
+    handlers = [logging.NullHandler()] if configured else []
+    monkeypatch.setattr(logging.getLogger(), "handlers", handlers)
     log = logging.getLogger("mien")
     before = list(log.handlers)
     try:
@@ -103,7 +109,7 @@ def test_an_error_of_a_photo_is_told_once_and_warnings_too(capsys: pytest.Captur
         logging.getLogger("mien.io.orientation").warning("%s: its EXIF is damaged", "'b.jpg'")
     finally:
         log.handlers[:] = before
-    assert capsys.readouterr().err == "mien: 'b.jpg': its EXIF is damaged\n"
+    assert capsys.readouterr().err == ("" if configured else "mien: 'b.jpg': its EXIF is damaged\n")
 
 
 @pytest.mark.parametrize(("package", "extra"), [("torch", "train"), ("av", "video"), ("ray.data", "scale")])

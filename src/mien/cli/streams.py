@@ -52,10 +52,15 @@ def prepare_streams() -> None:
 
 
 class _LogHandler(logging.Handler):
-    """Warnings of the package as lines on stderr. Errors of photos are left out: the commands print them."""
+    """Warnings of the package as lines on stderr, where no other handler is set up, as `mien serve` does.
+
+    Errors of photos are left out: the commands print them.
+    """
 
     def emit(self, record: logging.LogRecord) -> None:
         """One line."""
+        if logging.getLogger().handlers:
+            return
         if not (isinstance(record.args, tuple) and record.args and isinstance(record.args[0], PhotoError)):
             say(f"mien: {record.getMessage()}", err=True)
 

@@ -17,7 +17,6 @@ import typer
 from mien.cli.common import answerer, app, names_of
 from mien.cli.streams import progress
 from mien.errors import PhotoError, UsageError
-from mien.io.writers import standard_output
 
 if TYPE_CHECKING:
     from mien.io.writers import Column
@@ -55,6 +54,8 @@ class Rows:
     GROUP = 1024  # records a Parquet row group, and the most that are held
 
     def __init__(self, where: str, head: Sequence[tuple[str, type]], columns: Sequence[Column]):
+        from mien.io.writers import standard_output
+
         self.kind, self.path, self.head, self.columns = rows_kind(where), Path(where), head, columns
         self.waiting: list[dict[str, Any]] = []
         self.parquet: Any = None

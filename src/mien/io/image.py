@@ -122,6 +122,10 @@ class Photo:
     path: str | None
     width: int
     height: int
+    _pixels: Pixels | None
+    _seen: weakref.ref[Any] | None
+    _source: str | bytes | None
+    _stamp: tuple[int, int] | None
 
     def __init__(
         self,
