@@ -65,6 +65,12 @@ class BadArray(PhotoError):
     code = "bad_array"
 
 
+class NotWritten(PhotoError):
+    """A picture that belongs to the photo could not be written: a drawing, a crop, a mask, a copy."""
+
+    code = "not_written"
+
+
 class BadWeights(MienError):
     """A weights file is missing, truncated, altered, or not one of ours."""
 
@@ -75,6 +81,15 @@ class UnknownTask(MienError, KeyError):
     """A task was asked for by a name that nothing here answers."""
 
     code = "unknown_task"
+
+    def __str__(self) -> str:  # KeyError would show the message in quotes
+        return str(self.args[0]) if self.args else ""
+
+
+class UnknownLabel(MienError, KeyError):
+    """A label was asked for by a name that the answer does not have."""
+
+    code = "unknown_label"
 
     def __str__(self) -> str:  # KeyError would show the message in quotes
         return str(self.args[0]) if self.args else ""

@@ -7,6 +7,7 @@ pixels of the upright photo; points are float (n, 2), x then y, where the center
 
 from __future__ import annotations
 
+import io
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -67,7 +68,7 @@ class View:
         return out
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Crop:
     """Pixels and the way home, never apart.
 
@@ -80,7 +81,7 @@ class Crop:
     from_photo: npt.NDArray[np.float64]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Detection:
     """One face found in a photo.
 
@@ -126,14 +127,17 @@ class Named(Protocol[R_co]):
     def read(self, raw: Floats, crop: Crop) -> R_co: ...
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
 class Face:
     """What a caller receives: one face and the answers about it, in photo pixels.
+
+    Two faces are equal only if they are the same object, so that `in` and `index` find a face. In a notebook,
+    a face shows its crop.
 
     Attributes:
         box: (4,) float xyxy.
         score: 0..1.
-        points: (5, 2), see `Detection.points`.
+        points: (5, 2), see `Detection.points`; always the detector's.
         answers: task name -> the answer's own frozen dataclass.
         crop: the pixels that the network saw and the affine that made them.
     """
@@ -168,8 +172,39 @@ class Face:
     def __iter__(self) -> Iterator[str]:
         return iter(self.answers)
 
+    def __repr__(self) -> str:
+        box = ", ".join(f"{float(v):.0f}" for v in self.box)
+        brief = f", {self.brief()}" if self.answers else ""
+        return f"{type(self).__name__}(box=[{box}], score={float(self.score):.2f}{brief})"
+
+    def brief(self) -> str:
+        """The answers in one line: labels and ages as values, the others by name."""
+        shown, named = [], []
+        for name, answer in self.answers.items():
+            value = getattr(answer, "label", None)
+            if (years := getattr(answer, "years", None)) is not None:
+                value = f"{years:.0f}"
+            if value is None:
+                named.append(name)
+            else:
+                shown.append(f"{name}={value}")
+        return ", ".join(shown + named)
+
+    def _repr_png_(self) -> bytes | None:
+        """For notebooks: the crop that the network saw; None without a crop."""
+        if self.crop is None:
+            return None
+        from PIL import Image
+
+        buffer = io.BytesIO()
+        Image.fromarray(self.crop.pixels).save(buffer, "PNG")
+        return buffer.getvalue()
+
     def to_dict(self) -> dict[str, Any]:
-        """The face as plain JSON values; the schema is in docs/schema.md."""
+        """The face as plain JSON values; the schema is in docs/schema.md.
+
+        `points5` is the network's if that task was requested, else the detector's.
+        """
         points = self.answers["points5"].points if "points5" in self.answers else self.points
         out: dict[str, Any] = {
             "box": [round(float(v), 2) for v in self.box],
@@ -182,7 +217,7 @@ class Face:
         return out
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Sample:
     """One labeled picture, as its data set gives it.
 
@@ -203,7 +238,7 @@ class Sample:
     label_offset_x: float = 0.0
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Example:
     """One training picture in a model's view, labels moved along.
 
@@ -216,7 +251,7 @@ class Example:
     labels: Mapping[str, tuple[Any, Any]]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Batch:
     """What the trainer eats, as numpy arrays.
 

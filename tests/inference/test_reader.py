@@ -23,7 +23,7 @@ from PIL import Image
 
 import mien
 from mien.errors import BadArray, BadWeights, NotFound, PhotoError, UnknownTask, UsageError
-from mien.inference.reader import Reading
+from mien.inference.reading import Reading
 from mien.inference.weights_file import WEIGHTS
 
 COLLAGE = "examples/collage.jpg"

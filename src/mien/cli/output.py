@@ -6,8 +6,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
-import typer
-
+from mien.cli.streams import say
 from mien.errors import UsageError
 
 
@@ -90,7 +89,7 @@ class Output:
         if self.writer:
             self.writer.add(record)
         for line in self.lines(record) if self.lines else ():
-            typer.echo(line)
+            say(line)
 
     def close(self) -> None:
         """Finish the file."""

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mien.cli.common import answerer, app, names_of, progress
+from mien.cli.common import answerer, app, names_of
+from mien.cli.streams import progress
 from mien.errors import PhotoError, UsageError
 
 if TYPE_CHECKING:

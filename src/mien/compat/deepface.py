@@ -26,7 +26,8 @@ import numpy.typing as npt
 
 from mien.errors import PhotoError, UsageError
 from mien.inference.detector import resized
-from mien.inference.reader import Reader, Reading, load
+from mien.inference.reader import Reader, load
+from mien.inference.reading import Reading
 from mien.io.image import load_photo
 from mien.io.paths import find_photos
 from mien.recognition.verification import embedding_of, match_threshold

@@ -9,7 +9,8 @@ from mien._lazy import attach
 if TYPE_CHECKING:
     from mien.inference.detector import Detector
     from mien.inference.onnx_model import OnnxModel
-    from mien.inference.reader import Reader, Reading, load
+    from mien.inference.reader import Reader, load
+    from mien.inference.reading import Reading
 
 __all__ = ["Detector", "OnnxModel", "Reader", "Reading", "load"]
 
@@ -19,7 +20,7 @@ __getattr__ = attach(
         "Detector": "detector",
         "OnnxModel": "onnx_model",
         "Reader": "reader",
-        "Reading": "reader",
+        "Reading": "reading",
         "load": "reader",
     },
 )

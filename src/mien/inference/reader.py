@@ -6,7 +6,6 @@ import logging
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import islice
 from typing import Any, overload
 
 import numpy as np
@@ -16,67 +15,31 @@ from mien.errors import PhotoError, UnknownTask, UsageError, without_frames
 from mien.inference.detector import Detector
 from mien.inference.flip_tta import FlipTTA
 from mien.inference.onnx_model import OnnxModel
+from mien.inference.reading import Reading
 from mien.inference.weights_file import WEIGHTS
-from mien.io.image import MAX_PIXELS, Color, Photo, Source, load_photo
+from mien.io.image import MAX_PIXELS, Color, Source, load_photo
 from mien.tasks import DERIVED, ON_REQUEST, supported_tasks
 from mien.types import Crop, Detection, Face, InferenceModel
 
-SCHEMA = 1
+GROUP_PIXELS = 16_000_000  # photos read together hold no more than this, and one photo; 3 bytes a pixel
 _log = logging.getLogger(__name__)
 
 
-class Reading(list[Face]):
-    """The faces of one photo, largest first: a list, with what else is known of the photo.
+class _Group:
+    """Photos that are read together, on their way: decoded, detected and aligned.
 
     Attributes:
-        path: as the caller wrote it, or None.
-        photo: the upright pixels, or None when they could not be read.
-        error: why the photo was not read, or None.
-        timing_ms: stage -> milliseconds.
-        model: name and sha256.
+        readings: one per photo, without faces so far.
+        found: the faces of each.
+        crops: of all faces, in order.
+        pixels: of all photos.
     """
 
-    def __init__(
-        self,
-        path: str | None,
-        photo: Photo | None = None,
-        error: PhotoError | None = None,
-        model: dict[str, str] | None = None,
-    ):
-        super().__init__()
-        self.path, self.photo, self.error, self.model = path, photo, error, model or {}
-        self.timing_ms: dict[str, float] = {}
-
-    def to_dict(self) -> dict[str, Any]:
-        """The photo as plain JSON values (docs/schema.md), or its error record."""
-        head: dict[str, Any] = {"schema": SCHEMA, "path": self.path}
-        if self.error is not None or self.photo is None:
-            code, message = (self.error.code, str(self.error)) if self.error else ("photo", "not read")
-            return head | {"error": {"code": code, "message": message}}
-        timing = {k: round(v, 2) for k, v in self.timing_ms.items()}
-        size = {"width": self.photo.width, "height": self.photo.height}
-        return head | size | {"model": self.model, "timing_ms": timing, "faces": [f.to_dict() for f in self]}
-
-    def to_dataframe(self) -> Any:
-        """A pandas DataFrame, one row a face: `mien.io.dataframe.to_dataframe`, which takes several readings
-        too.
-
-        Raises:
-            UsageError: pandas is not installed.
-        """
-        from mien.io.dataframe import to_dataframe
-
-        return to_dataframe(self)
-
-    def to_supervision(self) -> Any:
-        """supervision's `Detections`: `mien.io.dataframe.to_supervision`.
-
-        Raises:
-            UsageError: supervision is not installed.
-        """
-        from mien.io.dataframe import to_supervision
-
-        return to_supervision(self)
+    def __init__(self) -> None:
+        self.readings: list[Reading] = []
+        self.found: list[list[Detection]] = []
+        self.crops: list[Crop] = []
+        self.pixels = 0
 
 
 class Reader:
@@ -150,8 +113,8 @@ class Reader:
         """Read one photo, or a list of photos whose faces share forward passes.
 
         A single photo that cannot be read raises its `PhotoError`. In a list, the others go on: the bad one's
-        reading is empty, has `.error`, and is logged as a warning. color: of arrays only; "bgr" is OpenCV's
-        order.
+        reading is empty, has `.error`, and is logged as a warning. Readings of a list keep faces and no
+        pixels, see `stream`. color: of arrays only; "bgr" is OpenCV's order.
         """
         if isinstance(photos, (list, tuple)):
             return list(self.stream(photos, color=color))
@@ -204,37 +167,59 @@ class Reader:
     def stream(
         self, photos: Iterable[Source], *, photos_a_time: int = 8, color: Color = "rgb"
     ) -> Iterator[Reading]:
-        """Read photos of any number in order, a few at a time; memory does not grow with their number."""
-        rest = iter(photos)
-        while group := list(islice(rest, photos_a_time)):
-            yield from self._group(group, color)
+        """Read photos of any number in order, a few at a time; memory does not grow with their number.
 
-    def _group(self, photos: Sequence[Source], color: Color) -> list[Reading]:
-        readings: list[Reading] = []
-        crops: list[Crop] = []
-        found: list[list[Detection]] = []
+        Faces of photos that are read together share forward passes. When the next reading is asked for, the
+        pixels of a photo that came from a path or from bytes are forgotten; `reading.photo.pixels` reads them
+        again.
+
+        Args:
+            photos: as `read` takes them.
+            photos_a_time: maximum number of photos read together; fewer where they have more than
+                `GROUP_PIXELS`.
+            color: of arrays only; "bgr" is OpenCV's order.
+        """
+        group = _Group()
         for source in photos:
-            try:
-                reading = self._open(source, color)
-            except PhotoError as e:
-                _log.warning("%s", e)
-                readings.append(Reading(_path_of(source), error=without_frames(e)))
-                found.append([])
-                continue
-            found.append(self._detect(reading))
-            crops += self._align(reading, found[-1], source)
-            readings.append(reading)
+            self._start(group, source, color)
+            if len(group.readings) >= photos_a_time or group.pixels >= GROUP_PIXELS:
+                yield from self._finish(group)
+                group = _Group()
+        yield from self._finish(group)
+
+    def _start(self, group: _Group, source: Source, color: Color) -> None:
+        """Decode, detect and align one photo of a group."""
+        try:
+            reading = self._open(source, color)
+        except PhotoError as e:
+            _log.warning("%s", e)
+            group.readings.append(Reading(_path_of(source), error=without_frames(e)))
+            group.found.append([])
+            return
+        assert reading.photo is not None
+        found = self._detect(reading, None)
+        group.crops += self._align(reading, found, source)
+        group.pixels += reading.photo.width * reading.photo.height
+        group.found.append(found)
+        group.readings.append(reading)
+
+    def _finish(self, group: _Group) -> Iterator[Reading]:
+        """One forward pass, or a few, for all faces of a group; then its readings."""
         start = time.perf_counter()
-        predictions = self.read_crops(crops)
-        per_face = 1e3 * (time.perf_counter() - start) / max(len(crops), 1)
+        predictions = self.read_crops(group.crops)
+        per_face = 1e3 * (time.perf_counter() - start) / max(len(group.crops), 1)
         first = 0
-        for reading, faces in zip(readings, found, strict=True):
+        for reading, faces in zip(group.readings, group.found, strict=True):
             last = first + len(faces)
-            reading += _faces(faces, predictions[first:last], crops[first:last])
+            reading += _faces(faces, predictions[first:last], group.crops[first:last])
             if reading.photo is not None:
                 reading.timing_ms["read"] = per_face * len(faces)
             first = last
-        return readings
+        while group.readings:
+            reading = group.readings.pop(0)
+            yield reading
+            if reading.photo is not None:
+                reading.photo.release()
 
     def _open(self, source: Source, color: Color) -> Reading:
         start = time.perf_counter()

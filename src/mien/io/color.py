@@ -1,9 +1,10 @@
 """Decoded pictures of any mode -> RGB, some rows at a time, so that a large one does not need its size
-several times over.
+several times over. Colors of a profile become sRGB.
 """
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,10 @@ import numpy.typing as npt
 from PIL import Image
 
 from mien.errors import NotAPicture
+from mien.io.profile import to_srgb
 from mien.types import Pixels
+
+_log = logging.getLogger(__name__)
 
 
 def to_rgb(image: Image.Image, name: str) -> Pixels:
@@ -25,9 +29,34 @@ def to_rgb(image: Image.Image, name: str) -> Pixels:
     if image.mode in ("I", "F"):
         return np.repeat(_scaled(np.asarray(image))[..., None], 3, axis=2)
     out = np.empty((image.height, image.width, 3), np.uint8)
+    profile = to_srgb(image, name)
+    if profile is not None and profile.mode != _profile_mode(image.mode):
+        _log.warning(
+            "%s: its color profile is for %s pictures, not %s; it is not used", name, profile.mode, image.mode
+        )
+        profile = None
     for top, end in _strips(image.height, image.width):
-        out[top:end] = _strip_to_rgb(image.crop((0, top, image.width, end)))
+        strip = image.crop((0, top, image.width, end))
+        if profile is None:
+            out[top:end] = _strip_to_rgb(strip)
+            continue
+        plain = (
+            strip if profile.mode == "CMYK" else Image.fromarray(_plain(_strip_to_rgb(strip), profile.mode))
+        )
+        out[top:end] = np.asarray(profile.apply(plain))
     return out
+
+
+def _profile_mode(mode: str) -> str:
+    """Of which pictures a profile must be to fit an image's mode."""
+    if mode == "CMYK":
+        return "CMYK"
+    return "L" if mode in ("1", "L", "LA", "La") or mode.startswith("I;16") else "RGB"
+
+
+def _plain(rgb: npt.NDArray[Any], mode: str) -> Pixels:
+    """(H, W, 3) or (H, W, 1) -> what a transform of "RGB" or "L" takes."""
+    return np.ascontiguousarray(rgb if mode == "RGB" else rgb[..., 0], np.uint8)
 
 
 def _strips(height: int, width: int) -> list[tuple[int, int]]:

@@ -2,8 +2,9 @@
 
 Pillow is the only decoder, and only for the formats of `FORMATS`; HEIC comes with the extra `heif`. We look
 at the first bytes ourselves and call that one reader, so no other Pillow plugin ever sees a stranger's bytes.
-Color profiles (ICC) are left as they are. Pictures with transparency are put on white, as a browser would
-show them. Of animations and multi-page files the first picture counts.
+Colors of a profile (ICC) become sRGB. Pictures with transparency are put on white, as a browser would show
+them. Of animations and multi-page files the first picture counts, unless the file calls it a thumbnail of
+another one. Of a camera's RAW file we read the full-size JPEG inside.
 """
 
 from __future__ import annotations
@@ -14,8 +15,8 @@ import os
 import re
 import stat
 import struct
+import weakref
 import zlib
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -35,12 +36,15 @@ from mien.errors import (
     EmptyFile,
     NotAPicture,
     NotFound,
+    PhotoError,
     TooLarge,
     Truncated,
     Unreadable,
     UsageError,
 )
+from mien.io import tiff
 from mien.io.color import to_rgb
+from mien.io.orientation import orientation_of
 from mien.types import Pixels
 
 Source = str | os.PathLike[str] | bytes | bytearray | memoryview | Image.Image | npt.NDArray[np.uint8]
@@ -86,34 +90,138 @@ _DAMAGE = (
     zlib.error,
 )
 _BOMB = (Image.DecompressionBombError, Image.DecompressionBombWarning)
+_SHOWN = 300  # characters of a path that a message repeats
+# How our formats begin in base64
+_BASE64_STARTS = (
+    *("/9j/", "iVBORw0KGgo", "UklGR", "R0lGOD", "SUkq", "TU0A", "AAAA"),
+    *("Qk0", "Qk1", "Qk2", "Qk3"),
+)
+_FULL = 0.8  # a RAW file's preview counts as full-size from this share of the sensor's longer side
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
-_ORIENTATION = 0x0112
-_HEAD = 64  # bytes that tell the format
+_HEAD = 192  # bytes that tell the format
+_UNKNOWN_KIND = re.compile("unknown pixel mode|cannot handle|[Uu]nsupported|unknown compression", re.ASCII)
+_RAW = (
+    "{name} is {what}, which mien does not develop{why}; export it as JPEG or TIFF with your photo software"
+)
 
 _log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
 class Photo:
     """One picture, ready to be looked at.
 
     Attributes:
-        pixels: (H, W, 3) uint8 RGB, upright (EXIF applied), C-contiguous, not shared with the source.
+        pixels: (H, W, 3) uint8 RGB, upright (EXIF applied), C-contiguous, not shared with the source. After
+            `release` they are read again when they are asked for.
         path: the file it came from, as the caller wrote it; None for bytes, images and arrays.
+        width, height: of the upright photo in pixels.
     """
 
-    pixels: Pixels = field(repr=False)
-    path: str | None = None
+    __slots__ = ("_pixels", "_seen", "_source", "_stamp", "height", "path", "width")
+    path: str | None
+    width: int
+    height: int
+    _pixels: Pixels | None
+    _seen: weakref.ref[Any] | None
+    _source: str | bytes | None
+    _stamp: tuple[int, int] | None
+
+    def __init__(
+        self,
+        pixels: Pixels,
+        path: str | None = None,
+        *,
+        source: str | bytes | None = None,
+        stamp: tuple[int, int] | None = None,
+    ):
+        """Pixels of a picture.
+
+        Args:
+            pixels: (H, W, 3) uint8 RGB, upright.
+            path: see the class.
+            source: where the pixels can be read again, an absolute path or a file's bytes; None: nowhere.
+            stamp: of the source's file when it was read, see `_stamp_of`.
+        """
+        values = {
+            "path": path,
+            "width": int(pixels.shape[1]),
+            "height": int(pixels.shape[0]),
+            "_pixels": pixels,
+            "_seen": None,
+            "_source": source,
+            "_stamp": stamp,
+        }
+        for name, value in values.items():
+            object.__setattr__(self, name, value)
+
+    def __setattr__(self, name: str, value: object) -> None:
+        raise AttributeError(f"a photo is not changed; {name!r} cannot be set")
+
+    def __repr__(self) -> str:
+        return f"Photo({self.path!r}, {self.width}x{self.height})"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _photo_again, (self._pixels, self.path, self.width, self.height, self._source, self._stamp)
 
     @property
-    def width(self) -> int:
-        """Pixels."""
-        return int(self.pixels.shape[1])
+    def pixels(self) -> Pixels:
+        """(H, W, 3) uint8 RGB.
 
-    @property
-    def height(self) -> int:
-        """Pixels."""
-        return int(self.pixels.shape[0])
+        Raises:
+            PhotoError: after `release`, where the file is gone, was changed, or cannot be read.
+        """
+        if self._pixels is not None:
+            return self._pixels
+        seen: Pixels | None = self._seen() if self._seen is not None else None
+        if seen is None:
+            seen = self._read_again()
+            object.__setattr__(self, "_seen", weakref.ref(seen))  # one copy for all who hold it
+        return seen
+
+    def release(self) -> None:
+        """Forget the pixels if they can be read again from the source: a photo of a list costs no memory.
+
+        Pixels of arrays, of Pillow images and of open files are kept: nobody else has them.
+        """
+        if self._source is not None and self._pixels is not None:
+            object.__setattr__(self, "_seen", weakref.ref(self._pixels))
+            object.__setattr__(self, "_pixels", None)
+
+    def _read_again(self) -> Pixels:
+        assert self._source is not None
+        name = "the bytes given" if self.path is None else repr(self.path)
+        if isinstance(self._source, str) and _stamp_of(self._source) != self._stamp:
+            raise Unreadable(
+                f"{name} was changed or removed since it was read, and the pixels were not kept; use"
+                " reading.photo.pixels before that, or read the photo alone: reader(path)"
+            )
+        data = _read(self._source) if isinstance(self._source, str) else self._source
+        return _decode(data, name, self.width * self.height)
+
+
+def _photo_again(
+    pixels: Pixels | None,
+    path: str | None,
+    width: int,
+    height: int,
+    source: str | bytes | None,
+    stamp: tuple[int, int] | None,
+) -> Photo:
+    """A photo as it was copied, with or without its pixels."""
+    empty = np.broadcast_to(np.zeros(1, np.uint8), (height, width, 3))
+    photo = Photo(empty if pixels is None else pixels, path, source=source, stamp=stamp)
+    if pixels is None:
+        object.__setattr__(photo, "_pixels", None)
+    return photo
+
+
+def _stamp_of(path: str) -> tuple[int, int] | None:
+    """A file's time of change in nanoseconds and its size; None where there is none."""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return None
+    return status.st_mtime_ns, status.st_size
 
 
 def load_photo(source: Source, *, max_pixels: int = MAX_PIXELS, color: Color = "rgb") -> Photo:
@@ -167,10 +275,17 @@ def _photo(source: Source, max_pixels: int, color: Color) -> Photo:
         return _from_image(source, max_pixels)
     if isinstance(source, (bytes, bytearray, memoryview)):
         data = bytes(source)
-        return Photo(_decode(data, f"the {len(data)} bytes given", max_pixels))
+        return Photo(_decode(data, f"the {len(data)} bytes given", max_pixels), source=data)
     if isinstance(source, (str, os.PathLike)) and isinstance(path := os.fspath(source), str):
-        return Photo(_decode(_read(path), repr(path), max_pixels), path)
+        stamp = _stamp_of(path)
+        pixels = _decode(_read(path), _shown(path), max_pixels)
+        return Photo(pixels, path, source=os.path.abspath(path), stamp=stamp)
     wanted = "a photo is a path, bytes, a Pillow image or an RGB uint8 array (H, W, 3)"
+    if source is None:
+        raise BadArray(
+            f"{wanted}; got None, which is what cv2.imread gives for a file that it cannot read: check the"
+            " path, or pass the path itself"
+        )
     raise BadArray(f"{wanted}; got {_kind(source)}: np.asarray may make it an array")
 
 
@@ -251,12 +366,37 @@ def check_pixels(array: object, what: str = "a photo") -> None:
     raise BadArray(f"{what} must be uint8 with values 0..255; got {array.dtype}: {mend}")
 
 
+def _shown(path: str) -> str:
+    """A path for messages: quoted, and only the beginning of a very long one."""
+    return repr(path) if len(path) <= _SHOWN else f"{path[:60]!r}... ({len(path)} characters)"
+
+
+def _base64_refusal(text: str) -> str:
+    """What to tell somebody who gives a picture as base64 text; "" for a path."""
+    head, comma, rest = text[:200].partition(",")
+    is_data_url = text[:5].lower() == "data:" and bool(comma) and ";base64" in head.lower()
+    start = (rest if is_data_url else text[:200]).strip()[:64]
+    if not is_data_url and (len(text) < 100 or not text.startswith(_BASE64_STARTS)):
+        return ""
+    if not is_data_url and not re.fullmatch(r"[A-Za-z0-9+/=_\s-]+", start):
+        return ""
+    if os.path.lexists(text[:4096]):
+        return ""
+    decode = "base64.b64decode(text.partition(',')[2])" if is_data_url else "base64.b64decode(text)"
+    return (
+        f"the text {text[:24]!r}... ({len(text)} characters) is a picture in base64 and no path; decode it"
+        f" and pass the bytes: {decode}"
+    )
+
+
 # Reading a file
 
 
 def _read(path: str) -> bytes:
     """The file's bytes, once its first ones look like a picture (a film of 5 GB is not read to its end)."""
-    name = repr(path)
+    name = _shown(path)
+    if refusal := _base64_refusal(path):
+        raise NotFound(refusal)
     if not path or "\0" in path:
         raise NotFound(f"{name} names no file; give the path of a picture")
     if refusal := url_refusal(path):
@@ -309,24 +449,56 @@ def _format_of(head: bytes, name: str) -> str:
             return "AVIF"
         if brands & {b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"mif1", b"msf1"}:
             return "HEIC"
+    if brand := _raw_brand(head):
+        raise NotAPicture(_RAW.format(name=name, what=f"a camera RAW file ({brand})", why=""))
+    if _is_video(head):
+        raise NotAPicture(f"{name} is a video; read it with: mien video FILE, or mien.read_video")
     if other := _foreign(head):
         raise NotAPicture(f"{name} is {other}, which mien does not read; convert it to JPEG or PNG")
     raise NotAPicture(f"{name} is no picture that mien reads ({_ALLOWED}); it starts with {head[:8]!r}")
 
 
+def _raw_brand(head: bytes) -> str:
+    """The name of a camera's RAW format that is no TIFF file, or ""."""
+    starts = {
+        "Olympus ORF": (b"IIRO", b"IIRS", b"MMOR"),
+        "Panasonic RW2": (b"IIU\0",),
+        "Fujifilm RAF": (b"FUJIFILMCCD-RAW",),
+        "Sigma X3F": (b"FOVb",),
+        "Canon CRW": (b"II\x1a\0\0\0HEAPCCDR",),
+        "Minolta MRW": (b"\0MRM",),
+    }
+    if head[4:12] == b"ftypcrx ":
+        return "Canon CR3"
+    return next((name for name, first in starts.items() if head.startswith(first)), "")
+
+
+def _is_video(head: bytes) -> bool:
+    if head[4:8] == b"ftyp":  # MP4 and QuickTime
+        return head[8:12] not in (b"M4A ", b"M4B ", b"jxl ", b"jp2 ", b"jpx ")
+    if head[4:8] in (b"moov", b"mdat", b"wide") or (head[:4] == b"RIFF" and head[8:12] == b"AVI "):
+        return True
+    # Matroska and WebM, ASF, Flash, Ogg, MPEG program and transport streams
+    starts = (b"\x1a\x45\xdf\xa3", b"\x30\x26\xb2\x75\x8e\x66\xcf\x11", b"FLV\1", b"OggS", b"\0\0\1\xba")
+    return head.startswith(starts) or (head[:1] == b"G" and head[188:189] == b"G")
+
+
 def _foreign(head: bytes) -> str:
     """A name for formats that people often have and we do not read, or ""."""
     if head[4:8] == b"ftyp":
-        return "a video"
+        return "a sound file" if head[8:11] in (b"M4A", b"M4B") else "a JPEG XL or JPEG 2000 picture"
     if head.startswith((b"\0\0\0\x0cJXL ", b"\xff\x0a")):
         return "a JPEG XL picture"
     if head.startswith((b"\0\0\0\x0cjP  ", b"\xff\x4f\xff\x51")):
         return "a JPEG 2000 picture"
+    if head.startswith(b"8BPS"):
+        return "a Photoshop picture"
     text = head.lstrip().lower()
     starts = {
         "a PDF": (b"%pdf",),
         "an SVG or XML file": (b"<svg", b"<?xml"),
         "a web page": (b"<!doctype", b"<html"),
+        "a Git LFS pointer and not the file itself": (b"version https://git-lfs",),
     }
     return next((name for name, first in starts.items() if text.startswith(first)), "")
 
@@ -336,16 +508,61 @@ def _foreign(head: bytes) -> str:
 
 def _decode(data: bytes, name: str, max_pixels: int) -> Pixels:
     """The bytes of a file -> (H, W, 3) uint8 RGB, upright."""
-    reader = _reader(kind := _format_of(data[:_HEAD], name), name)
-    # The reader itself and not Image.open: that would check its own global pixel limit, by a warning.
-    try:
-        image = reader(io.BytesIO(data))
-    except _DAMAGE as error:
-        raise _damaged(name, kind, error) from error
+    kind, turn = _format_of(data[:_HEAD], name), 1
+    if kind == "TIFF":
+        kind, data, turn = _photo_of_tiff(data, name)
+    image = _opened(data, kind, name)
     pixels = _loaded(image, name, kind, max_pixels)
-    if kind in ("TIFF", "HEIC"):  # turned while loading: there the turn belongs to the picture itself
-        return _upright(pixels, 1)
-    return _upright(pixels, _orientation(image.info.get("exif", b""), name))
+    if kind not in ("TIFF", "HEIC"):  # turned while loading: there the turn belongs to the picture itself
+        own = orientation_of(image, name)
+        turn = own if own != 1 else turn
+    return _upright(pixels, turn)
+
+
+def _opened(data: bytes, kind: str, name: str) -> ImageFile.ImageFile:
+    """A file's header, read by its format's own reader."""
+    # The reader itself and not Image.open: that would check its own global pixel limit, by a warning.
+    reader = _reader(kind, name)
+    try:
+        return reader(io.BytesIO(data))
+    except _DAMAGE as error:
+        raise _damaged(name, kind, error, data) from error
+
+
+def _photo_of_tiff(data: bytes, name: str) -> tuple[str, bytes, int]:
+    """A TIFF file -> (format, bytes, orientation to apply) of the photo in it.
+
+    Raises:
+        NotAPicture: a RAW file without a preview of full size.
+    """
+    found = tiff.directories(data)
+    if tiff.is_raw(data, found):
+        return "JPEG", _preview(data, found, name), found[0].first("orientation", 1) if found else 1
+    photo = tiff.main_picture(found)
+    if photo is None or photo is found[0]:
+        return "TIFF", data, 1
+    turn = 1 if "orientation" in photo.fields else found[0].first("orientation", 1)
+    return "TIFF", tiff.starting_at(data, photo), turn
+
+
+def _preview(data: bytes, found: list[tiff.Directory], name: str) -> bytes:
+    """The full-size JPEG inside a RAW file."""
+    sensor, best, size = max((d.side for d in found if d.raw), default=0), b"", (0, 0)
+    for jpeg in tiff.jpeg_previews(data, found):
+        try:
+            width, height = _Jpeg(io.BytesIO(jpeg)).size
+        except _DAMAGE as error:
+            _log.debug("%s: a preview is damaged (%s)", name, error)
+            continue
+        if width * height > size[0] * size[1]:
+            best, size = jpeg, (width, height)
+    sensor = sensor or max((d.side for d in found), default=0)
+    if best and max(size) >= _FULL * sensor:
+        return best
+    largest = (
+        f"its largest preview has only {size[0]} x {size[1]} pixels" if best else "it holds no JPEG preview"
+    )
+    raise NotAPicture(_RAW.format(name=name, what="a camera RAW file", why=f"; {largest}"))
 
 
 def _reader(kind: str, name: str) -> type[ImageFile.ImageFile]:
@@ -375,8 +592,19 @@ def _loaded(image: Image.Image, name: str, kind: str, max_pixels: int) -> Pixels
         raise _damaged(name, kind, error) from error
 
 
-def _damaged(name: str, kind: str, error: BaseException) -> Truncated:
+def _damaged(name: str, kind: str, error: BaseException, data: bytes = b"") -> PhotoError:
+    """What an error of Pillow's readers means: a kind of picture that they do not know, or damage."""
     why = str(error) or type(error).__name__
+    if kind == "TIFF" and isinstance(error, (KeyError, SyntaxError)) and (found := tiff.directories(data)):
+        first = found[0]
+        return NotAPicture(
+            f"{name} is a TIFF of a kind that mien does not read ({first.sample_kind} samples, compression"
+            f" {first.first('compression', 1)}); convert it to 8 bits per channel, or to PNG"
+        )
+    if _UNKNOWN_KIND.search(why):
+        return NotAPicture(
+            f"{name} is a {kind} of a kind that mien does not read ({why}); convert it to JPEG or PNG"
+        )
     return Truncated(
         f"{name} starts as {kind} but ends too early or is damaged ({why}); save or download it again"
     )
@@ -387,12 +615,7 @@ def _from_image(image: Image.Image, max_pixels: int) -> Photo:
     if image.width < 1 or image.height < 1:
         raise BadArray(f"{name} has no pixels; check the crop that made it")
     pixels = _loaded(image, name, image.format or "a picture", max_pixels)
-    try:
-        turn = image.getexif().get(_ORIENTATION, 1)
-    except _DAMAGE as error:
-        _log.warning("%s: its EXIF is damaged (%s); read as upright", name, error)
-        turn = 1
-    return Photo(_upright(pixels, turn))
+    return Photo(_upright(pixels, orientation_of(image, name)))
 
 
 def _check_size(width: int, height: int, max_pixels: int, name: str) -> None:
@@ -401,30 +624,6 @@ def _check_size(width: int, height: int, max_pixels: int, name: str) -> None:
             f"{name} has {width} x {height} = {width * height} pixels, the limit is {max_pixels}; "
             "make it smaller, or raise max_pixels if you trust it"
         )
-
-
-def _orientation(exif: bytes, name: str) -> int:
-    """An EXIF block -> its orientation 1..8; 1 where it says none, or is too damaged to tell.
-
-    We read the one tag ourselves: Pillow's parser reads all of them, and gives up on any that is broken.
-    """
-    exif = exif.removeprefix(b"Exif\0\0")
-    order = {b"II": "<", b"MM": ">"}.get(exif[:2])
-    if not exif:
-        return 1
-    try:
-        if order is None:
-            raise struct.error("no byte order")
-        (start,) = struct.unpack_from(order + "I", exif, 4)
-        (count,) = struct.unpack_from(order + "H", exif, start)
-        for at in range(start + 2, start + 2 + 12 * count, 12):
-            tag, kind = struct.unpack_from(order + "HH", exif, at)
-            if tag == _ORIENTATION:
-                (value,) = struct.unpack_from(order + ("H" if kind == 3 else "I"), exif, at + 8)
-                return int(value) if 1 <= value <= 8 else 1
-    except struct.error as error:
-        _log.warning("%s: its EXIF is damaged (%s); read as upright", name, error)
-    return 1
 
 
 def _upright(pixels: Pixels, orientation: int) -> Pixels:

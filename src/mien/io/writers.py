@@ -405,6 +405,17 @@ def _chunks(items: Iterator[Record], n: int) -> Iterator[list[Record]]:
         yield chunk
 
 
+def standard_output() -> TextIO:
+    """Stdout, for records.
+
+    Raises:
+        UsageError: the process was started without one.
+    """
+    if sys.stdout is None or getattr(sys.stdout, "missing", False):
+        raise UsageError("the records have no place to go: stdout is closed; give --out FILE")
+    return sys.stdout
+
+
 def open_output(where: str | None, asked: Sequence[str], *, model: str = "", resume: bool = False) -> Writer:
     """The writer that a file's name asks for.
 
@@ -421,7 +432,7 @@ def open_output(where: str | None, asked: Sequence[str], *, model: str = "", res
     if where in (None, "-"):
         if resume:
             raise UsageError("--resume goes on with a file; give --out FILE.jsonl, FILE.csv or FILE.parquet")
-        return Writer(sys.stdout)
+        return Writer(standard_output())
     path = Path(where or "")
     suffix = path.suffix.lower()
     if suffix not in SUFFIXES:
@@ -473,7 +484,7 @@ def open_rows(where: str, head: Head, columns: Sequence[Column]) -> RecordWriter
     """
     kind, path = rows_kind(where), Path(where)
     if where == "-":
-        return Writer(sys.stdout)
+        return Writer(standard_output())
     path.parent.mkdir(parents=True, exist_ok=True)
     if kind == ".parquet":
         return ParquetRows(path, head, columns)

@@ -110,6 +110,38 @@ class Gallery:
         self._threshold = threshold
         if threshold is None and self.rates is not None:
             self._threshold = self.rates.threshold(fmr)
+        if self._store is not None:
+            self._normalize_names()
+
+    @_alone
+    def _normalize_names(self) -> None:
+        """Bring the names of a gallery of an older version into one Unicode form (NFC).
+
+        People whose names differ in the form only become one person, as if they were enrolled today.
+        Where the gallery cannot be written, it is read as it is: names are looked up in both forms.
+        """
+        spelled: dict[str, set[str]] = {}
+        first: dict[str, str] = {}  # person -> when the first face was added
+        for row in self.store.rows(full=False):
+            spelled.setdefault(records.normalized(row.name), set()).add(row.name)
+            first[row.person] = min(first.get(row.person, row.added), row.added)
+        old = {clean: names for clean, names in spelled.items() if names != {clean}}
+        if not old:
+            return
+        try:
+            for clean, names in old.items():
+                ids = {r.person for r in self.store.rows("name", names, full=False)}
+                people = sorted(ids, key=lambda p: (first[p], p))
+                if len(people) > 1:
+                    self.merge(*people)
+                    _log.warning("the people %s are one now: both were called %r", ", ".join(people), clean)
+                self.store.replace([replace(r, name=clean) for r in self.store.rows("person", people[:1])])
+        except (RuntimeError, OSError, ValueError) as error:  # what LanceDB raises
+            _log.warning(
+                "the names of %s stay in two Unicode forms: it cannot be written (%s)", self.uri, error
+            )
+            return
+        _log.info("%d names of %s were brought into one Unicode form", len(old), self.uri)
 
     def _check(self, reader: Reader) -> None:
         if not self.task:
@@ -369,6 +401,21 @@ class Gallery:
             raise UsageError(f"{who!r} is the name of several people ({records.ids_of(rows)}); give the id")
         return records.people_of(rows)[0], rows
 
+    def _spelled(self, who: str) -> list[Row]:
+        """All rows of a person by id, or of everybody whose name is this one in any Unicode form.
+
+        Raises:
+            UsageError: nobody of that name, or several people whose names are equal letter by letter.
+        """
+        if not self.store.rows("person", [who], full=False):
+            clean = records.normalized(who.strip())
+            rows = [r for r in self.store.rows(full=False) if records.normalized(r.name) == clean]
+            if len({r.person for r in rows}) == len({r.name for r in rows}) > 1:
+                return self.store.rows("person", {r.person for r in rows})
+            if rows:
+                return self._find(rows[0].name)[1]
+        return self._find(who)[1]
+
     # --- Mend
 
     @_alone
@@ -415,7 +462,8 @@ class Gallery:
         person, rows = self._find(who)
         changes: dict[str, Any] = {"note": note, "until": None if until is None else records.day_of(until)}
         if name is not None and (clean := records.clean_name(name)) != person.name:
-            if self.store.rows("name", [clean], full=False):
+            there = self.store.rows("name", records.spellings(clean), full=False)
+            if any(r.person != person.id for r in there):
                 raise UsageError(f"{clean!r} is here already; merge the two, or choose another name")
             changes["name"] = clean
         self.store.replace([replace(r, **{k: v for k, v in changes.items() if v is not None}) for r in rows])
@@ -482,12 +530,13 @@ class Gallery:
         """Erase people: vectors, thumbnails, names, notes, corrections, old versions and index files.
 
         Corrections kept with other people go too where they resemble a forgotten face: they may be pictures
-        of it. What is left is written anew, so several people at once cost as much as one.
+        of it. What is left is written anew, so several people at once cost as much as one. A name is found in
+        all its Unicode forms, also where they are several people.
 
         Raises:
             NotErased: an older file is still there. UsageError: see `who`; then nobody is forgotten.
         """
-        rows = {r.id: r for w in who for r in self._find(w)[1]}
+        rows = {r.id: r for w in who for r in self._spelled(w)}
         if not rows:
             raise UsageError("forget whom? name at least one person")
         faces = np.stack([r.vector for r in rows.values() if r.kind == FACE])

@@ -19,7 +19,8 @@ from mien.recognition.store import FACE, Row
 from mien.types import Crop, Face
 
 if TYPE_CHECKING:
-    from mien.inference.reader import Reader, Reading
+    from mien.inference.reader import Reader
+    from mien.inference.reading import Reading
 
 THUMBNAIL = 96  # pixels of the longer side
 
@@ -217,10 +218,15 @@ def ids_of(rows: Iterable[Row]) -> str:
 
 
 def clean_name(name: str) -> str:
-    clean = unicodedata.normalize("NFC", name.strip())
+    clean = normalized(name.strip())
     if not clean or len(clean) > 200 or not clean.isprintable():
         raise UsageError(f"a name needs 1 to 200 printable characters, not {name!r}")
     return clean
+
+
+def normalized(name: str) -> str:
+    """A name in the one Unicode form in which it is kept, NFC."""
+    return unicodedata.normalize("NFC", name)
 
 
 def spellings(name: str) -> list[str]:

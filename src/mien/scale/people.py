@@ -24,7 +24,7 @@ BLOCK = 16 * 2**20  # similarities at a time, 64 MB
 FACES = 65_536  # of a Lance table in one piece of work
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Index:
     """A gallery's rows as arrays, a person's rows side by side, corrections among them; people past their
     last day are left out.

@@ -15,7 +15,8 @@ from typing import Any
 
 from mien.diagnostics.memory import resident
 from mien.errors import PhotoError, UsageError
-from mien.inference.reader import Reader, Reading
+from mien.inference.reader import Reader
+from mien.inference.reading import Reading
 from mien.io.writers import arrow_schema, columns, plain, rows
 from mien.scale.engine import Progress, check, run
 from mien.scale.places import Parts, arrow, fetch, find, is_uri

@@ -21,7 +21,7 @@ from mien.server.request_body import Body, read_form, read_json
 from mien.server.worker import AnalyzeRequest, Record
 
 if TYPE_CHECKING:
-    from mien.inference.reader import Reading
+    from mien.inference.reading import Reading
     from mien.server.service import Service
     from mien.types import Face
 

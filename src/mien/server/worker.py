@@ -13,7 +13,8 @@ from typing import Any, TypeVar
 import numpy as np
 
 from mien.errors import PhotoError
-from mien.inference.reader import Reader, Reading
+from mien.inference.reader import Reader
+from mien.inference.reading import Reading
 from mien.server.batcher import Batcher
 from mien.server.errors import ApiError
 from mien.server.limits import Deadline, DeadlineExceeded, TooManyFaces

@@ -6,13 +6,15 @@ Gender is read from one of the forty.
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
+from mien.errors import UnknownLabel
 from mien.tasks.base import Criterion, Derived, Metrics, Task, Vector, rounded, sigmoid, zero_loss
 from mien.types import Crop, Floats
 
@@ -72,10 +74,22 @@ class Attributes:
         labels: the label set's id.
     """
 
-    probabilities: Mapping[str, float]
+    probabilities: Mapping[str, float] = field(hash=False)
     labels: str
 
     def __getitem__(self, name: str) -> float:
+        """The probability of an attribute.
+
+        Raises:
+            UnknownLabel: (a KeyError) with the names that there are.
+        """
+        if name not in self.probabilities:
+            near = [n for n in self.probabilities if str(name).casefold() in n.casefold()]
+            near = near or difflib.get_close_matches(str(name), self.probabilities, 3)
+            hint = f"; did you mean {' or '.join(map(repr, near))}?" if near else ";"
+            raise UnknownLabel(
+                f"there is no attribute {name!r}{hint} there are: {', '.join(self.probabilities)}"
+            )
         return self.probabilities[name]
 
     def to_dict(self) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -27,7 +27,7 @@ class Choice:
     """
 
     label: str
-    probabilities: Mapping[str, float]
+    probabilities: Mapping[str, float] = field(hash=False)
     labels: str
 
     def confident(self, threshold: float) -> str | None:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 UNKNOWN = 255  # a pixel nobody labeled, or one outside the stored picture or the crop
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Parsing:
     """A class per pixel.
 

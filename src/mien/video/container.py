@@ -215,8 +215,9 @@ def _opened(av: Any, name: str) -> Any:
             if name.startswith("/dev/") or colon
             else ""
         )
+        why = getattr(error, "strerror", None) or error  # without FFmpeg's number
         raise NotAVideo(
-            f"{name!r} is no film that FFmpeg can open ({error}); it may be cut short, or no film{hint}"
+            f"{name!r} is no film that FFmpeg can open ({why}); it may be cut short, or no film{hint}"
         ) from error
 
 

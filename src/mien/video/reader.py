@@ -27,7 +27,7 @@ from mien.video.tracker import Summary, Tracked, Tracker
 from mien.visualize import drawing
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Frame:
     """One frame and its faces.
 

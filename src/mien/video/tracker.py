@@ -27,7 +27,7 @@ from mien.video.averages import TrackAverages, _answer
 from mien.video.one_euro import OneEuro
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
 class Tracked(Face):
     """A face of one frame that belongs to a track.
 
@@ -39,6 +39,9 @@ class Tracked(Face):
     track: int = 0
     so_far: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
+    def __repr__(self) -> str:
+        return super(Tracked, self).__repr__().replace("(", f"(track={self.track}, ", 1)  # see to_dict
+
     def to_dict(self) -> dict[str, Any]:
         """{"track": number} and the face as plain JSON values."""
         return {"track": self.track} | super(
@@ -46,7 +49,7 @@ class Tracked(Face):
         ).to_dict()  # named: slots make a second class of this name
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Summary:
     """All that is known of one track.
 
@@ -67,7 +70,7 @@ class Summary:
     first_frame: int
     last_frame: int
     frames: int
-    answers: Mapping[str, Any]
+    answers: Mapping[str, Any] = field(repr=False)
     best_frame: int
     best_score: float
     best: bytes | None = field(default=None, repr=False)

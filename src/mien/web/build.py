@@ -17,7 +17,7 @@ from mien.errors import BadWeights, MissingData, UsageError
 from mien.geometry import TEMPLATES
 from mien.inference.detector import Detector
 from mien.inference.onnx_model import OnnxModel
-from mien.inference.reader import SCHEMA
+from mien.inference.reading import SCHEMA
 from mien.recognition.verification import match_threshold
 from mien.tasks import supported_tasks
 from mien.tasks.age import AgeTask

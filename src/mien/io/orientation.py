@@ -1,0 +1,94 @@
+"""Which way up a picture is: one answer for files and for Pillow images, from EXIF, or else from XMP."""
+
+from __future__ import annotations
+
+import logging
+import re
+import struct
+
+from PIL import Image
+
+_TAG = 0x0112
+# as an attribute or as an element, with any prefix that stands for the TIFF namespace
+_XMP = re.compile(rb"""tiff:Orientation\s*(?:=\s*["']|>)\s*([1-8])\s*[<"']""")
+# The container of these formats says which way up a picture is, and their readers have applied it or put it
+# into EXIF; an XMP packet is a left-over there.
+_CONTAINERS = ("AVIF", "HEIF", "HEIC")
+
+_DAMAGE = (OSError, SyntaxError, ValueError, TypeError, LookupError, struct.error)  # what Pillow raises
+
+_log = logging.getLogger(__name__)
+
+
+def orientation_of(image: Image.Image, name: str) -> int:
+    """The orientation 1..8 of a picture as EXIF counts it; 1 where nothing says another.
+
+    The first of these that has the tag decides: the EXIF block; EXIF as ImageMagick writes it into a PNG's
+    text; XMP; the EXIF tags that were set on a Pillow image.
+
+    Args:
+        image: open; its pixels need not be decoded.
+        name: of the picture, for the log.
+    """
+    exif = image.info.get("exif") or _raw_profile(image, name)
+    turn = _of_exif(exif, name) if isinstance(exif, bytes) else None
+    if turn is None and image.format not in _CONTAINERS:
+        turn = _of_xmp(image)
+    if turn is None and not exif:
+        try:
+            turn = image.getexif().get(_TAG)
+        except _DAMAGE as error:
+            _log.warning("%s: its EXIF is damaged (%s); read as upright", name, error)
+    return turn if isinstance(turn, int) and 1 <= turn <= 8 else 1
+
+
+def _raw_profile(image: Image.Image, name: str) -> bytes:
+    """The EXIF block in a PNG's text "Raw profile type exif" (or "APP1"), which has hexadecimal digits."""
+    for key in ("Raw profile type exif", "Raw profile type APP1"):
+        text = image.info.get(key)
+        if isinstance(text, str):
+            try:
+                data = bytes.fromhex(
+                    "".join(text.split("\n")[3:])
+                )  # after an empty line, the name and the length
+            except ValueError as error:
+                _log.warning("%s: its text %r is damaged (%s); it is left out", name, key, error)
+                continue
+            if data.startswith((b"Exif\0\0", b"II", b"MM")):
+                return data
+    return b""
+
+
+def _of_exif(exif: bytes, name: str) -> int | None:
+    """An EXIF block -> its orientation; None where it says none, or is too damaged to tell.
+
+    We read the one tag ourselves: Pillow's parser reads all of them, and gives up on any that is broken.
+    """
+    exif = exif.removeprefix(b"Exif\0\0")
+    order = {b"II": "<", b"MM": ">"}.get(exif[:2])
+    if not exif:
+        return None
+    try:
+        if order is None:
+            raise struct.error("no byte order")
+        (start,) = struct.unpack_from(order + "I", exif, 4)
+        (count,) = struct.unpack_from(order + "H", exif, start)
+        for at in range(start + 2, start + 2 + 12 * count, 12):
+            tag, kind = struct.unpack_from(order + "HH", exif, at)
+            if tag == _TAG:
+                (value,) = struct.unpack_from(order + ("H" if kind == 3 else "I"), exif, at + 8)
+                return int(value)
+    except struct.error as error:
+        _log.warning("%s: its EXIF is damaged (%s); read as upright", name, error)
+    return None
+
+
+def _of_xmp(image: Image.Image) -> int | None:
+    """The orientation in an XMP packet, whatever key and type Pillow gives it."""
+    for key in ("xmp", "XML:com.adobe.xmp"):
+        packet = image.info.get(key)
+        for part in packet if isinstance(packet, tuple) else (packet,):
+            text = part.encode("utf-8", "replace") if isinstance(part, str) else part
+            if isinstance(text, bytes) and (found := _XMP.search(text.replace(b"\0", b""))):
+                return int(found[1])  # without zeros: the packet may be UTF-16
+    return None
