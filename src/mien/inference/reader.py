@@ -87,12 +87,15 @@ class Reader:
             only by name.
         batch: maximum number of faces per forward pass.
         max_pixels: larger photos are refused before they are decoded.
+        thorough: search each photo at every scale and turned by 90, 180 and 270 degrees, see `Detector`:
+            finds small and turned faces, and detection takes 3 to 100 times as long.
 
     Attributes:
         requested: the tasks that this reader predicts, in the order of the records.
 
     Raises:
         UnknownTask: a name that this model does not support.
+        UsageError: `thorough` with a detector that has no such search, or a batch below 1.
     """
 
     def __init__(
@@ -103,10 +106,14 @@ class Reader:
         tasks: Sequence[str] | None = None,
         batch: int = 8,
         max_pixels: int = MAX_PIXELS,
+        thorough: bool = False,
     ):
         if batch < 1:
             raise UsageError(f"batch must be 1 or more faces, not {batch}")
+        if thorough and not isinstance(detector, Detector):
+            raise _takes_none(detector, "thorough")
         self.detector, self.model, self.batch, self.max_pixels = detector, model, batch, max_pixels
+        self.thorough = thorough
         self.requested = self.select(tasks)
         self._model = {
             "name": getattr(model, "name", type(model).__name__),
@@ -154,6 +161,7 @@ class Reader:
         color: Color = "rgb",
         tasks: Sequence[str] | None = None,
         score: float | None = None,
+        thorough: bool | None = None,
         max_faces: int | None = None,
         model: InferenceModel | None = None,
         on_stage: Callable[[str, Reading, int], None] | None = None,
@@ -165,6 +173,7 @@ class Reader:
             color: of arrays only; "bgr" is OpenCV's order.
             tasks: names of the tasks to predict; None for `requested`.
             score: minimum detection score, 0..1; None for the detector's own.
+            thorough: search at every scale and turn, see `Reader`; None for the reader's own.
             max_faces: read only the largest faces, at most this many.
             model: takes the place of the reader's network for this call, with the same tasks and view.
             on_stage: called after each of the stages "decode", "detect", "align" and "read" with the stage,
@@ -174,12 +183,12 @@ class Reader:
 
         Raises:
             PhotoError: the photo cannot be read.
-            UnknownTask: see `select`. UsageError: `score` with a detector that takes none.
+            UnknownTask: see `select`. UsageError: `score` or `thorough` with a detector that takes none.
         """
         selected = self.requested if tasks is None else self.select(tasks)
         reading = self._open(photo, color)
         _report(on_stage, "decode", reading, 0)
-        found = self._detect(reading, score)[:max_faces]
+        found = self._detect(reading, score, thorough)[:max_faces]
         _report(on_stage, "detect", reading, len(found))
         crops = self._align(reading, found, photo)
         _report(on_stage, "align", reading, len(found))
@@ -210,7 +219,7 @@ class Reader:
                 readings.append(Reading(_path_of(source), error=without_frames(e)))
                 found.append([])
                 continue
-            found.append(self._detect(reading, None))
+            found.append(self._detect(reading))
             crops += self._align(reading, found[-1], source)
             readings.append(reading)
         start = time.perf_counter()
@@ -232,15 +241,18 @@ class Reader:
         reading.timing_ms["decode"] = 1e3 * (time.perf_counter() - start)
         return reading
 
-    def _detect(self, reading: Reading, score: float | None) -> list[Detection]:
+    def _detect(
+        self, reading: Reading, score: float | None = None, thorough: bool | None = None
+    ) -> list[Detection]:
         assert reading.photo is not None
         start = time.perf_counter()
-        if score is None:
-            found = self.detector(reading.photo.pixels)
-        elif isinstance(self.detector, Detector):
-            found = self.detector(reading.photo.pixels, score=score)
+        thorough = self.thorough if thorough is None else thorough
+        if isinstance(self.detector, Detector):
+            found = self.detector(reading.photo.pixels, score=score, thorough=thorough)
+        elif score is not None or thorough:
+            raise _takes_none(self.detector, "score" if score is not None else "thorough")
         else:
-            raise UsageError(f"the detector {type(self.detector).__name__} takes no score; leave score out")
+            found = self.detector(reading.photo.pixels)
         reading.timing_ms["detect"] = 1e3 * (time.perf_counter() - start)
         return found
 
@@ -289,6 +301,10 @@ class Reader:
         return out
 
 
+def _takes_none(detector: object, argument: str) -> UsageError:
+    return UsageError(f"the detector {type(detector).__name__} takes no {argument}; leave {argument} out")
+
+
 def _path_of(source: Source) -> str | None:
     return os.fspath(source) if isinstance(source, (str, os.PathLike)) else None
 
@@ -325,6 +341,7 @@ def load(
     max_pixels: int = MAX_PIXELS,
     score: float | None = None,
     mirror: bool = False,
+    thorough: bool = False,
 ) -> Reader:
     """A reader with the embedded weights, or with others.
 
@@ -336,6 +353,7 @@ def load(
         batch, max_pixels: see `Reader`.
         score: minimum detection score, 0..1; None for the detector's own.
         mirror: horizontal-flip test-time augmentation: slightly more accurate, twice the time per face.
+        thorough: see `Reader`.
 
     Raises:
         BadWeights: a file is missing, truncated or altered.
@@ -355,7 +373,14 @@ def load(
     )
     finder = OnnxModel(detector or WEIGHTS / "detector.onnx", threads=threads)
     find = Detector(finder) if score is None else Detector(finder, threshold=score)
-    return Reader(find, FlipTTA(model) if mirror else model, tasks=tasks, batch=batch, max_pixels=max_pixels)
+    return Reader(
+        find,
+        FlipTTA(model) if mirror else model,
+        tasks=tasks,
+        batch=batch,
+        max_pixels=max_pixels,
+        thorough=thorough,
+    )
 
 
 def default_task(name: str) -> bool:

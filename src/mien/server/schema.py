@@ -51,7 +51,10 @@ FACE = record(
         },
         "score": PART,
         "points5": {"type": "array", "items": POINT, "minItems": 5, "maxItems": 5},
+        "roll": NUMBER
+        | {"description": "degrees clockwise; only where the face is turned by more than 60 degrees"},
     },
+    optional=("roll",),
     more=True,
     about=(
         "Largest first. Further members are the tasks' answers; those of this server's model are listed by"
