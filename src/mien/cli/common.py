@@ -1,7 +1,8 @@
-"""What every command shares: the app, weights by name, progress."""
+"""What every command shares: the app, weights by name, photos, progress."""
 
 from __future__ import annotations
 
+import logging
 import sys
 import unicodedata
 from collections.abc import Callable, Iterator
@@ -12,19 +13,20 @@ from typing import Annotated, Any
 import typer
 
 from mien import __version__
+from mien.cli.command import COMMON, App, is_quiet
 from mien.errors import UsageError
 
-HELP = """The command line: results on stdout, progress and errors on stderr.
+HELP = """Read faces in photos and videos: landmarks, parsing, age, gender, expression, attributes, pose,
+identity.
 
-Exit codes: 0 all photos were read, 1 some failed (each has an error record in the output), 2 wrong usage.
+Results go to stdout or to files; progress and errors go to stderr. mien COMMAND --help shows the options of
+a command.
+
+Exit codes: 0 success; 1 some photos failed, each with an error record in the output; 2 wrong usage;
+130 interrupted.
 """
-app = typer.Typer(
-    add_completion=True,
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    help=HELP,
-    rich_markup_mode=None,
-)
+app = App(add_completion=True, help=HELP)
+_log = logging.getLogger(__name__)
 
 
 def _version(show: bool) -> None:
@@ -36,7 +38,15 @@ def _version(show: bool) -> None:
 @app.callback()
 def _top(
     version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+        bool,
+        typer.Option(
+            "--version",
+            "-V",
+            callback=_version,
+            is_eager=True,
+            help="Print the version and exit.",
+            rich_help_panel=COMMON,
+        ),
     ] = False,
 ) -> None:
     pass
@@ -82,15 +92,15 @@ def torch_threads(threads: int | None) -> None:
 
 @contextmanager
 def progress(total: int) -> Iterator[Callable[[], None]]:
-    """A bar on stderr for more than a few photos on a terminal; quiet otherwise."""
-    if total <= 4 or not sys.stderr.isatty():
+    """A bar on stderr for more than a few photos on a terminal; none otherwise, or with --quiet."""
+    if total <= 4 or is_quiet() or not sys.stderr.isatty():
         yield lambda: None
         return
     with typer.progressbar(length=total, label="reading", file=sys.stderr) as bar:
         yield lambda: bar.update(1)
 
 
-INTERRUPTED = 130  # as a shell says it of Ctrl-C
+INTERRUPTED = 130  # the exit code that shells use for Ctrl-C
 
 
 def photos_of(inputs: list[str]) -> list[tuple[str, Any]]:
@@ -152,14 +162,16 @@ def _bounded(name: str, limit: int) -> str:
 
 
 def readings_of(reader: Any, photos: list[tuple[str, Any]]) -> Iterator[Any]:
-    """Readings of photos in order, each with its path as shown; what fails is told on stderr, and a bar shows
-    how far it is.
+    """Readings of photos in order, each with its path as shown, and a progress bar.
+
+    The reader logs a photo that fails, which the command line shows on stderr.
     """
     with progress(len(photos)) as step:
         for (path, _), reading in zip(photos, reader.stream(source for _, source in photos), strict=True):
             reading.path = path
-            if reading.error is not None:
-                typer.echo(f"mien: {reading.error}", err=True)
+            if reading.error is None:
+                stages = ", ".join(f"{stage} {ms:.1f} ms" for stage, ms in reading.timing_ms.items())
+                _log.info("%s: %d faces; %s", path, len(reading), stages)
             yield reading
             step()
 
@@ -169,24 +181,6 @@ def reader_of(weights: str | None, tasks: list[str] | None, **more: Any) -> Any:
     from mien.inference.reader import load
 
     return load(answerer(weights, more["threads"]), tasks=tasks, **more)
-
-
-Fmr = Annotated[
-    float | None,
-    typer.Option(help="How often two strangers may pass for one person, per comparison, such as 1e-3."),
-]
-
-
-Threshold = Annotated[float | None, typer.Option(help="A similarity, -1..1, instead of --fmr.")]
-
-
-Threads = Annotated[int | None, typer.Option(min=1, help="Threads of a forward; all cores if not given.")]
-
-
-Weights = Annotated[
-    str | None,
-    typer.Option(help="An .onnx, a .safetensors or a run's folder, instead of the embedded network."),
-]
 
 
 def _identity_reader(

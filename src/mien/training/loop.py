@@ -100,8 +100,8 @@ def keep_memory() -> None:
 class Log:
     """JSON lines in the run's folder, and a progress line for people."""
 
-    def __init__(self, path: Path):
-        self.path = path
+    def __init__(self, path: Path, shown: bool = True):
+        self.path, self.shown = path, shown
 
     def write(self, **row: Any) -> None:
         """Append one row."""
@@ -122,10 +122,10 @@ class Log:
             f" {told}"
         )
 
-    @staticmethod
-    def say(text: str) -> None:
-        """Tell a person, on stderr."""
-        print(text, file=sys.stderr, flush=True)
+    def say(self, text: str) -> None:
+        """Print progress for people, on stderr."""
+        if self.shown:
+            print(text, file=sys.stderr, flush=True)
 
 
 def batches_of(
@@ -242,6 +242,7 @@ def fit(
     report: int = 50,
     save: int = 500,
     ranks: Distributed = SINGLE_PROCESS,
+    progress: bool = True,
 ) -> Any:
     """Train a recipe in a folder; returns the averaged model.
 
@@ -255,6 +256,7 @@ def fit(
         resume: go on from `last.safetensors`. stop_after: end after that many steps (the rest by resuming).
         report, save: steps between progress lines, and between checkpoints.
         ranks: the processes that share the work, see `mien.training.distributed.join`.
+        progress: print progress lines to stderr; `log.jsonl` has them in any case.
 
     Raises:
         UsageError: the folder holds a run and `resume` is not set, a loss is not finite, or see
@@ -277,7 +279,7 @@ def fit(
     stop = recipe.steps if stop_after is None else min(recipe.steps, start + stop_after)
     ranks.agree(start, "the step to go on from")
     training_mode(model)
-    log, sums, seen, since = Log(out / "log.jsonl"), dict[str, float](), 0, time.perf_counter()
+    log, sums, seen, since = Log(out / "log.jsonl", progress), dict[str, float](), 0, time.perf_counter()
     for step, batches in enumerate(
         batches_of(recipe.mixtures, start, stop, accumulate=recipe.accumulate, ranks=ranks), start
     ):
