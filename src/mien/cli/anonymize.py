@@ -59,7 +59,7 @@ def anonymize(
         ),
     ] = 1.0,
     boxes: Annotated[
-        bool, typer.Option("--boxes", help="Cover the whole box, not the outline of the face.")
+        bool, typer.Option("--boxes", help="Cover the entire box, not the outline of the face.")
     ] = False,
     score: Annotated[
         float,

@@ -202,9 +202,10 @@ def identify(
         ),
     ] = Engine.local,
 ) -> None:
-    """Identify the faces in photos: candidates with their similarity, or unknown.
+    """Identify the faces in photos.
 
-    Each face has its best candidates and the margin between the first and the second person.
+    Each face gets a person or unknown, its best candidates with their similarity, and the margin between the
+    first and the second person.
     """
     from mien.io.paths import find_photos
 

@@ -148,7 +148,7 @@ def serve(
             min=1,
             metavar="N",
             help="Threads that decode photos and detect faces.",
-            show_default="one per core, at most 4",
+            show_default="one per core, up to 4",
             rich_help_panel=BATCHING,
         ),
     ] = None,

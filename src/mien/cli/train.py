@@ -154,7 +154,7 @@ def train(
             "--rank-timeout",
             min=1,
             metavar="SECONDS",
-            help="With torchrun: time without an answer after which a process is lost. It must exceed the"
+            help="With torchrun: time without a response after which a process is lost. It must exceed the"
             " time of a validation.",
         ),
     ] = 600,
