@@ -238,13 +238,18 @@ def recipe(
     """See the module's text.
 
     Args:
-        full: thirteen sets; else seven. naive: Naive Faceptor, see recipes/naive_faceptor.py.
-        farl: a file of FaRL's or CLIP's weights, of which the encoder starts.
-        second: the task of a second stage; start: the first stage's weights, for it.
-        size, small: sides of the crops for maps, and for values and identity. lr: of the encoder; all else
-            learns ten times as fast.
-        ema: of averaged weights; the paper has none. drawn: drawn faces in place of the sets, to try the
-            recipe without data.
+        steps: Number of training steps.
+        seed: Seed of the weights, the batches and the augmentation.
+        full: Train on thirteen data sets, not seven.
+        naive: Train Naive Faceptor, see recipes/naive_faceptor.py.
+        farl: File with the weights of FaRL or CLIP for the encoder.
+        second: Task of a second training stage.
+        start: Weights of the first stage, for the second one.
+        size: Side of the crops for maps, in pixels.
+        small: Side of the crops for values and identity, in pixels.
+        lr: Learning rate of the encoder; the rest learns ten times as fast.
+        ema: Decay of the averaged weights; the paper does not average.
+        drawn: Use synthetic faces instead of the data sets, to try the recipe without data.
     """
     torch.manual_seed(seed)
     rows = FULL if full else BASE

@@ -46,14 +46,19 @@ def recipe(
     """See the module's text.
 
     Args:
-        tasks: comma-separated; all that the pack has when empty.
-        levels: of the encoder, that queries read; the first is the one that the pixel decoder starts from.
-        start: a run with the first of the levels only: its weights are taken, and the second stage trains the
+        steps: Number of training steps.
+        seed: Seed of the weights, the batches and the augmentation.
+        batch: Batch size in pictures.
+        size: Side of the crop in pixels.
+        tasks: Task names, comma-separated; empty for all that the data pack has.
+        levels: Encoder levels that the queries read; the pixel decoder starts from the first.
+        start: Run with the first of the levels only: its weights are loaded, and a second stage trains the
             other levels alone.
-        few: "utkface=1500" learns from that many pictures of the set only, to see what helpers do for a task
-            with little data.
-        frozen: stages of the encoder, besides the stem, that do not learn. drawn: learn drawn faces, to try
-            the recipe without data.
+        few: Limit a data set: "utkface=1500" uses only 1500 of its pictures.
+        frozen: Number of encoder stages that do not learn, besides the stem.
+        lr: Base learning rate of the optimizer.
+        imagenet: Start the encoder from its ImageNet weights.
+        drawn: Train on synthetic faces, to try the recipe without data.
     """
     torch.manual_seed(seed)
     asked = [task(n) for n in tasks.split(",")] if tasks else list(DEFAULT_TASKS)

@@ -37,10 +37,16 @@ def recipe(
     """See the module's text.
 
     Args:
-        tasks: comma-separated. laps: passes of the feedback loop. norms: "task", a set of batch norms a task,
-            or "shared".
-        start: a run whose weights are taken, whatever its number of laps. drawn: learn drawn faces, to try
-            the recipe without data.
+        steps: Number of training steps.
+        seed: Seed of the weights, the batches and the augmentation.
+        batch: Batch size in pictures.
+        size: Side of the crop in pixels.
+        tasks: Task names, comma-separated.
+        laps: Passes of the feedback loop.
+        norms: Batch normalization: "task" for one set per task, or "shared".
+        start: Run to start from; its number of passes can differ.
+        lr: Base learning rate of the optimizer.
+        drawn: Train on synthetic faces, to try the recipe without data.
     """
     torch.manual_seed(seed)
     asked = [task(n) for n in tasks.split(",")]

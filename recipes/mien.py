@@ -191,18 +191,18 @@ def recipe(
     """See the module's text.
 
     Args:
-        part: "raise", or "finish", "masks", "identity", "photos" and "photos-finish" for what follows it,
-            each from
-            the weights of the one before.
-        steps, seed, lr: instead of the part's own; `lr` is the encoder's, the heads learn twice as fast.
-        size: side of the crop. frozen: stages of the encoder, besides the stem, that do not learn, instead of
-            the part's own.
-        encoder: a checkpoint of any system on EfficientNet-Lite0 whose encoder to begin from, instead of
-            ImageNet's.
-        start: a checkpoint of this network to begin from, or its .onnx.
-        keep: for the parts photos and photos-finish, the released .onnx whose identity is kept; by default
-            `start`.
-        drawn: learn drawn faces, to try the recipe without data.
+        part: Part of the training: "raise" first; "finish", "masks", "identity", "photos" and "photos-finish"
+            each continue from the weights of the one before.
+        steps: Number of training steps; 0 for the default of the part.
+        seed: Seed of the weights, the batches and the augmentation; 0 for the default of the part.
+        size: Side of the crop in pixels.
+        frozen: Number of encoder stages that do not learn, besides the stem; 0 for the default of the part.
+        encoder: Checkpoint of any network on EfficientNet-Lite0 whose encoder is loaded, instead of the
+            ImageNet weights.
+        start: Checkpoint or .onnx file of this network to start from.
+        lr: Learning rate of the encoder, the heads learn twice as fast; 0 for the default of the part.
+        keep: For photos and photos-finish: the .onnx file whose identity task is kept; `start` if empty.
+        drawn: Train on synthetic faces, to try the recipe without data.
 
     Raises:
         UsageError: no such part, or one that adds to a network without a start.

@@ -33,10 +33,17 @@ def recipe(
     """See the module's text.
 
     Args:
-        tasks: comma-separated. fusion: concat, sum, gated or tokens. taps: levels of the encoder that are
-            fused; "3" is the last alone.
-        frozen: stages of the encoder, besides the stem, that do not learn. drawn: learn drawn faces, to try
-            the recipe without data.
+        steps: Number of training steps.
+        seed: Seed of the weights, the batches and the augmentation.
+        batch: Batch size in pictures.
+        size: Side of the crop in pixels.
+        tasks: Task names, comma-separated.
+        fusion: How levels are fused: concat, sum, gated or tokens.
+        taps: Encoder levels that are fused; "3" is the last one alone.
+        frozen: Number of encoder stages that do not learn, besides the stem.
+        lr: Base learning rate of the optimizer.
+        imagenet: Start the encoder from its ImageNet weights.
+        drawn: Train on synthetic faces, to try the recipe without data.
     """
     torch.manual_seed(seed)
     asked = [task(n) for n in tasks.split(",")]

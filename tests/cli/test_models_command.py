@@ -127,7 +127,9 @@ def test_without_torch_weights_are_listed_all_the_same(monkeypatch) -> None:
 
 def test_calibration_is_shown(weights) -> None:
     assert "read at   no temperatures" in run("--weights", weights())
-    assert "read at   faces 1.5 (temperatures)" in run("--weights", weights(calibration={"temperatures": {"faces": 1.5}}))
+    assert "read at   faces 1.5 (temperatures)" in run(
+        "--weights", weights(calibration={"temperatures": {"faces": 1.5}})
+    )
 
 
 # --- What is made from the weights

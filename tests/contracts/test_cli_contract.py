@@ -36,7 +36,7 @@ SPECIAL = {
     "--engine",
     "--workers",
 }
-SPECIAL |= {"--note", "--until", "--batch", "--threads", "--name", "--resume", "--detector"}
+SPECIAL |= {"--note", "--until", "--batch", "--threads", "--name", "--resume"}
 # Other programs' names of ideas that have one name here.
 SYNONYMS = {
     "--out": {
@@ -62,8 +62,8 @@ SYNONYMS = {
     "--tasks": {"--answers", "--heads"},
 }
 DIALECT = re.compile(
-    r"\b(answers?|asked|surer?|raised?|beside|told|enrol|licence|colour|labelled|forwards?(?! pass)|least|most|"
-    r"mirror image|a face a|a row a|a group a|film|sheet of|cut out|lean|whole)\b"
+    r"\b(answers?|asked|surer?|raised?|beside|told|enrol|licence|colour|labelled|forwards?(?! pass)|"
+    r"least|most|mirror image|a face a|a row a|a group a|film|sheet of|cut out|lean|whole)\b"
 )
 
 

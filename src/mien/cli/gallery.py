@@ -252,7 +252,10 @@ def face_lines(record: dict[str, Any]) -> Iterator[str]:
 
 @gallery.command("list", rich_help_panel=PEOPLE)
 def list_(place: Place, key: Key = None) -> None:
-    """List the people: names, ids, faces, consent notes and last days of storage."""
+    """List the people.
+
+    Each has a name, an id, faces, corrections, a consent note and a last day of storage.
+    """
     for p in _open(place, key).people():
         until = f", until {p.until}{' (over)' if p.expired else ''}" if p.until else ""
         note = f", {p.note}" if p.note else ""
@@ -310,7 +313,10 @@ def export(
 
 @gallery.command(rich_help_panel=STORAGE)
 def stats(place: Place, fmr: GalleryFmr = 1e-3, key: Key = None) -> None:
-    """Print counts, size, and the probability of a false match for a stranger."""
+    """Print counts, size and error rates.
+
+    The rates include the probability of a false match for a stranger.
+    """
     record = _open(place, key, fmr=fmr).stats()
     _say(record, "\n".join(f"{k:<12} {v}" for k, v in record.items()))
 
