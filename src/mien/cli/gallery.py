@@ -404,7 +404,10 @@ def key_(
         ),
     ],
 ) -> None:
-    """Create a key file for a new encrypted gallery; see --key of mien gallery add."""
+    """Create a key file for a new encrypted gallery.
+
+    Pass it with --key to mien gallery add and to all later commands.
+    """
     from mien.recognition.gallery import new_key
 
     new_key(out)
