@@ -198,7 +198,8 @@ def check_origins(origins: Sequence[str], keys: Keys | None) -> None:
     for origin in origins:
         if origin == "*" and keys is None:
             raise UsageError(
-                'the origin "*" is every page there is, so keys are needed: --api-keys FILE, or name the origins'
+                'the origin "*" is every page there is, so keys are needed: --api-keys FILE, or name the'
+                " origins"
             )
         if origin != "*" and not _ORIGIN.fullmatch(origin):
             raise UsageError(
