@@ -70,10 +70,12 @@ def recipe(
     """See the module's text.
 
     Args:
-        start: a checkpoint or an exported file of an earlier run to begin from, instead of random weights.
-        lr: of AdamW, after 300 steps of warm-up, before the cosine.
-        occluded: probability that a face is partly covered.
-        degraded: probability that a picture is dark, backlit or compressed.
+        steps: Number of training steps.
+        seed: Seed of the weights, the batches and the augmentation.
+        lr: Learning rate of AdamW, after 300 steps of warm-up, before the cosine decay.
+        start: Checkpoint or exported file of an earlier run to start from, instead of random weights.
+        occluded: Probability that a face is covered in part, 0..1.
+        degraded: Probability that a picture is dark, backlit or compressed, 0..1.
     """
     torch.manual_seed(seed)
     model = detector()

@@ -234,16 +234,18 @@ def recipe(
     """See the module's text.
 
     Args:
-        full: thirteen sets instead of seven.
-        naive: Naive Faceptor, see recipes/naive_faceptor.py.
-        farl: file with FaRL's or CLIP's weights, from which the encoder starts.
-        second: the task of a second stage.
-        start: weights of the first stage, for `second`.
-        size: side of the crops for maps, pixels.
-        small: side of the crops for values and identity, pixels.
-        lr: learning rate of the encoder; ten times as high elsewhere.
-        ema: decay of the averaged weights; the paper has none.
-        synthetic: use synthetic faces instead of the sets, to try the recipe without data.
+        steps: Number of training steps.
+        seed: Seed of the weights, the batches and the augmentation.
+        full: Train on thirteen data sets, not seven.
+        naive: Train Naive Faceptor, see recipes/naive_faceptor.py.
+        farl: File with the weights of FaRL or CLIP for the encoder.
+        second: Task of a second training stage.
+        start: Weights of the first stage, for the second one.
+        size: Side of the crops for maps, in pixels.
+        small: Side of the crops for values and identity, in pixels.
+        lr: Learning rate of the encoder; the rest learns ten times as fast.
+        ema: Decay of the averaged weights; the paper does not average.
+        synthetic: Use synthetic faces instead of the data sets, to try the recipe without data.
     """
     torch.manual_seed(seed)
     rows = FULL if full else BASE

@@ -45,13 +45,19 @@ def recipe(
     """See the module's text.
 
     Args:
-        tasks: comma-separated names; all tasks of the pack by default.
-        levels: comma-separated levels of the encoder that queries read; the pixel decoder starts from the
-            first.
-        start: checkpoint of a run with the first level only; the second stage trains only the other levels.
-        max_samples: "utkface=1500" uses only that many pictures of the set, to study tasks with little data.
-        frozen: stages of the encoder, after the stem, that are not trained.
-        synthetic: use synthetic faces, to try the recipe without data.
+        steps: Number of training steps.
+        seed: Seed of the weights, the batches and the augmentation.
+        batch: Batch size in pictures.
+        size: Side of the crop in pixels.
+        tasks: Task names, comma-separated; empty for all that the data pack has.
+        levels: Encoder levels that the queries read; the pixel decoder starts from the first.
+        start: Run with the first of the levels only: its weights are loaded, and a second stage trains the
+            other levels alone.
+        max_samples: Limit a data set: "utkface=1500" uses only 1500 of its pictures.
+        frozen: Number of encoder stages that do not learn, besides the stem.
+        lr: Base learning rate of the optimizer.
+        imagenet: Start the encoder from its ImageNet weights.
+        synthetic: Train on synthetic faces, to try the recipe without data.
     """
     torch.manual_seed(seed)
     asked = [task(n) for n in tasks.split(",")] if tasks else list(DEFAULT_TASKS)

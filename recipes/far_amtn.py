@@ -47,12 +47,17 @@ def recipe(
     """See the module's text. Ours: batch, steps, optimizer and augmentation.
 
     Args:
-        data: celeba-official or lfwa.
-        imagenet: file with a published ResNet-50's state dict (.pth).
-        groups: name of a table in `mien.tasks.attribute_groups`.
-        fusion: attention, concat or off.
-        dynamic: weigh groups by how much their losses fall per epoch, instead of equally.
-        synthetic: use synthetic faces instead of the set.
+        steps: Number of training steps.
+        seed: Seed of the weights, the batches and the augmentation.
+        batch: Batch size in pictures.
+        data: Data set: celeba-official or lfwa.
+        imagenet: File with the published state dict of a ResNet-50 (.pth).
+        groups: Table of `mien.tasks.attribute_groups`.
+        size: Side of the crop in pixels.
+        fusion: How group features are fused: attention, concat or off.
+        dynamic: Weight each group by the progress of its loss from epoch to epoch; otherwise equally.
+        lr: Base learning rate of the optimizer.
+        synthetic: Use synthetic faces instead of the data sets, to try the recipe without data.
     """
     if data not in ("celeba-official", "lfwa"):
         raise UsageError(f"no recipe for {data!r}; choose one of: celeba-official, lfwa")

@@ -35,13 +35,20 @@ def recipe(
     """See the module's text.
 
     Args:
-        groups: name of a table in `mien.tasks.attribute_groups`.
-        fusion: of the groups' features: attention, concat or off.
-        shared: group attention over one block (WSGSA), instead of one block per group.
-        gates: use the gates of WSGSA.
-        dynamic: weigh groups by their progress over `window` steps, instead of equally.
-        frozen: stages of the encoder, after the stem, that are not trained.
-        synthetic: use synthetic faces, to try the recipe without data.
+        steps: Number of training steps.
+        seed: Seed of the weights, the batches and the augmentation.
+        batch: Batch size in pictures.
+        size: Side of the crop in pixels.
+        groups: Table of `mien.tasks.attribute_groups`.
+        fusion: How group features are fused: attention, concat or off.
+        shared: One block of group attention for all groups (WSGSA), not one per group.
+        gates: Use the gates of WSGSA.
+        dynamic: Weight each group by its progress over `window` steps; otherwise equally.
+        window: Number of steps over which progress is measured.
+        frozen: Number of encoder stages that do not learn, besides the stem.
+        lr: Base learning rate of the optimizer.
+        imagenet: Start the encoder from its ImageNet weights.
+        synthetic: Train on synthetic faces, to try the recipe without data.
     """
     torch.manual_seed(seed)
     model = far_amtn_tiny(

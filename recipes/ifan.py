@@ -74,11 +74,14 @@ def recipe(
     """See the module's text.
 
     Args:
-        emotion: folder of BNU-LSVED.
-        laps: passes of the feedback loop.
-        disks: how points are fed back: hard (the paper) or gauss.
-        means: number of batches for the mean outputs, the feedback of the first lap.
-        synthetic: use synthetic faces instead of the sets.
+        steps: Number of training steps.
+        seed: Seed of the weights, the batches and the augmentation.
+        emotion: Folder of the data set BNU-LSVED; empty to train without it.
+        laps: Passes of the feedback loop.
+        disks: How points are fed back: hard (the paper) or gauss.
+        lr: Base learning rate of the optimizer.
+        means: Batches over which the mean prediction, the first feedback, is computed.
+        synthetic: Use synthetic faces instead of the data sets, to try the recipe without data.
     """
     torch.manual_seed(seed)
     model = ifan(emotion=bool(emotion), laps=laps, disks=disks)

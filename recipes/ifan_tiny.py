@@ -37,11 +37,16 @@ def recipe(
     """See the module's text.
 
     Args:
-        tasks: comma-separated names.
-        laps: passes of the feedback loop.
-        norms: "task" for one set of batch norms per task, or "shared".
-        start: checkpoint of a run with any number of laps, from which training starts.
-        synthetic: use synthetic faces, to try the recipe without data.
+        steps: Number of training steps.
+        seed: Seed of the weights, the batches and the augmentation.
+        batch: Batch size in pictures.
+        size: Side of the crop in pixels.
+        tasks: Task names, comma-separated.
+        laps: Passes of the feedback loop.
+        norms: Batch normalization: "task" for one set per task, or "shared".
+        start: Run to start from; its number of passes can differ.
+        lr: Base learning rate of the optimizer.
+        synthetic: Train on synthetic faces, to try the recipe without data.
     """
     torch.manual_seed(seed)
     asked = [task(n) for n in tasks.split(",")]

@@ -50,15 +50,19 @@ def recipe(
     """See the module's text. Ours: batch, steps, optimizer and augmentation.
 
     Args:
-        part: "masks" or "attributes".
-        data: of the part attributes: celeba-official or lfwa.
-        start: checkpoint of the part masks, with the trained U-Net.
-        imagenet: file with a published ResNeSt-50's state dict.
-        masks: False builds no U-Net (the ablation).
-        hard: see `mien.models.mgmtn.Mgmtn`.
-        inside: see `mien.models.mgmtn.Mgmtn`.
-        lr: learning rate of the encoder; ten times as high elsewhere.
-        synthetic: use synthetic faces instead of the sets.
+        part: Part of the training: "masks" or "attributes".
+        steps: Number of training steps.
+        seed: Seed of the weights, the batches and the augmentation.
+        batch: Batch size in pictures.
+        data: Data set of part attributes: celeba-official or lfwa.
+        start: Checkpoint of part masks, whose U-Net is loaded.
+        imagenet: File with the published state dict of a ResNeSt-50.
+        size: Side of the crop in pixels.
+        masks: Use the masks of a U-Net; without them, no U-Net is built (ablation).
+        hard: See `mien.models.mgmtn.Mgmtn`.
+        inside: See `mien.models.mgmtn.Mgmtn`.
+        lr: Learning rate of the encoder; the rest learns ten times as fast.
+        synthetic: Use synthetic faces instead of the data sets, to try the recipe without data.
 
     Raises:
         UsageError: no such part or set, or a start that does not fit the part.

@@ -38,15 +38,19 @@ def recipe(
     """See the module's text.
 
     Args:
-        part: "masks" or "attributes".
-        start: checkpoint of the part masks, with the trained U-Net; the rest starts from ImageNet and the
-            seed.
-        masks: False builds no U-Net.
-        hard: see `Mgmtn`; for the part attributes.
-        inside: see `Mgmtn`; for the part attributes.
-        frozen: stages of the encoder, after the stem, that are not trained.
-        lr: learning rate of the encoder; twice as high for heads and ten times for the U-Net.
-        synthetic: use synthetic faces, to try the recipe without data.
+        part: Part of the training: "masks" or "attributes".
+        steps: Number of training steps.
+        seed: Seed of the weights, the batches and the augmentation.
+        batch: Batch size in pictures.
+        size: Side of the crop in pixels.
+        start: Checkpoint of part masks, whose U-Net is loaded; the rest starts from ImageNet and the seed.
+        masks: Use the masks of a U-Net; without them, no U-Net is built.
+        hard: See `mien.models.mgmtn.Mgmtn`; used in part attributes.
+        inside: See `mien.models.mgmtn.Mgmtn`; used in part attributes.
+        frozen: Number of encoder stages that do not learn, besides the stem.
+        lr: Learning rate of the encoder; the heads learn twice and the U-Net ten times as fast.
+        imagenet: Start the encoder from its ImageNet weights.
+        synthetic: Train on synthetic faces, to try the recipe without data.
 
     Raises:
         UsageError: no such part, or a start that does not fit it.

@@ -198,18 +198,18 @@ def recipe(
     """See the module's text.
 
     Args:
-        part: "train", or one of the parts that follow it, each from the weights of the one before: "finish",
-            "masks", "identity", "photos" and "photos-finish".
-        steps: instead of the part's own.
-        seed: instead of the part's own.
-        size: side of the crop, pixels.
-        frozen: stages of the encoder, after the stem, that are not trained; instead of the part's own.
-        encoder: checkpoint of any model on EfficientNet-Lite0, whose encoder replaces ImageNet's.
-        start: checkpoint of this network, or its .onnx, from which training starts.
-        lr: learning rate of the encoder, instead of the part's own; twice as high for heads.
-        keep: for the parts photos and photos-finish, the released .onnx whose identity is kept; `start` by
-            default.
-        synthetic: use synthetic faces, to try the recipe without data.
+        part: Part of the training: "raise" first; "finish", "masks", "identity", "photos" and "photos-finish"
+            each continue from the weights of the one before.
+        steps: Number of training steps; 0 for the default of the part.
+        seed: Seed of the weights, the batches and the augmentation; 0 for the default of the part.
+        size: Side of the crop in pixels.
+        frozen: Number of encoder stages that do not learn, besides the stem; 0 for the default of the part.
+        encoder: Checkpoint of any network on EfficientNet-Lite0 whose encoder is loaded, instead of the
+            ImageNet weights.
+        start: Checkpoint or .onnx file of this network to start from.
+        lr: Learning rate of the encoder, the heads learn twice as fast; 0 for the default of the part.
+        keep: For photos and photos-finish: the .onnx file whose identity task is kept; `start` if empty.
+        synthetic: Train on synthetic faces, to try the recipe without data.
 
     Raises:
         UsageError: no such part, or a part that needs `start` without it.

@@ -34,7 +34,18 @@ def recipe(
     ema: float = 0.0,
     synthetic: bool = False,
 ) -> Recipe:
-    """See the module's text; the arguments are those of recipes/faceptor.py."""
+    """See the module's text.
+
+    Args:
+        steps: Number of training steps.
+        seed: Seed of the weights, the batches and the augmentation.
+        farl: File with the weights of FaRL or CLIP for the encoder.
+        size: Side of the crops for maps, in pixels.
+        small: Side of the crops for values and identity, in pixels.
+        lr: Learning rate of the encoder; the rest learns ten times as fast.
+        ema: Decay of the averaged weights; the paper does not average.
+        synthetic: Use synthetic faces instead of the data sets, to try the recipe without data.
+    """
     faceptor = load_recipe(Path(__file__).with_name("faceptor.py"))
     return faceptor(  # type: ignore[no-any-return]
         naive=True,

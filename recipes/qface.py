@@ -54,11 +54,15 @@ def recipe(
     """See the module's text.
 
     Args:
-        tasks: comma-separated names, of the three.
-        encoder: file with FaRL's or CLIP's weights.
-        fusion: concat, sum, gated or tokens.
-        lr: learning rate of the encoder; ten times as high elsewhere.
-        synthetic: use synthetic faces instead of the sets.
+        steps: Number of training steps.
+        seed: Seed of the weights, the batches and the augmentation.
+        tasks: Task names, comma-separated.
+        encoder: File with the weights of FaRL or CLIP for the encoder.
+        size: Side of the crop in pixels.
+        fusion: How levels are fused: concat, sum, gated or tokens.
+        lr: Learning rate of the encoder; the rest learns ten times as fast.
+        drop_path: Probability of stochastic depth, 0..1.
+        synthetic: Use synthetic faces instead of the data sets, to try the recipe without data.
     """
     torch.manual_seed(seed)
     asked = tasks.split(",")

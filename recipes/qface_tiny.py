@@ -33,11 +33,17 @@ def recipe(
     """See the module's text.
 
     Args:
-        tasks: comma-separated names.
-        fusion: concat, sum, gated or tokens.
-        taps: comma-separated levels of the encoder that are fused; "3" is the last one.
-        frozen: stages of the encoder, after the stem, that are not trained.
-        synthetic: use synthetic faces, to try the recipe without data.
+        steps: Number of training steps.
+        seed: Seed of the weights, the batches and the augmentation.
+        batch: Batch size in pictures.
+        size: Side of the crop in pixels.
+        tasks: Task names, comma-separated.
+        fusion: How levels are fused: concat, sum, gated or tokens.
+        taps: Encoder levels that are fused; "3" is the last one alone.
+        frozen: Number of encoder stages that do not learn, besides the stem.
+        lr: Base learning rate of the optimizer.
+        imagenet: Start the encoder from its ImageNet weights.
+        synthetic: Train on synthetic faces, to try the recipe without data.
     """
     torch.manual_seed(seed)
     asked = [task(n) for n in tasks.split(",")]

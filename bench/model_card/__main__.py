@@ -450,7 +450,17 @@ def main() -> None:
         record(model, f)
         if not read(model.path).record.get("scores"):
             subprocess.run(
-                [sys.executable, "-m", "mien", "evaluate", str(model.path), "--record", "--threads", "1"],
+                [
+                    sys.executable,
+                    "-m",
+                    "mien",
+                    "evaluate",
+                    "--weights",
+                    str(model.path),
+                    "--record",
+                    "--threads",
+                    "1",
+                ],
                 check=True,
             )
         if not TABLE.is_file() or Rates.of(model.sha256) is None:

@@ -54,7 +54,7 @@ def server(faces: int, wait_ms: float, threads: int) -> Iterator[tuple[str, int]
         "0",
         "--batch",
         str(faces),
-        "--wait",
+        "--batch-wait",
         str(wait_ms),
         "--threads",
         str(threads),

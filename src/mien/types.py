@@ -23,6 +23,7 @@ Floats = npt.NDArray[np.float32]
 Array = npt.NDArray[np.float64]
 R = TypeVar("R")
 R_co = TypeVar("R_co", covariant=True)
+REPORTED_ROLL = 60.0  # degrees: a face that is turned further says so in its record
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,13 +110,18 @@ class Detection:
         The axis from the middle of the eyes to the middle of the mouth decides: it is long in profiles too,
         where the eyes are close.
         """
-        x, y = (float(v) for v in self.points[3:].mean(0) - self.points[:2].mean(0))
-        return math.degrees(math.atan2(-x, y))
+        return roll_of(self.points)
 
     @property
     def upright(self) -> bool:
         """Whether the face is turned by 45 degrees at most."""
         return abs(self.roll) <= 45
+
+
+def roll_of(points: Floats) -> float:
+    """Five points (5, 2) -> degrees, see `Detection.roll`."""
+    x, y = (float(v) for v in points[3:].mean(0) - points[:2].mean(0))
+    return math.degrees(math.atan2(-x, y))
 
 
 class Named(Protocol[R_co]):
@@ -166,6 +172,11 @@ class Face:
             )
         return self.answers[name]
 
+    @property
+    def roll(self) -> float:
+        """Degrees by which the face is turned in the photo, see `Detection.roll`."""
+        return roll_of(self.points)
+
     def __contains__(self, task: object) -> bool:
         return getattr(task, "name", task) in self.answers
 
@@ -211,6 +222,8 @@ class Face:
             "score": round(float(self.score), 4),
             "points5": [[round(float(x), 2), round(float(y), 2)] for x, y in points],
         }
+        if abs(self.roll) > REPORTED_ROLL:
+            out["roll"] = round(self.roll, 1)
         for name, answer in self.answers.items():
             if name != "points5":
                 out[name] = answer.to_dict()

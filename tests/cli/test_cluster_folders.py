@@ -1,4 +1,4 @@
-"""`cluster --folders` never mixes the people of two runs."""
+"""`cluster --crops` never mixes the people of two runs."""
 
 from pathlib import Path
 

@@ -62,7 +62,7 @@ def test_text_for_people() -> None:
     text = run()
     for word in (
         "mien.onnx",
-        "licence",
+        "license",
         "celeba:",
         "template",
         "landmarks (ibug68)",
@@ -97,12 +97,12 @@ def test_research_is_allowed_and_other_words_are_not() -> None:
 
 
 def test_what_the_file_allows_is_allowed_and_silence_allows_nothing(weights) -> None:
-    assert "own.onnx" in run(weights(uses=["research", "commercial"]), "--license", "commercial")
+    assert "own.onnx" in run("--weights", weights(uses=["research", "commercial"]), "--license", "commercial")
     zero_loss = provenance.read(weights(uses=None))
     for use in provenance.USES:
         with pytest.raises(UsageError, match="does not say what it may be used for"):
             zero_loss.demand(use)
-    assert "none is stated" in run(weights(uses=None))
+    assert "none is stated" in run("--weights", weights(uses=None))
 
 
 def test_provenance_of_another_file_is_refused(weights, tmp_path) -> None:
@@ -126,8 +126,10 @@ def test_without_torch_weights_are_listed_all_the_same(monkeypatch) -> None:
 
 
 def test_calibration_is_shown(weights) -> None:
-    assert "read at   no temperatures" in run(weights())
-    assert "read at   faces 1.5 (temperatures)" in run(weights(calibration={"temperatures": {"faces": 1.5}}))
+    assert "read at   no temperatures" in run("--weights", weights())
+    assert "read at   faces 1.5 (temperatures)" in run(
+        "--weights", weights(calibration={"temperatures": {"faces": 1.5}})
+    )
 
 
 # --- What is made from the weights

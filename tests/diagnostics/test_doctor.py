@@ -22,7 +22,7 @@ from mien.settings import cpu_quota
 
 
 def test_a_well_installation(monkeypatch) -> None:
-    done = CliRunner().invoke(app, ["doctor", "--json", "--threads", "1", "--repeats", "1"])
+    done = CliRunner().invoke(app, ["doctor", "--json", "--threads", "1", "--runs", "1"])
     assert done.exit_code == 0, done.output
     by = {c["name"]: c for c in json.loads(done.stdout)}
     assert list(by) == [

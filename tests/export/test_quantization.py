@@ -94,6 +94,6 @@ def test_what_cannot_be_made_is_refused(
 
 def test_the_command_needs_faces_enough(tmp_path: Path) -> None:
     shutil.copy("examples/astronaut.jpg", tmp_path / "a.jpg")
-    done = run("quantize", str(tmp_path / "x.onnx"), str(tmp_path))
+    done = run("quantize", str(tmp_path), "--out", str(tmp_path / "x.onnx"))
     assert done.returncode == 2
     assert "1 faces are too few" in done.stderr

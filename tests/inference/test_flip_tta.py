@@ -73,8 +73,8 @@ def test_records_say_so_and_a_table_of_one_forward_is_not_gone_on_with(tmp_path)
         "--out",
         str(tmp_path / "rows.jsonl"),
     ]
-    assert CliRunner().invoke(app, [*words, "--mirror"]).exit_code == 0
+    assert CliRunner().invoke(app, [*words, "--flip-tta"]).exit_code == 0
     assert '"name": "mien_tiny+mirror"' in (tmp_path / "rows.jsonl").read_text(encoding="utf-8")
-    assert CliRunner().invoke(app, [*words, "--mirror", "--resume"]).exit_code == 0
+    assert CliRunner().invoke(app, [*words, "--flip-tta", "--resume"]).exit_code == 0
     refused = CliRunner().invoke(app, [*words, "--resume"])
     assert isinstance(refused.exception, UsageError) and "mien_tiny+mirror" in str(refused.exception)

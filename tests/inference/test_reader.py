@@ -108,6 +108,28 @@ def test_a_mirrored_photo_gives_mirrored_answers(reader, astronaut):
     assert mirrored["age"].years == pytest.approx(face["age"].years, abs=8)
 
 
+def test_a_thorough_search_finds_a_turned_face_and_its_record_says_so(reader, astronaut):
+    turned = Image.open(astronaut).convert("RGB").transpose(Image.Transpose.ROTATE_270)  # 90 clockwise
+    (face,) = reader.read(turned, tasks=["age"], thorough=True)
+    (same,) = mien.Reader(reader.detector, reader.model, tasks=["age"], thorough=True)(turned)
+    assert face.roll == pytest.approx(90, abs=10)
+    assert face.to_dict() == same.to_dict()
+    assert face.to_dict()["roll"] == round(face.roll, 1)
+    assert "roll" not in reader.read(astronaut, tasks=[])[0].to_dict()
+    (default,) = reader.read(turned, tasks=[])
+    assert default.score < face.score - 0.1
+
+
+def test_a_detector_without_a_thorough_search_is_refused(reader, astronaut):
+    with pytest.raises(UsageError, match="the detector function takes no thorough"):
+        mien.Reader(lambda pixels: [], reader.model, thorough=True)
+    other = mien.Reader(lambda pixels: [], reader.model, tasks=[])
+    assert other(astronaut) == []
+    for argument in ({"thorough": True}, {"score": 0.5}):
+        with pytest.raises(UsageError, match=f"takes no {next(iter(argument))}"):
+            other.read(astronaut, **argument)
+
+
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_exif_is_applied_and_faces_stay_where_they_are_seen(reader, astronaut, orientation):
     upright = Image.open(astronaut).convert("RGB")

@@ -70,7 +70,7 @@ def test_none_is_what_imread_gives() -> None:
     ],
 )
 def test_a_video_is_sent_to_the_video_command(head: bytes) -> None:
-    with pytest.raises(NotAPicture, match="is a video.*mien video"):
+    with pytest.raises(NotAPicture, match=r"is a video.*mien video"):
         load_photo(head + bytes(200))
 
 

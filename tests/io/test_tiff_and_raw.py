@@ -110,9 +110,9 @@ def test_a_raw_file_without_a_large_preview_is_refused_by_name(tmp_path: Path) -
     path.write_bytes(raw_file((16, 8), (96, 64), [small]))
     with pytest.raises(NotAPicture, match=r"DSC_1.NEF.*RAW.*only 48 x 32.*export it as JPEG"):
         load_photo(path)
-    with pytest.raises(NotAPicture, match="RAW.*no JPEG preview"):
+    with pytest.raises(NotAPicture, match=r"RAW.*no JPEG preview"):
         load_photo(raw_file((16, 8), (96, 64), []))
-    with pytest.raises(NotAPicture, match="RAW.*no JPEG preview"):
+    with pytest.raises(NotAPicture, match=r"RAW.*no JPEG preview"):
         load_photo(raw_file((16, 8), (96, 64), [b"\xff\xd8\xffdamaged"]))
 
 
@@ -195,7 +195,7 @@ def float_tiff() -> bytes:
 
 
 def test_a_kind_of_tiff_that_is_not_read_is_not_called_damaged() -> None:
-    with pytest.raises(NotAPicture, match="3 x 32-bit floating-point.*convert it to 8 bits"):
+    with pytest.raises(NotAPicture, match=r"3 x 32-bit floating-point.*convert it to 8 bits"):
         load_photo(float_tiff())
     packed = bytearray(encode(corners(), "TIFF"))
     at = packed.find(struct.pack("<HHIHH", 259, 3, 1, 1, 0))

@@ -237,7 +237,7 @@ def test_cluster_sorts_an_album(tmp_path, astronaut) -> None:
     words = [
         "--out",
         str(tmp_path / "who.json"),
-        "--folders",
+        "--crops",
         str(tmp_path / "people"),
         "--sheet",
         str(tmp_path / "who.html"),

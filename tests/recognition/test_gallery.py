@@ -645,7 +645,7 @@ def test_the_commands_from_enrol_to_forget(place, tmp_path):
         ("grace_hopper", None, 0),
     ]
     assert json.loads(gallery("stats", at).stdout)["faces"] == 2
-    assert gallery("export", at, str(tmp_path / "out")).exit_code == 0
+    assert gallery("export", at, "--out", str(tmp_path / "out")).exit_code == 0
     assert gallery("prune", at).exit_code == 0
     assert (
         json.loads(gallery("merge", at, "grace_hopper", "Eileen Collins").stdout)["person"]

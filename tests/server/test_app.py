@@ -843,7 +843,7 @@ def test_the_file_of_keys(tmp_path):
 
 def test_off_loopback_a_key_is_needed_to_start(tmp_path):
     for host in ("0.0.0.0", "::", "192.168.1.4", "faces.example", "localhost.example"):
-        with pytest.raises(UsageError, match="--keys FILE"):
+        with pytest.raises(UsageError, match="--api-keys FILE"):
             check_address(host, None)
         check_address(host, Keys([("ann", KEY)]))
     for host in ("127.0.0.1", "127.9.9.9", "::1", "[::1]", "localhost"):

@@ -467,7 +467,7 @@ def test_the_command_writes_rows_tracks_crops_and_a_film(two_women, tmp_path):
         out,
         "--tracks",
         tracks,
-        "--video",
+        "--draw",
         film,
         "--crops",
         tmp_path / "crops",
@@ -591,7 +591,7 @@ def test_a_film_without_faces_still_gives_a_table(tmp_path):
     ("words", "said"),
     [
         (["--out", "rows.xml"], "FILE.parquet"),
-        (["--video", "film.gif"], "FILE.mp4"),
+        (["--draw", "film.gif"], "FILE.mp4"),
         (["--tasks", "agee"], "agee"),
         (["--stride", "0"], "stride"),
         (["--out", "x.csv", "--tracks", "x.csv"], "overwrite"),
@@ -607,7 +607,7 @@ def test_wrong_usage(words, said, two_women, tmp_path, monkeypatch):
 
 def test_the_film_itself_is_not_overwritten(two_women):
     size = os.path.getsize(two_women)
-    done = CliRunner().invoke(app, ["video", two_women, "--video", two_women])
+    done = CliRunner().invoke(app, ["video", two_women, "--draw", two_women])
     assert "overwrite" in str(done.exception)
     assert os.path.getsize(two_women) == size
 
@@ -640,7 +640,7 @@ def test_ctrl_c_leaves_files_that_are_whole(tmp_path):
         "age",
         "--out",
         rows,
-        "--video",
+        "--draw",
         film,
         "--threads",
         "1",

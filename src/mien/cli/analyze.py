@@ -1,4 +1,4 @@
-"""`mien analyze`: faces of photos as JSON, CSV, Parquet, as a table, as pictures and as a contact sheet."""
+"""`mien analyze`: faces of photos as JSON, CSV, Parquet, a table, pictures and a contact sheet."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
+from mien.cli.command import READ, note
 from mien.cli.common import (
     INTERRUPTED,
     answerer,
@@ -20,6 +21,22 @@ from mien.cli.common import (
     readings_of,
     refuse_originals,
     writing,
+)
+from mien.cli.options import (
+    MAX_PIXELS,
+    PICTURES,
+    SCALE,
+    Batch,
+    EngineOption,
+    FlipTTA,
+    MaxPixels,
+    PhotosOrStdin,
+    PictureFormat,
+    Score,
+    Tasks,
+    Thorough,
+    Threads,
+    Weights,
 )
 from mien.cli.output import Output
 from mien.cli.streams import say
@@ -52,9 +69,7 @@ class Pictures:
         if masks and "parsing" not in reader.requested:
             raise UsageError("--masks needs the parsing task; add parsing to --tasks")
         if label is not None and attention is None:
-            raise UsageError("--label says what --attention FOLDER draws; give both")
-        if kind not in ("png", "jpg"):
-            raise UsageError(f"--crops-as takes png or jpg, not {kind!r}")
+            raise UsageError("--label selects what --attention FOLDER draws; give both")
         self.draw, self.masks, self.crops, self.kind, self.reader = draw, masks, crops, kind, reader
         self.show: Callable[[str, Any], Any] | None = (
             _attention_saver(reader, attention, label) if attention else None
@@ -133,78 +148,100 @@ def _at_scale(
         raise UsageError("--engine reads files and URIs, not stdin; leave - out")
     done = job(photos, out, make, engine=engine, workers=workers, threads=threads)
     for line in done.lines():
-        typer.echo(f"mien: {line}", err=True)
+        note(line)
     return 1 if done.failed else 0
 
 
 @app.command("predict", hidden=True)
-@app.command()
+@app.command(rich_help_panel=READ)
 def analyze(
-    photos: Annotated[
-        list[str],
-        typer.Argument(help="Photos, folders (searched recursively) or globs; - for one picture on stdin."),
-    ],
+    photos: PhotosOrStdin,
     out: Annotated[
-        str | None, typer.Option(help="FILE.jsonl, .json, .csv or .parquet, or - for JSON Lines on stdout.")
+        str | None,
+        typer.Option(
+            "--out",
+            "-o",
+            metavar="FILE",
+            help="Write records: FILE.jsonl, .json, .csv or .parquet; - writes JSON Lines to stdout.",
+            show_default="a table on a terminal, JSON Lines into a pipe",
+        ),
     ] = None,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Go on with --out FILE: skip the photos that it has.")
+        bool, typer.Option("--resume", help="Continue --out FILE: skip the photos that it already has.")
     ] = False,
-    draw: Annotated[Path | None, typer.Option(help="Folder for annotated photos.")] = None,
+    tasks: Tasks = None,
+    draw: Annotated[
+        Path | None,
+        typer.Option("--draw", metavar="FOLDER", help="Save annotated photos.", rich_help_panel=PICTURES),
+    ] = None,
     masks: Annotated[
-        Path | None, typer.Option(help="Folder for parsing masks, palette PNGs in photo geometry.")
+        Path | None,
+        typer.Option(
+            "--masks",
+            metavar="FOLDER",
+            help="Save parsing masks: palette PNG files of the size of the photo.",
+            rich_help_panel=PICTURES,
+        ),
     ] = None,
     crops: Annotated[
-        Path | None, typer.Option(help="Folder for aligned faces, as the network sees them.")
+        Path | None,
+        typer.Option("--crops", metavar="FOLDER", help="Save aligned faces.", rich_help_panel=PICTURES),
     ] = None,
-    crops_as: Annotated[str, typer.Option(help="png or jpg.")] = "png",
+    crops_as: Annotated[
+        PictureFormat, typer.Option("--crops-as", help="Format of --crops.", rich_help_panel=PICTURES)
+    ] = PictureFormat.png,
     sheet: Annotated[
-        Path | None, typer.Option(help="FILE.html: a contact sheet with filters, all in one file.")
-    ] = None,
-    tasks: Annotated[
-        str | None, typer.Option(help="Answers wanted, comma-separated; identity only comes when named.")
-    ] = None,
-    batch: Annotated[int, typer.Option(min=1, help="Most faces a forward.")] = 8,
-    threads: Annotated[
-        int | None, typer.Option(min=1, help="Threads of a forward; all cores if not given.")
-    ] = None,
-    score: Annotated[float | None, typer.Option(min=0.0, max=1.0, help="Least score of a face.")] = None,
-    max_pixels: Annotated[
-        int, typer.Option(min=1, help="Larger photos are refused before they are decoded.")
-    ] = 64_000_000,
-    mirror: Annotated[
-        bool, typer.Option("--mirror", help="Read each face with its mirror image: surer, at twice the cost.")
-    ] = False,
-    weights: Annotated[
-        str | None,
-        typer.Option(help="An .onnx, a .safetensors or a run's folder, instead of the embedded network."),
+        Path | None,
+        typer.Option(
+            "--sheet",
+            metavar="FILE.html",
+            help="Save a contact sheet: one HTML page with all faces and filters.",
+            rich_help_panel=PICTURES,
+        ),
     ] = None,
     attention: Annotated[
         Path | None,
         typer.Option(
-            help=(
-                "Folder for sheets of where each label looked; needs torch weights, and a network with"
-                " queries."
-            )
+            "--attention",
+            metavar="FOLDER",
+            help="Save attention maps of each label. Needs torch weights of a network with queries.",
+            rich_help_panel=PICTURES,
         ),
     ] = None,
     label: Annotated[
-        str | None, typer.Option(help="With --attention: this label only, large, such as Eyeglasses.")
-    ] = None,
-    engine: Annotated[
         str | None,
         typer.Option(
-            help=(
-                "ray or local: photos and --out FOLDER may be URIs, --out gets Parquet parts; see"
-                " docs/scale.md."
-            )
+            "--label",
+            metavar="NAME",
+            help="With --attention: draw only this label, such as Eyeglasses.",
+            show_default="all",
+            rich_help_panel=PICTURES,
         ),
     ] = None,
+    score: Score = None,
+    thorough: Thorough = False,
+    max_pixels: MaxPixels = MAX_PIXELS,
+    weights: Weights = None,
+    batch: Batch = 8,
+    threads: Threads = None,
+    flip_tta: FlipTTA = False,
+    engine: EngineOption = None,
     workers: Annotated[
-        int | None, typer.Option(min=1, help="With --engine ray: readers; one a core if not given.")
+        int | None,
+        typer.Option(
+            "--workers",
+            min=1,
+            metavar="N",
+            help="With --engine ray: number of worker processes.",
+            show_default="one per core",
+            rich_help_panel=SCALE,
+        ),
     ] = None,
 ) -> None:
-    """Read every face of photos: answers as records, as a table, and as pictures."""
+    """Analyze every face in photos.
+
+    On a terminal it prints one line per face. Records go to --out as JSON, CSV or Parquet.
+    """
     from mien.inference.reader import load
 
     if engine is not None:
@@ -222,11 +259,12 @@ def analyze(
             batch=batch,
             max_pixels=max_pixels,
             score=score,
-            mirror=mirror,
+            mirror=flip_tta,
+            thorough=thorough,
         )
         raise typer.Exit(_at_scale(photos, out, make, engine, workers, each or 1))
     if workers is not None:
-        raise UsageError("--workers are of --engine ray; give it too")
+        raise UsageError("--workers needs --engine ray; give both")
     reader = load(
         answerer(weights, threads),
         tasks=names_of(tasks),
@@ -234,7 +272,8 @@ def analyze(
         batch=batch,
         max_pixels=max_pixels,
         score=score,
-        mirror=mirror,
+        mirror=flip_tta,
+        thorough=thorough,
     )
     if sheet and resume:
         raise UsageError("--sheet needs every face and --resume skips some; run it without --resume")
@@ -256,9 +295,7 @@ def analyze(
     names = dict(zip([path for path, _ in found], output_names([path for path, _ in found]), strict=True))
     left = [(path, source) for path, source in found if not output.has(path)]
     if len(left) < len(found):
-        typer.echo(
-            f"mien: {out} has {len(found) - len(left)} of {len(found)} photos; {len(left)} are left", err=True
-        )
+        note(f"{out} has {len(found) - len(left)} of {len(found)} photos; {len(left)} are left")
     failed = count = 0
     try:
         for reading in readings_of(reader, left):

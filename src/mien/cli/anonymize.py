@@ -1,16 +1,28 @@
-"""`mien anonymize`: photos with faces nobody can recognise."""
+"""`mien anonymize`: photos with covered faces."""
 
 from __future__ import annotations
 
 import os
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from mien.cli.command import READ
 from mien.cli.common import INTERRUPTED, answerer, app, output_names, photos_of, readings_of, writing
-from mien.cli.streams import say
+from mien.cli.options import DETECTION, MAX_PIXELS, MaxPixels, PhotosOrStdin, Thorough, Threads, Weights
+from mien.cli.streams import is_quiet, say
 from mien.errors import NotWritten, UsageError
+
+
+class How(StrEnum):
+    """Ways to cover a face."""
+
+    blur = "blur"
+    mosaic = "mosaic"
+    fill = "fill"
+
 
 LOSSLESS = (".png", ".bmp", ".gif", ".tif", ".tiff")
 
@@ -34,34 +46,43 @@ def _targets(found: list[tuple[str, Any]], out: Path) -> dict[str, Path]:
     return targets
 
 
-@app.command()
+@app.command(rich_help_panel=READ)
 def anonymize(
-    photos: Annotated[
-        list[str],
-        typer.Argument(help="Photos, folders (searched recursively) or globs; - for one picture on stdin."),
-    ],
-    out: Annotated[Path, typer.Option(help="Folder for the results.")],
-    how: Annotated[str, typer.Option(help="blur, mosaic or fill; fill is the safest.")] = "blur",
+    photos: PhotosOrStdin,
+    out: Annotated[Path, typer.Option("--out", "-o", metavar="FOLDER", help="Folder for the results.")],
+    how: Annotated[How, typer.Option("--how", help="How faces are covered; fill is the safest.")] = How.blur,
     strength: Annotated[
-        float, typer.Option(help="Relative to a face's width; 1 is what the manual describes.")
+        float,
+        typer.Option(
+            "--strength",
+            metavar="X",
+            help="Strength of blur and mosaic, relative to the width of the face.",
+        ),
     ] = 1.0,
     boxes: Annotated[
-        bool, typer.Option("--boxes", help="Cover whole boxes, not the faces' outlines.")
+        bool, typer.Option("--boxes", help="Cover the entire box, not the outline of the face.")
     ] = False,
     score: Annotated[
-        float, typer.Option(min=0.0, max=1.0, help="Least score of a face; low, so that few are missed.")
+        float,
+        typer.Option(
+            "--score",
+            min=0.0,
+            max=1.0,
+            metavar="0..1",
+            help="Minimum detection score. The default is low, so that few faces are missed.",
+            rich_help_panel=DETECTION,
+        ),
     ] = 0.4,
-    threads: Annotated[
-        int | None, typer.Option(min=1, help="Threads of a forward; all cores if not given.")
-    ] = None,
-    max_pixels: Annotated[
-        int, typer.Option(min=1, help="Larger photos are refused before they are decoded.")
-    ] = 64_000_000,
-    weights: Annotated[
-        str | None, typer.Option(help="An .onnx, a .safetensors or a run's folder, for the outlines.")
-    ] = None,
+    thorough: Thorough = False,
+    max_pixels: MaxPixels = MAX_PIXELS,
+    weights: Weights = None,
+    threads: Threads = None,
 ) -> None:
-    """Blur, pixelate or fill every face that is found; EXIF and other metadata are not written."""
+    """Cover every detected face: blur, mosaic or fill.
+
+    Results have no EXIF data or other metadata. Faces that are not detected stay visible: check the photos
+    that are reported without a face, and consider --thorough.
+    """
     from mien.inference.reader import Reader, load
     from mien.tasks import supported_tasks
     from mien.visualize import drawing
@@ -69,9 +90,18 @@ def anonymize(
     from mien.visualize.anonymization import check
 
     check(how, strength)
-    reader = load(answerer(weights, threads), tasks=[], threads=threads, max_pixels=max_pixels, score=score)
+    reader = load(
+        answerer(weights, threads),
+        tasks=[],
+        threads=threads,
+        max_pixels=max_pixels,
+        score=score,
+        thorough=thorough,
+    )
     if not boxes and "parsing" in supported_tasks(t.name for t in reader.model.tasks):
-        reader = Reader(reader.detector, reader.model, tasks=["parsing"], max_pixels=max_pixels)
+        reader = Reader(
+            reader.detector, reader.model, tasks=["parsing"], max_pixels=max_pixels, thorough=thorough
+        )
     found = photos_of(photos)
     targets = _targets(found, out)
     out.mkdir(parents=True, exist_ok=True)
@@ -82,7 +112,7 @@ def anonymize(
                 failed += 1
                 continue
             target = targets[reading.path]
-            pixels = hide(reading.photo.pixels, reading, how=how, strength=strength)  # type: ignore[arg-type]
+            pixels = hide(reading.photo.pixels, reading, how=how.value, strength=strength)
             try:
                 with writing(reading.path):
                     (drawing.save_png if target.suffix == ".png" else drawing.save_jpeg)(target, pixels)
@@ -92,9 +122,9 @@ def anonymize(
                 continue
             written += 1
             faces = f"{len(reading)} face{'' if len(reading) == 1 else 's'} covered"
-            say(
-                f"{reading.path}: {faces if len(reading) else 'no face found, look at it yourself'}; {target}"
-            )
+            if not (is_quiet() and len(reading)):
+                found_text = faces if len(reading) else "no face found, check it yourself"
+                say(f"{reading.path}: {found_text}; {target}")
     except KeyboardInterrupt:
         typer.echo(f"mien: interrupted; {written} of {len(found)} photos are written", err=True)
         raise typer.Exit(INTERRUPTED) from None

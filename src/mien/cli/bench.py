@@ -1,4 +1,4 @@
-"""`mien bench`: what reading costs on this machine."""
+"""`mien bench`: speed and memory on this machine."""
 
 from __future__ import annotations
 
@@ -7,25 +7,30 @@ from typing import Annotated
 
 import typer
 
+from mien.cli.command import CHECK
 from mien.cli.common import app, names_of
+from mien.cli.options import AsJson, Runs, Tasks, Threads
 
 
-@app.command()
+@app.command(rich_help_panel=CHECK)
 def bench(
     photos: Annotated[
-        list[str] | None, typer.Argument(help="Files, folders and globs; two drawn pictures if not given.")
+        list[str] | None,
+        typer.Argument(
+            metavar="PHOTOS...",
+            help="Photos, folders (searched recursively) or glob patterns.",
+            show_default="two synthetic pictures",
+        ),
     ] = None,
-    threads: Annotated[
-        int | None, typer.Option(min=1, help="Threads of a forward; all cores if not given.")
-    ] = None,
-    runs: Annotated[int, typer.Option(min=1, help="Timed pictures of each stage.")] = 30,
-    tasks: Annotated[str | None, typer.Option(help="Only these answers, comma-separated.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="A JSON object instead of the text.")] = False,
+    runs: Runs = 30,
+    tasks: Tasks = None,
+    threads: Threads = None,
+    as_json: AsJson = False,
 ) -> None:
-    """Time decoding, detecting, aligning, reading and drawing, whole pictures a second, processor time,
-    memory and start-up.
+    """Measure speed, memory and start-up time on this machine.
 
-    The report has the machine, its load, versions and weights. See docs/benchmark.md for how to read it.
+    The report has the time of each stage (decode, detect, align, read, draw), photos per second, processor
+    time, and the machine, its load, versions and weights. docs/benchmark.md explains it.
     """
     from mien.diagnostics.benchmark import measure, table
 

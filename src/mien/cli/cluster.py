@@ -1,4 +1,4 @@
-"""`mien verify` and `mien cluster`: same person? and who is in an album?"""
+"""`mien cluster`: group an album by person."""
 
 from __future__ import annotations
 
@@ -8,56 +8,97 @@ from typing import Annotated, Any
 
 import typer
 
-from mien.cli.common import (
-    INTERRUPTED,
-    Fmr,
+from mien.cli.command import READ, note
+from mien.cli.common import INTERRUPTED, _identity_reader, app, output_names, photos_of, readings_of, writing
+from mien.cli.options import (
+    DETECTION,
+    MATCHING,
+    MAX_PIXELS,
+    PICTURES,
+    ClusterFmr,
+    MaxPixels,
+    Photos,
+    Score,
+    Thorough,
     Threads,
     Threshold,
     Weights,
-    _identity_reader,
-    app,
-    output_names,
-    photos_of,
-    readings_of,
-    writing,
 )
+from mien.cli.streams import say
 from mien.errors import NotWritten, UsageError
 
 
-@app.command()
+@app.command(rich_help_panel=READ)
 def cluster(
-    photos: Annotated[list[str], typer.Argument(help="Photos, folders (searched recursively) or globs.")],
-    out: Annotated[Path | None, typer.Option(help="FILE.json; stdout if not given.")] = None,
-    folders: Annotated[Path | None, typer.Option(help="Folder for aligned faces, a folder a person.")] = None,
-    sheet: Annotated[Path | None, typer.Option(help="FILE.html: a contact sheet by person.")] = None,
-    fmr: Fmr = None,
+    photos: Photos,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", "-o", metavar="FILE.json", help="Write the groups.", show_default="stdout"),
+    ] = None,
+    crops: Annotated[
+        Path | None,
+        typer.Option(
+            "--crops",
+            metavar="FOLDER",
+            help="Save aligned faces, one subfolder per person.",
+            rich_help_panel=PICTURES,
+        ),
+    ] = None,
+    sheet: Annotated[
+        Path | None,
+        typer.Option(
+            "--sheet",
+            metavar="FILE.html",
+            help="Save a contact sheet sorted by person.",
+            rich_help_panel=PICTURES,
+        ),
+    ] = None,
+    fmr: ClusterFmr = None,
     threshold: Threshold = None,
-    smallest: Annotated[
-        float, typer.Option(min=0, help="Faces narrower than this many pixels are left out.")
-    ] = 32.0,
     same_photo: Annotated[
-        bool, typer.Option("--same-photo", help="Faces of one photo may be one person (collages, mirrors).")
+        bool,
+        typer.Option(
+            "--same-photo",
+            help="Two faces of one photo can be one person: for collages and mirrors.",
+            rich_help_panel=MATCHING,
+        ),
     ] = False,
-    threads: Threads = None,
+    min_width: Annotated[
+        float,
+        typer.Option(
+            "--min-width",
+            min=0,
+            metavar="PIXELS",
+            help="Skip faces that are narrower.",
+            rich_help_panel=DETECTION,
+        ),
+    ] = 32.0,
+    score: Score = None,
+    thorough: Thorough = False,
+    max_pixels: MaxPixels = MAX_PIXELS,
     weights: Weights = None,
+    threads: Threads = None,
 ) -> None:
-    """Who is in an album: faces in groups, a group a person, by a stricter threshold than `verify` takes."""
+    """Group the faces of an album by person.
+
+    People with one face only are listed as alone.
+    """
     from mien.recognition.clustering import Album, album_threshold
 
     if out and out.suffix.lower() != ".json":
         raise UsageError(f"--out takes FILE.json, not {str(out)!r}")
-    if folders:
-        _check_unused(folders)
+    if crops:
+        _check_unused(crops)
     also = ("age", "gender", "expression", "attributes") if sheet else ("age",)
-    reader = _identity_reader(weights, threads, also)
+    reader = _identity_reader(weights, threads, also, score=score, thorough=thorough, max_pixels=max_pixels)
     cut = album_threshold(reader.model, fmr=fmr, threshold=threshold)
     found = photos_of(photos)
-    album, kept, failed = Album(cut, smallest, same_photo), list[tuple[Any, list[int | None]]](), 0
+    album, kept, failed = Album(cut, min_width, same_photo), list[tuple[Any, list[int | None]]](), 0
     try:
         for reading in readings_of(reader, found):
             failed += reading.error is not None
             places = album.add(reading.path, reading) if reading.error is None else []
-            if sheet or folders:
+            if sheet or crops:
                 reading.photo = None  # faces and their crops stay, the photo goes
                 kept.append((reading, places))
     except KeyboardInterrupt:
@@ -70,13 +111,12 @@ def cluster(
         out.write_text(text + "\n", encoding="utf-8", errors="backslashreplace")
     else:
         typer.echo(text)
-    failed += _save_people(album, kept, folders, sheet)
+    failed += _save_people(album, kept, crops, sheet)
     people = max(album.persons, default=0)
     alone = sum(p == 0 for p in album.persons)
-    typer.echo(
-        f"mien: {len(album.rows)} faces of {album.photos} photos: {people} people seen more than once,"
-        f" {alone} faces alone",
-        err=True,
+    note(
+        f"{len(album.rows)} faces in {album.photos} photos: {people} people with more than one face,"
+        f" {alone} single faces"
     )
     raise typer.Exit(1 if failed else 0)
 
@@ -88,7 +128,7 @@ def _check_unused(folder: Path) -> None:
         UsageError: it does, or it is a file.
     """
     if folder.exists() and not folder.is_dir():
-        raise UsageError(f"--folders takes a folder, and {str(folder)!r} is a file; name another")
+        raise UsageError(f"--crops takes a folder, and {str(folder)!r} is a file; name another")
     there = (
         sorted(p.name for p in folder.iterdir() if p.name == "alone" or p.name.startswith("person-"))
         if folder.exists()
@@ -102,9 +142,9 @@ def _check_unused(folder: Path) -> None:
 
 
 def _save_people(
-    album: Any, kept: list[tuple[Any, list[int | None]]], folders: Path | None, sheet: Path | None
+    album: Any, kept: list[tuple[Any, list[int | None]]], crops: Path | None, sheet: Path | None
 ) -> int:
-    """Crops in a folder a person ("alone" for the rest), and the sheet.
+    """Crops, one subfolder per person ("alone" for the rest), and the contact sheet.
 
     Returns:
         the number of photos whose crops could not be written.
@@ -121,12 +161,12 @@ def _save_people(
         try:
             with writing(reading.path):
                 for i, (face, place, person) in enumerate(zip(reading, places, persons, strict=False), 1):
-                    if folders and place is not None:
-                        folder = folders / (f"person-{person:03d}" if person else "alone")
+                    if crops and place is not None:
+                        folder = crops / (f"person-{person:03d}" if person else "alone")
                         folder.mkdir(parents=True, exist_ok=True)
                         drawing.save_png(folder / f"{number:05d}-{name}-{i}.png", face.crop.pixels)
         except NotWritten as error:
-            typer.echo(f"mien: {error}", err=True)
+            say(f"mien: {error}", err=True)
             failed += 1
     if page:
         page.close()

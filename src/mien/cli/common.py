@@ -1,7 +1,8 @@
-"""What every command shares: the app, weights by name, progress."""
+"""What every command shares: the app, weights by name, photos, progress."""
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 import unicodedata
@@ -13,20 +14,21 @@ from typing import Annotated, Any
 import typer
 
 from mien import __version__
-from mien.cli.streams import progress, say
+from mien.cli.command import COMMON, App
+from mien.cli.streams import progress
 from mien.errors import NotWritten, UsageError
 
-HELP = """The command line: results on stdout, progress and errors on stderr.
+HELP = """Read faces in photos and videos: landmarks, parsing, age, gender, expression, attributes, pose,
+identity.
 
-Exit codes: 0 all photos were read, 1 some failed (each has an error record in the output), 2 wrong usage.
+Results go to stdout or to files; progress and errors go to stderr. mien COMMAND --help shows the options of
+a command.
+
+Exit codes: 0 success; 1 some photos failed, each with an error record in the output; 2 wrong usage;
+130 interrupted.
 """
-app = typer.Typer(
-    add_completion=True,
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    help=HELP,
-    rich_markup_mode=None,
-)
+app = App(add_completion=True, help=HELP)
+_log = logging.getLogger(__name__)
 
 
 def _version(show: bool) -> None:
@@ -38,7 +40,15 @@ def _version(show: bool) -> None:
 @app.callback()
 def _top(
     version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+        bool,
+        typer.Option(
+            "--version",
+            "-V",
+            callback=_version,
+            is_eager=True,
+            help="Print the version and exit.",
+            rich_help_panel=COMMON,
+        ),
     ] = False,
 ) -> None:
     pass
@@ -82,7 +92,7 @@ def torch_threads(threads: int | None) -> None:
         torch.set_num_threads(threads)
 
 
-INTERRUPTED = 130  # as a shell says it of Ctrl-C
+INTERRUPTED = 130  # the exit code that shells use for Ctrl-C
 
 
 def photos_of(inputs: list[str]) -> list[tuple[str, Any]]:
@@ -185,14 +195,16 @@ def refuse_originals(paths: list[str], folders: dict[str, Path | None]) -> None:
 
 
 def readings_of(reader: Any, photos: list[tuple[str, Any]]) -> Iterator[Any]:
-    """Readings of photos in order, each with its path as shown; what fails is told on stderr, and a bar shows
-    how far it is.
+    """Readings of photos in order, each with its path as shown, and a progress bar.
+
+    The reader logs a photo that fails, which the command line shows on stderr.
     """
     with progress(len(photos)) as step:
         for (path, _), reading in zip(photos, reader.stream(source for _, source in photos), strict=True):
             reading.path = path
-            if reading.error is not None:
-                say(f"mien: {reading.error}", err=True)
+            if reading.error is None:
+                stages = ", ".join(f"{stage} {ms:.1f} ms" for stage, ms in reading.timing_ms.items())
+                _log.info("%s: %d faces; %s", path, len(reading), stages)
             yield reading
             step()
 
@@ -202,24 +214,6 @@ def reader_of(weights: str | None, tasks: list[str] | None, **more: Any) -> Any:
     from mien.inference.reader import load
 
     return load(answerer(weights, more["threads"]), tasks=tasks, **more)
-
-
-Fmr = Annotated[
-    float | None,
-    typer.Option(help="How often two strangers may pass for one person, per comparison, such as 1e-3."),
-]
-
-
-Threshold = Annotated[float | None, typer.Option(help="A similarity, -1..1, instead of --fmr.")]
-
-
-Threads = Annotated[int | None, typer.Option(min=1, help="Threads of a forward; all cores if not given.")]
-
-
-Weights = Annotated[
-    str | None,
-    typer.Option(help="An .onnx, a .safetensors or a run's folder, instead of the embedded network."),
-]
 
 
 def _identity_reader(

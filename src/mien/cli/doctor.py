@@ -1,35 +1,33 @@
-"""`mien doctor`: is this installation well, and where does its time go?"""
+"""`mien doctor`: check the installation."""
 
 from __future__ import annotations
 
 import json
-from typing import Annotated
 
 import typer
 
+from mien.cli.command import CHECK
 from mien.cli.common import app
+from mien.cli.options import AsJson, Runs, Threads
 
 _SIGNS = {"ok": "ok  ", "note": "note", "bad": "BAD "}
 
 
-@app.command()
+@app.command(rich_help_panel=CHECK)
 def doctor(
-    threads: Annotated[
-        int | None, typer.Option(min=1, help="Threads of a forward; all cores if not given.")
-    ] = None,
-    repeats: Annotated[int, typer.Option(min=1, help="Repeats of each timing.")] = 5,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="A JSON array, with more facts than the text.")
-    ] = False,
+    runs: Runs = 5,
+    threads: Threads = None,
+    as_json: AsJson = False,
 ) -> None:
-    """Look at the machine, the packages and the weights, read a drawn face, and say where the time goes.
+    """Check the installation.
 
-    Exit code 1 if something will not work.
+    It checks the processor, the packages and the weights, analyzes a synthetic face, and reports the time of
+    each stage. Exit codes: 0 everything works; 1 something does not.
     """
     from mien.diagnostics.doctor import examine
 
     seen = []
-    for check in examine(threads=threads, repeats=repeats):
+    for check in examine(threads=threads, repeats=runs):
         seen.append(check)
         if not as_json:  # each as soon as it is known: a broken package may end the process
             typer.echo(f"{_SIGNS[check.verdict]}  {check.name}: {check.text}")

@@ -24,27 +24,29 @@ from mien.cli import (
     web,
 )
 from mien.cli.common import app
-from mien.cli.streams import prepare_streams, show_warnings
+from mien.cli.streams import prepare_streams
 from mien.errors import MienError
 
-# Importing a command's module is what adds it to `app`.
+# Importing a command's module adds it to `app`; help lists the commands in this order.
 COMMANDS = (
     analyze,
+    video,
     anonymize,
-    bench,
+    verify,
     cluster,
-    doctor,
+    gallery,
+    serve,
+    web,
+    train,
     evaluate,
     export,
-    gallery,
-    models,
     quantize,
-    serve,
-    train,
-    verify,
-    video,
-    web,
+    doctor,
+    bench,
+    models,
 )
+_ORDER = [module.__name__ for module in COMMANDS]
+app.registered_commands.sort(key=lambda c: _ORDER.index(c.callback.__module__ if c.callback else ""))
 app.command("eval", hidden=True)(evaluate.evaluate)
 
 
@@ -75,7 +77,6 @@ def main() -> None:
     code 2.
     """
     prepare_streams()
-    show_warnings()
     try:
         app()
     except (MienError, OSError) as e:

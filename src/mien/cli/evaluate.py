@@ -1,4 +1,4 @@
-"""`mien evaluate`: run protocols on labelled data."""
+"""`mien evaluate`: run protocols on labeled data."""
 
 from __future__ import annotations
 
@@ -8,46 +8,52 @@ from typing import Annotated
 
 import typer
 
+from mien.cli.command import TRAIN
 from mien.cli.common import app, network
+from mien.cli.options import FlipTTA, Threads, Weights
 from mien.errors import UsageError
 
 
-@app.command()
+@app.command(rich_help_panel=TRAIN)
 def evaluate(
-    weights: Annotated[
-        str | None,
-        typer.Argument(help="An .onnx, a .safetensors or a run's folder; the embedded network if not given."),
-    ] = None,
     protocol: Annotated[
         list[str] | None,
-        typer.Option(help="A protocol's name; repeat for more. All that the model answers if not given."),
+        typer.Option(
+            "--protocol",
+            metavar="NAME",
+            help="Protocol to run, such as helen68; repeat the option for several.",
+            show_default="all that the network supports and whose data is available",
+        ),
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="Save the scores as JSON.")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", "-o", metavar="FILE.json", help="Also write the scores as JSON."),
+    ] = None,
     record: Annotated[
-        bool, typer.Option("--record", help="Write the scores into the provenance file beside the weights.")
-    ] = False,
-    threads: Annotated[int | None, typer.Option(min=1)] = None,
-    mirror: Annotated[
-        bool, typer.Option("--mirror", help="Answer by the mean of each face and its mirror image.")
+        bool,
+        typer.Option("--record", help="Write the scores into the provenance file next to the weights."),
     ] = False,
     detect: Annotated[
         bool,
         typer.Option(
-            "--detect", help="Cut faces out by the embedded detector's points, not by the labelled ones."
+            "--detect", help="Align faces by the points of the detector, not by the labeled points."
         ),
     ] = False,
+    weights: Weights = None,
+    threads: Threads = None,
+    flip_tta: FlipTTA = False,
 ) -> None:
-    """Run named protocols on labelled data and print a table."""
+    """Measure a network on labeled data."""
     from mien.evaluation.scoring import PROTOCOLS, as_table, run
     from mien.inference.detector import Detector
-    from mien.inference.flip_tta import FlipTTA
+    from mien.inference.flip_tta import FlipTTA as FlippedModel
     from mien.inference.onnx_model import OnnxModel
     from mien.inference.weights_file import WEIGHTS
 
-    if record and (mirror or detect):
+    if record and (flip_tta or detect):
         raise UsageError(
-            "--record tells of one forward a face, placed by its labels; leave"
-            f" {'--mirror' if mirror else '--detect'} out"
+            "--record needs one forward pass per face, aligned by its labels; leave out"
+            f" {'--flip-tta' if flip_tta else '--detect'}"
         )
     model = network(weights, threads)
     if record and not isinstance(model, OnnxModel):
@@ -56,7 +62,7 @@ def evaluate(
     if unknown:
         raise UsageError(f"no protocol {unknown[0]!r}; there are: {', '.join(PROTOCOLS)}")
     find = Detector(OnnxModel(WEIGHTS / "detector.onnx", threads=threads)) if detect else None
-    scores = run(FlipTTA(model) if mirror else model, protocol or None, find=find)
+    scores = run(FlippedModel(model) if flip_tta else model, protocol or None, find=find)
     typer.echo(as_table(scores))
     values = {s.protocol: {k: round(v, 5) for k, v in s.values.items()} for s in scores}
     if out:

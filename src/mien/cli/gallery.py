@@ -1,52 +1,97 @@
-"""`mien gallery`: people by their faces, on disk."""
+"""`mien gallery`: store people by their faces, identify them and erase them."""
 
 from __future__ import annotations
 
 import json
 import sys
 from collections.abc import Iterator
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from mien.cli.command import READ, App, note
 from mien.cli.common import app, progress
+from mien.cli.options import (
+    MAX_PIXELS,
+    SCALE,
+    Engine,
+    GalleryFmr,
+    MaxPixels,
+    OnnxWeights,
+    Photos,
+    Pick,
+    Score,
+    Thorough,
+    Threads,
+    Threshold,
+)
 from mien.errors import PhotoError, UsageError
 
-HELP = "Who is this: enrol people, find them, and forget them truly. Biometric data: see docs/gallery.md."
-gallery = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help=HELP)
-app.add_typer(gallery, name="gallery")
+HELP = """Store people by their faces, identify them, and erase them.
+
+Needs the extra: pip install 'mien[gallery]'. Galleries hold biometric data: see docs/gallery.md.
+"""
+gallery = App(help=HELP)
+app.add_typer(gallery, name="gallery", rich_help_panel=READ)
+
+FACES, PEOPLE, ERASE, STORAGE = "Enroll and identify", "People", "Erase", "Storage"
+
+
+class NameFrom(StrEnum):
+    """Where the name of a person comes from."""
+
+    folder = "folder"
+    file = "file"
+
 
 Place = Annotated[
-    str, typer.Argument(metavar="GALLERY", help="A folder, or an address of an object store (s3://...).")
+    str,
+    typer.Argument(metavar="GALLERY", help="A folder, or the address of an object store (s3://...)."),
 ]
-Photos = Annotated[list[str], typer.Argument(help="Photos, folders (searched recursively) or globs.")]
-Key = Annotated[Path | None, typer.Option(help="Key file of a sealed gallery; see mien gallery key.")]
-Weights = Annotated[str | None, typer.Option(help="An .onnx, instead of the embedded network.")]
-Threads = Annotated[int | None, typer.Option(min=1, help="Threads of a forward; all cores if not given.")]
-Fmr = Annotated[float, typer.Option(help="How often two strangers may match, per comparison, 1e-4 to 0.5.")]
-Threshold = Annotated[float | None, typer.Option(help="A similarity, instead of --fmr.")]
-Pick = Annotated[str, typer.Option(help="Where a photo shows several faces: refuse, or take the largest.")]
-Until = Annotated[str | None, typer.Option(help="Last day of keeping, such as 2027-01-31 (UTC).")]
-Note = Annotated[str | None, typer.Option(help="Consent note: who agreed to what, and when.")]
-Who = Annotated[str, typer.Argument(help="A name or an id.")]
+Key = Annotated[
+    Path | None,
+    typer.Option(
+        "--key",
+        metavar="FILE",
+        help="Key file of an encrypted gallery; see mien gallery key.",
+        show_default="none",
+    ),
+]
+PickOption = Annotated[
+    Pick, typer.Option("--pick", help="If a photo shows several faces: refuse it, or take the largest face.")
+]
+Until = Annotated[
+    str | None,
+    typer.Option(
+        "--until",
+        metavar="DATE",
+        help="Last day of storage (UTC), such as 2027-01-31.",
+        show_default="no end",
+    ),
+]
+Note = Annotated[
+    str | None,
+    typer.Option("--note", metavar="TEXT", help="Consent note: who agreed to what, and when."),
+]
+Who = Annotated[str, typer.Argument(metavar="PERSON", help="A name or an id.")]
 
 
 def _open(place: str, key: Path | None, **more: Any) -> Any:
-    """Without a network: for what needs no face."""
+    """The gallery; a reader is needed only for photos."""
     from mien.recognition.gallery import Gallery
 
     return Gallery(place, key=key, **more)
 
 
-def _reading(place: str, key: Path | None, weights: str | None, threads: int | None, **more: Any) -> Any:
-    """With one."""
+def _reader(weights: Path | None, threads: int | None, **more: Any) -> Any:
+    """A reader of identity; more: as `load` takes it."""
     from mien.inference.reader import load
-    from mien.recognition.gallery import Gallery
     from mien.recognition.store import libraries
 
-    libraries()  # a missing extra is said before a network is loaded
-    return Gallery(place, load(weights, tasks=["identity"], threads=threads), key=key, **more)
+    libraries()  # report a missing extra before a network is loaded
+    return load(weights, tasks=["identity"], threads=threads, **more)
 
 
 def _say(record: dict[str, Any], line: str) -> None:
@@ -54,31 +99,40 @@ def _say(record: dict[str, Any], line: str) -> None:
     typer.echo(line if sys.stdout.isatty() else json.dumps(record, ensure_ascii=False))
 
 
-@gallery.command()
+@gallery.command(rich_help_panel=FACES)
 def add(
     place: Place,
     photos: Photos,
-    name: Annotated[str | None, typer.Option(help="Whose face it is.")] = None,
+    name: Annotated[
+        str | None, typer.Option("--name", metavar="NAME", help="Name of the person in the photos.")
+    ] = None,
     name_from: Annotated[
-        str | None, typer.Option(help="Take names from the photo's folder, or from its file: folder, file.")
+        NameFrom | None, typer.Option("--name-from", help="Take names from the folder or file of each photo.")
     ] = None,
     note: Note = None,
     until: Until = None,
-    pick: Pick = "refuse",
-    thumbnails: Annotated[bool, typer.Option(help="Keep a small picture of each face.")] = True,
+    pick: PickOption = Pick.refuse,
+    thumbnails: Annotated[
+        bool, typer.Option("--thumbnails/--no-thumbnails", help="Store a small picture of each face.")
+    ] = True,
     key: Key = None,
-    weights: Weights = None,
+    score: Score = None,
+    thorough: Thorough = False,
+    max_pixels: MaxPixels = MAX_PIXELS,
+    weights: OnnxWeights = None,
     threads: Threads = None,
 ) -> None:
-    """Enrol faces: one a photo, any number a person.
+    """Enroll faces: one per photo, any number per person.
 
-    The first one begins the gallery; what is there already stays once.
+    The first call creates the gallery. A face that is already stored is not stored again. Give --name or
+    --name-from.
     """
     from mien.io.paths import find_photos
 
-    if (name is None) == (name_from is None) or name_from not in (None, "folder", "file"):
-        raise UsageError("say whose faces these are: --name NAME, --name-from folder or --name-from file")
-    here, failed = _reading(place, key, weights, threads, thumbnails=thumbnails), 0
+    if (name is None) == (name_from is None):
+        raise UsageError("name the people: --name NAME, --name-from folder or --name-from file")
+    reader = _reader(weights, threads, score=score, thorough=thorough, max_pixels=max_pixels)
+    here, failed = _open(place, key, reader=reader, thumbnails=thumbnails), 0
     paths = find_photos(photos)
     with progress(len(paths)) as step:
         for path in paths:
@@ -103,31 +157,60 @@ def add(
     raise typer.Exit(1 if failed else 0)
 
 
-@gallery.command()
+@gallery.command(rich_help_panel=FACES)
 def identify(
     place: Place,
     photos: Annotated[
-        list[str] | None, typer.Argument(help="Photos, folders (searched recursively) or globs.")
+        list[str] | None,
+        typer.Argument(metavar="PHOTOS...", help="Photos, folders (searched recursively) or glob patterns."),
     ] = None,
-    top: Annotated[int, typer.Option(min=1, help="People named a face, best first.")] = 3,
-    fmr: Fmr = 1e-3,
+    top: Annotated[
+        int, typer.Option("--top", min=1, metavar="N", help="Candidates per face, best first.")
+    ] = 3,
+    fmr: GalleryFmr = 1e-3,
     threshold: Threshold = None,
     key: Key = None,
-    weights: Weights = None,
+    score: Score = None,
+    thorough: Thorough = False,
+    max_pixels: MaxPixels = MAX_PIXELS,
+    weights: OnnxWeights = None,
     threads: Threads = None,
     table: Annotated[
-        str | None, typer.Option(help="In place of photos: parts of mien analyze --engine, with identity.")
+        str | None,
+        typer.Option(
+            "--table",
+            metavar="PARTS",
+            help="Instead of PHOTOS: the --out of mien analyze --engine --tasks identity.",
+            rich_help_panel=SCALE,
+        ),
     ] = None,
     out: Annotated[
-        str | None, typer.Option(help="With --table: a folder or URI for the answers, Parquet.")
+        str | None,
+        typer.Option(
+            "--out",
+            "-o",
+            metavar="FOLDER",
+            help="With --table: folder or URI for the results, as Parquet.",
+            rich_help_panel=SCALE,
+        ),
     ] = None,
-    engine: Annotated[str, typer.Option(help="With --table: local or ray; see docs/scale.md.")] = "local",
+    engine: Annotated[
+        Engine,
+        GalleryFmr,
+        typer.Option(
+            "--engine", help="With --table: the job engine; see docs/scale.md.", rich_help_panel=SCALE
+        ),
+    ] = Engine.local,
 ) -> None:
-    """Who is in photos: the best people of each face with similarity and margin to the second, or unknown."""
+    """Identify the faces in photos.
+
+    Each face gets a person or unknown, its best candidates with their similarity, and the margin between the
+    first and the second person.
+    """
     from mien.io.paths import find_photos
 
     if (table is None) == (not photos) or (table is None) != (out is None):
-        raise UsageError("identify takes photos, or --table PARTS with --out FOLDER")
+        raise UsageError("identify takes PHOTOS, or --table PARTS with --out FOLDER")
     if table and out:
         from mien.scale.people import identify as job
 
@@ -137,8 +220,9 @@ def identify(
             f"{done['matched']:,} of {done['faces']:,} faces have a name; {done['skipped']} parts were there",
         )
         return
-    here, failed = _reading(place, key, weights, threads, fmr=fmr, threshold=threshold), 0
-    _ = here.store, here.threshold  # what is missing is said once, before any photo is read
+    reader = _reader(weights, threads, score=score, thorough=thorough, max_pixels=max_pixels)
+    here, failed = _open(place, key, reader=reader, fmr=fmr, threshold=threshold), 0
+    _ = here.store, here.threshold  # report what is missing once, before any photo is read
     paths = find_photos(photos or [])
     with progress(len(paths)) as step:
         for reading in here.reader.stream(paths):
@@ -147,7 +231,6 @@ def identify(
                 record["faces"] = [a.to_dict() for a in here.answers(reading, top=top)]
             else:
                 failed += 1
-                typer.echo(f"mien: {reading.error}", err=True)
             _say(record, "\n".join(face_lines(record)))
             step()
     raise typer.Exit(1 if failed else 0)
@@ -167,20 +250,28 @@ def face_lines(record: dict[str, Any]) -> Iterator[str]:
         yield f"{number:>4}  {who}{margin}  ({near or 'nobody here'}; asked for {face['threshold']:.3f})"
 
 
-@gallery.command("list")
+@gallery.command("list", rich_help_panel=PEOPLE)
 def list_(place: Place, key: Key = None) -> None:
-    """Everybody: names, ids, faces, consent notes and last days."""
+    """List the people.
+
+    Each has a name, an id, faces, corrections, a consent note and a last day of storage.
+    """
     for p in _open(place, key).people():
         until = f", until {p.until}{' (over)' if p.expired else ''}" if p.until else ""
         note = f", {p.note}" if p.note else ""
         _say(p.to_dict(), f"{p.id}  {p.name}: {len(p.faces)} faces, {p.corrections} corrections{until}{note}")
 
 
-@gallery.command()
+@gallery.command(rich_help_panel=ERASE)
 def forget(
-    place: Place, who: Annotated[list[str], typer.Argument(help="Names or ids.")], key: Key = None
+    place: Place,
+    who: Annotated[list[str], typer.Argument(metavar="PERSON...", help="Names or ids.")],
+    key: Key = None,
 ) -> None:
-    """Erase people for good: vectors, pictures, names, notes, old versions and index files."""
+    """Erase people permanently.
+
+    Embeddings, pictures, names, notes, old versions and index files are deleted.
+    """
     gone = _open(place, key).forget(*who)
     record = {"people": gone.people, "faces": gone.faces, "corrections": gone.corrections}
     _say(
@@ -190,99 +281,134 @@ def forget(
     )
 
 
-@gallery.command()
+@gallery.command(rich_help_panel=ERASE)
 def prune(place: Place, key: Key = None) -> None:
-    """Forget everybody whose last day is over."""
+    """Erase people whose last day of storage is over."""
     gone = _open(place, key).prune()
     for p in gone:
         _say(p.to_dict(), f"forgotten: {p.name}, kept until {p.until}")
-    typer.echo(f"mien: {len(gone)} forgotten", err=True)
+    note(f"{len(gone)} people erased")
 
 
-@gallery.command()
+@gallery.command(rich_help_panel=STORAGE)
 def export(
     place: Place,
-    folder: Annotated[Path, typer.Argument(help="A new folder.")],
-    who: Annotated[str | None, typer.Option(help="This person only, by name or id.")] = None,
+    out: Annotated[Path, typer.Option("--out", "-o", metavar="FOLDER", help="A new folder.")],
+    person: Annotated[
+        str | None,
+        typer.Option(
+            "--person", metavar="PERSON", help="Only this person, by name or id.", show_default="all"
+        ),
+    ] = None,
     embeddings: Annotated[
-        bool, typer.Option(help="With embeddings; a face can be rebuilt from them.")
+        bool,
+        typer.Option("--embeddings", help="Include embeddings. A face can be reconstructed from them."),
     ] = False,
     key: Key = None,
 ) -> None:
-    """Write people.jsonl and thumbnails, open and not sealed."""
-    n = _open(place, key).export(folder, who=who, embeddings=embeddings)
-    _say({"people": n, "folder": str(folder)}, f"{n} people in {folder}")
+    """Export people.jsonl and thumbnails, without encryption."""
+    n = _open(place, key).export(out, who=person, embeddings=embeddings)
+    _say({"people": n, "folder": str(out)}, f"{n} people in {out}")
 
 
-@gallery.command()
-def stats(place: Place, fmr: Fmr = 1e-3, key: Key = None) -> None:
-    """Counts, size, and a stranger's chance of a false match."""
+@gallery.command(rich_help_panel=STORAGE)
+def stats(place: Place, fmr: GalleryFmr = 1e-3, key: Key = None) -> None:
+    """Print counts, size and error rates.
+
+    The rates include the probability of a false match for a stranger.
+    """
     record = _open(place, key, fmr=fmr).stats()
     _say(record, "\n".join(f"{k:<12} {v}" for k, v in record.items()))
 
 
-@gallery.command()
+@gallery.command(rich_help_panel=PEOPLE)
 def merge(
     place: Place,
     into: Who,
-    others: Annotated[list[str], typer.Argument(help="Names or ids.")],
+    others: Annotated[list[str], typer.Argument(metavar="OTHERS...", help="Names or ids.")],
     key: Key = None,
 ) -> None:
-    """These are one person: INTO keeps its id and name."""
+    """Merge people: OTHERS become PERSON, which keeps its id and name."""
     person = _open(place, key).merge(into, *others)
     _say({"person": person}, f"{into} is {person}")
 
 
-@gallery.command()
+@gallery.command(rich_help_panel=PEOPLE)
 def split(
     place: Place,
     who: Who,
-    faces: Annotated[list[str], typer.Argument(help="Ids of faces, see mien gallery list.")],
-    to: Annotated[str, typer.Option(help="Whose they are, somebody new or known.")],
+    faces: Annotated[
+        list[str], typer.Argument(metavar="FACES...", help="Ids of faces; see mien gallery list.")
+    ],
+    to: Annotated[
+        str, typer.Option("--to", metavar="PERSON", help="The person of these faces, new or known.")
+    ],
     key: Key = None,
 ) -> None:
-    """Some faces of WHO are somebody else."""
+    """Move faces of PERSON to another person."""
     person = _open(place, key).split(who, faces, to)
     _say({"person": person, "name": to}, f"{to} is {person}")
 
 
-@gallery.command()
+@gallery.command(rich_help_panel=FACES)
 def correct(
     place: Place,
-    photo: Annotated[str, typer.Argument(help="The photo of one face.")],
-    not_: Annotated[str, typer.Option("--not", help="Who this is not, by name or id.")],
-    pick: Pick = "refuse",
+    photo: Annotated[str, typer.Argument(metavar="PHOTO", help="A photo of the face.")],
+    not_: Annotated[str, typer.Option("--not", metavar="PERSON", help="The wrong match, by name or id.")],
+    pick: PickOption = Pick.refuse,
     key: Key = None,
-    weights: Weights = None,
+    score: Score = None,
+    thorough: Thorough = False,
+    max_pixels: MaxPixels = MAX_PIXELS,
+    weights: OnnxWeights = None,
     threads: Threads = None,
 ) -> None:
-    """This is not that person: the face, and what is nearer to it than to the person, is no match from now
-    on.
+    """Record a wrong match: the face in PHOTO is not that person.
+
+    From now on, faces that are nearer to this face than to the person do not match the person.
     """
-    made = _reading(place, key, weights, threads).correct(photo, not_, pick=pick)
-    _say({"correction": made}, f"noted as {made}: {photo} is not {not_}")
+    reader = _reader(weights, threads, score=score, thorough=thorough, max_pixels=max_pixels)
+    made = _open(place, key, reader=reader).correct(photo, not_, pick=pick)
+    _say({"correction": made}, f"recorded as {made}: {photo} is not {not_}")
 
 
-@gallery.command()
+@gallery.command(rich_help_panel=PEOPLE)
 def edit(
     place: Place,
     who: Who,
-    name: Annotated[str | None, typer.Option(help="The new name.")] = None,
+    name: Annotated[str | None, typer.Option("--name", metavar="NAME", help="The new name.")] = None,
     note: Note = None,
-    until: Until = None,
+    until: Annotated[
+        str | None,
+        typer.Option(
+            "--until",
+            metavar="DATE",
+            help="Last day of storage (UTC), such as 2027-01-31; an empty value removes it.",
+        ),
+    ] = None,
     key: Key = None,
 ) -> None:
-    """Another name, consent note or last day; an empty --until is no end."""
+    """Change the name, the consent note or the last day of storage."""
     here = _open(place, key)
     person = here.who(who).id
     here.edit(person, name=name, note=note, until=until)
     _say(here.who(person).to_dict(), f"{person}  {here.who(person).name}")
 
 
-@gallery.command("key")
-def key_(file: Annotated[Path, typer.Argument(help="A new file; who loses it loses the gallery.")]) -> None:
-    """Make a key file, for --key of a new gallery that is sealed."""
+@gallery.command("key", rich_help_panel=STORAGE)
+def key_(
+    out: Annotated[
+        Path,
+        typer.Option(
+            "--out", "-o", metavar="FILE", help="A new file. A gallery cannot be read without its key file."
+        ),
+    ],
+) -> None:
+    """Create a key file for a new encrypted gallery.
+
+    Pass it with --key to mien gallery add and to all later commands.
+    """
     from mien.recognition.gallery import new_key
 
-    new_key(file)
-    _say({"key": str(file)}, f"{file}: keep a copy where the gallery is not")
+    new_key(out)
+    _say({"key": str(out)}, f"{out}: keep a copy in another place than the gallery")

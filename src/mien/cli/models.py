@@ -1,6 +1,4 @@
-"""`mien models`: which weights and builders there are, where weights come from, and what they may be used
-for.
-"""
+"""`mien models`: weights, where they come from and what they may be used for, and architectures."""
 
 from __future__ import annotations
 
@@ -12,35 +10,49 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from mien.cli.command import CHECK, note
 from mien.cli.common import app
+from mien.cli.options import NETWORK, AsJson, Use
 
 if TYPE_CHECKING:
     from mien.inference.provenance import Provenance
 
 
-@app.command()
+@app.command(rich_help_panel=CHECK)
 def models(
     weights: Annotated[
         list[Path] | None,
-        typer.Argument(help="FILE.onnx with FILE.json beside it; those in the package if none."),
+        typer.Option(
+            "--weights",
+            metavar="FILE",
+            help="An .onnx file, with its .json file next to it; repeat the option for several.",
+            show_default="the embedded networks",
+            rich_help_panel=NETWORK,
+        ),
     ] = None,
-    licence: Annotated[
-        str | None, typer.Option("--license", help="research or commercial: exit code 2 unless all allow it.")
+    use: Annotated[
+        Use | None,
+        typer.Option("--license", help="Exit with code 2 unless all weights permit this use."),
     ] = None,
     builders: Annotated[
-        bool, typer.Option("--builders/--no-builders", help="List builders too (they need mien[train]).")
+        bool,
+        typer.Option(
+            "--builders/--no-builders",
+            help="Also list the architectures that can be trained; needs mien[train].",
+        ),
     ] = True,
-    as_json: Annotated[bool, typer.Option("--json", help="A JSON object, with all that is known.")] = False,
+    as_json: AsJson = False,
 ) -> None:
-    """List weights with their licence, training sets, sha256, size, tasks and view, and the builders of
-    networks.
+    """List weights with license and training data, and architectures.
+
+    Also shown: builder, size, sha256, tasks, input view and calibration.
     """
     from mien.inference import provenance
 
     known = [provenance.read(p) for p in weights] if weights else provenance.embedded()
-    if licence is not None:
+    if use is not None:
         for one in known:
-            one.demand(licence)
+            one.demand(use)
     made = _builders() if builders and not weights else {}
     if as_json:
         typer.echo(
@@ -61,7 +73,7 @@ def models(
 def _lines(w: Provenance) -> Iterator[str]:
     view, calibration = w.view, w.record.get("calibration")
     yield f"{w.path.name}: {w.builder}, {w.size / 1e6:.1f} MB, sha256 {w.sha256}"
-    yield f"  licence   {w.licence}"
+    yield f"  license   {w.licence}"
     yield f"  uses      {', '.join(w.uses) or 'none is stated'}"
     yield f"  tasks     {', '.join(f'{n} ({labels})' for n, labels in w.tasks.items())}"
     yield (
@@ -71,8 +83,8 @@ def _lines(w: Provenance) -> Iterator[str]:
     yield f"  read at   {_temperatures(calibration)}"
     for number, (name, terms) in enumerate(w.sets.items()):
         yield f"  {'sets' if number == 0 else '':<10}{name}: {terms}"
-    if note := w.record.get("note"):
-        yield f"  raised    {note}"
+    if text := w.record.get("note"):
+        yield f"  training  {text}"
 
 
 def _temperatures(calibration: dict[str, Any] | None) -> str:
@@ -85,9 +97,9 @@ def _temperatures(calibration: dict[str, Any] | None) -> str:
 
 
 def _builders() -> dict[str, str]:
-    """Name -> the first sentence of its docstring; nothing, said on stderr, without torch."""
+    """Name -> the first sentence of its docstring; nothing, with a note on stderr, without torch."""
     if importlib.util.find_spec("torch") is None:
-        typer.echo("mien: builders need torch: pip install 'mien[train]'", err=True)
+        note("builders need torch: pip install 'mien[train]'")
         return {}
     from mien.models import MODELS
 

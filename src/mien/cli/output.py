@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
-from mien.cli.streams import say
+from mien.cli.streams import is_quiet, say
 from mien.errors import UsageError
 
 
@@ -24,6 +24,8 @@ def table_lines(record: dict[str, Any]) -> Iterator[str]:
     for number, face in enumerate(faces, 1):
         x1, y1, x2, y2 = face["box"]
         cells = [f"{number:>4}", f"{x2 - x1:4.0f}x{y2 - y1:<4.0f} at {x1:5.0f},{y1:<5.0f}"]
+        if "roll" in face:
+            cells.append(f"turned by {face['roll']:.0f} degrees")
         if "gender" in face:
             cells.append(f"{face['gender']['label']:<6} {face['gender']['probability']:4.0%}")
         if "age" in face:
@@ -46,7 +48,7 @@ def table_lines(record: dict[str, Any]) -> Iterator[str]:
 
 
 class Output:
-    """Records into a file or a pipe, and lines for people on the terminal, or beside a file.
+    """Records into a file or a pipe, and lines for people on a terminal, or next to a file unless --quiet.
 
     Args:
         where: see `output.open_output`; None: lines on a terminal, JSON Lines into a pipe.
@@ -72,7 +74,8 @@ class Output:
             and not str(where).lower().endswith((".jsonl", ".json"))
         ):
             raise UsageError(f"--out takes FILE.jsonl, FILE.json or -, not {where!r}")
-        self.lines = lines if where not in (None, "-") or (where is None and sys.stdout.isatty()) else None
+        beside = where not in (None, "-") and not is_quiet()
+        self.lines = lines if beside or (where is None and sys.stdout.isatty()) else None
         self.writer = (
             None
             if where is None and self.lines and not resume

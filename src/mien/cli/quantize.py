@@ -1,4 +1,4 @@
-"""`mien quantize`: the network in 8-bit integers, with what it costs and what it gains on this machine."""
+"""`mien quantize`: the network in 8-bit integers, and what it loses and gains on this machine."""
 
 from __future__ import annotations
 
@@ -7,29 +7,37 @@ from typing import Annotated
 
 import typer
 
+from mien.cli.command import TRAIN
 from mien.cli.common import app, names_of, photos_of, readings_of
+from mien.cli.options import NETWORK, OnnxWeights, Photos
 
 
-@app.command()
+@app.command(rich_help_panel=TRAIN)
 def quantize(
+    photos: Photos,
     out: Annotated[
-        Path, typer.Argument(help="FILE.onnx to write; FILE.json beside it says what it was made of.")
-    ],
-    photos: Annotated[
-        list[str],
-        typer.Argument(
-            help="Photos of faces such as it will see: files, folders or globs; 32 faces or more."
+        Path,
+        typer.Option(
+            "--out", "-o", metavar="FILE.onnx", help="File to write; FILE.json next to it has its provenance."
         ),
     ],
-    weights: Annotated[
-        Path | None, typer.Option(help="The float .onnx; the embedded network if not given.")
-    ] = None,
     keep: Annotated[
-        str | None, typer.Option(help="Comma-separated tasks whose own part stays float.")
+        str | None,
+        typer.Option(
+            "--keep", metavar="NAMES", help="Tasks that stay in float, comma-separated.", show_default="none"
+        ),
     ] = None,
-    threads: Annotated[int, typer.Option(min=1, help="Threads of the timed forwards.")] = 1,
+    weights: OnnxWeights = None,
+    threads: Annotated[
+        int,
+        typer.Option("--threads", min=1, metavar="N", help="Inference threads.", rich_help_panel=NETWORK),
+    ] = 1,
 ) -> None:
-    """Write 8-bit weights, and print how far each answer moves and how fast both networks are here."""
+    """Write a network with 8-bit weights.
+
+    It is calibrated on the faces of PHOTOS: use 32 or more faces of the kind that it will see. The command
+    prints how much each prediction changes, and the speed of both networks on this machine.
+    """
     import numpy as np
 
     from mien.export.quantization import milliseconds, quantize, shift

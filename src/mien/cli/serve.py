@@ -10,73 +10,202 @@ from typing import Annotated
 
 import typer
 
+from mien.cli.command import SERVE, is_quiet
 from mien.cli.common import app, names_of, network
+from mien.cli.options import FMR_HELP, MAX_PIXELS, NETWORK, TASK_NAMES, Score, Weights
+
+ACCESS, LIMITS, BATCHING, GALLERY = "Access", "Limits", "Batching", "Gallery"
 
 
-@app.command()
+@app.command(rich_help_panel=SERVE)
 def serve(
     host: Annotated[
-        str, typer.Option(help="Address to listen on; any but a loopback one needs --keys.")
+        str,
+        typer.Option(
+            "--host",
+            metavar="ADDRESS",
+            help="Address to listen on; any address but a loopback one needs --api-keys.",
+        ),
     ] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 for a free one.")] = 8000,
-    keys: Annotated[
-        Path | None, typer.Option(help="File with the bearer keys that are let in: NAME KEY a line.")
-    ] = None,
+    port: Annotated[
+        int,
+        typer.Option(
+            "--port", min=0, max=65535, metavar="N", help="Port to listen on; 0 selects a free one."
+        ),
+    ] = 8000,
     tasks: Annotated[
         str | None,
-        typer.Option(help="Tasks that may be asked for, comma-separated; all of the network's if not given."),
-    ] = None,
-    workers: Annotated[
-        int | None,
         typer.Option(
-            min=1,
-            help="Pictures decoded and searched for faces at once; 4, or the cores given if they are fewer.",
+            "--tasks",
+            metavar="NAMES",
+            help=f"Predictions that clients may request, comma-separated: {TASK_NAMES}.",
+            show_default="all of the network",
         ),
     ] = None,
-    threads: Annotated[int, typer.Option(min=1, help="Threads of one forward.")] = 1,
-    batch: Annotated[int, typer.Option(min=1, help="Most faces of several pictures in one forward.")] = 16,
-    wait: Annotated[
-        float, typer.Option(min=0, help="Milliseconds that a face waits for others that are on their way.")
-    ] = 4.0,
-    queue: Annotated[
-        int, typer.Option(min=1, help="Pictures inside at once, waiting or being read; more get 503.")
-    ] = 64,
-    rate: Annotated[
-        float | None, typer.Option(min=0.001, help="Pictures a minute and key; more get 429.")
-    ] = None,
-    burst: Annotated[int, typer.Option(min=1, help="With --rate: pictures that may come at once.")] = 32,
-    timeout: Annotated[
-        float, typer.Option(min=0.1, help="Seconds of one request, and of those under way at the end.")
-    ] = 30.0,
-    max_pixels: Annotated[
-        int, typer.Option(min=1, help="Larger pictures are refused before they are decoded.")
-    ] = 64_000_000,
-    max_faces: Annotated[int, typer.Option(min=1, help="Pictures with more faces are refused.")] = 100,
-    max_pictures: Annotated[int, typer.Option(min=1, help="Pictures in one request.")] = 16,
-    max_picture_mib: Annotated[float, typer.Option(min=0.001, help="Size of a picture as sent, MiB.")] = 32.0,
-    max_request_mib: Annotated[float, typer.Option(min=0.001, help="Size of a request, MiB.")] = 64.0,
-    score: Annotated[
-        float | None,
-        typer.Option(min=0.0, max=1.0, help="Least score of a face, where a request names none."),
+    api_keys: Annotated[
+        Path | None,
+        typer.Option(
+            "--api-keys",
+            metavar="FILE",
+            help="File with one bearer key per client: NAME KEY on each line.",
+            show_default="no keys",
+            rich_help_panel=ACCESS,
+        ),
     ] = None,
     allow_origin: Annotated[
         list[str] | None,
-        typer.Option(help="Origin of a page elsewhere whose scripts may ask (CORS): https://photos.example."),
+        typer.Option(
+            "--allow-origin",
+            metavar="ORIGIN",
+            help="Web origin that may call the server (CORS), such as https://photos.example; repeatable.",
+            show_default="none",
+            rich_help_panel=ACCESS,
+        ),
     ] = None,
+    rate: Annotated[
+        float | None,
+        typer.Option(
+            "--rate",
+            min=0.001,
+            metavar="N",
+            help="Photos per minute and key; beyond that, requests get 429.",
+            show_default="no limit",
+            rich_help_panel=LIMITS,
+        ),
+    ] = None,
+    burst: Annotated[
+        int,
+        typer.Option(
+            "--burst",
+            min=1,
+            metavar="N",
+            help="With --rate: photos that may come at once.",
+            rich_help_panel=LIMITS,
+        ),
+    ] = 32,
+    queue: Annotated[
+        int,
+        typer.Option(
+            "--queue",
+            min=1,
+            metavar="N",
+            help="Photos in the server, waiting or in work; beyond that, requests get 503.",
+            rich_help_panel=LIMITS,
+        ),
+    ] = 64,
+    timeout: Annotated[
+        float,
+        typer.Option(
+            "--timeout",
+            min=0.1,
+            metavar="SECONDS",
+            help="Time limit of one request, and of open requests at shutdown.",
+            rich_help_panel=LIMITS,
+        ),
+    ] = 30.0,
+    max_pixels: Annotated[
+        int,
+        typer.Option(
+            "--max-pixels",
+            min=1,
+            metavar="N",
+            help="Refuse photos with more pixels, before they are decoded.",
+            rich_help_panel=LIMITS,
+        ),
+    ] = MAX_PIXELS,
+    max_faces: Annotated[
+        int,
+        typer.Option(
+            "--max-faces", min=1, metavar="N", help="Refuse photos with more faces.", rich_help_panel=LIMITS
+        ),
+    ] = 100,
+    max_pictures: Annotated[
+        int,
+        typer.Option(
+            "--max-pictures", min=1, metavar="N", help="Photos per request.", rich_help_panel=LIMITS
+        ),
+    ] = 16,
+    max_picture_mib: Annotated[
+        float,
+        typer.Option(
+            "--max-picture-mib",
+            min=0.001,
+            metavar="MIB",
+            help="File size of a photo.",
+            rich_help_panel=LIMITS,
+        ),
+    ] = 32.0,
+    max_request_mib: Annotated[
+        float,
+        typer.Option(
+            "--max-request-mib", min=0.001, metavar="MIB", help="Size of a request.", rich_help_panel=LIMITS
+        ),
+    ] = 64.0,
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            "--workers",
+            min=1,
+            metavar="N",
+            help="Threads that decode photos and detect faces.",
+            show_default="one per core, up to 4",
+            rich_help_panel=BATCHING,
+        ),
+    ] = None,
+    batch: Annotated[
+        int,
+        typer.Option(
+            "--batch",
+            min=1,
+            metavar="N",
+            help="Batch size: faces per forward pass, of one or more requests.",
+            rich_help_panel=BATCHING,
+        ),
+    ] = 16,
+    batch_wait: Annotated[
+        float,
+        typer.Option(
+            "--batch-wait",
+            min=0,
+            metavar="MS",
+            help="Maximum time that a face waits for others, in milliseconds.",
+            rich_help_panel=BATCHING,
+        ),
+    ] = 4.0,
     gallery: Annotated[
-        str | None, typer.Option(help="A gallery to answer from: a folder, or an address of an object store.")
-    ] = None,
-    gallery_key: Annotated[Path | None, typer.Option(help="Key file of a sealed gallery.")] = None,
-    fmr: Annotated[
-        float, typer.Option(help="With --gallery: how often two strangers may match, per comparison.")
-    ] = 1e-3,
-    weights: Annotated[
         str | None,
-        typer.Option(help="An .onnx, a .safetensors or a run's folder, instead of the embedded network."),
+        typer.Option(
+            "--gallery",
+            metavar="GALLERY",
+            help="Gallery to serve: a folder, or the address of an object store (s3://...).",
+            show_default="none",
+            rich_help_panel=GALLERY,
+        ),
     ] = None,
+    gallery_key: Annotated[
+        Path | None,
+        typer.Option(
+            "--gallery-key",
+            metavar="FILE",
+            help="Key file of an encrypted gallery; see mien gallery key.",
+            show_default="none",
+            rich_help_panel=GALLERY,
+        ),
+    ] = None,
+    fmr: Annotated[
+        float, typer.Option("--fmr", metavar="RATE", help=FMR_HELP, rich_help_panel=GALLERY)
+    ] = 1e-3,
+    score: Score = None,
+    weights: Weights = None,
+    threads: Annotated[
+        int,
+        typer.Option("--threads", min=1, metavar="N", help="Inference threads.", rich_help_panel=NETWORK),
+    ] = 1,
 ) -> None:
-    """Answer over HTTP: /v1/analyze, /v1/verify, /v1/models, /v1/gallery/..., /healthz, /readyz, /metrics,
-    /openapi.json, /docs.
+    """Serve predictions over HTTP, with a web page.
+
+    Routes: /v1/analyze, /v1/verify, /v1/models, /v1/gallery/..., /healthz, /readyz, /metrics, /openapi.json
+    and /docs. Needs the extra: pip install 'mien[serve]'.
     """
     from mien.server import app as server  # says what to install where the extra is missing
     from mien.server.limits import MIB, Limits, check_origins, read_keys
@@ -89,7 +218,7 @@ def serve(
 
         libraries()  # a missing extra is said before a network is loaded
         who = partial(Gallery, gallery, key=gallery_key, fmr=fmr)
-    let_in = read_keys(keys) if keys is not None else None
+    let_in = read_keys(api_keys) if api_keys is not None else None
     check_address(host, let_in)
     check_origins(allow_origin or (), let_in)
     limits = Limits(
@@ -114,10 +243,13 @@ def serve(
         offered=names_of(tasks),
         workers=workers or min(4, inference_threads()),
         batch_faces=batch,
-        batch_wait_ms=wait,
+        batch_wait_ms=batch_wait,
         gallery=who,
         origins=allow_origin or (),
     )
+    log = logging.getLogger("mien")
+    log.handlers.clear()  # of the command line; a server's lines have a time and a level
     logging.basicConfig(stream=sys.stderr, format="%(asctime)s %(levelname)s %(message)s")
-    logging.getLogger("mien").setLevel(logging.INFO)
+    if log.level != logging.DEBUG:  # --verbose
+        log.setLevel(logging.WARNING if is_quiet() else logging.INFO)
     run(made, host, port, keys=let_in, grace=timeout)

@@ -1,20 +1,24 @@
-"""The command line's streams: any encoding, missing ones, one progress bar, and what libraries log."""
+"""The command line's streams: any encoding, missing ones, and one progress bar."""
 
 from __future__ import annotations
 
 import codecs
 import io
-import logging
 import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 
 import typer
 
-from mien.errors import PhotoError
-
 ESCAPE = "mien.escape"
+QUIET: ContextVar[bool] = ContextVar("quiet", default=False)
+
+
+def is_quiet() -> bool:
+    """Whether the running command was given --quiet."""
+    return QUIET.get()
 
 
 class _Missing(io.TextIOWrapper):
@@ -49,27 +53,6 @@ def prepare_streams() -> None:
             # ASCII is what a system says that knows nothing of encodings
             encoding = "utf-8" if codecs.lookup(stream.encoding).name == "ascii" else stream.encoding
             stream.reconfigure(encoding=encoding, errors=ESCAPE)
-
-
-class _LogHandler(logging.Handler):
-    """Warnings of the package as lines on stderr, where no other handler is set up, as `mien serve` does.
-
-    Errors of photos are left out: the commands print them.
-    """
-
-    def emit(self, record: logging.LogRecord) -> None:
-        """One line."""
-        if logging.getLogger().handlers:
-            return
-        if not (isinstance(record.args, tuple) and record.args and isinstance(record.args[0], PhotoError)):
-            say(f"mien: {record.getMessage()}", err=True)
-
-
-def show_warnings() -> None:
-    """Let warnings of the package appear once, in the form of the command line's other messages."""
-    log = logging.getLogger("mien")
-    if not any(isinstance(h, _LogHandler) for h in log.handlers):
-        log.addHandler(_LogHandler(logging.WARNING))
 
 
 class _Bar:
@@ -115,8 +98,8 @@ def say(text: str, *, err: bool = False) -> None:
 
 @contextmanager
 def progress(total: int) -> Iterator[Callable[[], None]]:
-    """A bar on stderr for more than a few photos on a terminal; quiet otherwise."""
-    if total <= 4 or not sys.stderr.isatty():
+    """A bar on stderr for more than a few photos on a terminal; none otherwise, or with --quiet."""
+    if total <= 4 or is_quiet() or not sys.stderr.isatty():
         yield lambda: None
         return
     bar = _Bar.active = _Bar(total)

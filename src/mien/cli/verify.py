@@ -1,4 +1,4 @@
-"""`mien verify`: do two photos show the same person?"""
+"""`mien verify`: verify two photos."""
 
 from __future__ import annotations
 
@@ -8,25 +8,34 @@ from typing import Annotated
 
 import typer
 
-from mien.cli.common import Fmr, Threads, Threshold, Weights, _identity_reader, app
+from mien.cli.command import READ
+from mien.cli.common import _identity_reader, app
+from mien.cli.options import MAX_PIXELS, MaxPixels, Score, Thorough, Threads, Threshold, VerifyFmr, Weights
 
 
-@app.command()
+@app.command(rich_help_panel=READ)
 def verify(
-    first: Annotated[str, typer.Argument(help="A photo; its largest face counts.")],
-    second: Annotated[str, typer.Argument(help="Another photo.")],
-    fmr: Fmr = None,
+    first: Annotated[str, typer.Argument(metavar="PHOTO", help="A photo; its largest face counts.")],
+    second: Annotated[str, typer.Argument(metavar="OTHER", help="Another photo.")],
+    fmr: VerifyFmr = None,
     threshold: Threshold = None,
-    threads: Threads = None,
+    score: Score = None,
+    thorough: Thorough = False,
+    max_pixels: MaxPixels = MAX_PIXELS,
     weights: Weights = None,
+    threads: Threads = None,
 ) -> None:
-    """Do two photos show the same person? A sentence on a terminal, JSON into a pipe.
+    """Verify whether two photos show the same person.
 
-    Exit codes: 0 the same person, 1 not, 2 wrong usage, or a photo that cannot be read or shows no face.
+    On a terminal it prints a sentence, into a pipe JSON.
+
+    Exit codes: 0 same person; 1 different people; 2 wrong usage, or a photo that cannot be read or has no
+    face.
     """
     from mien.recognition.verification import verify as compare
 
-    found = compare(first, second, reader=_identity_reader(weights, threads), fmr=fmr, threshold=threshold)
+    reader = _identity_reader(weights, threads, score=score, thorough=thorough, max_pixels=max_pixels)
+    found = compare(first, second, reader=reader, fmr=fmr, threshold=threshold)
     same, similarity, cut = found.same, found.similarity, found.threshold
     faces = list(zip((first, second), found.counts, found.faces, strict=True))
     record = {"schema": 1, "same": same, "similarity": round(similarity, 4), **cut.to_dict()}

@@ -1,4 +1,4 @@
-"""`mien video`: faces of a film or a camera as rows, tracks and an annotated film."""
+"""`mien video`: faces of a video or a camera as rows, tracks and an annotated video."""
 
 from __future__ import annotations
 
@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from mien.cli.command import READ
 from mien.cli.common import answerer, app, names_of
-from mien.cli.streams import progress
+from mien.cli.options import PICTURES, TASK_NAMES, Score, Threads, Weights
+from mien.cli.streams import is_quiet, progress
 from mien.errors import PhotoError, UsageError
 
 if TYPE_CHECKING:
@@ -87,42 +89,87 @@ def _check_places(source: str, places: Mapping[str, str | Path | None]) -> None:
         used[at] = f"what {option} writes"
 
 
-@app.command()
+@app.command(rich_help_panel=READ)
 def video(
     source: Annotated[
-        str, typer.Argument(help="A film, a camera (/dev/video0), or - for a film piped into stdin.")
+        str,
+        typer.Argument(
+            metavar="VIDEO", help="A video, a camera (/dev/video0), or - for a video piped into stdin."
+        ),
     ],
-    stride: Annotated[int, typer.Option(min=1, help="Read every n-th frame.")] = 1,
     out: Annotated[
         str | None,
-        typer.Option(help="A row a face a frame: FILE.jsonl, FILE.csv, FILE.parquet, or - for JSON Lines."),
+        typer.Option(
+            "--out",
+            "-o",
+            metavar="FILE",
+            help="Write one row per face and frame: FILE.jsonl, .csv or .parquet; - writes JSON Lines to"
+            " stdout.",
+        ),
     ] = None,
     tracks: Annotated[
-        str | None, typer.Option(help="A row a track, with mean answers: FILE.jsonl, .csv, .parquet.")
-    ] = None,
-    crops: Annotated[
-        Path | None, typer.Option(help="Folder for the best picture of each track, NUMBER.jpg.")
-    ] = None,
-    video: Annotated[
-        Path | None, typer.Option(help="FILE.mp4: the film with faces drawn in, its sound kept.")
+        str | None,
+        typer.Option(
+            "--tracks",
+            metavar="FILE",
+            help="Write one row per track, with mean predictions: FILE.jsonl, .csv or .parquet.",
+        ),
     ] = None,
     tasks: Annotated[
         str | None,
-        typer.Option(help="Answers wanted, comma-separated; with identity, a face that returns is known."),
+        typer.Option(
+            "--tasks",
+            metavar="NAMES",
+            help=f"Predictions, comma-separated: {TASK_NAMES}. With identity, a face that returns keeps its"
+            " track.",
+            show_default="all but identity",
+        ),
     ] = None,
-    max_seconds: Annotated[float | None, typer.Option(min=0.0, help="Stop there.")] = None,
+    stride: Annotated[
+        int, typer.Option("--stride", min=1, metavar="N", help="Analyze every N-th frame.")
+    ] = 1,
+    max_seconds: Annotated[
+        float | None,
+        typer.Option(
+            "--max-seconds",
+            min=0.0,
+            metavar="SECONDS",
+            help="Stop at this time of the video.",
+            show_default="no limit",
+        ),
+    ] = None,
     gap: Annotated[
-        float, typer.Option(min=0.0, help="Seconds without a sight after which a track has ended.")
+        float,
+        typer.Option(
+            "--gap", min=0.0, metavar="SECONDS", help="End a track when its face was not seen for this long."
+        ),
     ] = 1.0,
-    threads: Annotated[
-        int | None, typer.Option(min=1, help="Threads of a forward; all cores if not given.")
+    draw: Annotated[
+        Path | None,
+        typer.Option(
+            "--draw",
+            metavar="FILE.mp4",
+            help="Save the annotated video, with its sound.",
+            rich_help_panel=PICTURES,
+        ),
     ] = None,
-    score: Annotated[float | None, typer.Option(min=0.0, max=1.0, help="Least score of a face.")] = None,
-    weights: Annotated[str | None, typer.Option(help="An .onnx, a .safetensors or a run's folder.")] = None,
+    crops: Annotated[
+        Path | None,
+        typer.Option(
+            "--crops",
+            metavar="FOLDER",
+            help="Save the best picture of each track, NUMBER.jpg.",
+            rich_help_panel=PICTURES,
+        ),
+    ] = None,
+    score: Score = None,
+    weights: Weights = None,
+    threads: Threads = None,
 ) -> None:
-    """Follow every face of a film: rows, tracks with mean answers, and an annotated film.
+    """Track faces in a video or a camera stream.
 
-    Ctrl-C finishes the files.
+    It prints one line per track. Rows, tracks and the annotated video go to files; Ctrl-C completes them.
+    Needs the extra: pip install 'mien[video]'.
     """
     from mien.inference.reader import load
     from mien.io.writers import columns, open_rows
@@ -131,8 +178,8 @@ def video(
     from mien.video.reader import Reading
     from mien.video.tracker import Tracker
 
-    _check_places(source, {"--out": out, "--tracks": tracks, "--video": video})
-    to_pipe = out is None and tracks is None and video is None and crops is None and not sys.stdout.isatty()
+    _check_places(source, {"--out": out, "--tracks": tracks, "--draw": draw})
+    to_pipe = out is None and tracks is None and draw is None and crops is None and not sys.stdout.isatty()
     with ExitStack() as stack:
         try:
             film = stack.enter_context(VideoContainer(source))
@@ -141,22 +188,23 @@ def video(
             raise typer.Exit(1) from error
         reader = load(answerer(weights, threads), tasks=names_of(tasks), threads=threads, score=score)
         reading = Reading(
-            film, reader, Tracker(gap=gap), stride=stride, every=video is not None, max_seconds=max_seconds
+            film, reader, Tracker(gap=gap), stride=stride, every=draw is not None, max_seconds=max_seconds
         )
         place, names = "-" if to_pipe else out, columns(reader.requested)
         rows = stack.enter_context(open_rows(place, FACE, names)) if place else None
         means = [c for c in columns(n for n in reader.requested if averaged(n)) if c.name not in OF_A_FRAME]
         about = stack.enter_context(open_rows(tracks, TRACK, means)) if tracks else None
-        if video:
-            video.parent.mkdir(parents=True, exist_ok=True)
-        writer = stack.enter_context(Writer(video, rate=film.rate, sound_of=film)) if video else None
+        if draw:
+            draw.parent.mkdir(parents=True, exist_ok=True)
+        writer = stack.enter_context(Writer(draw, rate=film.rate, sound_of=film)) if draw else None
         code = _run(reading, rows, writer)
         if writer:
             writer.close()
             for warning in writer.warnings:
-                typer.echo(f"mien: {video}: {warning}", err=True)
+                typer.echo(f"mien: {draw}: {warning}", err=True)
         _finish(reading.tracks, about, crops)
-    if out != "-" and not to_pipe:
+    files = (out, tracks, draw, crops) != (None, None, None, None)
+    if out != "-" and not to_pipe and not (files and is_quiet()):
         typer.echo(f"{source}: {reading.count} frames, {len(reading.tracks)} tracks")
         for line in track_lines(reading.tracks):
             typer.echo(line)

@@ -1,4 +1,4 @@
-"""`mien web`: the page as a folder of files, with the networks beside it, that answers in the browser."""
+"""`mien web`: the web page as a folder of files that analyzes photos in the browser."""
 
 from __future__ import annotations
 
@@ -8,25 +8,43 @@ from typing import Annotated
 
 import typer
 
+from mien.cli.command import SERVE, note
 from mien.cli.common import app
+from mien.cli.options import NETWORK, OnnxWeights
 
 
-@app.command()
+@app.command(rich_help_panel=SERVE)
 def web(
     out: Annotated[
-        Path, typer.Option(help="Folder to write; what is in it stays, but for files of the same name.")
+        Path,
+        typer.Option(
+            "--out", "-o", metavar="FOLDER", help="Folder to write; files of the same name are replaced."
+        ),
     ],
     ort: Annotated[
         Path | None,
         typer.Option(
-            help="onnxruntime-web: npm's .tgz, or a folder of its files. If not given, npm fetches it now."
+            "--ort",
+            metavar="FILE|FOLDER",
+            help="onnxruntime-web: the .tgz file of npm, or a folder with its files.",
+            show_default="download with npm",
         ),
     ] = None,
-    weights: Annotated[Path | None, typer.Option(help="An .onnx instead of the embedded network.")] = None,
-    detector: Annotated[Path | None, typer.Option(help="An .onnx instead of the embedded detector.")] = None,
+    weights: OnnxWeights = None,
+    detector: Annotated[
+        Path | None,
+        typer.Option(
+            "--detector",
+            metavar="FILE",
+            help="The detector: an .onnx file.",
+            show_default="the embedded detector",
+            rich_help_panel=NETWORK,
+        ),
+    ] = None,
 ) -> None:
-    """Write the page as a folder for any static server: faces are read in the browser, and no picture leaves
-    the machine.
+    """Build the web page as a folder for any static server.
+
+    The page analyzes photos in the browser; no photo leaves the machine.
     """
     from mien.inference.detector import Detector
     from mien.inference.onnx_model import OnnxModel
@@ -45,8 +63,7 @@ def web(
         # checked before anything is written
         runtime = ort_files(ort or fetch_ort(Path(temporary)))
     write(out, table, runtime, {"network.onnx": model.path, "detector.onnx": finder.path})
-    typer.echo(
-        f"{out}: serve it with any static server, such as: python -m http.server --bind 127.0.0.1 --directory"
-        f" {out}",
-        err=True,
+    note(
+        f"serve {out} with any static server, such as: python -m http.server --bind 127.0.0.1 --directory"
+        f" {out}"
     )

@@ -96,17 +96,18 @@ def _cipher(key: str | os.PathLike[str]) -> Any:
         raw = bytes.fromhex(Path(key).read_text(encoding="ascii").strip())
     except OSError as e:
         raise UsageError(
-            f"cannot read the key file {os.fspath(key)}: {e.strerror}; make one with: mien gallery key FILE"
+            f"cannot read the key file {os.fspath(key)}: {e.strerror}; make one with: mien gallery key --out"
+            " FILE"
         ) from e
     except ValueError as e:
         raise UsageError(
             f"{os.fspath(key)} is no key file: it must hold 64 hexadecimal digits; make one with: mien"
-            " gallery key FILE"
+            " gallery key --out FILE"
         ) from e
     if len(raw) != 32:
         raise UsageError(
             f"{os.fspath(key)} is no key file: 32 bytes are needed, it holds {len(raw)}; make one with: mien"
-            " gallery key FILE"
+            " gallery key --out FILE"
         )
     return AESGCM(raw)
 

@@ -169,7 +169,7 @@ def read_keys(path: str | os.PathLike[str]) -> Keys:
         lines = Path(path).read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as e:
         raise UsageError(
-            f"cannot read the keys in {os.fspath(path)!r} ({type(e).__name__}); --keys names a text file,"
+            f"cannot read the keys in {os.fspath(path)!r} ({type(e).__name__}); --api-keys names a text file,"
             " NAME KEY a line"
         ) from e
     rows = [
@@ -202,7 +202,8 @@ def check_origins(origins: Sequence[str], keys: Keys | None) -> None:
     for origin in origins:
         if origin == "*" and keys is None:
             raise UsageError(
-                'the origin "*" is every page there is, so keys are needed: --keys FILE, or name the origins'
+                'the origin "*" is every page there is, so keys are needed: --api-keys FILE, or name the'
+                " origins"
             )
         if origin != "*" and not _ORIGIN.fullmatch(origin):
             raise UsageError(

@@ -134,7 +134,7 @@ class Middleware:
             if not is_loopback(host):
                 text = (
                     f"without keys this server answers under loopback names only, not {host[:60]!r}; start it"
-                    " with --keys FILE"
+                    " with --api-keys FILE"
                 )
                 raise ApiError(403, "bad_host", text)
             origin = headers.get("origin")

@@ -30,7 +30,8 @@ def check_address(host: str, keys: Keys | None) -> None:
     """Raises: UsageError, when others could reach the server and no key would keep them out."""
     if keys is None and not is_loopback(host):
         raise UsageError(
-            f"{host} can be reached from other machines, so keys are needed: --keys FILE, or --host 127.0.0.1"
+            f"{host} can be reached from other machines, so keys are needed: --api-keys FILE, or --host"
+            " 127.0.0.1"
         )
 
 

@@ -99,8 +99,8 @@ def keep_memory() -> None:
 class Log:
     """JSON lines in the run's folder, and a progress line for people."""
 
-    def __init__(self, path: Path):
-        self.path = path
+    def __init__(self, path: Path, shown: bool = True):
+        self.path, self.shown = path, shown
 
     def write(self, **row: Any) -> None:
         """Append one row."""
@@ -127,10 +127,10 @@ class Log:
             f" {losses}"
         )
 
-    @staticmethod
-    def say(text: str) -> None:
-        """Print to stderr."""
-        print(text, file=sys.stderr, flush=True)
+    def say(self, text: str) -> None:
+        """Print progress for people, on stderr."""
+        if self.shown:
+            print(text, file=sys.stderr, flush=True)
 
 
 def batches_of(
@@ -243,6 +243,7 @@ def fit(
     report: int = 50,
     save: int = 500,
     ranks: Distributed = SINGLE_PROCESS,
+    progress: bool = True,
 ) -> Any:
     """Train a recipe in a folder and return the averaged model.
 
@@ -259,6 +260,7 @@ def fit(
         report: steps between progress lines.
         save: steps between checkpoints.
         ranks: the process group, see `mien.training.distributed.join`.
+        progress: print progress lines to stderr; `log.jsonl` has them in any case.
 
     Raises:
         UsageError: the folder holds a run and `resume` is not set, a loss is not finite, or see
@@ -281,7 +283,7 @@ def fit(
     stop = recipe.steps if stop_after is None else min(recipe.steps, start + stop_after)
     ranks.assert_equal(start, "the step to resume from")
     training_mode(model)
-    log, sums, seen, since = Log(out / "log.jsonl"), dict[str, float](), 0, time.perf_counter()
+    log, sums, seen, since = Log(out / "log.jsonl", progress), dict[str, float](), 0, time.perf_counter()
     for step, batches in enumerate(
         batches_of(recipe.mixtures, start, stop, accumulate=recipe.accumulate, ranks=ranks), start
     ):
