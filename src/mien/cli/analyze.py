@@ -11,8 +11,11 @@ import typer
 
 from mien.cli.common import (
     INTERRUPTED,
+    DrawStyle,
+    Overlay,
     answerer,
     app,
+    drawing_of,
     names_of,
     output_names,
     photos_of,
@@ -43,6 +46,8 @@ class Pictures:
         sheet: Path | None = None,
         attention: Path | None = None,
         label: str | None = None,
+        style: str | None = None,
+        overlay: str | None = None,
     ):
         if masks and "parsing" not in reader.requested:
             raise UsageError("--masks needs the parsing task; add parsing to --tasks")
@@ -50,6 +55,7 @@ class Pictures:
             raise UsageError("--label says what --attention FOLDER draws; give both")
         if kind not in ("png", "jpg"):
             raise UsageError(f"--crops-as takes png or jpg, not {kind!r}")
+        self.look = drawing_of(style, overlay, draw, "--draw", reader.requested)
         self.draw, self.masks, self.crops, self.kind, self.reader = draw, masks, crops, kind, reader
         self.show: Callable[[str, Any], Any] | None = (
             _attention_saver(reader, attention, label) if attention else None
@@ -72,7 +78,8 @@ class Pictures:
         if reading.error is not None:
             return
         if self.draw:
-            drawing.save_jpeg(self.draw / f"{name}.jpg", drawing.annotate(reading.photo.pixels, reading))
+            drawn = drawing.annotate(reading.photo.pixels, reading, **self.look)
+            drawing.save_jpeg(self.draw / f"{name}.jpg", drawn)
         for number, face in enumerate(reading, 1):
             if self.masks:
                 mask = face["parsing"].mask_in(reading.photo.width, reading.photo.height)
@@ -132,6 +139,8 @@ def analyze(
         bool, typer.Option("--resume", help="Go on with --out FILE: skip the photos that it has.")
     ] = False,
     draw: Annotated[Path | None, typer.Option(help="Folder for annotated photos.")] = None,
+    draw_style: DrawStyle = None,
+    overlay: Overlay = None,
     masks: Annotated[
         Path | None, typer.Option(help="Folder for parsing masks, palette PNGs in photo geometry.")
     ] = None,
@@ -189,7 +198,7 @@ def analyze(
     from mien.inference.reader import load
 
     if engine is not None:
-        if draw or masks or crops or sheet or attention:
+        if draw or draw_style or overlay or masks or crops or sheet or attention:
             raise UsageError(
                 "--engine writes a table only; run --draw, --masks, --crops, --sheet and --attention"
                 " without it"
@@ -229,6 +238,8 @@ def analyze(
         sheet=sheet,
         attention=attention,
         label=label,
+        style=draw_style,
+        overlay=overlay,
     )
     model = f"{getattr(reader.model, 'name', '')}:{getattr(reader.model, 'sha256', '')[:12]}"
     output = Output(out, reader.requested, model=model, resume=resume)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import unicodedata
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
@@ -164,6 +164,30 @@ def readings_of(reader: Any, photos: list[tuple[str, Any]]) -> Iterator[Any]:
             step()
 
 
+def drawing_of(
+    style: str | None, overlay: str | None, into: Path | None, option: str, tasks: Sequence[str]
+) -> dict[str, Any]:
+    """What `--draw-style` and `--overlay` ask for, as arguments of `mien.annotate`.
+
+    Args:
+        into: where the drawn pictures go, as `option` named it; None where nothing is drawn.
+        tasks: the requested tasks.
+
+    Raises:
+        UsageError: unknown words, nothing to draw, or parsing without its task.
+    """
+    from mien.visualize.drawing import check_style
+
+    for name, value in (("--draw-style", style), ("--overlay", overlay)):
+        if value is not None and into is None:
+            raise UsageError(f"{name} changes what {option} draws; give {option} too")
+    given = {"style": style or "corners", "overlay": overlay or "landmarks"}
+    check_style(**given)
+    if overlay == "parsing" and "parsing" not in tasks:
+        raise UsageError("--overlay parsing needs the parsing task; add parsing to --tasks")
+    return given
+
+
 def reader_of(weights: str | None, tasks: list[str] | None, **more: Any) -> Any:
     """A reader as the options say, made anew in each worker."""
     from mien.inference.reader import load
@@ -178,6 +202,17 @@ Fmr = Annotated[
 
 
 Threshold = Annotated[float | None, typer.Option(help="A similarity, -1..1, instead of --fmr.")]
+
+
+DrawStyle = Annotated[
+    str | None, typer.Option(help="How faces are drawn: corners (the default), box, points or print.")
+]
+
+
+Overlay = Annotated[
+    str | None,
+    typer.Option(help="Drawn on each face: landmarks (the default), parsing (a tint of its parts), or none."),
+]
 
 
 Threads = Annotated[int | None, typer.Option(min=1, help="Threads of a forward; all cores if not given.")]

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from mien.cli.common import app, progress
+from mien.cli.common import DrawStyle, app, drawing_of, output_names, progress
 from mien.errors import PhotoError, UsageError
 
 HELP = "Who is this: enrol people, find them, and forget them truly. Biometric data: see docs/gallery.md."
@@ -122,12 +122,20 @@ def identify(
         str | None, typer.Option(help="With --table: a folder or URI for the answers, Parquet.")
     ] = None,
     engine: Annotated[str, typer.Option(help="With --table: local or ray; see docs/scale.md.")] = "local",
+    draw: Annotated[Path | None, typer.Option(help="Folder for photos with the names drawn in.")] = None,
+    draw_style: DrawStyle = None,
+    font: Annotated[
+        Path | None, typer.Option(help="With --draw: a font file, for names the built-in font cannot write.")
+    ] = None,
 ) -> None:
     """Who is in photos: the best people of each face with similarity and margin to the second, or unknown."""
     from mien.io.paths import find_photos
 
     if (table is None) == (not photos) or (table is None) != (out is None):
         raise UsageError("identify takes photos, or --table PARTS with --out FOLDER")
+    if table and draw:
+        raise UsageError("--draw draws on photos, and --table has none; name photos instead")
+    look = drawing_of(draw_style, None, draw, "--draw", []) | {"overlay": "none"}
     if table and out:
         from mien.scale.people import identify as job
 
@@ -140,17 +148,31 @@ def identify(
     here, failed = _reading(place, key, weights, threads, fmr=fmr, threshold=threshold), 0
     _ = here.store, here.threshold  # what is missing is said once, before any photo is read
     paths = find_photos(photos or [])
+    names = output_names(paths)
+    if draw:
+        draw.mkdir(parents=True, exist_ok=True)
     with progress(len(paths)) as step:
-        for reading in here.reader.stream(paths):
+        for name, reading in zip(names, here.reader.stream(paths), strict=True):
             record = reading.to_dict()
             if reading.error is None:
-                record["faces"] = [a.to_dict() for a in here.answers(reading, top=top)]
+                answers = here.answers(reading, top=top)
+                record["faces"] = [a.to_dict() for a in answers]
+                if draw:
+                    _draw(draw / f"{name}.jpg", reading, answers, font=font, **look)
             else:
                 failed += 1
                 typer.echo(f"mien: {reading.error}", err=True)
             _say(record, "\n".join(face_lines(record)))
             step()
     raise typer.Exit(1 if failed else 0)
+
+
+def _draw(path: Path, reading: Any, answers: list[Any], **look: Any) -> None:
+    """A copy of the photo with everybody's name."""
+    from mien.visualize import drawing
+
+    names = [answer.match.name if answer.match else "unknown" for answer in answers]
+    drawing.save_jpeg(path, drawing.annotate(reading.photo.pixels, reading, names=names, **look))
 
 
 def face_lines(record: dict[str, Any]) -> Iterator[str]:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TextIO
 
 import typer
 
-from mien.cli.common import answerer, app, names_of, progress
+from mien.cli.common import DrawStyle, Overlay, answerer, app, drawing_of, names_of, progress
 from mien.errors import PhotoError, UsageError
 
 if TYPE_CHECKING:
@@ -203,6 +203,8 @@ def video(
     video: Annotated[
         Path | None, typer.Option(help="FILE.mp4: the film with faces drawn in, its sound kept.")
     ] = None,
+    draw_style: DrawStyle = None,
+    overlay: Overlay = None,
     tasks: Annotated[
         str | None,
         typer.Option(help="Answers wanted, comma-separated; with identity, a face that returns is known."),
@@ -237,6 +239,7 @@ def video(
             typer.echo(f"mien: {error}", err=True)
             raise typer.Exit(1) from error
         reader = load(answerer(weights, threads), tasks=names_of(tasks), threads=threads, score=score)
+        look = drawing_of(draw_style, overlay, video, "--video", reader.requested)
         reading = Reading(
             film, reader, Tracker(gap=gap), stride=stride, every=video is not None, max_seconds=max_seconds
         )
@@ -247,7 +250,7 @@ def video(
         if video:
             video.parent.mkdir(parents=True, exist_ok=True)
         writer = stack.enter_context(Writer(video, rate=film.rate, sound_of=film)) if video else None
-        code = _run(reading, rows, writer)
+        code = _run(reading, rows, writer, look)
         if writer:
             writer.close()
             for warning in writer.warnings:
@@ -260,7 +263,7 @@ def video(
     raise typer.Exit(code)
 
 
-def _run(reading: Any, rows: Rows | None, writer: Any) -> int:
+def _run(reading: Any, rows: Rows | None, writer: Any, look: Mapping[str, str]) -> int:
     """All frames into the outputs; the exit code: 1 for a damaged film, 130 for Ctrl-C."""
     seconds = min(s for s in (reading.film.duration or 0.0, reading.max_seconds) if s is not None)
     step_size = 1 if writer else reading.stride
@@ -270,7 +273,7 @@ def _run(reading: Any, rows: Rows | None, writer: Any) -> int:
                 for face in frame.faces if rows and frame.read else ():
                     rows.add({"frame": frame.number, "time": round(frame.time, 4)} | face.to_dict())  # type: ignore[union-attr]
                 if writer:
-                    writer.add(frame.drawn(), frame.time)
+                    writer.add(frame.drawn(**look), frame.time)
                 step()
                 if stopped:
                     typer.echo(
