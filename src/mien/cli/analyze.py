@@ -64,7 +64,7 @@ class Pictures:
         if sheet:
             from mien.visualize.contact_sheet import ContactSheet
 
-            self.sheet = ContactSheet(sheet, sheet.stem)
+            self.sheet = ContactSheet(sheet)
         for folder in (draw, masks, crops):
             if folder:
                 folder.mkdir(parents=True, exist_ok=True)

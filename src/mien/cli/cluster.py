@@ -107,7 +107,7 @@ def _save_people(
     from mien.visualize import drawing
     from mien.visualize.contact_sheet import ContactSheet
 
-    page = ContactSheet(sheet, sheet.stem) if sheet else None
+    page = ContactSheet(sheet) if sheet else None
     for number, (reading, places) in enumerate(kept, 1):
         persons = [album.persons[place] if place is not None else 0 for place in places]
         if page:

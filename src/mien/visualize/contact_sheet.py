@@ -13,16 +13,22 @@ import html
 import io
 import json
 import os
+import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import cv2
+import numpy as np
 from PIL import Image
 
+from mien import geometry
 from mien.errors import UsageError
-from mien.types import Face
+from mien.tasks.attribute_rates import notable
+from mien.types import Crop, Face, Pixels
 
 THUMB = 112  # pixels
+_TOLD_ELSEWHERE = frozenset(("Male", "Young", "Attractive"))
 _LEFT_OUT = frozenset(("points5", "landmarks", "wflw98", "cofw29", "aflw19", "identity", "identity512"))
 
 STYLE = """
@@ -81,11 +87,11 @@ for (const id of ["young", "old"]) at(id).closest("label").hidden = !sheet.faces
 const cards = sheet.faces.map((f, i) => {
   const card = make("button"); card.type = "button"; f.place = i;
   const image = make("img"); image.src = "data:image/jpeg;base64," + f.thumb; image.alt = "face " + f.face + " of " + f.path;
-  image.loading = "lazy"; card.append(image, make("span", f.path.split(/[\\\\/]/).pop(), "name")); card.title = f.path;
+  image.loading = "lazy"; card.append(image, make("span", f.name, "name")); card.title = f.path;
   const line = [f.gender && f.gender.label, f.age && Math.round(f.age.years) + " years", mood(f) && mood(f).label].filter(Boolean);
   if (line.length) card.append(make("span", line.join(", ")));
   if (f.person !== undefined) card.append(make("span", f.person ? "person " + f.person : "seen once", "soft"));
-  const few = likely(f).filter(n => !["Male", "Young", "Attractive"].includes(n)).slice(0, 3).map(words).join(", ");
+  const few = (f.notable || []).slice(0, 3).map(words).join(", ");
   if (few) card.append(make("span", few, "soft"));
   card.onclick = () => show(f);
   f.text = [f.path, ...line, f.person ? "person " + f.person : "", ...likely(f)].join(" ").toLowerCase().replaceAll("_", " ");
@@ -102,7 +108,7 @@ function show(f) {
   const table = make("table");
   row(table, "face", f.face + " of " + f.faces + ", " + Math.round(f.box[2] - f.box[0]) + " px wide", f.score);
   for (const [name, v] of Object.entries(f)) {
-    if (name === "age") row(table, name, v.years + " years (" + v.low + " to " + v.high + ")");
+    if (name === "age") row(table, name, Math.round(v.years) + " years (" + Math.round(v.low) + " to " + Math.round(v.high) + ")");
     else if (v && v.probabilities) for (const [n, p] of Object.entries(v.probabilities)) row(table, n, p.toFixed(2), p);
     else if (name === "gender") row(table, name, v.label, v.probability);
     else if (v && v.yaw !== undefined) row(table, name, "yaw " + v.yaw + ", pitch " + v.pitch + ", roll " + v.roll);
@@ -110,7 +116,8 @@ function show(f) {
     else if (["attributes", "units8", "units12"].includes(name)) for (const [n, p] of Object.entries(v)) row(table, n, p.toFixed(2), p);
   }
   const done = make("button", "Close"); done.onclick = () => box.close();
-  box.append(image, make("h2", f.path), table, done); box.showModal();
+  const title = make("h2", f.path); title.tabIndex = -1; title.autofocus = true; // what gets the focus is scrolled into view
+  box.append(title, image, table, done); box.showModal(); box.scrollTop = 0;
 }
 function apply() {
   const text = at("text").value.toLowerCase().split(/\\s+/).filter(Boolean), order = at("order").value, min = at("young").value,
@@ -182,13 +189,14 @@ class ContactSheet:
     """Collects readings and writes them as one HTML file; about 5 KB a face are kept in memory until then.
 
     Args:
-        path: FILE.html. title: of the page.
+        path: FILE.html.
+        title: of the page; None for "Faces" and the folder that all photos share.
 
     Raises:
         UsageError: another suffix.
     """
 
-    def __init__(self, path: str | os.PathLike[str], title: str = "Faces"):
+    def __init__(self, path: str | os.PathLike[str], title: str | None = None):
         self.path, self.title = Path(path), title
         if self.path.suffix.lower() not in (".html", ".htm"):
             raise UsageError(f"a sheet is FILE.html, not {os.fspath(path)!r}")
@@ -207,18 +215,25 @@ class ContactSheet:
                 "path": str(reading.path),
                 "face": number,
                 "faces": len(reading),
-                "thumb": thumb(face),
+                "thumb": thumb(face, (reading.photo.width, reading.photo.height)),
                 **answers,
             }
+            if "attributes" in face:
+                likely = notable(face["attributes"].probabilities)
+                card["notable"] = [n for n in likely if n not in _TOLD_ELSEWHERE]
             if persons is not None:
                 card["person"] = persons[number - 1]
             self.faces.append(card)
 
     def close(self) -> None:
         """Write the file: under another name first, so that a half one never stands there."""
+        folder, names = short_names([card["path"] for card in self.faces])
+        for card, name in zip(self.faces, names, strict=True):
+            card["name"] = name
+        title = self.title if self.title is not None else f"Faces in {folder}" if folder else "Faces"
         data = json.dumps({"photos": self.photos, "faces": self.faces, "errors": self.errors})
         page = PAGE.format(
-            title=html.escape(self.title),
+            title=html.escape(title),
             style=STYLE,
             script=SCRIPT,
             style_hash=_policy(STYLE),
@@ -234,8 +249,22 @@ def _policy(text: str) -> str:
     return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
 
 
-def thumb(face: Face) -> str:
+def short_names(paths: Sequence[str]) -> tuple[str, list[str]]:
+    """(the folder that all paths share, each path below it); different paths have different names."""
+    split = [re.split(r"[\\/]", path) for path in paths]
+    shared = 0
+    while split and all(len(parts) > shared + 1 and parts[shared] == split[0][shared] for parts in split):
+        shared += 1
+    folder = "/".join(split[0][:shared]) if split else ""
+    return folder, ["/".join(parts[shared:]) for parts in split]
+
+
+def thumb(face: Face, size: tuple[int, int] | None = None) -> str:
     """The aligned face as a small JPEG in base64.
+
+    Args:
+        face: with its crop.
+        size: (width, height) of the photo: what lies outside it is filled from its edge. None leaves it black.
 
     Raises:
         UsageError: the face has no crop.
@@ -243,6 +272,29 @@ def thumb(face: Face) -> str:
     if face.crop is None:
         raise UsageError("this face has no crop to show; take it from a Reader")
     pixels = cv2.resize(face.crop.pixels, (THUMB, THUMB), interpolation=cv2.INTER_AREA)
+    if size is not None:
+        pixels = _filled(pixels, face.crop, size)
     data = io.BytesIO()
     Image.fromarray(pixels).save(data, "JPEG", quality=80)
     return base64.b64encode(data.getvalue()).decode()
+
+
+def _filled(pixels: Pixels, crop: Crop, size: tuple[int, int]) -> Pixels:
+    """A thumbnail whose places outside the photo have the color of the nearest place inside, blurred."""
+    height, width = crop.pixels.shape[:2]
+    columns, rows = np.meshgrid(
+        (np.arange(THUMB) + 0.5) / THUMB * width, (np.arange(THUMB) + 0.5) / THUMB * height
+    )
+    places = np.stack([columns.ravel(), rows.ravel()], 1) - 0.5
+    photo = geometry.move_points(places, geometry.invert(crop.from_photo))
+    rim = 1.5 / geometry.scale_of(crop.from_photo)  # its last pixels are mixed with black
+    inside = ((photo >= rim) & (photo <= np.array(size) - 1 - rim)).all(1).reshape(THUMB, THUMB)
+    if inside.all() or not inside.any():
+        return pixels
+    _, nearest = cv2.distanceTransformWithLabels(
+        (~inside).astype(np.uint8), cv2.DIST_L2, 5, labelType=cv2.DIST_LABEL_PIXEL
+    )
+    colors = np.zeros((int(nearest.max()) + 1, 3), np.uint8)
+    colors[nearest[inside]] = pixels[inside]
+    spread = cv2.GaussianBlur(colors[nearest], (0, 0), THUMB / 28)
+    return np.where(inside[..., None], pixels, spread).astype(np.uint8)
