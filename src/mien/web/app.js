@@ -90,8 +90,11 @@ async function read(given) {
   for (const entry of pictures) {
     if (mine !== asking) return;
     await readOne(entry, mine);
-    // what refuses one picture for its sender's sake refuses all
-    if (mine === asking && [0, 401, 429].includes(entry.error?.status)) break;
+    // no server, no key or too many requests: the others would be refused as well
+    if (mine === asking && [0, 401, 429].includes(entry.error?.status)) {
+      for (const other of pictures) if (!other.record) other.error ??= entry.error;
+      return listPictures(mine);
+    }
   }
 }
 
@@ -99,6 +102,7 @@ async function read(given) {
 function begin() {
   asking?.abort();
   forgive();
+  document.body.classList.remove("busy");
   album = [];
   get("pictures").hidden = true;
   return (asking = new AbortController());
