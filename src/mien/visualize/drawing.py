@@ -401,7 +401,8 @@ def _blend(out: Pixels, points: Array, width: float, paint: Paint, color: Colour
     if right <= left or bottom <= top:
         return
     size = right - left, bottom - top
-    scale = int(np.clip(1600 // max(size), 1, 4))  # thin lines of small faces are drawn larger, then averaged
+    # thin lines of small faces are drawn larger, then averaged
+    scale = int(np.clip(min(math.ceil(3 / width), 1600 // max(size)), 1, 4))
     dark = sum(color) < 3 * 100
     for shade, grow, alpha in (
         (WHITE if dark else (0, 0, 0), 1.6 * rim, 0.35 * opacity),
