@@ -110,6 +110,8 @@ def test_about_names_every_class_and_attribute_once():
     for task in (PARSING, LAPA11, HELEN9):
         assert [c["name"] for c in known["sets"][task.labels]] == list(task.names)
         assert all(re.fullmatch("#[0-9a-f]{6}", c["colour"]) for c in known["sets"][task.labels])
+        off = {c["name"] for c in known["sets"][task.labels] if not c["head"]}
+        assert off <= {"background", "neck", "necklace", "cloth"}
     assert Counter(n for group in known["groups"].values() for n in group) == Counter(ATTRIBUTES.names)
     assert set(known["opinions"]) <= set(ATTRIBUTES.names)
 

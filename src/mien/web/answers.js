@@ -86,7 +86,7 @@ function poseOf(pose, title) {
 }
 
 function partsOf(answer, sets) {
-  const colours = Object.fromEntries((sets[answer.set] ?? []).map((c) => [c.name, c.colour]));
+  const colours = Object.fromEntries((sets[answer.set] ?? []).filter((c) => c.head).map((c) => [c.name, c.colour]));
   const rows = Object.entries(answer.classes).filter(([name]) => name !== "background").sort((a, b) => b[1] - a[1]);
   const shown = rows.map(([name, v]) => el("li", el("i", { "--c": colours[name] ?? "transparent" }), `${part(name)} ${v < 0.01 ? "< 1 %" : percent(v)}`));
   return group("Parts, by share of the crop", el("ul", { className: "parts" }, ...shown), el("p", { className: "soft" }, "Left and right are the person's own."));

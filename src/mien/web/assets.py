@@ -10,6 +10,7 @@ from mien.tasks import HELEN9, LAPA11, PARSING
 from mien.tasks.attribute_groups import GROUPS
 from mien.tasks.attribute_rates import RATES
 from mien.visualize.drawing import COLORS
+from mien.visualize.overlay import TINTS
 
 if TYPE_CHECKING:
     pass
@@ -56,7 +57,12 @@ def about() -> dict[str, Any]:
     """
     sets = {
         t.labels: [
-            {"name": n, "colour": "#{:02x}{:02x}{:02x}".format(*COLORS[ALIKE.get(n, n)])} for n in t.names
+            {
+                "name": n,
+                "colour": "#{:02x}{:02x}{:02x}".format(*(TINTS.get(n) or COLORS[ALIKE.get(n, n)])),
+                "head": n in TINTS,  # what is no part of the head is listed and not painted
+            }
+            for n in t.names
         ]
         for t in (PARSING, LAPA11, HELEN9)
     }
