@@ -69,7 +69,7 @@ function attributes(answer, { groups, opinions, rates }) {
     const names = rest.map(({ name }) => name).join(", ").toLowerCase();
     out.push(el("details", el("summary", el("b", "Nothing likely"), el("span", names)), ...rest.map(({ name, rows }) => group(name, bars(rows)))));
   }
-  const few = order.filter((n) => !known.has(n) && n !== "Male").slice(0, 5);
+  const few = order.filter((n) => !known.has(n) && n !== "Male" && answer[n] - (rates[n] ?? 0) >= 0.2).slice(0, 5);
   const first = few.length ? [el("p", { className: "notable" }, ...few.map((n) => el("span", words(n))))] : [];
   return group("Attributes", ...first, ...out, el("p", { className: "soft" }, "* rather an opinion of those who labelled the training pictures"));
 }
