@@ -273,7 +273,7 @@ def thumb(face: Face, size: tuple[int, int] | None = None) -> str:
         raise UsageError("this face has no crop to show; take it from a Reader")
     pixels = cv2.resize(face.crop.pixels, (THUMB, THUMB), interpolation=cv2.INTER_AREA)
     if size is not None:
-        pixels = _filled(pixels, face.crop, size)
+        pixels = _filled(np.asarray(pixels, np.uint8), face.crop, size)
     data = io.BytesIO()
     Image.fromarray(pixels).save(data, "JPEG", quality=80)
     return base64.b64encode(data.getvalue()).decode()
