@@ -286,6 +286,42 @@ def test_crops_and_a_sheet(album, tmp_path):
     assert '"code": "not_a_picture"' in page
 
 
+def test_drawings_have_styles_and_overlays(album, tmp_path):
+    pictures = {}
+    for name, words in {
+        "plain": (),
+        "box": ("--draw-style", "box"),
+        "parsing": ("--overlay", "parsing"),
+        "none": ("--overlay", "none"),
+    }.items():
+        done = invoke(
+            "analyze", str(album / "a.jpg"), "--draw", str(tmp_path / name), "--threads", "1", *words
+        )
+        assert done.exit_code == 0, done.output
+        pictures[name] = (tmp_path / name / "a.jpg").read_bytes()
+    assert len(set(pictures.values())) == 4
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (("--draw", "x", "--draw-style", "neon"), "no drawing style 'neon'; choose from: corners, box"),
+        (("--draw", "x", "--overlay", "mesh"), "no overlay 'mesh'; choose from: landmarks, parsing, none"),
+        (("--overlay", "none"), "--overlay changes what --draw draws; give --draw too"),
+        (("--draw-style", "box"), "--draw-style changes what --draw draws; give --draw too"),
+        (
+            ("--draw", "x", "--overlay", "parsing", "--tasks", "age"),
+            "--overlay parsing needs the parsing task",
+        ),
+    ],
+)
+def test_wrong_words_about_drawing_are_told_before_any_photo_is_read(words, says):
+    done = invoke("analyze", "examples/astronaut.jpg", "--threads", "1", *words)
+    assert isinstance(done.exception, UsageError)
+    assert says in str(done.exception)
+    assert not Path("x").exists()
+
+
 def test_resume_reads_only_what_is_missing(album, tmp_path):
     words = ["analyze", str(album), "--tasks", "age", "--threads", "1", "--out", str(tmp_path / "f.csv")]
     assert invoke(*words).exit_code == 0

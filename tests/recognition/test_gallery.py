@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 from typer.testing import CliRunner
 
 from mien.cli import app
@@ -632,6 +633,13 @@ def test_the_commands_from_enrol_to_forget(place, tmp_path):
     found = [json.loads(line) for line in done.stdout.splitlines()]
     assert len(found[0]["faces"]) == 11
     assert {f["match"]["name"] for f in found[0]["faces"] if f["match"]} == {"astronaut", "grace_hopper"}
+    drawn = tmp_path / "drawn"
+    words = ("identify", at, "examples/astronaut.jpg", "--threads", "1", "--draw", str(drawn))
+    assert gallery(*words, "--draw-style", "box").exit_code == 0
+    with Image.open(drawn / "astronaut.jpg") as picture, Image.open("examples/astronaut.jpg") as before:
+        assert picture.size == before.size
+        green = (np.asarray(picture).astype(int)[..., 1] - np.asarray(before)[..., 1]) > 60
+        assert green.sum() > 500  # the plate with the name
     assert (
         gallery("correct", at, "examples/grace_hopper.jpg", "--not", "astronaut", "--threads", "1").exit_code
         == 0

@@ -143,6 +143,14 @@ def crossing(n=20) -> list[np.ndarray]:
 # --- Reading
 
 
+def test_drawn_frames_show_track_numbers_in_a_style(tmp_path):
+    frame = next(iter(video.read_video(clip(tmp_path / "a.mp4", crossing()), squares)))
+    corners, box = frame.drawn(), frame.drawn(style="box", overlay="none")
+    assert corners.shape == box.shape == frame.pixels.shape
+    assert (corners != box).any()
+    assert (corners != mien.annotate(frame.pixels, frame.faces)).any()  # which has no numbers
+
+
 def test_frames_have_numbers_times_and_steady_tracks(tmp_path):
     reading = video.read_video(clip(tmp_path / "a.mp4", crossing()), squares)
     frames = list(reading)

@@ -10,13 +10,15 @@ import re
 from html.parser import HTMLParser
 from importlib.resources import files
 
+import numpy as np
 import pytest
 from PIL import Image
 
+from mien import geometry
 from mien.errors import NotFound, UsageError
 from mien.inference.reading import Reading
-from mien.types import Face
-from mien.visualize.contact_sheet import ContactSheet, thumb
+from mien.types import Crop, Face
+from mien.visualize.contact_sheet import ContactSheet, short_names, thumb
 
 SCRIPT, STYLE = (
     files("mien.visualize").joinpath(f"contact_sheet.{kind}").read_text("utf-8") for kind in ("js", "css")
@@ -115,3 +117,50 @@ def test_an_empty_sheet_is_a_page_too(tmp_path) -> None:
         "errors": [],
     }
     assert [p.name for p in tmp_path.iterdir()] == ["s.html"]
+
+
+def test_names_are_unique_and_as_short_as_the_shared_folder_allows() -> None:
+    assert short_names(["album/a/x.jpg", "album/b/x.jpg"]) == ("album", ["a/x.jpg", "b/x.jpg"])
+    assert short_names(["x.jpg", "x.jpg"]) == ("", ["x.jpg", "x.jpg"])  # two faces of one photo
+    assert short_names(["/p/x.jpg", "/p/q/x.jpg"]) == ("/p", ["x.jpg", "q/x.jpg"])
+    assert short_names(["C:\\p\\x.jpg", "C:\\p\\y.jpg"]) == ("C:/p", ["x.jpg", "y.jpg"])
+    assert short_names([]) == ("", [])
+
+
+def test_cards_have_unique_names_and_informative_attributes(reader, astronaut, tmp_path) -> None:
+    sheet = ContactSheet(tmp_path / "s.html")
+    for path in ("album/a/x.jpg", "album/b/x.jpg"):
+        reading = reader(astronaut)
+        reading.path = path
+        sheet.add(reading)
+    sheet.close()
+    page = Page((tmp_path / "s.html").read_text(encoding="utf-8"))
+    cards = json.loads(page.inside["data"])["faces"]
+    assert [c["name"] for c in cards] == ["a/x.jpg", "b/x.jpg"]
+    assert page.inside["title"].strip() == "Faces in album"
+    assert cards[0]["attributes"]["No_Beard"] > 0.9
+    assert cards[0]["notable"]
+    assert "No_Beard" not in cards[0]["notable"][:3]
+
+
+def corner_face(value: int) -> tuple[Face, tuple[int, int]]:
+    """A crop of which one half lies outside a photo of one color."""
+    affine = np.array([[1.0, 0, 64], [0, 1.0, 0]])
+    pixels = geometry.warp(np.full((128, 128, 3), value, np.uint8), affine, (128, 128))
+    crop = Crop(pixels, affine)
+    return Face(np.zeros(4, np.float32), 1.0, np.zeros((5, 2), np.float32), {}, crop), (128, 128)
+
+
+def test_a_thumbnail_shows_no_black_outside_of_the_photo() -> None:
+    face, size = corner_face(180)
+    for given, darkest in ((size, 170), (None, 0)):
+        with Image.open(io.BytesIO(base64.b64decode(thumb(face, given)))) as image:
+            shown = np.asarray(image).astype(int)
+        assert abs(int(shown.min()) - darkest) <= 12
+    assert np.ptp(shown[:, 60:]) <= 12  # the photo itself is as it was
+
+
+def test_the_detail_opens_at_its_top() -> None:
+    """What gets the focus is scrolled into view, so it must not be the button at the end."""
+    assert "title.autofocus = true" in SCRIPT
+    assert SCRIPT.index("box.showModal(); box.scrollTop = 0") > SCRIPT.index("title.autofocus")

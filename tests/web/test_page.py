@@ -29,6 +29,7 @@ from mien.server.app import app
 from mien.server.limits import Keys
 from mien.server.run import running
 from mien.tasks import ATTRIBUTES, HELEN9, LAPA11, PARSING, pose
+from mien.tasks.attribute_rates import notable
 from mien.tasks.detection import decode, weighted_nms
 from mien.web import build
 from mien.web.assets import WEB, about, parts
@@ -73,6 +74,7 @@ def test_files_come_without_a_key_and_under_a_strict_policy(http, path):
         "css": "text/css",
         "js": "text/javascript",
         "png": "image/png",
+        "jpg": "image/jpeg",
         "json": "application/json",
         "/": "text/html",
     }
@@ -108,6 +110,8 @@ def test_about_names_every_class_and_attribute_once():
     for task in (PARSING, LAPA11, HELEN9):
         assert [c["name"] for c in known["sets"][task.labels]] == list(task.names)
         assert all(re.fullmatch("#[0-9a-f]{6}", c["color"]) for c in known["sets"][task.labels])
+        off = {c["name"] for c in known["sets"][task.labels] if not c["head"]}
+        assert off <= {"background", "neck", "necklace", "cloth"}
     assert Counter(n for group in known["groups"].values() for n in group) == Counter(ATTRIBUTES.names)
     assert set(known["opinions"]) <= set(ATTRIBUTES.names)
 
@@ -385,7 +389,36 @@ def test_a_face_is_selected_by_click_or_keyboard_alone():
     ).read_text(encoding="utf-8")
 
 
-def test_a_picture_that_comes_early_is_kept():
+def test_pictures_that_come_early_are_kept():
     script = (WEB / "app.js").read_text(encoding="utf-8")
-    assert "kept = offer ? null : file;" in script
-    assert "if (kept) read(kept);" in script.partition("// --- A picture")[0]  # at the end of the start
+    assert "kept = offer ? null : files;" in script
+    assert "if (kept) read(kept);" in script.partition("// --- Pictures")[0]  # at the end of the start
+
+
+def test_nobody_is_compared_or_enrolled_while_the_camera_runs():
+    script = (WEB / "app.js").read_text(encoding="utf-8")
+    assert "if (!shown?.record || chosen < 0 || shown.live) return null;" in script
+
+
+def test_the_example_is_one_of_the_repository_in_the_public_domain():
+    assert parts()["page/example.jpg"].read_bytes() == Path("examples/astronaut.jpg").read_bytes()
+
+
+def test_informative_attributes_come_first_as_in_python(tmp_path):
+    node = shutil.which("node")
+    if node is None:
+        pytest.skip("node is not installed")
+    values = np.random.default_rng(4).uniform(size=(30, 40)).round(3)
+    faces = [dict(zip(ATTRIBUTES.names, v.tolist(), strict=True)) for v in values]
+    for name in ("answers.js", "draw.js"):
+        shutil.copy(WEB / name, tmp_path)
+    (tmp_path / "package.json").write_text('{"type": "module"}')
+    (tmp_path / "job.json").write_text(json.dumps({"faces": faces, "rates": about()["rates"]}))
+    (tmp_path / "check.js").write_text(
+        'import fs from "node:fs";\nimport { notable } from "./answers.js";\n'
+        'const { faces, rates } = JSON.parse(fs.readFileSync("job.json"));\n'
+        "console.log(JSON.stringify(faces.map((face) => notable(face, rates))));\n"
+    )
+    done = subprocess.run([node, "check.js"], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == [notable(face) for face in faces]

@@ -12,8 +12,11 @@ import typer
 from mien.cli.command import READ, note
 from mien.cli.common import (
     INTERRUPTED,
+    DrawStyle,
+    Overlay,
     answerer,
     app,
+    drawing_of,
     names_of,
     output_names,
     photos_of,
@@ -65,11 +68,14 @@ class Pictures:
         sheet: Path | None = None,
         attention: Path | None = None,
         label: str | None = None,
+        style: str | None = None,
+        overlay: str | None = None,
     ):
         if masks and "parsing" not in reader.requested:
             raise UsageError("--masks needs the parsing task; add parsing to --tasks")
         if label is not None and attention is None:
             raise UsageError("--label selects what --attention FOLDER draws; give both")
+        self.look = drawing_of(style, overlay, draw, "--draw", reader.requested)
         self.draw, self.masks, self.crops, self.kind, self.reader = draw, masks, crops, kind, reader
         self.show: Callable[[str, Any], Any] | None = (
             _attention_saver(reader, attention, label) if attention else None
@@ -78,7 +84,7 @@ class Pictures:
         if sheet:
             from mien.visualize.contact_sheet import ContactSheet
 
-            self.sheet = ContactSheet(sheet, sheet.stem)
+            self.sheet = ContactSheet(sheet)
         for folder in (draw, masks, crops):
             if folder:
                 folder.mkdir(parents=True, exist_ok=True)
@@ -106,7 +112,8 @@ class Pictures:
         from mien.visualize import drawing
 
         if self.draw:
-            drawing.save_jpeg(self.draw / f"{name}.jpg", drawing.annotate(reading.photo.pixels, reading))
+            drawn = drawing.annotate(reading.photo.pixels, reading, **self.look)
+            drawing.save_jpeg(self.draw / f"{name}.jpg", drawn)
         for number, face in enumerate(reading, 1):
             if self.masks:
                 mask = face["parsing"].mask_in(reading.photo.width, reading.photo.height)
@@ -174,6 +181,8 @@ def analyze(
         Path | None,
         typer.Option("--draw", metavar="FOLDER", help="Save annotated photos.", rich_help_panel=PICTURES),
     ] = None,
+    draw_style: DrawStyle = None,
+    overlay: Overlay = None,
     masks: Annotated[
         Path | None,
         typer.Option(
@@ -245,7 +254,7 @@ def analyze(
     from mien.inference.reader import load
 
     if engine is not None:
-        if draw or masks or crops or sheet or attention:
+        if draw or draw_style or overlay or masks or crops or sheet or attention:
             raise UsageError(
                 "--engine writes a table only; run --draw, --masks, --crops, --sheet and --attention"
                 " without it"
@@ -289,6 +298,8 @@ def analyze(
         sheet=sheet,
         attention=attention,
         label=label,
+        style=draw_style,
+        overlay=overlay,
     )
     model = f"{getattr(reader.model, 'name', '')}:{getattr(reader.model, 'sha256', '')[:12]}"
     output = Output(out, reader.requested, model=model, resume=resume)

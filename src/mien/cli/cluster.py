@@ -152,7 +152,7 @@ def _save_people(
     from mien.visualize import drawing
     from mien.visualize.contact_sheet import ContactSheet
 
-    page = ContactSheet(sheet, sheet.stem) if sheet else None
+    page = ContactSheet(sheet) if sheet else None
     failed, names = 0, output_names([reading.path or "photo" for reading, _ in kept])
     for number, ((reading, places), name) in enumerate(zip(kept, names, strict=True), 1):
         persons = [album.persons[place] if place is not None else 0 for place in places]

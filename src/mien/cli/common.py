@@ -6,7 +6,7 @@ import logging
 import os
 import sys
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
@@ -207,6 +207,30 @@ def readings_of(reader: Any, photos: list[tuple[str, Any]]) -> Iterator[Any]:
                 _log.info("%s: %d faces; %s", path, len(reading), stages)
             yield reading
             step()
+
+
+def drawing_of(
+    style: str | None, overlay: str | None, into: Path | None, option: str, tasks: Sequence[str]
+) -> dict[str, Any]:
+    """What `--draw-style` and `--overlay` ask for, as arguments of `mien.annotate`.
+
+    Args:
+        into: where the drawn pictures go, as `option` named it; None where nothing is drawn.
+        tasks: the requested tasks.
+
+    Raises:
+        UsageError: unknown words, nothing to draw, or parsing without its task.
+    """
+    from mien.visualize.drawing import check_style
+
+    for name, value in (("--draw-style", style), ("--overlay", overlay)):
+        if value is not None and into is None:
+            raise UsageError(f"{name} changes what {option} draws; give {option} too")
+    given = {"style": style or "corners", "overlay": overlay or "landmarks"}
+    check_style(**given)
+    if overlay == "parsing" and "parsing" not in tasks:
+        raise UsageError("--overlay parsing needs the parsing task; add parsing to --tasks")
+    return given
 
 
 def reader_of(weights: str | None, tasks: list[str] | None, **more: Any) -> Any:

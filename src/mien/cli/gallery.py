@@ -12,10 +12,12 @@ from typing import Annotated, Any
 import typer
 
 from mien.cli.command import READ, App, note
-from mien.cli.common import app, progress
+from mien.cli.common import app, drawing_of, output_names
 from mien.cli.options import (
     MAX_PIXELS,
+    PICTURES,
     SCALE,
+    DrawStyle,
     Engine,
     GalleryFmr,
     MaxPixels,
@@ -27,6 +29,7 @@ from mien.cli.options import (
     Threads,
     Threshold,
 )
+from mien.cli.streams import progress
 from mien.errors import PhotoError, UsageError
 
 HELP = """Store people by their faces, identify them, and erase them.
@@ -196,11 +199,27 @@ def identify(
     ] = None,
     engine: Annotated[
         Engine,
-        GalleryFmr,
         typer.Option(
             "--engine", help="With --table: the job engine; see docs/scale.md.", rich_help_panel=SCALE
         ),
     ] = Engine.local,
+    draw: Annotated[
+        Path | None,
+        typer.Option(
+            "--draw", metavar="FOLDER", help="Save photos with the names drawn in.", rich_help_panel=PICTURES
+        ),
+    ] = None,
+    draw_style: DrawStyle = None,
+    font: Annotated[
+        Path | None,
+        typer.Option(
+            "--font",
+            metavar="FILE",
+            help="Font file, for names that the built-in font cannot write.",
+            show_default="built in",
+            rich_help_panel=PICTURES,
+        ),
+    ] = None,
 ) -> None:
     """Identify the faces in photos.
 
@@ -211,6 +230,9 @@ def identify(
 
     if (table is None) == (not photos) or (table is None) != (out is None):
         raise UsageError("identify takes PHOTOS, or --table PARTS with --out FOLDER")
+    if table and draw:
+        raise UsageError("--draw draws on photos, and --table has none; name photos instead")
+    look = drawing_of(draw_style, None, draw, "--draw", []) | {"overlay": "none"}
     if table and out:
         from mien.scale.people import identify as job
 
@@ -224,16 +246,30 @@ def identify(
     here, failed = _open(place, key, reader=reader, fmr=fmr, threshold=threshold), 0
     _ = here.store, here.threshold  # report what is missing once, before any photo is read
     paths = find_photos(photos or [])
+    names = output_names(paths)
+    if draw:
+        draw.mkdir(parents=True, exist_ok=True)
     with progress(len(paths)) as step:
-        for reading in here.reader.stream(paths):
+        for name, reading in zip(names, here.reader.stream(paths), strict=True):
             record = reading.to_dict()
             if reading.error is None:
-                record["faces"] = [a.to_dict() for a in here.answers(reading, top=top)]
+                answers = here.answers(reading, top=top)
+                record["faces"] = [a.to_dict() for a in answers]
+                if draw:
+                    _draw(draw / f"{name}.jpg", reading, answers, font=font, **look)
             else:
                 failed += 1
             _say(record, "\n".join(face_lines(record)))
             step()
     raise typer.Exit(1 if failed else 0)
+
+
+def _draw(path: Path, reading: Any, answers: list[Any], **look: Any) -> None:
+    """A copy of the photo with everybody's name."""
+    from mien.visualize import drawing
+
+    names = [answer.match.name if answer.match else "unknown" for answer in answers]
+    drawing.save_jpeg(path, drawing.annotate(reading.photo.pixels, reading, names=names, **look))
 
 
 def face_lines(record: dict[str, Any]) -> Iterator[str]:

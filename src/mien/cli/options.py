@@ -30,6 +30,23 @@ class PictureFormat(StrEnum):
     jpg = "jpg"
 
 
+class Style(StrEnum):
+    """How faces are drawn."""
+
+    corners = "corners"
+    box = "box"
+    points = "points"
+    print = "print"
+
+
+class OverlayKind(StrEnum):
+    """What is drawn on each face."""
+
+    landmarks = "landmarks"
+    parsing = "parsing"
+    none = "none"
+
+
 class Engine(StrEnum):
     """What runs a job over a large collection."""
 
@@ -74,6 +91,21 @@ Tasks = Annotated[
 
 # --- Detection
 
+DrawStyle = Annotated[
+    Style | None,
+    typer.Option(
+        "--draw-style", help="How faces are drawn.", show_default="corners", rich_help_panel=PICTURES
+    ),
+]
+Overlay = Annotated[
+    OverlayKind | None,
+    typer.Option(
+        "--overlay",
+        help="What is drawn on each face; parsing tints its parts.",
+        show_default="landmarks",
+        rich_help_panel=PICTURES,
+    ),
+]
 Score = Annotated[
     float | None,
     typer.Option(

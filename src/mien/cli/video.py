@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from mien.cli.command import READ
-from mien.cli.common import answerer, app, names_of
-from mien.cli.options import PICTURES, TASK_NAMES, Score, Threads, Weights
+from mien.cli.common import answerer, app, drawing_of, names_of
+from mien.cli.options import PICTURES, TASK_NAMES, DrawStyle, Overlay, Score, Threads, Weights
 from mien.cli.streams import is_quiet, progress
 from mien.errors import PhotoError, UsageError
 
@@ -115,6 +115,8 @@ def video(
             help="Write one row per track, with mean predictions: FILE.jsonl, .csv or .parquet.",
         ),
     ] = None,
+    draw_style: DrawStyle = None,
+    overlay: Overlay = None,
     tasks: Annotated[
         str | None,
         typer.Option(
@@ -187,6 +189,7 @@ def video(
             typer.echo(f"mien: {error}", err=True)
             raise typer.Exit(1) from error
         reader = load(answerer(weights, threads), tasks=names_of(tasks), threads=threads, score=score)
+        look = drawing_of(draw_style, overlay, draw, "--draw", reader.requested)
         reading = Reading(
             film, reader, Tracker(gap=gap), stride=stride, every=draw is not None, max_seconds=max_seconds
         )
@@ -197,7 +200,7 @@ def video(
         if draw:
             draw.parent.mkdir(parents=True, exist_ok=True)
         writer = stack.enter_context(Writer(draw, rate=film.rate, sound_of=film)) if draw else None
-        code = _run(reading, rows, writer)
+        code = _run(reading, rows, writer, look)
         if writer:
             writer.close()
             for warning in writer.warnings:
@@ -211,7 +214,7 @@ def video(
     raise typer.Exit(code)
 
 
-def _run(reading: Any, rows: RecordWriter | None, writer: Any) -> int:
+def _run(reading: Any, rows: RecordWriter | None, writer: Any, look: Mapping[str, str]) -> int:
     """All frames into the outputs; the exit code: 1 for a damaged film, 130 for Ctrl-C."""
     seconds = min(s for s in (reading.film.duration or 0.0, reading.max_seconds) if s is not None)
     step_size = 1 if writer else reading.stride
@@ -221,7 +224,7 @@ def _run(reading: Any, rows: RecordWriter | None, writer: Any) -> int:
                 for face in frame.faces if rows and frame.read else ():
                     rows.add({"frame": frame.number, "time": round(frame.time, 4)} | face.to_dict())  # type: ignore[union-attr]
                 if writer:
-                    writer.add(frame.drawn(), frame.time)
+                    writer.add(frame.drawn(**look), frame.time)
                 step()
                 if stopped:
                     typer.echo(

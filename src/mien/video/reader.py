@@ -16,7 +16,6 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import cv2
 import numpy as np
 from PIL import Image
 
@@ -46,23 +45,15 @@ class Frame:
     faces: list[Tracked]
     read: bool = True
 
-    def drawn(self) -> Pixels:
-        """A copy of the pixels with faces, mean answers so far and track numbers drawn in."""
+    def drawn(self, *, style: str = "corners", overlay: str = "landmarks") -> Pixels:
+        """A copy of the pixels with faces, mean answers so far and track numbers drawn in.
+
+        Args:
+            style, overlay: see `mien.annotate`.
+        """
         shown = [Face(f.box, f.score, f.points, {**f.answers, **f.so_far}) for f in self.faces]
-        out = drawing.annotate(self.pixels, shown, parsing=False)
-        for face in self.faces:
-            _number(out, face)
-        return out
-
-
-def _number(out: Pixels, face: Tracked) -> None:
-    """The track's number in the box's top left corner."""
-    text, size = f"#{face.track}", min(max(float(face.box[2] - face.box[0]) / 160, 0.35), 1.2)
-    (wide, tall), _ = cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, size, 1)
-    x = int(np.clip(face.box[0], 0, max(0, out.shape[1] - wide - 4)))
-    y = int(np.clip(face.box[1], 0, max(0, out.shape[0] - tall - 4)))
-    cv2.rectangle(out, (x, y), (x + wide + 3, y + tall + 4), drawing.BOX, -1)
-    cv2.putText(out, text, (x + 2, y + tall + 2), cv2.FONT_HERSHEY_SIMPLEX, size, drawing.INK, 1, cv2.LINE_AA)
+        numbers = [f"#{face.track}" for face in self.faces]
+        return drawing.annotate(self.pixels, shown, style=style, overlay=overlay, names=numbers)
 
 
 def is_cut(before: Pixels, now: Pixels) -> bool:

@@ -21,7 +21,7 @@ from mien.types import Face, Pixels
 How = Literal["blur", "mosaic", "fill"]
 Mask = npt.NDArray[np.bool_]
 
-GRAY = 118  # of `fill`: no skin colour is left
+GRAY = 118  # of `fill`: no skin color is left
 CELLS = 6  # of `mosaic`: blocks across a face at strength 1
 # What is no face is left as it is: hair, hats, clothes and what is behind.
 KEPT = frozenset(("background", "hair", "hat", "earring", "necklace", "neck", "cloth"))

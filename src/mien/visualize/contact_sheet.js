@@ -21,11 +21,11 @@ for (const id of ["young", "old"]) at(id).closest("label").hidden = !sheet.faces
 const cards = sheet.faces.map((f, i) => {
   const card = make("button"); card.type = "button"; f.place = i;
   const image = make("img"); image.src = "data:image/jpeg;base64," + f.thumb; image.alt = "face " + f.face + " of " + f.path;
-  image.loading = "lazy"; card.append(image, make("span", f.path.split(/[\\/]/).pop(), "name")); card.title = f.path;
+  image.loading = "lazy"; card.append(image, make("span", f.name, "name")); card.title = f.path;
   const line = [f.gender && f.gender.label, f.age && Math.round(f.age.years) + " years", mood(f) && mood(f).label].filter(Boolean);
   if (line.length) card.append(make("span", line.join(", ")));
   if (f.person !== undefined) card.append(make("span", f.person ? "person " + f.person : "seen once", "soft"));
-  const few = likely(f).filter(n => !["Male", "Young", "Attractive"].includes(n)).slice(0, 3).map(words).join(", ");
+  const few = (f.notable || []).slice(0, 3).map(words).join(", ");
   if (few) card.append(make("span", few, "soft"));
   card.onclick = () => show(f);
   f.text = [f.path, ...line, f.person ? "person " + f.person : "", ...likely(f)].join(" ").toLowerCase().replaceAll("_", " ");
@@ -42,7 +42,7 @@ function show(f) {
   const table = make("table");
   row(table, "face", f.face + " of " + f.faces + ", " + Math.round(f.box[2] - f.box[0]) + " px wide", f.score);
   for (const [name, v] of Object.entries(f)) {
-    if (name === "age") row(table, name, v.years + " years (" + v.low + " to " + v.high + ")");
+    if (name === "age") row(table, name, Math.round(v.years) + " years (" + Math.round(v.low) + " to " + Math.round(v.high) + ")");
     else if (v && v.probabilities) for (const [n, p] of Object.entries(v.probabilities)) row(table, n, p.toFixed(2), p);
     else if (name === "gender") row(table, name, v.label, v.probability);
     else if (v && v.yaw !== undefined) row(table, name, "yaw " + v.yaw + ", pitch " + v.pitch + ", roll " + v.roll);
@@ -50,7 +50,9 @@ function show(f) {
     else if (["attributes", "units8", "units12"].includes(name)) for (const [n, p] of Object.entries(v)) row(table, n, p.toFixed(2), p);
   }
   const done = make("button", "Close"); done.onclick = () => box.close();
-  box.append(image, make("h2", f.path), table, done); box.showModal();
+  // the title gets the focus, and what gets it is scrolled into view
+  const title = make("h2", f.path); title.tabIndex = -1; title.autofocus = true;
+  box.append(title, image, table, done); box.showModal(); box.scrollTop = 0;
 }
 function apply() {
   const text = at("text").value.toLowerCase().split(/\s+/).filter(Boolean), order = at("order").value, min = at("young").value,

@@ -1,27 +1,31 @@
-"""Faces drawn onto their photo: boxes, points, a light parsing overlay, where the head looks, and a short
-label.
+"""Faces drawn onto their photo: box corners, landmark contours or a tint of the head's parts, and labels.
 
 The result has the size of the photo, so all coordinates stay valid; small photos get a shorter label and not
-a larger canvas. Everything is drawn onto a copy. Line and letter sizes follow the face first, the photo
-second.
+a larger canvas. Everything is drawn onto a copy. Line and letter sizes follow the face first, then the photo.
 """
 
 from __future__ import annotations
 
 import math
 import os
-from collections.abc import Sequence
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import cv2
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image
 
 from mien.errors import BadArray, UsageError
 from mien.io.image import check_pixels
-from mien.types import Face, Floats, Pixels
+from mien.types import Array, Face, Pixels
+from mien.visualize import labels as plates
+from mien.visualize import overlay as parts
+from mien.visualize.labels import SMALL, width_of
 
 Colour = tuple[int, int, int]
+Paint = Callable[[Pixels, npt.NDArray[np.float64], int, float], None]
 
 # The classes of celebamask19, in its order. Left and right of a pair are two shades of one hue.
 COLORS: dict[str, Colour] = {
@@ -50,46 +54,139 @@ OUTSIDE = 255  # the label of pixels that no crop reached
 
 BOX: Colour = (0, 230, 160)
 INK: Colour = (10, 30, 25)
-POINT: Colour = (255, 255, 255)
-GAZE: Colour = (255, 190, 0)
+WHITE: Colour = (255, 255, 255)
+DARK: Colour = (18, 22, 28)
+POSE: Colour = (255, 190, 0)
 
-SMALL = 40  # pixels of face width, under which a face gets a thin box and a short label
-_OPACITY = 0.38
+
+@dataclass(frozen=True, slots=True)
+class DrawStyle:
+    """How faces are drawn.
+
+    Attributes:
+        about: one line for people.
+        color: of the box.
+        line: of contours and points.
+        ground, ink: of a label's plate and text.
+        plate: 0..1, opacity of the plate.
+        frame: the box as four corners, or the entire rectangle.
+        contours: landmarks as contours of the face's parts; False: each landmark as a point.
+        pose: a line from the nose to where the head points.
+    """
+
+    about: str
+    color: Colour = WHITE
+    line: Colour = WHITE
+    ground: Colour = DARK
+    ink: Colour = WHITE
+    plate: float = 0.72
+    frame: bool = False
+    contours: bool = True
+    pose: bool = False
+
+
+STYLES: dict[str, DrawStyle] = {
+    "corners": DrawStyle("white box corners and contours; for slides"),
+    "box": DrawStyle("a green box around each face", BOX, WHITE, BOX, INK, 1.0, frame=True),
+    "points": DrawStyle(
+        "every landmark as a point, and the head's direction", BOX, BOX, contours=False, pose=True
+    ),
+    "print": DrawStyle("black lines and labels on white; for paper", INK, INK, WHITE, INK, 0.9),
+}
+OVERLAYS = ("landmarks", "parsing", "none")
+
 _HEAT_OPACITY = 0.7
 _SHIFT = 4  # OpenCV's sub-pixel bits
 
+# Contours of iBUG's 68 points: eyes and lips are two curves each, which meet at their corners.
+_CURVES: dict[int, tuple[tuple[int, ...], ...]] = {
+    68: (
+        tuple(range(17)), tuple(range(17, 22)), tuple(range(22, 27)), tuple(range(27, 31)),
+        tuple(range(31, 36)),
+        (36, 37, 38, 39), (39, 40, 41, 36), (42, 43, 44, 45), (45, 46, 47, 42),
+        tuple(range(48, 55)), (54, 55, 56, 57, 58, 59, 48), (60, 61, 62, 63, 64), (64, 65, 66, 67, 60),
+    )
+}  # fmt: skip
 
-def annotate(pixels: Pixels, faces: Sequence[Face], *, parsing: bool = True) -> Pixels:
+
+def annotate(
+    pixels: Pixels,
+    faces: Sequence[Face],
+    *,
+    style: str = "corners",
+    overlay: str = "landmarks",
+    names: Sequence[str | None] | None = None,
+    font: str | os.PathLike[str] | None = None,
+    parsing: bool | None = None,
+) -> Pixels:
     """A copy of the photo with its faces drawn in.
+
+    Labels say gender, age and expression as far as they were read. An answer whose probability is low gets a
+    question mark or is left out, see `mien.visualize.labels`. A label never covers another face.
 
     Args:
         pixels: (H, W, 3) uint8 RGB; not changed.
-        faces: as read from this photo. Of their answers "parsing", "landmarks", "pose", "age", "gender" and
-            "expression" are drawn, as far as they are there. Points that are not finite are left out.
-        parsing: False leaves the overlay out.
+        faces: as read from this photo. Landmarks that are not finite are left out.
+        style: "corners", "box", "points" or "print", see `STYLES`.
+        overlay: "landmarks"; "parsing", a tint of the parts of the head; or "none".
+        names: for each face what its label says first, such as a person's name; None for no name.
+        font: a font file for labels. None: a built-in font, and a font of the system for letters that the
+            built-in one lacks.
+        parsing: deprecated; use overlay.
 
     Returns:
         (H, W, 3) uint8 RGB of the same size.
 
     Raises:
-        BadArray: pixels are no RGB picture. UsageError: a face's box is not finite.
+        BadArray: pixels are no RGB picture.
+        UsageError: a face's box is not finite, names are not as many as faces, or style or overlay is
+            unknown.
     """
     check_pixels(pixels, "the photo to draw on")
-    out = np.array(pixels, np.uint8, order="C", copy=True)
+    if parsing is not None:
+        overlay = "parsing" if parsing else "landmarks"
+        warnings.warn(f"annotate(parsing=...) is now overlay={overlay!r}", DeprecationWarning, stacklevel=2)
+    look = check_style(style, overlay)
+    names = [None] * len(faces) if names is None else list(names)
+    if len(names) != len(faces):
+        raise UsageError(f"names has {len(names)} entries for {len(faces)} faces; give one per face, or None")
     for i, face in enumerate(faces):
         if not np.isfinite(face.box).all():
             raise UsageError(
                 f"face {i} has the box {np.asarray(face.box).tolist()}; a box needs four finite numbers"
             )
-    for face in faces:
-        if parsing and "parsing" in face:
-            _overlay(out, face)
-    faces = sorted(faces, key=_width, reverse=True)  # small ones last, so that large ones do not cover them
-    for face in faces:
-        _draw_box(out, face)
-        _draw_points(out, face)
-        _draw_gaze(out, face)
-    return _draw_labels(out, faces)
+    out = np.array(pixels, np.uint8, order="C", copy=True)
+    order = sorted(range(len(faces)), key=lambda i: -width_of(faces[i]))
+    if overlay == "parsing":
+        painted = np.zeros(out.shape[:2], np.uint8)
+        for i in order:
+            if "parsing" in faces[i]:
+                parts.tint(out, faces[i], painted)
+                _draw_outlines(out, faces[i], look)
+    for i in order:
+        _draw_box(out, faces[i], look)
+        if overlay == "landmarks":
+            _draw_landmarks(out, faces[i], look)
+        if look.pose:
+            _draw_pose(out, faces[i])
+    # small faces have the least room for a label, so they choose first
+    chosen = [faces[i] for i in reversed(order)], [names[i] for i in reversed(order)]
+    for plate in plates.place(chosen[0], out.shape, chosen[1], font):
+        plates.draw(out, plate, look.ground, look.ink, look.plate)
+    return out
+
+
+def check_style(style: str, overlay: str) -> DrawStyle:
+    """The style of that name.
+
+    Raises:
+        UsageError: style or overlay is unknown.
+    """
+    if style not in STYLES:
+        raise UsageError(f"no drawing style {style!r}; choose from: {', '.join(STYLES)}")
+    if overlay not in OVERLAYS:
+        raise UsageError(f"no overlay {overlay!r}; choose from: {', '.join(OVERLAYS)}")
+    return STYLES[style]
 
 
 def heat(pixels: Pixels, weights: npt.ArrayLike) -> Pixels:
@@ -135,7 +232,7 @@ def save_png(path: str | os.PathLike[str], pixels: Pixels) -> None:
 
 
 def save_jpeg(path: str | os.PathLike[str], pixels: Pixels, *, quality: int = 92) -> None:
-    """Write (H, W, 3) uint8 RGB as JPEG, without thinning out the colours.
+    """Write (H, W, 3) uint8 RGB as JPEG, without thinning out the colors.
 
     Raises:
         BadArray: not such an array. OSError: the place cannot be written.
@@ -145,7 +242,7 @@ def save_jpeg(path: str | os.PathLike[str], pixels: Pixels, *, quality: int = 92
 
 
 def save_mask(path: str | os.PathLike[str], mask: Pixels) -> None:
-    """Write a label map (H, W) uint8 as a PNG with a palette: the file's values are the labels, its colours
+    """Write a label map (H, W) uint8 as a PNG with a palette: the file's values are the labels, its colors
     PALETTE.
 
     Label 255 (outside the crop) keeps its value and is black.
@@ -157,35 +254,24 @@ def save_mask(path: str | os.PathLike[str], mask: Pixels) -> None:
         got = f"{mask.dtype} {mask.shape}" if isinstance(mask, np.ndarray) else type(mask).__name__
         raise BadArray(f"a mask to save must be a numpy array (H, W) of uint8 labels, not empty; got {got}")
     image = Image.fromarray(np.ascontiguousarray(mask))
-    image.putpalette(_colour_table(tuple(COLORS)).tobytes())
+    image.putpalette(_color_table(tuple(COLORS)).tobytes())
     image.save(path, format="PNG")
 
 
 # Sizes
 
 
-def _width(face: Face) -> float:
-    return max(1.0, float(face.box[2] - face.box[0]))
-
-
-def _line_width(face: Face, shape: tuple[int, ...]) -> int:
-    """1 px on small faces; otherwise what stays visible when the whole photo is shown on a screen."""
-    if _width(face) < SMALL:
-        return 1
-    side = max(shape[:2])
-    return round(min(max(_width(face) / 90, side / 900, 1.0), _width(face) / 20, 1 + side / 100))
-
-
-def _letter_size(face: Face, shape: tuple[int, ...]) -> int:
-    """Font size in px: 11 at least, and never so large that a label dwarfs its face or the photo."""
-    side = max(shape[:2])
-    return round(max(11.0, min(max(_width(face) * 0.09, side / 60), _width(face) * 0.3, side / 26)))
+def _line_width(face: Face, shape: tuple[int, ...]) -> float:
+    """Pixels: what stays visible when the entire photo is shown on a screen, and thin on a small face."""
+    side, width = max(shape[:2]), width_of(face)
+    wanted = min(max(width / 130, side / 750), side / 350)
+    return max(1.0, min(wanted, width / 16))
 
 
 # Layers
 
 
-def _colour_table(names: Sequence[str]) -> Pixels:
+def _color_table(names: Sequence[str]) -> Pixels:
     """(256, 3) label -> RGB: by name where celebamask19 has the name, by number otherwise."""
     table = np.array([PALETTE[i % len(PALETTE)] for i in range(256)], np.uint8)
     for i, name in enumerate(names):
@@ -195,145 +281,140 @@ def _colour_table(names: Sequence[str]) -> Pixels:
     return table
 
 
-def _overlay(out: Pixels, face: Face) -> None:
-    answer = face["parsing"]
-    mask = answer.mask_in(out.shape[1], out.shape[0])
-    inside = (mask != 0) & (mask != OUTSIDE)
-    rows, columns = np.flatnonzero(inside.any(1)), np.flatnonzero(inside.any(0))
-    if not rows.size:
-        return
-    part = np.s_[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]  # a face is small in its photo
-    colors = _colour_table(answer.names)[mask[part]]
-    weight = (inside[part] * _OPACITY).astype(np.float32)[..., None]
-    out[part] = np.rint(out[part] * (1 - weight) + colors * weight).astype(np.uint8)
-
-
-def _draw_box(out: Pixels, face: Face) -> None:
+def _draw_box(out: Pixels, face: Face, look: DrawStyle) -> None:
+    """The box's corners, slightly rounded, or the entire box."""
     height, width = out.shape[:2]
-    thick = _line_width(face, out.shape)
+    line = _line_width(face, out.shape)
     # far outside is as good as just outside, and OpenCV's integers stay small
-    xs = np.clip(np.rint(face.box[[0, 2]]), -2 * thick - 2, width + 2 * thick + 1)
-    ys = np.clip(np.rint(face.box[[1, 3]]), -2 * thick - 2, height + 2 * thick + 1)
-    corners = (int(xs[0]), int(ys[0])), (int(xs[1]), int(ys[1]))
-    if thick > 1:  # a dark rim keeps the box visible on bright ground
-        cv2.rectangle(out, *corners, INK, thick + 2)
-    cv2.rectangle(out, *corners, BOX, thick)  # whole pixels and upright: smoothing would only blur it
+    reach = 2 * line + 2
+    x1, x2 = sorted(float(np.clip(face.box[i], -reach, width + reach)) for i in (0, 2))
+    y1, y2 = sorted(float(np.clip(face.box[i], -reach, height + reach)) for i in (1, 3))
+    radius = min(0.06 * (x2 - x1), 0.06 * (y2 - y1))
+    turn = np.linspace(0, math.pi / 2, 6)
+    arc = radius * np.stack([1 - np.sin(turn), 1 - np.cos(turn)], 1)  # from (r, 0) on the top to (0, r)
+    arms = np.array([[0.2 * (x2 - x1), 0], [0, 0.2 * (y2 - y1)]])
+    corner = np.concatenate([arms[:1], arc, arms[1:]]) if not look.frame else arc
+    corners = [
+        np.array([x, y]) + corner * [sx, sy]
+        for x, y, sx, sy in ((x1, y1, 1, 1), (x2, y1, -1, 1), (x2, y2, -1, -1), (x1, y2, 1, -1))
+    ]
+    if look.frame:
+        ring = np.concatenate([corners[0][::-1], corners[1], corners[2][::-1], corners[3]])
+        corners = [np.concatenate([ring, ring[:1]])]
+    _stroke(out, corners, line, look.color)
 
 
-def _draw_points(out: Pixels, face: Face) -> None:
-    """All landmarks; the five points where there are none, or where 68 would hide a small face."""
+def _draw_landmarks(out: Pixels, face: Face, look: DrawStyle) -> None:
+    """Contours, or all points; the five points where there are no others. A small face is left free."""
+    if width_of(face) < SMALL:
+        return
     answer = face.answers.get("landmarks")
-    points: Floats = face.points if answer is None or _width(face) < SMALL else answer.points
-    radius = min(_width(face) / 110, max(out.shape[:2]) / 120)
-    for x, y in _near(np.asarray(points, np.float64), out.shape):
-        if radius >= 1.5:
-            _dot(out, x, y, radius + 1, INK)
-        _dot(out, x, y, radius, POINT)
+    points = np.asarray(face.points if answer is None else answer.points, np.float64)
+    line = min(max(0.6 * _line_width(face, out.shape), 0.7), width_of(face) / 110)
+    if look.contours:
+        if len(points) in _CURVES:
+            curves = [_smooth(_near(points[list(curve)], out.shape)) for curve in _CURVES[len(points)]]
+            _stroke(out, curves, line, look.line, 0.85)
+        return
+    radius = max(1.0, 1.5 * line)
+    _dots(out, _near(points, out.shape), radius, look.line)
 
 
-def _draw_gaze(out: Pixels, face: Face) -> None:
+def _draw_outlines(out: Pixels, face: Face, look: DrawStyle) -> None:
+    """Thin curves around the parts of the head, where the face is large enough for them."""
+    if width_of(face) >= SMALL:
+        line = min(0.55 * _line_width(face, out.shape), width_of(face) / 140)
+        _stroke(out, parts.outlines(face["parsing"]), line, look.line, 0.6)
+
+
+def _draw_pose(out: Pixels, face: Face) -> None:
     """A line from the nose to where the head points, seen from the front."""
-    if "pose" not in face or _width(face) < SMALL:
+    if "pose" not in face or width_of(face) < SMALL:
         return
     pose = face["pose"]
     yaw, pitch = math.radians(pose.yaw), math.radians(pose.pitch)
     start = np.asarray(face.points[2], np.float64)
     # tasks.pose.pose_from_68: yaw > 0 to the picture's right, pitch > 0 up
-    step = 0.6 * _width(face) * np.array([math.sin(yaw) * math.cos(pitch), -math.sin(pitch)])
+    step = 0.6 * width_of(face) * np.array([math.sin(yaw) * math.cos(pitch), -math.sin(pitch)])
     ends = _near(np.array([start, start + step]), out.shape)
     if len(ends) == 2:
-        (x1, y1), (x2, y2) = np.rint(ends * 2**_SHIFT).astype(int).tolist()
-        thick = _line_width(face, out.shape) + (_width(face) >= 2.5 * SMALL)
-        if thick > 2:
-            cv2.line(out, (x1, y1), (x2, y2), INK, thick + 2, cv2.LINE_AA, _SHIFT)
-        cv2.line(out, (x1, y1), (x2, y2), GAZE, thick, cv2.LINE_AA, _SHIFT)
+        _stroke(out, [ends], 1.5 * _line_width(face, out.shape), POSE)
 
 
-def _near(points: npt.NDArray[np.float64], shape: tuple[int, ...]) -> npt.NDArray[np.float64]:
+def _near(points: Array, shape: tuple[int, ...]) -> Array:
     """The finite points that are not far outside the photo (OpenCV's integers would overflow)."""
-    reach = max(shape[:2])
-    return points[(np.abs(points) < 2 * reach).all(axis=1)]  # no comparison holds for NaN
+    return points[(np.abs(points) < 2 * max(shape[:2])).all(axis=1)]  # no comparison holds for NaN
 
 
-def _dot(out: Pixels, x: float, y: float, radius: float, color: Colour) -> None:
-    if (
-        radius < 0.6
-    ):  # OpenCV's least circle is 3 px wide: share one pixel's worth of paint among the four around
-        left, top = math.floor(x), math.floor(y)
-        for column, row in ((left, top), (left + 1, top), (left, top + 1), (left + 1, top + 1)):
-            if 0 <= column < out.shape[1] and 0 <= row < out.shape[0]:
-                share = (1 - abs(x - column)) * (1 - abs(y - row))
-                out[row, column] = np.rint(out[row, column] * (1 - share) + np.array(color) * share)
-        return
-    one = 2**_SHIFT
-    cv2.circle(out, (round(x * one), round(y * one)), round(radius * one), color, -1, cv2.LINE_AA, _SHIFT)
+def _smooth(points: Array, steps: int = 6) -> Array:
+    """A Catmull-Rom spline through points: (n, 2) -> ((n - 1) * steps + 1, 2)."""
+    if len(points) < 3:
+        return points
+    ends = np.concatenate([2 * points[:1] - points[1:2], points, 2 * points[-1:] - points[-2:-1]])
+    a, b, c, d = ends[:-3], ends[1:-2], ends[2:-1], ends[3:]
+    t = np.linspace(0, 1, steps, endpoint=False)[None, :, None]
+    a, b, c, d = a[:, None], b[:, None], c[:, None], d[:, None]
+    curve = b + 0.5 * t * (c - a + t * (2 * a - 5 * b + 4 * c - d + t * (3 * (b - c) + d - a)))
+    return np.concatenate([curve.reshape(-1, 2), points[-1:]])
 
 
-# Labels
+# Paint
 
 
-def _texts(face: Face) -> list[str]:
-    """Ways to say who this is, the fullest first: "F 34 (28-41) happiness", "F 34 happiness", "F 34"."""
-    gender = str(face["gender"].label)[:1].upper() if "gender" in face else ""
-    age = interval = ""
-    if "age" in face and math.isfinite(face["age"].years):
-        answer = face["age"]
-        age = f"{answer.years:.0f}"
-        if math.isfinite(answer.low) and math.isfinite(answer.high):
-            interval = f"({answer.low:.0f}-{answer.high:.0f})"
-    mood = str(face["expression"].label) if "expression" in face else ""
-    short = [gender, age] if gender or age else [mood]
-    ways = [short] if _width(face) < SMALL else [[gender, age, interval, mood], [gender, age, mood], short]
-    texts = [" ".join(filter(None, way)) for way in ways]
-    return [text for text in dict.fromkeys(texts) if text]
+def _stroke(out: Pixels, lines: Sequence[Array], width: float, color: Colour, opacity: float = 1.0) -> None:
+    """Smooth lines with a soft rim of the opposite brightness, so that they show on any ground.
 
-
-def _draw_labels(out: Pixels, faces: Sequence[Face]) -> Pixels:
-    """Plates with text: above the box, else below, else inside; apart from each other where there is room."""
-    height, width = out.shape[:2]
-    image = Image.fromarray(out)
-    pen = ImageDraw.Draw(image)
-    taken: list[tuple[int, int, int, int]] = []
-    for face in faces:
-        size = _letter_size(face, out.shape)
-        font = ImageFont.load_default(size)
-        pad = max(2, round(size * 0.3))
-        tall = size + 2 * pad
-        for text in _texts(face):
-            wide = math.ceil(pen.textlength(text, font)) + 2 * pad
-            if wide <= width and tall <= height:
-                break
-        else:  # nothing to say, or no room to say it
-            continue
-        x, y = _place(face, wide, tall, (width, height), _line_width(face, out.shape), taken)
-        taken.append((x, y, x + wide, y + tall))
-        pen.rectangle((x, y, x + wide - 1, y + tall - 1), fill=BOX)
-        # "lm": from the left, middle of the line, so that all labels sit alike
-        pen.text((x + pad, y + tall / 2), text, fill=INK, font=font, anchor="lm")
-    return np.array(image)
-
-
-def _place(
-    face: Face,
-    wide: int,
-    tall: int,
-    photo: tuple[int, int],
-    line: int,
-    taken: Sequence[tuple[int, int, int, int]],
-) -> tuple[int, int]:
-    """The top left corner of a plate that fits into the photo: above, below, inside the box's top or its
-    foot.
+    Args:
+        lines: (n, 2) points each. width: pixels. opacity: 0..1.
     """
-    left, top, _, bottom = (float(v) for v in face.box)
-    rim = line // 2 + 1
-    x = int(np.clip(round(left) - rim, 0, photo[0] - wide))
-    ways = (top - rim - tall, bottom + rim + 1, top + rim, bottom - rim - tall)
-    ys = [round(y) for y in ways if 0 <= round(y) <= photo[1] - tall]
-    free = [
-        y
-        for y in ys
-        if not any(x < x2 and x1 < x + wide and y < y2 and y1 < y + tall for x1, y1, x2, y2 in taken)
-    ]
-    if free or ys:
-        return x, (free or ys)[0]
-    return x, int(np.clip(round(top), 0, photo[1] - tall))  # the face fills or leaves the photo
+    lines = [line for line in lines if len(line) > 1]
+
+    def paint(mask: Pixels, place: npt.NDArray[np.float64], scale: int, grow: float) -> None:
+        runs = [np.rint(((line - place + 0.5) * scale - 0.5) * 2**_SHIFT).astype(np.int32) for line in lines]
+        thick = max(1, round((width + grow) * scale))
+        cv2.polylines(mask, runs, False, 255, thick, cv2.LINE_AA, _SHIFT)
+
+    if lines:
+        _blend(out, np.concatenate(lines), width, paint, color, opacity)
+
+
+def _dots(out: Pixels, points: Array, radius: float, color: Colour) -> None:
+    """Discs around points, with the rim of `_stroke`."""
+
+    def paint(mask: Pixels, place: npt.NDArray[np.float64], scale: int, grow: float) -> None:
+        for x, y in np.rint(((points - place + 0.5) * scale - 0.5) * 2**_SHIFT).astype(int).tolist():
+            size = round((radius + grow / 2) * scale * 2**_SHIFT)
+            cv2.circle(mask, (x, y), size, 255, -1, cv2.LINE_AA, _SHIFT)
+
+    if len(points):
+        _blend(out, points, 2 * radius, paint, color, 1.0)
+
+
+def _blend(out: Pixels, points: Array, width: float, paint: Paint, color: Colour, opacity: float) -> None:
+    """What `paint` covers gets the color; its rim is darkened, or brightened where the color is dark."""
+    height, wide = out.shape[:2]
+    rim = max(1.0, 0.9 * width)
+    margin = width + 2 * rim + 2
+    left, top = np.clip(np.floor(points.min(0) - margin), 0, (wide, height)).astype(int).tolist()
+    right, bottom = np.clip(np.ceil(points.max(0) + margin) + 1, 0, (wide, height)).astype(int).tolist()
+    if right <= left or bottom <= top:
+        return
+    size = right - left, bottom - top
+    # thin lines of small faces are drawn larger, then averaged
+    scale = int(np.clip(min(math.ceil(3 / width), 1600 // max(size)), 1, 4))
+    dark = sum(color) < 3 * 100
+    for shade, grow, alpha in (
+        (WHITE if dark else (0, 0, 0), 1.6 * rim, 0.35 * opacity),
+        (color, 0.0, opacity),
+    ):
+        mask = np.zeros((size[1] * scale, size[0] * scale), np.uint8)
+        paint(mask, np.array([left, top], np.float64), scale, grow)
+        if scale > 1:
+            mask = cv2.resize(mask, size, interpolation=cv2.INTER_AREA)
+        if grow:
+            mask = cv2.GaussianBlur(mask, (0, 0), 0.5 * rim)
+        rows, columns = np.nonzero(mask)
+        weight = mask[rows, columns].astype(np.float32)[:, None] * (alpha / 255)
+        before = out[top + rows, left + columns]
+        mixed = before * (1 - weight) + np.array(shade, np.float32) * weight
+        out[top + rows, left + columns] = np.rint(mixed).astype(np.uint8)

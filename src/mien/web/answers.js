@@ -39,8 +39,8 @@ function tiles(face) {
   const out = [];
   if (face.age) {
     const { years, low, high, coverage } = face.age;
-    const title = `${percent(coverage)} of what the network holds possible lies between ${low} and ${high} years`;
-    out.push(el("div", { title }, el("b", { id: "age" }, years.toFixed(1)), el("small", `years; from ${Math.round(low)} to ${Math.round(high)}`), span(low, high, years)));
+    const title = `${percent(coverage)} of what the network holds possible lies between ${Math.round(low)} and ${Math.round(high)} years`;
+    out.push(el("div", { title }, el("b", { id: "age" }, String(Math.round(years))), el("small", `years; from ${Math.round(low)} to ${Math.round(high)}`), span(low, high, years)));
   }
   if (face.gender) out.push(el("div", el("b", { id: "gender" }, face.gender.label), el("small", `perceived; ${percent(face.gender.probability)}`)));
   const mood = face.expression ?? face.expression7;
@@ -48,15 +48,30 @@ function tiles(face) {
   return el("div", { className: "tiles" }, ...out);
 }
 
-function attributes(answer, { groups, opinions }) {
+/** The likely attributes, the most informative first: the farther above the share of faces that have it. */
+export function notable(answer, rates) {
+  const likely = Object.entries(answer).filter(([, v]) => v >= 0.5);
+  return likely.sort(([a, v], [b, w]) => w - (rates[b] ?? 0) - (v - (rates[a] ?? 0))).map(([name]) => name);
+}
+
+function attributes(answer, { groups, opinions, rates }) {
   const known = new Set(opinions);
+  const order = notable(answer, rates);
   const parts = Object.entries(groups).map(([name, members]) => {
     const rows = members.filter((n) => n in answer).map((n) => [n, answer[n], known.has(n) ? "rather an opinion of those who labeled the training pictures" : ""]);
     rows.sort((a, b) => b[1] - a[1]);
-    const yes = rows.filter(([, v]) => v >= 0.5).map(([n]) => words(n)).join(", ") || "none of these";
-    return el("details", el("summary", el("b", name), el("span", yes)), bars(rows));
+    return { name, rows, yes: order.filter((n) => members.includes(n)) };
   });
-  return group("Attributes", ...parts, el("p", { className: "soft" }, "* rather an opinion of those who labeled the training pictures"));
+  const found = parts.filter(({ yes }) => yes.length).sort((a, b) => order.indexOf(a.yes[0]) - order.indexOf(b.yes[0]));
+  const rest = parts.filter(({ yes }) => !yes.length);
+  const out = found.map(({ name, rows, yes }) => el("details", el("summary", el("b", name), el("span", yes.map(words).join(", "))), bars(rows)));
+  if (rest.length) {
+    const names = rest.map(({ name }) => name).join(", ").toLowerCase();
+    out.push(el("details", el("summary", el("b", "Nothing likely"), el("span", names)), ...rest.map(({ name, rows }) => group(name, bars(rows)))));
+  }
+  const few = order.filter((n) => !known.has(n) && n !== "Male" && answer[n] - (rates[n] ?? 0) >= 0.2).slice(0, 5);
+  const first = few.length ? [el("p", { className: "notable" }, ...few.map((n) => el("span", words(n))))] : [];
+  return group("Attributes", ...first, ...out, el("p", { className: "soft" }, "* rather an opinion of those who labeled the training pictures"));
 }
 
 function poseOf(pose, title) {
@@ -71,7 +86,7 @@ function poseOf(pose, title) {
 }
 
 function partsOf(answer, sets) {
-  const colors = Object.fromEntries((sets[answer.set] ?? []).map((c) => [c.name, c.color]));
+  const colors = Object.fromEntries((sets[answer.set] ?? []).filter((c) => c.head).map((c) => [c.name, c.color]));
   const rows = Object.entries(answer.classes).filter(([name]) => name !== "background").sort((a, b) => b[1] - a[1]);
   const shown = rows.map(([name, v]) => el("li", el("i", { "--c": colors[name] ?? "transparent" }), `${part(name)} ${v < 0.01 ? "< 1 %" : percent(v)}`));
   return group("Parts, by share of the crop", el("ul", { className: "parts" }, ...shown), el("p", { className: "soft" }, "Left and right are the person's own."));

@@ -1,5 +1,6 @@
-// The page: a picture comes in, its faces are asked for, drawn and told.
+// The page: pictures come in, their faces are read, drawn and described.
 import { answersOf, el, shortly } from "./answers.js";
+import { setUp as setUpCamera } from "./camera.js";
 import { setUp } from "./compare.js";
 import { draw, drawThumbnail } from "./draw.js";
 import { setUp as setUpPeople } from "./people.js";
@@ -9,11 +10,12 @@ const local = document.querySelector("meta[name=mien-mode]").content === "browse
 const server = await (local ? import("./local/ask.js") : import("./ask.js"));
 const about = await (await fetch(new URL("about.json", import.meta.url))).json();
 
-let shown = null; // {file, bitmap, record}
+let album = []; // the pictures that came together: {file, record, error, thumbnail}
+let shown = null; // the picture in view: {entry, file, bitmap, record, live}
 let chosen = -1;
-let asking = null; // AbortController of the picture under way
+let asking = null; // AbortController of the pictures under way
 let offer = null;
-let kept = null; // a picture that came before there was anybody to read it
+let kept = null; // pictures that came before there was anybody to read them
 let asked = []; // the parts of the page that ask about the chosen face
 
 function say(text) {
@@ -55,7 +57,7 @@ async function start() {
 }
 
 function selected() {
-  if (!shown?.record || chosen < 0) return null;
+  if (!shown?.record || chosen < 0 || shown.live) return null; // while the camera runs, the next frame may show somebody else
   const { file, bitmap, record } = shown;
   return { file, bitmap, record, face: chosen, image: () => imageOf(bitmap) };
 }
@@ -70,64 +72,165 @@ function imageOf(bitmap) {
   return ctx.getImageData(0, 0, canvas.width, canvas.height);
 }
 
-// --- A picture
+// --- Pictures
 
-async function read(file) {
-  kept = offer ? null : file;
+/** Reads files, one after the other; the first one is in view until another is chosen. */
+async function read(given) {
+  const files = [given].flat();
+  kept = offer ? null : files;
   if (!offer) {
-    const what = local ? "It is read as soon as the networks are loaded." : "It is read as soon as the server answers.";
-    return say(`${file.name || "The picture"} is kept. ${what}`);
+    const what = files.length > 1 ? `${files.length} pictures are` : `${files[0].name || "The picture"} is`;
+    const when = local ? "as soon as the networks are loaded." : "as soon as the server answers.";
+    return say(`${what} kept, and read ${when}`);
   }
+  const mine = begin();
+  album = files.map((file) => ({ file, record: null, error: null, thumbnail: null }));
+  const pictures = album;
+  await view(pictures[0], mine);
+  for (const entry of pictures) {
+    if (mine !== asking) return;
+    await readOne(entry, mine);
+    // no server, no key or too many requests: the others would be refused as well
+    if (mine === asking && [0, 401, 429].includes(entry.error?.status)) {
+      for (const other of pictures) if (!other.record) other.error ??= entry.error;
+      return listPictures(mine);
+    }
+  }
+}
+
+/** What was under way is over. */
+function begin() {
   asking?.abort();
-  const mine = (asking = new AbortController());
   forgive();
+  document.body.classList.remove("busy");
+  album = [];
+  get("pictures").hidden = true;
+  return (asking = new AbortController());
+}
+
+async function bitmapOf(file) {
   if (file.size > offer.most) {
-    return fail(new Error(`The picture has ${(file.size / 2 ** 20).toFixed(1)} MiB; this server takes ${(offer.most / 2 ** 20).toFixed(1)}. Save it smaller.`));
+    throw new Error(`${file.name || "The picture"} has ${(file.size / 2 ** 20).toFixed(1)} MiB; this server takes ${(offer.most / 2 ** 20).toFixed(1)}. Save it smaller.`);
   }
-  document.body.classList.add("busy");
-  let bitmap;
   try {
-    bitmap = await createImageBitmap(file, { imageOrientation: "from-image", colorSpaceConversion: "none" });
+    return await createImageBitmap(file, { imageOrientation: "from-image", colorSpaceConversion: "none" });
   } catch {
-    if (mine === asking) document.body.classList.remove("busy");
-    return fail(new Error(`This browser cannot show ${file.name || "that"} as a picture. JPEG, PNG and WebP always work.`));
+    throw new Error(`This browser cannot show ${file.name || "that"} as a picture. JPEG, PNG and WebP always work.`);
+  }
+}
+
+async function readOne(entry, mine) {
+  try {
+    const bitmap = shown?.entry === entry ? shown.bitmap : await bitmapOf(entry.file);
+    if (mine !== asking) return;
+    entry.record = await server.analyze(entry.file, local ? imageOf(bitmap) : null, mine.signal);
+    if (mine !== asking) return;
+    entry.thumbnail = thumbnailOf(bitmap);
+  } catch (error) {
+    if (error.name === "AbortError" || mine !== asking) return;
+    entry.error ??= error;
+  }
+  listPictures(mine);
+  if (!shown || shown.entry !== entry) return;
+  shown.record = entry.record;
+  present();
+}
+
+/** Brings a picture into view, read or not. */
+async function view(entry, mine) {
+  let bitmap = null;
+  try {
+    bitmap = await bitmapOf(entry.file);
+  } catch (error) {
+    entry.error = error;
   }
   if (mine !== asking) return;
-  shown = { file, bitmap, record: null };
-  chosen = -1;
+  if (bitmap) shown = { entry, file: entry.file, bitmap, record: entry.record, live: false };
+  listPictures(mine);
+  if (bitmap) present();
+  else fail(entry.error);
+}
+
+/** The picture in view and what is known of it by now. */
+function present() {
+  const { entry, record } = shown;
+  const waits = !record && !entry?.error;
   document.querySelector("main").classList.add("shown");
   get("drop").hidden = true;
   get("picture").hidden = false;
-  say("Reading the picture...");
   // the answers about the last picture stay where they are for this moment, but nobody can ask more of them
-  get("answers").inert = true;
-  get("spots").replaceChildren();
-  get("download").hidden = true;
-  for (const part of asked) part.refresh();
-  render();
-  try {
-    const record = await server.analyze(file, local ? imageOf(bitmap) : null, mine.signal);
-    if (mine !== asking) return;
-    shown.record = record;
-    chosen = record.faces.length ? 0 : -1;
-    const ms = Math.round(Object.values(record.timing_ms).reduce((a, b) => a + b, 0));
-    const n = record.faces.length;
-    say(n ? `${n} ${n === 1 ? "face" : "faces"} read in ${ms} ms.` : "No face was found. One larger or less turned away may be.");
-    get("answers").hidden = n === 0;
-    get("layers").hidden = n === 0;
-    get("download").hidden = false;
-    document.querySelector("main").classList.toggle("read", n > 0);
-    get("answers").inert = false;
-    list();
-  } catch (error) {
-    if (error.name === "AbortError" || mine !== asking) return;
-    get("answers").hidden = get("layers").hidden = true;
-    document.querySelector("main").classList.remove("read");
-    fail(error);
-  } finally {
-    if (mine === asking) document.body.classList.remove("busy");
+  document.body.classList.toggle("busy", waits);
+  get("answers").inert = waits;
+  get("download").hidden = !record;
+  const n = record?.faces.length ?? 0;
+  if (shown.live) chosen = followed(record);
+  else chosen = n ? 0 : -1;
+  if (waits) {
+    say("Reading the picture...");
+    get("spots").replaceChildren();
+    for (const part of asked) part.refresh();
+    return render();
   }
+  get("answers").hidden = get("layers").hidden = n === 0;
+  document.querySelector("main").classList.toggle("read", n > 0);
+  if (record && !shown.live) {
+    forgive();
+    const ms = Math.round(Object.values(record.timing_ms).reduce((a, b) => a + b, 0));
+    say(n ? `${n} ${n === 1 ? "face" : "faces"} read in ${ms} ms.` : "No face was found. One larger or less turned away may be.");
+  }
+  if (record) list();
+  else fail(entry.error);
   render();
+}
+
+let last = null; // the middle of the face that was chosen in the last frame
+
+/** In a new frame, the face nearest to where the chosen one was. */
+function followed(record) {
+  const middles = record.faces.map(({ box: [x1, y1, x2, y2] }) => [(x1 + x2) / 2, (y1 + y2) / 2]);
+  const far = ([x, y]) => (last ? Math.hypot(x - last[0], y - last[1]) : 0);
+  const index = middles.reduce((best, m, i) => (best < 0 || far(m) < far(middles[best]) ? i : best), -1);
+  last = middles[index] ?? last;
+  return index;
+}
+
+function thumbnailOf(bitmap) {
+  const canvas = el("canvas", { width: 132, height: 132, "aria-hidden": "true" });
+  const scale = Math.max(132 / bitmap.width, 132 / bitmap.height);
+  const size = [bitmap.width * scale, bitmap.height * scale];
+  canvas.getContext("2d").drawImage(bitmap, (132 - size[0]) / 2, (132 - size[1]) / 2, ...size);
+  return canvas;
+}
+
+/** The row of pictures, where there are several. */
+function listPictures(mine) {
+  const row = get("pictures");
+  row.hidden = album.length < 2;
+  if (row.hidden) return;
+  row.replaceChildren(...album.map((entry, i) => {
+    const name = entry.file.name || `picture ${i + 1}`;
+    const n = entry.record?.faces.length;
+    const state = entry.error ? "not read" : n === undefined ? "waits" : n === 1 ? "1 face" : `${n} faces`;
+    const face = entry.thumbnail ?? el("canvas", { width: 132, height: 132, "aria-hidden": "true" });
+    const button = el("button", { type: "button", title: name, "aria-label": `${name}: ${state}`, "aria-pressed": String(shown?.entry === entry) }, face, el("span", state));
+    button.addEventListener("click", () => view(entry, mine));
+    return el("li", button);
+  }));
+}
+
+/** One picture of the running camera. false: no more is wanted. */
+async function readFrame(file, mine) {
+  try {
+    const bitmap = await createImageBitmap(file);
+    const record = await server.analyze(file, local ? imageOf(bitmap) : null, mine.signal);
+    if (mine !== asking) return false;
+    shown = { entry: null, file, bitmap, record, live: true };
+    present();
+    return true;
+  } catch (error) {
+    if (error.name !== "AbortError" && mine === asking) fail(error);
+    return false;
+  }
 }
 
 function list() {
@@ -208,13 +311,13 @@ new ResizeObserver(() => requestAnimationFrame(render)).observe(get("stage"));
 // --- Ways in
 
 get("file").addEventListener("change", ({ target }) => {
-  if (target.files[0]) read(target.files[0]);
+  if (target.files.length) read([...target.files]);
   target.value = ""; // the same file may be chosen again
 });
 
 addEventListener("paste", ({ clipboardData }) => {
-  const file = [...clipboardData.files].find((f) => f.type.startsWith("image/"));
-  if (file) read(file);
+  const files = [...clipboardData.files].filter((f) => f.type.startsWith("image/"));
+  if (files.length) read(files);
 });
 
 addEventListener("dragover", (event) => {
@@ -227,40 +330,48 @@ addEventListener("dragleave", ({ relatedTarget }) => {
 addEventListener("drop", (event) => {
   event.preventDefault();
   document.body.classList.remove("over");
-  const [file] = event.dataTransfer.files;
-  if (file) read(file);
+  const files = [...event.dataTransfer.files];
+  if (files.length) read(files);
   else fail(new Error("That was no file. Save the picture first, then drop the file."));
 });
 
-get("camera").addEventListener("click", async () => {
-  forgive();
+get("example").addEventListener("click", async () => {
   try {
-    // not there at all where the page came neither over https nor from this machine
-    if (!navigator.mediaDevices) throw new Error("browsers lend the camera only to pages of this machine or over https");
-    get("video").srcObject = await navigator.mediaDevices.getUserMedia({ video: { facingMode: "user", width: { ideal: 1280 } } });
+    const reply = await fetch(new URL("example.jpg", import.meta.url));
+    if (!reply.ok) throw new Error(`The example is not there: ${reply.status}.`);
+    read(new File([await reply.blob()], "example.jpg", { type: "image/jpeg" }));
   } catch (error) {
-    return fail(new Error(`The camera cannot be used: ${error.message}.`));
+    fail(error);
   }
-  await get("video").play();
-  get("camera-dialog").showModal();
-});
-get("camera-dialog").addEventListener("close", () => {
-  for (const track of get("video").srcObject?.getTracks() ?? []) track.stop();
-  get("video").srcObject = null;
-});
-get("leave").addEventListener("click", () => get("camera-dialog").close());
-get("shoot").addEventListener("click", () => {
-  const video = get("video");
-  const canvas = el("canvas", { width: video.videoWidth, height: video.videoHeight });
-  canvas.getContext("2d").drawImage(video, 0, 0);
-  get("camera-dialog").close();
-  canvas.toBlob((blob) => read(new File([blob], "camera.png", { type: "image/png" })), "image/png");
 });
 
+const camera = setUpCamera({
+  failed: fail,
+  taken: read,
+  /** Reads frames until they are not wanted any more. next: () -> File, or null at the end. */
+  async live(next) {
+    if (!offer) return fail(new Error("The camera can be read when the networks are loaded."));
+    const mine = begin();
+    last = null;
+    say(local ? "The camera runs; no picture leaves this machine." : "The camera runs; its pictures go to this server, one after the other, and are not kept.");
+    for (let file = await next(); file && mine === asking; file = await next()) {
+      if (!(await readFrame(file, mine))) break;
+    }
+    if (mine !== asking) return;
+    if (shown?.live) shown.live = false; // the last frame stays as a picture
+    for (const part of asked) part.refresh();
+    if (get("error").hidden) say("The camera is off. The last picture stays.");
+  },
+});
+addEventListener("visibilitychange", () => document.hidden && camera.stop());
+
 get("download").addEventListener("click", () => {
-  const { file, record } = shown;
-  const blob = new Blob([JSON.stringify({ ...record, path: file.name || null }, null, 1)], { type: "application/json" });
-  const link = el("a", { href: URL.createObjectURL(blob), download: `${(file.name || "picture").replace(/\.\w+$/, "")}.json` });
+  // one picture is a record, several are a list of records
+  const read = album.length > 1 ? album.filter((entry) => entry.record) : [shown];
+  const records = read.map(({ file, record }) => ({ ...record, path: file.name || null }));
+  const name = album.length > 1 ? "pictures" : (shown.file.name || "picture").replace(/\.\w+$/, "");
+  const blob = new Blob([JSON.stringify(album.length > 1 ? records : records[0], null, 1)], { type: "application/json" });
+  const link = el("a", { href: URL.createObjectURL(blob), download: `${name}.json` });
   link.click();
   setTimeout(() => URL.revokeObjectURL(link.href), 1000);
 });
@@ -271,6 +382,6 @@ get("key-form").addEventListener("submit", (event) => {
   start();
 });
 
-const [early] = get("file").files; // chosen before this script listened
-if (early) read(early);
+const early = [...get("file").files]; // chosen before this script listened
+if (early.length) read(early);
 start();

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any
 from mien import __version__
 from mien.tasks import HELEN9, LAPA11, PARSING
 from mien.tasks.attribute_groups import GROUPS
+from mien.tasks.attribute_rates import RATES
 from mien.visualize.drawing import COLORS
+from mien.visualize.overlay import TINTS
 
 if TYPE_CHECKING:
     pass
@@ -50,23 +52,36 @@ OPINIONS = (
 
 
 def about() -> dict[str, Any]:
-    """Plain JSON values: label sets by name with a color a class, the groups of the attributes, which of
-    these are opinions.
+    """Plain JSON values: label sets by name with a color per class, the groups of the attributes, which of
+    these are opinions, and how common each one is.
     """
     sets = {
         t.labels: [
-            {"name": n, "color": "#{:02x}{:02x}{:02x}".format(*COLORS[ALIKE.get(n, n)])} for n in t.names
+            {
+                "name": n,
+                "color": "#{:02x}{:02x}{:02x}".format(*(TINTS.get(n) or COLORS[ALIKE.get(n, n)])),
+                "head": n in TINTS,  # what is no part of the head is listed and not painted
+            }
+            for n in t.names
         ]
         for t in (PARSING, LAPA11, HELEN9)
     }
     # its "Object" is what concerns no part
     groups = {"Whole face" if n == "Object" else n: g for n, g in GROUPS["mgmtn8"].items()}
-    return {"version": __version__, "sets": sets, "groups": groups, "opinions": list(OPINIONS)}
+    return {
+        "version": __version__,
+        "sets": sets,
+        "groups": groups,
+        "opinions": list(OPINIONS),
+        "rates": RATES,
+    }
 
 
 def parts() -> dict[str, Path]:
     """Address below the page's own -> file, of all that both modes need; src/mien/web/local is for the
     browser mode only.
     """
-    found = {f"page/{p.name}": p for p in sorted(WEB.iterdir()) if p.suffix in (".js", ".css", ".png")}
+    found = {
+        f"page/{p.name}": p for p in sorted(WEB.iterdir()) if p.suffix in (".js", ".css", ".png", ".jpg")
+    }
     return {"index.html": WEB / "index.html", **found}

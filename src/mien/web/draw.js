@@ -40,16 +40,16 @@ export function drawPose(ctx, pose, x, y, length, width) {
 
 const painted = new WeakMap(); // mask -> canvas
 
-/** A mask's classes in their colors; background is left clear. */
+/** The parts of the head in their colors; everything else is left clear, so that no edge of the crop shows. */
 function paint(mask, classes) {
   if (painted.has(mask)) return painted.get(mask);
   const [width, height] = mask.size;
   const canvas = Object.assign(document.createElement("canvas"), { width, height });
   const image = new ImageData(width, height);
   const words = new Uint32Array(image.data.buffer);
-  const colors = classes.map(({ color }, i) => {
+  const colors = classes.map(({ color, head }) => {
     const v = parseInt(color.slice(1), 16);
-    return i === 0 ? 0 : (0xff000000 | ((v & 255) << 16) | (v & 0xff00) | (v >> 16)) >>> 0;
+    return !head ? 0 : (0xff000000 | ((v & 255) << 16) | (v & 0xff00) | (v >> 16)) >>> 0;
   });
   let at = 0;
   for (let i = 0; i < mask.runs.length; i += 2) {

@@ -21,7 +21,14 @@ from mien.server.worker import mask_of
 from mien.web import build
 
 CHROMIUM = Path("/usr/bin/chromium")
-FLAGS = ["--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"]
+FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--use-fake-device-for-media-stream",
+    "--use-fake-ui-for-media-stream",
+]
 SHOTS = Path(__file__).parents[3] / "build"  # not in git; what a CI run may keep
 ASTRONAUT, COLLAGE = "examples/astronaut.jpg", "examples/collage.jpg"
 pytestmark = [
@@ -77,7 +84,7 @@ def show(page, path) -> dict:
 
 def on_screen(page, face) -> None:
     """What the page says in words is what the record says in numbers."""
-    assert page.inner_text("#age") == f"{face['age']['years']:.1f}"
+    assert page.inner_text("#age") == str(int(face["age"]["years"] + 0.5))
     assert page.inner_text("#gender") == face["gender"]["label"]
     assert page.inner_text("#expression") == face["expression"]["label"]
     rows = dict(r.rsplit("\n", 1) for r in page.locator("#face .group").first.locator("li").all_inner_texts())
@@ -154,6 +161,75 @@ def test_with_the_server(browser, reader):
         assert page.locator("#gallery").is_hidden()  # this server has none
 
 
+def test_several_pictures_at_once(browser, reader):
+    with running(app(reader)) as url, opened(browser, url + "/") as page:
+        page.set_input_files("#file", [ASTRONAUT, COLLAGE, "README.md"])
+        states = page.locator("#pictures span")
+        page.wait_for_function(
+            "() => [...document.querySelectorAll('#pictures span')].every((s) => s.textContent !== 'waits')",
+            timeout=180_000,
+        )
+        assert states.all_inner_texts() == ["1 face", "11 faces", "not read"]
+        assert page.locator("#faces button").count() == 1  # the first one stays in view
+        page.locator("#pictures button").nth(1).click()
+        page.wait_for_function("() => document.querySelectorAll('#faces button').length === 11")
+        assert page.locator("#error").is_hidden()
+        page.locator("#pictures button").nth(2).click()
+        page.wait_for_selector("#error:visible")
+        assert "README.md" in page.inner_text("#error")
+        with page.expect_download() as download:
+            page.click("#download")
+        records = json.loads(Path(download.value.path()).read_text(encoding="utf-8"))
+        assert [(r["path"], len(r["faces"])) for r in records] == [("astronaut.jpg", 1), ("collage.jpg", 11)]
+
+
+def test_an_example_is_there_to_try(browser, reader):
+    with running(app(reader)) as url, opened(browser, url + "/") as page:
+        page.click("#example")
+        page.wait_for_selector("body:not(.busy) #faces button", timeout=180_000)
+        assert page.locator("#example").is_hidden()
+        text = page.inner_text("#face")
+        assert "none of these" not in text
+        assert "No Beard" not in page.inner_text("#face .notable")
+
+
+def test_no_card_covers_the_picture_at_the_end_of_the_scroll(browser, reader):
+    with running(app(reader)) as url, opened(browser, url + "/") as page:
+        show(page, ASTRONAUT)
+        for height in (600, 800, 1000):
+            page.set_viewport_size({"width": 1280, "height": height})
+            page.evaluate("scrollTo(0, document.body.scrollHeight)")
+            page.wait_for_timeout(200)
+            bottom, top = page.evaluate(
+                "() => [document.querySelector('#stage').getBoundingClientRect().bottom,"
+                " document.querySelector('#who').getBoundingClientRect().top]"
+            )
+            assert bottom <= top
+
+
+def test_the_camera_is_read_live(browser, reader):
+    """Chromium's made-up camera shows no face; what counts is that frames go out until it is stopped."""
+    sent = []
+    with running(app(reader)) as url, opened(browser, url + "/", permissions=["camera"]) as page:
+        page.on("request", lambda r: sent.append(r.url) if r.url.endswith("/v1/analyze") else None)
+        page.click("#camera")
+        page.wait_for_selector("#camera-dialog[open]")
+        page.click("#live")
+        for _ in range(600):
+            if len(sent) > 2:
+                break
+            page.wait_for_timeout(200)
+        assert len(sent) > 2
+        assert page.inner_text("#camera") == "Stop the camera"
+        page.click("#camera")
+        page.wait_for_function("() => document.querySelector('#status').textContent.includes('is off')")
+        assert page.inner_text("#camera") == "Use the camera"
+        page.wait_for_timeout(500)
+        count = len(sent)
+        page.wait_for_timeout(1000)
+        assert len(sent) == count
+
+
 def test_a_picture_chosen_before_the_networks_are_loaded_is_kept(browser, reader):
     with running(app(reader)) as url:
         context = browser.new_context()
@@ -165,7 +241,9 @@ def test_a_picture_chosen_before_the_networks_are_loaded_is_kept(browser, reader
         while not held:
             page.wait_for_timeout(20)
         page.set_input_files("#file", ASTRONAUT)
-        page.wait_for_function("() => document.querySelector('#status').textContent.includes('is kept')")
+        page.wait_for_function(
+            "() => document.querySelector('#status').textContent.includes('is kept, and read')"
+        )
         held[0].continue_()
         page.wait_for_selector("body:not(.busy) #faces button", timeout=180_000)
         assert page.locator("#faces button").count() == 1
