@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,7 +11,6 @@ import typer
 
 from mien.cli.common import (
     INTERRUPTED,
-    answerer,
     app,
     names_of,
     output_names,
@@ -20,6 +19,7 @@ from mien.cli.common import (
     readings_of,
 )
 from mien.cli.output import Output
+from mien.cli.parallel import records_of
 from mien.errors import UsageError
 
 
@@ -118,6 +118,15 @@ def _at_scale(
     return 1 if done.failed else 0
 
 
+def _records_here(
+    reader: Any, photos: list[tuple[str, Any]], names: dict[str, str], pictures: Pictures
+) -> Iterator[dict[str, Any]]:
+    """Records of photos in order, read by this process."""
+    for reading in readings_of(reader, photos):
+        pictures.add(reading, names[reading.path])
+        yield reading.to_dict()
+
+
 @app.command("predict", hidden=True)
 @app.command()
 def analyze(
@@ -182,46 +191,42 @@ def analyze(
         ),
     ] = None,
     workers: Annotated[
-        int | None, typer.Option(min=1, help="With --engine ray: readers; one a core if not given.")
+        int | None,
+        typer.Option(
+            min=1,
+            help=(
+                "Processes that read photos, with one thread each unless --threads is given; with"
+                " --engine ray: readers, one per core if not given."
+            ),
+        ),
     ] = None,
 ) -> None:
     """Read every face of photos: answers as records, as a table, and as pictures."""
-    from mien.inference.reader import load
-
+    make = functools.partial(
+        reader_of,
+        weights,
+        names_of(tasks),
+        threads=threads or (1 if engine == "ray" or workers else None),
+        batch=batch,
+        max_pixels=max_pixels,
+        score=score,
+        mirror=mirror,
+    )
     if engine is not None:
         if draw or masks or crops or sheet or attention:
             raise UsageError(
                 "--engine writes a table only; run --draw, --masks, --crops, --sheet and --attention"
                 " without it"
             )
-        each = threads or (1 if engine == "ray" else None)
-        make = functools.partial(
-            reader_of,
-            weights,
-            names_of(tasks),
-            threads=each,
-            batch=batch,
-            max_pixels=max_pixels,
-            score=score,
-            mirror=mirror,
-        )
-        raise typer.Exit(_at_scale(photos, out, make, engine, workers, each or 1))
-    if workers is not None:
-        raise UsageError("--workers are of --engine ray; give it too")
-    reader = load(
-        answerer(weights, threads),
-        tasks=names_of(tasks),
-        threads=threads,
-        batch=batch,
-        max_pixels=max_pixels,
-        score=score,
-        mirror=mirror,
-    )
+        raise typer.Exit(_at_scale(photos, out, make, engine, workers, threads or 1))
+    if workers and sheet:
+        raise UsageError("--sheet is made by one process; run it without --workers")
+    reader = make()
     if sheet and resume:
         raise UsageError("--sheet needs every face and --resume skips some; run it without --resume")
     found = photos_of(photos)
-    pictures = Pictures(
-        reader,
+    saved = functools.partial(
+        Pictures,
         draw=draw,
         masks=masks,
         crops=crops,
@@ -230,6 +235,7 @@ def analyze(
         attention=attention,
         label=label,
     )
+    pictures = saved(reader)
     model = f"{getattr(reader.model, 'name', '')}:{getattr(reader.model, 'sha256', '')[:12]}"
     output = Output(out, reader.requested, model=model, resume=resume)
     names = dict(zip([path for path, _ in found], output_names([path for path, _ in found]), strict=True))
@@ -239,16 +245,21 @@ def analyze(
             f"mien: {out} has {len(found) - len(left)} of {len(found)} photos; {len(left)} are left", err=True
         )
     failed = count = 0
+    records = (
+        records_of(left, names, make, saved, workers)
+        if workers
+        else _records_here(reader, left, names, pictures)
+    )
     try:
-        for reading in readings_of(reader, left):
-            pictures.add(reading, names[reading.path])
-            output.add(reading.to_dict())
-            failed, count = failed + (reading.error is not None), count + 1
+        for record in records:
+            output.add(record)
+            failed, count = failed + ("error" in record), count + 1
     except KeyboardInterrupt:
         go_on = "; --resume goes on" if out and out.endswith((".jsonl", ".csv", ".parquet")) else ""
         typer.echo(f"mien: interrupted; {count} of {len(left)} photos are kept{go_on}", err=True)
         raise typer.Exit(INTERRUPTED) from None
     finally:
+        records.close()  # ends other processes
         pictures.close()
         output.close()
     raise typer.Exit(1 if failed else 0)
