@@ -1,12 +1,13 @@
 """How many face boxes `mien anonymize` covers in a video made of stills.
 
-python -m bench.video_anonymize [--stills 200] [--seed 1] [--seconds 2] [--stride 1] [--how fill] [--out FILE.json]
+python -m bench.video_anonymize [--stills 200] [--seed 1] [--seconds 2] [--stride 1] [--out FILE.json]
 
-Each still of `photos/val` becomes one shot of 640 x 360 at 25 frames per second: it is moved, zoomed and slightly
-turned, in half of the shots a patch of another still crosses the picture in front of it, and shots are cut without
-a transition. The boxes are those of the stills (a teacher detector's, score 0.6 or more), moved along. A box counts
-in each frame where at least half of it is in the picture and its shorter side has 16 pixels or more, occluded or not.
-It is covered if 90 % of its pixels are gray in the written video, which is decoded again. Needs MIEN_DATA.
+Each still of `photos/val` becomes one shot of 640 x 360 at 25 frames per second: it is moved, zoomed and
+slightly turned, in half of the shots a patch crosses the picture in front of it, and shots are cut without a
+transition. The boxes are those of the stills (a teacher detector's, score 0.6 or more), moved along. A box
+counts in each frame where at least half of it is in the picture and its shorter side has 16 pixels or more,
+occluded or not. It is covered if 90 % of its pixels are gray in the written video, which is decoded again.
+Needs MIEN_DATA.
 """
 
 from __future__ import annotations
@@ -45,7 +46,8 @@ class Truth:
     """A box of one frame.
 
     Attributes:
-        frame: its number. box: xyxy, within the picture. occluded: share of it behind the patch. shot: its number.
+        frame: its number. box: xyxy, within the picture. occluded: share of it behind the patch.
+        shot: its number.
     """
 
     frame: int
@@ -68,7 +70,7 @@ def stills(count: int) -> list[tuple[Pixels, np.ndarray]]:
 
 
 def shot(
-    still: Pixels, boxes: np.ndarray, other: Pixels, frames: int, rng: np.random.Generator
+    still: Pixels, boxes: np.ndarray, frames: int, rng: np.random.Generator
 ) -> Iterator[tuple[Pixels, np.ndarray, tuple[int, int, int, int] | None]]:
     """Frames with the boxes (n, 4) in them and the patch in front, if there is one."""
     height, width = still.shape[:2]
@@ -80,7 +82,11 @@ def shot(
     start, end = (rng.uniform((0.3, 0.3), (0.7, 0.7)) * (WIDTH, HEIGHT) for _ in range(2))
     shake = rng.uniform(0, 0.04) * WIDTH
     speed, phase = rng.uniform(0.5, 2.0, 2), rng.uniform(0, 2 * np.pi, 2)
-    patch = cv2.resize(other, (int(rng.uniform(0.15, 0.4) * WIDTH), int(rng.uniform(0.5, 1.0) * HEIGHT)))
+    patch = cv2.resize(
+        rng.integers(0, 256, (5, 3, 3), np.uint8),
+        (int(rng.uniform(0.15, 0.4) * WIDTH), int(rng.uniform(0.5, 1.0) * HEIGHT)),
+        interpolation=cv2.INTER_CUBIC,
+    )
     crossing = bool(rng.random() < 0.5)
     came, took = rng.uniform(0.0, 0.5) * frames, rng.uniform(0.3, 0.6) * frames
     fill = np.array(still.reshape(-1, 3).mean(0), float)
@@ -90,7 +96,9 @@ def shot(
         place = start * (1 - t) + end * t + shake * np.sin(2 * np.pi * speed * i / RATE + phase)
         affine = geometry.about((0, 0), degrees=float(turn[0] * (1 - t) + turn[1] * t), scale=scale)
         affine[:, 2] = place - affine[:, :2] @ face
-        picture = cv2.warpAffine(still, affine, (WIDTH, HEIGHT), flags=cv2.INTER_AREA, borderValue=fill.tolist())
+        picture = cv2.warpAffine(
+            still, affine, (WIDTH, HEIGHT), flags=cv2.INTER_AREA, borderValue=fill.tolist()
+        )
         corners = np.stack([boxes[:, [0, 1]], boxes[:, [2, 1]], boxes[:, [2, 3]], boxes[:, [0, 3]]], 1)
         moved = geometry.move_points(corners, affine)
         # a turned box is not the box of the turned face: the middle and the scaled sides are
@@ -112,8 +120,7 @@ def film(path: Path, count: int, seconds: float, seed: int) -> tuple[int, int, l
     order = rng.permutation(len(pictures))
     with Writer(path, rate=RATE) as out:
         for k, index in enumerate(order):
-            other = pictures[order[k - 1]][0]
-            for picture, boxes, window in shot(*pictures[index], other, round(seconds * RATE), rng):
+            for picture, boxes, window in shot(*pictures[index], round(seconds * RATE), rng):
                 out.add(picture, number / RATE)
                 for box in boxes:
                     seen = np.clip(box, 0, (WIDTH, HEIGHT, WIDTH, HEIGHT))
@@ -132,7 +139,7 @@ def _shared(box: np.ndarray, window: tuple[int, int, int, int] | None) -> float:
 
 
 def covered(path: Path, truth: list[Truth]) -> tuple[np.ndarray, float]:
-    """Share of each box's pixels that are gray in the video, and the gray share of all frames outside of boxes."""
+    """Share of each box's pixels that are gray in the video, and of what is outside of all boxes."""
     by_frame: dict[int, list[int]] = {}
     for i, t in enumerate(truth):
         by_frame.setdefault(t.frame, []).append(i)
@@ -169,16 +176,16 @@ def summary(shares: np.ndarray, truth: list[Truth], report: AnonymizationReport)
         "uncovered": len(open_),
         "uncovered_in_listed_frames": int(sum(known)),
         "frames": report.frames,
-        "frames_listed": sum(
-            any(a <= f <= b for a, b in listed) for f in range(report.frames)
-        ),
+        "frames_listed": sum(any(a <= f <= b for a, b in listed) for f in range(report.frames)),
         "tracks": len(report.tracks),
     }
 
 
 def main() -> None:
     """Make the video, cover it, count."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--stills", type=int, default=200)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--seconds", type=float, default=2.0)
