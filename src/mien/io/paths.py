@@ -38,8 +38,8 @@ VIDEO_EXTENSIONS = frozenset(
 def split_videos(inputs: Iterable[str]) -> tuple[list[str], list[str]]:
     """Videos among files, folders and globs, each once, and the inputs that are left for `find_photos`.
 
-    A file is a video by its extension. A folder is searched as `find_photos` does; it is left for photos too if
-    it holds any.
+    A file is a video by its extension. A folder is searched as `find_photos` does; it is left for photos too
+    if it holds any.
     """
     found: dict[str, str] = {}
     rest = []

@@ -39,7 +39,8 @@ class AnonymizationReport:
 
     Attributes:
         source, target: the files. frames: written frames. seconds: time of the last one.
-        how, strength: see `anonymize_video`. spans: covered times in seconds; empty for the entire video.
+        how, strength: see `anonymize_video`.
+        spans: covered times in seconds; empty for the entire video. An open end is null in JSON.
         tracks: faces that were covered or left visible. check: what to look at, in order of time.
         covered_frames: frames with at least one covered area.
         damage: why the source could not be read to its end, or None. warnings: what was lost, such as sound.
@@ -65,7 +66,7 @@ class AnonymizationReport:
             "target": self.target,
             "how": self.how,
             "strength": self.strength,
-            "spans": [list(span) for span in self.spans],
+            "spans": [[a, b if b < float("inf") else None] for a, b in self.spans],
             "frames": self.frames,
             "seconds": round(self.seconds, 3),
             "covered_frames": self.covered_frames,
