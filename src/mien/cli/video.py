@@ -24,6 +24,7 @@ FORMATS = (".jsonl", ".csv", ".parquet")
 FACE: tuple[tuple[str, type], ...] = (("frame", int), ("time", float), ("track", int))
 TRACK: tuple[tuple[str, type], ...] = (
     ("track", int),
+    ("person", int),
     ("first", float),
     ("last", float),
     ("duration", float),
@@ -225,6 +226,7 @@ def video(
     from mien.io.writers import columns
     from mien.video.averages import averaged
     from mien.video.container import VideoContainer, Writer
+    from mien.video.people import join_tracks
     from mien.video.reader import Reading
     from mien.video.tracker import Tracker
 
@@ -252,9 +254,12 @@ def video(
             writer.close()
             for warning in writer.warnings:
                 typer.echo(f"mien: {video}: {warning}", err=True)
-        _finish(reading.tracks, about, crops)
+        people = join_tracks(reading.tracks)
+        _finish(reading.tracks, people, about, crops)
     if out != "-" and not to_pipe:
-        typer.echo(f"{source}: {reading.count} frames, {len(reading.tracks)} tracks")
+        count = len(set(people.values()))
+        who = f" of {count} {'person' if count == 1 else 'people'}" if people else ""
+        typer.echo(f"{source}: {reading.count} frames, {len(reading.tracks)} tracks{who}")
         for line in track_lines(reading.tracks):
             typer.echo(line)
     raise typer.Exit(code)
@@ -285,10 +290,10 @@ def _run(reading: Any, rows: Rows | None, writer: Any) -> int:
     return 0
 
 
-def _finish(tracks: Sequence[Any], about: Rows | None, crops: Path | None) -> None:
+def _finish(tracks: Sequence[Any], people: Mapping[int, int], about: Rows | None, crops: Path | None) -> None:
     for track in tracks:
         if about:
-            about.add(track.to_dict())
+            about.add({"track": track.track, "person": people.get(track.track)} | track.to_dict())
         if crops and track.best:
             crops.mkdir(parents=True, exist_ok=True)
             (crops / f"{track.track}.jpg").write_bytes(track.best)

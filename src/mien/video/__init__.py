@@ -8,16 +8,18 @@ from mien._lazy import attach
 
 if TYPE_CHECKING:
     from mien.video.anonymization import AnonymizationReport, anonymize_video
+    from mien.video.people import join_tracks
     from mien.video.reader import read_video
     from mien.video.tracker import Tracker
 
-__all__ = ["AnonymizationReport", "Tracker", "anonymize_video", "read_video"]
+__all__ = ["AnonymizationReport", "Tracker", "anonymize_video", "join_tracks", "read_video"]
 
 __getattr__ = attach(
     __name__,
     {
         "AnonymizationReport": "anonymization",
         "anonymize_video": "anonymization",
+        "join_tracks": "people",
         "read_video": "reader",
         "Tracker": "tracker",
     },
