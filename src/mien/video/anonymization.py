@@ -139,7 +139,8 @@ def anonymize_video(
     if not times:
         raise damage or PhotoError(f"{os.fspath(source)!r} has no frame that can be decoded; check the file")
     plan = plan_cover(follower, times, size, score, visible)
-    report.tracks, report.check = plan.tracks, plan.check
+    report.tracks = plan.tracks
+    report.check = [c for c in plan.check if _overlaps(c, report.spans)]
     if damage is not None:
         report.damage = str(damage)
         last = len(times) - 1
@@ -175,6 +176,10 @@ def _check_arguments(
     for start, end in spans:
         if not 0 <= start < end:
             raise UsageError(f"a span needs 0 <= start < end in seconds, not {start} to {end}")
+
+
+def _overlaps(check: Check, spans: Sequence[tuple[float, float]]) -> bool:
+    return not spans or any(check.first <= end and check.last >= start for start, end in spans)
 
 
 def _within(time: float, spans: Sequence[tuple[float, float]], margin: float = 0.0) -> bool:
@@ -246,5 +251,7 @@ def _second_pass(
             report.frames, report.seconds = number + 1, time
             if on_frame:
                 on_frame(2, number, time)
+        if report.frames != len(plan.times):
+            raise PhotoError(f"{report.source!r} changed while it was read; run it again")
         writer.close()
         report.warnings = list(writer.warnings)

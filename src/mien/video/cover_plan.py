@@ -226,6 +226,7 @@ def _lines(entry: Sightings, times: Sequence[float], visible: Visible | None, ma
         if shown[k] != out[-1].visible:  # the change itself is covered
             if out[-1].visible:
                 out.append(Line(entry.track, visible=False))
+                out[-1].add(entry.frames[k - 1], grown(boxes[k - 1]))
             else:
                 out[-1].add(frame, grown(box))
                 out.append(Line(entry.track, visible=True))

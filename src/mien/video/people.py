@@ -17,9 +17,9 @@ SAME = 0.81  # cosine; 0.1 % of the pairs of strangers reach it on LFW's develop
 def join_tracks(tracks: Sequence[Summary], *, same: float = SAME) -> dict[int, int]:
     """Track number -> person, from 1 in order of appearance; tracks without identity are left out.
 
-    Tracks are taken from the longest to the shortest. Each goes to the person with the nearest mean embedding,
-    if their cosine is `same` or more and no track of the person was detected at the same time. People who fit
-    by the same rule are then joined.
+    Tracks are taken from the longest to the shortest. Each goes to the person with the nearest mean
+    embedding, if their cosine is `same` or more and no track of the person was detected at the same time.
+    People who fit by the same rule are then joined.
 
     Args:
         tracks: summaries of one video.
