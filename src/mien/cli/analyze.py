@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -120,7 +120,7 @@ def _at_scale(
 
 def _records_here(
     reader: Any, photos: list[tuple[str, Any]], names: dict[str, str], pictures: Pictures
-) -> Iterator[dict[str, Any]]:
+) -> Generator[dict[str, Any], None, None]:
     """Records of photos in order, read by this process."""
     for reading in readings_of(reader, photos):
         pictures.add(reading, names[reading.path])

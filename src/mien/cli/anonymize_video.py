@@ -133,7 +133,7 @@ def anonymize_videos(
     for video in videos:
         targets[video].parent.mkdir(parents=True, exist_ok=True)
         try:
-            with _bar(video) as on_frame:
+            with _Bar(video) as on_frame:
                 result = anonymize_video(
                     video, targets[video], reader, spans=times, visible=visible, on_frame=on_frame, **more
                 )
@@ -154,7 +154,7 @@ def anonymize_videos(
     return failed
 
 
-class _bar:
+class _Bar:
     """A progress bar over both passes of a video, as an `on_frame` of `anonymize_video`."""
 
     def __init__(self, video: str):
