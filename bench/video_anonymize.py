@@ -156,7 +156,14 @@ def covered(path: Path, truth: list[Truth]) -> tuple[np.ndarray, float]:
     return shares, outside / max(rest, 1)
 
 
-def summary(shares: np.ndarray, truth: list[Truth], report: AnonymizationReport) -> dict[str, float | int]:
+def _percent(shares: np.ndarray) -> float | None:
+    """Covered boxes among these; None where there are none."""
+    return round(100 * float((shares >= COVERED).mean()), 3) if len(shares) else None
+
+
+def summary(
+    shares: np.ndarray, truth: list[Truth], report: AnonymizationReport
+) -> dict[str, float | int | None]:
     """The numbers, in percent."""
     behind = np.array([t.occluded for t in truth])
     sides = np.array([min(t.box[2] - t.box[0], t.box[3] - t.box[1]) for t in truth])
@@ -169,10 +176,10 @@ def summary(shares: np.ndarray, truth: list[Truth], report: AnonymizationReport)
         "covered_95": round(100 * float((shares >= 0.95).mean()), 3),
         "covered_80": round(100 * float((shares >= 0.8).mean()), 3),
         "boxes_half_visible": int((behind <= 0.5).sum()),
-        "covered_half_visible": round(100 * float((shares[behind <= 0.5] >= COVERED).mean()), 3),
+        "covered_half_visible": _percent(shares[behind <= 0.5]),
         "boxes_occluded": int((behind > 0.5).sum()),
-        "covered_occluded": round(100 * float((shares[behind > 0.5] >= COVERED).mean()), 3),
-        "covered_under_32_px": round(100 * float((shares[sides < 32] >= COVERED).mean()), 3),
+        "covered_occluded": _percent(shares[behind > 0.5]),
+        "covered_under_32_px": _percent(shares[sides < 32]),
         "uncovered": len(open_),
         "uncovered_in_listed_frames": int(sum(known)),
         "frames": report.frames,
