@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from mien.io import find_photos
     from mien.recognition import Gallery, cluster_faces, verify
     from mien.tasks import AGE, ATTRIBUTES, EXPRESSION, GENDER, IDENTITY, LANDMARKS, PARSING, POINTS5, POSE
-    from mien.video import read_video
+    from mien.video import anonymize_video, read_video
     from mien.visualize import annotate, anonymize
 
 __version__ = "0.2.0"
@@ -34,15 +34,15 @@ _LAZY = {
         ("AGE", "ATTRIBUTES", "EXPRESSION", "GENDER", "IDENTITY", "LANDMARKS", "PARSING", "POINTS5", "POSE"),
         "mien.tasks",
     ),
-    **dict.fromkeys(("read_video",), "mien.video"),
+    **dict.fromkeys(("anonymize_video", "read_video"), "mien.video"),
     **dict.fromkeys(("annotate", "anonymize"), "mien.visualize"),
 }
 __all__ = [
     "AGE", "ATTRIBUTES", "EXPRESSION", "GENDER", "IDENTITY", "LANDMARKS", "PARSING", "POINTS5", "POSE",
     "BadWeights", "Crop", "Detection", "Face", "Gallery", "MienError", "OnnxModel", "PhotoError", "Reader",
     "Reading",
-    "UnknownTask", "UsageError", "View", "annotate", "anonymize", "cluster_faces", "find_photos", "load",
-    "read_video", "verify",
+    "UnknownTask", "UsageError", "View", "annotate", "anonymize", "anonymize_video", "cluster_faces",
+    "find_photos", "load", "read_video", "verify",
 ]  # fmt: skip
 
 

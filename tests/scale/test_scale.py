@@ -7,6 +7,7 @@ from __future__ import annotations
 import functools
 import os
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -52,6 +53,7 @@ def ray():
     """One Ray for the session, two workers of one core each."""
     found = pytest.importorskip("ray", reason="pip install 'mien[scale]'")
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    os.environ.setdefault("RAY_worker_niceness", "0")  # as `engine.start` has it
     if found.is_initialized():  # by the other file of tests, whose fixture this is too
         yield found
         return
@@ -111,6 +113,42 @@ def test_a_worker_s_error_comes_through_ray_as_it_is(tmp_path, ray) -> None:
     assert str(e.value) == "no 1 here"
     with pytest.raises(UsageError, match=r"^no 1 here$"):
         list(engine.run([{"x": 1}], Refusing, ()))
+
+
+def test_pieces_keep_all_workers_busy_and_no_part_is_larger_than_the_limit() -> None:
+    for total, workers, largest in [(200, 2, 512), (6, 2, 2), (1, 4, 512), (20_000, 2, 512), (1000, 64, 512)]:
+        sizes = engine.piece_sizes(total, workers, largest)
+        assert sum(sizes) == total
+        assert max(sizes) <= largest and min(sizes) >= 1
+        assert len(sizes) >= min(workers, -(-total // 8))  # nobody waits without work
+        assert max(sizes[:workers]) <= 8  # the first line comes soon
+        assert max(sizes[-2:]) <= 8  # and all end at about the same time
+    assert engine.piece_sizes(200, 2, 512)[2:4] == [46, 35]
+    assert engine.piece_sizes(20_000, 2, 512).count(512) > 20
+    assert engine.piece_sizes(0, 2, 512) == []
+
+
+def test_the_first_result_is_a_line_and_so_is_waiting(capsys) -> None:
+    progress = engine.Progress(1000)
+    progress.add(8)
+    progress.add(8)  # within five seconds: no line
+    assert capsys.readouterr().err.count("of 1,000 photos") == 1
+    with engine.waiting_lines(every=0.05):
+        time.sleep(0.3)
+    assert "no piece is done after" in capsys.readouterr().err
+
+
+class Niceness:
+    def __call__(self, item: dict) -> dict:
+        return {"nice": os.nice(0)}
+
+
+def test_ray_workers_are_not_nicer_than_this_process(ray, capsys) -> None:
+    if os.environ.get("RAY_worker_niceness") != "0":  # noqa: SIM112 (the spelling of Ray)
+        pytest.skip("this Ray was started by another test, before mien set the niceness")
+    [done] = engine.run([{"x": 1}], Niceness, (), engine="ray", workers=1)
+    assert done["nice"] == os.nice(0)
+    assert "1 piece of work for 1 worker with 1 thread each" in capsys.readouterr().err
 
 
 class Refusing:

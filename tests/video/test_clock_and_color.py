@@ -65,3 +65,44 @@ def test_pixels_that_are_not_square_are_read_square(
 ) -> None:
     with VideoContainer(_film(tmp_path / "wide.mp4", [0, 1, 2], aspect)) as film:
         assert film.pixels(next(film.frames())[1]).shape == shape
+
+
+def _film_with_sound(path: Path, codec: str) -> Path:
+    """Twenty frames and as much sound, at 25 frames a second."""
+    with av.open(str(path), "w") as out:
+        stream = out.add_stream("mpeg4", rate=25)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        sound = out.add_stream(codec, rate=48_000, layout="mono")
+        for i in range(20):
+            frame = av.VideoFrame.from_ndarray(np.full((48, 64, 3), 90, np.uint8), format="rgb24")
+            frame.pts, frame.time_base = i, Fraction(1, 25)
+            out.mux(stream.encode(frame))
+            for k in range(2):
+                wave = (np.sin(np.arange(960) / 20) / 4).astype(np.float32)[None]
+                part = av.AudioFrame.from_ndarray(wave, format="fltp", layout="mono")
+                part.sample_rate, part.pts, part.time_base = 48_000, 960 * (2 * i + k), Fraction(1, 48_000)
+                if codec == "mp2":
+                    part = av.AudioResampler(format="s16p", layout="mono", rate=48_000).resample(part)[0]
+                    part.pts, part.time_base = 960 * (2 * i + k), Fraction(1, 48_000)
+                out.mux(sound.encode(part))
+        out.mux(stream.encode(None))
+        out.mux(sound.encode(None))
+    return path
+
+
+@pytest.mark.parametrize("codec", ["aac", "mp2"])  # copied, and encoded anew
+def test_sound_goes_on_after_the_clock_starts_again(tmp_path: Path, codec: str) -> None:
+    one = _film_with_sound(tmp_path / "one.ts", codec).read_bytes()
+    (tmp_path / "two.ts").write_bytes(one + one)
+    with VideoContainer(tmp_path / "two.ts") as film:
+        with Writer(tmp_path / "out.mp4", rate=25, sound_of=film) as writer:
+            for time, raw in film.frames():
+                writer.add(film.pixels(raw), time)
+        assert writer.warnings == []
+    with av.open(str(tmp_path / "out.mp4")) as written:
+        sound = [float(f.pts * f.time_base) for f in written.decode(audio=0)]
+    with av.open(str(tmp_path / "out.mp4")) as written:
+        pictures = [float(f.pts * f.time_base) for f in written.decode(video=0)]
+    assert len(pictures) >= 38 and pictures[-1] == pytest.approx(1.56, abs=0.15)
+    assert sound[-1] == pytest.approx(pictures[-1], abs=0.15)  # together to the end
+    assert max(np.diff(sound)) < 0.2

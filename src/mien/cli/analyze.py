@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,9 +13,6 @@ import typer
 from mien.cli.command import READ, note
 from mien.cli.common import (
     INTERRUPTED,
-    DrawStyle,
-    Overlay,
-    answerer,
     app,
     drawing_of,
     names_of,
@@ -30,9 +28,11 @@ from mien.cli.options import (
     PICTURES,
     SCALE,
     Batch,
+    DrawStyle,
     EngineOption,
     FlipTTA,
     MaxPixels,
+    Overlay,
     PhotosOrStdin,
     PictureFormat,
     Score,
@@ -42,8 +42,10 @@ from mien.cli.options import (
     Weights,
 )
 from mien.cli.output import Output
-from mien.cli.streams import say
+from mien.cli.parallel import records_of
 from mien.errors import NotWritten, UsageError, without_frames
+
+_log = logging.getLogger(__name__)
 
 
 class Pictures:
@@ -102,7 +104,7 @@ class Pictures:
             with writing(reading.path):
                 self._files(reading, name)
         except NotWritten as error:
-            say(f"mien: {error}", err=True)
+            _log.warning("%s", error)
             reading.error = without_frames(error)
         if self.sheet:
             self.sheet.add(reading)
@@ -157,6 +159,15 @@ def _at_scale(
     for line in done.lines():
         note(line)
     return 1 if done.failed else 0
+
+
+def _records_here(
+    reader: Any, photos: list[tuple[str, Any]], names: dict[str, str], pictures: Pictures
+) -> Generator[dict[str, Any], None, None]:
+    """Records of photos in order, read by this process."""
+    for reading in readings_of(reader, photos):
+        pictures.add(reading, names[reading.path])
+        yield reading.to_dict()
 
 
 @app.command("predict", hidden=True)
@@ -241,8 +252,8 @@ def analyze(
             "--workers",
             min=1,
             metavar="N",
-            help="With --engine ray: number of worker processes.",
-            show_default="one per core",
+            help="Number of processes that read photos, with one thread each unless --threads is given.",
+            show_default="one process; one per core with --engine ray",
             rich_help_panel=SCALE,
         ),
     ] = None,
@@ -251,46 +262,34 @@ def analyze(
 
     On a terminal it prints one line per face. Records go to --out as JSON, CSV or Parquet.
     """
-    from mien.inference.reader import load
-
-    if engine is not None:
-        if draw or draw_style or overlay or masks or crops or sheet or attention:
-            raise UsageError(
-                "--engine writes a table only; run --draw, --masks, --crops, --sheet and --attention"
-                " without it"
-            )
-        each = threads or (1 if engine == "ray" else None)
-        make = functools.partial(
-            reader_of,
-            weights,
-            names_of(tasks),
-            threads=each,
-            batch=batch,
-            max_pixels=max_pixels,
-            score=score,
-            mirror=flip_tta,
-            thorough=thorough,
-        )
-        raise typer.Exit(_at_scale(photos, out, make, engine, workers, each or 1))
-    if workers is not None:
-        raise UsageError("--workers needs --engine ray; give both")
-    reader = load(
-        answerer(weights, threads),
-        tasks=names_of(tasks),
-        threads=threads,
+    make = functools.partial(
+        reader_of,
+        weights,
+        names_of(tasks),
+        threads=threads or (1 if engine == "ray" or workers else None),
         batch=batch,
         max_pixels=max_pixels,
         score=score,
         mirror=flip_tta,
         thorough=thorough,
     )
+    if engine is not None:
+        if draw or draw_style or overlay or masks or crops or sheet or attention:
+            raise UsageError(
+                "--engine writes a table only; run --draw, --masks, --crops, --sheet and --attention"
+                " without it"
+            )
+        raise typer.Exit(_at_scale(photos, out, make, engine, workers, threads or 1))
+    if workers and sheet:
+        raise UsageError("--sheet is made by one process; run it without --workers")
+    reader = make()
     if sheet and resume:
         raise UsageError("--sheet needs every face and --resume skips some; run it without --resume")
     found = photos_of(photos)
     folders = {"--draw": draw, "--masks": masks, "--crops": crops, "--attention": attention}
     refuse_originals([path for path, _ in found], folders)
-    pictures = Pictures(
-        reader,
+    saved = functools.partial(
+        Pictures,
         draw=draw,
         masks=masks,
         crops=crops,
@@ -301,6 +300,7 @@ def analyze(
         style=draw_style,
         overlay=overlay,
     )
+    pictures = saved(reader)
     model = f"{getattr(reader.model, 'name', '')}:{getattr(reader.model, 'sha256', '')[:12]}"
     output = Output(out, reader.requested, model=model, resume=resume)
     names = dict(zip([path for path, _ in found], output_names([path for path, _ in found]), strict=True))
@@ -308,16 +308,21 @@ def analyze(
     if len(left) < len(found):
         note(f"{out} has {len(found) - len(left)} of {len(found)} photos; {len(left)} are left")
     failed = count = 0
+    records = (
+        records_of(left, names, make, saved, workers)
+        if workers
+        else _records_here(reader, left, names, pictures)
+    )
     try:
-        for reading in readings_of(reader, left):
-            pictures.add(reading, names[reading.path])
-            output.add(reading.to_dict())
-            failed, count = failed + (reading.error is not None), count + 1
+        for record in records:
+            output.add(record)
+            failed, count = failed + ("error" in record), count + 1
     except KeyboardInterrupt:
         go_on = "; --resume goes on" if out and out.endswith((".jsonl", ".csv", ".parquet")) else ""
         typer.echo(f"mien: interrupted; {count} of {len(left)} photos are kept{go_on}", err=True)
         raise typer.Exit(INTERRUPTED) from None
     finally:
+        records.close()  # ends other processes
         pictures.close()
         output.close()
     raise typer.Exit(1 if failed else 0)

@@ -1,4 +1,4 @@
-"""`mien anonymize`: photos with covered faces."""
+"""`mien anonymize`: photos and videos in which faces cannot be recognized."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import typer
 
 from mien.cli.command import READ
 from mien.cli.common import INTERRUPTED, answerer, app, output_names, photos_of, readings_of, writing
-from mien.cli.options import DETECTION, MAX_PIXELS, MaxPixels, PhotosOrStdin, Thorough, Threads, Weights
+from mien.cli.options import DETECTION, MAX_PIXELS, VIDEOS, MaxPixels, Thorough, Threads, Weights
 from mien.cli.streams import is_quiet, say
 from mien.errors import NotWritten, UsageError
 
@@ -48,8 +48,17 @@ def _targets(found: list[tuple[str, Any]], out: Path) -> dict[str, Path]:
 
 @app.command(rich_help_panel=READ)
 def anonymize(
-    photos: PhotosOrStdin,
-    out: Annotated[Path, typer.Option("--out", "-o", metavar="FOLDER", help="Folder for the results.")],
+    inputs: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="PHOTOS...",
+            help="Photos, videos, folders (searched recursively) or globs; - for one picture on stdin.",
+        ),
+    ],
+    out: Annotated[
+        Path,
+        typer.Option("--out", "-o", metavar="FOLDER", help="Folder for the results; FILE.mp4 for one video."),
+    ] = Path("anonymized"),
     how: Annotated[How, typer.Option("--how", help="How faces are covered; fill is the safest.")] = How.blur,
     strength: Annotated[
         float,
@@ -77,30 +86,156 @@ def anonymize(
     max_pixels: MaxPixels = MAX_PIXELS,
     weights: Weights = None,
     threads: Threads = None,
+    spans: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--span",
+            metavar="START-END",
+            help="Cover faces only in this part (seconds or HH:MM:SS); can be repeated.",
+            show_default="the whole video",
+            rich_help_panel=VIDEOS,
+        ),
+    ] = None,
+    who: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--visible",
+            metavar="PERSON",
+            help="Person who stays visible: a name of --gallery, or a photo; can be repeated.",
+            show_default="nobody",
+            rich_help_panel=VIDEOS,
+        ),
+    ] = None,
+    gallery: Annotated[
+        Path | None,
+        typer.Option(
+            "--gallery",
+            metavar="GALLERY",
+            help="Gallery with the names that --visible gives.",
+            rich_help_panel=VIDEOS,
+        ),
+    ] = None,
+    key: Annotated[
+        Path | None,
+        typer.Option("--key", metavar="FILE", help="Key of an encrypted gallery.", rich_help_panel=VIDEOS),
+    ] = None,
+    fmr: Annotated[
+        float | None,
+        typer.Option(
+            "--fmr",
+            metavar="RATE",
+            help="With --visible: accepted false match rate per comparison.",
+            show_default="1e-3",
+            rich_help_panel=VIDEOS,
+        ),
+    ] = None,
+    hold: Annotated[
+        float,
+        typer.Option(
+            "--hold",
+            min=0.01,
+            metavar="SECONDS",
+            help="Cover a face for this long before and after it is detected.",
+            rich_help_panel=VIDEOS,
+        ),
+    ] = 1.0,
+    stride: Annotated[
+        int,
+        typer.Option(
+            "--stride", min=1, metavar="N", help="Search faces in every N-th frame.", rich_help_panel=VIDEOS
+        ),
+    ] = 1,
+    mute: Annotated[
+        bool, typer.Option("--mute", help="Leave the sound out.", rich_help_panel=VIDEOS)
+    ] = False,
+    report: Annotated[
+        Path | None,
+        typer.Option(
+            "--report",
+            metavar="FILE.json",
+            help="Write the tracks, and the frames in which a face may be uncovered.",
+            rich_help_panel=VIDEOS,
+        ),
+    ] = None,
 ) -> None:
-    """Cover every detected face: blur, mosaic or fill.
+    """Cover every detected face in photos and videos: blur, mosaic or fill.
 
     Results have no EXIF data or other metadata. Faces that are not detected stay visible: check the photos
-    that are reported without a face, and consider --thorough.
+    that are reported without a face, and consider --thorough. Videos keep their sound; whole boxes are
+    covered there, also between detections.
+    """
+    from mien.io.paths import split_videos
+    from mien.visualize.anonymization import check
+
+    check(how.value, strength)
+    videos, photos = split_videos(inputs)
+    if photos and (report or spans or who or mute):
+        raise UsageError("--report, --span, --visible and --mute are for videos; run photos without them")
+    if photos and out.suffix.lower() == ".mp4":
+        raise UsageError(f"photos are written into a folder, not {str(out)!r}")
+    if (gallery or fmr is not None) and not who:
+        raise UsageError("--gallery and --fmr belong to --visible NAME; give it too")
+    if videos and thorough:
+        raise UsageError("--thorough is for photos; run videos without it")
+    failed = 0
+    if photos:
+        more = {"score": score, "thorough": thorough, "max_pixels": max_pixels}
+        failed += _photos(photos, out, how, strength, boxes, weights, threads, more)
+    if videos:
+        from mien.cli.anonymize_video import anonymize_videos
+
+        failed += anonymize_videos(
+            videos,
+            out,
+            weights=weights,
+            threads=threads,
+            who=who or (),
+            gallery=gallery,
+            key=key,
+            fmr=fmr,
+            spans=spans or (),
+            report=report,
+            how=how.value,
+            strength=strength,
+            score=score,
+            hold=hold,
+            stride=stride,
+            sound=not mute,
+        )
+    raise typer.Exit(1 if failed else 0)
+
+
+def _photos(
+    photos: list[str],
+    out: Path,
+    how: How,
+    strength: float,
+    boxes: bool,
+    weights: str | None,
+    threads: int | None,
+    more: dict[str, Any],
+) -> int:
+    """Write all photos.
+
+    Args:
+        more: further options of `load`.
+
+    Returns:
+        the number of photos that failed.
     """
     from mien.inference.reader import Reader, load
     from mien.tasks import supported_tasks
     from mien.visualize import drawing
     from mien.visualize.anonymization import anonymize as hide
-    from mien.visualize.anonymization import check
 
-    check(how, strength)
-    reader = load(
-        answerer(weights, threads),
-        tasks=[],
-        threads=threads,
-        max_pixels=max_pixels,
-        score=score,
-        thorough=thorough,
-    )
+    reader = load(answerer(weights, threads), tasks=[], threads=threads, **more)
     if not boxes and "parsing" in supported_tasks(t.name for t in reader.model.tasks):
         reader = Reader(
-            reader.detector, reader.model, tasks=["parsing"], max_pixels=max_pixels, thorough=thorough
+            reader.detector,
+            reader.model,
+            tasks=["parsing"],
+            max_pixels=more["max_pixels"],
+            thorough=more["thorough"],
         )
     found = photos_of(photos)
     targets = _targets(found, out)
@@ -128,4 +263,4 @@ def anonymize(
     except KeyboardInterrupt:
         typer.echo(f"mien: interrupted; {written} of {len(found)} photos are written", err=True)
         raise typer.Exit(INTERRUPTED) from None
-    raise typer.Exit(1 if failed else 0)
+    return failed

@@ -16,6 +16,7 @@ DETECTION = "Detection"
 NETWORK = "Network"
 SCALE = "Large collections"
 MATCHING = "Matching"
+VIDEOS = "Videos"
 
 MAX_PIXELS = 64_000_000  # as `mien.io.image.MAX_PIXELS`, without its imports
 TASK_NAMES = (

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 FACE: tuple[tuple[str, type], ...] = (("frame", int), ("time", float), ("track", int))
 TRACK: tuple[tuple[str, type], ...] = (
     ("track", int),
+    ("person", int),
     ("first", float),
     ("last", float),
     ("duration", float),
@@ -177,6 +178,7 @@ def video(
     from mien.io.writers import columns, open_rows
     from mien.video.averages import averaged
     from mien.video.container import VideoContainer, Writer
+    from mien.video.people import join_tracks
     from mien.video.reader import Reading
     from mien.video.tracker import Tracker
 
@@ -205,10 +207,13 @@ def video(
             writer.close()
             for warning in writer.warnings:
                 typer.echo(f"mien: {draw}: {warning}", err=True)
-        _finish(reading.tracks, about, crops)
+        people = join_tracks(reading.tracks)
+        _finish(reading.tracks, people, about, crops)
     files = (out, tracks, draw, crops) != (None, None, None, None)
     if out != "-" and not to_pipe and not (files and is_quiet()):
-        typer.echo(f"{source}: {reading.count} frames, {len(reading.tracks)} tracks")
+        count = len(set(people.values()))
+        who = f" of {count} {'person' if count == 1 else 'people'}" if people else ""
+        typer.echo(f"{source}: {reading.count} frames, {len(reading.tracks)} tracks{who}")
         for line in track_lines(reading.tracks):
             typer.echo(line)
     raise typer.Exit(code)
@@ -239,10 +244,12 @@ def _run(reading: Any, rows: RecordWriter | None, writer: Any, look: Mapping[str
     return 0
 
 
-def _finish(tracks: Sequence[Any], about: RecordWriter | None, crops: Path | None) -> None:
+def _finish(
+    tracks: Sequence[Any], people: Mapping[int, int], about: RecordWriter | None, crops: Path | None
+) -> None:
     for track in tracks:
         if about:
-            about.add(track.to_dict())
+            about.add({"track": track.track, "person": people.get(track.track)} | track.to_dict())
         if crops and track.best:
             crops.mkdir(parents=True, exist_ok=True)
             (crops / f"{track.track}.jpg").write_bytes(track.best)

@@ -29,6 +29,41 @@ EXTENSIONS = frozenset(
     )
 )
 
+VIDEO_EXTENSIONS = frozenset(
+    (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".mts", ".m2ts", ".wmv", ".flv")
+    + (".3gp", ".ogv")
+)
+
+
+def split_videos(inputs: Iterable[str]) -> tuple[list[str], list[str]]:
+    """Videos among files, folders and globs, each once, and the inputs that are left for `find_photos`.
+
+    A file is a video by its extension. A folder is searched as `find_photos` does; it is left for photos too
+    if it holds any.
+    """
+    found: dict[str, str] = {}
+    rest = []
+    for path in inputs:
+        if os.path.isdir(path):
+            videos = [
+                os.path.join(folder, name)
+                for folder, names in _folders(path)
+                for name in names or ()
+                if _is_video_name(name)
+            ]
+            photos_too = not videos or bool(_photos_below(path))
+        elif _has_magic(path) and not os.path.lexists(path):
+            every = _photos_of_glob(path)
+            videos = [p for p in every if _is_video_name(os.path.basename(p))]
+            photos_too = len(videos) < len(every) or not every
+        else:
+            videos = [path] if _is_video_name(os.path.basename(path)) else []
+            photos_too = not videos
+        rest += [path] if photos_too else []
+        for video in sorted(videos):
+            found.setdefault(os.path.abspath(video), video)
+    return list(found.values()), rest
+
 
 def find_photos(inputs: Iterable[str | os.PathLike[str]] | str | os.PathLike[str]) -> list[str]:
     """Files, folders and globs -> paths of photos, in the order asked for, each once.
@@ -71,6 +106,10 @@ def _has_magic(text: str) -> bool:
 
 def _is_photo_name(name: str) -> bool:
     return os.path.splitext(name)[1].lower() in EXTENSIONS and not name.startswith(".")
+
+
+def _is_video_name(name: str) -> bool:
+    return os.path.splitext(name)[1].lower() in VIDEO_EXTENSIONS and not name.startswith(".")
 
 
 def _folders(top: str) -> Iterator[tuple[str, list[str] | None]]:

@@ -8,9 +8,11 @@ import json
 import logging
 import os
 import sys
+import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -65,6 +67,8 @@ def check(engine: str) -> None:
 def start() -> Any:
     """Ray: the one that runs in this process, the cluster of RAY_ADDRESS, or a new local one."""
     ray, data = libraries()
+    # Ray's own default is 15: next to any busy process such workers get hardly any processor time
+    os.environ.setdefault("RAY_worker_niceness", "0")
     if not ray.is_initialized():
         quiet = {"logging_level": logging.ERROR, "log_to_driver": False}
         if os.environ.get("RAY_ADDRESS"):
@@ -79,6 +83,38 @@ def start() -> Any:
     context.enable_progress_bars = False  # ours counts photos
     logging.getLogger("ray.data").setLevel(logging.WARNING)
     return ray
+
+
+def worker_count(engine: str, workers: int | None, threads: int) -> int:
+    """Number of workers of a job: as given, else one per `threads` cores of the cluster; 1 for "local".
+
+    Raises:
+        UsageError: more workers than the cluster has cores for.
+    """
+    if engine == "local":
+        return 1
+    cores = int(start().cluster_resources().get("CPU", 1))
+    wanted = workers or max(1, cores // threads)
+    if wanted * threads > cores:
+        raise UsageError(
+            f"{wanted} workers of {threads} threads need {wanted * threads} cores, Ray has {cores}; take"
+            " fewer --workers"
+        )
+    return wanted
+
+
+def piece_sizes(total: int, workers: int, largest: int, smallest: int = 8) -> list[int]:
+    """Sizes of the pieces of `total` photos, so that all workers are busy from the beginning to the end.
+
+    The first piece of each worker is small, so that progress shows within seconds. Later ones are a fixed
+    share of what is left (guided self-scheduling, Polychronopoulos and Kuck 1987), at most `largest`.
+    """
+    sizes, left = list[int](), total
+    while left:
+        size = smallest if len(sizes) < workers else max(smallest, -(-left // (2 * workers)))
+        sizes.append(min(size, largest, left))
+        left -= sizes[-1]
+    return sizes
 
 
 class Adapter:
@@ -142,14 +178,12 @@ def run(
         for item in items:
             yield dict(work(json.loads(json.dumps(item))))  # as it would come through Ray
         return
-    ray = start()
-    cores = int(ray.cluster_resources().get("CPU", 1))
-    wanted = workers or max(1, cores // threads)
-    if wanted * threads > cores:
-        raise UsageError(
-            f"{wanted} workers of {threads} threads need {wanted * threads} cores, Ray has {cores}; take"
-            " fewer --workers"
-        )
+    wanted, ray = min(worker_count(engine, workers, threads), len(items)), start()
+    say(
+        f"{len(items):,} piece{'' if len(items) == 1 else 's'} of work for {wanted}"
+        f" worker{'' if wanted == 1 else 's'} with {threads} thread{'' if threads == 1 else 's'} each;"
+        " Ray starts them now"
+    )
     _, data = libraries()
     shared = [ray.put(a) if isinstance(a, np.ndarray) else a for a in args]
     rows = [{"item": json.dumps(item)} for item in items]
@@ -158,19 +192,49 @@ def run(
         fn_constructor_args=(make, shared),
         batch_size=1,
         num_cpus=threads,
-        compute=data.ActorPoolStrategy(size=min(wanted, len(rows))),
+        compute=data.ActorPoolStrategy(size=wanted),
     )
-    for row in done.iter_rows():
+    with waiting_lines():
+        results = iter(done.iter_rows())
+        row = next(results, None)
+    while row is not None:
         said = json.loads(row["result"])
         if "error" in said:
             name, message = said["error"]
             raise getattr(errors, name, MienError)(message)
         yield said["done"]
+        row = next(results, None)
     _log.info("Ray's account of the job:\n%s", done.stats())
 
 
+def say(line: str) -> None:
+    """A line for people, on stderr."""
+    print(f"mien: {line}", file=sys.stderr, flush=True)
+
+
+@contextmanager
+def waiting_lines(every: float = 30.0) -> Iterator[None]:
+    """Within it, a line on stderr every so many seconds: no result has come yet."""
+    done, began = threading.Event(), time.monotonic()
+
+    def watch() -> None:
+        while not done.wait(every):
+            say(
+                f"no piece is done after {time.monotonic() - began:.0f} s: the workers are starting, or other"
+                " processes use the cores"
+            )
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
+
+
 class Progress:
-    """Photos done, a second, and how long it will take, on stderr: every few seconds, and at the end.
+    """Photos done, a second, and how long it will take, on stderr: first, every few seconds, and at the end.
 
     Args:
         total: photos to do.
@@ -179,7 +243,8 @@ class Progress:
 
     def __init__(self, total: int, what: str = "photos", every: float = 5.0):
         self.total, self.what, self.every, self.done, self.failed = total, what, every, 0, 0
-        self.began = self.last = time.monotonic()
+        self.began = time.monotonic()
+        self.last = self.began - every  # the first result is a line
 
     @property
     def rate(self) -> float:
@@ -191,7 +256,7 @@ class Progress:
         self.done, self.failed, now = self.done + done, self.failed + failed, time.monotonic()
         if now - self.last >= self.every or self.done >= self.total:
             self.last = now
-            print(f"mien: {self}", file=sys.stderr, flush=True)
+            say(str(self))
 
     def __str__(self) -> str:
         left = int((self.total - self.done) / max(self.rate, 1e-9))

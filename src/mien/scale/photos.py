@@ -18,10 +18,10 @@ from mien.errors import PhotoError, UsageError
 from mien.inference.reader import Reader
 from mien.inference.reading import Reading
 from mien.io.writers import arrow_schema, columns, plain, rows
-from mien.scale.engine import Progress, check, run
+from mien.scale.engine import Progress, check, piece_sizes, run, worker_count
 from mien.scale.places import Parts, arrow, fetch, find, is_uri
 
-PHOTOS = 512  # Ours: of a part: what a killed worker does again, and a file of a megabyte or so
+PHOTOS = 512  # Ours: most of a part: what a killed worker does again, and a file of a megabyte or so
 GROUP = 8  # photos whose faces share forwards, as `Reader.stream` has it
 AHEAD = 16  # photos that are fetched from an object store before they are needed
 STAGES = ("decode", "detect", "align", "read")
@@ -197,9 +197,13 @@ def analyze(
     progress = Progress(len(left))
     if summary.skipped:
         _log.info("%s has %d of %d photos; %d are left", out, summary.skipped, len(found), len(left))
+    count = worker_count(engine, workers, threads) if left else 1
     # and the rows have the paths as they were written
-    items = [{"paths": left[i : i + photos], "base": os.getcwd()} for i in range(0, len(left), photos)]
-    for result in run(items, Worker, (load, out), engine=engine, workers=workers, threads=threads):
+    items, first = list[dict[str, Any]](), 0
+    for size in piece_sizes(len(left), count, photos):
+        items.append({"paths": left[first : first + size], "base": os.getcwd()})
+        first += size
+    for result in run(items, Worker, (load, out), engine=engine, workers=count, threads=threads):
         summary.add(result)
         progress.add(result["photos"], result["failed"])
         if on_part:

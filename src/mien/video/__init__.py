@@ -1,4 +1,4 @@
-"""Faces in video: decoding, tracking and averages per track. Needs the extra `video`."""
+"""Faces in video: decoding, tracking, averages per track and anonymization. Needs the extra `video`."""
 
 from __future__ import annotations
 
@@ -7,9 +7,20 @@ from typing import TYPE_CHECKING
 from mien._lazy import attach
 
 if TYPE_CHECKING:
+    from mien.video.anonymization import AnonymizationReport, anonymize_video
+    from mien.video.people import join_tracks
     from mien.video.reader import read_video
     from mien.video.tracker import Tracker
 
-__all__ = ["Tracker", "read_video"]
+__all__ = ["AnonymizationReport", "Tracker", "anonymize_video", "join_tracks", "read_video"]
 
-__getattr__ = attach(__name__, {"read_video": "reader", "Tracker": "tracker"})
+__getattr__ = attach(
+    __name__,
+    {
+        "AnonymizationReport": "anonymization",
+        "anonymize_video": "anonymization",
+        "join_tracks": "people",
+        "read_video": "reader",
+        "Tracker": "tracker",
+    },
+)

@@ -65,6 +65,44 @@ class DamageReport:
 # Decoding
 
 
+class _Clock:
+    """The times of packets, where the clock of a file may start again, as in joined transport streams.
+
+    All streams share the shifts, so that pictures and sound stay together after a restart.
+
+    Attributes:
+        shifts: seconds to add to the times before the first restart, after it, after the second one, etc.
+    """
+
+    def __init__(self, start: Fraction, rate: Fraction):
+        self.shifts, self._start, self._rate = [0.0], start, rate
+        self._last: dict[int, float] = {}  # stream -> its last decoding time
+        self._restarts: dict[int, int] = {}
+        self._end = 0.0
+
+    def shift(self, packet: Any) -> float:
+        """Seconds to add to the times of this packet, which is the next of its stream."""
+        stream = packet.stream.index
+        count = self._restarts.setdefault(stream, 0)
+        if packet.dts is None and packet.pts is None:
+            return self.shifts[count]
+        order, shown = (
+            float((first if second is None else second) * packet.time_base - self._start)
+            for first, second in ((packet.pts, packet.dts), (packet.dts, packet.pts))
+        )
+        if order < self._last.get(stream, order) - RESTART:
+            count += 1
+            self._restarts[stream] = count
+            if count == len(self.shifts):
+                self.shifts.append(self._end - shown)
+        self._last[stream] = order
+        length = float((packet.duration or 0) * packet.time_base)
+        if not length and packet.stream.type == "video":
+            length = 1 / float(self._rate)
+        self._end = max(self._end, shown + length + self.shifts[count])
+        return self.shifts[count]
+
+
 class VideoContainer:
     """An open film: its frames, upright, with their times; what was damaged on the way. A context manager.
 
@@ -84,7 +122,8 @@ class VideoContainer:
 
     def __init__(self, source: str | os.PathLike[str]):
         self.name, self.damage = os.fspath(source), DamageReport()
-        self.sound: Callable[[Any], None] | None = None  # given every packet of sound as it comes
+        # given every packet of sound as it comes, and the seconds to add to its times
+        self.sound: Callable[[Any, float], None] | None = None
         self._av = library()
         self.container = _opened(self._av, self.name)
         if not self.container.streams.video:
@@ -113,16 +152,18 @@ class VideoContainer:
 
     def frames(self) -> Iterator[tuple[float, Any]]:
         """(seconds, PyAV frame) in order of presentation; damaged packets are noted in `damage`, skipped."""
-        last, shift = -1 / float(self.rate), 0.0
-        for frame in self._decoded():
+        last, shift, restarts = -1 / float(self.rate), 0.0, 0
+        clock = _Clock(self.start, self.rate)
+        for frame in self._decoded(clock):
             if frame.is_corrupt:
                 self.damage.note(f"a frame near {max(last, 0):.2f} s is damaged")
             time = last + 1 / float(self.rate)
             if frame.pts is not None and frame.time_base:
                 time = float(frame.pts * frame.time_base - self.start) + shift
                 if time < last - RESTART:  # the clock starts again: go on from here
-                    again = last + 1 / float(self.rate)
-                    shift, time = shift + again - time, again
+                    again, restarts = last + 1 / float(self.rate), restarts + 1
+                    known = clock.shifts[restarts] if restarts < len(clock.shifts) else shift + again - time
+                    shift, time = known, time - shift + known
             last = time if time > last else last + 1e-3  # clocks of broken files run backwards
             yield last, frame
         # a header may round, and leave the last frame out
@@ -130,15 +171,16 @@ class VideoContainer:
         if self.duration is not None and not self.damage.count and self._end < self.duration - slack:
             self.damage.note(f"it ends at {self._end:.2f} s of {self.duration:.2f} s")
 
-    def _decoded(self) -> Iterator[Any]:
+    def _decoded(self, clock: _Clock) -> Iterator[Any]:
         for packet in self._packets():
+            shift = clock.shift(packet) if packet and packet.size else 0.0
             if packet and packet.pts is not None:
                 self._end = max(
                     self._end, float((packet.pts + (packet.duration or 0)) * packet.time_base - self.start)
                 )
             if packet and packet.stream.index != self.stream.index:
                 if packet.stream.type == "audio" and self.sound and packet.size:
-                    self.sound(packet)
+                    self.sound(packet, shift)
                 continue
             try:
                 yield from packet.decode() if packet else self.stream.codec_context.decode(None)
@@ -274,7 +316,7 @@ class Writer:
         self._video: Any = None
         self._convert = self._av.video.reformatter.VideoReformatter()
         self._sounds: dict[int, _Sound] = {}
-        self._early: list[Any] = []  # sound that comes before the size of the pictures is known
+        self._early: list[tuple[Any, float]] = []  # sound that comes before the size of the pictures is known
         if sound_of is not None:
             sound_of.sound = self._hear
 
@@ -319,18 +361,18 @@ class Writer:
             self._sounds[stream.index] = _Sound(
                 self._av, self.container, stream, self._film.start if self._film else Fraction(0)
             )
-        for packet in self._early:
-            self._hear(packet)
+        for packet, shift in self._early:
+            self._hear(packet, shift)
         self._early = []
 
-    def _hear(self, packet: Any) -> None:
-        """A packet of the film's sound."""
+    def _hear(self, packet: Any, shift: float) -> None:
+        """A packet of the film's sound, and the seconds to add to its times."""
         if self._video is None:
-            self._early.append(packet)
+            self._early.append((packet, shift))
             return
         sound = self._sounds[packet.stream.index]
         try:
-            self.container.mux(sound.copied(packet) if sound.copies else sound.encoded(packet))
+            self.container.mux(sound.copied(packet, shift) if sound.copies else sound.encoded(packet, shift))
         except self._av.FFmpegError as error:
             sound.lost.note(error.strerror)
 
@@ -361,6 +403,7 @@ class _Sound:
         self.start, self.lost = start, DamageReport()
         self._dts: int | None = None
         self._samples: int | None = None
+        self._shift = 0.0
         self._rate, self.copies = (
             stream.rate or 48_000,
             stream.codec_context.name.removesuffix("float") in AS_IT_IS,
@@ -374,25 +417,36 @@ class _Sound:
         )
         self._resample = av.AudioResampler(format="fltp", layout=layout, rate=self.out.rate)
 
-    def copied(self, packet: Any) -> list[Any]:
-        """The packet, to be written where it was."""
+    def copied(self, packet: Any, shift: float) -> list[Any]:
+        """The packet, to be written where it was, `shift` seconds later."""
         dts = packet.pts if packet.dts is None else packet.dts
-        if dts is None or (self._dts is not None and dts <= self._dts):
-            self.lost.note("its clock is missing or runs backwards")
+        if dts is None:
+            self.lost.note("its clock is missing")
             return []
-        shift, self._dts = round(self.start / packet.time_base), dts
-        packet.dts, packet.pts = dts - shift, (dts if packet.pts is None else packet.pts) - shift
+        back = round((float(self.start) - shift) / packet.time_base)
+        dts -= back
+        if self._dts is not None and dts <= self._dts:
+            # after a restart of the clock the sound may begin before the pictures: that much overlaps
+            if not shift or float((self._dts - dts) * packet.time_base) > RESTART:
+                self.lost.note("its clock runs backwards")
+            return []
+        self._dts = dts
+        packet.pts = dts if packet.pts is None else packet.pts - back
+        packet.dts = dts
         packet.stream = self.out
         return [packet]
 
-    def encoded(self, packet: Any) -> list[Any]:
-        """The packet as packets of AAC, of the same time."""
-        if self._samples is None:  # where it starts; from there on samples are counted
-            self._samples = (
-                round((packet.pts * packet.time_base - self.start) * self.out.rate)
+    def encoded(self, packet: Any, shift: float) -> list[Any]:
+        """The packet as packets of AAC, of the same time, `shift` seconds later."""
+        if (
+            self._samples is None or shift != self._shift
+        ):  # where it starts; from there on samples are counted
+            at = (
+                round((float(packet.pts * packet.time_base - self.start) + shift) * self.out.rate)
                 if packet.pts is not None
                 else 0
             )
+            self._samples, self._shift = max(at, self._samples or at), shift
         return [
             p
             for frame in packet.decode()

@@ -59,6 +59,26 @@ def anonymize(pixels: Pixels, faces: Sequence[Face], *, how: How = "blur", stren
     return out
 
 
+def cover_boxes(
+    pixels: Pixels, boxes: Sequence[npt.ArrayLike], *, how: How = "blur", strength: float = 1.0
+) -> None:
+    """Cover whole boxes in place.
+
+    Args:
+        pixels: (H, W, 3) uint8 RGB; changed.
+        boxes: (4,) float xyxy in pixels each, covered as they are.
+        how, strength: see `anonymize`.
+    """
+    height, width = pixels.shape[:2]
+    for box in boxes:
+        x1, y1, x2, y2 = (float(v) for v in np.asarray(box))
+        left, right = int(np.clip(np.floor(x1), 0, width)), int(np.clip(np.ceil(x2) + 1, 0, width))
+        top, bottom = int(np.clip(np.floor(y1), 0, height)), int(np.clip(np.ceil(y2) + 1, 0, height))
+        if left < right and top < bottom:
+            window = np.s_[top:bottom, left:right]
+            pixels[window] = _hidden(pixels[window], max(x2 - x1, 1.0), how, strength)
+
+
 def check(how: str, strength: float) -> None:
     """Pass quietly if `anonymize` takes these two.
 
