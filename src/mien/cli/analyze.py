@@ -242,7 +242,7 @@ def analyze(
     try:
         for reading in readings_of(reader, left):
             pictures.add(reading, names[reading.path])
-            output.add(reading.to_dict())
+            output.add(reading)
             failed, count = failed + (reading.error is not None), count + 1
     except KeyboardInterrupt:
         go_on = "; --resume goes on" if out and out.endswith((".jsonl", ".csv", ".parquet")) else ""

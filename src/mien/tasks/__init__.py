@@ -7,13 +7,15 @@ from __future__ import annotations
 
 from mien.tasks.age import AGE
 from mien.tasks.attributes import ATTRIBUTES, GENDER, UNITS8, UNITS12
-from mien.tasks.base import Boxes, Derived, Embedding, Map, Metrics, Points, Shape, Task, Vector
+from mien.tasks.base import Answer, Boxes, Derived, Embedding, Map, Metrics, Points, Shape, Task, Vector
 from mien.tasks.catalogue import (
     ANSWER_ORDER,
     DEFAULT_TASKS,
     DERIVED,
     ON_REQUEST,
     TASKS,
+    described,
+    summaries,
     supported_tasks,
     task,
 )
@@ -30,6 +32,6 @@ __all__ = [
     "GENDER", "HELEN9",
     "IDENTITY", "IDENTITY512", "LANDMARKS", "LAPA11", "PARSING", "POINTS5", "POSE", "POSE5", "UNITS12",
     "UNITS8", "WFLW98",
-    "Boxes", "Derived", "Embedding", "Map", "Metrics", "Points", "Shape", "Task", "Vector", "supported_tasks",
-    "task",
+    "Answer", "Boxes", "Derived", "Embedding", "Map", "Metrics", "Points", "Shape", "Task", "Vector",
+    "described", "summaries", "supported_tasks", "task",
 ]  # fmt: skip

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
 
-from mien.tasks.base import Criterion, Derived, Metrics, Task, Vector, rounded, sigmoid, zero_loss
-from mien.types import Crop, Floats
+from mien.tasks.base import Answer, Criterion, Derived, Metrics, Task, Vector, rounded, sigmoid, zero_loss
+from mien.tasks.columns import Column, number_columns, value_at
+from mien.types import Array, Crop, Floats
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -63,8 +64,11 @@ CELEBA40 = (
 )
 
 
+_NOT_SUMMARIZED = frozenset(("Male", "Young", "Attractive"))
+
+
 @dataclass(frozen=True, slots=True)
-class Attributes:
+class Attributes(Answer):
     """Many yes/no answers.
 
     Attributes:
@@ -75,6 +79,8 @@ class Attributes:
     probabilities: Mapping[str, float]
     labels: str
 
+    averaged: ClassVar[bool] = True
+
     def __getitem__(self, name: str) -> float:
         return self.probabilities[name]
 
@@ -82,9 +88,20 @@ class Attributes:
         """{name: probability}."""
         return rounded(self.probabilities)
 
+    def summary(self) -> str:
+        """The likeliest of those above one half, at most four; gender and age have words of their own."""
+        likely = [n for n, p in self.probabilities.items() if p >= 0.5 and n not in _NOT_SUMMARIZED]
+        return ", ".join(sorted(likely, key=lambda n: -self.probabilities[n])[:4])
+
+    def mean_terms(self) -> Array:
+        return np.array(list(self.probabilities.values()))
+
+    def from_mean(self, terms: Array) -> Attributes:
+        return Attributes(dict(zip(self.probabilities, terms.tolist(), strict=True)), self.labels)
+
 
 @dataclass(frozen=True, slots=True)
-class Gender:
+class Gender(Answer):
     """Gender as it is perceived from the picture.
 
     Attributes:
@@ -93,6 +110,8 @@ class Gender:
 
     label: str
     probability: float
+
+    averaged: ClassVar[bool] = True
 
     def sure(self, least: float) -> str | None:
         """The label where its probability is at least this much, else None: better no answer than a wrong
@@ -103,6 +122,30 @@ class Gender:
     def to_dict(self) -> dict[str, Any]:
         """{"label", "probability"}."""
         return {"label": self.label, "probability": round(self.probability, 4)}
+
+    @classmethod
+    def columns(cls, name: str) -> list[Column]:
+        label = Column(name, str, value_at(name, "label"))
+        return [label, *number_columns(name, ("probability",))]
+
+    def summary(self) -> str:
+        """The label and its probability, such as `female  98%`."""
+        return f"{self.label:<6} {self.probability:4.0%}"
+
+    def tag(self) -> str:
+        """`F` or `M`."""
+        return self.label[:1].upper()
+
+    def value(self) -> str:
+        """The label."""
+        return self.label
+
+    def mean_terms(self) -> Array:
+        return np.array([self.probability if self.label == "female" else 1 - self.probability])
+
+    def from_mean(self, terms: Array) -> Gender:
+        female = float(terms[0])
+        return Gender("female", female) if female >= 0.5 else Gender("male", 1 - female)
 
 
 class AttributesTask(Task[Attributes]):
@@ -119,6 +162,7 @@ class AttributesTask(Task[Attributes]):
             `mien.evaluation.calibration`.
     """
 
+    answer = Attributes
     sensitive = True
     temperature: float = 1.0
 
@@ -146,6 +190,16 @@ class AttributesTask(Task[Attributes]):
             ),
             self.labels,
         )
+
+    def columns(self) -> list[Column]:
+        return number_columns(self.name, self.names)
+
+    def loss_weight(self, target: Tensor, mask: Tensor) -> float:
+        """The sum of the elements' weights: 1/sqrt(k) each in a picture that knows k of them."""
+        return float(mask.double().sum(1).sqrt().sum())
+
+    def decoder(self) -> dict[str, Any]:
+        return {"kind": "attributes", "names": self.names, "temperature": self.temperature}
 
     def metrics(self) -> Metrics:
         return MeanAccuracy()
@@ -241,6 +295,6 @@ def _gender(answer: Attributes) -> Gender:
 
 
 ATTRIBUTES = AttributesTask("attributes", "celeba40", CELEBA40)
-GENDER: Derived[Gender] = Derived("gender", "attributes", _gender, sensitive=True)
+GENDER: Derived[Gender] = Derived("gender", "attributes", _gender, Gender, sensitive=True)
 UNITS12 = UnitsTask("units12", "bp4d12", (1, 2, 4, 6, 7, 10, 12, 14, 15, 17, 23, 24))
 UNITS8 = UnitsTask("units8", "disfa8", (1, 2, 4, 6, 9, 12, 25, 26))

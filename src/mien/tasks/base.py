@@ -9,13 +9,14 @@ import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, Self, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from mien.errors import UsageError
-from mien.types import Crop, Floats
+from mien.tasks.columns import Column, json_column
+from mien.types import Array, Crop, Floats
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -73,6 +74,80 @@ class Metrics(Protocol):
     def compute(self) -> dict[str, float]: ...
 
 
+class Answer(ABC):
+    """What a task predicts for one face: the base of frozen dataclasses, with what most answers share.
+
+    Attributes:
+        averaged: whether the mean over the frames of a track is meaningful. Points, masks and poses belong to
+            their frame.
+    """
+
+    __slots__ = ()
+
+    averaged: ClassVar[bool] = False
+
+    @abstractmethod
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values, as they stand in the record of a face."""
+
+    @classmethod
+    def columns(cls, name: str) -> list[Column]:
+        """Columns of the flat record for a task of that name; by default one text column of JSON."""
+        return [json_column(name)]
+
+    def summary(self) -> str:
+        """A few words for one line of text about a face; empty where there is nothing to say in a line."""
+        return ""
+
+    def tag(self) -> str:
+        """One word or number for the label of a face in a picture; empty where there is none."""
+        return ""
+
+    def value(self) -> Any:
+        """The answer as one number, word or array, for tables of other libraries; None where it has none."""
+        return None
+
+    def mean_terms(self) -> Array:
+        """The numbers whose weighted mean over frames is meaningful, (n,) float64; see `averaged`."""
+        raise TypeError(f"{type(self).__name__} belongs to one frame and has no mean")
+
+    def from_mean(self, terms: Array) -> Self:
+        """An answer like this one from the mean of `mean_terms`."""
+        raise TypeError(f"{type(self).__name__} belongs to one frame and has no mean")
+
+
+A = TypeVar("A", bound=Answer)
+
+
+class WeightedMean(Generic[A]):
+    """Running weighted mean of answers to one task, such as those to the frames of a track.
+
+    Attributes:
+        latest: the answer that was added last; None before the first.
+    """
+
+    def __init__(self) -> None:
+        self._total: Array | float = 0.0
+        self._weight = 0.0
+        self.latest: A | None = None
+
+    def add(self, answer: A, weight: float) -> None:
+        """One more answer. weight: 0 or more."""
+        self._total = self._total + weight * answer.mean_terms()
+        self._weight += weight
+        self.latest = answer
+
+    def answer(self) -> A:
+        """The mean so far.
+
+        Raises:
+            UsageError: nothing was added.
+        """
+        if self.latest is None:
+            raise UsageError("a mean of no answers; add one first")
+        return self.latest.from_mean(np.asarray(self._total / max(self._weight, 1e-12)))
+
+
 class Task(ABC, Generic[R]):
     """One question. R is the answer's frozen dataclass; its docstring says units and ranges.
 
@@ -82,8 +157,10 @@ class Task(ABC, Generic[R]):
         labels: the label set's id, such as "ibug68"; two orders of 19 classes exist, so it travels with the
             weights.
         sensitive: whether a policy may want to switch it off (identity, gender, expression ...).
+        answer: the class of the answers, for what is the same for all of them.
     """
 
+    answer: ClassVar[type[Answer]] = Answer  # type: ignore[type-abstract]
     name: str
     shape: Shape
     labels: str
@@ -119,6 +196,24 @@ class Task(ABC, Generic[R]):
     @abstractmethod
     def missing_target(self, size: tuple[int, int]) -> tuple[Any, Any]:
         """A finite (target, known = all False) of the right shapes, for a picture that has no label."""
+
+    def columns(self) -> list[Column]:
+        """Columns of the flat record: those of the answer's class, unless the label set decides them."""
+        return self.answer.columns(self.name)
+
+    def loss_weight(self, target: Tensor, mask: Tensor) -> float:
+        """What the criterion divides its sum by: the number of known items.
+
+        Means of the parts of a batch, weighted by it, add up to the mean of the entire batch.
+        """
+        return float(mask.sum())
+
+    def decoder(self) -> dict[str, Any] | None:
+        """How the browser page reads raw outputs: {"kind": ...} and settings as plain JSON values.
+
+        None for a task that the page does not read.
+        """
+        return None
 
     def undo_hflip(self, raw: Floats) -> Floats:
         """Raw answers (B, ...) to mirrored crops -> what they say of the crops as they are.
@@ -178,20 +273,28 @@ def configured(task: T, settings: Mapping[str, Any]) -> T:
 
 
 @dataclass(frozen=True)
-class Derived(Generic[R]):
+class Derived(Generic[A]):
     """An answer that follows from another task's answer; no head, no training.
 
     Attributes:
-        name: the key in `Face` and JSON. source: the task whose answer is used. derive: that answer -> this
-            answer.
+        name: the key in `Face` and JSON.
+        source: the task whose answer is used.
+        derive: that answer -> this answer.
+        answer: the class of the answers.
+        sensitive: whether a policy may want to switch it off.
     """
 
     name: str
     source: str
-    derive: Callable[[Any], R]
+    derive: Callable[[Any], A]
+    answer: type[A]
     sensitive: bool = False
 
-    def read(self, raw: Floats, crop: Crop) -> R:
+    def columns(self) -> list[Column]:
+        """Columns of the flat record."""
+        return self.answer.columns(self.name)
+
+    def read(self, raw: Floats, crop: Crop) -> A:
         """Not from raw numbers: `mien.inference.reader` calls `derive`.
 
         Present so that `face[mien.POSE]` is typed.

@@ -4,20 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
 
-from mien.tasks.base import Criterion, Task, Vector, over_labelled, rounded, softmax
-from mien.types import Crop, Floats
+from mien.tasks.base import Answer, Criterion, Task, Vector, over_labelled, rounded, softmax
+from mien.tasks.columns import Column, number_columns, value_at
+from mien.types import Array, Crop, Floats
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
 @dataclass(frozen=True, slots=True)
-class Choice:
+class Choice(Answer):
     """One of k.
 
     Attributes:
@@ -29,6 +30,8 @@ class Choice:
     probabilities: Mapping[str, float]
     labels: str
 
+    averaged: ClassVar[bool] = True
+
     def sure(self, least: float) -> str | None:
         """The label where its probability is at least this much, else None: better no answer than a wrong
         one.
@@ -38,6 +41,25 @@ class Choice:
     def to_dict(self) -> dict[str, Any]:
         """{"set", "label", "probabilities"}."""
         return {"set": self.labels, "label": self.label, "probabilities": rounded(self.probabilities)}
+
+    def summary(self) -> str:
+        """The label and its probability, such as `happiness  97%`."""
+        return f"{self.label:<{max(map(len, self.probabilities))}} {self.probabilities[self.label]:4.0%}"
+
+    def tag(self) -> str:
+        """The label."""
+        return self.label
+
+    def value(self) -> str:
+        """The label."""
+        return self.label
+
+    def mean_terms(self) -> Array:
+        return np.array(list(self.probabilities.values()))
+
+    def from_mean(self, terms: Array) -> Choice:
+        probabilities = dict(zip(self.probabilities, terms.tolist(), strict=True))
+        return Choice(max(probabilities, key=lambda n: probabilities[n]), probabilities, self.labels)
 
 
 class ChoiceTask(Task[Choice]):
@@ -52,6 +74,7 @@ class ChoiceTask(Task[Choice]):
             `mien.evaluation.calibration`.
     """
 
+    answer = Choice
     temperature: float = 1.0
 
     def __init__(
@@ -83,6 +106,18 @@ class ChoiceTask(Task[Choice]):
         )
         shown = {n: by_name[n] for n in self.display}
         return Choice(max(shown, key=lambda n: shown[n]), shown, self.labels)
+
+    def columns(self) -> list[Column]:
+        label = Column(self.name, str, value_at(self.name, "label"))
+        return [label, *number_columns(self.name, self.display, "probabilities")]
+
+    def decoder(self) -> dict[str, Any]:
+        return {
+            "kind": "choice",
+            "names": self.names,
+            "display": self.display,
+            "temperature": self.temperature,
+        }
 
     def metrics(self) -> Accuracy:
         return Accuracy(self.names)

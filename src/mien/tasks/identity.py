@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
 
 from mien.errors import UsageError
-from mien.tasks.base import Criterion, Embedding, Task, over_labelled, zero_loss
-from mien.types import Crop, Floats
+from mien.tasks.base import Answer, Criterion, Embedding, Task, over_labelled, zero_loss
+from mien.tasks.columns import Column, value_at
+from mien.types import Array, Crop, Floats
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
 @dataclass(frozen=True, slots=True)
-class Identity:
+class Identity(Answer):
     """Who a face is, as a direction.
 
     Attributes:
@@ -27,6 +28,8 @@ class Identity:
 
     embedding: Floats = field(repr=False)
 
+    averaged: ClassVar[bool] = True
+
     def similarity(self, other: Identity) -> float:
         """Cosine, -1..1."""
         return float(self.embedding @ other.embedding)
@@ -34,6 +37,16 @@ class Identity:
     def to_dict(self) -> dict[str, Any]:
         """{"embedding": [d numbers]}."""
         return {"embedding": [round(float(v), 6) for v in self.embedding]}
+
+    def value(self) -> Floats:
+        """The embedding."""
+        return self.embedding
+
+    def mean_terms(self) -> Array:
+        return np.asarray(self.embedding, np.float64)
+
+    def from_mean(self, terms: Array) -> Identity:
+        return Identity((terms / max(float(np.linalg.norm(terms)), 1e-12)).astype(np.float32))
 
 
 class IdentityTask(Task[Identity]):
@@ -45,6 +58,7 @@ class IdentityTask(Task[Identity]):
     directions, not a common offset, tell people apart, and the loss starts near 2.
     """
 
+    answer = Identity
     sensitive = True
 
     def __init__(
@@ -68,6 +82,14 @@ class IdentityTask(Task[Identity]):
     def read(self, raw: Floats, crop: Crop) -> Identity:
         v = np.asarray(raw, np.float32)
         return Identity(v / max(float(np.linalg.norm(v)), 1e-12))
+
+    def columns(self) -> list[Column]:
+        assert isinstance(self.shape, Embedding)
+        parts = tuple(str(i) for i in range(self.shape.d))
+        return [Column(self.name, float, value_at(self.name, "embedding"), parts)]
+
+    def decoder(self) -> dict[str, Any]:
+        return {"kind": "identity"}
 
     def metrics(self) -> Verification:
         return Verification()

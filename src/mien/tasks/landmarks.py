@@ -11,7 +11,8 @@ import numpy.typing as npt
 
 from mien import geometry
 from mien.errors import UsageError
-from mien.tasks.base import Criterion, Points, Task, over_labelled, sigmoid
+from mien.tasks.base import Answer, Criterion, Points, Task, over_labelled, sigmoid
+from mien.tasks.columns import Column, point_column
 from mien.types import Crop, Floats
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class Landmarks:
+class Landmarks(Answer):
     """Places on a face.
 
     Attributes:
@@ -36,6 +37,10 @@ class Landmarks:
             "set": self.labels,
             "points": [[round(float(x), 2), round(float(y), 2)] for x, y in self.points],
         }
+
+    def value(self) -> Floats:
+        """The points."""
+        return self.points
 
 
 def _mirror(n: int, *pairs: tuple[int, int]) -> tuple[int, ...]:
@@ -118,6 +123,7 @@ class LandmarkTask(Task[Landmarks]):
         distance_weight: of the distance (in fractions of the crop) beside the KL.
     """
 
+    answer = Landmarks
     decoding: str = "softmax"
 
     def __init__(
@@ -182,6 +188,12 @@ class LandmarkTask(Task[Landmarks]):
         return Landmarks(
             geometry.move_points(points, geometry.invert(crop.from_photo)).astype(np.float32), self.labels
         )
+
+    def columns(self) -> list[Column]:
+        return [point_column(self.name, len(self.mirror), "points")]
+
+    def decoder(self) -> dict[str, Any] | None:
+        return {"kind": "points"} if self.decoding == "softmax" else None
 
     def metrics(self) -> NME:
         return NME(self.eyes)

@@ -11,7 +11,8 @@ import numpy as np
 import numpy.typing as npt
 
 from mien import geometry
-from mien.tasks.base import Criterion, Map, Task, over_labelled, rounded, zero_loss
+from mien.tasks.base import Answer, Criterion, Map, Task, over_labelled, rounded, zero_loss
+from mien.tasks.columns import Column, fraction_columns
 from mien.types import Crop, Floats, Pixels
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ UNKNOWN = 255  # a pixel nobody labelled, or one outside the stored picture or t
 
 
 @dataclass(frozen=True, slots=True)
-class Parsing:
+class Parsing(Answer):
     """A class per pixel.
 
     Attributes:
@@ -63,6 +64,8 @@ class ParsingTask(Task[Parsing]):
         dice_weight: of the Dice term. weights: class -> what its pixels weigh in the cross-entropy; 1 where
             none is named.
     """
+
+    answer = Parsing
 
     def __init__(
         self,
@@ -121,6 +124,16 @@ class ParsingTask(Task[Parsing]):
             geometry.about((-0.5, -0.5), scale=k), crop.from_photo
         )  # pixels are counted from their centres
         return Parsing(mask, to_mask, self.names, self.labels, fractions)
+
+    def columns(self) -> list[Column]:
+        return fraction_columns(self.name, self.names, "classes")
+
+    def loss_weight(self, target: Tensor, mask: Tensor) -> float:
+        """The known pixels. Not exact for the Dice term, which is no mean over pixels."""
+        return float((target[mask] != UNKNOWN).sum())
+
+    def decoder(self) -> dict[str, Any]:
+        return {"kind": "map", "names": self.names}
 
     def metrics(self) -> MeanF1:
         return MeanF1(self.names)

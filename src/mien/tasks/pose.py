@@ -15,7 +15,8 @@ import numpy.typing as npt
 from mien import geometry
 from mien.errors import UsageError
 from mien.geometry import Array, scale_of
-from mien.tasks.base import Criterion, Derived, Task, Vector, over_labelled
+from mien.tasks.base import Answer, Criterion, Derived, Task, Vector, over_labelled
+from mien.tasks.columns import Column, number_columns
 from mien.tasks.landmarks import Landmarks
 from mien.types import Crop, Floats
 
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class Pose:
+class Pose(Answer):
     """Where a head is turned, in degrees.
 
     Attributes:
@@ -39,12 +40,24 @@ class Pose:
         """{"yaw", "pitch", "roll"}."""
         return {"yaw": round(self.yaw, 1), "pitch": round(self.pitch, 1), "roll": round(self.roll, 1)}
 
+    @classmethod
+    def columns(cls, name: str) -> list[Column]:
+        return number_columns(name, ("yaw", "pitch", "roll"))
+
+    def summary(self) -> str:
+        """The three angles, such as `yaw   +3 pitch   -4 roll   -2`."""
+        return f"yaw {self.yaw:+4.0f} pitch {self.pitch:+4.0f} roll {self.roll:+4.0f}"
+
+    def value(self) -> tuple[float, float, float]:
+        """(yaw, pitch, roll)."""
+        return self.yaw, self.pitch, self.roll
+
 
 def _pose(answer: Landmarks) -> Pose:
     return Pose(*pose_from_68(answer.points))
 
 
-POSE: Derived[Pose] = Derived("pose", "landmarks", _pose)
+POSE: Derived[Pose] = Derived("pose", "landmarks", _pose, Pose)
 
 
 class EulerTask(Task[Pose]):
@@ -59,6 +72,7 @@ class EulerTask(Task[Pose]):
         unit: degrees. Ours: 30, so that the loss of a network that knows nothing is near 1.
     """
 
+    answer = Pose
     name, labels, shape = "euler", "yaw_pitch_roll", Vector(3)
 
     def __init__(self, *, unit: float = 30.0):

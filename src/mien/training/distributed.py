@@ -33,8 +33,6 @@ from torch import Tensor, nn
 
 from mien.errors import MienError, UsageError
 from mien.tasks import Task
-from mien.tasks.attributes import AttributesTask
-from mien.tasks.parsing import UNKNOWN, ParsingTask
 
 
 class RankLost(MienError):
@@ -230,20 +228,12 @@ def join(timeout: float = 600.0) -> Iterator[Distributed]:
 def loss_weight(task: Task[Any], criterion: Any, target: Tensor, mask: Tensor) -> float:
     """What a criterion divides its sum by: means over shares, weighed by it, are the mean over all of them.
 
-    A criterion tells it by an attribute `weigh(target, known) -> number`. Else: for attributes the sum of the
-    elements'
-    weights, 1/sqrt(k) each in a picture that knows k; for parsing the known pixels; else the number of known
-    items.
-    Not exact for parsing's Dice term, which is no mean over pixels, nor for face boxes, whose mean is over
-    assigned cells.
+    A criterion tells it by an attribute `weigh(target, known) -> number`, else the task does, see
+    `Task.loss_weight`.
     """
     if weigh := getattr(criterion, "weigh", None):
         return float(weigh(target, mask))
-    if isinstance(task, AttributesTask):
-        return float(mask.double().sum(1).sqrt().sum())
-    if isinstance(task, ParsingTask):
-        return float((target[mask] != UNKNOWN).sum())
-    return float(mask.sum())
+    return task.loss_weight(target, mask)
 
 
 def batch_shares(

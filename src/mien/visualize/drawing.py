@@ -275,14 +275,8 @@ def _dot(out: Pixels, x: float, y: float, radius: float, color: Colour) -> None:
 
 def _texts(face: Face) -> list[str]:
     """Ways to say who this is, the fullest first: "F 34 (28-41) happiness", "F 34 happiness", "F 34"."""
-    gender = str(face["gender"].label)[:1].upper() if "gender" in face else ""
-    age = interval = ""
-    if "age" in face and math.isfinite(face["age"].years):
-        answer = face["age"]
-        age = f"{answer.years:.0f}"
-        if math.isfinite(answer.low) and math.isfinite(answer.high):
-            interval = f"({answer.low:.0f}-{answer.high:.0f})"
-    mood = str(face["expression"].label) if "expression" in face else ""
+    gender, age, mood = (face[n].tag() if n in face else "" for n in ("gender", "age", "expression"))
+    interval = face["age"].interval() if "age" in face else ""
     short = [gender, age] if gender or age else [mood]
     ways = [short] if _width(face) < SMALL else [[gender, age, interval, mood], [gender, age, mood], short]
     texts = [" ".join(filter(None, way)) for way in ways]
