@@ -27,9 +27,8 @@ steps came without blends and
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from safetensors.torch import load_file
@@ -106,7 +105,8 @@ class Part:
 
     Attributes:
         shares: pictures of each set a step. steps, lr, ema, warmup, seed: see `Recipe`.
-        rates: see `adamw`. rare: class -> what its pixels weigh. watched: protocols, every so many steps.
+        rates: see `adamw`. class_weights: class -> what its pixels weigh.
+        validation_protocols: names of protocols, run every so many steps.
     """
 
     shares: Mapping[str, int]
@@ -116,7 +116,7 @@ class Part:
     warmup: int
     seed: int
     rates: Mapping[str, float] = field(default_factory=dict)
-    rare: Mapping[str, float] = field(default_factory=dict)
+    class_weights: Mapping[str, float] = field(default_factory=dict)
     validation_protocols: tuple[str, ...] = WATCHED
     every: int = 1000
     augment: Augment = AUGMENT
@@ -130,7 +130,7 @@ PARTS = {
     # a finer look at masks, when all else stands still (log, entry 18); their branch knows much already and
     # learns slower
     "masks": Part(
-        {"celebamask": 16}, 3000, 1e-3, 0.998, 100, 1, rates={"dense.branch.maps.": 0.4}, rare=RARE,
+        {"celebamask": 16}, 3000, 1e-3, 0.998, 100, 1, rates={"dense.branch.maps.": 0.4}, class_weights=RARE,
         validation_protocols=("celebamask",), every=500,
     ),
     # faces in the wild, for the encoder's last two stages and all heads; identity is kept, see
@@ -254,8 +254,7 @@ def recipe(
         name.split("-")[0] for p in before for name in p.shares if name != "blends"
     )  # those are of the others' pictures
     taught = ("imagenet", "descriptors", *(("yunet",) if part in KEEPS else ()))
-    parsing = copy.copy(PARSING)
-    parsing.weights = now.rare
+    parsing = replace(PARSING, class_weights=now.class_weights)
     return Recipe(
         name="mien",
         model=model,
@@ -267,7 +266,7 @@ def recipe(
         balance=Fixed({**LOSS_WEIGHTS, "parsing": 1.5}),
         seed=seed,
         ema=now.ema,
-        criteria={"parsing": parsing.criterion()} if now.rare else {},
+        criteria={"parsing": parsing.criterion()} if now.class_weights else {},
         data=(*sets, *taught),
         protocols=() if drawn else now.validation_protocols,
         every=now.every,

@@ -5,10 +5,10 @@ The only module that reads that JSON.
 
 from __future__ import annotations
 
-import copy
 import hashlib
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +63,7 @@ def calibrated(asked: Task[Any], temperatures: Mapping[str, float]) -> Task[Any]
         return asked
     value = temperatures[asked.name]
     if (
-        not hasattr(asked, "temperature")
+        not asked.has_setting("temperature")
         or not isinstance(value, (int, float))
         or not 0 < value < float("inf")
     ):
@@ -71,9 +71,7 @@ def calibrated(asked: Task[Any], temperatures: Mapping[str, float]) -> Task[Any]
             f"{asked.name} cannot be read at temperature {value!r}; mend `calibration` in the weights'"
             " provenance file"
         )
-    same = copy.copy(asked)
-    same.temperature = float(value)  # type: ignore[attr-defined]
-    return same
+    return replace(asked, temperature=float(value))  # type: ignore[call-arg]
 
 
 def _temperatures(path: Path) -> dict[str, float]:

@@ -235,7 +235,7 @@ def label_map(attention: Tensor, task: Task[Any], label: str, grid: tuple[int, i
         grid: `QFace.grid` of the images.
     """
     n, tokens = attention.shape[-3], attention.shape[-1]
-    names = list(getattr(task, "names", None) or map(str, range(n)))
+    names = list(task.label_names or map(str, range(n)))
     if label not in names:
         raise UsageError(f"{task.name} has no label {label!r}; there are: {', '.join(names)}")
     return lay_out(attention[..., names.index(label), :, :], [grid] * max(1, tokens // (grid[0] * grid[1])))

@@ -83,6 +83,7 @@ class AgeRange:
     high: float
 
 
+@dataclass(frozen=True, kw_only=True)
 class AgeTask(Task[Age]):
     """A distribution over 0..100 years, read as expectation and interval.
 
@@ -97,22 +98,29 @@ class AgeTask(Task[Age]):
     expectation lies outside it.
 
     Attributes:
+        sigma: years, of the Gaussian.
+        l1_weight: of the error in years beside the KL.
+        temperature: what logits are divided by for the interval, not for the years; weights may bring theirs,
+            see `mien.evaluation.calibration`.
         decoding: how logits become a distribution. "softmax", or "sigmoid": sigmoids divided by their sum, as
             in Faceptor.
         year_offset: years of the first bin; the distribution covers year_offset .. year_offset + 100.
     """
 
-    answer = Age
-    name, labels, sensitive = "age", "years101", True
-    shape = Vector(101)
-    # Of the interval, not of the years: what logits are divided by for it. Weights may bring theirs, see
-    # `mien.evaluation.calibration`.
+    answer: ClassVar[type[Answer]] = Age
+    activation = "softmax"
+    name: str = "age"
+    labels: str = "years101"
+    sensitive: bool = True
+    sigma: float = 2.0
+    l1_weight: float = 0.1
     temperature: float = 1.0
     decoding: str = "softmax"
     year_offset: int = 0
 
-    def __init__(self, *, sigma: float = 2.0, l1_weight: float = 0.1):
-        self.sigma, self.l1_weight = sigma, l1_weight
+    @property
+    def shape(self) -> Vector:
+        return Vector(101)
 
     def criterion(self) -> Criterion:
         from torch.nn import functional as F

@@ -7,7 +7,8 @@ Gender is read from one of the forty.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -148,6 +149,7 @@ class Gender(Answer):
         return Gender("female", female) if female >= 0.5 else Gender("male", 1 - female)
 
 
+@dataclass(frozen=True)
 class AttributesTask(Task[Attributes]):
     """n yes/no questions by binary cross-entropy.
 
@@ -158,17 +160,30 @@ class AttributesTask(Task[Attributes]):
     of forty is not heard beside one that knows all; with equal weights a picture, the forty are not.
 
     Attributes:
+        names: of the questions, in the order of the raw numbers.
         temperature: what logits are divided by when they are read; weights may bring theirs, see
             `mien.evaluation.calibration`.
     """
 
-    answer = Attributes
-    sensitive = True
+    answer: ClassVar[type[Answer]] = Attributes
+    activation = "sigmoid"
+    names: tuple[str, ...]
+    _: KW_ONLY
+    sensitive: bool = True
     temperature: float = 1.0
 
-    def __init__(self, name: str, labels: str, names: tuple[str, ...]):
-        self.name, self.labels, self.names, self.shape = name, labels, names, Vector(len(names))
-        self.index = {n: i for i, n in enumerate(names)}
+    @property
+    def shape(self) -> Vector:
+        return Vector(len(self.names))
+
+    @property
+    def label_names(self) -> tuple[str, ...]:
+        return self.names
+
+    @cached_property
+    def index(self) -> dict[str, int]:
+        """Name -> its place in the raw numbers."""
+        return {n: i for i, n in enumerate(self.names)}
 
     def criterion(self) -> Criterion:
         from torch.nn import functional as F
@@ -246,13 +261,11 @@ class MeanAccuracy:
         }
 
 
+@dataclass(frozen=True)
 class UnitsTask(AttributesTask):
     """Facial action units: AttributesTask in all, but scored by F1, since most units are absent most of the
     time.
     """
-
-    def __init__(self, name: str, labels: str, units: tuple[int, ...]):
-        super().__init__(name, labels, tuple(f"AU{n}" for n in units))
 
     def metrics(self) -> UnitsF1:
         return UnitsF1()
@@ -289,6 +302,11 @@ class UnitsF1:
         }
 
 
+def _units(*numbers: int) -> tuple[str, ...]:
+    """Names of facial action units."""
+    return tuple(f"AU{n}" for n in numbers)
+
+
 def _gender(answer: Attributes) -> Gender:
     p = answer["Male"]
     return Gender("male" if p >= 0.5 else "female", max(p, 1 - p))
@@ -296,5 +314,5 @@ def _gender(answer: Attributes) -> Gender:
 
 ATTRIBUTES = AttributesTask("attributes", "celeba40", CELEBA40)
 GENDER: Derived[Gender] = Derived("gender", "attributes", _gender, Gender, sensitive=True)
-UNITS12 = UnitsTask("units12", "bp4d12", (1, 2, 4, 6, 7, 10, 12, 14, 15, 17, 23, 24))
-UNITS8 = UnitsTask("units8", "disfa8", (1, 2, 4, 6, 9, 12, 25, 26))
+UNITS12 = UnitsTask("units12", "bp4d12", _units(1, 2, 4, 6, 7, 10, 12, 14, 15, 17, 23, 24))
+UNITS8 = UnitsTask("units8", "disfa8", _units(1, 2, 4, 6, 9, 12, 25, 26))

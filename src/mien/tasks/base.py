@@ -5,11 +5,10 @@ Torch is needed by `criterion` only, and imported there: reading answers never d
 
 from __future__ import annotations
 
-import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, Self, TypeVar
+from dataclasses import dataclass, field, fields, replace
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, Protocol, Self, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -148,23 +147,37 @@ class WeightedMean(Generic[A]):
         return self.latest.from_mean(np.asarray(self._total / max(self._weight, 1e-12)))
 
 
+@dataclass(frozen=True)
 class Task(ABC, Generic[R]):
-    """One question. R is the answer's frozen dataclass; its docstring says units and ranges.
+    """One question. R is the class of the answers; its docstring says units and ranges.
+
+    A kind of task is a frozen dataclass; `dataclasses.replace` makes a task with other settings.
 
     Attributes:
         name: the key in `Face`, in batches and in JSON.
-        shape: all that a model needs to know to answer it.
         labels: the label set's id, such as "ibug68"; two orders of 19 classes exist, so it travels with the
             weights.
         sensitive: whether a policy may want to switch it off (identity, gender, expression ...).
         answer: the class of the answers, for what is the same for all of them.
+        activation: how raw numbers become probabilities: one of n ("softmax"), each by itself ("sigmoid"), or
+            not at all ("none"), as coordinates, angles and embeddings.
     """
 
     answer: ClassVar[type[Answer]] = Answer  # type: ignore[type-abstract]
+    activation: ClassVar[Literal["softmax", "sigmoid", "none"]] = "none"
     name: str
-    shape: Shape
     labels: str
-    sensitive: bool = False
+    sensitive: bool = field(default=False, kw_only=True)
+
+    @property
+    @abstractmethod
+    def shape(self) -> Shape:
+        """All that a model needs to know to answer it."""
+
+    @property
+    def label_names(self) -> tuple[str, ...]:
+        """What the raw numbers stand for, in their order; empty where they have no names."""
+        return ()
 
     @abstractmethod
     def criterion(self) -> Criterion:
@@ -222,16 +235,17 @@ class Task(ABC, Generic[R]):
         """
         return raw
 
+    def has_setting(self, name: str) -> bool:
+        """Whether `dataclasses.replace` can change that field of the task."""
+        return any(f.name == name for f in fields(self))
+
     def header(self) -> dict[str, Any]:
         """What the weights' header says of this task.
 
         Settings at their defaults are left out, see `configured`.
         """
-        changed = {
-            k: v
-            for k in _SETTINGS
-            if (v := getattr(self, k, None)) is not None and v != getattr(type(self), k)
-        }
+        own = {f.name: (getattr(self, f.name), f.default) for f in fields(self)}
+        changed = {k: own[k][0] for k in _SETTINGS if k in own and own[k][0] != own[k][1]}
         return {"name": self.name, "labels": self.labels, **changed}
 
 
@@ -243,7 +257,7 @@ T = TypeVar("T", bound=Task[Any])
 
 
 def configured(task: T, settings: Mapping[str, Any]) -> T:
-    """The task with the settings that are named: a copy, or the task itself where none is.
+    """The task with the settings that are named; the task itself where none is.
 
     Args:
         settings: an entry of a header's tasks; its keys "decoding" and "year_offset" are used, others are
@@ -255,7 +269,7 @@ def configured(task: T, settings: Mapping[str, Any]) -> T:
     named = {k: settings[k] for k in _SETTINGS if k in settings}
     if not named:
         return task
-    if missing := [k for k in named if not hasattr(type(task), k)]:
+    if missing := [k for k in named if not task.has_setting(k)]:
         raise UsageError(f"{task.name} has no setting {missing[0]!r}; remove it")
     if named.get("decoding", "softmax") not in DECODINGS:
         raise UsageError(
@@ -266,10 +280,7 @@ def configured(task: T, settings: Mapping[str, Any]) -> T:
         raise UsageError(
             f"the year_offset of {task.name} is {offset!r}; use a whole number of years, 0 to 100"
         )
-    same = copy.copy(task)
-    for key, value in named.items():
-        setattr(same, key, value)
-    return same
+    return replace(task, **named)
 
 
 @dataclass(frozen=True)

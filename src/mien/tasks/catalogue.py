@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
@@ -100,9 +99,7 @@ def task(name: str) -> Task[Any]:
         raise UnknownTask(f"no task {base!r}; there are: {', '.join(TASKS)}")
     if not at:
         return TASKS[base]
-    same = copy.copy(TASKS[base])
-    same.name = name
-    return same
+    return replace(TASKS[base], name=name)
 
 
 def described(name: str) -> Task[Any] | Derived[Any] | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -62,34 +62,42 @@ class Choice(Answer):
         return Choice(max(probabilities, key=lambda n: probabilities[n]), probabilities, self.labels)
 
 
+@dataclass(frozen=True)
 class ChoiceTask(Task[Choice]):
     """One of k, trained by cross-entropy; a label is an index or a distribution over the k (votes).
 
-    Args:
-        names: in index order. display: the same names in the order in which people are shown them.
-        mirror: for each index, the one it becomes when the picture is mirrored; by default itself.
-
     Attributes:
+        names: in index order.
+        display: the same names in the order in which people are shown them; by default `names`.
+        mirror: for each index, the one it becomes when the picture is mirrored; by default itself.
         temperature: what logits are divided by when they are read; weights may bring theirs, see
             `mien.evaluation.calibration`.
     """
 
-    answer = Choice
+    answer: ClassVar[type[Answer]] = Choice
+    activation = "softmax"
+    names: tuple[str, ...]
+    _: KW_ONLY
+    sensitive: bool = True
+    display: tuple[str, ...] = ()
+    mirror: tuple[int, ...] = ()
     temperature: float = 1.0
 
-    def __init__(
-        self,
-        name: str,
-        labels: str,
-        names: tuple[str, ...],
-        *,
-        display: tuple[str, ...] | None = None,
-        mirror: tuple[int, ...] | None = None,
-        sensitive: bool = True,
-    ):
-        self.name, self.labels, self.names, self.sensitive = name, labels, names, sensitive
-        self.display = display or names
-        self.shape, self.mirror = Vector(len(names)), list(mirror or range(len(names)))
+    @property
+    def shape(self) -> Vector:
+        return Vector(len(self.names))
+
+    @property
+    def label_names(self) -> tuple[str, ...]:
+        return self.names
+
+    @property
+    def _shown(self) -> tuple[str, ...]:
+        return self.display or self.names
+
+    @property
+    def _partners(self) -> list[int]:
+        return list(self.mirror or range(len(self.names)))
 
     def criterion(self) -> Criterion:
         def loss(raw: Tensor, target: Tensor) -> Tensor:
@@ -98,24 +106,24 @@ class ChoiceTask(Task[Choice]):
         return over_labelled(loss)
 
     def undo_hflip(self, raw: Floats) -> Floats:
-        return raw[:, self.mirror]
+        return raw[:, self._partners]
 
     def read(self, raw: Floats, crop: Crop) -> Choice:
         by_name = dict(
             zip(self.names, softmax(np.asarray(raw, np.float64) / self.temperature).tolist(), strict=True)
         )
-        shown = {n: by_name[n] for n in self.display}
+        shown = {n: by_name[n] for n in self._shown}
         return Choice(max(shown, key=lambda n: shown[n]), shown, self.labels)
 
     def columns(self) -> list[Column]:
         label = Column(self.name, str, value_at(self.name, "label"))
-        return [label, *number_columns(self.name, self.display, "probabilities")]
+        return [label, *number_columns(self.name, self._shown, "probabilities")]
 
     def decoder(self) -> dict[str, Any]:
         return {
             "kind": "choice",
             "names": self.names,
-            "display": self.display,
+            "display": self._shown,
             "temperature": self.temperature,
         }
 
@@ -130,7 +138,7 @@ class ChoiceTask(Task[Choice]):
             if np.ndim(label)
             else np.eye(len(self.names), dtype=np.float32)[int(label)]
         )
-        return (votes[self.mirror] if mirrored else votes) / votes.sum(), np.True_
+        return (votes[self._partners] if mirrored else votes) / votes.sum(), np.True_
 
     def missing_target(self, size: tuple[int, int]) -> tuple[Any, Any]:
         return np.full(len(self.names), 1 / len(self.names), np.float32), np.False_

@@ -16,6 +16,7 @@ background: the cells on it learn nothing about their score.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
@@ -134,6 +135,7 @@ def padded(rows: Array) -> Floats:
     return out
 
 
+@dataclass(frozen=True, kw_only=True)
 class FaceTask(Task[list[Detection]]):
     """Every face in a photo. The answer is a list of `Detection`, best score first.
 
@@ -145,23 +147,21 @@ class FaceTask(Task[list[Detection]]):
         face,
     whose box is never exact, is still told clearly from background.
 
-    Args:
+    Attributes:
         threshold: lowest score that `read` returns. overlap: IoU above which two boxes are one face.
         box_weight, point_weight: beside the score's loss.
     """
 
-    name, labels, shape = "faces", "photo5", Boxes(STRIDES)
+    name: str = "faces"
+    labels: str = "photo5"
+    threshold: float = 0.56
+    overlap: float = 0.4
+    box_weight: float = 1.5
+    point_weight: float = 0.7
 
-    def __init__(
-        self,
-        *,
-        threshold: float = 0.56,
-        overlap: float = 0.4,
-        box_weight: float = 1.5,
-        point_weight: float = 0.7,
-    ):
-        self.threshold, self.overlap = threshold, overlap
-        self.box_weight, self.point_weight = box_weight, point_weight
+    @property
+    def shape(self) -> Boxes:
+        return Boxes(STRIDES)
 
     def criterion(self) -> Criterion:
         """Training pictures are square: the grid follows from the number of cells."""

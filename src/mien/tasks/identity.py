@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -49,6 +49,7 @@ class Identity(Answer):
         return Identity((terms / max(float(np.linalg.norm(terms)), 1e-12)).astype(np.float32))
 
 
+@dataclass(frozen=True)
 class IdentityTask(Task[Identity]):
     """An embedding, here trained by regressing a teacher's descriptors: (1 - cosine) + mean squared
     difference.
@@ -56,20 +57,23 @@ class IdentityTask(Task[Identity]):
     Labels are teacher descriptors with the mean descriptor, or most of it, taken off and unit variance (the
     data set does that): then
     directions, not a common offset, tell people apart, and the loss starts near 2.
+
+    Attributes:
+        d: numbers of the embedding.
+        distance_weight: of the squared difference beside the cosine.
     """
 
-    answer = Identity
-    sensitive = True
+    answer: ClassVar[type[Answer]] = Identity
+    name: str = "identity"
+    labels: str = "embedding128"
+    d: int = 128
+    _: KW_ONLY
+    sensitive: bool = True
+    distance_weight: float = 1.0
 
-    def __init__(
-        self,
-        name: str = "identity",
-        labels: str = "embedding128",
-        d: int = 128,
-        *,
-        distance_weight: float = 1.0,
-    ):
-        self.name, self.labels, self.shape, self.distance_weight = name, labels, Embedding(d), distance_weight
+    @property
+    def shape(self) -> Embedding:
+        return Embedding(self.d)
 
     def criterion(self) -> Criterion:
         def loss(raw: Tensor, target: Tensor) -> Tensor:
@@ -84,8 +88,7 @@ class IdentityTask(Task[Identity]):
         return Identity(v / max(float(np.linalg.norm(v)), 1e-12))
 
     def columns(self) -> list[Column]:
-        assert isinstance(self.shape, Embedding)
-        parts = tuple(str(i) for i in range(self.shape.d))
+        parts = tuple(str(i) for i in range(self.d))
         return [Column(self.name, float, value_at(self.name, "embedding"), parts)]
 
     def decoder(self) -> dict[str, Any]:
@@ -104,10 +107,10 @@ class IdentityTask(Task[Identity]):
         return np.asarray(label, np.float32), np.True_
 
     def missing_target(self, size: tuple[int, int]) -> tuple[Any, Any]:
-        assert isinstance(self.shape, Embedding)
-        return np.zeros(self.shape.d, np.float32), np.False_
+        return np.zeros(self.d, np.float32), np.False_
 
 
+@dataclass(frozen=True)
 class MarginTask(IdentityTask):
     """The same answer, trained by telling apart the people of a training set with CosFace (Wang et al., CVPR
     2018).
@@ -116,9 +119,9 @@ class MarginTask(IdentityTask):
     with
     `IdentityTask`; the class weights belong to the criterion and leave with it.
 
-    Args:
-        classes: people in the training set. name, labels, d: of the catalogue's task that the weights shall
-            answer.
+    Attributes:
+        name, labels, d: of the catalogue's task that the weights shall answer.
+        classes: people in the training set.
         scale, margin: s and m of the paper; the values are Faceptor's and InsightFace's.
         spread: standard deviation of the class weights at the start. Ours: normal, 0.01, as in InsightFace;
             official Faceptor starts
@@ -126,19 +129,14 @@ class MarginTask(IdentityTask):
             those are alike.
     """
 
-    def __init__(
-        self,
-        classes: int,
-        name: str = "identity512",
-        labels: str = "embedding512",
-        d: int = 512,
-        *,
-        scale: float = 64.0,
-        margin: float = 0.4,
-        spread: float = 0.01,
-    ):
-        super().__init__(name, labels, d)
-        self.classes, self.scale, self.margin, self.spread = classes, scale, margin, spread
+    name: str = "identity512"
+    labels: str = "embedding512"
+    d: int = 512
+    _: KW_ONLY
+    classes: int
+    scale: float = 64.0
+    margin: float = 0.4
+    spread: float = 0.01
 
     def criterion(self) -> Criterion:
         """A new nn.Module with the class weights: keep one, give its parameters to the optimiser and itself
@@ -148,8 +146,7 @@ class MarginTask(IdentityTask):
         from torch import nn
         from torch.nn import functional as F
 
-        assert isinstance(self.shape, Embedding)
-        task, d = self, self.shape.d
+        task, d = self, self.d
 
         class CosFace(nn.Module):
             """Embeddings (B, d), persons (B,), known (B,) -> cross-entropy over the known; `weight` is

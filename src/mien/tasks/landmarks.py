@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import KW_ONLY, dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -96,6 +96,7 @@ _MIRROR19 = _mirror(
 )
 
 
+@dataclass(frozen=True)
 class LandmarkTask(Task[Landmarks]):
     """n places by heat maps, read as the expectation over the map.
 
@@ -113,31 +114,25 @@ class LandmarkTask(Task[Landmarks]):
     Gaussian of `SIGMOID_SIGMA` cells whose peak is 1 and which is 0 beyond `SIGMOID_RADIUS` cells.
 
     Attributes:
-        decoding: how logits become a distribution over the map. "softmax", or "sigmoid": sigmoids divided by
-            their sum.
-
-    Args:
         mirror: for each point, the point it becomes when the picture is mirrored.
         eyes: the two points whose distance is the unit of NME; None: the diagonal of the data set's box is.
         sigma: spread of the Gaussian in cells of the map. Ours: 1; Faceptor has 1.25.
         distance_weight: of the distance (in fractions of the crop) beside the KL.
+        decoding: how logits become a distribution over the map. "softmax", or "sigmoid": sigmoids divided by
+            their sum.
     """
 
-    answer = Landmarks
+    answer: ClassVar[type[Answer]] = Landmarks
+    mirror: tuple[int, ...]
+    eyes: tuple[int, int] | None
+    _: KW_ONLY
+    sigma: float = 1.0
+    distance_weight: float = 20.0
     decoding: str = "softmax"
 
-    def __init__(
-        self,
-        name: str,
-        labels: str,
-        mirror: tuple[int, ...],
-        eyes: tuple[int, int] | None,
-        *,
-        sigma: float = 1.0,
-        distance_weight: float = 20.0,
-    ):
-        self.name, self.labels, self.shape = name, labels, Points(len(mirror))
-        self.mirror, self.eyes, self.sigma, self.distance_weight = mirror, eyes, sigma, distance_weight
+    @property
+    def shape(self) -> Points:
+        return Points(len(self.mirror))
 
     def criterion(self) -> Criterion:
         import torch

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import cv2
 import numpy as np
@@ -60,6 +60,7 @@ def _pose(answer: Landmarks) -> Pose:
 POSE: Derived[Pose] = Derived("pose", "landmarks", _pose, Pose)
 
 
+@dataclass(frozen=True, kw_only=True)
 class EulerTask(Task[Pose]):
     """Yaw, pitch and roll as three numbers; raw answers are degrees / `unit`, of the head as it stands in the
     crop.
@@ -68,15 +69,18 @@ class EulerTask(Task[Pose]):
     turned turns the
     head with it; reading turns it back. Loss: the mean absolute difference, in units.
 
-    Args:
+    Attributes:
         unit: degrees. Ours: 30, so that the loss of a network that knows nothing is near 1.
     """
 
-    answer = Pose
-    name, labels, shape = "euler", "yaw_pitch_roll", Vector(3)
+    answer: ClassVar[type[Answer]] = Pose
+    name: str = "euler"
+    labels: str = "yaw_pitch_roll"
+    unit: float = 30.0
 
-    def __init__(self, *, unit: float = 30.0):
-        self.unit = unit
+    @property
+    def shape(self) -> Vector:
+        return Vector(3)
 
     def criterion(self) -> Criterion:
         def loss(raw: Tensor, target: Tensor) -> Tensor:

@@ -19,7 +19,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from mien.errors import UsageError
-from mien.tasks import Embedding, Task
+from mien.tasks import Boxes, Embedding, Task
 from mien.types import Crop, Face, Floats, Pixels
 from mien.visualize import drawing
 
@@ -63,8 +63,8 @@ def labels_of(task: Task[Any]) -> tuple[str, ...]:
     """
     if isinstance(task.shape, Embedding):
         return ()
-    n = getattr(task.shape, "n", 0)
-    return tuple(getattr(task, "names", None) or map(str, range(n)))
+    n = 0 if isinstance(task.shape, Boxes) else task.shape.n
+    return task.label_names or tuple(map(str, range(n)))
 
 
 def attention_of(model: Any, face: Face | Crop) -> dict[str, Maps]:
@@ -127,7 +127,7 @@ def chosen(model: Any, asked: Sequence[str], label: str | None = None) -> dict[s
     network = network_of(model)
     shown = getattr(network, "asked", asked)  # a network may have answers that no query of their own gave
     tasks = [t for t in network.tasks if t.name in asked and t.name in shown]
-    named = {t.name: labels_of(t) for t in tasks if hasattr(t, "names")}
+    named = {t.name: labels_of(t) for t in tasks if t.label_names}
     if label is None:
         if not named:
             raise UsageError(
