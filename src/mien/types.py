@@ -8,14 +8,17 @@ of the upright photo; points are float (n, 2), x then y, where the centre of the
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar, overload
 
 import numpy as np
 import numpy.typing as npt
 
 from mien.errors import UnknownTask
+
+if TYPE_CHECKING:
+    from mien.tasks.base import Task
 
 Pixels = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float32]
@@ -208,7 +211,7 @@ class Example:
 
     Attributes:
         pixels: (H, W, 3) uint8 RGB.
-        labels: task name -> (target, known); see `Task.encode`.
+        labels: task name -> (target, mask); see `Task.encode_target`.
     """
 
     pixels: Pixels
@@ -231,12 +234,18 @@ class Batch:
 
 
 class Source(Protocol):
-    """Where training pictures come from: asked for the i-th picture with a generator of its own."""
+    """Where training pictures come from.
+
+    `example` gives the index-th picture, moved by draws from `rng` alone. Its labels are encoded by `tasks`,
+    the model's own, and labels of no task among them are left out; None encodes all labels by the catalogue.
+    """
 
     @property
     def name(self) -> str: ...
     def __len__(self) -> int: ...
-    def example(self, index: int, rng: np.random.Generator) -> Example: ...
+    def example(
+        self, index: int, rng: np.random.Generator, tasks: Sequence[Task[Any]] | None = None
+    ) -> Example: ...
 
 
 class InferenceModel(Protocol):

@@ -100,9 +100,7 @@ class IdentityTask(Task[Identity]):
     def encode_target(
         self, label: Any, affine: npt.ArrayLike, mirrored: bool, size: tuple[int, int]
     ) -> tuple[Any, Any]:
-        if (
-            np.ndim(label) == 0
-        ):  # a person's number, see `MarginTask`: data sets move labels by the catalogue's task
+        if np.ndim(label) == 0:  # a person's number, for a criterion such as that of `MarginTask`
             return np.int64(label), np.True_
         return np.asarray(label, np.float32), np.True_
 
