@@ -13,7 +13,6 @@ matches where they are missing or were measured with other weights, then the pag
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import subprocess
 import sys
@@ -26,7 +25,7 @@ import numpy as np
 from bench.model_card.data import MALE, NO_CROP, YOUNG, Answers, Fit, fit, gather, inside
 from mien.evaluation.calibration import bootstrap, bootstrap_pairs
 from mien.inference.onnx_model import OnnxModel
-from mien.inference.provenance import Provenance, read
+from mien.inference.provenance import Provenance, read, update_provenance
 from mien.inference.weights_file import WEIGHTS
 from mien.recognition.error_rates import TABLE, Rates
 from mien.recognition.verification import CLUSTER_FMR, VERIFY_FMR
@@ -440,16 +439,14 @@ def write(path: Path, text: str) -> None:
 
 def record(model: OnnxModel, f: Fit) -> None:
     """Temperatures and cuts into the provenance file, for every later reading."""
-    beside = model.path.with_suffix(".json")
-    known = json.loads(beside.read_text(encoding="utf-8"))
     sets = "temperatures: FER+ val, CelebA val, UTKFace val; cuts: FER+ val, UTKFace val"
-    known["calibration"] = {
+    calibration = {
         "temperatures": f.temperatures,
         "abstain": f.abstain,
         "fitted_on": sets,
         "command": "python -m bench.model_card.__main__",
     }
-    write(beside, json.dumps(known, indent=1, ensure_ascii=False))
+    update_provenance(model.path, calibration=calibration)
 
 
 def main() -> None:

@@ -187,6 +187,7 @@ def analyze(
 ) -> None:
     """Read every face of photos: answers as records, as a table, and as pictures."""
     from mien.inference.reader import load
+    from mien.inference.weights_file import weights_id
 
     if engine is not None:
         if draw or masks or crops or sheet or attention:
@@ -230,8 +231,7 @@ def analyze(
         attention=attention,
         label=label,
     )
-    model = f"{getattr(reader.model, 'name', '')}:{getattr(reader.model, 'sha256', '')[:12]}"
-    output = Output(out, reader.requested, model=model, resume=resume)
+    output = Output(out, reader.requested, model=str(weights_id(reader.model)), resume=resume)
     names = dict(zip([path for path, _ in found], output_names([path for path, _ in found]), strict=True))
     left = [(path, source) for path, source in found if not output.has(path)]
     if len(left) < len(found):

@@ -24,7 +24,7 @@ import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -225,14 +225,23 @@ def join(timeout: float = 600.0) -> Iterator[Distributed]:
     dist.destroy_process_group()  # after a failure not: it could wait for those that are lost
 
 
+@runtime_checkable
+class HasLossWeight(Protocol):
+    """A criterion whose mean is over something else than its task's."""
+
+    def weigh(self, target: Tensor, mask: Tensor, /) -> Tensor | float:
+        """What it divides its sum by."""
+        ...
+
+
 def loss_weight(task: Task[Any], criterion: Any, target: Tensor, mask: Tensor) -> float:
     """What a criterion divides its sum by: means over shares, weighed by it, are the mean over all of them.
 
-    A criterion tells it by an attribute `weigh(target, known) -> number`, else the task does, see
+    A criterion with a weight of its own (`HasLossWeight`) tells it, else the task does, see
     `Task.loss_weight`.
     """
-    if weigh := getattr(criterion, "weigh", None):
-        return float(weigh(target, mask))
+    if isinstance(criterion, HasLossWeight):
+        return float(criterion.weigh(target, mask))
     return task.loss_weight(target, mask)
 
 

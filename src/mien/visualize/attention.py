@@ -20,7 +20,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from mien.errors import UsageError
 from mien.tasks import Boxes, Embedding, Task
-from mien.types import Crop, Face, Floats, Pixels
+from mien.types import Crop, Face, Floats, HasAttention, HasPath, HasQueries, HoldsModel, Pixels
 from mien.visualize import drawing
 
 Maps = dict[str, Floats]
@@ -35,7 +35,7 @@ _GROUND, _TEXT = (24, 26, 32), (200, 204, 212)
 _MEND = "name the torch weights of a Q-Face or a Faceptor: a run's folder, or a .safetensors"
 
 
-def network_of(model: Any) -> Any:
+def network_of(model: object) -> HasAttention:
     """The torch network whose attention can be read.
 
     Args:
@@ -44,14 +44,13 @@ def network_of(model: Any) -> Any:
     Raises:
         UsageError: it is an ONNX network, or a system without `attention`; the message says what to use.
     """
-    while not hasattr(model, "attention") and hasattr(model, "model"):
+    while not isinstance(model, HasAttention) and isinstance(model, HoldsModel):
         model = model.model
-    if hasattr(model, "attention") and hasattr(model, "grids"):
+    if isinstance(model, HasAttention):
         return model
-    path = getattr(model, "path", None)
-    if path is not None:
+    if isinstance(model, HasPath):
         raise UsageError(
-            f"{path} gives answers only, as every ONNX network does; to see its attention, {_MEND}"
+            f"{model.path} gives answers only, as every ONNX network does; to see its attention, {_MEND}"
         )
     raise UsageError(f"{type(model).__name__} has no attention to show; {_MEND}")
 
@@ -67,7 +66,7 @@ def labels_of(task: Task[Any]) -> tuple[str, ...]:
     return task.label_names or tuple(map(str, range(n)))
 
 
-def attention_of(model: Any, face: Face | Crop) -> dict[str, Maps]:
+def attention_of(model: object, face: Face | Crop) -> dict[str, Maps]:
     """Where each label's query looked on one face.
 
     Args:
@@ -114,7 +113,7 @@ def attention_of(model: Any, face: Face | Crop) -> dict[str, Maps]:
     }
 
 
-def chosen(model: Any, asked: Sequence[str], label: str | None = None) -> dict[str, tuple[str, ...]]:
+def chosen(model: object, asked: Sequence[str], label: str | None = None) -> dict[str, tuple[str, ...]]:
     """What is worth drawing: task name -> labels.
 
     Args:
@@ -125,7 +124,8 @@ def chosen(model: Any, asked: Sequence[str], label: str | None = None) -> dict[s
         UsageError: see `network_of`; no asked task has that label, or any named label.
     """
     network = network_of(model)
-    shown = getattr(network, "asked", asked)  # a network may have answers that no query of their own gave
+    # a network may have answers that no query of their own gave
+    shown = network.asked if isinstance(network, HasQueries) else asked
     tasks = [t for t in network.tasks if t.name in asked and t.name in shown]
     named = {t.name: labels_of(t) for t in tasks if t.label_names}
     if label is None:
@@ -207,7 +207,7 @@ def _write(
 
 
 def save(
-    folder: Path, name: str, model: Any, faces: Sequence[Face], wanted: Mapping[str, Sequence[str]]
+    folder: Path, name: str, model: object, faces: Sequence[Face], wanted: Mapping[str, Sequence[str]]
 ) -> list[Path]:
     """Write FOLDER/NAME-1-attributes.jpg: for each face of a photo, counted from 1, one sheet a task.
 
