@@ -306,9 +306,12 @@ class FaceModel(Protocol):
         builder: a name in `mien.models.MODELS`, and the keyword arguments that build the network again.
     """
 
-    tasks: tuple[Task[Any], ...]
-    view: View
-    builder: tuple[str, dict[str, Any]]
+    @property
+    def tasks(self) -> tuple[Task[Any], ...]: ...
+    @property
+    def view(self) -> View: ...
+    @property
+    def builder(self) -> tuple[str, dict[str, Any]]: ...
 
     def __call__(self, images: Tensor) -> dict[str, Tensor]:
         """(B, 3, H, W) float32 in its view -> task name -> raw answers (B, ...)."""
@@ -325,9 +328,11 @@ class LoadedModel(FaceModel, Protocol):
     """A torch network that was built from a weights file.
 
     Attributes:
+        tasks: with the settings of the file.
         header: of the file.
     """
 
+    tasks: tuple[Task[Any], ...]
     header: Mapping[str, Any]
 
 
@@ -365,9 +370,12 @@ class HasAttention(Protocol):
         training: see `torch.nn.Module`.
     """
 
-    tasks: tuple[Task[Any], ...]
-    view: View
     training: bool
+
+    @property
+    def tasks(self) -> tuple[Task[Any], ...]: ...
+    @property
+    def view(self) -> View: ...
 
     def attention(self, images: Tensor) -> Mapping[str, Tensor]:
         """Task name -> (B, queries, heads, N), which sums to 1 over the N cells of all grids."""
