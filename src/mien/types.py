@@ -267,16 +267,17 @@ class InferenceModel(Protocol):
 
 
 @runtime_checkable
-class HasWeightsId(Protocol):
-    """A model that says which weights it has.
-
-    Attributes:
-        name: of the network, for people.
-        sha256: of its file.
-    """
+class HasName(Protocol):
+    """A model with a name for people."""
 
     @property
     def name(self) -> str: ...
+
+
+@runtime_checkable
+class HasSha256(Protocol):
+    """A model whose weights are a file with this sha256."""
+
     @property
     def sha256(self) -> str: ...
 

@@ -12,7 +12,7 @@ from mien.errors import BadWeights
 from mien.inference.provenance import WEIGHTS as WEIGHTS  # where the package's own weights are
 from mien.inference.provenance import bytes_of, provenance_of, provenance_path
 from mien.tasks import Task
-from mien.types import HasWeightsId
+from mien.types import HasName, HasSha256
 
 FORMAT = "mien-1"
 
@@ -34,10 +34,9 @@ class WeightsId(NamedTuple):
 
 
 def weights_id(model: object) -> WeightsId:
-    """Which weights a model has; the name of its class where it does not say."""
-    if isinstance(model, HasWeightsId):
-        return WeightsId(model.name, model.sha256)
-    return WeightsId(type(model).__name__, "")
+    """Which weights a model has; the name of its class where it has no name."""
+    name = model.name if isinstance(model, HasName) else type(model).__name__
+    return WeightsId(name, model.sha256 if isinstance(model, HasSha256) else "")
 
 
 def read_weights(path: Path) -> tuple[bytes, str]:
