@@ -67,4 +67,6 @@ class FlipTTA:
 
     @staticmethod
     def _joined(task: Task[Any], plain: Floats, mirrored: Floats) -> Floats:
-        return plain if isinstance(task.shape, Points) else (plain + task.undo_hflip(mirrored)) / 2
+        return (
+            plain if isinstance(task.shape, Points) else np.float32(0.5) * (plain + task.undo_hflip(mirrored))
+        )

@@ -260,7 +260,8 @@ def fit(
     out.mkdir(parents=True, exist_ok=True)
     keep_memory()
     torch.manual_seed(recipe.seed)
-    model = as_module(recipe.model).to(ranks.device, memory_format=torch.channels_last)
+    model = as_module(recipe.model)
+    model.to(ranks.device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # in place
     criteria, pictures = recipe.criteria_by_task(), sum(m.batch_size for m in recipe.mixtures)
     ranks.broadcast_state(learning_of(model, criteria).to(ranks.device))
     average = Average(model, recipe.ema)
