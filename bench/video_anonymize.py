@@ -46,7 +46,9 @@ class Truth:
     """A box of one frame.
 
     Attributes:
-        frame: its number. box: xyxy, within the picture. occluded: share of it behind the patch.
+        frame: its number.
+        box: xyxy, within the picture.
+        occluded: share of it behind the patch.
         shot: its number.
     """
 

@@ -26,7 +26,6 @@ PROTOCOLS["morph2"])`.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -42,10 +41,7 @@ from mien.models.faceptor import faceptor_base
 from mien.models.faceptor_official import official_decoding
 from mien.models.naive_faceptor import naive_faceptor_base
 from mien.tasks import Embedding, Map, Points, Task, task
-from mien.tasks.age import AgeTask
-from mien.tasks.attributes import AttributesTask
 from mien.tasks.identity import MarginTask
-from mien.tasks.parsing import ParsingTask
 from mien.training import checkpoint
 from mien.training.loss_weighting import Fixed
 from mien.training.recipe import Recipe, adamw, cosine
@@ -131,8 +127,8 @@ def summed(name: str) -> int:
 
     How many are summed; 1 for other tasks.
     """
-    t: Any = task(name)
-    return len(t.names) if isinstance(t, AttributesTask) else 1
+    t = task(name)
+    return len(t.label_names) if t.activation == "sigmoid" else 1
 
 
 def naive_weights_of(rows: Sequence[tuple[SourceSpec, float]]) -> dict[str, float]:
@@ -160,12 +156,9 @@ def criterion_of(t: Task[Any]) -> Any:
     """The official loss of a task: ages and landmarks by sigmoids, no Dice in parsing, and a weight of 1 of
     the L1 of ages.
     """
-    plain: Any = copy.copy(official_decoding([t], {})[0])
-    if isinstance(plain, ParsingTask):
-        plain.dice_weight = 0.0
-    if isinstance(plain, AgeTask):
-        plain.l1_weight = 1.0
-    return plain.criterion()
+    plain = official_decoding([t], {})[0]
+    settings = {"dice_weight": 0.0, "l1_weight": 1.0}
+    return replace(plain, **{k: v for k, v in settings.items() if plain.has_setting(k)}).criterion()
 
 
 def second_stage(
@@ -267,7 +260,7 @@ def recipe(
     view = values_view(small)
     tight = open_parts([p for (p, _), d in zip(rows, dense, strict=True) if not d], view, synthetic=synthetic)
     people: Any = tight[0][0].dataset
-    margin = MarginTask(people.classes, "identity512@ms1mv3")
+    margin = MarginTask("identity512@ms1mv3", classes=people.classes)
     cosface: Any = margin.criterion()
     values = [margin if t.name == margin.name else t for t, d in zip(tasks, dense, strict=True) if not d]
     mixtures = [

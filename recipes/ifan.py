@@ -17,7 +17,7 @@ Published: Helen overall F 91.15, MTFL NME 5.81, BNU-LSVED 45.73.
 
 from __future__ import annotations
 
-import copy
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -101,8 +101,7 @@ def recipe(
     if means:
         model.set_means(model.mean_answers(plain.batch(i) for i in range(means)))
     model.begin_at_means()
-    parsing = copy.copy(HELEN9)
-    parsing.dice_weight = 0.0  # the paper's loss has no Dice
+    parsing = replace(HELEN9, dice_weight=0.0)  # the paper's loss has no Dice
     # Ours: all but the weight decay, which is the official code's L2, in number; and equal weights
     return Recipe(
         name="ifan",

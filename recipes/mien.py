@@ -25,9 +25,8 @@ Descriptors kept nothing of their mean until the part identity, which had 3,500 
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from safetensors.torch import load_file
@@ -263,8 +262,7 @@ def recipe(
         name.split("-")[0] for p in before for name in p.shares if name != "face_morphs"
     )  # morphs are made of the other sets' pictures
     taught = ("imagenet", "descriptors", *(("yunet",) if part in KEEPS else ()))
-    parsing = copy.copy(PARSING)
-    parsing.weights = now.class_weights
+    parsing = replace(PARSING, class_weights=now.class_weights)
     return Recipe(
         name="mien",
         model=model,

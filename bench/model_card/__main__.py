@@ -10,7 +10,6 @@ and the table of false matches if they are missing or belong to other weights, t
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import subprocess
 import sys
@@ -23,7 +22,7 @@ import numpy as np
 from bench.model_card.calibration import bootstrap, bootstrap_pairs
 from bench.model_card.data import MALE, NO_CROP, YOUNG, Answers, Fit, fit, gather, inside
 from mien.inference.onnx_model import OnnxModel
-from mien.inference.provenance import Provenance, read
+from mien.inference.provenance import Provenance, read, update_provenance
 from mien.inference.weights_file import WEIGHTS
 from mien.recognition.error_rates import TABLE, Rates
 from mien.recognition.verification import CLUSTER_FMR, VERIFY_FMR
@@ -422,16 +421,14 @@ def write(path: Path, text: str) -> None:
 
 def record(model: OnnxModel, f: Fit) -> None:
     """Write temperatures and abstention thresholds to the provenance file."""
-    facts = model.path.with_suffix(".json")
-    known = json.loads(facts.read_text(encoding="utf-8"))
     sets = "temperatures: FER+ val, CelebA val, UTKFace val; cuts: FER+ val, UTKFace val"
-    known["calibration"] = {
+    calibration = {
         "temperatures": f.temperatures,
         "abstain": f.abstain,
         "fitted_on": sets,
         "command": "python -m bench.model_card.__main__",
     }
-    write(facts, json.dumps(known, indent=1, ensure_ascii=False))
+    update_provenance(model.path, calibration=calibration)
 
 
 def main() -> None:

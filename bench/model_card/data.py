@@ -4,10 +4,9 @@ them.
 
 from __future__ import annotations
 
-import copy
 import os
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -260,8 +259,7 @@ def _fit_cuts(a: Answers, out: Fit) -> None:
 
 def inside(raw: Floats, years: np.ndarray, temperature: float) -> np.ndarray:
     """(n,) whether the interval, read at a temperature, holds the label (a year is a year long)."""
-    task = copy.copy(AGE)
-    task.temperature = temperature
+    task = replace(AGE, temperature=temperature)
     read = [task.read(r, NO_CROP) for r in raw]
     return np.array([a.low - 0.5 <= y <= a.high + 0.5 for a, y in zip(read, years, strict=True)])
 

@@ -19,7 +19,7 @@ from bench.peers.install import ROOT, Environment, InstallFailed, install
 from bench.peers.page import PAGE, fill, section
 from bench.peers.roster import PEERS, Peer, chosen
 from mien.diagnostics.benchmark import surroundings
-from mien.inference.weights_file import WEIGHTS, provenance_of
+from mien.inference.provenance import WEIGHTS, provenance_of
 
 FOUND = Path("bench/results/peers.json")
 STEPS = ("install", "speed", "accuracy", "page")

@@ -9,14 +9,22 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar, overload, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
 
 from mien.errors import UnknownTask
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from torch import Tensor
+    from torch.nn import Parameter
+
+    from mien.tasks.base import Task
 
 Pixels = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float32]
@@ -257,7 +265,7 @@ class Example:
 
     Attributes:
         pixels: (H, W, 3) uint8 RGB.
-        labels: task name -> (target, known); see `Task.encode`.
+        labels: task name -> (target, mask); see `Task.encode_target`.
     """
 
     pixels: Pixels
@@ -280,12 +288,21 @@ class Batch:
 
 
 class Source(Protocol):
-    """Where training pictures come from: asked for the i-th picture with a generator of its own."""
+    """Where training pictures come from.
+
+    `example` gives the index-th picture, moved by draws from `rng` alone. Its labels are encoded by `tasks`,
+    the model's own, and labels of no task among them are left out; None encodes all labels by the catalogue.
+    """
 
     @property
     def name(self) -> str: ...
     def __len__(self) -> int: ...
-    def example(self, index: int, rng: np.random.Generator) -> Example: ...
+    def example(
+        self, index: int, rng: np.random.Generator, tasks: Sequence[Task[Any]] | None = None
+    ) -> Example: ...
+
+
+# --- Models
 
 
 class InferenceModel(Protocol):
@@ -294,5 +311,147 @@ class InferenceModel(Protocol):
     @property
     def view(self) -> View: ...
     @property
-    def tasks(self) -> tuple[Any, ...]: ...
+    def tasks(self) -> tuple[Task[Any], ...]: ...
     def __call__(self, images: Floats) -> Mapping[str, Floats]: ...
+
+
+@runtime_checkable
+class HasName(Protocol):
+    """A model with a name for people."""
+
+    @property
+    def name(self) -> str: ...
+
+
+@runtime_checkable
+class HasSha256(Protocol):
+    """A model whose weights are a file with this sha256."""
+
+    @property
+    def sha256(self) -> str: ...
+
+
+@runtime_checkable
+class HasPath(Protocol):
+    """A model of a file."""
+
+    @property
+    def path(self) -> Path: ...
+
+
+@runtime_checkable
+class KnowsTasks(Protocol):
+    """A model that was loaded for some of its tasks and knows the others by name."""
+
+    @property
+    def known_tasks(self) -> tuple[Task[Any], ...]: ...
+
+
+class FaceModel(Protocol):
+    """A torch network: a `torch.nn.Module` that predicts tasks for faces in its view.
+
+    Attributes:
+        tasks: what it predicts.
+        view: how it wants to see a face.
+        builder: a name in `mien.models.MODELS`, and the keyword arguments that build the network again.
+    """
+
+    @property
+    def tasks(self) -> tuple[Task[Any], ...]: ...
+    @property
+    def view(self) -> View: ...
+    @property
+    def builder(self) -> tuple[str, dict[str, Any]]: ...
+
+    def __call__(self, images: Tensor) -> dict[str, Tensor]:
+        """(B, 3, H, W) float32 in its view -> task name -> raw answers (B, ...)."""
+        ...
+
+    # the parts of `torch.nn.Module` that are used through this type
+    def parameters(self) -> Iterator[Parameter]: ...
+    def state_dict(self) -> dict[str, Any]: ...
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> Any: ...
+    def eval(self) -> Self: ...
+
+
+class LoadedModel(FaceModel, Protocol):
+    """A torch network that was built from a weights file.
+
+    Attributes:
+        tasks: with the settings of the file.
+        header: of the file.
+    """
+
+    tasks: tuple[Task[Any], ...]
+    header: Mapping[str, Any]
+
+
+@runtime_checkable
+class HasOwnLosses(Protocol):
+    """A model that computes its losses itself, in place of `forward` and the tasks' criteria."""
+
+    def learn(
+        self,
+        images: Tensor,
+        targets: dict[str, Tensor],
+        mask: dict[str, Tensor],
+        criteria: Mapping[str, Any],
+        /,
+    ) -> dict[str, Tensor]:
+        """Losses by name."""
+        ...
+
+
+@runtime_checkable
+class HasForwardTasks(Protocol):
+    """A model that can compute some of its tasks alone."""
+
+    def forward_tasks(self, images: Tensor, names: Collection[str]) -> dict[str, Tensor]:
+        """As `forward`, of the named tasks."""
+        ...
+
+
+@runtime_checkable
+class HasAttention(Protocol):
+    """A model with queries that can show where they look.
+
+    Attributes:
+        tasks, view: see `FaceModel`.
+        training: see `torch.nn.Module`.
+    """
+
+    training: bool
+
+    @property
+    def tasks(self) -> tuple[Task[Any], ...]: ...
+    @property
+    def view(self) -> View: ...
+
+    def attention(self, images: Tensor) -> Mapping[str, Tensor]:
+        """Task name -> (B, queries, heads, N), which sums to 1 over the N cells of all grids."""
+        ...
+
+    def grids(self, images: Tensor) -> tuple[tuple[int, int], ...]:
+        """(h, w) of each grid for these images."""
+        ...
+
+    def parameters(self) -> Iterator[Parameter]: ...
+
+
+@runtime_checkable
+class HasQueries(Protocol):
+    """A model of which only some tasks are answered by queries.
+
+    Attributes:
+        asked: names of these tasks, with the number of queries of each.
+    """
+
+    asked: Mapping[str, int]
+
+
+@runtime_checkable
+class HoldsModel(Protocol):
+    """What works with a model that it holds, such as a reader."""
+
+    @property
+    def model(self) -> object: ...

@@ -19,7 +19,8 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from mien.cli import app, load_recipe, main, output_names, recipe_arguments, table_lines
-from mien.errors import UsageError
+from mien.errors import Truncated, UsageError
+from mien.inference.reader import Reading
 from mien.models.qface import qface_tiny
 from mien.training import checkpoint
 
@@ -140,9 +141,7 @@ def test_names_of_outputs_do_not_collide():
 
 
 def test_the_table_of_a_failed_photo():
-    assert list(table_lines({"path": "p.jpg", "error": {"code": "truncated", "message": "..."}})) == [
-        "p.jpg: not read (truncated)"
-    ]
+    assert list(table_lines(Reading("p.jpg", error=Truncated("...")))) == ["p.jpg: not read (truncated)"]
 
 
 def test_recipe_arguments_become_flags(tmp_path):

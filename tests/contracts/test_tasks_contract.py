@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -13,6 +14,7 @@ import torch
 from mien import geometry
 from mien.data import synthetic
 from mien.tasks import ANSWER_ORDER, DEFAULT_TASKS, DERIVED, TASKS, Embedding, Map, Points, Vector
+from mien.tasks.base import WeightedMean
 from mien.types import Crop
 
 FACE_TASKS = [t for t in TASKS.values() if isinstance(t.shape, (Vector, Points, Map, Embedding))]
@@ -110,6 +112,77 @@ def test_answers_are_plain_json(task, rng):
     for derived in DERIVED.values():
         if derived.source == task.name:
             assert json.dumps(derived.derive(answer).to_dict(), allow_nan=False)
+
+
+def answers_of(task, rng: np.random.Generator, n: int = 1) -> list:
+    """Answers of the task, then as many of what derives from each of them."""
+    crop = Crop(np.zeros((64, 64, 3), np.uint8), np.eye(2, 3))
+    own = [task.read(raw, crop) for raw in raw_of(task, n, rng)]
+    return own + [d.derive(a) for d in DERIVED.values() if d.source == task.name for a in own]
+
+
+@pytest.mark.parametrize("task", FACE_TASKS, ids=lambda t: t.name)
+def test_columns_hold_the_answers_record(task, rng):
+    for described in (task, *(d for d in DERIVED.values() if d.source == task.name)):
+        answer = answers_of(task, rng)[0]
+        answer = answer if described is task else described.derive(answer)
+        assert isinstance(answer, described.answer)
+        columns = described.columns()
+        assert columns
+        assert all(c.name == described.name or c.name.startswith(f"{described.name}_") for c in columns)
+        assert len({c.name for c in columns}) == len(columns)
+        for c in columns:
+            cell = c.get({described.name: answer.to_dict()})
+            if c.parts:
+                assert len(cell) == len(c.parts)
+                assert all(isinstance(v, float) for v in cell)
+            else:
+                assert isinstance(cell, c.kind), c.name
+            assert c.get({}) is None
+
+
+@pytest.mark.parametrize("task", FACE_TASKS, ids=lambda t: t.name)
+def test_answers_say_a_line_and_a_tag(task, rng):
+    for answer in answers_of(task, rng):
+        assert "\n" not in answer.summary() + answer.tag()
+        assert len(answer.summary()) < 100
+        assert len(answer.tag()) < 20
+        assert answer.value() is None or np.array(answer.value()).dtype.kind in "fU"
+
+
+@pytest.mark.parametrize("task", FACE_TASKS, ids=lambda t: t.name)
+def test_the_mean_of_answers_is_weighted_and_of_their_own_class(task, rng):
+    n = 3
+    answers = answers_of(task, rng, n)
+    for group in (answers[:n], answers[n:]):
+        if not group:
+            continue
+        if not group[0].averaged:
+            with pytest.raises(TypeError, match="no mean"):
+                group[0].mean_terms()
+            continue
+        mean = WeightedMean()
+        for answer, weight in zip(group, (1.0, 2.0, 5.0), strict=True):
+            mean.add(answer, weight)
+        assert type(mean.answer()) is type(group[0])
+        expected = np.average([a.mean_terms() for a in group], axis=0, weights=(1.0, 2.0, 5.0))
+        if isinstance(task.shape, Embedding):
+            expected /= np.linalg.norm(expected)
+        assert np.allclose(mean.answer().mean_terms(), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("task", FACE_TASKS, ids=lambda t: t.name)
+def test_losses_of_parts_weighted_add_up(task, rng):
+    """Two parts of a batch, weighted by what each knows, have the loss of the entire batch."""
+    raw, target, mask = batch_of(task, rng)
+    if isinstance(task.shape, Map):
+        task = dataclasses.replace(task, dice_weight=0.0)  # the Dice term is no mean over pixels
+    criterion = task.criterion()
+    parts = [slice(0, 1), slice(1, 4)]
+    weights = [task.loss_weight(target[p], mask[p]) for p in parts]
+    losses = [float(criterion(raw[p], target[p], mask[p]).detach()) for p in parts]
+    joined = sum(w * v for w, v in zip(weights, losses, strict=True)) / sum(weights)
+    assert joined == pytest.approx(float(criterion(raw, target, mask).detach()), rel=1e-4)
 
 
 @pytest.mark.parametrize("task", FACE_TASKS, ids=lambda t: t.name)

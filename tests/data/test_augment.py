@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+from dataclasses import replace
 
 import numpy as np
 
 from mien import geometry
 from mien.data import synthetic
 from mien.data.augment import Augment, crop_example, grayed
+from mien.data.dataset import FaceSource
+from mien.data.mixture import Mixture
+from mien.tasks import EXPRESSION, task
 from mien.types import Sample, View
 
 
@@ -98,3 +102,24 @@ def test_turn_and_size_of_parsing_crops_are_normally_distributed():
     turns, sizes = drawn(moves)
     assert abs(turns.std() - 10.4) < 0.6 and np.abs(turns).max() <= 18.01
     assert sizes.max() <= 1.101
+
+
+def test_labels_are_encoded_by_the_tasks_that_are_given():
+    """Those of a model may have other settings than the catalogue's, and labels of other tasks stay out."""
+    sample = synthetic.toy(n=1, tasks=("age", "expression"))[0]
+    dataset = [replace(sample, labels=sample.labels | {"age": 35.0})]
+    view = View((64, 64), "head", (0.5,) * 3, (0.25,) * 3)
+    later = replace(task("age@utkface"), year_offset=21)
+
+    class Faces(list):
+        name = "faces"
+
+    source = FaceSource(Faces(dataset), view, Augment(), at="utkface")
+    example = source.example(0, np.random.default_rng(0), [later, EXPRESSION])
+    assert {n: t.tolist() for n, (t, _) in example.labels.items()} == {"age@utkface": [14, 14]}
+    mixture = Mixture([(source, 2)], [later, EXPRESSION], seed=1, size=view.size)
+    assert mixture.batch(0).targets["age@utkface"].tolist() == [[14, 14], [14, 14]]
+    assert not mixture.batch(0).mask["expression"].any()
+    every = FaceSource(Faces(dataset), view, Augment()).example(0, np.random.default_rng(0))
+    assert every.labels["age"][0].tolist() == [35, 35]
+    assert set(every.labels) == {"age", "expression"}

@@ -12,9 +12,10 @@ from mien import geometry
 from mien.data import synthetic
 from mien.errors import BadWeights, UsageError
 from mien.export import onnx_import
-from mien.export.onnx_export import difference, export, release, write_provenance
+from mien.export.onnx_export import difference, export, release
 from mien.export.onnx_import import recompute_batchnorm_stats
 from mien.inference.onnx_model import OnnxModel
+from mien.inference.provenance import write_provenance
 from mien.inference.weights_file import WEIGHTS
 from mien.models import MODELS
 from mien.tasks import AGE, IDENTITY, LANDMARKS, PARSING

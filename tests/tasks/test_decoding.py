@@ -4,6 +4,8 @@ of the official code.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -110,8 +112,7 @@ def test_the_age_loss_is_the_official_one():
     official = (q * (np.log(np.clip(q, 1e-12, None)) - np.log(p))).sum(1).mean() + np.abs(
         p @ BINS - years
     ).mean()
-    plain = configured(AGE, SIGMOID)
-    plain.l1_weight = 1.0
+    plain = replace(configured(AGE, SIGMOID), l1_weight=1.0)
     loss = plain.criterion()(torch.from_numpy(raw), torch.from_numpy(years), torch.ones(6, dtype=torch.bool))
     assert float(loss) == pytest.approx(official, rel=1e-6)
     assert AGE.l1_weight == 0.1

@@ -26,7 +26,7 @@ from mien.types import Sample
 
 def three(scale: float = 64.0) -> torch.nn.Module:
     """Three classes in two dimensions, of other lengths than 1."""
-    criterion = MarginTask(3, d=2, scale=scale).criterion()
+    criterion = MarginTask(classes=3, d=2, scale=scale).criterion()
     with torch.no_grad():
         criterion.weight.copy_(torch.tensor([[2.0, 0.0], [0.0, 3.0], [-0.5, 0.0]]))
     return criterion
@@ -88,7 +88,7 @@ def test_it_learns_to_keep_people_apart_by_the_margin():
     torch.manual_seed(0)
     network, criterion, mask = (
         torch.nn.Linear(3, 2, bias=False),
-        MarginTask(3, d=2, scale=16.0).criterion(),
+        MarginTask(classes=3, d=2, scale=16.0).criterion(),
         torch.ones(60, dtype=torch.bool),
     )
     optimizer = torch.optim.Adam([*network.parameters(), *criterion.parameters()], lr=0.02)
@@ -102,7 +102,7 @@ def test_it_learns_to_keep_people_apart_by_the_margin():
 
 def test_a_number_of_a_person_stays_one():
     target, mask = task("identity512").encode_target(70_000, np.eye(2, 3), True, (8, 8))
-    blank, unknown = MarginTask(100_000).missing_target((8, 8))
+    blank, unknown = MarginTask(classes=100_000).missing_target((8, 8))
     assert target == 70_000 and mask
     assert np.asarray(target).dtype == np.asarray(blank).dtype == np.int64
     assert np.shape(target) == np.shape(blank) == () and not unknown
@@ -115,7 +115,7 @@ def test_a_person_too_many_is_named():
 
 def recipe(*, given: bool = True, trained: bool = True, tasks: tuple = ()) -> Recipe:
     torch.manual_seed(3)
-    margin = MarginTask(4)
+    margin = MarginTask(classes=4)
     model = faceptor_tiny(tasks=(margin, AGE), size=64)
     criterion = margin.criterion()
     sources = [
@@ -183,4 +183,4 @@ def test_criteria_and_mixtures_answer_the_model(tmp_path):
     with pytest.raises(UsageError, match=r"criteria for pose.*identity512, age"):
         fit(r, tmp_path)
     with pytest.raises(UsageError, match="no mixture has the task age"):
-        fit(recipe(tasks=(MarginTask(4),)), tmp_path)
+        fit(recipe(tasks=(MarginTask(classes=4),)), tmp_path)

@@ -159,7 +159,7 @@ def test_parsing_reads_masks_into_the_photo_and_scores_them():
 
 def test_a_class_may_weigh_more_in_the_loss_of_masks():
     heavy = ParsingTask(
-        "parsing", "three", ("background", "skin", "hat"), {}, dice_weight=0.0, weights={"hat": 3.0}
+        "parsing", "three", ("background", "skin", "hat"), {}, dice_weight=0.0, class_weights={"hat": 3.0}
     )
     logits = torch.log(torch.tensor([0.5, 0.3, 0.2])).reshape(1, 3, 1, 1).expand(1, 3, 2, 2)
     target = torch.tensor([[[0, 1], [2, UNKNOWN]]], dtype=torch.uint8)
@@ -266,8 +266,8 @@ def test_identity_is_a_direction_and_its_loss_sees_length_and_angle():
 
 
 def test_sides_of_the_smaller_parsing_sets():
-    assert [LAPA11.mirror[i] for i in range(11)] == [0, 1, 3, 2, 5, 4, 6, 7, 8, 9, 10]
-    assert (HELEN9.mirror == np.arange(256)).all()
+    assert [LAPA11.partners[i] for i in range(11)] == [0, 1, 3, 2, 5, 4, 6, 7, 8, 9, 10]
+    assert (HELEN9.partners == np.arange(256)).all()
     assert (LAPA11.shape.n, HELEN9.shape.n) == (11, 9)
     _, labels, _ = next(
         d

@@ -150,7 +150,7 @@ class Numbers:
     def __len__(self) -> int:
         return self.n
 
-    def example(self, index: int, rng: np.random.Generator) -> Example:
+    def example(self, index: int, rng: np.random.Generator, tasks=None) -> Example:
         pixels = np.full((2, 2, 3), self.first + index, np.uint8)
         pixels[0] = rng.integers(256)
         return Example(pixels, {})

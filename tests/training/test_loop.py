@@ -154,7 +154,7 @@ def test_an_epoch_shows_every_picture_once():
         def __len__(self) -> int:
             return 6
 
-        def example(self, index, rng):
+        def example(self, index, rng, tasks=None):
             from mien.types import Example
 
             return Example(np.full((8, 8, 3), index, np.uint8), {})
@@ -175,7 +175,7 @@ def test_a_broken_source_is_raised_not_hidden():
         def __len__(self) -> int:
             return 1
 
-        def example(self, index, rng):
+        def example(self, index, rng, tasks=None):
             raise ValueError("this picture is broken")
 
     with pytest.raises(ValueError, match="this picture is broken"):

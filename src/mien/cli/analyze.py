@@ -41,7 +41,7 @@ from mien.cli.options import (
     Threads,
     Weights,
 )
-from mien.cli.output import Output
+from mien.cli.output import Output, table_lines
 from mien.cli.parallel import records_of
 from mien.errors import NotWritten, UsageError, without_frames
 
@@ -163,11 +163,11 @@ def _at_scale(
 
 def _records_here(
     reader: Any, photos: list[tuple[str, Any]], names: dict[str, str], pictures: Pictures
-) -> Generator[dict[str, Any], None, None]:
-    """Records of photos in order, read by this process."""
+) -> Generator[tuple[dict[str, Any], list[str]], None, None]:
+    """Records of photos in order, with lines for people, read by this process."""
     for reading in readings_of(reader, photos):
         pictures.add(reading, names[reading.path])
-        yield reading.to_dict()
+        yield reading.to_dict(), list(table_lines(reading))
 
 
 @app.command("predict", hidden=True)
@@ -262,6 +262,8 @@ def analyze(
 
     On a terminal it prints one line per face. Records go to --out as JSON, CSV or Parquet.
     """
+    from mien.inference.weights_file import weights_id
+
     make = functools.partial(
         reader_of,
         weights,
@@ -301,8 +303,7 @@ def analyze(
         overlay=overlay,
     )
     pictures = saved(reader)
-    model = f"{getattr(reader.model, 'name', '')}:{getattr(reader.model, 'sha256', '')[:12]}"
-    output = Output(out, reader.requested, model=model, resume=resume)
+    output = Output(out, reader.requested, model=str(weights_id(reader.model)), resume=resume)
     names = dict(zip([path for path, _ in found], output_names([path for path, _ in found]), strict=True))
     left = [(path, source) for path, source in found if not output.has(path)]
     if len(left) < len(found):
@@ -314,8 +315,8 @@ def analyze(
         else _records_here(reader, left, names, pictures)
     )
     try:
-        for record in records:
-            output.add(record)
+        for record, lines in records:
+            output.add(record, lines)
             failed, count = failed + ("error" in record), count + 1
     except KeyboardInterrupt:
         go_on = "; --resume goes on" if out and out.endswith((".jsonl", ".csv", ".parquet")) else ""

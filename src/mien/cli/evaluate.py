@@ -48,7 +48,8 @@ def evaluate(
     from mien.inference.detector import Detector
     from mien.inference.flip_tta import FlipTTA as FlippedModel
     from mien.inference.onnx_model import OnnxModel
-    from mien.inference.weights_file import WEIGHTS
+    from mien.inference.provenance import update_provenance
+    from mien.inference.weights_file import WEIGHTS, weights_id
 
     if record and (flip_tta or detect):
         raise UsageError(
@@ -68,12 +69,8 @@ def evaluate(
     if out:
         out.parent.mkdir(parents=True, exist_ok=True)
         out.write_text(
-            json.dumps({"weights": getattr(model, "sha256", weights), "scores": values}, indent=1) + "\n",
+            json.dumps({"weights": weights_id(model).sha256 or weights, "scores": values}, indent=1) + "\n",
             encoding="utf-8",
         )
     if record:
-        beside = model.path.with_suffix(".json")
-        beside.write_text(
-            json.dumps(json.loads(beside.read_text(encoding="utf-8")) | {"scores": values}, indent=1) + "\n",
-            encoding="utf-8",
-        )
+        update_provenance(model.path, scores=values)

@@ -3,48 +3,35 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
 
 from mien.cli.streams import is_quiet, say
 from mien.errors import UsageError
+from mien.types import REPORTED_ROLL
+
+if TYPE_CHECKING:
+    from mien.inference.reading import Reading
 
 
-def table_lines(record: dict[str, Any]) -> Iterator[str]:
-    """A photo's record as lines for people: one a face."""
-    if "error" in record:
-        yield f"{record['path']}: not read ({record['error']['code']})"
+def table_lines(reading: Reading) -> Iterator[str]:
+    """A photo as lines for people: one per face."""
+    from mien.tasks import summaries
+
+    if reading.error is not None or reading.photo is None:
+        yield f"{reading.path}: not read ({reading.error.code if reading.error else 'photo'})"
         return
-    ms = sum(record["timing_ms"].values())
-    faces = record["faces"]
+    ms = sum(reading.timing_ms.values())
     yield (
-        f"{record['path']}: {record['width']}x{record['height']}, {len(faces)}"
-        f" face{'' if len(faces) == 1 else 's'}, {ms:.0f} ms"
+        f"{reading.path}: {reading.photo.width}x{reading.photo.height}, {len(reading)}"
+        f" face{'' if len(reading) == 1 else 's'}, {ms:.0f} ms"
     )
-    for number, face in enumerate(faces, 1):
-        x1, y1, x2, y2 = face["box"]
+    for number, face in enumerate(reading, 1):
+        x1, y1, x2, y2 = (float(v) for v in face.box)
         cells = [f"{number:>4}", f"{x2 - x1:4.0f}x{y2 - y1:<4.0f} at {x1:5.0f},{y1:<5.0f}"]
-        if "roll" in face:
-            cells.append(f"turned by {face['roll']:.0f} degrees")
-        if "gender" in face:
-            cells.append(f"{face['gender']['label']:<6} {face['gender']['probability']:4.0%}")
-        if "age" in face:
-            cells.append(
-                f"{face['age']['years']:3.0f} years ({face['age']['low']:.0f}-{face['age']['high']:.0f})"
-            )
-        if "expression" in face:
-            label = face["expression"]["label"]
-            cells.append(f"{label:<9} {face['expression']['probabilities'][label]:4.0%}")
-        if "pose" in face:
-            cells.append("yaw {yaw:+4.0f} pitch {pitch:+4.0f} roll {roll:+4.0f}".format(**face["pose"]))
-        if "attributes" in face:
-            likely = [
-                n
-                for n, p in face["attributes"].items()
-                if p >= 0.5 and n not in ("Male", "Young", "Attractive")
-            ]
-            cells.append(", ".join(sorted(likely, key=lambda n: -face["attributes"][n])[:4]))
-        yield "  ".join(cells)
+        if abs(face.roll) > REPORTED_ROLL:
+            cells.append(f"turned by {face.roll:.0f} degrees")
+        yield "  ".join(cells + summaries(face.answers))
 
 
 class Output:
@@ -53,7 +40,6 @@ class Output:
     Args:
         where: see `output.open_output`; None: lines on a terminal, JSON Lines into a pipe.
         asked: answers in the records, which are a table's columns; None where the records have no table form.
-        lines: a record -> lines for people.
         model, resume: see `output.open_output`.
     """
 
@@ -64,7 +50,6 @@ class Output:
         *,
         model: str = "",
         resume: bool = False,
-        lines: Callable[[dict[str, Any]], Iterable[str]] = table_lines,
     ):
         from mien.io.writers import open_output, plain
 
@@ -75,7 +60,7 @@ class Output:
         ):
             raise UsageError(f"--out takes FILE.jsonl, FILE.json or -, not {where!r}")
         beside = where not in (None, "-") and not is_quiet()
-        self.lines = lines if beside or (where is None and sys.stdout.isatty()) else None
+        self.lines = beside or (where is None and sys.stdout.isatty())
         self.writer = (
             None
             if where is None and self.lines and not resume
@@ -87,11 +72,11 @@ class Output:
         """Whether the file had that photo before this run."""
         return self.writer is not None and self._plain(path) in self.writer.done
 
-    def add(self, record: dict[str, Any]) -> None:
-        """One photo."""
+    def add(self, record: dict[str, Any], lines: Iterable[str] = ()) -> None:
+        """One photo: its record, and lines for people."""
         if self.writer:
             self.writer.add(record)
-        for line in self.lines(record) if self.lines else ():
+        for line in lines if self.lines else ():
             say(line)
 
     def close(self) -> None:

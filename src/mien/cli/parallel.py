@@ -11,6 +11,7 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any
 
+from mien.cli.output import table_lines
 from mien.cli.streams import progress, say
 from mien.errors import MienError
 
@@ -33,14 +34,15 @@ def _start(make: Callable[[], Any], pictures: Callable[[Any], Any]) -> None:
     _Process.pictures = pictures(_Process.reader)
 
 
-def _read(job: Job) -> list[tuple[dict[str, Any], str | None]]:
-    """(record, error message or None) of each photo; its pictures are written here."""
+def _read(job: Job) -> list[tuple[dict[str, Any], list[str], str | None]]:
+    """(record, lines for people, error message or None) of each photo; its pictures are written here."""
     out = []
     stream = _Process.reader.stream((source for _, source, _ in job), photos_a_time=GROUP)
     for (path, _, name), reading in zip(job, stream, strict=True):
         reading.path = path
         _Process.pictures.add(reading, name)
-        out.append((reading.to_dict(), None if reading.error is None else str(reading.error)))
+        error = None if reading.error is None else str(reading.error)
+        out.append((reading.to_dict(), list(table_lines(reading)), error))
     return out
 
 
@@ -50,12 +52,14 @@ def records_of(
     make: Callable[[], Any],
     pictures: Callable[[Any], Any],
     workers: int,
-) -> Generator[dict[str, Any], None, None]:
-    """Records of photos in order, read by `workers` processes; errors are told on stderr.
+) -> Generator[tuple[dict[str, Any], list[str]], None, None]:
+    """Records of photos in order, with lines for people, read by `workers` processes; errors go to stderr.
 
     Args:
-        photos: (path as shown, what a reader takes). names: path -> name of its files, without an ending.
-        make: makes the reader in each process. pictures: reader -> what saves pictures.
+        photos: (path as shown, what a reader takes).
+        names: path -> name of its files, without an ending.
+        make: makes the reader in each process.
+        pictures: reader -> what saves pictures.
 
     Raises:
         MienError: a process died.
@@ -69,16 +73,16 @@ def records_of(
     )  # a fork would copy the threads' locks, but not the threads
     count = max(1, min(workers, len(jobs)))
     pool = ProcessPoolExecutor(count, context, initializer=_start, initargs=(make, pictures))
-    waiting: deque[Future[list[tuple[dict[str, Any], str | None]]]] = deque()
+    waiting: deque[Future[list[tuple[dict[str, Any], list[str], str | None]]]] = deque()
     try:
         with progress(len(photos)) as step:
             while jobs or waiting:
                 while jobs and len(waiting) < AHEAD * count:
                     waiting.append(pool.submit(_read, jobs.popleft()))
-                for record, error in waiting.popleft().result():
+                for record, lines, error in waiting.popleft().result():
                     if error is not None:
                         say(f"mien: {error}", err=True)
-                    yield record
+                    yield record, lines
                     step()
     except BrokenProcessPool as e:
         raise MienError(

@@ -36,24 +36,21 @@ TRACK: tuple[tuple[str, type], ...] = (
 )
 OF_A_FRAME = frozenset(("x1", "y1", "x2", "y2", "score", "points5"))  # what a track has no mean of
 
+NOT_IN_A_LINE = frozenset(("attributes",))  # too many words for one line per track
+
 
 def track_lines(tracks: Sequence[Any]) -> Iterator[str]:
     """Tracks as lines for people."""
+    from mien.tasks import summaries
+
     for track in tracks:
         cells = [
             f"{f'#{track.track}':>5}",
             f"{track.first:7.2f}-{track.last:.2f} s",
             f"{track.frames:5d} frames",
         ]
-        if "gender" in track.answers:
-            cells.append(f"{track.answers['gender'].label:<6} {track.answers['gender'].probability:4.0%}")
-        if "age" in track.answers:
-            age = track.answers["age"]
-            cells.append(f"{age.years:3.0f} years ({age.low:.0f}-{age.high:.0f})")
-        if "expression" in track.answers:
-            mood = track.answers["expression"]
-            cells.append(f"{mood.label:<9} {mood.probabilities[mood.label]:4.0%}")
-        yield "  ".join(cells)
+        words = summaries({n: a for n, a in track.answers.items() if n not in NOT_IN_A_LINE})
+        yield "  ".join(cells + words)
 
 
 @contextmanager

@@ -31,6 +31,7 @@ from mien.inference.reading import Reading
 from mien.io.image import load_photo
 from mien.io.paths import find_photos
 from mien.recognition.verification import embedding_of, match_threshold
+from mien.tasks import Embedding
 from mien.types import Crop, Face
 
 Picture = Any  # a path, a BGR array, bytes, or base64
@@ -224,7 +225,7 @@ def _embeddings(given: Any) -> npt.NDArray[Any] | None:
     flat = isinstance(given, np.ndarray) and given.ndim == 1
     if not flat and not (isinstance(given, (list, tuple)) and isinstance(first, (int, float, np.number))):
         return None
-    width = next(t.shape.d for t in _reader("identity").model.tasks if t.name.startswith("identity"))
+    width = next(t.shape.d for t in _reader("identity").model.tasks if isinstance(t.shape, Embedding))
     try:
         numbers = np.atleast_2d(np.asarray(given, np.float32))
     except ValueError as e:

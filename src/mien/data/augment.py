@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mien import geometry
-from mien.tasks import Points, task
+from mien.tasks import Points, Task, task
 from mien.types import Example, Pixels, Sample, View
 
 
@@ -58,12 +58,16 @@ def crop_example(
     augment: Augment,
     rng: np.random.Generator,
     others: Callable[[np.random.Generator], Pixels] | None = None,
+    *,
+    tasks: Mapping[str, Task[Any]] | None = None,
 ) -> Example:
     """Bring a sample to a view by its five points, moved at random; labels follow through their tasks.
 
     Args:
         others: draws another face in the same view, whose surroundings this one may borrow
             (`Augment.borrow`).
+        tasks: label's name -> the task that encodes it; labels of other names are left out. None: the
+            catalogue's tasks, for every label.
     """
     w, h = view.size
     mirrored = bool(rng.random() < augment.mirror)
@@ -89,10 +93,13 @@ def crop_example(
         )
     pixels = photometric(pixels, augment, rng)
     places = geometry.compose(affine, np.array([[1.0, 0.0, aside], [0.0, 1.0, 0.0]]))
-    return Example(
-        pixels,
-        {name: _moved(name, label, affine, places, mirrored, view) for name, label in sample.labels.items()},
-    )
+    labels = {}
+    for name, label in sample.labels.items():
+        of = task(name) if tasks is None else tasks.get(name)
+        if of is not None:
+            moved = places if isinstance(of.shape, Points) else affine
+            labels[name] = of.encode_target(label, moved, mirrored, view.size)
+    return Example(pixels, labels)
 
 
 def _scale(augment: Augment, rng: np.random.Generator) -> float:
@@ -100,13 +107,6 @@ def _scale(augment: Augment, rng: np.random.Generator) -> float:
     if augment.normal:
         return float(np.clip(1 + rng.normal() * augment.scale, 0.5, 1.5))
     return float(np.exp(rng.uniform(-1, 1) * np.log1p(augment.scale)))
-
-
-def _moved(
-    name: str, label: Any, affine: npt.ArrayLike, places: npt.ArrayLike, mirrored: bool, view: View
-) -> tuple[Any, Any]:
-    of = task(name)
-    return of.encode_target(label, places if isinstance(of.shape, Points) else affine, mirrored, view.size)
 
 
 def fill_border(pixels: Pixels, image: Pixels, affine: npt.ArrayLike, rng: np.random.Generator) -> Pixels:

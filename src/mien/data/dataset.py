@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
 from mien import geometry
 from mien.data.augment import Augment, crop_example
+from mien.tasks import Task
 from mien.types import Example, Pixels, Sample, View
 
 
@@ -49,18 +50,27 @@ class FaceSource:
     def __len__(self) -> int:
         return len(self.dataset)
 
-    def example(self, index: int, rng: np.random.Generator) -> Example:
-        """The index-th sample, moved by draws from `rng`."""
+    def example(
+        self, index: int, rng: np.random.Generator, tasks: Sequence[Task[Any]] | None = None
+    ) -> Example:
+        """The index-th sample, moved by draws from `rng`; tasks: see `mien.types.Source`."""
         sample = self.dataset[index]
         if self.only:
             labels = {name: label for name, label in sample.labels.items() if name in self.only}
             sample = replace(sample, labels=labels)
+        end = f"@{self.at}" if self.at else ""
+        own = None
+        if tasks is not None:
+            own = {t.name.removesuffix(end): t for t in tasks if t.name.endswith(end)}
         example = crop_example(
-            sample, self.view, self.augment, rng, self._other if self.others is not None else None
+            sample,
+            self.view,
+            self.augment,
+            rng,
+            self._other if self.others is not None else None,
+            tasks=own,
         )
-        if not self.at:
-            return example
-        return Example(example.pixels, {f"{name}@{self.at}": label for name, label in example.labels.items()})
+        return Example(example.pixels, {f"{name}{end}": label for name, label in example.labels.items()})
 
     def _other(self, rng: np.random.Generator) -> Pixels:
         assert self.others is not None

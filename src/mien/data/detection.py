@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from mien import geometry
 from mien.data.augment import Augment, photometric
 from mien.data.occlusion import degrade, occlude
 from mien.errors import MissingData
+from mien.tasks import Task
 from mien.tasks.detection import CONFIDENT, FACES, clip_to_window, pad_rows, transform_faces
 from mien.types import Example, Floats, Pixels
 
@@ -156,8 +157,13 @@ class MosaicSource:
     def __len__(self) -> int:
         return len(self.photos)
 
-    def example(self, index: int, rng: np.random.Generator) -> Example:
-        """The i-th training picture; all randomness comes from `rng`."""
+    def example(
+        self, index: int, rng: np.random.Generator, tasks: Sequence[Task[Any]] | None = None
+    ) -> Example:
+        """The i-th training picture; all randomness comes from `rng`.
+
+        `tasks` change nothing: faces have one encoding.
+        """
         if rng.random() < self.empty:
             made = background(self.photos[index], self.size, rng)
             if made is not None:

@@ -147,7 +147,8 @@ class Mixture:
         for part, i in places[share::of]:
             source = self.parts[part][0]
             index = int(self._order(part, i // len(source))[i % len(source)])
-            examples.append(source.example(index, np.random.default_rng([self.seed, 2, part, i])))
+            rng = np.random.default_rng([self.seed, 2, part, i])
+            examples.append(source.example(index, rng, self.tasks))
         return collate(examples, self.tasks, self.size)
 
     def batches(

@@ -20,6 +20,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
 
+from mien.inference.provenance import provenance_of, provenance_path
 from mien.settings import cpu_quota, inference_threads
 
 Verdict = Literal["ok", "note", "bad"]
@@ -193,13 +194,13 @@ def weights(folder: Path = WEIGHTS) -> list[Check]:
     """Each embedded file against the sha256 and the size that its provenance promises."""
     out = []
     for name in ("detector.onnx", "mien.onnx"):
-        path, beside = folder / name, (folder / name).with_suffix(".json")
+        path, beside = folder / name, provenance_path(folder / name)
         if not path.is_file() or not beside.is_file():
             out.append(
                 Check(name, "bad", f"{path if not path.is_file() else beside} is missing; install mien again")
             )
             continue
-        promised = json.loads(beside.read_text(encoding="utf-8"))
+        promised = provenance_of(path)
         data = path.read_bytes()
         found = hashlib.sha256(data).hexdigest()
         facts = {

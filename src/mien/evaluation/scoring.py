@@ -20,7 +20,7 @@ from mien.evaluation.protocols import PROTOCOLS, Protocol
 from mien.inference.detector import Detector
 from mien.tasks import TASKS, Task
 from mien.tasks.base import configured
-from mien.tasks.parsing import Parsing, ParsingTask
+from mien.tasks.parsing import Parsing
 from mien.types import Crop, Detection, Floats, InferenceModel, Pixels, Sample, View
 
 Find = Callable[[Pixels], list[Detection]]
@@ -150,10 +150,9 @@ def _crop(pixels: Pixels, points: Any, view: View, whole: bool, tanh: float) -> 
 
 def _read_tanh(task: Task[Any], raw: Floats, crop: Crop, pixels: Pixels, factor: float) -> Parsing:
     """Logits are brought back to the picture before the likeliest class is taken, as published."""
-    assert isinstance(task, ParsingTask), task.name
     h, w = pixels.shape[:2]
     mask = geometry.unwarp_mask(raw, crop, (w, h), factor)
-    return Parsing(mask, np.eye(2, 3), task.names, task.labels, {})
+    return Parsing(mask, np.eye(2, 3), task.label_names, task.labels, {})
 
 
 def whole_picture(pixels: Pixels, view: View) -> Crop:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import subprocess
@@ -17,13 +16,15 @@ from torch import Tensor, nn
 
 from mien.errors import BadWeights
 from mien.inference.onnx_model import OnnxModel
+from mien.inference.provenance import remove_provenance, write_provenance
 from mien.training.checkpoint import header_of, load
+from mien.types import FaceModel
 
 
 class _Traced(nn.Module):
     """Outputs in task order, as a tuple: exporters keep the order of tuples everywhere."""
 
-    def __init__(self, model: Any):
+    def __init__(self, model: FaceModel):
         super().__init__()
         self.model, self.names = model, [t.name for t in model.tasks]
 
@@ -32,7 +33,7 @@ class _Traced(nn.Module):
         return tuple(answers[n] for n in self.names)
 
 
-def export(model: Any, path: Path, *, free_size: bool = False, **header: Any) -> None:
+def export(model: FaceModel, path: Path, *, free_size: bool = False, **header: Any) -> None:
     """Write a model as one ONNX file: input "images" (B, 3, H, W), an output a task, any batch size.
 
     Args:
@@ -67,11 +68,11 @@ def export(model: Any, path: Path, *, free_size: bool = False, **header: Any) ->
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_suffix(".part")
     onnx.save(proto, part)
-    path.with_suffix(".json").unlink(missing_ok=True)  # it tells of the file that is replaced
+    remove_provenance(path)  # it tells of the file that is replaced
     os.replace(part, path)
 
 
-def difference(model: Any, onnx_path: Path, images: np.ndarray) -> dict[str, float]:
+def difference(model: FaceModel, onnx_path: Path, images: np.ndarray) -> dict[str, float]:
     """Largest absolute difference a task between torch and ONNX on (B, 3, H, W) float32."""
     with torch.inference_mode():
         ours = {k: v.numpy() for k, v in model.eval()(torch.from_numpy(images)).items()}
@@ -93,16 +94,6 @@ def commit() -> str:
     except FileNotFoundError:  # no git
         return ""
     return told.stdout.strip()
-
-
-def write_provenance(path: Path, **facts: Any) -> dict[str, Any]:
-    """Write PATH's .json: the file's sha256 and size, and the facts given (sets, licence, numbers ...)."""
-    data = path.read_bytes()
-    record = {"file": path.name, "sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data), **facts}
-    path.with_suffix(".json").write_text(
-        json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8"
-    )
-    return record
 
 
 LICENCE = "research use only: trained on sets that allow no other (see `sets`)"

@@ -18,7 +18,9 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from mien.errors import BadWeights
 from mien.inference.weights_file import FORMAT, read_weights
+from mien.models.torch_model import as_module
 from mien.training import checkpoint
+from mien.types import FaceModel, LoadedModel
 
 _ROOT = "model."  # the exporter's own wrapper
 _SHIFT = "folded_shift"  # what a layer adds in the file: its own bias, or that of the norm after it
@@ -64,7 +66,7 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     return found, header
 
 
-def load_onnx(path: Path | str) -> Any:
+def load_onnx(path: Path | str) -> LoadedModel:
     """The torch model of an exported file, in evaluation mode. Call `recompute_batchnorm_stats` before it is
     trained further.
 
@@ -78,7 +80,7 @@ def load_onnx(path: Path | str) -> Any:
     return model.eval()
 
 
-def load(path: Path | str) -> Any:
+def load(path: Path | str) -> LoadedModel:
     """The torch model of a weights file of either kind: an exported .onnx, or a .safetensors of a run.
 
     Raises:
@@ -87,17 +89,17 @@ def load(path: Path | str) -> Any:
     return load_onnx(path) if Path(path).suffix == ".onnx" else checkpoint.load(path)
 
 
-def fill(model: nn.Module, found: dict[str, Tensor], path: Path) -> None:
+def fill(model: FaceModel, found: dict[str, Tensor], path: Path) -> None:
     """Give a fresh model the tensors of its exported self: the same answers in evaluation mode, to rounding.
 
     Raises:
         BadWeights: a tensor is missing or does not fit (an 8-bit file, or one by another exporter); the
             message names the first.
     """
-    own = model.state_dict()
+    own, network = model.state_dict(), as_module(model)
     for norm, before in _folded(model).items():
         if f"{norm}.running_var" not in found and (bias := found.get(f"{before}.{_SHIFT}")) is not None:
-            ones, eps = torch.ones_like(bias), float(model.get_submodule(norm).eps)  # type: ignore[arg-type]
+            ones, eps = torch.ones_like(bias), float(network.get_submodule(norm).eps)  # type: ignore[arg-type]
             found |= {
                 f"{norm}.weight": ones,
                 f"{norm}.bias": bias,
@@ -118,7 +120,7 @@ def fill(model: nn.Module, found: dict[str, Tensor], path: Path) -> None:
 
 
 @torch.no_grad()
-def _folded(model: Any) -> dict[str, str]:
+def _folded(model: FaceModel) -> dict[str, str]:
     """Batch norm -> the convolution or linear layer whose answer it takes, as one forward shows."""
     made: dict[int, tuple[str, Tensor]] = {}  # the tensor is kept, so that its id stays its own
     pairs: dict[str, str] = {}
@@ -131,13 +133,14 @@ def _folded(model: Any) -> dict[str, str]:
             {name: made[id(given[0])][0]} if id(given[0]) in made else {}
         )
 
+    network = as_module(model)
     hooks = [
         m.register_forward_hook(layer(n))
-        for n, m in model.named_modules()
+        for n, m in network.named_modules()
         if isinstance(m, nn.Conv2d | nn.Linear)
     ]
     hooks += [
-        m.register_forward_pre_hook(norm(n)) for n, m in model.named_modules() if isinstance(m, _BatchNorm)
+        m.register_forward_pre_hook(norm(n)) for n, m in network.named_modules() if isinstance(m, _BatchNorm)
     ]
     w, h = model.view.size
     model.eval()(torch.zeros(1, 3, h, w))

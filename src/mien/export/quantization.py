@@ -20,9 +20,8 @@ import numpy as np
 import onnx
 
 from mien.errors import UsageError
-from mien.export.onnx_export import write_provenance
 from mien.inference.onnx_model import OnnxModel
-from mien.inference.weights_file import provenance_of
+from mien.inference.provenance import provenance_of, write_provenance
 from mien.types import Floats
 
 MINIMUM = 32  # faces; with fewer, ranges are those of a few people

@@ -17,8 +17,9 @@ from typing import Any
 import numpy as np
 
 from mien.errors import UsageError
-from mien.tasks import Boxes, Points
-from mien.types import Floats, InferenceModel, View
+from mien.inference.weights_file import weights_id
+from mien.tasks import Boxes, Points, Task
+from mien.types import Floats, InferenceModel, KnowsTasks, View
 
 
 class FlipTTA:
@@ -36,10 +37,8 @@ class FlipTTA:
             )
         self.model = model
         # a name of its own: records of one forward and of two do not belong in one table
-        self.name, self.sha256 = (
-            f"{getattr(model, 'name', type(model).__name__)}+mirror",
-            str(getattr(model, "sha256", "")),
-        )
+        name, self.sha256 = weights_id(model)
+        self.name = f"{name}+mirror"
 
     @property
     def view(self) -> View:
@@ -47,14 +46,14 @@ class FlipTTA:
         return self.model.view
 
     @property
-    def tasks(self) -> tuple[Any, ...]:
+    def tasks(self) -> tuple[Task[Any], ...]:
         """The network's own."""
         return self.model.tasks
 
     @property
-    def known_tasks(self) -> tuple[Any, ...]:
+    def known_tasks(self) -> tuple[Task[Any], ...]:
         """The network's own, with those that it was loaded without."""
-        return getattr(self.model, "known_tasks", self.model.tasks)
+        return self.model.known_tasks if isinstance(self.model, KnowsTasks) else self.model.tasks
 
     def __call__(self, images: Floats) -> Mapping[str, Floats]:
         """(B, 3, H, W), normalized -> task name -> the mean of the raw answers to both (B, ...); of points,
@@ -65,5 +64,7 @@ class FlipTTA:
         return {t.name: self._joined(t, raw[t.name][:n], raw[t.name][n:]) for t in self.tasks}
 
     @staticmethod
-    def _joined(task: Any, plain: Floats, mirrored: Floats) -> Floats:
-        return plain if isinstance(task.shape, Points) else (plain + task.undo_hflip(mirrored)) / 2
+    def _joined(task: Task[Any], plain: Floats, mirrored: Floats) -> Floats:
+        return (
+            plain if isinstance(task.shape, Points) else np.float32(0.5) * (plain + task.undo_hflip(mirrored))
+        )

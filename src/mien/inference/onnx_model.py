@@ -15,7 +15,8 @@ from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
 from mien.errors import BadWeights, UnknownTask, UsageError
 from mien.geometry import TEMPLATES
 from mien.inference import onnx_prune
-from mien.inference.weights_file import FORMAT, _json, _temperatures, calibrated, read_weights
+from mien.inference.provenance import json_object
+from mien.inference.weights_file import FORMAT, calibrated, read_weights, temperatures_of
 from mien.settings import cpu_quota, inference_threads
 from mien.tasks import DERIVED, Boxes, Map, Points, Shape, Task, Vector, task
 from mien.tasks.base import configured
@@ -132,7 +133,7 @@ class OnnxModel:
             raise BadWeights(
                 f"the header of {self.path} is damaged ({type(e).__name__}: {e}); copy the file again"
             ) from e
-        temperatures = _temperatures(self.path)
+        temperatures = temperatures_of(self.path)
         self.known_tasks: tuple[Task[Any], ...] = tuple(calibrated(t, temperatures) for t in own)
         self.tasks = tuple(t for t in self.known_tasks if t.name in kept) or self.known_tasks
         self._names = self._check_ends()
@@ -194,7 +195,7 @@ class OnnxModel:
             raise BadWeights(
                 f"the header of {self.path} is damaged: it is no UTF-8 ({e.reason}); copy the file again"
             ) from e
-        header = _json(text, f"the header of {self.path}") if text else {}
+        header = json_object(text, f"the header of {self.path}") if text else {}
         if header.get("format") != FORMAT:
             raise BadWeights(f"{self.path} has no {FORMAT} header; export it with: mien export")
         return header

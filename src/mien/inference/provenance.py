@@ -1,5 +1,6 @@
-"""Where weights come from and what they may be used for: the JSON file beside them, read. Imports nothing
-heavy.
+"""Where weights come from and what they may be used for: the JSON file next to them. Imports nothing heavy.
+
+The only module that opens that file, for reading and for writing.
 
 A use is allowed only where the file says so (`"uses": ["research", ...]`): a file that is silent allows none.
 Exports are for research until somebody who has the rights to every training picture, and to what the encoder
@@ -11,14 +12,102 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from mien.errors import BadWeights, UsageError
 
-FOLDER = Path(__file__).parents[1] / "weights"
+WEIGHTS = Path(__file__).parents[1] / "weights"
 USES = ("research", "commercial")
+
+
+def provenance_path(path: Path) -> Path:
+    """The provenance file of a weights file: FILE.json for FILE.onnx."""
+    return path.with_suffix(".json")
+
+
+def provenance_of(path: Path) -> dict[str, Any]:
+    """The provenance file beside a weights file, FILE.json beside FILE.onnx; empty where there is none.
+
+    Raises:
+        BadWeights: it cannot be read, or is no JSON object.
+    """
+    beside = provenance_path(path)
+    return json_object(bytes_of(beside), f"the provenance {beside}") if beside.is_file() else {}
+
+
+def write_provenance(path: Path, **facts: Any) -> dict[str, Any]:
+    """Write the provenance file of a weights file, and return it.
+
+    Args:
+        path: of the weights.
+        facts: training sets, license, scores ... as plain JSON values. The file's name, sha256 and size in
+            bytes come first by themselves.
+    """
+    data = path.read_bytes()
+    record = {"file": path.name, "sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data), **facts}
+    _write(path, record)
+    return record
+
+
+def update_provenance(path: Path, **facts: Any) -> None:
+    """Replace facts in the provenance file of a weights file, or add them.
+
+    Raises:
+        BadWeights: there is none to update, or it cannot be read.
+    """
+    record = provenance_of(path)
+    if not record:
+        raise BadWeights(
+            f"{path} has no {provenance_path(path).name} next to it; export it with: mien export"
+        )
+    _write(path, record | facts)
+
+
+def remove_provenance(path: Path) -> None:
+    """Delete the provenance file of a weights file that is about to be replaced, if there is one."""
+    provenance_path(path).unlink(missing_ok=True)
+
+
+def _write(path: Path, record: Mapping[str, Any]) -> None:
+    """All or nothing: a process that is killed while writing leaves the old file."""
+    beside = provenance_path(path)
+    part = beside.with_name(beside.name + ".part")
+    part.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    os.replace(part, beside)
+
+
+def bytes_of(path: Path) -> bytes:
+    """The bytes of a file.
+
+    Raises:
+        BadWeights: it cannot be read.
+    """
+    try:
+        return path.read_bytes()
+    except (OSError, ValueError, MemoryError) as e:  # ValueError: a zero byte in the name
+        why = getattr(e, "strerror", None) or e or "too large for the memory there is"
+        raise BadWeights(
+            f"cannot read the weights {str(path)!r}: {why}; install mien again, or name another file"
+        ) from e
+
+
+def json_object(text: bytes | str, whose: object) -> dict[str, Any]:
+    """A JSON object; BadWeights where it is none."""
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError) as e:
+        raise BadWeights(
+            f"{whose} is damaged: it should hold JSON ({e}); install mien again, or copy the file again"
+        ) from e
+    if not isinstance(found, dict):
+        raise BadWeights(
+            f"{whose} is damaged: it should hold a JSON object, not {type(found).__name__}; install mien"
+            " again"
+        )
+    return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,19 +176,20 @@ def read(weights: str | os.PathLike[str]) -> Provenance:
             export writes.
     """
     path = Path(weights)
-    beside = path.with_suffix(".json")
+    beside = provenance_path(path)
+    if not beside.is_file():
+        raise BadWeights(f"{beside} cannot be read: there is no such file; export it with: mien export")
+    record, found = provenance_of(path), hashlib.sha256(bytes_of(path)).hexdigest()
+    if record.get("sha256") != found:
+        raise BadWeights(
+            f"{path} is not what {beside.name} tells of: sha256 is {found[:16]}..., promised"
+            f" {str(record.get('sha256'))[:16]}..."
+        )
     try:
-        record = json.loads(beside.read_text(encoding="utf-8"))
-        found = hashlib.sha256(path.read_bytes()).hexdigest()
-        if found != record["sha256"]:
-            raise BadWeights(
-                f"{path} is not what {beside.name} tells of: sha256 is {found[:16]}..., promised"
-                f" {record['sha256'][:16]}..."
-            )
         header = record["header"]
         return Provenance(
             path,
-            record["sha256"],
+            found,
             record["bytes"],
             record.get("licence", "not said"),
             tuple(record.get("uses", ())),
@@ -109,16 +199,12 @@ def read(weights: str | os.PathLike[str]) -> Provenance:
             header["view"],
             record,
         )
-    except OSError as e:
-        raise BadWeights(
-            f"{path} with {beside.name} beside it cannot be read ({e.strerror}); export it with: mien export"
-        ) from e
     except (ValueError, KeyError, TypeError) as e:
         raise BadWeights(
             f"{beside} is no provenance file ({type(e).__name__}: {e}); export the weights again"
         ) from e
 
 
-def embedded(folder: Path = FOLDER) -> list[Provenance]:
+def embedded(folder: Path = WEIGHTS) -> list[Provenance]:
     """The weights in the package, by name."""
     return [read(p) for p in sorted(folder.glob("*.onnx"))]

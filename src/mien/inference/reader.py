@@ -16,10 +16,10 @@ from mien.inference.detector import Detector
 from mien.inference.flip_tta import FlipTTA
 from mien.inference.onnx_model import OnnxModel
 from mien.inference.reading import Reading
-from mien.inference.weights_file import WEIGHTS
+from mien.inference.weights_file import WEIGHTS, weights_id
 from mien.io.image import MAX_PIXELS, Color, Source, load_photo
 from mien.tasks import DERIVED, ON_REQUEST, supported_tasks
-from mien.types import Crop, Detection, Face, InferenceModel
+from mien.types import Crop, Detection, Face, InferenceModel, KnowsTasks
 
 GROUP_PIXELS = 16_000_000  # photos read together hold no more than this, and one photo; 3 bytes a pixel
 _log = logging.getLogger(__name__)
@@ -81,10 +81,7 @@ class Reader:
         self.detector, self.model, self.batch, self.max_pixels = detector, model, batch, max_pixels
         self.thorough = thorough
         self.requested = self.select(tasks)
-        self._model = {
-            "name": getattr(model, "name", type(model).__name__),
-            "sha256": getattr(model, "sha256", ""),
-        }
+        self._model = weights_id(model)._asdict()
 
     def select(self, tasks: Sequence[str] | None) -> tuple[str, ...]:
         """These tasks in the order of the records; None selects all that need no request by name.
@@ -94,7 +91,8 @@ class Reader:
         """
         supported = supported_tasks(t.name for t in self.model.tasks)
         if wrong := [n for n in tasks or () if n not in supported]:
-            if wrong[0] in supported_tasks(t.name for t in getattr(self.model, "known_tasks", ())):
+            known = self.model.known_tasks if isinstance(self.model, KnowsTasks) else ()
+            if wrong[0] in supported_tasks(t.name for t in known):
                 raise UnknownTask(
                     f"this network was loaded without {wrong[0]!r}; load it with tasks=[..., {wrong[0]!r}]"
                 )

@@ -1,34 +1,42 @@
-"""The weights file format: ONNX bytes and the JSON provenance file next to them.
-
-The only module that reads that JSON.
-"""
+"""The weights file format: ONNX bytes, which fit the provenance file next to them."""
 
 from __future__ import annotations
 
-import copy
 import hashlib
-import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from mien.errors import BadWeights
+from mien.inference.provenance import WEIGHTS as WEIGHTS  # where the package's own weights are
+from mien.inference.provenance import bytes_of, provenance_of, provenance_path
 from mien.tasks import Task
+from mien.types import HasName, HasSha256
 
 FORMAT = "mien-1"
 
 
-WEIGHTS = Path(__file__).parents[1] / "weights"
+class WeightsId(NamedTuple):
+    """Which weights a model has.
 
-
-def provenance_of(path: Path) -> dict[str, Any]:
-    """The provenance file beside a weights file, FILE.json beside FILE.onnx; empty where there is none.
-
-    Raises:
-        BadWeights: it cannot be read, or is no JSON object.
+    Attributes:
+        name: of the network, for people.
+        sha256: of its file; empty where it is not of a file.
     """
-    beside = path.with_suffix(".json")
-    return _json(_bytes(beside), f"the provenance {beside}") if beside.is_file() else {}
+
+    name: str
+    sha256: str
+
+    def __str__(self) -> str:
+        """As in tables: `name:first 12 of sha256`."""
+        return f"{self.name}:{self.sha256[:12]}"
+
+
+def weights_id(model: object) -> WeightsId:
+    """Which weights a model has; the name of its class where it has no name."""
+    name = model.name if isinstance(model, HasName) else type(model).__name__
+    return WeightsId(name, model.sha256 if isinstance(model, HasSha256) else "")
 
 
 def read_weights(path: Path) -> tuple[bytes, str]:
@@ -38,11 +46,11 @@ def read_weights(path: Path) -> tuple[bytes, str]:
     Raises:
         BadWeights: missing, empty, or not the bytes that the provenance file promises.
     """
-    data = _bytes(path)
+    data = bytes_of(path)
     if not data:
         raise BadWeights(f"the weights {path} are empty; copy or install them again")
     found = hashlib.sha256(data).hexdigest()
-    if path.with_suffix(".json").is_file():
+    if provenance_path(path).is_file():
         promised = provenance_of(path).get("sha256")
         if promised != found:
             raise BadWeights(
@@ -63,7 +71,7 @@ def calibrated(asked: Task[Any], temperatures: Mapping[str, float]) -> Task[Any]
         return asked
     value = temperatures[asked.name]
     if (
-        not hasattr(asked, "temperature")
+        not asked.has_setting("temperature")
         or not isinstance(value, (int, float))
         or not 0 < value < float("inf")
     ):
@@ -71,44 +79,16 @@ def calibrated(asked: Task[Any], temperatures: Mapping[str, float]) -> Task[Any]
             f"{asked.name} cannot be read at temperature {value!r}; mend `calibration` in the weights'"
             " provenance file"
         )
-    same = copy.copy(asked)
-    same.temperature = float(value)  # type: ignore[attr-defined]
-    return same
+    return replace(asked, temperature=float(value))  # type: ignore[call-arg]
 
 
-def _temperatures(path: Path) -> dict[str, float]:
+def temperatures_of(path: Path) -> dict[str, float]:
     """What the provenance file says under calibration, temperatures: task -> temperature."""
     found: Any = provenance_of(path)
     for key in ("calibration", "temperatures"):
         found = found.get(key, {})
         if not isinstance(found, dict):
             raise BadWeights(
-                f"`{key}` in {path.with_suffix('.json')} is no JSON object; mend it, or copy the file again"
+                f"`{key}` in {provenance_path(path)} is no JSON object; mend it, or copy the file again"
             )
-    return found
-
-
-def _bytes(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except (OSError, ValueError, MemoryError) as e:  # ValueError: a zero byte in the name
-        why = getattr(e, "strerror", None) or e or "too large for the memory there is"
-        raise BadWeights(
-            f"cannot read the weights {str(path)!r}: {why}; install mien again, or name another file"
-        ) from e
-
-
-def _json(text: bytes | str, whose: object) -> dict[str, Any]:
-    """A JSON object; BadWeights where it is none."""
-    try:
-        found = json.loads(text)
-    except (ValueError, RecursionError) as e:
-        raise BadWeights(
-            f"{whose} is damaged: it should hold JSON ({e}); install mien again, or copy the file again"
-        ) from e
-    if not isinstance(found, dict):
-        raise BadWeights(
-            f"{whose} is damaged: it should hold a JSON object, not {type(found).__name__}; install mien"
-            " again"
-        )
     return found

@@ -29,12 +29,12 @@ def to_dataframe(readings: Any) -> Any:
             "to_dataframe needs pandas: pip install pandas; or use mien analyze --out faces.csv"
         ) from e
     many = [readings] if hasattr(readings, "to_dict") else list(readings)
-    of_face = columns(_asked(many))
+    of_face = columns(_requested(many))
     table = pandas.DataFrame([row for r in many for row in rows(r.to_dict(), of_face)])
     return table.astype({n: "Int64" for n in ("width", "height", "faces", "face") if n in table})
 
 
-def _asked(readings: Sequence[Any]) -> list[str]:
+def _requested(readings: Sequence[Any]) -> list[str]:
     """Names of the answers that some face has, in the order of the first."""
     return list(dict.fromkeys(name for reading in readings for face in reading for name in face))
 
@@ -42,8 +42,8 @@ def _asked(readings: Sequence[Any]) -> list[str]:
 def to_supervision(reading: Any) -> Any:
     """A `Reading` -> supervision's `Detections`: `xyxy`, `confidence`, and answers as arrays in `data`.
 
-    `data` has `points5` (n, 5, 2), and, as far as they were answered, `age`, `gender`, `expression`,
-    `landmarks` (n, k, 2), `pose` (n, 3: yaw, pitch, roll) and `identity` (n, d).
+    `data` has `points5` (n, 5, 2), and the answers that are one number, word or array each, such as `age`,
+    `gender`, `expression`, `landmarks` (n, k, 2), `pose` (n, 3: yaw, pitch, roll) and `identity` (n, d).
 
     Raises:
         UsageError: supervision is not installed.
@@ -54,21 +54,13 @@ def to_supervision(reading: Any) -> Any:
         raise UsageError("to_supervision needs supervision: pip install supervision") from e
     if not reading:
         return Detections.empty()
-    take = {
-        "age": lambda a: a.years,
-        "gender": lambda a: a.label,
-        "expression": lambda a: a.label,
-        "landmarks": lambda a: a.points,
-        "pose": lambda a: (a.yaw, a.pitch, a.roll),
-        "identity": lambda a: a.embedding,
-    }
-    data = {
-        name: np.array([get(face[name]) for face in reading])
-        for name, get in take.items()
-        if all(name in face for face in reading)
-    }
+    data = {}
+    for name in _requested([reading]):
+        values = [face[name].value() for face in reading if name in face]
+        if len(values) == len(reading) and all(v is not None for v in values):
+            data[name] = np.array(values)
     return Detections(
         xyxy=np.array([face.box for face in reading], np.float32),
         confidence=np.array([face.score for face in reading], np.float32),
-        data={"points5": np.array([face.points for face in reading]), **data},
+        data=data | {"points5": np.array([face.points for face in reading])},
     )

@@ -16,61 +16,18 @@ import os
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self, TextIO
 
 from mien.errors import UsageError
-from mien.tasks import TASKS, task
-from mien.tasks.age import AgeTask
-from mien.tasks.attributes import AttributesTask
-from mien.tasks.base import Embedding, Points
-from mien.tasks.choice import ChoiceTask
-from mien.tasks.parsing import ParsingTask
+from mien.tasks import described
+from mien.tasks.columns import Column, json_column, point_column, value_at
 
 Record = Mapping[str, Any]
 Head = Sequence[tuple[str, type]]
 SUFFIXES = (".jsonl", ".json", ".csv", ".parquet")
 ROWS_SUFFIXES = (".jsonl", ".csv", ".parquet")
 ROW_GROUP = 512  # photos
-
-
-@dataclass(frozen=True, slots=True)
-class Column:
-    """One column of the flat form.
-
-    Attributes:
-        name: of the column; a list column is `name_part` for each of its parts in CSV.
-        kind: str, int or float.
-        get: a face's record -> the value, or the list of them; None where there is none.
-        parts: names of a list column's numbers; empty for a single value.
-    """
-
-    name: str
-    kind: type
-    get: Callable[[Record], Any]
-    parts: tuple[str, ...] = ()
-
-
-def _at(*path: str) -> Callable[[Record], Any]:
-    """A face's record -> what lies at the path, or None."""
-
-    def get(face: Record) -> Any:
-        value: Any = face
-        for key in path:
-            value = value.get(key) if isinstance(value, Mapping) else None
-        return value
-
-    return get
-
-
-def _flat(get: Callable[[Record], Any]) -> Callable[[Record], Any]:
-    """Points [[x, y], ...] -> [x, y, x, y, ...]."""
-    return lambda face: None if (points := get(face)) is None else [v for point in points for v in point]
-
-
-def _xy(n: int) -> tuple[str, ...]:
-    return tuple(f"{i}_{axis}" for i in range(n) for axis in "xy")
 
 
 PHOTO: tuple[tuple[str, type], ...] = (
@@ -84,49 +41,18 @@ PHOTO: tuple[tuple[str, type], ...] = (
 )
 
 
-def columns(asked: Iterable[str]) -> list[Column]:
-    """The columns of a face for the answers asked for, by name (`Reader.requested`); docs/cli.md lists them.
+def columns(requested: Iterable[str]) -> list[Column]:
+    """The columns of a face for the requested tasks, by name (`Reader.requested`); docs/cli.md lists them.
 
-    An answer of a kind that is not known here is one text column of JSON.
+    A task that the catalogue does not have is one text column of JSON.
     """
     out = [Column(n, float, lambda face, i=i: face["box"][i]) for i, n in enumerate(("x1", "y1", "x2", "y2"))]  # type: ignore[misc]
-    out += [Column("score", float, _at("score")), Column("points5", float, _flat(_at("points5")), _xy(5))]
-    for name in asked:
+    out += [Column("score", float, value_at("score")), point_column("points5", 5)]
+    for name in requested:
         if name != "points5":
-            out += _columns_of(name)
+            known = described(name)
+            out += [json_column(name)] if known is None else known.columns()
     return out
-
-
-def _columns_of(name: str) -> list[Column]:
-    def several(keys: Iterable[str], kind: type = float, inside: tuple[str, ...] = ()) -> list[Column]:
-        return [Column(f"{name}_{k}", kind, _at(name, *inside, k)) for k in keys]
-
-    base = name.partition("@")[0]
-    if base == "gender":
-        return [Column(name, str, _at(name, "label")), *several(("probability",))]
-    if base in ("pose", "euler"):
-        return several(("yaw", "pitch", "roll"))
-    what = task(name) if base in TASKS else None
-    if isinstance(what, AgeTask):
-        return [Column(name, float, _at(name, "years")), *several(("low", "high"))]
-    if isinstance(what, ChoiceTask):
-        return [Column(name, str, _at(name, "label")), *several(what.display, inside=("probabilities",))]
-    if isinstance(what, AttributesTask):
-        return several(what.names)
-    if isinstance(what, ParsingTask):
-        shares = _at(name, "classes")
-
-        def share(of: str) -> Callable[[Any], Any]:
-            return lambda face: None if (s := shares(face)) is None else s.get(of, 0.0)
-
-        return [Column(f"{name}_{n}", float, share(n)) for n in what.names]
-    if what is not None and isinstance(what.shape, Points):
-        return [Column(name, float, _flat(_at(name, "points")), _xy(what.shape.n))]
-    if what is not None and isinstance(what.shape, Embedding):
-        return [Column(name, float, _at(name, "embedding"), tuple(str(i) for i in range(what.shape.d)))]
-    return [
-        Column(name, str, lambda face: json.dumps(face[name], ensure_ascii=False) if name in face else None)
-    ]
 
 
 def rows(record: Record, of_face: Sequence[Column]) -> list[dict[str, Any]]:

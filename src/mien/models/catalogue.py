@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 from mien.models.detector import detector
 from mien.models.faceptor import faceptor_base, faceptor_tiny
@@ -13,8 +12,9 @@ from mien.models.mgmtn import mgmtn, mgmtn_tiny
 from mien.models.mien import mien_tiny
 from mien.models.naive_faceptor import naive_faceptor_base, naive_faceptor_tiny
 from mien.models.qface import qface_base, qface_tiny
+from mien.types import FaceModel
 
-MODELS: dict[str, Callable[..., Any]] = {
+MODELS: dict[str, Callable[..., FaceModel]] = {
     "detector": detector,
     "faceptor_base": faceptor_base,
     "faceptor_tiny": faceptor_tiny,

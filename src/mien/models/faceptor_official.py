@@ -112,7 +112,7 @@ def official_decoding(
         year_offsets: task name -> years of its first age query.
     """
     settings: dict[str, dict[str, Any]] = {
-        t.name: {"decoding": "sigmoid"} for t in tasks if hasattr(t, "decoding")
+        t.name: {"decoding": "sigmoid"} for t in tasks if t.has_setting("decoding")
     }
     for name in settings:
         if name in year_offsets:
@@ -276,7 +276,7 @@ def _query_places(
 
 def class_order(name: str, t: Task) -> list[int]:
     """For each official query, our class."""
-    classes = list(getattr(t, "names", ()))
+    classes = list(t.label_names)
     if sorted(classes) != sorted(ORDERS[name]):
         raise UsageError(
             f"{t.name} has other classes than {name}: {', '.join(sorted({*classes} ^ {*ORDERS[name]}))}"

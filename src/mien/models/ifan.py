@@ -19,10 +19,8 @@ from mien.errors import UsageError
 from mien.models.backbones.fc_densenet import SHARED, Path, Sizes, TaskNorm, Trunk
 from mien.models.widen import place_within
 from mien.tasks import EMOTION7, EXPRESSION, HELEN9, PARSING, POINTS5, Map, Points, Task, Vector, task
-from mien.tasks.attributes import AttributesTask
 from mien.tasks.base import Criterion
 from mien.tasks.parsing import UNKNOWN
-from mien.tasks.pose import EulerTask
 from mien.types import Batch, View
 
 # Caffe's BGR means 103.939, 116.779, 123.68 of 255, here in RGB order: the order only permutes the first
@@ -338,17 +336,17 @@ class IFAN(nn.Module):
 
 
 def _settled(t: Task, raw: Tensor) -> Tensor:
-    if isinstance(t.shape, Points) or isinstance(t, EulerTask):  # coordinates and angles stay as they are
+    if t.activation == "none":  # coordinates and angles stay as they are
         return raw
     # attributes exclude nothing: one yes or no each
-    return raw.sigmoid() if isinstance(t, AttributesTask) else raw.softmax(1)
+    return raw.sigmoid() if t.activation == "sigmoid" else raw.softmax(1)
 
 
 def unsettled(t: Task, settled: Tensor, least: float) -> Tensor:
     """The raw answer that is settled to this one; probabilities of less than `least` are taken for it."""
-    if isinstance(t.shape, Points) or isinstance(t, EulerTask):
+    if t.activation == "none":
         return settled
-    return settled.logit(least) if isinstance(t, AttributesTask) else settled.clamp_min(least).log()
+    return settled.logit(least) if t.activation == "sigmoid" else settled.clamp_min(least).log()
 
 
 def _labeled(t: Task, target: Tensor, mask: Tensor, shape: torch.Size) -> tuple[Tensor, Tensor]:

@@ -2,9 +2,26 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
-from mien.types import Floats, View
+from mien.errors import UsageError
+from mien.types import FaceModel, Floats, View
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+def as_module(model: object) -> nn.Module:
+    """A torch network as the `torch.nn.Module` that it is.
+
+    Raises:
+        UsageError: it is none.
+    """
+    from torch import nn
+
+    if not isinstance(model, nn.Module):
+        raise UsageError(f"a {type(model).__name__} is no torch.nn.Module; give the torch network itself")
+    return model
 
 
 class TorchModel:
@@ -14,7 +31,7 @@ class TorchModel:
         view: where faces are shown in another than the model's own, as to a network that was raised on two.
     """
 
-    def __init__(self, model: Any, *, view: View | None = None):
+    def __init__(self, model: FaceModel, *, view: View | None = None):
         self.model, self.view, self.tasks = model.eval(), view or model.view, model.tasks
 
     def __call__(self, images: Floats) -> dict[str, Floats]:

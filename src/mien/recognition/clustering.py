@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from mien.io.image import Source
 from mien.recognition.verification import CLUSTER_FMR, MatchThreshold, embedding_of, match_threshold
-from mien.types import Face, Floats
+from mien.types import Face, Floats, InferenceModel
 
 if TYPE_CHECKING:
     from mien.inference.reader import Reader
@@ -136,7 +136,7 @@ def cluster_faces(
 
 
 def album_threshold(
-    model: Any, *, fmr: float | None = None, threshold: float | None = None
+    model: InferenceModel, *, fmr: float | None = None, threshold: float | None = None
 ) -> MatchThreshold:
     """The similarity that joins two faces of an album: stricter than for one pair, because an album has many
     pairs.

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from PIL import Image
 
 from mien.errors import PhotoError, UsageError
+from mien.inference.weights_file import weights_id
 from mien.recognition.store import FACE, Row
 from mien.types import Crop, Face
 
@@ -141,7 +142,7 @@ class Forgotten:
 
 
 def sha256_of(reader: Reader) -> str:
-    return str(getattr(reader.model, "sha256", ""))
+    return weights_id(reader.model).sha256
 
 
 def one_face(reading: Reading, pick: str) -> Face:

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from mien.errors import UsageError
+from mien.inference.provenance import provenance_of
+from mien.inference.weights_file import weights_id
 from mien.io.image import Source
-from mien.types import Face, Floats
+from mien.types import Face, Floats, HasPath, InferenceModel
 
 if TYPE_CHECKING:
     from mien.inference.reader import Reader
@@ -46,7 +46,11 @@ class MatchThreshold:
 
 
 def match_threshold(
-    model: Any, *, fmr: float | None = None, threshold: float | None = None, default_fmr: float = VERIFY_FMR
+    model: InferenceModel,
+    *,
+    fmr: float | None = None,
+    threshold: float | None = None,
+    default_fmr: float = VERIFY_FMR,
 ) -> MatchThreshold:
     """The cut for a network.
 
@@ -64,7 +68,7 @@ def match_threshold(
 
     if fmr is not None and threshold is not None:
         raise UsageError("a threshold and a false-match rate say the same thing; give one of them")
-    sha256 = getattr(model, "sha256", "")
+    sha256 = weights_id(model).sha256
     rates = Rates.of(sha256) if TABLE.is_file() and sha256 else None
     if threshold is not None:
         if not -1 <= threshold <= 1:
@@ -83,13 +87,7 @@ def match_threshold(
             f"no false-match rates were measured for these weights, so there is no threshold for {fmr:g};"
             " give a threshold"
         )
-    path = getattr(model, "path", None)
-    beside = Path(path).with_suffix(".json") if path else None
-    scores = (
-        json.loads(beside.read_text(encoding="utf-8")).get("scores", {})
-        if beside and beside.is_file()
-        else {}
-    )
+    scores = provenance_of(model.path).get("scores", {}) if isinstance(model, HasPath) else {}
     if "lfw" not in scores:
         raise UsageError(
             "nobody measured a threshold for these weights; give one: two faces are one person from this"

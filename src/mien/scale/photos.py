@@ -17,6 +17,7 @@ from mien.diagnostics.memory import resident
 from mien.errors import PhotoError, UsageError
 from mien.inference.reader import Reader
 from mien.inference.reading import Reading
+from mien.inference.weights_file import weights_id
 from mien.io.writers import arrow_schema, columns, plain, rows
 from mien.scale.engine import Progress, check, piece_sizes, run, worker_count
 from mien.scale.places import Parts, arrow, fetch, find, is_uri
@@ -30,7 +31,7 @@ _log = logging.getLogger(__name__)
 
 def model_of(reader: Reader) -> str:
     """As in the rows: "name:first 12 of sha256"."""
-    return f"{getattr(reader.model, 'name', '')}:{getattr(reader.model, 'sha256', '')[:12]}"
+    return str(weights_id(reader.model))
 
 
 @dataclass

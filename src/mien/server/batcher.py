@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 import numpy as np
 
 from mien.errors import UsageError, without_frames
+from mien.inference.weights_file import weights_id
 from mien.server.limits import Deadline, DeadlineExceeded
 from mien.types import Floats, InferenceModel
 
@@ -57,7 +58,7 @@ class Batcher:
             )
         self.model, self.faces, self.wait, self._observe = model, faces, wait_ms / 1e3, observe
         self.view, self.tasks = model.view, model.tasks
-        self.name, self.sha256 = getattr(model, "name", type(model).__name__), getattr(model, "sha256", "")
+        self.name, self.sha256 = weights_id(model)
         self.forwards = self.calls = self.answered = 0  # answered: faces
         self._changed = threading.Condition()
         self._waiting: list[_Ask] = []

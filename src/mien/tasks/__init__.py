@@ -7,13 +7,15 @@ from __future__ import annotations
 
 from mien.tasks.age import AGE
 from mien.tasks.attributes import ATTRIBUTES, GENDER, UNITS8, UNITS12
-from mien.tasks.base import Boxes, Derived, Embedding, Map, Metrics, Points, Shape, Task, Vector
+from mien.tasks.base import Answer, Boxes, Derived, Embedding, Map, Metrics, Points, Shape, Task, Vector
 from mien.tasks.catalogue import (
     ANSWER_ORDER,
     DEFAULT_TASKS,
     DERIVED,
     ON_REQUEST,
     TASKS,
+    described,
+    summaries,
     supported_tasks,
     task,
 )
@@ -52,6 +54,7 @@ __all__ = [
     "UNITS8",
     "UNITS12",
     "WFLW98",
+    "Answer",
     "Boxes",
     "Derived",
     "Embedding",
@@ -61,6 +64,8 @@ __all__ = [
     "Shape",
     "Task",
     "Vector",
+    "described",
+    "summaries",
     "supported_tasks",
     "task",
 ]

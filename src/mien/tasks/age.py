@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
 
-from mien.tasks.base import Criterion, Task, Vector, over_labeled, sigmoid, softmax
-from mien.types import Crop, Floats
+from mien.tasks.base import Answer, Criterion, Task, Vector, over_labeled, sigmoid, softmax
+from mien.tasks.columns import Column, number_columns, value_at
+from mien.types import Array, Crop, Floats
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
 @dataclass(frozen=True, slots=True)
-class Age:
+class Age(Answer):
     """How old a face looks.
 
     Attributes:
@@ -30,6 +32,8 @@ class Age:
     high: float
     coverage: float = 0.8
 
+    averaged: ClassVar[bool] = True
+
     def to_dict(self) -> dict[str, Any]:
         """{"years", "low", "high", "coverage"}."""
         return {
@@ -38,6 +42,33 @@ class Age:
             "high": round(self.high, 1),
             "coverage": self.coverage,
         }
+
+    @classmethod
+    def columns(cls, name: str) -> list[Column]:
+        return [Column(name, float, value_at(name, "years")), *number_columns(name, ("low", "high"))]
+
+    def summary(self) -> str:
+        """` 34 years (28-41)`."""
+        return f"{self.years:3.0f} years ({self.low:.0f}-{self.high:.0f})"
+
+    def tag(self) -> str:
+        """The years, such as `34`; empty where the years are not finite."""
+        return f"{self.years:.0f}" if math.isfinite(self.years) else ""
+
+    def interval(self) -> str:
+        """The interval, such as `(28-41)`; empty where an end of it is not finite."""
+        known = self.tag() and math.isfinite(self.low) and math.isfinite(self.high)
+        return f"({self.low:.0f}-{self.high:.0f})" if known else ""
+
+    def value(self) -> float:
+        """Years."""
+        return self.years
+
+    def mean_terms(self) -> Array:
+        return np.array([self.years, self.low, self.high])
+
+    def from_mean(self, terms: Array) -> Age:
+        return Age(float(terms[0]), float(terms[1]), float(terms[2]), self.coverage)
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +83,7 @@ class AgeRange:
     high: float
 
 
+@dataclass(frozen=True, kw_only=True)
 class AgeTask(Task[Age]):
     """A distribution over 0..100 years, read as expectation and interval.
 
@@ -64,21 +96,29 @@ class AgeTask(Task[Age]):
     which the expectation lies outside it.
 
     Attributes:
+        sigma: years, of the Gaussian.
+        l1_weight: of the error in years beside the KL.
+        temperature: what logits are divided by for the interval, not for the years; weights may bring theirs,
+            see `mien.evaluation.calibration`.
         decoding: how logits become a distribution. "softmax", or "sigmoid": sigmoids divided by their sum, as
             in Faceptor.
         year_offset: years of the first bin; the distribution covers year_offset .. year_offset + 100.
     """
 
-    name, labels, sensitive = "age", "years101", True
-    shape = Vector(101)
-    # Of the interval, not of the years: what logits are divided by for it. Weights may bring theirs, see
-    # docs/model-card.md.
+    answer: ClassVar[type[Answer]] = Age
+    activation = "softmax"
+    name: str = "age"
+    labels: str = "years101"
+    sensitive: bool = True
+    sigma: float = 2.0
+    l1_weight: float = 0.1
     temperature: float = 1.0
     decoding: str = "softmax"
     year_offset: int = 0
 
-    def __init__(self, *, sigma: float = 2.0, l1_weight: float = 0.1):
-        self.sigma, self.l1_weight = sigma, l1_weight
+    @property
+    def shape(self) -> Vector:
+        return Vector(101)
 
     def criterion(self) -> Criterion:
         from torch.nn import functional as F
@@ -115,6 +155,11 @@ class AgeTask(Task[Age]):
             return softmax(logits)
         p = sigmoid(logits)
         return p / max(float(p.sum()), 1e-12)  # the official code divides by no less
+
+    def decoder(self) -> dict[str, Any] | None:
+        if (self.decoding, self.year_offset) != ("softmax", 0):
+            return None
+        return {"kind": "age", "temperature": self.temperature}
 
     def metrics(self) -> AgeError:
         return AgeError()

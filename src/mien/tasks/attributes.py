@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from dataclasses import KW_ONLY, dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
 
 from mien.errors import UnknownLabel
-from mien.tasks.base import Criterion, Derived, Metrics, Task, Vector, rounded, sigmoid, zero_loss
-from mien.types import Crop, Floats
+from mien.tasks.base import Answer, Criterion, Derived, Metrics, Task, Vector, rounded, sigmoid, zero_loss
+from mien.tasks.columns import Column, number_columns, value_at
+from mien.types import Array, Crop, Floats
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -65,8 +67,11 @@ CELEBA40 = (
 )
 
 
+_NOT_SUMMARIZED = frozenset(("Male", "Young", "Attractive"))
+
+
 @dataclass(frozen=True, slots=True)
-class Attributes:
+class Attributes(Answer):
     """Many yes/no answers.
 
     Attributes:
@@ -76,6 +81,8 @@ class Attributes:
 
     probabilities: Mapping[str, float] = field(hash=False)
     labels: str
+
+    averaged: ClassVar[bool] = True
 
     def __getitem__(self, name: str) -> float:
         """The probability of an attribute.
@@ -96,9 +103,20 @@ class Attributes:
         """{name: probability}."""
         return rounded(self.probabilities)
 
+    def summary(self) -> str:
+        """The likeliest of those above one half, at most four; gender and age have words of their own."""
+        likely = [n for n, p in self.probabilities.items() if p >= 0.5 and n not in _NOT_SUMMARIZED]
+        return ", ".join(sorted(likely, key=lambda n: -self.probabilities[n])[:4])
+
+    def mean_terms(self) -> Array:
+        return np.array(list(self.probabilities.values()))
+
+    def from_mean(self, terms: Array) -> Attributes:
+        return Attributes(dict(zip(self.probabilities, terms.tolist(), strict=True)), self.labels)
+
 
 @dataclass(frozen=True, slots=True)
-class Gender:
+class Gender(Answer):
     """Gender as it is perceived from the picture.
 
     Attributes:
@@ -109,6 +127,8 @@ class Gender:
     label: str
     probability: float
 
+    averaged: ClassVar[bool] = True
+
     def confident(self, threshold: float) -> str | None:
         """The label if its probability is at least `threshold`, else None."""
         return self.label if self.probability >= threshold else None
@@ -117,7 +137,32 @@ class Gender:
         """{"label", "probability"}."""
         return {"label": self.label, "probability": round(self.probability, 4)}
 
+    @classmethod
+    def columns(cls, name: str) -> list[Column]:
+        label = Column(name, str, value_at(name, "label"))
+        return [label, *number_columns(name, ("probability",))]
 
+    def summary(self) -> str:
+        """The label and its probability, such as `female  98%`."""
+        return f"{self.label:<6} {self.probability:4.0%}"
+
+    def tag(self) -> str:
+        """`F` or `M`."""
+        return self.label[:1].upper()
+
+    def value(self) -> str:
+        """The label."""
+        return self.label
+
+    def mean_terms(self) -> Array:
+        return np.array([self.probability if self.label == "female" else 1 - self.probability])
+
+    def from_mean(self, terms: Array) -> Gender:
+        female = float(terms[0])
+        return Gender("female", female) if female >= 0.5 else Gender("male", 1 - female)
+
+
+@dataclass(frozen=True)
 class AttributesTask(Task[Attributes]):
     """n yes/no questions by binary cross-entropy.
 
@@ -127,16 +172,30 @@ class AttributesTask(Task[Attributes]):
     picture, the forty are not.
 
     Attributes:
+        names: of the questions, in the order of the raw numbers.
         temperature: what logits are divided by when they are read; weights may bring theirs, see
             docs/model-card.md.
     """
 
-    sensitive = True
+    answer: ClassVar[type[Answer]] = Attributes
+    activation = "sigmoid"
+    names: tuple[str, ...]
+    _: KW_ONLY
+    sensitive: bool = True
     temperature: float = 1.0
 
-    def __init__(self, name: str, labels: str, names: tuple[str, ...]):
-        self.name, self.labels, self.names, self.shape = name, labels, names, Vector(len(names))
-        self.index = {n: i for i, n in enumerate(names)}
+    @property
+    def shape(self) -> Vector:
+        return Vector(len(self.names))
+
+    @property
+    def label_names(self) -> tuple[str, ...]:
+        return self.names
+
+    @cached_property
+    def index(self) -> dict[str, int]:
+        """Name -> its place in the raw numbers."""
+        return {n: i for i, n in enumerate(self.names)}
 
     def criterion(self) -> Criterion:
         from torch.nn import functional as F
@@ -158,6 +217,16 @@ class AttributesTask(Task[Attributes]):
             ),
             self.labels,
         )
+
+    def columns(self) -> list[Column]:
+        return number_columns(self.name, self.names)
+
+    def loss_weight(self, target: Tensor, mask: Tensor) -> float:
+        """The sum of the elements' weights: 1/sqrt(k) each in a picture that knows k of them."""
+        return float(mask.double().sum(1).sqrt().sum())
+
+    def decoder(self) -> dict[str, Any]:
+        return {"kind": "attributes", "names": self.names, "temperature": self.temperature}
 
     def metrics(self) -> Metrics:
         return MeanAccuracy()
@@ -204,13 +273,11 @@ class MeanAccuracy:
         }
 
 
+@dataclass(frozen=True)
 class UnitsTask(AttributesTask):
     """Facial action units: AttributesTask in all, but scored by F1, since most units are absent most of the
     time.
     """
-
-    def __init__(self, name: str, labels: str, units: tuple[int, ...]):
-        super().__init__(name, labels, tuple(f"AU{n}" for n in units))
 
     def metrics(self) -> UnitsF1:
         return UnitsF1()
@@ -247,12 +314,17 @@ class UnitsF1:
         }
 
 
+def _units(*numbers: int) -> tuple[str, ...]:
+    """Names of facial action units."""
+    return tuple(f"AU{n}" for n in numbers)
+
+
 def _gender(answer: Attributes) -> Gender:
     p = answer["Male"]
     return Gender("male" if p >= 0.5 else "female", max(p, 1 - p))
 
 
 ATTRIBUTES = AttributesTask("attributes", "celeba40", CELEBA40)
-GENDER: Derived[Gender] = Derived("gender", "attributes", _gender, sensitive=True)
-UNITS12 = UnitsTask("units12", "bp4d12", (1, 2, 4, 6, 7, 10, 12, 14, 15, 17, 23, 24))
-UNITS8 = UnitsTask("units8", "disfa8", (1, 2, 4, 6, 9, 12, 25, 26))
+GENDER: Derived[Gender] = Derived("gender", "attributes", _gender, Gender, sensitive=True)
+UNITS12 = UnitsTask("units12", "bp4d12", _units(1, 2, 4, 6, 7, 10, 12, 14, 15, 17, 23, 24))
+UNITS8 = UnitsTask("units8", "disfa8", _units(1, 2, 4, 6, 9, 12, 25, 26))

@@ -5,17 +5,17 @@ Torch is needed by `criterion` only, and imported there: reading answers never d
 
 from __future__ import annotations
 
-import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
+from dataclasses import dataclass, field, fields, replace
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, Protocol, Self, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from mien.errors import UsageError
-from mien.types import Crop, Floats
+from mien.tasks.columns import Column, json_column
+from mien.types import Array, Crop, Floats
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -73,21 +73,111 @@ class Metrics(Protocol):
     def compute(self) -> dict[str, float]: ...
 
 
+class Answer(ABC):
+    """What a task predicts for one face: the base of frozen dataclasses, with what most answers share.
+
+    Attributes:
+        averaged: whether the mean over the frames of a track is meaningful. Points, masks and poses belong to
+            their frame.
+    """
+
+    __slots__ = ()
+
+    averaged: ClassVar[bool] = False
+
+    @abstractmethod
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values, as they stand in the record of a face."""
+
+    @classmethod
+    def columns(cls, name: str) -> list[Column]:
+        """Columns of the flat record for a task of that name; by default one text column of JSON."""
+        return [json_column(name)]
+
+    def summary(self) -> str:
+        """A few words for one line of text about a face; empty where there is nothing to say in a line."""
+        return ""
+
+    def tag(self) -> str:
+        """One word or number for the label of a face in a picture; empty where there is none."""
+        return ""
+
+    def value(self) -> Any:
+        """The answer as one number, word or array, for tables of other libraries; None where it has none."""
+        return None
+
+    def mean_terms(self) -> Array:
+        """The numbers whose weighted mean over frames is meaningful, (n,) float64; see `averaged`."""
+        raise TypeError(f"{type(self).__name__} belongs to one frame and has no mean")
+
+    def from_mean(self, terms: Array) -> Self:
+        """An answer like this one from the mean of `mean_terms`."""
+        raise TypeError(f"{type(self).__name__} belongs to one frame and has no mean")
+
+
+A = TypeVar("A", bound=Answer)
+
+
+class WeightedMean(Generic[A]):
+    """Running weighted mean of answers to one task, such as those to the frames of a track.
+
+    Attributes:
+        latest: the answer that was added last; None before the first.
+    """
+
+    def __init__(self) -> None:
+        self._total: Array | float = 0.0
+        self._weight = 0.0
+        self.latest: A | None = None
+
+    def add(self, answer: A, weight: float) -> None:
+        """One more answer. weight: 0 or more."""
+        self._total = self._total + weight * answer.mean_terms()
+        self._weight += weight
+        self.latest = answer
+
+    def answer(self) -> A:
+        """The mean so far.
+
+        Raises:
+            UsageError: nothing was added.
+        """
+        if self.latest is None:
+            raise UsageError("a mean of no answers; add one first")
+        return self.latest.from_mean(np.asarray(self._total / max(self._weight, 1e-12)))
+
+
+@dataclass(frozen=True)
 class Task(ABC, Generic[R]):
-    """One question. R is the answer's frozen dataclass; its docstring says units and ranges.
+    """One question. R is the class of the answers; its docstring says units and ranges.
+
+    A kind of task is a frozen dataclass; `dataclasses.replace` makes a task with other settings.
 
     Attributes:
         name: the key in `Face`, in batches and in JSON.
-        shape: all that a model needs to know to answer it.
         labels: the label set's id, such as "ibug68"; two orders of 19 classes exist, so it travels with the
             weights.
         sensitive: whether a policy may want to switch it off (identity, gender, expression ...).
+        answer: the class of the answers, for what is the same for all of them.
+        activation: how raw numbers become probabilities: one of n ("softmax"), each by itself ("sigmoid"), or
+            not at all ("none"), as coordinates, angles and embeddings.
     """
 
+    answer: ClassVar[type[Answer]] = Answer  # type: ignore[type-abstract]
+    activation: ClassVar[Literal["softmax", "sigmoid", "none"]] = "none"
     name: str
-    shape: Shape
     labels: str
-    sensitive: bool = False
+    sensitive: bool = field(default=False, kw_only=True)
+
+    @property
+    @abstractmethod
+    def shape(self) -> Shape:
+        """All that a model needs to know to answer it."""
+
+    @property
+    def label_names(self) -> tuple[str, ...]:
+        """What the raw numbers stand for, in their order; empty where they have no names."""
+        return ()
 
     @abstractmethod
     def criterion(self) -> Criterion:
@@ -120,6 +210,24 @@ class Task(ABC, Generic[R]):
     def missing_target(self, size: tuple[int, int]) -> tuple[Any, Any]:
         """A finite (target, known = all False) of the right shapes, for a picture that has no label."""
 
+    def columns(self) -> list[Column]:
+        """Columns of the flat record: those of the answer's class, unless the label set decides them."""
+        return self.answer.columns(self.name)
+
+    def loss_weight(self, target: Tensor, mask: Tensor) -> float:
+        """What the criterion divides its sum by: the number of known items.
+
+        Means of the parts of a batch, weighted by it, add up to the mean of the entire batch.
+        """
+        return float(mask.sum())
+
+    def decoder(self) -> dict[str, Any] | None:
+        """How the browser page reads raw outputs: {"kind": ...} and settings as plain JSON values.
+
+        None for a task that the page does not read.
+        """
+        return None
+
     def undo_hflip(self, raw: Floats) -> Floats:
         """Raw answers (B, ...) to mirrored crops -> what they say of the crops as they are.
 
@@ -127,16 +235,17 @@ class Task(ABC, Generic[R]):
         """
         return raw
 
+    def has_setting(self, name: str) -> bool:
+        """Whether `dataclasses.replace` can change that field of the task."""
+        return any(f.name == name for f in fields(self))
+
     def header(self) -> dict[str, Any]:
         """What the weights' header says of this task.
 
         Settings at their defaults are left out, see `configured`.
         """
-        changed = {
-            k: v
-            for k in _SETTINGS
-            if (v := getattr(self, k, None)) is not None and v != getattr(type(self), k)
-        }
+        own = {f.name: (getattr(self, f.name), f.default) for f in fields(self)}
+        changed = {k: own[k][0] for k in _SETTINGS if k in own and own[k][0] != own[k][1]}
         return {"name": self.name, "labels": self.labels, **changed}
 
 
@@ -148,7 +257,7 @@ T = TypeVar("T", bound=Task[Any])
 
 
 def configured(task: T, settings: Mapping[str, Any]) -> T:
-    """The task with the settings that are named: a copy, or the task itself where none is.
+    """The task with the settings that are named; the task itself where none is.
 
     Args:
         settings: an entry of a header's tasks; its keys "decoding" and "year_offset" are used, others are
@@ -160,7 +269,7 @@ def configured(task: T, settings: Mapping[str, Any]) -> T:
     named = {k: settings[k] for k in _SETTINGS if k in settings}
     if not named:
         return task
-    if missing := [k for k in named if not hasattr(type(task), k)]:
+    if missing := [k for k in named if not task.has_setting(k)]:
         raise UsageError(f"{task.name} has no setting {missing[0]!r}; remove it")
     if named.get("decoding", "softmax") not in DECODINGS:
         raise UsageError(
@@ -171,28 +280,32 @@ def configured(task: T, settings: Mapping[str, Any]) -> T:
         raise UsageError(
             f"the year_offset of {task.name} is {offset!r}; use a whole number of years, 0 to 100"
         )
-    same = copy.copy(task)
-    for key, value in named.items():
-        setattr(same, key, value)
-    return same
+    return replace(task, **named)
 
 
 @dataclass(frozen=True)
-class Derived(Generic[R]):
+class Derived(Generic[A]):
     """An answer that follows from another task's answer; no head, no training.
 
     Attributes:
         name: the key in `Face` and JSON.
         source: the task whose answer is used.
         derive: that answer -> this answer.
+        answer: the class of the answers.
+        sensitive: whether a policy may want to switch it off.
     """
 
     name: str
     source: str
-    derive: Callable[[Any], R]
+    derive: Callable[[Any], A]
+    answer: type[A]
     sensitive: bool = False
 
-    def read(self, raw: Floats, crop: Crop) -> R:
+    def columns(self) -> list[Column]:
+        """Columns of the flat record."""
+        return self.answer.columns(self.name)
+
+    def read(self, raw: Floats, crop: Crop) -> A:
         """Not from raw numbers: `mien.inference.reader` calls `derive`.
 
         Present so that `face[mien.POSE]` is typed.

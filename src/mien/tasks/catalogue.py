@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from mien.errors import UnknownTask
 from mien.tasks.age import AGE
 from mien.tasks.attributes import ATTRIBUTES, GENDER, UNITS8, UNITS12
-from mien.tasks.base import Derived, Task
+from mien.tasks.base import Answer, Derived, Task
 from mien.tasks.choice import EMOTION7, EXPRESSION, EXPRESSION7, POSE5
 from mien.tasks.detection import FACES
 from mien.tasks.identity import IDENTITY, IDENTITY512
@@ -77,6 +77,10 @@ ANSWER_ORDER = (
 )
 
 
+# The order of the words about a face in one line of text; other answers follow in their own order.
+SUMMARY_ORDER = ("gender", "age", "expression", "pose", "attributes")
+
+
 ON_REQUEST = frozenset({"identity", "identity512"})
 
 
@@ -94,9 +98,22 @@ def task(name: str) -> Task[Any]:
         raise UnknownTask(f"no task {base!r}; there are: {', '.join(TASKS)}")
     if not at:
         return TASKS[base]
-    same = copy.copy(TASKS[base])
-    same.name = name
-    return same
+    return replace(TASKS[base], name=name)
+
+
+def described(name: str) -> Task[Any] | Derived[Any] | None:
+    """The task or derived answer of that name, or of "name@set"; None where the catalogue has none."""
+    base = name.partition("@")[0]
+    if base in DERIVED:
+        return replace(DERIVED[base], name=name)
+    return task(name) if base in TASKS else None
+
+
+def summaries(answers: Mapping[str, Answer]) -> list[str]:
+    """What the answers about one face say in a few words each, those that people read first coming first."""
+    order = [n for n in SUMMARY_ORDER if n in answers]
+    words = (answers[n].summary() for n in (*order, *(n for n in answers if n not in order)))
+    return [w for w in words if w]
 
 
 def supported_tasks(tasks: Iterable[str]) -> tuple[str, ...]:

@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from dataclasses import KW_ONLY, dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
 
-from mien.tasks.base import Criterion, Task, Vector, over_labeled, rounded, softmax
-from mien.types import Crop, Floats
+from mien.tasks.base import Answer, Criterion, Task, Vector, over_labeled, rounded, softmax
+from mien.tasks.columns import Column, number_columns, value_at
+from mien.types import Array, Crop, Floats
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
 @dataclass(frozen=True, slots=True)
-class Choice:
+class Choice(Answer):
     """One of k.
 
     Attributes:
@@ -30,6 +31,8 @@ class Choice:
     probabilities: Mapping[str, float] = field(hash=False)
     labels: str
 
+    averaged: ClassVar[bool] = True
+
     def confident(self, threshold: float) -> str | None:
         """The label if its probability is at least `threshold`, else None."""
         return self.label if self.probabilities[self.label] >= threshold else None
@@ -38,35 +41,62 @@ class Choice:
         """{"set", "label", "probabilities"}."""
         return {"set": self.labels, "label": self.label, "probabilities": rounded(self.probabilities)}
 
+    def summary(self) -> str:
+        """The label and its probability, such as `happiness  97%`."""
+        return f"{self.label:<{max(map(len, self.probabilities))}} {self.probabilities[self.label]:4.0%}"
 
+    def tag(self) -> str:
+        """The label."""
+        return self.label
+
+    def value(self) -> str:
+        """The label."""
+        return self.label
+
+    def mean_terms(self) -> Array:
+        return np.array(list(self.probabilities.values()))
+
+    def from_mean(self, terms: Array) -> Choice:
+        probabilities = dict(zip(self.probabilities, terms.tolist(), strict=True))
+        return Choice(max(probabilities, key=lambda n: probabilities[n]), probabilities, self.labels)
+
+
+@dataclass(frozen=True)
 class ChoiceTask(Task[Choice]):
     """One of k, trained by cross-entropy; a label is an index or a distribution over the k (votes).
 
-    Args:
-        names: in index order.
-        display: the same names in the order in which people are shown them.
-        mirror: for each index, the one it becomes when the picture is mirrored; by default itself.
-
     Attributes:
+        names: in index order.
+        display: the same names in the order in which people are shown them; by default `names`.
+        mirror: for each index, the one it becomes when the picture is mirrored; by default itself.
         temperature: what logits are divided by when they are read; weights may bring theirs, see
             docs/model-card.md.
     """
 
+    answer: ClassVar[type[Answer]] = Choice
+    activation = "softmax"
+    names: tuple[str, ...]
+    _: KW_ONLY
+    sensitive: bool = True
+    display: tuple[str, ...] = ()
+    mirror: tuple[int, ...] = ()
     temperature: float = 1.0
 
-    def __init__(
-        self,
-        name: str,
-        labels: str,
-        names: tuple[str, ...],
-        *,
-        display: tuple[str, ...] | None = None,
-        mirror: tuple[int, ...] | None = None,
-        sensitive: bool = True,
-    ):
-        self.name, self.labels, self.names, self.sensitive = name, labels, names, sensitive
-        self.display = display or names
-        self.shape, self.mirror = Vector(len(names)), list(mirror or range(len(names)))
+    @property
+    def shape(self) -> Vector:
+        return Vector(len(self.names))
+
+    @property
+    def label_names(self) -> tuple[str, ...]:
+        return self.names
+
+    @property
+    def _shown(self) -> tuple[str, ...]:
+        return self.display or self.names
+
+    @property
+    def _partners(self) -> list[int]:
+        return list(self.mirror or range(len(self.names)))
 
     def criterion(self) -> Criterion:
         def loss(raw: Tensor, target: Tensor) -> Tensor:
@@ -75,14 +105,26 @@ class ChoiceTask(Task[Choice]):
         return over_labeled(loss)
 
     def undo_hflip(self, raw: Floats) -> Floats:
-        return raw[:, self.mirror]
+        return raw[:, self._partners]
 
     def read(self, raw: Floats, crop: Crop) -> Choice:
         by_name = dict(
             zip(self.names, softmax(np.asarray(raw, np.float64) / self.temperature).tolist(), strict=True)
         )
-        shown = {n: by_name[n] for n in self.display}
+        shown = {n: by_name[n] for n in self._shown}
         return Choice(max(shown, key=lambda n: shown[n]), shown, self.labels)
+
+    def columns(self) -> list[Column]:
+        label = Column(self.name, str, value_at(self.name, "label"))
+        return [label, *number_columns(self.name, self._shown, "probabilities")]
+
+    def decoder(self) -> dict[str, Any]:
+        return {
+            "kind": "choice",
+            "names": self.names,
+            "display": self._shown,
+            "temperature": self.temperature,
+        }
 
     def metrics(self) -> Accuracy:
         return Accuracy(self.names)
@@ -95,7 +137,7 @@ class ChoiceTask(Task[Choice]):
             if np.ndim(label)
             else np.eye(len(self.names), dtype=np.float32)[int(label)]
         )
-        return (votes[self.mirror] if mirrored else votes) / votes.sum(), np.True_
+        return (votes[self._partners] if mirrored else votes) / votes.sum(), np.True_
 
     def missing_target(self, size: tuple[int, int]) -> tuple[Any, Any]:
         return np.full(len(self.names), 1 / len(self.names), np.float32), np.False_

@@ -14,6 +14,7 @@ is uncertain: the cells on it are neither face nor background, and have no score
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
@@ -137,6 +138,7 @@ def pad_rows(rows: Array) -> Floats:
     return out
 
 
+@dataclass(frozen=True, kw_only=True)
 class FaceTask(Task[list[Detection]]):
     """Every face in a photo. The answer is a list of `Detection`, best score first.
 
@@ -145,25 +147,23 @@ class FaceTask(Task[list[Detection]]):
     a face's center on each stride. Ours: a mild prior on the face size of each stride, and a target score of
     0.5 + IoU / 2, which separates a small face, whose box is never exact, clearly from background.
 
-    Args:
+    Attributes:
         threshold: minimum score that `read` returns, 0..1.
         overlap: IoU above which two boxes are one face, 0..1.
         box_weight: weight of the box loss; the score loss has weight 1.
         point_weight: weight of the point loss.
     """
 
-    name, labels, shape = "faces", "photo5", Boxes(STRIDES)
+    name: str = "faces"
+    labels: str = "photo5"
+    threshold: float = 0.56
+    overlap: float = 0.4
+    box_weight: float = 1.5
+    point_weight: float = 0.7
 
-    def __init__(
-        self,
-        *,
-        threshold: float = 0.56,
-        overlap: float = 0.4,
-        box_weight: float = 1.5,
-        point_weight: float = 0.7,
-    ):
-        self.threshold, self.overlap = threshold, overlap
-        self.box_weight, self.point_weight = box_weight, point_weight
+    @property
+    def shape(self) -> Boxes:
+        return Boxes(STRIDES)
 
     def criterion(self) -> Criterion:
         """Training pictures are square: the grid follows from the number of cells."""
@@ -202,6 +202,10 @@ class FaceTask(Task[list[Detection]]):
         boxes, scores, points = decode(raw, (w, h), self.threshold)
         corners = geometry.move_points(boxes.reshape(-1, 2, 2), to_photo).reshape(-1, 4)
         return weighted_nms(corners, scores, geometry.move_points(points, to_photo), self.overlap)
+
+    def loss_weight(self, target: Tensor, mask: Tensor) -> float:
+        """The known photos. Not exact for the boxes, whose loss is a mean over assigned cells."""
+        return super().loss_weight(target, mask)
 
     def metrics(self) -> DetectionMetrics:
         return DetectionMetrics()

@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from dataclasses import KW_ONLY, dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
 
 from mien.errors import UsageError
-from mien.tasks.base import Criterion, Embedding, Task, over_labeled, zero_loss
-from mien.types import Crop, Floats
+from mien.tasks.base import Answer, Criterion, Embedding, Task, over_labeled, zero_loss
+from mien.tasks.columns import Column, value_at
+from mien.types import Array, Crop, Floats
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Identity:
+class Identity(Answer):
     """Who a face is, as a direction.
 
     Attributes:
@@ -27,6 +28,8 @@ class Identity:
 
     embedding: Floats = field(repr=False)
 
+    averaged: ClassVar[bool] = True
+
     def similarity(self, other: Identity) -> float:
         """Cosine, -1..1."""
         return float(self.embedding @ other.embedding)
@@ -35,26 +38,41 @@ class Identity:
         """{"embedding": [d numbers]}."""
         return {"embedding": [round(float(v), 6) for v in self.embedding]}
 
+    def value(self) -> Floats:
+        """The embedding."""
+        return self.embedding
 
+    def mean_terms(self) -> Array:
+        return np.asarray(self.embedding, np.float64)
+
+    def from_mean(self, terms: Array) -> Identity:
+        return Identity((terms / max(float(np.linalg.norm(terms)), 1e-12)).astype(np.float32))
+
+
+@dataclass(frozen=True)
 class IdentityTask(Task[Identity]):
     """An embedding, here trained by regressing a teacher's descriptors: (1 - cosine) + mean squared
     difference.
 
     Labels are teacher descriptors with the mean descriptor, or most of it, taken off and unit variance (the
     data set does that): then directions, not a common offset, tell people apart, and the loss starts near 2.
+
+    Attributes:
+        d: numbers of the embedding.
+        distance_weight: of the squared difference beside the cosine.
     """
 
-    sensitive = True
+    answer: ClassVar[type[Answer]] = Identity
+    name: str = "identity"
+    labels: str = "embedding128"
+    d: int = 128
+    _: KW_ONLY
+    sensitive: bool = True
+    distance_weight: float = 1.0
 
-    def __init__(
-        self,
-        name: str = "identity",
-        labels: str = "embedding128",
-        d: int = 128,
-        *,
-        distance_weight: float = 1.0,
-    ):
-        self.name, self.labels, self.shape, self.distance_weight = name, labels, Embedding(d), distance_weight
+    @property
+    def shape(self) -> Embedding:
+        return Embedding(self.d)
 
     def criterion(self) -> Criterion:
         def loss(raw: Tensor, target: Tensor) -> Tensor:
@@ -68,23 +86,28 @@ class IdentityTask(Task[Identity]):
         v = np.asarray(raw, np.float32)
         return Identity(v / max(float(np.linalg.norm(v)), 1e-12))
 
+    def columns(self) -> list[Column]:
+        parts = tuple(str(i) for i in range(self.d))
+        return [Column(self.name, float, value_at(self.name, "embedding"), parts)]
+
+    def decoder(self) -> dict[str, Any]:
+        return {"kind": "identity"}
+
     def metrics(self) -> Verification:
         return Verification()
 
     def encode_target(
         self, label: Any, affine: npt.ArrayLike, mirrored: bool, size: tuple[int, int]
     ) -> tuple[Any, Any]:
-        if (
-            np.ndim(label) == 0
-        ):  # a person's number, see `MarginTask`: data sets move labels by the catalogue's task
+        if np.ndim(label) == 0:  # a person's number, for a criterion such as that of `MarginTask`
             return np.int64(label), np.True_
         return np.asarray(label, np.float32), np.True_
 
     def missing_target(self, size: tuple[int, int]) -> tuple[Any, Any]:
-        assert isinstance(self.shape, Embedding)
-        return np.zeros(self.shape.d, np.float32), np.False_
+        return np.zeros(self.d, np.float32), np.False_
 
 
+@dataclass(frozen=True)
 class MarginTask(IdentityTask):
     """The same answer, trained by telling apart the people of a training set with CosFace (Wang et al., CVPR
     2018).
@@ -92,28 +115,23 @@ class MarginTask(IdentityTask):
     A label is a person's number, 0..classes-1. What is answered, evaluated and exported is the embedding, as
     with `IdentityTask`; the class weights belong to the criterion and leave with it.
 
-    Args:
-        classes: people in the training set.
+    Attributes:
         name, labels, d: of the catalogue's task that the weights shall answer.
+        classes: people in the training set.
         scale, margin: s and m of the paper; the values are Faceptor's and InsightFace's.
         spread: standard deviation of the class weights at the start. Ours: normal, 0.01, as in InsightFace;
             official Faceptor starts uniform with 0.0255. The loss normalizes the weights, so that only their
             directions count, and those are alike.
     """
 
-    def __init__(
-        self,
-        classes: int,
-        name: str = "identity512",
-        labels: str = "embedding512",
-        d: int = 512,
-        *,
-        scale: float = 64.0,
-        margin: float = 0.4,
-        spread: float = 0.01,
-    ):
-        super().__init__(name, labels, d)
-        self.classes, self.scale, self.margin, self.spread = classes, scale, margin, spread
+    name: str = "identity512"
+    labels: str = "embedding512"
+    d: int = 512
+    _: KW_ONLY
+    classes: int
+    scale: float = 64.0
+    margin: float = 0.4
+    spread: float = 0.01
 
     def criterion(self) -> Criterion:
         """A new nn.Module with the class weights: keep one, give its parameters to the optimizer and itself
@@ -123,8 +141,7 @@ class MarginTask(IdentityTask):
         from torch import nn
         from torch.nn import functional as F
 
-        assert isinstance(self.shape, Embedding)
-        task, d = self, self.shape.d
+        task, d = self, self.d
 
         class CosFace(nn.Module):
             """Embeddings (B, d), persons (B,), known (B,) -> cross-entropy over the known; `weight` is

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import KW_ONLY, dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
 
 from mien import geometry
 from mien.errors import UsageError
-from mien.tasks.base import Criterion, Points, Task, over_labeled, sigmoid
+from mien.tasks.base import Answer, Criterion, Points, Task, over_labeled, sigmoid
+from mien.tasks.columns import Column, point_column
 from mien.types import Crop, Floats
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Landmarks:
+class Landmarks(Answer):
     """Places on a face.
 
     Attributes:
@@ -36,6 +37,10 @@ class Landmarks:
             "set": self.labels,
             "points": [[round(float(x), 2), round(float(y), 2)] for x, y in self.points],
         }
+
+    def value(self) -> Floats:
+        """The points."""
+        return self.points
 
 
 def _mirror(n: int, *pairs: tuple[int, int]) -> tuple[int, ...]:
@@ -90,6 +95,7 @@ _MIRROR19 = _mirror(
 )
 
 
+@dataclass(frozen=True)
 class LandmarkTask(Task[Landmarks]):
     """n places by heat maps, read as the expectation over the map.
 
@@ -106,30 +112,25 @@ class LandmarkTask(Task[Landmarks]):
     `SIGMOID_RADIUS` cells.
 
     Attributes:
-        decoding: how logits become a distribution over the map. "softmax", or "sigmoid": sigmoids divided by
-            their sum.
-
-    Args:
         mirror: for each point, the point it becomes when the picture is mirrored.
         eyes: the two points whose distance is the unit of NME; None: the diagonal of the data set's box is.
         sigma: spread of the Gaussian in cells of the map. Ours: 1; Faceptor has 1.25.
         distance_weight: of the distance (in fractions of the crop) beside the KL.
+        decoding: how logits become a distribution over the map. "softmax", or "sigmoid": sigmoids divided by
+            their sum.
     """
 
+    answer: ClassVar[type[Answer]] = Landmarks
+    mirror: tuple[int, ...]
+    eyes: tuple[int, int] | None
+    _: KW_ONLY
+    sigma: float = 1.0
+    distance_weight: float = 20.0
     decoding: str = "softmax"
 
-    def __init__(
-        self,
-        name: str,
-        labels: str,
-        mirror: tuple[int, ...],
-        eyes: tuple[int, int] | None,
-        *,
-        sigma: float = 1.0,
-        distance_weight: float = 20.0,
-    ):
-        self.name, self.labels, self.shape = name, labels, Points(len(mirror))
-        self.mirror, self.eyes, self.sigma, self.distance_weight = mirror, eyes, sigma, distance_weight
+    @property
+    def shape(self) -> Points:
+        return Points(len(self.mirror))
 
     def criterion(self) -> Criterion:
         import torch
@@ -180,6 +181,12 @@ class LandmarkTask(Task[Landmarks]):
         return Landmarks(
             geometry.move_points(points, geometry.invert(crop.from_photo)).astype(np.float32), self.labels
         )
+
+    def columns(self) -> list[Column]:
+        return [point_column(self.name, len(self.mirror), "points")]
+
+    def decoder(self) -> dict[str, Any] | None:
+        return {"kind": "points"} if self.decoding == "softmax" else None
 
     def metrics(self) -> NME:
         return NME(self.eyes)

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from dataclasses import KW_ONLY, dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 
 from mien import geometry
-from mien.tasks.base import Criterion, Map, Task, over_labeled, rounded, zero_loss
+from mien.tasks.base import Answer, Criterion, Map, Task, over_labeled, rounded, zero_loss
+from mien.tasks.columns import Column, fraction_columns
 from mien.types import Crop, Floats, Pixels
 
 if TYPE_CHECKING:
@@ -21,7 +23,7 @@ UNKNOWN = 255  # a pixel nobody labeled, or one outside the stored picture or th
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Parsing:
+class Parsing(Answer):
     """A class per pixel.
 
     Attributes:
@@ -49,6 +51,7 @@ class Parsing:
         return {"set": self.labels, "classes": rounded(self.fractions)}
 
 
+@dataclass(frozen=True)
 class ParsingTask(Task[Parsing]):
     """A class per pixel from logit maps, enlarged bilinearly to the crop, or to twice its size where they are
     fine enough.
@@ -56,34 +59,42 @@ class ParsingTask(Task[Parsing]):
     Loss: cross-entropy over known pixels (Faceptor) plus soft Dice over the classes present.
     Ours: the Dice term; mean F1 weighs an earring like the skin, and cross-entropy does not.
 
-    Args:
+    Attributes:
         names: class names by index; index 0 is the background.
-        mirror: for each class, the class it becomes when the picture is mirrored.
+        mirror: pairs of classes that become each other when the picture is mirrored.
         dice_weight: of the Dice term.
-        weights: class -> what its pixels weigh in the cross-entropy; 1 where none is named.
+        class_weights: class -> what its pixels weigh in the cross-entropy; 1 where none is named.
     """
 
-    def __init__(
-        self,
-        name: str,
-        labels: str,
-        names: tuple[str, ...],
-        mirror: Mapping[str, str],
-        *,
-        dice_weight: float = 1.0,
-        weights: Mapping[str, float] | None = None,
-    ):
-        self.name, self.labels, self.names, self.shape = name, labels, names, Map(len(names))
-        both = {**mirror, **{b: a for a, b in mirror.items()}}
-        self.mirror = np.arange(256, dtype=np.uint8)
-        self.mirror[: len(names)] = [names.index(both.get(n, n)) for n in names]
-        self.dice_weight, self.weights = dice_weight, weights or {}
+    answer: ClassVar[type[Answer]] = Parsing
+    activation = "softmax"
+    names: tuple[str, ...]
+    mirror: Mapping[str, str] = field(hash=False)
+    _: KW_ONLY
+    dice_weight: float = 1.0
+    class_weights: Mapping[str, float] = field(default_factory=dict, hash=False)
+
+    @property
+    def shape(self) -> Map:
+        return Map(len(self.names))
+
+    @property
+    def label_names(self) -> tuple[str, ...]:
+        return self.names
+
+    @cached_property
+    def partners(self) -> Pixels:
+        """(256,) uint8: the class that each class becomes in a mirrored picture; unused numbers stay."""
+        both = {**self.mirror, **{b: a for a, b in self.mirror.items()}}
+        table = np.arange(256, dtype=np.uint8)
+        table[: len(self.names)] = [self.names.index(both.get(n, n)) for n in self.names]
+        return table
 
     def criterion(self) -> Criterion:
         import torch
         from torch.nn import functional as F
 
-        weights = torch.tensor([self.weights.get(n, 1.0) for n in self.names])
+        weights = torch.tensor([self.class_weights.get(n, 1.0) for n in self.names])
 
         def loss(raw: Tensor, target: Tensor) -> Tensor:
             logits = F.interpolate(raw, target.shape[-2:], mode="bilinear", align_corners=False)
@@ -104,7 +115,7 @@ class ParsingTask(Task[Parsing]):
         return over_labeled(loss)
 
     def undo_hflip(self, raw: Floats) -> Floats:
-        return raw[:, self.mirror[: len(self.names)], :, ::-1]
+        return raw[:, self.partners[: len(self.names)], :, ::-1]
 
     def read(self, raw: Floats, crop: Crop) -> Parsing:
         h, w = crop.pixels.shape[:2]
@@ -121,6 +132,16 @@ class ParsingTask(Task[Parsing]):
         )  # pixels are counted from their centers
         return Parsing(mask, to_mask, self.names, self.labels, fractions)
 
+    def columns(self) -> list[Column]:
+        return fraction_columns(self.name, self.names, "classes")
+
+    def loss_weight(self, target: Tensor, mask: Tensor) -> float:
+        """The known pixels. Not exact for the Dice term, which is no mean over pixels."""
+        return float((target[mask] != UNKNOWN).sum())
+
+    def decoder(self) -> dict[str, Any]:
+        return {"kind": "map", "names": self.names}
+
     def metrics(self) -> MeanF1:
         return MeanF1(self.names)
 
@@ -128,7 +149,7 @@ class ParsingTask(Task[Parsing]):
         self, label: Any, affine: npt.ArrayLike, mirrored: bool, size: tuple[int, int]
     ) -> tuple[Any, Any]:
         mask = geometry.warp_mask(label, affine, size, UNKNOWN)
-        return (self.mirror[mask] if mirrored else mask), np.True_
+        return (self.partners[mask] if mirrored else mask), np.True_
 
     def missing_target(self, size: tuple[int, int]) -> tuple[Any, Any]:
         return np.full((size[1], size[0]), UNKNOWN, np.uint8), np.False_

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import cv2
 import numpy as np
@@ -15,7 +15,8 @@ import numpy.typing as npt
 from mien import geometry
 from mien.errors import UsageError
 from mien.geometry import Array, scale_of
-from mien.tasks.base import Criterion, Derived, Task, Vector, over_labeled
+from mien.tasks.base import Answer, Criterion, Derived, Task, Vector, over_labeled
+from mien.tasks.columns import Column, number_columns
 from mien.tasks.landmarks import Landmarks
 from mien.types import Crop, Floats
 
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class Pose:
+class Pose(Answer):
     """Where a head is turned, in degrees.
 
     Attributes:
@@ -41,14 +42,27 @@ class Pose:
         """{"yaw", "pitch", "roll"}."""
         return {"yaw": round(self.yaw, 1), "pitch": round(self.pitch, 1), "roll": round(self.roll, 1)}
 
+    @classmethod
+    def columns(cls, name: str) -> list[Column]:
+        return number_columns(name, ("yaw", "pitch", "roll"))
+
+    def summary(self) -> str:
+        """The three angles, such as `yaw   +3 pitch   -4 roll   -2`."""
+        return f"yaw {self.yaw:+4.0f} pitch {self.pitch:+4.0f} roll {self.roll:+4.0f}"
+
+    def value(self) -> tuple[float, float, float]:
+        """(yaw, pitch, roll)."""
+        return self.yaw, self.pitch, self.roll
+
 
 def _pose(answer: Landmarks) -> Pose:
     return Pose(*pose_from_68(answer.points))
 
 
-POSE: Derived[Pose] = Derived("pose", "landmarks", _pose)
+POSE: Derived[Pose] = Derived("pose", "landmarks", _pose, Pose)
 
 
+@dataclass(frozen=True, kw_only=True)
 class EulerTask(Task[Pose]):
     """Yaw, pitch and roll as three numbers; raw answers are degrees / `unit`, of the head as it stands in the
     crop.
@@ -56,14 +70,18 @@ class EulerTask(Task[Pose]):
     A label is (yaw, pitch, roll) in degrees, as `Pose` counts them, in the stored picture. A crop that is
     turned turns the head with it; reading turns it back. Loss: the mean absolute difference, in units.
 
-    Args:
+    Attributes:
         unit: degrees. Ours: 30, so that the loss of a network that knows nothing is near 1.
     """
 
-    name, labels, shape = "euler", "yaw_pitch_roll", Vector(3)
+    answer: ClassVar[type[Answer]] = Pose
+    name: str = "euler"
+    labels: str = "yaw_pitch_roll"
+    unit: float = 30.0
 
-    def __init__(self, *, unit: float = 30.0):
-        self.unit = unit
+    @property
+    def shape(self) -> Vector:
+        return Vector(3)
 
     def criterion(self) -> Criterion:
         def loss(raw: Tensor, target: Tensor) -> Tensor:

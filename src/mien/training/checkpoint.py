@@ -6,7 +6,7 @@ import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -15,9 +15,10 @@ from torch import Tensor, nn
 
 from mien.errors import BadWeights, UsageError
 from mien.inference.weights_file import FORMAT
+from mien.types import FaceModel, LoadedModel
 
 
-def header_of(model: Any, **more: Any) -> dict[str, Any]:
+def header_of(model: FaceModel, **more: Any) -> dict[str, Any]:
     """The header of weights: builder, arguments, view, tasks, label sets, and the given fields."""
     name, arguments = model.builder
     tasks = [t.header() for t in model.tasks]
@@ -50,12 +51,12 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     return tensors, header
 
 
-def save(path: Path, model: Any, **more: Any) -> None:
+def save(path: Path, model: FaceModel, **more: Any) -> None:
     """Write a model's weights with their header."""
     _write(path, dict(model.state_dict()), header_of(model, **more))
 
 
-def load(path: Path | str) -> Any:
+def load(path: Path | str) -> LoadedModel:
     """Build the model named in a checkpoint's header and load its weights, in evaluation mode.
 
     Args:
@@ -73,7 +74,7 @@ def load(path: Path | str) -> Any:
     return model.eval()
 
 
-def build(header: Mapping[str, Any], path: Path | str) -> Any:
+def build(header: Mapping[str, Any], path: Path | str) -> LoadedModel:
     """The model that a header describes, with initial weights and the header as its attribute `header`.
 
     Args:
@@ -94,7 +95,7 @@ def build(header: Mapping[str, Any], path: Path | str) -> Any:
     arguments = dict(header["arguments"])
     if "tasks" in arguments:
         arguments["tasks"] = [task(n) for n in arguments["tasks"]]
-    model = MODELS[header["builder"]](**arguments)
+    model = cast("LoadedModel", MODELS[header["builder"]](**arguments))  # with what is set below
     settings = {t["name"]: t for t in header.get("tasks", ())}
     try:
         model.tasks = tuple(configured(t, settings.get(t.name, {})) for t in model.tasks)

@@ -21,7 +21,7 @@ import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -30,8 +30,6 @@ from torch import Tensor, nn
 
 from mien.errors import MienError, UsageError
 from mien.tasks import Task
-from mien.tasks.attributes import AttributesTask
-from mien.tasks.parsing import UNKNOWN, ParsingTask
 
 
 class RankLost(MienError):
@@ -229,21 +227,24 @@ def join(timeout: float = 600.0) -> Iterator[Distributed]:
     dist.destroy_process_group()  # not after a failure: it could wait for lost ranks
 
 
+@runtime_checkable
+class HasLossWeight(Protocol):
+    """A criterion whose mean is over something else than its task's."""
+
+    def weigh(self, target: Tensor, mask: Tensor, /) -> Tensor | float:
+        """What it divides its sum by."""
+        ...
+
+
 def loss_weight(task: Task[Any], criterion: Any, target: Tensor, mask: Tensor) -> float:
     """What a criterion divides its sum by: means over shares, weighed by it, are the mean over all of them.
 
-    A criterion tells it by an attribute `weigh(target, known) -> number`. Else: for attributes the sum of the
-    elements' weights, 1/sqrt(k) each in a picture that knows k; for parsing the known pixels; else the number
-    of known items. Not exact for parsing's Dice term, which is no mean over pixels, nor for face boxes, whose
-    mean is over assigned cells.
+    A criterion with a weight of its own (`HasLossWeight`) tells it, else the task does, see
+    `Task.loss_weight`.
     """
-    if weigh := getattr(criterion, "weigh", None):
-        return float(weigh(target, mask))
-    if isinstance(task, AttributesTask):
-        return float(mask.double().sum(1).sqrt().sum())
-    if isinstance(task, ParsingTask):
-        return float((target[mask] != UNKNOWN).sum())
-    return float(mask.sum())
+    if isinstance(criterion, HasLossWeight):
+        return float(criterion.weigh(target, mask))
+    return task.loss_weight(target, mask)
 
 
 def batch_shares(

@@ -8,21 +8,22 @@ import ctypes
 import json
 import sys
 import time
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from mien.data.mixture import Mixture
 from mien.errors import UsageError
-from mien.tasks.base import Task, zero_loss
+from mien.models.torch_model import TorchModel, as_module
+from mien.tasks.base import zero_loss
 from mien.training import checkpoint
 from mien.training.distributed import SINGLE_PROCESS, Distributed, batch_shares, loss_share
 from mien.training.ema import Average
 from mien.training.recipe import Recipe
-from mien.types import Batch, View
+from mien.types import Batch, FaceModel, HasForwardTasks, HasOwnLosses, View
 
 
 def training_mode(model: nn.Module) -> None:
@@ -47,17 +48,8 @@ def to_tensors(batch: Batch, view: View) -> tuple[Tensor, dict[str, Tensor], dic
     return images.sub_(mean).div_(std), tensors[0], tensors[1]
 
 
-@runtime_checkable
-class ForwardsTasks(Protocol):
-    """A model that can compute some of its tasks only."""
-
-    tasks: tuple[Task[Any], ...]
-
-    def forward_tasks(self, images: Tensor, names: Collection[str]) -> dict[str, Tensor]: ...
-
-
 def losses_of(
-    model: Any,
+    model: FaceModel,
     criteria: dict[str, Any],
     images: Tensor,
     targets: dict[str, Tensor],
@@ -67,17 +59,19 @@ def losses_of(
 ) -> dict[str, Tensor]:
     """Losses by name, one per task with targets in the batch; without labels, gradients are zero, not none.
 
-    A model with a method `learn(images, targets, known, criteria) -> losses by name` computes its own losses.
-    With several views, the batch of one view may lack targets of another. A model with `forward_tasks` then
-    computes only the tasks of this view, so that its other heads do not see it, and only these tasks have a
-    loss. In other models the losses of missing tasks are zero.
+    A model with losses of its own (`HasOwnLosses`) computes them. With several views, the batch of one view
+    may lack targets of another. A model with `forward_tasks` then computes only the tasks of this view, so
+    that its other heads do not see it, and only these tasks have a loss. In other models the losses of
+    missing tasks are zero.
     """
-    learn = getattr(model, "learn", None)
-    some = isinstance(model, ForwardsTasks) and any(t.name not in targets for t in model.tasks)
+    some = any(t.name not in targets for t in model.tasks)
     with torch.autocast(images.device.type, torch.bfloat16, enabled=bf16):
-        if learn:
-            return learn(images, targets, mask, criteria)  # type: ignore[no-any-return]
-        answer = model.forward_tasks(images, targets.keys()) if some else model(images)
+        if isinstance(model, HasOwnLosses):
+            return model.learn(images, targets, mask, criteria)
+        if some and isinstance(model, HasForwardTasks):
+            answer = model.forward_tasks(images, targets.keys())
+        else:
+            answer = model(images)
     raw = {t.name: answer[t.name].float() for t in model.tasks if t.name in answer}
     return {n: criteria[n](r, targets[n], mask[n]) if n in targets else zero_loss(r) for n, r in raw.items()}
 
@@ -215,7 +209,7 @@ def train_step(
         raise UsageError(
             f"the loss is not finite: {bad or joined}; lower the learning rate or check these tasks' labels"
         )
-    learning = learning_of(model, criteria)
+    learning = learning_of(as_module(model), criteria)
     ranks.all_reduce_gradients(learning)
     norm = nn.utils.clip_grad_norm_(learning.parameters(), recipe.clip)
     recipe.optimizer.step()
@@ -244,7 +238,7 @@ def fit(
     save: int = 500,
     ranks: Distributed = SINGLE_PROCESS,
     progress: bool = True,
-) -> Any:
+) -> FaceModel:
     """Train a recipe in a folder and return the averaged model.
 
     A resumed run gives the same weights as an uninterrupted one: batches depend on the step only, and the
@@ -273,10 +267,12 @@ def fit(
     out.mkdir(parents=True, exist_ok=True)
     keep_memory()
     torch.manual_seed(recipe.seed)
-    model = recipe.model.to(ranks.device, memory_format=torch.channels_last)
+    model = as_module(recipe.model)
+    model.to(ranks.device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # in place
     criteria, pictures = recipe.criteria_by_task(), sum(m.batch_size for m in recipe.mixtures)
     ranks.broadcast_state(learning_of(model, criteria).to(ranks.device))
     average = Average(model, recipe.ema)
+    averaged = cast("FaceModel", average.model)  # a copy of recipe.model
     base = [g["lr"] for g in recipe.optimizer.param_groups]
     run = (model, average.module, recipe.optimizer, recipe.loss_weighting)
     start = checkpoint.load_run(last, *run, criteria) if resume and last.exists() else 0
@@ -303,20 +299,21 @@ def fit(
         if done % save == 0 or done == stop:
             if ranks.first:
                 checkpoint.save_run(last, *run, done, criteria)
-                checkpoint.save(out / "model.safetensors", average.module, **recipe.provenance(done))
+                checkpoint.save(out / "model.safetensors", averaged, **recipe.provenance(done))
             ranks.barrier()
         if recipe.protocols and (done % recipe.every == 0 or done == recipe.steps):
-            _validate(recipe, average.module, done, log) if ranks.first else None
+            _validate(recipe, averaged, done, log) if ranks.first else None
             ranks.barrier()
             since = time.perf_counter()
-    return average.module
+    return averaged
 
 
-def _validate(recipe: Recipe, model: Any, step: int, log: Log) -> None:
+def _validate(recipe: Recipe, model: FaceModel, step: int, log: Log) -> None:
     from mien.evaluation.scoring import PROTOCOLS, evaluate
-    from mien.models.torch_model import TorchModel
 
-    model = copy.deepcopy(model).cpu() if next(model.parameters()).is_cuda else model  # answers are numpy
+    if next(model.parameters()).is_cuda:  # answers are numpy
+        model = copy.deepcopy(model)
+        as_module(model).cpu()
     scores = {
         name: evaluate(TorchModel(model), PROTOCOLS[name], limit=recipe.limit).headline
         for name in recipe.protocols

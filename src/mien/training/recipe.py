@@ -13,6 +13,7 @@ from torch import nn
 from mien.data.mixture import Mixture
 from mien.errors import UsageError
 from mien.training.loss_weighting import Fixed, LossWeighting
+from mien.types import FaceModel
 
 
 def cosine(warmup: int) -> Callable[[int, int], float]:
@@ -91,7 +92,7 @@ class Recipe:
     """
 
     name: str
-    model: Any
+    model: FaceModel
     mixture: Mixture | Sequence[Mixture]
     optimizer: torch.optim.Optimizer
     schedule: Callable[[int, int], float]

@@ -38,12 +38,16 @@ class AnonymizationReport:
     """What `anonymize_video` did.
 
     Attributes:
-        source, target: the files. frames: written frames. seconds: time of the last one.
+        source, target: the files.
+        frames: written frames.
+        seconds: time of the last one.
         how, strength: see `anonymize_video`.
         spans: covered times in seconds; empty for the entire video. An open end is null in JSON.
-        tracks: faces that were covered or left visible. check: what to look at, in order of time.
+        tracks: faces that were covered or left visible.
+        check: what to look at, in order of time.
         covered_frames: frames with at least one covered area.
-        damage: why the source could not be read to its end, or None. warnings: what was lost, such as sound.
+        damage: why the source could not be read to its end, or None.
+        warnings: what was lost, such as sound.
     """
 
     source: str

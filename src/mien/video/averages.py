@@ -3,16 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
-import numpy as np
-
-from mien.tasks import GENDER, TASKS
-from mien.tasks.age import Age, AgeTask
-from mien.tasks.attributes import Attributes, AttributesTask, Gender
-from mien.tasks.choice import Choice, ChoiceTask
-from mien.tasks.identity import Identity, IdentityTask
-from mien.types import Array
+from mien.tasks import Answer, described
+from mien.tasks.base import A, WeightedMean
 
 
 class TrackAverages:
@@ -23,59 +16,24 @@ class TrackAverages:
     """
 
     def __init__(self) -> None:
-        self.sums: dict[str, Array] = {}
-        self.weights: dict[str, float] = {}
-        self.like: dict[str, Any] = {}
+        self.means: dict[str, WeightedMean[Answer]] = {}
 
-    def add(self, answers: Mapping[str, Any], weight: float) -> None:
+    def add(self, answers: Mapping[str, Answer], weight: float) -> None:
         """One frame's answers."""
         for name, answer in answers.items():
-            values = _numbers(answer)
-            if values is not None:
-                self.sums[name] = self.sums.get(name, 0.0) + weight * values
-                self.weights[name] = self.weights.get(name, 0.0) + weight
-                self.like[name] = answer
+            if answer.averaged:
+                self.means.setdefault(name, WeightedMean()).add(answer, weight)
 
-    def answers(self) -> dict[str, Any]:
+    def answers(self) -> dict[str, Answer]:
         """Task name -> the mean, in the answer's own class."""
-        return {
-            name: _answer(like, self.sums[name] / max(self.weights[name], 1e-12))
-            for name, like in self.like.items()
-        }
+        return {name: mean.answer() for name, mean in self.means.items()}
+
+    def of(self, kind: type[A]) -> A | None:
+        """The mean of the first task whose answers are of this class; None where there is none."""
+        return next((mean.answer() for mean in self.means.values() if isinstance(mean.latest, kind)), None)  # type: ignore[return-value]
 
 
 def averaged(name: str) -> bool:
     """Whether answers of that name have a mean."""
-    base = name.partition("@")[0]
-    return base == GENDER.name or isinstance(
-        TASKS.get(base), (AgeTask, ChoiceTask, AttributesTask, IdentityTask)
-    )
-
-
-def _numbers(answer: Any) -> Array | None:
-    """What of an answer can be averaged, or None."""
-    if isinstance(answer, Age):
-        return np.array([answer.years, answer.low, answer.high])
-    if isinstance(answer, Gender):
-        return np.array([answer.probability if answer.label == "female" else 1 - answer.probability])
-    if isinstance(answer, (Choice, Attributes)):
-        return np.array(list(answer.probabilities.values()))
-    if isinstance(answer, Identity):
-        return np.asarray(answer.embedding, np.float64)
-    return None
-
-
-def _answer(like: Any, values: Array) -> Any:
-    """Inverse of `_numbers`, with a class and names as in `like`."""
-    if isinstance(like, Age):
-        return Age(float(values[0]), float(values[1]), float(values[2]), like.coverage)
-    if isinstance(like, Gender):
-        return (
-            Gender("female", float(values[0])) if values[0] >= 0.5 else Gender("male", 1 - float(values[0]))
-        )
-    if isinstance(like, Identity):
-        return Identity((values / max(float(np.linalg.norm(values)), 1e-12)).astype(np.float32))
-    probabilities = dict(zip(like.probabilities, values.tolist(), strict=True))
-    if isinstance(like, Choice):
-        return Choice(max(probabilities, key=lambda n: probabilities[n]), probabilities, like.labels)
-    return Attributes(probabilities, like.labels)
+    known = described(name)
+    return known is not None and known.answer.averaged

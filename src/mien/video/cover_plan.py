@@ -29,7 +29,8 @@ class Check:
     """A stretch of the video that a person should look at.
 
     Attributes:
-        first_frame, last_frame: frame numbers, inclusive. first, last: their times in seconds.
+        first_frame, last_frame: frame numbers, inclusive.
+        first, last: their times in seconds.
         reason: "possible face" (a weak detection that is not covered), "track ends" or "track starts" (a face
             was lost or found inside the picture, so the frames after or before the covered ones may show
             it), "long gap" (the face was not detected for a while; covered where it is expected) or
@@ -62,8 +63,11 @@ class CoveredTrack:
     """One face that was followed.
 
     Attributes:
-        track: its number. first_frame, last_frame: of its detections. first, last: their times in seconds.
-        detections: frames in which it was detected. covered: frames in which it is covered.
+        track: its number.
+        first_frame, last_frame: of its detections.
+        first, last: their times in seconds.
+        detections: frames in which it was detected.
+        covered: frames in which it is covered.
         visible: frames in which it was left visible on request.
     """
 
@@ -90,7 +94,8 @@ class Plan:
     """What is covered in which frame, and what a person should look at.
 
     Attributes:
-        lines: in order of their first frame. tracks, check: see `AnonymizationReport`.
+        lines: in order of their first frame.
+        tracks, check: see `AnonymizationReport`.
         times: seconds of every frame.
     """
 
@@ -115,7 +120,9 @@ def plan_cover(
     """Sightings -> what to cover.
 
     Args:
-        times: seconds of every frame of the video. size: (width, height). score: see `anonymize_video`.
+        times: seconds of every frame of the video.
+        size: (width, height).
+        score: see `anonymize_video`.
         visible: see `anonymize_video`.
     """
     sightings = follower.finish()

@@ -85,7 +85,9 @@ class Line:
     """Boxes over frames, linear in between: where something is covered.
 
     Attributes:
-        frames: frame numbers, ascending. boxes: (4,) each. visible: whether this stretch is left visible.
+        frames: frame numbers, ascending.
+        boxes: (4,) each.
+        visible: whether this stretch is left visible.
     """
 
     track: int
@@ -112,7 +114,8 @@ class Sightings:
     """Detections of one track within one scene.
 
     Attributes:
-        frames, boxes, scores: of each detection. embeddings: (index into frames, embedding) of some.
+        frames, boxes, scores: of each detection.
+        embeddings: (index into frames, embedding) of some.
         before, after: lines of expected places before the first detection and after lost ones.
         scene: number of the scene.
     """

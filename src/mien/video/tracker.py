@@ -23,7 +23,7 @@ from mien.tasks.identity import Identity
 from mien.tasks.landmarks import Landmarks
 from mien.types import Array, Crop, Face, Floats
 from mien.video.assignment import assign
-from mien.video.averages import TrackAverages, _answer
+from mien.video.averages import TrackAverages
 from mien.video.one_euro import OneEuro
 
 
@@ -186,14 +186,8 @@ class Track:
 
     def embedding(self) -> Floats | None:
         """The mean embedding, of length 1; None where identity is not answered."""
-        return next(
-            (
-                _answer(a, self.means.sums[n]).embedding
-                for n, a in self.means.like.items()
-                if isinstance(a, Identity)
-            ),
-            None,
-        )
+        mean = self.means.of(Identity)
+        return None if mean is None else mean.embedding
 
     def leave(self) -> None:
         """It has ended: keep little, for there may be thousands of these."""

@@ -18,8 +18,8 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from mien.errors import UsageError
-from mien.tasks import Embedding, Task
-from mien.types import Crop, Face, Floats, Pixels
+from mien.tasks import Boxes, Embedding, Task
+from mien.types import Crop, Face, Floats, HasAttention, HasPath, HasQueries, HoldsModel, Pixels
 from mien.visualize import drawing
 
 Maps = dict[str, Floats]
@@ -34,7 +34,7 @@ _GROUND, _TEXT = (24, 26, 32), (200, 204, 212)
 _MEND = "name the torch weights of a Q-Face or a Faceptor: a run's folder, or a .safetensors"
 
 
-def network_of(model: Any) -> Any:
+def network_of(model: object) -> HasAttention:
     """The torch network whose attention can be read.
 
     Args:
@@ -43,14 +43,13 @@ def network_of(model: Any) -> Any:
     Raises:
         UsageError: it is an ONNX network, or a system without `attention`; the message says what to use.
     """
-    while not hasattr(model, "attention") and hasattr(model, "model"):
+    while not isinstance(model, HasAttention) and isinstance(model, HoldsModel):
         model = model.model
-    if hasattr(model, "attention") and hasattr(model, "grids"):
+    if isinstance(model, HasAttention):
         return model
-    path = getattr(model, "path", None)
-    if path is not None:
+    if isinstance(model, HasPath):
         raise UsageError(
-            f"{path} gives answers only, as every ONNX network does; to see its attention, {_MEND}"
+            f"{model.path} gives answers only, as every ONNX network does; to see its attention, {_MEND}"
         )
     raise UsageError(f"{type(model).__name__} has no attention to show; {_MEND}")
 
@@ -62,11 +61,11 @@ def labels_of(task: Task[Any]) -> tuple[str, ...]:
     """
     if isinstance(task.shape, Embedding):
         return ()
-    n = getattr(task.shape, "n", 0)
-    return tuple(getattr(task, "names", None) or map(str, range(n)))
+    n = 0 if isinstance(task.shape, Boxes) else task.shape.n
+    return task.label_names or tuple(map(str, range(n)))
 
 
-def attention_of(model: Any, face: Face | Crop) -> dict[str, Maps]:
+def attention_of(model: object, face: Face | Crop) -> dict[str, Maps]:
     """Where each label's query looked on one face.
 
     Args:
@@ -112,7 +111,7 @@ def attention_of(model: Any, face: Face | Crop) -> dict[str, Maps]:
     }
 
 
-def chosen(model: Any, asked: Sequence[str], label: str | None = None) -> dict[str, tuple[str, ...]]:
+def chosen(model: object, asked: Sequence[str], label: str | None = None) -> dict[str, tuple[str, ...]]:
     """What is worth drawing: task name -> labels.
 
     Args:
@@ -124,9 +123,10 @@ def chosen(model: Any, asked: Sequence[str], label: str | None = None) -> dict[s
         UsageError: see `network_of`; no asked task has that label, or any named label.
     """
     network = network_of(model)
-    shown = getattr(network, "asked", asked)  # a network may have answers that no query of their own gave
+    # a network may have answers that no query of their own gave
+    shown = network.asked if isinstance(network, HasQueries) else asked
     tasks = [t for t in network.tasks if t.name in asked and t.name in shown]
-    named = {t.name: labels_of(t) for t in tasks if hasattr(t, "names")}
+    named = {t.name: labels_of(t) for t in tasks if t.label_names}
     if label is None:
         if not named:
             raise UsageError(
@@ -199,7 +199,7 @@ def peak(seen: Floats) -> float:
 
 
 def _write(
-    pen: ImageDraw.ImageDraw, at: tuple[float, float], text: str, room: int, color: drawing.Colour
+    pen: ImageDraw.ImageDraw, at: tuple[float, float], text: str, room: int, color: drawing.Color
 ) -> None:
     """A line of text, its left middle at a place, smaller where it would not fit."""
     wide = pen.textlength(text, ImageFont.load_default(LETTERS))
@@ -208,7 +208,7 @@ def _write(
 
 
 def save(
-    folder: Path, name: str, model: Any, faces: Sequence[Face], wanted: Mapping[str, Sequence[str]]
+    folder: Path, name: str, model: object, faces: Sequence[Face], wanted: Mapping[str, Sequence[str]]
 ) -> list[Path]:
     """Write FOLDER/NAME-1-attributes.jpg: for each face of a photo, counted from 1, one sheet a task.
 

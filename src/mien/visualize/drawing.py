@@ -24,11 +24,11 @@ from mien.visualize import labels as plates
 from mien.visualize import overlay as parts
 from mien.visualize.labels import SMALL, width_of
 
-Colour = tuple[int, int, int]
+Color = tuple[int, int, int]
 Paint = Callable[[Pixels, npt.NDArray[np.float64], int, float], None]
 
 # The classes of celebamask19, in its order. Left and right of a pair are two shades of one hue.
-COLORS: dict[str, Colour] = {
+COLORS: dict[str, Color] = {
     "background": (38, 42, 54),
     "skin": (255, 170, 120),
     "nose": (255, 85, 60),
@@ -49,14 +49,14 @@ COLORS: dict[str, Colour] = {
     "neck": (200, 140, 170),
     "cloth": (90, 110, 130),
 }
-PALETTE: tuple[Colour, ...] = tuple(COLORS.values())
+PALETTE: tuple[Color, ...] = tuple(COLORS.values())
 OUTSIDE = 255  # the label of pixels that no crop reached
 
-BOX: Colour = (0, 230, 160)
-INK: Colour = (10, 30, 25)
-WHITE: Colour = (255, 255, 255)
-DARK: Colour = (18, 22, 28)
-POSE: Colour = (255, 190, 0)
+BOX: Color = (0, 230, 160)
+INK: Color = (10, 30, 25)
+WHITE: Color = (255, 255, 255)
+DARK: Color = (18, 22, 28)
+POSE: Color = (255, 190, 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,10 +75,10 @@ class DrawStyle:
     """
 
     about: str
-    color: Colour = WHITE
-    line: Colour = WHITE
-    ground: Colour = DARK
-    ink: Colour = WHITE
+    color: Color = WHITE
+    line: Color = WHITE
+    ground: Color = DARK
+    ink: Color = WHITE
     plate: float = 0.72
     frame: bool = False
     contours: bool = True
@@ -361,11 +361,13 @@ def _smooth(points: Array, steps: int = 6) -> Array:
 # Paint
 
 
-def _stroke(out: Pixels, lines: Sequence[Array], width: float, color: Colour, opacity: float = 1.0) -> None:
+def _stroke(out: Pixels, lines: Sequence[Array], width: float, color: Color, opacity: float = 1.0) -> None:
     """Smooth lines with a soft rim of the opposite brightness, so that they show on any ground.
 
     Args:
-        lines: (n, 2) points each. width: pixels. opacity: 0..1.
+        lines: (n, 2) points each.
+        width: pixels.
+        opacity: 0..1.
     """
     lines = [line for line in lines if len(line) > 1]
 
@@ -378,7 +380,7 @@ def _stroke(out: Pixels, lines: Sequence[Array], width: float, color: Colour, op
         _blend(out, np.concatenate(lines), width, paint, color, opacity)
 
 
-def _dots(out: Pixels, points: Array, radius: float, color: Colour) -> None:
+def _dots(out: Pixels, points: Array, radius: float, color: Color) -> None:
     """Discs around points, with the rim of `_stroke`."""
 
     def paint(mask: Pixels, place: npt.NDArray[np.float64], scale: int, grow: float) -> None:
@@ -390,7 +392,7 @@ def _dots(out: Pixels, points: Array, radius: float, color: Colour) -> None:
         _blend(out, points, 2 * radius, paint, color, 1.0)
 
 
-def _blend(out: Pixels, points: Array, width: float, paint: Paint, color: Colour, opacity: float) -> None:
+def _blend(out: Pixels, points: Array, width: float, paint: Paint, color: Color, opacity: float) -> None:
     """What `paint` covers gets the color; its rim is darkened, or brightened where the color is dark."""
     height, wide = out.shape[:2]
     rim = max(1.0, 0.9 * width)

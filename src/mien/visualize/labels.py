@@ -44,7 +44,10 @@ class Plate(NamedTuple):
     """A label with its place.
 
     Attributes:
-        text: what it says. x, y: its top left corner. width, height: pixels. font: of the text.
+        text: what it says.
+        x, y: its top left corner.
+        width, height: pixels.
+        font: of the text.
     """
 
     text: str
@@ -109,7 +112,8 @@ def font_for(text: str, size: int, font: str | os.PathLike[str] | None = None) -
     """A font that has the letters of a text, and the text.
 
     Args:
-        text: one line. size: pixels.
+        text: one line.
+        size: pixels.
         font: a font file. None: Pillow's own font for English; a font of the system for other letters. Where
             no font has them, accents are dropped, and letters that are still unknown become "?".
 
@@ -266,7 +270,9 @@ def draw(
     """Paint a plate with round corners and its text onto a photo, in place.
 
     Args:
-        out: (H, W, 3) uint8 RGB. ground, ink: colors of plate and text. alpha: 0..1, of the plate.
+        out: (H, W, 3) uint8 RGB.
+        ground, ink: colors of plate and text.
+        alpha: 0..1, of the plate.
     """
     k = 4  # round corners are drawn this many times as large, and made smaller
     width, height = plate.width, plate.height

@@ -20,12 +20,6 @@ from mien.inference.onnx_model import OnnxModel
 from mien.inference.reading import SCHEMA
 from mien.recognition.verification import match_threshold
 from mien.tasks import supported_tasks
-from mien.tasks.age import AgeTask
-from mien.tasks.attributes import AttributesTask
-from mien.tasks.choice import ChoiceTask
-from mien.tasks.identity import IdentityTask
-from mien.tasks.landmarks import LandmarkTask
-from mien.tasks.parsing import ParsingTask
 from mien.web.assets import POLICY, WEB, about, parts
 
 ORT = "1.30.0"
@@ -34,11 +28,6 @@ ORT_FILES = {
     "ort.wasm.bundle.min.mjs": "11e64bd8ffe11bd1a2a2f0d6275fdfbbba7262f0b76b99b53d228a8a22ef3d90",
     "ort-wasm-simd-threaded.wasm": "3398c10d07d229bd91b364548e130e0e51a8e5704b88c7c083ebbeb78842dee2",
 }
-KINDS: dict[type[Any], str] = {
-    LandmarkTask: "points", ParsingTask: "map", AgeTask: "age", ChoiceTask: "choice",
-    AttributesTask: "attributes",
-    IdentityTask: "identity",
-}  # fmt: skip
 MODE = '<meta name="mien-mode" content="server">'
 # A static server sends no policy, so the page brings one; WebAssembly has to be allowed by name.
 LOCAL_MODE = (
@@ -62,12 +51,11 @@ def model_table(model: OnnxModel, finder: Detector) -> dict[str, Any]:
             f" {', '.join(TEMPLATES)}"
         )
     assert isinstance(finder.model, OnnxModel)
-    tasks = []
+    tasks: list[dict[str, Any]] = []
     for t in model.tasks:
-        kind = next((k for c, k in KINDS.items() if isinstance(t, c)), None)
-        if kind is not None:
-            more = {n: getattr(t, n) for n in ("names", "display", "temperature") if hasattr(t, n)}
-            tasks.append({"name": t.name, "labels": t.labels, "kind": kind, **more})
+        decoder = t.decoder()
+        if decoder is not None:
+            tasks.append({"name": t.name, "labels": t.labels, **decoder})
     order = [n for n in supported_tasks(t["name"] for t in tasks) if n != "points5"]
     view = model.view.to_dict() | {"points": TEMPLATES[model.view.template].tolist()}
     names = ("threshold", "overlap", "base", "thumbnail", "tiles", "max_upscale", "candidate")
