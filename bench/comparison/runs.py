@@ -142,8 +142,8 @@ ABLATIONS: tuple[Ablation, ...] = (
             " or alone",
             "Faceptor",
             {
-                "with other tasks": _seeds(f"aux-{task}-on", "faceptor_tiny", few=few),
-                "alone": _seeds(f"aux-{task}-off", "faceptor_tiny", few=few, tasks=task),
+                "with other tasks": _seeds(f"aux-{task}-on", "faceptor_tiny", max_samples=few),
+                "alone": _seeds(f"aux-{task}-off", "faceptor_tiny", max_samples=few, tasks=task),
             },
             (protocol,),
         )

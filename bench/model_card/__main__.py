@@ -73,8 +73,8 @@ print(reader.requested)
 mien analyze examples/astronaut.jpg --tasks points5,landmarks,parsing,pose
 ```
 
-`mien serve --tasks ...` offers no other tasks ([server](server.md)). At the thresholds above, `face["gender"].sure({gender})` and
-`face["expression"].sure({expression})` return the label or None. `mien models --license commercial` refuses these weights with exit code 2.
+`mien serve --tasks ...` offers no other tasks ([server](server.md)). At the thresholds above, `face["gender"].confident({gender})` and
+`face["expression"].confident({expression})` return the label or None. `mien models --license commercial` refuses these weights with exit code 2.
 """
 
 

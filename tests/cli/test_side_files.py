@@ -74,7 +74,7 @@ def test_crops_of_people_have_names_of_their_own_that_fit(photos: Path, tmp_path
     (photos / "below").mkdir()
     shutil.copy(photos / "a.jpg", photos / "below" / "A.jpg")
     done = run(
-        "cluster", photos, "--threads", 1, "--out", tmp_path / "o.json", "--folders", tmp_path / "people"
+        "cluster", photos, "--threads", 1, "--out", tmp_path / "o.json", "--crops", tmp_path / "people"
     )
     assert done.exit_code == 0, done.output
     names = [p.name for p in (tmp_path / "people").rglob("*.png")]

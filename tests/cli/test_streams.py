@@ -13,11 +13,12 @@ from pathlib import Path
 import pytest
 
 from mien.cli import entry, streams
-from mien.errors import NotFound, UsageError
+from mien.cli.command import logs_on_stderr
+from mien.errors import UsageError
 from mien.io import writers
 
 NAMES = ["plain", "é", "\U0001f642", "顔", "\udcff"]
-PREPARED = "from mien.cli.streams import prepare_streams, show_warnings; prepare_streams(); "
+PREPARED = "from mien.cli.streams import prepare_streams; prepare_streams(); "
 
 
 def python(code: str, **options) -> subprocess.CompletedProcess[bytes]:
@@ -94,22 +95,17 @@ def test_few_photos_and_pipes_have_no_bar(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 @pytest.mark.parametrize("configured", [False, True])
-def test_an_error_of_a_photo_is_told_once_and_warnings_too(
+def test_messages_of_the_package_appear_once(
     configured: bool, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With a handler of its own, as of `mien serve`, a warning is told by that one alone."""
-    handlers = [logging.NullHandler()] if configured else []
+    """With a handler on stderr of its own, as of `mien serve`, a warning is written by that one alone."""
+    handlers = [logging.StreamHandler(sys.stderr)] if configured else []
     monkeypatch.setattr(logging.getLogger(), "handlers", handlers)
-    log = logging.getLogger("mien")
-    before = list(log.handlers)
-    try:
-        streams.show_warnings()
-        streams.show_warnings()
-        logging.getLogger("mien.inference.reader").warning("%s", NotFound("there is no file 'a.jpg'"))
+    with logs_on_stderr(verbose=False):
         logging.getLogger("mien.io.orientation").warning("%s: its EXIF is damaged", "'b.jpg'")
-    finally:
-        log.handlers[:] = before
-    assert capsys.readouterr().err == ("" if configured else "mien: 'b.jpg': its EXIF is damaged\n")
+        logging.getLogger("mien.inference.reader").info("not shown")
+    start = "" if configured else "mien: "
+    assert capsys.readouterr().err == f"{start}'b.jpg': its EXIF is damaged\n"
 
 
 @pytest.mark.parametrize(("package", "extra"), [("torch", "train"), ("av", "video"), ("ray.data", "scale")])
@@ -121,7 +117,6 @@ def test_a_package_that_is_not_installed_is_named_with_its_extra(
 
     monkeypatch.setattr(entry, "app", fail)
     monkeypatch.setattr(entry, "prepare_streams", lambda: None)
-    monkeypatch.setattr(entry, "show_warnings", lambda: None)
     with pytest.raises(SystemExit) as caught:
         entry.main()
     assert caught.value.code == 2
@@ -134,7 +129,6 @@ def test_a_module_of_the_user_that_is_missing_stays_a_traceback(monkeypatch: pyt
 
     monkeypatch.setattr(entry, "app", fail)
     monkeypatch.setattr(entry, "prepare_streams", lambda: None)
-    monkeypatch.setattr(entry, "show_warnings", lambda: None)
     with pytest.raises(ModuleNotFoundError):
         entry.main()
 

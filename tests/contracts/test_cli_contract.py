@@ -36,6 +36,7 @@ SPECIAL = {
     "--engine",
     "--workers",
 }
+SPECIAL |= {"--key", "--gallery", "--fmr", "--stride"}  # of videos in anonymize
 SPECIAL |= {"--note", "--until", "--batch", "--threads", "--name", "--resume"}
 # Other programs' names of ideas that have one name here.
 SYNONYMS = {

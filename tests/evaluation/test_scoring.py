@@ -128,4 +128,4 @@ def test_the_command_says_how_many_were_found(tmp_path: Path) -> None:
     assert "not by our detector" not in done.output
     refused = CliRunner().invoke(app, [*words, "--record"])
     assert isinstance(refused.exception, UsageError)
-    assert "leave --detect out" in str(refused.exception)
+    assert "leave out --detect" in str(refused.exception)

@@ -112,7 +112,7 @@ def test_notebooks_show_the_drawn_photo_and_a_table(reader, collage):
 def test_a_reading_draws_itself(collage):
     drawn = collage.draw()
     assert np.array_equal(drawn, mien.annotate(collage.photo.pixels, collage))
-    assert not np.array_equal(drawn, collage.draw(parsing=False)), "options of annotate are passed on"
+    assert not np.array_equal(drawn, collage.draw(overlay="none")), "options of annotate are passed on"
 
 
 def test_a_reading_that_has_no_pixels_says_why_it_is_not_drawn(reader):

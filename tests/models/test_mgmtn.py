@@ -409,7 +409,7 @@ def test_the_unet_can_learn_a_face():
 
 def test_both_parts_of_the_recipe(tmp_path):
     """The U-Net learns in the first and is bit-equal after the second, statistics and averages too."""
-    small = {"size": 64, "steps": 2, "batch": 4, "imagenet": False, "drawn": True}
+    small = {"size": 64, "steps": 2, "batch": 4, "imagenet": False, "synthetic": True}
     masks = recipe(part="masks", **small)
     assert recipe(masks=False, **small).data == ("celeba",)  # the ablation needs no first part
     before = {k: v.clone() for k, v in masks.model.state_dict().items()}

@@ -369,7 +369,7 @@ def test_drawn_parts():
 
 def small(name: str, **more: Any) -> Recipe:
     mask = inspect.signature(module_of(name).recipe).parameters
-    arguments = {"steps": 2, "size": 64, "batch": 8, "imagenet": False, "drawn": True, **more}
+    arguments = {"steps": 2, "size": 64, "batch": 8, "imagenet": False, "synthetic": True, **more}
     return module_of(name).recipe(**{k: v for k, v in arguments.items() if k in mask or k in more})
 
 

@@ -92,7 +92,7 @@ def anonymize(
             "--span",
             metavar="START-END",
             help="Cover faces only in this part (seconds or HH:MM:SS); can be repeated.",
-            show_default="the whole video",
+            show_default="the entire video",
             rich_help_panel=VIDEOS,
         ),
     ] = None,
@@ -158,10 +158,10 @@ def anonymize(
         ),
     ] = None,
 ) -> None:
-    """Cover every detected face in photos and videos: blur, mosaic or fill.
+    """Cover faces in photos and videos: blur, mosaic or fill.
 
     Results have no EXIF data or other metadata. Faces that are not detected stay visible: check the photos
-    that are reported without a face, and consider --thorough. Videos keep their sound; whole boxes are
+    that are reported without a face, and consider --thorough. Videos keep their sound; entire boxes are
     covered there, also between detections.
     """
     from mien.io.paths import split_videos

@@ -99,7 +99,6 @@ def cluster(
             failed += reading.error is not None
             places = album.add(reading.path, reading) if reading.error is None else []
             if sheet or crops:
-                reading.photo = None  # faces and their crops stay, the photo goes
                 kept.append((reading, places))
     except KeyboardInterrupt:
         typer.echo("mien: interrupted; nothing was written", err=True)

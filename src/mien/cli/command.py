@@ -6,6 +6,7 @@ import functools
 import inspect
 import logging
 import re
+import sys
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -48,9 +49,12 @@ def note(text: str) -> None:
 
 
 class _Stderr(logging.Handler):
-    """Log messages of mien as lines on stderr."""
+    """Log messages of mien as lines on stderr, unless a root handler writes there, as in `mien serve`."""
 
     def emit(self, record: logging.LogRecord) -> None:
+        """One line."""
+        if any(getattr(h, "stream", None) is sys.stderr for h in logging.getLogger().handlers):
+            return
         say(f"mien: {record.getMessage()}", err=True)
 
 

@@ -103,7 +103,7 @@ SETS = {
     "afw68": "AFW (Zhu & Ramanan 2012), iBUG 68 points: research use",
     "celebamask": "CelebAMask-HQ (Lee et al. 2020), a sample: non-commercial research",
     "celeba": "CelebA (Liu et al. 2015), a sample: non-commercial research",
-    "utkface": "UTKFace (Zhang et al. 2017), a sample: non-commercial research",
+    "utkface": "UTKFace (Zhang et al. 2017), small and full size: non-commercial research",
     "ferplus": "FER2013 with FER+ votes (Barsoum et al. 2016): labels MIT, pictures research use",
     "imagenet": (
         "ImageNet-1k (Russakovsky et al. 2015), through the EfficientNet-Lite0 weights that the encoder"
@@ -120,6 +120,10 @@ SETS = {
         "faces of fairface, utkface, aaf and celeba_wild were placed by YuNet-n's five points (Apache-2.0)"
     ),
     "toy": "drawn by mien itself: free",
+    "face_boxes": (
+        "400 photographs with boxes of faces, many of them masked, drawn by people; points by YuNet-n"
+        " (Apache-2.0) where it agrees: research use"
+    ),
     "photos": "photographs with boxes and points by a teacher detector (YuNet-n, Apache-2.0): research use",
 }
 

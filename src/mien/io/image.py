@@ -219,7 +219,7 @@ def _stamp_of(path: str) -> tuple[int, int] | None:
     """A file's time of change in nanoseconds and its size; None where there is none."""
     try:
         status = os.stat(path)
-    except OSError:
+    except (OSError, ValueError):  # ValueError: a name with a zero byte
         return None
     return status.st_mtime_ns, status.st_size
 

@@ -272,7 +272,7 @@ def fit(
     criteria, pictures = recipe.criteria_by_task(), sum(m.batch_size for m in recipe.mixtures)
     ranks.broadcast_state(learning_of(model, criteria).to(ranks.device))
     average = Average(model, recipe.ema)
-    averaged = cast("FaceModel", average.model)  # a copy of recipe.model
+    averaged = cast("FaceModel", average.module)  # a copy of recipe.model
     base = [g["lr"] for g in recipe.optimizer.param_groups]
     run = (model, average.module, recipe.optimizer, recipe.loss_weighting)
     start = checkpoint.load_run(last, *run, criteria) if resume and last.exists() else 0

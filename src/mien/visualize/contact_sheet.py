@@ -69,7 +69,7 @@ class ContactSheet:
                 "path": str(reading.path),
                 "face": number,
                 "faces": len(reading),
-                "thumb": thumb(face, (reading.photo.width, reading.photo.height)),
+                "thumb": thumb(face, (reading.photo.width, reading.photo.height) if reading.photo else None),
                 **answers,
             }
             if "attributes" in face:

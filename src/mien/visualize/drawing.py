@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 import os
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -117,7 +116,6 @@ def annotate(
     overlay: str = "landmarks",
     names: Sequence[str | None] | None = None,
     font: str | os.PathLike[str] | None = None,
-    parsing: bool | None = None,
 ) -> Pixels:
     """A copy of the photo with its faces drawn in.
 
@@ -132,7 +130,6 @@ def annotate(
         names: for each face what its label says first, such as a person's name; None for no name.
         font: a font file for labels. None: a built-in font, and a font of the system for letters that the
             built-in one lacks.
-        parsing: deprecated; use overlay.
 
     Returns:
         (H, W, 3) uint8 RGB of the same size.
@@ -143,9 +140,6 @@ def annotate(
             unknown.
     """
     check_pixels(pixels, "the photo to draw on")
-    if parsing is not None:
-        overlay = "parsing" if parsing else "landmarks"
-        warnings.warn(f"annotate(parsing=...) is now overlay={overlay!r}", DeprecationWarning, stacklevel=2)
     look = check_style(style, overlay)
     names = [None] * len(faces) if names is None else list(names)
     if len(names) != len(faces):

@@ -1,0 +1,80 @@
+r"""Average the weights of two exported networks, one of which was trained on from the other.
+
+    mien train recipes/detector.py --out runs/detector --steps 3600 --start src/mien/weights/detector.onnx
+    mien train recipes/detector.py --out runs/second --steps 3450 --seed 2 \
+        --start runs/detector/model.safetensors
+    mien export runs/second --out out/second.onnx
+    python -m recipes.average_weights src/mien/weights/detector.onnx out/second.onnx \
+        --share 0.6 --out out/detector.onnx
+
+A network that is trained on with other data gains there and loses elsewhere; between the two sets of weights
+there are networks that keep most of both (WiSE-FT, Wortsman et al. 2022). Batch norms are folded in an
+exported network, so no statistics have to be recomputed. Needs mien[train].
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+
+from mien.errors import UsageError
+from mien.inference.provenance import provenance_of, write_provenance
+
+
+def average(first: Path, second: Path, share: float, out: Path) -> None:
+    """Write (1 - share) x first + share x second, with the provenance of both.
+
+    Args:
+        first: FILE.onnx with its provenance file.
+        second: the same network with other weights.
+        share: of the second, 0..1.
+        out: FILE.onnx to write.
+
+    Raises:
+        UsageError: the share is out of range, or the files do not hold the same network.
+    """
+    import onnx
+    from onnx import numpy_helper
+
+    if not 0 <= share <= 1:
+        raise UsageError(f"share must lie between 0 and 1, not {share}")
+    model = onnx.load(str(second))
+    other = {t.name: numpy_helper.to_array(t) for t in onnx.load(str(first)).graph.initializer}
+    shapes = {t.name: tuple(t.dims) for t in model.graph.initializer}
+    if shapes != {name: value.shape for name, value in other.items()}:
+        raise UsageError(f"{first} and {second} do not hold the same network; export both from one recipe")
+    for tensor in model.graph.initializer:
+        value = numpy_helper.to_array(tensor)
+        if value.dtype == np.float32:
+            mixed = (1 - share) * other[tensor.name].astype(np.float64) + share * value.astype(np.float64)
+            tensor.CopyFrom(numpy_helper.from_array(mixed.astype(np.float32), tensor.name))
+    out.parent.mkdir(parents=True, exist_ok=True)
+    onnx.save(model, str(out))
+    a, b = provenance_of(first), provenance_of(second)
+    facts = {k: v for k, v in b.items() if k not in ("file", "sha256", "bytes", "parity", "scores")}
+    facts["sets"] = a["sets"] | b["sets"]
+    facts["data"] = list(dict.fromkeys([*a["data"], *b["data"]]))
+    facts["averaged"] = [
+        {"sha256": p["sha256"], "share": s} for p, s in ((a, round(1 - share, 6)), (b, share))
+    ]
+    facts["note"] = " ".join(n for n in (a.get("note"), b.get("note")) if n)
+    write_provenance(out, **facts)
+
+
+def main() -> None:
+    """The command."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("first", type=Path)
+    parser.add_argument("second", type=Path)
+    parser.add_argument("--share", type=float, default=0.5, help="weight of the second network, 0..1")
+    parser.add_argument("--out", type=Path, required=True)
+    given = parser.parse_args()
+    average(given.first, given.second, given.share, given.out)
+
+
+if __name__ == "__main__":
+    main()
