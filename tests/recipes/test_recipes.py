@@ -38,7 +38,7 @@ from mien.types import View
 from tests.conftest import ROOT, needs_pack
 from tests.support.layouts_people import encoded, put, which
 
-SCRIPTS = ("__init__", "detector_labels", "dlib_descriptors", "teacher_labels")  # they prepare data
+SCRIPTS = ("__init__", "average_weights", "detector_labels", "dlib_descriptors", "teacher_labels")
 NAMES = sorted(p.stem for p in (ROOT / "recipes").glob("*.py") if p.stem not in SCRIPTS)
 TINY = [n for n in NAMES if n.endswith("_tiny")]
 NEED_PACK = ["detector"]  # it raises what the package ships, on the pack alone
@@ -458,7 +458,7 @@ def test_masks_of_the_face_network_learn_when_all_else_stands_still(tmp_path: Pa
         again.model.dense.finer.out.weight,
         checkpoint.load(tmp_path / "run" / "model.safetensors").dense.finer.out.weight,
     )
-    with pytest.raises(UsageError, match="adds to a network that is raised"):
+    with pytest.raises(UsageError, match="masks needs a trained network"):
         module.recipe(synthetic=True, part="masks")
     checkpoint.save(tmp_path / "other.safetensors", faceptor_tiny(tasks=(task("age"),), size=64))
     with pytest.raises(UsageError, match="holds a Faceptor; the part masks adds to a Mien"):
