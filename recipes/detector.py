@@ -36,17 +36,17 @@ def grow(small: nn.Module, large: nn.Module) -> None:
 
 # Pictures of each source per step of 24. Photos of crowds and masked faces help most; the others add faces of
 # all ages, poses and lighting.
-SHARES = {"photos": 7, "face_boxes": 6, "fairface": 6, "celeba_wild": 5}
+SHARES = {"photos": 11, "face_boxes": 6, "fairface": 3, "celeba_wild": 4}
 # Options of each source: photos with many faces are drawn more often where they exist.
 OPTIONS = {
-    "photos": {"groups": 0.7, "empty": 0.08},
+    "photos": {"groups": 0.7, "empty": 0.1},
     "face_boxes": {"groups": 0.6, "empty": 0.1},
     "fairface": {"groups": 0.0, "empty": 0.0},
     "celeba_wild": {"groups": 0.0, "empty": 0.1},
 }
 
 
-def sources(size: int, occluded: float, degraded: float) -> list[tuple[MosaicSource, int]]:
+def sources(size: int, occluded: float, degraded: float, lettered: float) -> list[tuple[MosaicSource, int]]:
     """Sources and their pictures per step; labels come from `recipes/detector_labels.py`, in the cache folder
     `detector`.
     """
@@ -54,7 +54,7 @@ def sources(size: int, occluded: float, degraded: float) -> list[tuple[MosaicSou
     for name in ("face_boxes", "fairface", "celeba_wild"):
         labels = cache_root() / "detector" / f"{name}.parquet"
         tables[name] = read_labeled(data_more_root() / name / "train.parquet", labels)
-    more = {"occluded": occluded, "degraded": degraded}
+    more = {"occluded": occluded, "degraded": degraded, "lettered": lettered}
     return [(MosaicSource(tables[n], size=size, **OPTIONS[n], **more), k) for n, k in SHARES.items()]
 
 
@@ -66,6 +66,7 @@ def recipe(
     start: str = "",
     occluded: float = 0.33,
     degraded: float = 0.25,
+    lettered: float = 0.4,
 ) -> Recipe:
     """See the module's text.
 
@@ -76,13 +77,14 @@ def recipe(
         start: Checkpoint or exported file of an earlier run to start from, instead of random weights.
         occluded: Probability that a face is covered in part, 0..1.
         degraded: Probability that a picture is dark, backlit or compressed, 0..1.
+        lettered: Probability that letters are drawn next to the faces of a picture, 0..1.
     """
     torch.manual_seed(seed)
     model = detector()
     if start:
         grow(load(Path(start)), model)
     size = model.view.size
-    parts = sources(size[0], occluded, degraded)
+    parts = sources(size[0], occluded, degraded, lettered)
     mixture = Mixture(parts, model.tasks, seed=seed, size=size)
     if start.endswith(".onnx"):
         recompute_batchnorm_stats(model, (to_tensors(mixture.batch(i), model.view)[0] for i in range(16)))

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 
 from mien import geometry
 from mien.data.augment import Augment, photometric
-from mien.data.occlusion import degrade, occlude
+from mien.data.occlusion import degrade, draw_letters, occlude
 from mien.errors import MissingData
 from mien.tasks import Task
 from mien.tasks.detection import CONFIDENT, FACES, clip_to_window, pad_rows, transform_faces
@@ -22,7 +22,8 @@ from mien.types import Example, Floats, Pixels
 
 PHOTOMETRIC = Augment(photometric=0.6, gray=0.1, blur=0.2, noise=0.1, erase=0.0)
 FINE = Augment(photometric=0.6, gray=0.1, blur=0.0, noise=0.06, erase=0.0)  # small faces do not survive blur
-TILES, TILE_ODDS = (1, 2, 3, 4, 5, 6), (0.5, 0.2, 0.12, 0.09, 0.05, 0.04)
+TILES = (1, 2, 3, 4, 5, 6, 8, 10)
+TILE_ODDS = (0.48, 0.19, 0.11, 0.08, 0.05, 0.04, 0.03, 0.02)
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +136,7 @@ class MosaicSource:
             one: most photos hold one large face, and groups have more to teach.
         occluded: probability, per face, of a drawn occlusion: a mask, dark glasses, a hand or a block.
         degraded: probability that a picture is darkened, backlit or compressed.
+        lettered: probability that letters are drawn next to the faces of a picture.
     """
 
     name = "photos"
@@ -148,9 +150,10 @@ class MosaicSource:
         groups: float = 0.6,
         occluded: float = 0.0,
         degraded: float = 0.0,
+        lettered: float = 0.0,
     ):
         self.photos, self.size, self.empty, self.groups = photos, size, empty, groups
-        self.occluded, self.degraded = occluded, degraded
+        self.occluded, self.degraded, self.lettered = occluded, degraded, lettered
         weights = np.sqrt([float((p.faces[:, 14] >= CONFIDENT).sum()) for p in photos])
         self._odds = np.cumsum(weights) / max(weights.sum(), 1.0)
 
@@ -210,6 +213,8 @@ class MosaicSource:
     def _example(
         self, pixels: Pixels, rows: npt.NDArray[np.float64], augment: Augment, rng: np.random.Generator
     ) -> Example:
+        if self.lettered and rng.random() < self.lettered:
+            pixels = draw_letters(pixels, rows[:, :4], rng)
         if self.degraded and rng.random() < self.degraded:
             pixels = degrade(pixels, rng)
         return Example(photometric(pixels, augment, rng), {FACES.name: (pad_rows(rows), np.True_)})

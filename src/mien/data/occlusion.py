@@ -1,4 +1,4 @@
-"""Drawn occlusion of faces, and darkness, backlight and compression of pictures, for training."""
+"""Drawn occlusion of faces, letters next to them, and darkness, backlight and compression, for training."""
 
 from __future__ import annotations
 
@@ -42,6 +42,44 @@ def occlude(pixels: Pixels, faces: npt.ArrayLike, chance: float, rng: np.random.
             _block(out, box, rng)
         else:
             _hand(out, box, rng)
+    return out
+
+
+LETTERS = "OOO000QQDDCCGG88669RRPPBBabdegopqsu@&SEFHKTXYZ123457"  # round ones look most like small faces
+
+
+def draw_letters(pixels: Pixels, boxes: npt.ArrayLike, rng: np.random.Generator) -> Pixels:
+    """A copy of the picture with letters, digits, signs and rings that touch no face.
+
+    Without them, a detector that learns small faces takes the letters of posters for faces.
+
+    Args:
+        pixels: (H, W, 3) uint8 RGB.
+        boxes: (n, 4) xyxy of the faces, in pixels.
+    """
+    out, kept = np.ascontiguousarray(pixels).copy(), np.asarray(boxes, np.float64).reshape(-1, 4)
+    height, width = out.shape[:2]
+    for _ in range(int(rng.integers(1, 9))):
+        text = "".join(rng.choice(list(LETTERS), int(rng.integers(1, 9))))
+        font, scale = int(rng.integers(0, 8)), float(np.exp(rng.uniform(np.log(0.25), np.log(2.5))))
+        thick = int(rng.integers(1, max(2, round(3 * scale)) + 1))
+        (w, h), below = cv2.getTextSize(text, font, scale, thick)
+        x, y = int(rng.integers(-w // 3, width)), int(rng.integers(h // 2, height + h // 2))
+        margin = thick + 3 + h // 2  # some letters reach beyond the size that is computed for them
+        x1, y1, x2, y2 = x - margin, y - h - margin, x + w + margin, y + below + margin
+        apart = (kept[:, 0] > x2) | (kept[:, 2] < x1) | (kept[:, 1] > y2) | (kept[:, 3] < y1)
+        if not apart.all():
+            continue
+        ink, ground = (tuple(int(v) for v in rng.integers(0, 256, 3)) for _ in range(2))
+        kind, center = rng.random(), (x + w // 2, y - h // 2)
+        if kind < 0.2:
+            cv2.rectangle(out, (x1, y1), (x2, y2), ground, -1)
+        elif kind < 0.35:
+            cv2.ellipse(out, center, (max(2, w // 2), max(2, h // 2)), 0, 0, 360, ground, -1)
+        if kind > 0.85:
+            cv2.ellipse(out, center, (max(2, min(w, h) // 2), max(2, h // 2)), 0, 0, 360, ink, thick)
+        else:
+            cv2.putText(out, text, (x, y), font, scale, ink, thick, cv2.LINE_AA)
     return out
 
 
