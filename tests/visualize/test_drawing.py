@@ -274,15 +274,6 @@ def test_unknown_styles_and_overlays() -> None:
         drawing.annotate(photo(9, 9), [], overlay="mesh")
 
 
-def test_the_old_parsing_argument_warns_and_works() -> None:
-    who = [face(80, 80, 120, 120, parsing=parsing(100, 100, 40))]
-    with pytest.warns(DeprecationWarning, match="overlay='parsing'"):
-        old = drawing.annotate(photo(200, 200), who, parsing=True)
-    assert (old == drawing.annotate(photo(200, 200), who, overlay="parsing")).all()
-    with pytest.warns(DeprecationWarning, match="overlay='landmarks'"):
-        drawing.annotate(photo(200, 200), who, parsing=False)
-
-
 def placed(faces: list[Face], shape: tuple[int, int], names: list[str | None] | None = None) -> list[Any]:
     return labels.place(faces, shape, names or [None] * len(faces))
 
