@@ -85,6 +85,7 @@ def paste(canvas: np.ndarray, place: tuple[str, tuple[int, int], int, int, bool,
 
 
 def main() -> None:
+    """Make the collage and save it next to this file."""
     canvas = background()
     for place in PLACES:
         paste(canvas, place)

@@ -1,0 +1,1 @@
+"""Recipes: what `mien train` runs, and the scripts that prepare its labels."""

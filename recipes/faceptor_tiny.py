@@ -23,7 +23,7 @@ from mien.training.recipe import Recipe, adamw, cosine
 
 
 def parse_counts(text: str) -> dict[str, int]:
-    """ "utkface=1500,ferplus=2000" -> {"utkface": 1500, "ferplus": 2000}."""
+    """Read "utkface=1500,ferplus=2000" as {"utkface": 1500, "ferplus": 2000}."""
     return {name: int(n) for name, _, n in (part.partition("=") for part in text.split(",") if part)}
 
 

@@ -43,7 +43,7 @@ def video_targets(videos: Sequence[str], out: Path) -> dict[str, Path]:
 
 
 def span_of(text: str) -> tuple[float, float]:
-    """ "START-END" -> seconds; each is seconds, MM:SS or HH:MM:SS, and may be left out.
+    """Read "START-END" as seconds; each is seconds, MM:SS or HH:MM:SS, and may be left out.
 
     Raises:
         UsageError: it is no such text.

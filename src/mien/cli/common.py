@@ -55,7 +55,7 @@ def _top(
 
 
 def names_of(text: str | None) -> list[str] | None:
-    """ "a,b" -> ["a", "b"]; None stays None."""
+    """Split "a,b" into ["a", "b"]; None stays None."""
     return None if text is None else [n.strip() for n in text.split(",") if n.strip()]
 
 
@@ -86,6 +86,7 @@ def network(weights: str | None, threads: int | None) -> Any:
 
 
 def torch_threads(threads: int | None) -> None:
+    """Set torch's number of threads, if one is given."""
     if threads:
         import torch
 

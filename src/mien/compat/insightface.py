@@ -60,7 +60,7 @@ class Face(dict[str, Any]):
 
     @property
     def sex(self) -> str | None:
-        """ "M" or "F"."""
+        """The letter "M" or "F"."""
         return None if self.gender is None else "M" if self.gender == 1 else "F"
 
     @property

@@ -339,7 +339,8 @@ def crosses_window(
     x1, y1, x2, y2 = window
     low = (boxes[:, :2] < (x1, y1)) & np.array([x1 > 0, y1 > 0])
     high = (boxes[:, 2:] > (x2, y2)) & np.array([x2 < width, y2 < height])
-    return (low | high).any(1)
+    crosses: npt.NDArray[np.bool_] = (low | high).any(1)
+    return crosses
 
 
 def drop_contained(found: list[Detection]) -> list[Detection]:

@@ -91,4 +91,5 @@ def temperatures_of(path: Path) -> dict[str, float]:
             raise BadWeights(
                 f"`{key}` in {provenance_path(path)} is no JSON object; mend it, or copy the file again"
             )
-    return found
+    temperatures: dict[str, float] = found
+    return temperatures

@@ -49,17 +49,17 @@ def to_supervision(reading: Any) -> Any:
         UsageError: supervision is not installed.
     """
     try:
-        Detections: Any = importlib.import_module("supervision").Detections
+        detections: Any = importlib.import_module("supervision").Detections
     except ImportError as e:
         raise UsageError("to_supervision needs supervision: pip install supervision") from e
     if not reading:
-        return Detections.empty()
+        return detections.empty()
     data = {}
     for name in _requested([reading]):
         values = [face[name].value() for face in reading if name in face]
         if len(values) == len(reading) and all(v is not None for v in values):
             data[name] = np.array(values)
-    return Detections(
+    return detections(
         xyxy=np.array([face.box for face in reading], np.float32),
         confidence=np.array([face.score for face in reading], np.float32),
         data=data | {"points5": np.array([face.points for face in reading])},

@@ -579,7 +579,7 @@ def _reader(kind: str, name: str) -> type[ImageFile.ImageFile]:
         raise NotAPicture(
             f"{name} is a HEIC picture; to read these: pip install 'mien[heif]', or convert it to JPEG"
         ) from error
-    return HeifImageFile  # type: ignore[no-any-return]
+    return HeifImageFile
 
 
 def _loaded(image: Image.Image, name: str, kind: str, max_pixels: int) -> Pixels:

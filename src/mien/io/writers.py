@@ -75,7 +75,7 @@ def rows(record: Record, of_face: Sequence[Column]) -> list[dict[str, Any]]:
 
 
 def plain(path: str | None) -> str | None:
-    """A path that UTF-8 can hold: bytes that are no unicode as \\udcff."""
+    r"""A path that UTF-8 can hold: bytes that are no unicode as \udcff."""
     return path if path is None else path.encode("utf-8", "backslashreplace").decode()
 
 

@@ -142,6 +142,7 @@ class Forgotten:
 
 
 def sha256_of(reader: Reader) -> str:
+    """The sha256 of the reader's network."""
     return weights_id(reader.model).sha256
 
 
@@ -200,6 +201,7 @@ def base64_of(row: Row) -> str:
 
 
 def people_of(rows: Iterable[Row]) -> list[Person]:
+    """The people of a gallery's rows, in the order in which they were added."""
     mine: dict[str, list[Row]] = {}
     for r in sorted(rows, key=lambda r: (r.added, r.id)):
         mine.setdefault(r.person, []).append(r)
@@ -215,10 +217,16 @@ def people_of(rows: Iterable[Row]) -> list[Person]:
 
 
 def ids_of(rows: Iterable[Row]) -> str:
+    """The ids of the people in these rows, for a message."""
     return ", ".join(sorted({r.person for r in rows}))
 
 
 def clean_name(name: str) -> str:
+    """A name without spaces around it, in NFC.
+
+    Raises:
+        UsageError: it is empty, too long, or not printable.
+    """
     clean = normalized(name.strip())
     if not clean or len(clean) > 200 or not clean.isprintable():
         raise UsageError(f"a name needs 1 to 200 printable characters, not {name!r}")
@@ -255,12 +263,15 @@ def day_of(until: date | str) -> str:
 
 
 def today() -> str:
+    """The date in UTC, YYYY-MM-DD."""
     return datetime.now(UTC).strftime("%Y-%m-%d")
 
 
 def now() -> str:
+    """The time in UTC, ISO 8601."""
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def new_id(kind: str) -> str:
+    """A new random id that starts with its kind."""
     return f"{kind}_{secrets.token_hex(8)}"

@@ -337,7 +337,8 @@ def sigmoid(x: npt.ArrayLike) -> npt.NDArray[np.float64]:
 def softmax(x: npt.ArrayLike, axis: int = -1) -> npt.NDArray[np.float64]:
     """Normalized exponential along an axis."""
     e = np.exp(np.asarray(x, np.float64) - np.max(x, axis=axis, keepdims=True))
-    return e / e.sum(axis=axis, keepdims=True)
+    out: npt.NDArray[np.float64] = e / e.sum(axis=axis, keepdims=True)
+    return out
 
 
 def rounded(values: Mapping[str, float], digits: int = 4) -> dict[str, float]:

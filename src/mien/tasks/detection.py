@@ -127,7 +127,8 @@ def clip_to_window(rows: Array, window: tuple[float, float, float, float]) -> Ar
     good = (fraction >= 0.5) & ((center >= lo) & (center <= hi)).all(1) & (np.sqrt(size.prod(1)) >= SMALL)
     out = rows.copy()
     out[~good, :4], out[~good, 14] = cut[~good], 0.0
-    return out[fraction > 0]
+    kept: Array = out[fraction > 0]
+    return kept
 
 
 def pad_rows(rows: Array) -> Floats:

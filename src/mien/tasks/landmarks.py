@@ -251,7 +251,8 @@ def expected_place(logits: npt.ArrayLike, decoding: str = "softmax") -> npt.NDAr
     e = np.exp(maps - maps.max((1, 2), keepdims=True)) if decoding == "softmax" else sigmoid(maps)
     columns, rows = e.sum(1, dtype=np.float64), e.sum(2, dtype=np.float64)
     x, y = columns @ ((np.arange(w) + 0.5) / w), rows @ ((np.arange(h) + 0.5) / h)
-    return np.stack([x, y], -1) / np.maximum(rows.sum(1, keepdims=True), 1e-6)
+    means: npt.NDArray[np.float64] = np.stack([x, y], -1) / np.maximum(rows.sum(1, keepdims=True), 1e-6)
+    return means
 
 
 class NME:

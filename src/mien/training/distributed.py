@@ -131,7 +131,7 @@ class Distributed:
                 [has, *(t.reshape(-1) for t in grads), *(b.reshape(-1) / self.world for b in statistics)]
             )
         )
-        total, *parts = flat.split([len(weights), *(t.numel() for t in (*weights, *statistics))])
+        total, *parts = torch.split(flat, [len(weights), *(t.numel() for t in (*weights, *statistics))])
         for p, n, grad, part in zip(weights, total.tolist(), grads, parts, strict=False):
             p.grad = grad.copy_(part.view_as(grad)) if n else None
         for b, part in zip(statistics, parts[len(weights) :], strict=True):
@@ -217,7 +217,8 @@ def join(timeout: float = 600.0) -> Iterator[Distributed]:
         )
     patience = timedelta(seconds=timeout)
     try:
-        store, _, _ = next(iter(dist.rendezvous("env://", timeout=patience)))
+        found = dist.rendezvous("env://", timeout=patience)  # type: ignore[attr-defined]
+        store, _, _ = next(iter(found))
         dist.init_process_group(
             "nccl" if cuda else "gloo", store=store, rank=rank, world_size=world, timeout=patience
         )
@@ -278,9 +279,8 @@ def batch_shares(
             [loss_weight(t, criteria[n], *pairs[n]) if n in pairs else 0.0 for n, t in by_name.items()]
             + [len(batch.images)]
         )
-    mine = torch.tensor(rows, dtype=torch.float64).unflatten(
-        0, (-1, mixtures)
-    )  # (micro-batches, mixtures, names)
+    numbers = torch.tensor(rows, dtype=torch.float64)
+    mine = numbers.reshape(-1, mixtures, numbers.shape[1])  # (micro-batches, mixtures, names)
     total = ranks.all_reduce(mine.sum(0))
     share = (mine / total.clamp_min(torch.finfo(torch.float64).tiny)).flatten(0, 1)
     return [dict(zip((*by_name, ""), row, strict=True)) for row in share.tolist()]

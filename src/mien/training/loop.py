@@ -195,7 +195,8 @@ def train_step(
             weights = copy.deepcopy(recipe.loss_weighting)(losses)
             joined = {n: joined[n] + v.detach() if n in joined else v.detach() for n, v in losses.items()}
         used.append(weights)
-        torch.stack([weights[name] * loss for name, loss in losses.items()]).sum().backward()
+        total = torch.stack([weights[name] * loss for name, loss in losses.items()]).sum()
+        total.backward()  # type: ignore[no-untyped-call]
     if parts > 1:
         joined = ranks.all_reduce_losses(joined)
         weights = recipe.loss_weighting(joined)
@@ -309,7 +310,8 @@ def fit(
 
 
 def _validate(recipe: Recipe, model: FaceModel, step: int, log: Log) -> None:
-    from mien.evaluation.scoring import PROTOCOLS, evaluate
+    from mien.evaluation.protocols import PROTOCOLS
+    from mien.evaluation.scoring import evaluate
 
     if next(model.parameters()).is_cuda:  # answers are numpy
         model = copy.deepcopy(model)

@@ -168,6 +168,7 @@ def _strengths(sightings: Sequence[Sightings], times: Sequence[float], score: fl
 def stretch(
     first: int, last: int, times: Sequence[float], reason: str, box: tuple[float, ...] | None
 ) -> Check:
+    """A check of the frames from `first` to `last`."""
     return Check(first, last, times[first], times[last], reason, box)
 
 
