@@ -27,8 +27,8 @@ from mien.tasks import task
 from mien.training.loss_weighting import Fixed
 from mien.training.recipe import Recipe, adamw, cosine
 
-# Ours: sets beside RAF-DB and CelebA, and how many pictures of each. No reader knows BP4D or DISFA, so action
-# units stay out.
+# Ours: sets next to RAF-DB and CelebA, and how many pictures of each. No reader knows BP4D or DISFA, so
+# action units stay out.
 PARTS = (
     SourceSpec("rafdb", "train", "expression7", 32),
     SourceSpec("celeba-official", "train", "attributes", 64),

@@ -17,7 +17,7 @@ from bench.comparison.page import GUESS, page
 from bench.comparison.runs import SINGLE, SYSTEMS, asked_of, every_run
 from bench.comparison.work import cost, curve, score, train_all
 
-KEPT = Path("bench/results/comparison.json")  # every number, committed beside the page
+KEPT = Path("bench/results/comparison.json")  # every number, committed next to the page
 
 
 def main() -> None:

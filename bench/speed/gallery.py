@@ -1,4 +1,4 @@
-"""The gallery's numbers: how often strangers match (the table beside the weights), and what a search costs.
+"""The gallery's numbers: how often strangers match (the table next to the weights), and what a search costs.
 
 python bench/speed/gallery.py rates [--weights FILE.onnx] [--out src/mien/weights/identity_fmr.json]
 python bench/speed/gallery.py speed [--sizes 1000 100000 1000000] [--folder FOLDER] [--queries 200]
@@ -82,7 +82,7 @@ def rates(weights: str | None, out: Path) -> None:
 
 
 def drawn(n: int, queries: int, similarity: float, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """n random directions (n, 128), and queries beside the first of them at about this similarity."""
+    """n random directions (n, 128), and queries next to the first of them at about this similarity."""
     rng = np.random.default_rng(seed)
     people = _unit(rng.standard_normal((n, 128), dtype=np.float32))
     aside = _unit(rng.standard_normal((queries, 128), dtype=np.float32))

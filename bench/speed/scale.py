@@ -232,7 +232,7 @@ def named(sizes: list[int], faces: int = 4096) -> None:
         }
         found["right"] = float(
             (best[:, 0] == np.arange(len(asked))).mean()
-        )  # the i-th face was drawn beside the i-th person
+        )  # the i-th face was drawn next to the i-th person
         with tempfile.TemporaryDirectory() as folder:
             table = store.new_store(
                 folder, None, None, {"model": "synthetic", "task": "identity", "view": {}, "d": 128}

@@ -108,7 +108,7 @@ class UsageError(MienError, ValueError):
 
 
 def without_frames(error: E) -> E:
-    """The error without the frames that it passed: they hold the photos read beside it, in a cycle that only
+    """The error without the frames that it passed: they hold the photos read next to it, in a cycle that only
     the collector ends.
     """
     link: BaseException | None = error

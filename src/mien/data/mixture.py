@@ -66,7 +66,7 @@ class Mixture:
     Args:
         parts: (source, pictures a batch). A source is walked in a fresh random order each epoch of its own.
         tasks: the model's tasks, or in one mixture of several those that it labels.
-        seed: of order and augmentation; mixtures beside each other want different ones.
+        seed: of order and augmentation; mixtures next to each other want different ones.
         size: (width, height) of the crops.
         view: how the pictures are shown, size and normalization, where that is not the model's own view.
     """

@@ -74,7 +74,7 @@ class Protocol:
 
 
 class PartsF(MeanF1):
-    """Helen's F1 as a whole, "overall_f", 0..1, beside the classes' own: brows, eyes, nose and mouth
+    """Helen's F1 as a whole, "overall_f", 0..1, next to the classes' own: brows, eyes, nose and mouth
     together.
 
     One count over all pixels of all pictures, F = 2 hits / (parts in the truth + parts in the answer), where

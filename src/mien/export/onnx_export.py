@@ -1,4 +1,4 @@
-"""Torch model -> ONNX with its header inside, and the provenance file beside it."""
+"""Torch model -> ONNX with its header inside, and the provenance file next to it."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def export(model: FaceModel, path: Path, *, free_size: bool = False, **header: A
 
     Args:
         free_size: leave height and width free too (a detector's), in multiples of 32.
-        header: more to keep in the header, beside builder, arguments, view and tasks.
+        header: more to keep in the header, next to builder, arguments, view and tasks.
     """
     traced = _Traced(model).eval()
     w, h = model.view.size
@@ -129,7 +129,7 @@ SETS = {
 
 
 def release(weights: Path, path: Path, *, note: str = "", tolerance: float = 1e-4) -> dict[str, Any]:
-    """Checkpoint -> ONNX, compared with torch, with its provenance beside it; returns the provenance.
+    """Checkpoint -> ONNX, compared with torch, with its provenance next to it; returns the provenance.
 
     Raises:
         BadWeights: torch and ONNX differ by more than `tolerance` somewhere.

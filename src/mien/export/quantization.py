@@ -47,7 +47,7 @@ def only_for(graph: onnx.GraphProto, outputs: Sequence[str]) -> list[str]:
 def quantize(
     weights: Path, out: Path, images: Floats, *, keep: Sequence[str] = (), batch: int = 16
 ) -> dict[str, Any]:
-    """Float .onnx -> 8-bit .onnx, with its header inside and its provenance beside it; returns the
+    """Float .onnx -> 8-bit .onnx, with its header inside and its provenance next to it; returns the
     provenance.
 
     Args:

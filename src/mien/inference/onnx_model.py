@@ -82,7 +82,7 @@ class OnnxModel:
 
     One object may be called from several threads; a forked or spawned process makes its own session.
 
-    Its tasks read at the temperatures in the provenance file beside the weights
+    Its tasks read at the temperatures in the provenance file next to the weights
     (docs/model-card.md), if it has any.
 
     Args:

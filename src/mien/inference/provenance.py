@@ -29,7 +29,7 @@ def provenance_path(path: Path) -> Path:
 
 
 def provenance_of(path: Path) -> dict[str, Any]:
-    """The provenance file beside a weights file, FILE.json beside FILE.onnx; empty where there is none.
+    """The provenance file next to a weights file, FILE.json next to FILE.onnx; empty where there is none.
 
     Raises:
         BadWeights: it cannot be read, or is no JSON object.
@@ -169,7 +169,7 @@ class Provenance:
 
 
 def read(weights: str | os.PathLike[str]) -> Provenance:
-    """The provenance of FILE.onnx, from FILE.json beside it.
+    """The provenance of FILE.onnx, from FILE.json next to it.
 
     Raises:
         BadWeights: one of the two is not there, they are not of each other, or the second lacks what every

@@ -40,7 +40,7 @@ def weights_id(model: object) -> WeightsId:
 
 
 def read_weights(path: Path) -> tuple[bytes, str]:
-    """The bytes of a weights file and their sha256, checked against the provenance file beside it, if there
+    """The bytes of a weights file and their sha256, checked against the provenance file next to it, if there
     is one.
 
     Raises:

@@ -77,7 +77,7 @@ def _outlines(part: Mapping[str, Array], unit: float, far: float) -> dict[str, l
     contour, brows, eyes, mouth, nose = (part[k] for k in ("contour", "brows", "eyes", "mouth", "nose"))
     left_ear, right_ear = contour[:4], contour[13:]
     band = 0.2 * unit * right
-    # both ends of the contour, a little out (hair hangs beside the face too), lifted to the brows' height
+    # both ends of the contour, a little out (hair hangs next to the face too), lifted to the brows' height
     ends = contour[[0, 16]] + 0.2 * unit * np.stack([-right, right])
     ends = ends + ((brows.mean(0) - ends) @ up)[:, None] * up
     hairline = np.concatenate([brows, ends]) + 0.05 * unit * up

@@ -42,7 +42,7 @@ def group(
 ) -> list[int]:
     """Faces in groups by average linkage: two groups join while their mean similarity is at least `cut`.
 
-    A chain of lookalikes does not join two people as it would by nearest neighbours. Exact: parts between
+    A chain of lookalikes does not join two people as it would by nearest neighbors. Exact: parts between
     which no pair reaches the cut can never join, so each part is solved alone, and memory grows with the
     largest part only.
 

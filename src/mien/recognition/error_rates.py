@@ -1,4 +1,4 @@
-"""How often strangers reach a similarity: thresholds by false-match rate, measured and kept beside the
+"""How often strangers reach a similarity: thresholds by false-match rate, measured and kept next to the
 weights.
 """
 

@@ -142,7 +142,7 @@ class Parts:
     """A folder of Parquet files, each the whole result of one piece of work.
 
     A part has the name of its content's key, and comes there in one step: the file is made in memory, and put
-    whole (object stores) or written beside and renamed (disks). So a killed job leaves no half part, and a
+    whole (object stores) or written next to and renamed (disks). So a killed job leaves no half part, and a
     piece that is done twice is there once. One job at a time may write a folder.
     """
 

@@ -97,7 +97,7 @@ class AgeTask(Task[Age]):
 
     Attributes:
         sigma: years, of the Gaussian.
-        l1_weight: of the error in years beside the KL.
+        l1_weight: of the error in years next to the KL.
         temperature: what logits are divided by for the interval, not for the years; weights may bring theirs,
             see `mien.evaluation.calibration`.
         decoding: how logits become a distribution. "softmax", or "sigmoid": sigmoids divided by their sum, as
@@ -144,7 +144,7 @@ class AgeTask(Task[Age]):
         spread = self._distribution(np.asarray(raw, np.float64) / self.temperature)
         edges = np.concatenate([[0.0], np.cumsum(spread)])  # bin k covers k - 1/2 .. k + 1/2
         low, high = np.interp([0.1, 0.9], edges, np.arange(102) - 0.5)
-        if self.temperature != 1:  # a narrowed interval of a lopsided distribution may lie beside its mean
+        if self.temperature != 1:  # a narrowed interval of a lopsided distribution may lie next to its mean
             low, high = min(low, years), max(high, years)
         first = self.year_offset
         return Age(first + years, first + float(np.clip(low, 0, 100)), first + float(np.clip(high, 0, 100)))

@@ -168,7 +168,7 @@ class AttributesTask(Task[Attributes]):
 
     A label is a mapping name -> 0/1 of whatever the data set knows; None, NaN and -1 are unknown too. Loss:
     the mean over known elements, where those of a picture that knows k of them weigh 1/sqrt(k). With equal
-    weights a set that knows one of forty is not heard beside one that knows all; with equal weights a
+    weights a set that knows one of forty is not heard next to one that knows all; with equal weights a
     picture, the forty are not.
 
     Attributes:

@@ -59,7 +59,7 @@ class IdentityTask(Task[Identity]):
 
     Attributes:
         d: numbers of the embedding.
-        distance_weight: of the squared difference beside the cosine.
+        distance_weight: of the squared difference next to the cosine.
     """
 
     answer: ClassVar[type[Answer]] = Identity

@@ -115,7 +115,7 @@ class LandmarkTask(Task[Landmarks]):
         mirror: for each point, the point it becomes when the picture is mirrored.
         eyes: the two points whose distance is the unit of NME; None: the diagonal of the data set's box is.
         sigma: spread of the Gaussian in cells of the map. Ours: 1; Faceptor has 1.25.
-        distance_weight: of the distance (in fractions of the crop) beside the KL.
+        distance_weight: of the distance (in fractions of the crop) next to the KL.
         decoding: how logits become a distribution over the map. "softmax", or "sigmoid": sigmoids divided by
             their sum.
     """

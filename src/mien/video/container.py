@@ -330,7 +330,7 @@ class Writer:
         """One frame, (H, W, 3) uint8 RGB of the same size each time, shown at `time` seconds, later than the
         one before.
 
-        An odd side is continued by one row or column, since half-size colour needs even ones: coordinates
+        An odd side is continued by one row or column, since half-size color needs even ones: coordinates
         stay.
         """
         height, width = pixels.shape[:2]

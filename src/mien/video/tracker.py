@@ -110,7 +110,7 @@ class Track:
         self.best_frame, self.best_score = frame, 0.0
 
     def predict(self, time: float, *, horizon: float = 0.5) -> Array:
-        """(4,) xyxy box at `time`: constant velocity of centre and log size, for `horizon` seconds and then
+        """(4,) xyxy box at `time`: constant velocity of center and log size, for `horizon` seconds and then
         no further.
         """
         x, y, side_x, side_y = self.place + np.append(self.speed, self.speed[2]) * min(
@@ -218,7 +218,7 @@ def _jpeg(crop: Crop | bytes | None) -> bytes | None:
 
 
 def _place(box: npt.ArrayLike) -> Array:
-    """(4,) xyxy -> centre x, centre y, log width, log height."""
+    """(4,) xyxy -> center x, center y, log width, log height."""
     x1, y1, x2, y2 = (float(v) for v in np.asarray(box))
     return np.array([(x1 + x2) / 2, (y1 + y2) / 2, np.log(max(x2 - x1, 1e-3)), np.log(max(y2 - y1, 1e-3))])
 
@@ -229,7 +229,7 @@ class Tracker:
     Args:
         gap: seconds without a sight after which a track has ended (at least two and a half readings are
             waited for).
-        nearness: least (IoU + closeness of centres) / 2 of a face and a predicted box, 0..1.
+        nearness: least (IoU + closeness of centers) / 2 of a face and a predicted box, 0..1.
         same: least cosine of embeddings at which a face that returns is the one of an ended track.
         other: cosine below which a face is not the track's, however near it is.
         smooth: whether points are filtered.

@@ -33,7 +33,7 @@ OUTSIDE = 255
 
 
 def anonymize(pixels: Pixels, faces: Sequence[Face], *, how: How = "blur", strength: float = 1.0) -> Pixels:
-    """A copy of the photo in which its faces cannot be recognised.
+    """A copy of the photo in which its faces cannot be recognized.
 
     Args:
         pixels: (H, W, 3) uint8 RGB; not changed.

@@ -101,7 +101,7 @@ class ContactSheet:
 
 
 def _file(name: str) -> str:
-    """A file beside this module."""
+    """A file next to this module."""
     return files("mien.visualize").joinpath(name).read_text(encoding="utf-8")
 
 

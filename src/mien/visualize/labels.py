@@ -1,6 +1,6 @@
 """Labels of drawn faces: what they say, where they fit, and the small plates they stand on.
 
-A label never covers another face. It stands beside its own face where there is room, on its own face where
+A label never covers another face. It stands next to its own face where there is room, on its own face where
 there is none, and is left out where that would cover somebody else too.
 """
 
@@ -179,7 +179,7 @@ def place(
     """Plates inside the photo, apart from each other and from other faces.
 
     Each plate is nearer to its own face than to any other. A shorter text is tried where the fullest has no
-    place beside its face. On its own face a plate covers at most `ON_FACE` of the box; where that is not
+    place next to its face. On its own face a plate covers at most `ON_FACE` of the box; where that is not
     enough either, there is no plate.
 
     Args:
@@ -203,7 +203,7 @@ def place(
                 continue
             for beside, x, y in _spots(boxes[i], width, height, shape, gap=max(2, size // 4)):
                 options[beside].append(Plate(shown, x, y, width, height, letters))
-        # beside the face with any text, before any text on the face
+        # next to the face with any text, before any text on the face
         for plate in options[True] + options[False]:
             area = plate.rectangle
             if (
@@ -240,7 +240,7 @@ def _distance(one: Rectangle, boxes: Array) -> Array:
 def _spots(
     box: Array, width: int, height: int, shape: tuple[int, ...], gap: int
 ) -> Iterator[tuple[bool, int, int]]:
-    """Corners of a plate that fits into the photo, best first: (beside the box or on it, x, y)."""
+    """Corners of a plate that fits into the photo, best first: (next to the box or on it, x, y)."""
     x1, y1, x2, y2 = (float(v) for v in box)
     columns = [x1, (x1 + x2 - width) / 2, x2 - width]
     rows = [y1, (y1 + y2 - height) / 2, y2 - height]

@@ -133,7 +133,7 @@ def _own_head(mask: Pixels, names: Sequence[str]) -> np.ndarray:
     h, w = mask.shape
     middle = numbers[h // 4 : h - h // 4, w // 4 : w - w // 4]
     votes = np.bincount(middle[middle > 0], minlength=count)
-    if not votes.any():  # a head beside the middle
+    if not votes.any():  # a head next to the middle
         votes = np.where(np.arange(count) > 0, stats[:, cv2.CC_STAT_AREA], 0)
     main = int(votes.argmax())
     keep = numbers == main

@@ -1,4 +1,4 @@
-"""The page as a folder of files, with the networks beside it, that answers in the browser.
+"""The page as a folder of files, with the networks next to it, that answers in the browser.
 
 `mien web` writes it.
 """
@@ -40,7 +40,7 @@ LOCAL_MODE = (
 
 
 def model_table(model: OnnxModel, finder: Detector) -> dict[str, Any]:
-    """model.json: all that the page's engine has to know beside the two networks. Plain JSON values.
+    """model.json: all that the page's engine has to know next to the two networks. Plain JSON values.
 
     Raises:
         BadWeights: the network sees whole photos, which is a detector's view.

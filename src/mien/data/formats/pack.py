@@ -1,8 +1,8 @@
-"""Parquet packs: a row a picture, encoded bytes in `image`, label columns beside it.
+"""Parquet packs: a row a picture, encoded bytes in `image`, label columns next to it.
 
 A pack's pictures are decoded once, into one flat memory-mapped file in the cache folder; labels stay in
 memory. Five points bring each picture to a model's view; where a set has none of its own, a detector's points
-stand beside it (`*_points5.parquet`), and where that found no face, or is unsure, the median of the set: its
+stand next to it (`*_points5.parquet`), and where that found no face, or is unsure, the median of the set: its
 pictures are registered.
 """
 
@@ -72,7 +72,7 @@ class PackDataset:
     Args:
         folder, split: `folder/split.parquet` below the data root.
         labels: row -> task name -> label.
-        points: row -> (5, 2), or None to use the points table beside it.
+        points: row -> (5, 2), or None to use the points table next to it.
         keep: which rows take part.
         masks: task name -> column of pictures that are label maps. lean: see `Sample`.
     """

@@ -48,7 +48,7 @@ class Block(nn.Module):
     """1x1 down, split attention, 1x1 up, plus the input: (B, c_in, H, W) -> (B, c_out, H/stride, W/stride),
     rounded up.
 
-    No convolution has a stride: average pools halve the maps, one in the shortcut, one beside the split
+    No convolution has a stride: average pools halve the maps, one in the shortcut, one next to the split
     attention.
 
     Args:
