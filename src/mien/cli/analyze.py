@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -163,11 +163,14 @@ def _at_scale(
 
 def _records_here(
     reader: Any, photos: list[tuple[str, Any]], names: dict[str, str], pictures: Pictures
-) -> Generator[tuple[dict[str, Any], list[str]], None, None]:
-    """Records of photos in order, with lines for people, read by this process."""
+) -> Generator[tuple[dict[str, Any], Iterable[str]], None, None]:
+    """Records of photos in order, with lines for people, read by this process.
+
+    Lines are only made if somebody reads them, before the next photo.
+    """
     for reading in readings_of(reader, photos):
         pictures.add(reading, names[reading.path])
-        yield reading.to_dict(), list(table_lines(reading))
+        yield reading.to_dict(), table_lines(reading)
 
 
 @app.command("predict", hidden=True)

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from mien.cli.common import _identity_reader, answerer, output_names, progress
+from mien.cli.common import _identity_reader, answerer, output_names
+from mien.cli.streams import progress, say
 from mien.errors import PhotoError, UsageError
 
 if TYPE_CHECKING:
@@ -138,7 +139,7 @@ def anonymize_videos(
                     video, targets[video], reader, spans=times, visible=visible, on_frame=on_frame, **more
                 )
         except PhotoError as error:
-            typer.echo(f"mien: {error}", err=True)
+            say(f"mien: {error}", err=True)
             done.append({"source": video, "error": {"code": error.code, "message": str(error)}})
             failed += 1
             continue
@@ -147,7 +148,7 @@ def anonymize_videos(
         for line in report_lines(result):
             typer.echo(line)
         for warning in (*result.warnings, *([result.damage] if result.damage else [])):
-            typer.echo(f"mien: {video}: {warning}", err=True)
+            say(f"mien: {video}: {warning}", err=True)
     if report is not None:
         report.parent.mkdir(parents=True, exist_ok=True)
         report.write_text(json.dumps({"videos": done}, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")

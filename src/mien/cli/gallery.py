@@ -29,7 +29,7 @@ from mien.cli.options import (
     Threads,
     Threshold,
 )
-from mien.cli.streams import progress
+from mien.cli.streams import progress, say
 from mien.errors import PhotoError, UsageError
 
 HELP = """Store people by their faces, identify them, and erase them.
@@ -144,7 +144,7 @@ def add(
                 [done] = here.add(path, whose, note=note, until=until, pick=pick)
             except PhotoError as e:
                 failed += 1
-                typer.echo(f"mien: {e}", err=True)
+                say(f"mien: {e}", err=True)
             else:
                 record = {
                     "path": path,

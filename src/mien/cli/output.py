@@ -59,8 +59,8 @@ class Output:
             and not str(where).lower().endswith((".jsonl", ".json"))
         ):
             raise UsageError(f"--out takes FILE.jsonl, FILE.json or -, not {where!r}")
-        beside = where not in (None, "-") and not is_quiet()
-        self.lines = beside or (where is None and sys.stdout.isatty())
+        to_file = where not in (None, "-") and not is_quiet()
+        self.lines = to_file or (where is None and sys.stdout.isatty())
         self.writer = (
             None
             if where is None and self.lines and not resume

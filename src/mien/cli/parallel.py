@@ -6,7 +6,7 @@ import logging
 import multiprocessing
 import signal
 from collections import deque
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any
@@ -52,7 +52,7 @@ def records_of(
     make: Callable[[], Any],
     pictures: Callable[[Any], Any],
     workers: int,
-) -> Generator[tuple[dict[str, Any], list[str]], None, None]:
+) -> Generator[tuple[dict[str, Any], Iterable[str]], None, None]:
     """Records of photos in order, with lines for people, read by `workers` processes; errors go to stderr.
 
     Args:

@@ -15,7 +15,7 @@ import typer
 from mien.cli.command import READ
 from mien.cli.common import answerer, app, drawing_of, names_of
 from mien.cli.options import PICTURES, TASK_NAMES, DrawStyle, Overlay, Score, Threads, Weights
-from mien.cli.streams import is_quiet, progress
+from mien.cli.streams import is_quiet, progress, say
 from mien.errors import PhotoError, UsageError
 
 if TYPE_CHECKING:
@@ -185,7 +185,7 @@ def video(
         try:
             film = stack.enter_context(VideoContainer(source))
         except PhotoError as error:
-            typer.echo(f"mien: {error}", err=True)
+            say(f"mien: {error}", err=True)
             raise typer.Exit(1) from error
         reader = load(answerer(weights, threads), tasks=names_of(tasks), threads=threads, score=score)
         look = drawing_of(draw_style, overlay, draw, "--draw", reader.requested)
@@ -203,7 +203,7 @@ def video(
         if writer:
             writer.close()
             for warning in writer.warnings:
-                typer.echo(f"mien: {draw}: {warning}", err=True)
+                say(f"mien: {draw}: {warning}", err=True)
         people = join_tracks(reading.tracks)
         _finish(reading.tracks, people, about, crops)
     files = (out, tracks, draw, crops) != (None, None, None, None)
@@ -236,7 +236,7 @@ def _run(reading: Any, rows: RecordWriter | None, writer: Any, look: Mapping[str
                     )
                     return 130
         except PhotoError as error:
-            typer.echo(f"mien: {error}", err=True)
+            say(f"mien: {error}", err=True)
             return 1
     return 0
 
