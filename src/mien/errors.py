@@ -1,4 +1,4 @@
-"""What can go wrong, by name. Each message says the thing, the value and the mend."""
+"""What can go wrong, by name. Each message says the thing, the value and the fix."""
 
 from __future__ import annotations
 

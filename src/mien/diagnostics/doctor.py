@@ -194,10 +194,14 @@ def weights(folder: Path = WEIGHTS) -> list[Check]:
     """Each embedded file against the sha256 and the size that its provenance promises."""
     out = []
     for name in ("detector.onnx", "mien.onnx"):
-        path, beside = folder / name, provenance_path(folder / name)
-        if not path.is_file() or not beside.is_file():
+        path, sidecar = folder / name, provenance_path(folder / name)
+        if not path.is_file() or not sidecar.is_file():
             out.append(
-                Check(name, "bad", f"{path if not path.is_file() else beside} is missing; install mien again")
+                Check(
+                    name,
+                    "bad",
+                    f"{path if not path.is_file() else sidecar} is missing; install mien again",
+                )
             )
             continue
         promised = provenance_of(path)
@@ -214,7 +218,8 @@ def weights(folder: Path = WEIGHTS) -> list[Check]:
                 Check(
                     name,
                     "bad",
-                    f"sha256 is {found}, {beside.name} promises {promised.get('sha256')}; install mien again",
+                    f"sha256 is {found}, {sidecar.name} promises {promised.get('sha256')};"
+                    " install mien again",
                     facts,
                 )
             )

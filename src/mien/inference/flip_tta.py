@@ -1,8 +1,6 @@
-"""A network that sees each face twice, as it is and in a mirror, and answers by the mean of both: surer, at
-twice the cost.
+"""Test-time augmentation: the mean over each face and its horizontal flip, more accurate at twice the cost.
 
-One call of the network: pictures and mirror images are one batch. Each task brings its answer back from the
-mirror.
+Pictures and flipped pictures are one batch, so the network is called once. Each task flips its output back.
 
 Points are the exception, and are answered from the picture alone. Sets label them half a pixel or more to the
 right of what a mirror leaves in place (`Sample.lean`), and a network learns that; the mean of both would be

@@ -34,8 +34,8 @@ def provenance_of(path: Path) -> dict[str, Any]:
     Raises:
         BadWeights: it cannot be read, or is no JSON object.
     """
-    beside = provenance_path(path)
-    return json_object(bytes_of(beside), f"the provenance {beside}") if beside.is_file() else {}
+    sidecar = provenance_path(path)
+    return json_object(bytes_of(sidecar), f"the provenance {sidecar}") if sidecar.is_file() else {}
 
 
 def write_provenance(path: Path, **facts: Any) -> dict[str, Any]:
@@ -73,10 +73,10 @@ def remove_provenance(path: Path) -> None:
 
 def _write(path: Path, record: Mapping[str, Any]) -> None:
     """All or nothing: a process that is killed while writing leaves the old file."""
-    beside = provenance_path(path)
-    part = beside.with_name(beside.name + ".part")
+    sidecar = provenance_path(path)
+    part = sidecar.with_name(sidecar.name + ".part")
     part.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    os.replace(part, beside)
+    os.replace(part, sidecar)
 
 
 def bytes_of(path: Path) -> bytes:
@@ -176,13 +176,13 @@ def read(weights: str | os.PathLike[str]) -> Provenance:
             export writes.
     """
     path = Path(weights)
-    beside = provenance_path(path)
-    if not beside.is_file():
-        raise BadWeights(f"{beside} cannot be read: there is no such file; export it with: mien export")
+    sidecar = provenance_path(path)
+    if not sidecar.is_file():
+        raise BadWeights(f"{sidecar} cannot be read: there is no such file; export it with: mien export")
     record, found = provenance_of(path), hashlib.sha256(bytes_of(path)).hexdigest()
     if record.get("sha256") != found:
         raise BadWeights(
-            f"{path} is not what {beside.name} tells of: sha256 is {found[:16]}..., promised"
+            f"{path} is not what {sidecar.name} tells of: sha256 is {found[:16]}..., promised"
             f" {str(record.get('sha256'))[:16]}..."
         )
     try:
@@ -201,7 +201,7 @@ def read(weights: str | os.PathLike[str]) -> Provenance:
         )
     except (ValueError, KeyError, TypeError) as e:
         raise BadWeights(
-            f"{beside} is no provenance file ({type(e).__name__}: {e}); export the weights again"
+            f"{sidecar} is no provenance file ({type(e).__name__}: {e}); export the weights again"
         ) from e
 
 

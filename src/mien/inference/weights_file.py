@@ -76,7 +76,7 @@ def calibrated(asked: Task[Any], temperatures: Mapping[str, float]) -> Task[Any]
         or not 0 < value < float("inf")
     ):
         raise BadWeights(
-            f"{asked.name} cannot be read at temperature {value!r}; mend `calibration` in the weights'"
+            f"{asked.name} cannot be read at temperature {value!r}; fix `calibration` in the weights'"
             " provenance file"
         )
     return replace(asked, temperature=float(value))  # type: ignore[call-arg]
@@ -89,7 +89,7 @@ def temperatures_of(path: Path) -> dict[str, float]:
         found = found.get(key, {})
         if not isinstance(found, dict):
             raise BadWeights(
-                f"`{key}` in {provenance_path(path)} is no JSON object; mend it, or copy the file again"
+                f"`{key}` in {provenance_path(path)} is no JSON object; fix it, or copy the file again"
             )
     temperatures: dict[str, float] = found
     return temperatures

@@ -307,5 +307,5 @@ def check_state(theirs: Mapping[str, Tensor], places: Places, ignored: Collectio
         if keys
     ]
     if said:
-        mend = "check that tasks and levels are the file's, and put data sets you do not want in `leave`"
-        raise BadWeights(f"these are not official weights of this model. {'; '.join(said)}. Mend: {mend}")
+        fix = "check that tasks and levels are the file's, and put data sets you do not want in `leave`"
+        raise BadWeights(f"these are not official weights of this model. {'; '.join(said)}. Fix: {fix}")

@@ -20,7 +20,7 @@ class ApiError(MienError):
     Args:
         status: HTTP.
         code: a short stable word.
-        message: the thing, the value and the mend.
+        message: the thing, the value and the fix.
         details: plain JSON values.
         retry_after: seconds, for 429 and 503.
     """

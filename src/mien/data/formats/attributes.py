@@ -247,7 +247,7 @@ def utkface(
     if broken and not skip_broken:
         raise UsageError(
             f"{folder}: {len(broken)} names are not AGE_GENDER_RACE_DATE.jpg.chip.jpg, the first is"
-            f" {broken[0]!r}; mend them, or leave them out with skip_broken=True"
+            f" {broken[0]!r}; fix them, or leave them out with skip_broken=True"
         )
     if broken:
         _log.warning(

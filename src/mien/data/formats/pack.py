@@ -1,4 +1,4 @@
-"""Parquet packs: a row a picture, encoded bytes in `image`, label columns next to it.
+"""Parquet packs: one row per picture, with its encoded bytes in `image` and its labels in other columns.
 
 A pack's pictures are decoded once, into one flat memory-mapped file in the cache folder; labels stay in
 memory. Five points bring each picture to a model's view; where a set has none of its own, a detector's points
