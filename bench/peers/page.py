@@ -21,26 +21,31 @@ FACES = {
     "ferplus": "FER+ test",
     "lfw": "LFW View 1",
 }
-# protocol -> (what is measured, in which unit)
+# protocol -> (head of its column, what is measured)
 TITLES: dict[str, tuple[str, str]] = {
-    "mtfl": ("5 points, MTFL test (AFLW), 150 px", "NME by eye distance, %, lower is better"),
-    "helen68": ("68 points, Helen val, 224 px", "NME by outer eye corners, %, lower is better"),
-    "utkface-age": ("Age, UTKFace val, 112 px tight crops", "MAE, years, lower is better"),
-    "utkface-gender": ("Perceived gender, UTKFace val, 112 px tight crops", "accuracy, %"),
-    "ferplus-test": ("Expression, FER+ test, majority labels, 48 px gray", "accuracy, %"),
-    "lfw": ("Verification, LFW View 1 pairs, 160 px, 10 folds", "accuracy, %"),
-}
-NOTES = {
-    "mtfl": "Other point sets are mapped to five: mean of six eyelid points, nose tip, mouth corners.",
-    "helen68": (
-        "The mesh is mapped by `bench/peers/maps.py`; part of its error is another definition of the jaw."
-        " human truncates coordinates to integers. The stored labels are about one pixel to the right of"
-        " where all tools see the points, and to the left on flipped pictures (60 training pictures)."
+    "mtfl": (
+        "5 points",
+        "MTFL test (AFLW), 150 px. NME by eye distance, %; lower is better. Other point sets are mapped to"
+        " five: mean of six eyelid points, nose tip, mouth corners",
     ),
-    "ferplus-test": "human and face-api have seven expressions, without contempt.",
+    "helen68": (
+        "68 points",
+        "Helen val, 224 px. NME by outer eye corners, %; lower is better. `bench/peers/maps.py` maps the"
+        " mesh; part of its error is another definition of the jaw. human truncates coordinates to integers."
+        " The labels are about one pixel to the right of where all tools see the points, and to the left on"
+        " flipped pictures (60 training pictures)",
+    ),
+    "utkface-age": ("age", "UTKFace val, 112 px tight crops. MAE, years; lower is better"),
+    "utkface-gender": ("gender", "the same pictures. Accuracy of the perceived gender, %"),
+    "ferplus-test": (
+        "expression",
+        "FER+ test, majority labels, 48 px gray. Accuracy, %. human and face-api have seven expressions,"
+        " without contempt",
+    ),
     "lfw": (
-        "Euclidean distance; the threshold is the best of the other nine folds. Pairs count if both faces"
-        " were found."
+        "verification",
+        "LFW View 1, 160 px. Accuracy, %, of ten folds; the threshold is the best of the other nine."
+        " Euclidean distance. A pair counts if both faces were found",
     ),
 }
 
@@ -109,48 +114,47 @@ def _present(rows: Mapping[str, Any]) -> list[Peer]:
 
 
 def _times(cell: Mapping[str, float]) -> str:
-    return (
-        f"{cell['p50']:,.0f} / {cell['p95']:,.0f} ({cell['found']:.0f})"
-        if cell["p50"] >= 10
-        else (f"{cell['p50']:.1f} / {cell['p95']:.1f} ({cell['found']:.0f})")
-    )
+    digits = 0 if cell["p50"] >= 10 else 1
+    return f"{cell['p50']:,.{digits}f} / {cell['p95']:,.{digits}f} ({cell['found']:.0f})"
 
 
 def like_for_like(speed: Mapping[str, Any]) -> Iterator[str]:
-    """One table per job, with the tools that can do it."""
-    rows = speed["peers"]
-    yield f"Milliseconds, p50 / p95 of {speed['rounds']} rounds, and (faces found, median).\n"
-    head = (
-        "tool",
-        *(f"{n} face{'s' * (n > 1)}, {STAGES[n][0]}x{STAGES[n][1]}" for n in STAGES),
-        "CPU ms, 5 faces",
+    """One table: the time of each tool for each job on the picture with five faces."""
+    rows, shown = speed["peers"], [job for job in JOBS if job != ALL]
+    w, h = STAGES[5][:2]
+    yield (
+        f"Five faces, {w}x{h}: milliseconds, p50 of {speed['rounds']} rounds, and (faces found, median). An"
+        " empty cell: the tool does not predict this. Times for one face and for 20 faces, p95 and CPU times:"
+        " `bench/results/peers.json`.\n"
     )
-    for job, said in JOBS.items():
-        if job == ALL:
-            continue
-        body = [
-            [
-                p.title,
-                *(_times(rows[p.name]["jobs"][job][str(n)]) for n in STAGES),
-                f"{rows[p.name]['jobs'][job]['5']['cpu']:,.0f}",
-            ]
-            for p in _present(rows)
-            if job in rows[p.name]["jobs"]
-        ]
-        yield f"\n**{said[0].upper() + said[1:]}**\n"
-        yield table(head, body)
+
+    def cell(jobs: Mapping[str, Any], job: str) -> str:
+        return f"{_ms(jobs[job]['5']['p50'])} ({jobs[job]['5']['found']:.0f})" if job in jobs else ""
+
+    yield table(
+        ("tool", *(JOBS[job] for job in shown)),
+        [[p.title, *(cell(rows[p.name]["jobs"], job) for job in shown)] for p in _present(rows)],
+    )
+
+
+def _ms(value: float) -> str:
+    return f"{value:,.0f}" if value >= 10 else f"{value:.1f}"
 
 
 def whole(speed: Mapping[str, Any]) -> Iterator[str]:
-    """One table: all predictions of each tool, with memory, start and size."""
+    """What each tool predicts in its common use, and one table: time, memory, start and size."""
     rows = speed["peers"]
-    yield "The same for all predictions of a tool. Start: minimum of 3.\n"
+    for p in _present(rows):
+        versions = ", ".join(f"{k} {v}" for k, v in rows[p.name]["versions"].items())
+        yield f"- **{p.title}** ({versions}): {p.answers}."
+    yield (
+        "\nMilliseconds, p50 / p95, and (faces found, median). CPU ms: five faces, all threads. Start:"
+        " minimum of 3.\n"
+    )
     head = (
         "tool",
-        "versions",
-        "predictions",
-        *(f"{n} face{'s' * (n > 1)}" for n in STAGES),
-        "CPU ms, 5 faces",
+        *(f"{n} face{'s' * (n > 1)}, {STAGES[n][0]}x{STAGES[n][1]}" for n in STAGES),
+        "CPU ms",
         "memory, MB (peak)",
         "start, ms",
         "weights, MB",
@@ -159,8 +163,8 @@ def whole(speed: Mapping[str, Any]) -> Iterator[str]:
     for p in _present(rows):
         row, memory = rows[p.name], rows[p.name].get("memory_mb") or {}
         body.append([
-            p.title, ", ".join(f"{k} {v}" for k, v in row["versions"].items()), p.answers,
-            *(_times(row["jobs"][ALL][str(n)]) for n in STAGES), f"{row['jobs'][ALL]['5']['cpu']:,.0f}",
+            p.title, *(_times(row["jobs"][ALL][str(n)]) for n in STAGES),
+            f"{row['jobs'][ALL]['5']['cpu']:,.0f}",
             f"{memory['now']:.0f} ({memory['peak']:.0f})" if memory else "unknown",
             f"{row['start_ms']:,.0f}",
             f"{sum(row['weights'].values()) / 1e6:.1f}",
@@ -169,57 +173,63 @@ def whole(speed: Mapping[str, Any]) -> Iterator[str]:
 
 
 def accuracy(found: Mapping[str, Any]) -> Iterator[str]:
-    """One table per protocol."""
-    used = set[str]()
+    """What each protocol measures, and two tables with one column per protocol."""
+    results = {p: found["sets"][s.name] for s in SITTINGS if s.name in found["sets"] for p in s.protocols}
     yield (
-        "*Stored*: the picture of the set. *Framed*: the same, enlarged to at least 224 px, inside a gray"
-        " border that doubles its size. `±`: half of the 95 % interval. *Common*: the framed pictures with"
-        " predictions of all tools in the table, because a tool that finds only easy faces has fewer"
-        " errors.\n"
+        "Each picture is *framed*: enlarged to at least 224 px, inside a gray border that doubles its size."
+        " Results on the pictures as stored: `bench/results/peers.json`.\n"
     )
-    for sitting in SITTINGS:
-        if sitting.name not in found["sets"]:
-            continue
-        for protocol in sitting.protocols:
-            yield from one_protocol(protocol, found["sets"][sitting.name], used)
+    for protocol, result in results.items():
+        n = result["asked"][protocol]
+        title, what = TITLES[protocol]
+        yield f"- *{title}*: {what}. {n:,} {'pairs' if protocol == 'lfw' else 'pictures'}."
+    yield (
+        "\nValue ± half of its 95 % interval, and in parentheses the percentage of pictures with a"
+        " prediction:\n"
+    )
+    yield scores(results, "")
+    common = ", ".join(f"{TITLES[p][0]} {_common(r, p):,}" for p, r in results.items())
+    yield (
+        "\nA tool that finds only easy faces has fewer errors. This table covers the pictures with"
+        f" predictions of all tools in the column ({common}):\n"
+    )
+    yield scores(results, "common_")
     yield ""
+    used = "".join(
+        p.marks.get(protocol, "")
+        for protocol, r in results.items()
+        for p in _present(r["shown"]["framed"])
+        if protocol in r["shown"]["framed"][p.name]["scores"]
+    )
     yield from (f"{mark} {MARKS[mark]}  " for mark in MARKS if mark in used)
 
 
-def one_protocol(protocol: str, result: Mapping[str, Any], used: set[str]) -> Iterator[str]:
-    """Its table; the marks in it are added to `used`."""
-    (title, unit), asked = TITLES[protocol], result["asked"][protocol]
-    stored, framed = result["shown"]["stored"], result["shown"]["framed"]
-    body, common = [], 0
-    for p in _present(framed):
-        if protocol not in framed[p.name]["scores"]:
-            continue
-        a, b, marks = (
-            stored[p.name]["scores"][protocol],
-            framed[p.name]["scores"][protocol],
-            p.marks.get(protocol, ""),
-        )
-        used.update(marks)
-        common = int(b.get("common_answered", 0))
-        body.append([
-            p.title, _share(a["answered"], asked), _value(a, "", marks), _share(b["answered"], asked),
-            _value(b, "", marks),
-            _value(b, "common_", marks),
-        ])  # fmt: skip
-    yield f"\n**{title}: {unit}**; {asked:,} {'pairs' if protocol == 'lfw' else 'pictures'}\n"
-    yield table(
-        (
-            "tool",
-            "stored: predicted, %",
-            "stored",
-            "framed: predicted, %",
-            "framed",
-            f"framed, common ({common:,})",
-        ),
-        body,
-    )
-    if protocol in NOTES:
-        yield f"\n{NOTES[protocol]}"
+def _common(result: Mapping[str, Any], protocol: str) -> int:
+    rows = result["shown"]["framed"].values()
+    counts = [r["scores"][protocol] for r in rows if protocol in r.get("scores", {})]
+    return max((int(c.get("common_answered", 0)) for c in counts), default=0)
+
+
+def scores(results: Mapping[str, Mapping[str, Any]], prefix: str) -> str:
+    """One row per tool with a score, one column per protocol.
+
+    Args:
+        results: protocol -> its set.
+        prefix: "common_" for the common pictures only.
+    """
+    body = []
+    for p in PEERS:
+        cells = []
+        for protocol, result in results.items():
+            found = result["shown"]["framed"].get(p.name, {}).get("scores", {}).get(protocol)
+            if found is None:
+                cells.append("")
+                continue
+            share = "" if prefix else f" ({_share(found['answered'], result['asked'][protocol])})"
+            cells.append(_value(found, prefix, p.marks.get(protocol, "")) + share)
+        if any(cells):
+            body.append([p.title, *cells])
+    return table(("tool", *(TITLES[p][0] for p in results)), body)
 
 
 def _share(n: int, of: int) -> str:
@@ -234,24 +244,23 @@ def _value(scores: Mapping[str, float], prefix: str, marks: str) -> str:
 
 def faces_found(found: Mapping[str, Any]) -> Iterator[str]:
     """One table: the share of pictures whose labeled face each detector found."""
-    yield (
-        "Pictures in which a box contains the center of the labeled face, %; each tool's own detector and"
-        " threshold. Most stored pictures are small and tightly cropped, unlike the photos that many"
-        " detectors are made for.\n"
-    )
     sets = [(s, found["sets"][s.name]) for s in SITTINGS if s.name in found["sets"]]
-    head = ("tool", *(f"{FACES[s.name]} ({r['pictures']:,}), {way}" for s, r in sets for way in WAYS))
+    counts = ", ".join(f"{FACES[s.name]} {r['pictures']:,}" for s, r in sets)
+    yield (
+        "Pictures in which a box contains the center of the labeled face, %, as stored / framed; each tool's"
+        " own detector and threshold. Most stored pictures are small and tightly cropped, unlike the photos"
+        f" that many detectors are made for. Pictures: {counts}.\n"
+    )
     body = []
     for p in PEERS:
-        cells = [(r["shown"][way].get(p.name, {}), r["pictures"]) for _, r in sets for way in WAYS]
-        if any("found" in cell for cell, _ in cells):
-            body.append(
-                [
-                    p.title,
-                    *(f"{100 * cell['found'] / n:.1f}" if "found" in cell else "failed" for cell, n in cells),
-                ]
-            )
-    yield table(head, body)
+        cells = [[(r["shown"][way].get(p.name, {}), r["pictures"]) for way in WAYS] for _, r in sets]
+        if any("found" in row for ways in cells for row, _ in ways):
+            body.append([p.title, *(" / ".join(_found(row, n) for row, n in ways) for ways in cells)])
+    yield table(("tool", *(FACES[s.name] for s, _ in sets)), body)
+
+
+def _found(row: Mapping[str, Any], n: int) -> str:
+    return f"{100 * row['found'] / n:.1f}" if "found" in row else "failed"
 
 
 def blanks(found: Mapping[str, Any]) -> Iterator[str]:
@@ -267,7 +276,7 @@ def blanks(found: Mapping[str, Any]) -> Iterator[str]:
         ]
         if said := next((t for t in told if t), None):
             reasons[p.title] = said
-    yield table(
-        ("tool", "reason"),
-        [[name, why.replace("|", "/")] for name, why in (reasons | BLANKS).items()],
-    )
+    by_reason: dict[str, list[str]] = {}
+    for name, why in (reasons | BLANKS).items():
+        by_reason.setdefault(why, []).append(name)
+    yield from (f"- {', '.join(names)}: {why}." for why, names in by_reason.items())

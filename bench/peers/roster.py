@@ -134,13 +134,14 @@ PEERS = (
     Peer("haar", "OpenCV Haar", OPENCV, "read_haar.py", "boxes", ("detect", ALL)),
 )
 
+NO_WEIGHTS = "the package has no weights and downloads them"
 # Other tools, and why they are not measured: only package registries are used.
 BLANKS = {
-    "insightface 2.1": "downloads its weights; the package has none",
-    "uniface 4.2.1": "downloads its weights; the package has none",
-    "deepface 0.0.103": "downloads its weights; the package has none",
-    "py-feat 2.1.5": "downloads its weights; the package has none",
-    "facer (pyfacer 0.0.5)": "downloads its weights; the package has none",
+    "insightface 2.1": NO_WEIGHTS,
+    "uniface 4.2.1": NO_WEIGHTS,
+    "deepface 0.0.103": NO_WEIGHTS,
+    "py-feat 2.1.5": NO_WEIGHTS,
+    "facer (pyfacer 0.0.5)": NO_WEIGHTS,
     "mediapipe 1.2.2": ("no models and no solutions in the wheel; 0.10.21, the last with both, is measured"),
     "OpenCV YuNet, SFace": ("no models in OpenCV's wheels; YuNet was the teacher of mien's detector"),
     "facenet-pytorch 2.6.0": "requires torch 2.2, whose wheel brings CUDA",

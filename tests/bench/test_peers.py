@@ -212,7 +212,7 @@ def test_a_failed_installation_is_a_blank_with_its_reason():
     assert found["not_installed"] == dict.fromkeys(
         ("human", "face-api"), "not installed: npm is not on this machine"
     )
-    assert "| human | not installed: npm is not on this machine |" in "\n".join(page.blanks(found))
+    assert "- human, face-api: not installed: npm is not on this machine." in "\n".join(page.blanks(found))
 
 
 def test_an_environment_is_made_once_a_set_of_pins(tmp_path):
@@ -410,18 +410,21 @@ def made_up() -> dict[str, Any]:
 def test_the_page_says_what_was_measured():
     text = page.section(made_up())
     assert "| mien | 12 / 16 (1) | 12 / 16 (1) | 12 / 16 (1) | 20 |" in text
+    assert "| mien | 12 (1) | 12 (1) | 12 (1) | 12 (1) | 12 (1) |" in text
+    assert "| MediaPipe | 12 (1) | 12 (1) |  |  |  |" in text
     assert (
         "99 (111) | 600 | 2.5 |" in text
         and "Made up" in text
         and "at most 40 pictures" in text
         and "busy" not in text
     )
-    assert "| mien | 75.0 | 5.25 ± 0.50 ‡ | 75.0 | 5.25 ± 0.50 ‡ | too few |" in text
-    assert "3.00 ± 0.50 † | 2.00 ± 0.10 † |" in text and "framed, common (12)" in text
+    assert "| mien | 5.25 ± 0.50 ‡ (75.0) |" in text and "| mien | too few |" in text
+    assert "| face_recognition | 3.00 ± 0.50 † (75.0) |" in text
+    assert "| face_recognition | 2.00 ± 0.10 † |" in text and "(68 points 12)" in text
     assert (
         MARKS["†"] in text and MARKS["‡"] in text and MARKS["§"] not in text
     )  # a mark is explained where it is used
-    assert "| OpenCV Haar | 25.0 | 25.0 |" in text and "| OpenCV Haar | ended with code 3 |" in text
+    assert "| OpenCV Haar | 25.0 / 25.0 |" in text and "- OpenCV Haar: ended with code 3." in text
     assert all(why in text for why in BLANKS.values())
     lines = [line for line in text.splitlines() if line.startswith("|")]
     blocks = text.split("\n\n")
