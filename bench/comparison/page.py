@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -133,25 +135,31 @@ def judged(results: Results, study: Ablation) -> dict[str, dict[str, str]]:
     }
 
 
-def ablation(results: Results, study: Ablation) -> str:
-    """A table of one idea: one row per side. `claims` has the verdicts."""
-    if not judged(results, study):
-        return f"### {study.paper}: {study.idea}\n\n{NOT_YET}"
-    rows = [
-        [side, *(spread(values[p], p) for p in study.measures)]
-        for side, values in sides_of(results, study).items()
-    ]
-    return f"### {study.paper}: {study.idea}\n\n" + table(["", *(SHOWN[p][1] for p in study.measures)], rows)
+def ablation_numbers(results: Results) -> str:
+    """CSV with the scores of each side of each ablation: mean of the seeds, and half of their range."""
+    text = io.StringIO()
+    rows = csv.writer(text, lineterminator="\n")
+    rows.writerow(("paper", "idea", "side", "metric", "mean", "half_range"))
+    for study in ABLATIONS:
+        if not judged(results, study):
+            continue
+        for side, values in sides_of(results, study).items():
+            for protocol in study.measures:
+                mean, half = spread(values[protocol], protocol).split(" ± ")
+                rows.writerow((study.paper, study.idea, side, SHOWN[protocol][1], mean, half))
+    return text.getvalue()
 
 
 def claims(results: Results) -> str:
     """The verdicts: one row per comparison, with the tasks on which the idea helps, harms, or neither."""
     rows, task_of = [], {protocol: task for task, protocol in MEASURE.items()}
     for study in ABLATIONS:
+        name = f"{study.paper}: {study.idea}"
         for side, said in judged(results, study).items():
             cells = [", ".join(task_of[p] for p, v in said.items() if v == word) for word in VERDICTS]
-            rows.append([study.paper, f"{next(iter(study.sides))} vs. {side}", *cells])
-    return table(["paper", "comparison", "better", "worse", "no clear difference"], rows) if rows else NOT_YET
+            rows.append([name, f"{next(iter(study.sides))} vs. {side}", *cells])
+            name = ""  # once per idea
+    return table(["idea", "comparison", "better", "worse", "no clear difference"], rows) if rows else NOT_YET
 
 
 def single_tasks(results: Results) -> str:
@@ -183,41 +191,38 @@ Numbers: `bench/results/comparison.json`, with learning curves (every 500 steps)
 
 - **Models**: the tiny version of each design on EfficientNet-Lite0 with ImageNet weights; stem and first two stages are frozen. iFAN has its own
   trunk. Pictures have 112 x 112 pixels and show the whole head.
-- **Training**: {steps:,} steps of {batch} pictures ({passes:,} in total), AdamW, learning rate 5e-4 in the encoder and 1e-3 elsewhere, cosine after 150
-  steps, the same augmentation, weights averaged with decay 0.998, seed 1. The sets of a model's tasks share the batch in fixed proportions
+- **Training**: {steps:,} steps of {batch} pictures ({passes:,} in total), AdamW, learning rate 5e-4 in the encoder and 1e-3 elsewhere, cosine decay after
+  150 warm-up steps, the same augmentation, weights averaged with decay 0.998, seed 1. The sets of a model's tasks share the batch in fixed proportions
   (`src/mien/data/pack_mixture.py`), so a model with fewer tasks sees more pictures of each.
-- **Evaluation**: small pictures, own splits, faces aligned by the points of each set (or of a detector): not comparable with numbers on the full sets. MTFL
-  test: 5 points, 2,995 pictures. Helen val: 68 points, 100. CelebAMask val: mean F1, 80. CelebA val: mean accuracy of 40 attributes, 1,030.
-  UTKFace val: years and gender, 1,000. FER+ val 3,199, test 3,152 (majority). LFW View 1: 1,000 pairs. ONNX and torch gave the same digits where both were tried.
+- **Evaluation**: small pictures, own splits, faces aligned by the points of each set (or of a detector). Do not compare with numbers on the full sets.
+  Pictures: MTFL test 2,995, Helen val 100, CelebAMask val 80, CelebA val 1,030, UTKFace val 1,000, FER+ val 3,199, FER+ test 3,152; LFW View 1: 1,000
+  pairs. Metrics: [protocols](data.md#protocols). ONNX and torch gave the same digits where both were tried.
 - **Test sets** are reported only, with one exception: the learning rate of iFAN's dense heads was chosen by training losses while the errors of 300
   MTFL test pictures were visible (`dev/LOG.md`, entry 19).
-- **Not included**: the embedded network, which saw over nine times as many pictures; and the correction of horizontal label offsets in flipped pictures
-  (`dev/LOG.md`, entries 13 and 14). With 1,500 more steps, this correction took the embedded network from 6.90 to 6.03 on MTFL and from 4.03 to 3.79 on Helen.
+- **Not included**: the embedded network, which saw over nine times as many pictures, and the correction of horizontal label offsets in flipped pictures
+  (`dev/LOG.md`, entries 13 and 14).
 
 ## Models
 
 {systems}
 
 {notes}
-
-"Constant prediction" is the mean of the labels of 2,000 training faces (per pixel, the most common class), for every face
-(`bench/comparison/guess.py`). Training speed: entire steps on two idle cores. ONNX Runtime: one face, one thread, median of 40.
+- Constant prediction: for every face the mean of the labels of 2,000 training faces; per pixel, the most common class (`bench/comparison/guess.py`).
+- Training speed: entire steps on two idle cores. ONNX Runtime: one face, one thread, median of 40.
 
 ## All tasks or one task
 
-Naive Faceptor, {fewer:,} steps of {batch} on both sides, two seeds: mean ± half of the range. A single task gets the entire batch. The rows "alone" above have
-{steps:,} steps.
+Naive Faceptor, {fewer:,} steps of {batch} on both sides, two seeds: mean ± half of the range. A single task gets the entire batch. The row
+"single task" above has {steps:,} steps.
 
 {single_tasks}
 
 ## Ablations
 
-{fewer:,} steps of {batch} unless noted, the same on both sides; two seeds: mean ± half of the range. "Better" and "worse": all seeds of
-the first side beat all seeds of the second, or the reverse. With two seeds this is a hint, not a proof.
+{fewer:,} steps of {batch} unless noted, the same on both sides; two seeds. "Better" and "worse": all seeds of the first side beat all seeds of
+the second, or the reverse. With two seeds this is a hint, not a proof. Scores of both sides: `bench/results/ablations.csv`.
 
 {claims}
-
-{ablations}
 """
 
 
@@ -234,6 +239,5 @@ def page(results: Results) -> str:
         systems=systems(results),
         notes=notes,
         single_tasks=single_tasks(results),
-        ablations="\n\n".join(ablation(results, a) for a in ABLATIONS),
         claims=claims(results),
     )

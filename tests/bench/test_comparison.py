@@ -9,10 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from bench.comparison.__main__ import ABLATED, KEPT, PAGE
 from bench.comparison.guess import guess
 from bench.comparison.page import (
     GUESS,
-    ablation,
+    ablation_numbers,
     claims,
     judged,
     page,
@@ -104,9 +105,9 @@ def test_claims_name_the_tasks_on_which_an_idea_helps():
     ours, other = ([r.name for r in side] for side in masks.sides.values())
     assert claims({}) == "Not trained yet."
     scored = results(**dict(zip([*ours, *other], (88.2, 88.3, 88.0, 88.1), strict=True)))
-    assert claims(scored).splitlines()[2:] == ["| MGMTN | masks vs. ones | attributes |  |  |"]
+    assert claims(scored).splitlines()[2:] == [f"| MGMTN: {masks.idea} | masks vs. ones | attributes |  |  |"]
     scored = results(**dict(zip([*ours, *other], (88.0, 88.3, 88.1, 88.2), strict=True)))
-    assert claims(scored).splitlines()[2:] == ["| MGMTN | masks vs. ones |  |  | attributes |"]
+    assert claims(scored).splitlines()[2:] == [f"| MGMTN: {masks.idea} | masks vs. ones |  |  | attributes |"]
 
 
 def test_the_page_shows_what_was_scored_and_leaves_the_rest_blank(tmp_path):
@@ -135,8 +136,25 @@ def test_an_ablation_is_judged_seed_by_seed():
     )
     scored = results(a1=85, a2=86, b1=83, b2=84)
     assert judged(scored, idea) == {"off": {"celeba": "yes"}}
-    assert "| on | 85.50 ± 0.50 |\n| off | 83.50 ± 0.50 |" in ablation(scored, idea)
-    assert "Not trained yet" in ablation(results(a1=85, a2=86, b1=83), idea)
+    assert judged(results(a1=85, a2=86, b1=83), idea) == {}
+
+
+def test_scores_of_ablations_are_written():
+    masks = next(a for a in ABLATIONS if a.paper == "MGMTN")
+    ours, other = ([r.name for r in side] for side in masks.sides.values())
+    scored = results(**dict(zip([*ours, *other], (85, 86, 83, 84), strict=True)))
+    idea = f'"{masks.idea}"'
+    assert ablation_numbers(scored).splitlines() == [
+        "paper,idea,side,metric,mean,half_range",
+        f"MGMTN,{idea},masks,CelebA %,85.50,0.50",
+        f"MGMTN,{idea},ones,CelebA %,83.50,0.50",
+    ]
+
+
+def test_the_committed_page_is_made_of_the_committed_result():
+    found = json.loads(KEPT.read_text(encoding="utf-8"))
+    assert PAGE.read_text(encoding="utf-8") == page(found)
+    assert ABLATED.read_text(encoding="utf-8") == ablation_numbers(found)
 
 
 def test_a_task_alone_is_judged_against_all_together():
