@@ -1,16 +1,19 @@
-"""Write the model card, docs/model-card.md, for the weights in the package.
+"""Write the model card, docs/model-card.md, for the weights in the package, and its long tables, bench/results/model_card/.
 
 python -m bench.model_card [--dry]      # needs mien[train] and MIEN_DATA with the data pack
 
 In order: raw outputs on the validation sets (kept in the cache folder), temperatures and confidence
 thresholds (written into the provenance file next to the weights; --dry writes only the page), protocol scores
-and the table of false matches if they are missing or belong to other weights, then the page.
+and the table of false matches if they are missing or belong to other weights, then the tables and the page.
 """
 
 from __future__ import annotations
 
 import argparse
+import csv
+import io
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -32,6 +35,7 @@ from mien.tasks.base import softmax
 from mien.tasks.choice import EXPRESSION8
 
 PAGE = Path("docs/model-card.md")
+TABLES = Path("bench/results/model_card")
 RACES = ("White", "Black", "Asian", "Indian", "other")
 BANDS = ((0, 2), (3, 9), (10, 19), (20, 29), (30, 39), (40, 49), (50, 59), (60, 69), (70, 120))
 WIDE = ((0, 17), (18, 39), (40, 64), (65, 120))
@@ -90,6 +94,17 @@ def shown(values: Any, scale: float = 100.0, digits: int = 1) -> str:
     return f"{mean:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
 
 
+def numbers(cell: str) -> list[str]:
+    """Mean, low and high of a cell that `shown` wrote; three empty texts for "too few"."""
+    found = re.findall(r"-?[0-9.]+", cell)
+    return found if len(found) == 3 else ["", "", ""]
+
+
+def with_interval(*names: str) -> list[str]:
+    """Columns of a CSV file for the `numbers` of several cells."""
+    return [f"{n}{end}" for n in names for end in ("", "_low", "_high")]
+
+
 def rows(head: Sequence[str], body: Iterator[Sequence[Any]] | Sequence[Sequence[Any]]) -> str:
     """A Markdown table."""
     lines = [list(map(str, head)), ["---"] * len(head), *(list(map(str, r)) for r in body)]
@@ -126,29 +141,35 @@ def crossed(a: Answers) -> Groups:
     }
 
 
-def age_and_gender(a: Answers, f: Fit) -> Iterator[str]:
-    """Both tables of UTKFace."""
+def people_lines(a: Answers, f: Fit, groups: Groups) -> Iterator[list[str]]:
+    """One line per group of UTKFace: name, n, age MAE, bias, interval coverage, gender accuracy."""
     u = a.utk
     years = softmax(u.raw["age"]) @ np.arange(101)
     off, right = years - u.years, (u.raw["attributes"][:, MALE] >= 0) == (u.male == 1)
     covered = inside(u.raw["age"], u.years, f.temperatures.get("age", 1.0))
+    for name, g in groups.items():
+        errors = shown(abs(off[g]), 1, 2), shown(off[g], 1, 2)
+        yield [name, f"{g.sum():,}", *errors, shown(covered[g]), shown(right[g])]
 
-    def line(name: str, g: np.ndarray) -> list[str]:
-        return [
-            name,
-            f"{g.sum():,}",
-            shown(abs(off[g]), 1, 2),
-            shown(off[g], 1, 2),
-            shown(covered[g]),
-            shown(right[g]),
-        ]
 
-    head = ("group", "n", "age MAE, years", "bias, years", "inside the interval, %", "gender accuracy, %")
+def age_and_gender(a: Answers, f: Fit) -> Iterator[str]:
+    """The table of UTKFace."""
     yield "### Age and gender: UTKFace val\n"
-    yield ("Bias: mean of prediction minus label. Race, gender and age are labels of the set.\n")
-    yield rows(head, [line(n, g) for n, g in people_groups(a).items()])
-    yield f"\nRace, gender and age combined, groups of {FEW} or more:\n"
-    yield rows(head, [line(n, g) for n, g in crossed(a).items() if g.sum() >= FEW])
+    yield (
+        "Bias: mean of prediction minus label. Race, gender and age are labels of the set. For these groups and"
+        f" for race, gender and age combined, with the percentage of labels inside the predicted interval:"
+        f" `{TABLES}/age_gender.csv`.\n"
+    )
+    head = ("group", "n", "age MAE, years", "bias, years", "gender accuracy, %")
+    yield rows(head, [line[:4] + line[5:] for line in people_lines(a, f, people_groups(a))])
+
+
+def age_and_gender_csv(a: Answers, f: Fit) -> Iterator[list[str]]:
+    """All groups of UTKFace, crossed groups of `FEW` or more included."""
+    yield ["group", "n", *with_interval("age_mae", "age_bias", "inside_interval_pct", "gender_accuracy_pct")]
+    groups = {**people_groups(a), **{n: g for n, g in crossed(a).items() if g.sum() >= FEW}}
+    for name, n, *cells in people_lines(a, f, groups):
+        yield [name, n.replace(",", ""), *(v for c in cells for v in numbers(c))]
 
 
 def slices(a: Answers) -> Groups:
@@ -160,19 +181,34 @@ def slices(a: Answers) -> Groups:
     }  # fmt: skip
 
 
-def attributes(a: Answers) -> Iterator[str]:
-    """Accuracy of the forty, by group."""
+def attribute_lines(a: Answers) -> Iterator[list[str]]:
+    """The mean of the forty and each of them: name, accuracy of a constant, accuracy by group."""
     hits = (a.celeba["attributes"] >= 0) == (a.attributes == 1)
-    groups = slices(a)
-    yield "### Attributes: CelebA val\n"
-    yield "Accuracy in % at 0.5. *Constant*: always predict the more frequent value.\n"
-    body = [["**mean of 40**", "", *(shown(hits[g].mean(1)) for g in groups.values())]]
+    groups = slices(a).values()
+    yield ["mean of 40", "", *(shown(hits[g].mean(1)) for g in groups)]
     for i, name in enumerate(CELEBA40):
         share = a.attributes[:, i].mean()
-        body.append(
-            [f"`{name}`", f"{100 * max(share, 1 - share):.1f}", *(shown(hits[g, i]) for g in groups.values())]
-        )
-    yield rows(("attribute", "constant", *(f"{n} ({g.sum():,})" for n, g in groups.items())), body)
+        yield [name, f"{100 * max(share, 1 - share):.1f}", *(shown(hits[g, i]) for g in groups)]
+
+
+def attributes(a: Answers) -> Iterator[str]:
+    """Mean accuracy of the forty, by group."""
+    yield "### Attributes: CelebA val\n"
+    yield (
+        f"Mean accuracy over the 40 attributes at 0.5, %. Each attribute: `{TABLES}/attributes.csv`; its column"
+        " `constant` is the accuracy of always predicting the more frequent value.\n"
+    )
+    _, _, *mean = next(attribute_lines(a))
+    names = [f"{n} ({g.sum():,})" for n, g in slices(a).items()]
+    yield rows(names, [mean])
+
+
+def attributes_csv(a: Answers) -> Iterator[list[str]]:
+    """Accuracy of each attribute by group, in %."""
+    names = [n.replace(" ", "_") for n in slices(a)]
+    yield ["attribute", "constant", *with_interval(*names)]
+    for name, constant, *cells in attribute_lines(a):
+        yield [name, constant, *(v for c in cells for v in numbers(c))]
 
 
 def expression(a: Answers) -> Iterator[str]:
@@ -305,20 +341,30 @@ def calibration(f: Fit) -> Iterator[str]:
     )
     yield "## Confidence thresholds\n"
     yield (
-        "Predictions below a probability are left out. *Recommended*: the lowest threshold that halves the"
-        " error rate.\n"
+        "Predictions with a lower probability are left out. *Recommended*: the lowest threshold that halves the"
+        f" error rate. Other thresholds: `{TABLES}/confidence_thresholds.csv`.\n"
     )
+    body = []
     for name, (table, where) in f.tables.items():
         best = f.abstain.get(name)
-        yield (
-            f"{name.capitalize()}, {where}; recommended:"
-            f" **{best if best is not None else 'none halves the errors'}**\n"
-        )
-        cells = [
-            (f"{r.cut:.2f}", f"{r.n:,}", f"{100 * r.share:.1f}", f"{100 * r.accuracy:.1f}" if r.n else "")
-            for r in table
-        ]
-        yield rows(("minimum probability", "predictions", "of all, %", "correct, %"), cells) + "\n"
+        if best is None:
+            body.append([name, where, "none halves the errors", "", "", f"{100 * table[0].accuracy:.1f}"])
+            continue
+        row = min(table, key=lambda r: abs(r.cut - best))
+        correct = f"{100 * row.accuracy:.1f}", f"{100 * table[0].accuracy:.1f}"
+        body.append([name, where, f"**{best}**", f"{100 * row.share:.1f}", *correct])
+    first = min(table[0].cut for table, _ in f.tables.values())
+    head = ("task", "measured on", "recommended", "of all, %", "correct, %", f"correct at {first:g}, %")
+    yield rows(head, body) + "\n"
+
+
+def thresholds_csv(f: Fit) -> Iterator[list[str]]:
+    """Share and accuracy of the predictions at each threshold."""
+    yield ["task", "minimum_probability", "predictions", "of_all_pct", "correct_pct"]
+    for name, (table, _) in f.tables.items():
+        for r in table:
+            correct = f"{100 * r.accuracy:.1f}" if r.n else ""
+            yield [name, f"{r.cut:.2f}", str(r.n), f"{100 * r.share:.1f}", correct]
 
 
 def failures(a: Answers, model: OnnxModel, scores: Mapping[str, Any]) -> Iterator[str]:
@@ -336,6 +382,8 @@ def failures(a: Answers, model: OnnxModel, scores: Mapping[str, Any]) -> Iterato
     hits, share = (a.celeba["attributes"] >= 0) == (a.attributes == 1), a.attributes.mean(0)
     idle = [f"`{n}`" for i, n in enumerate(CELEBA40) if hits[:, i].mean() <= max(share[i], 1 - share[i])]
     yield f"- Attributes no better than a constant: {', '.join(idle) or 'none'}."
+    hard = [f"`{n}` ({100 * v:.0f} %)" for n, v in zip(CELEBA40, hits.mean(0), strict=True) if v < 0.8]
+    yield f"- Attributes with an accuracy below 80 %: {', '.join(hard) or 'none'}."
     classes = [
         f"{k[3:]} ({v:.2f})"
         for k, v in scores.get("celebamask", {}).items()
@@ -419,6 +467,19 @@ def write(path: Path, text: str) -> None:
     os.replace(part, path)
 
 
+def write_tables(a: Answers, f: Fit) -> None:
+    """Write the long tables as CSV."""
+    TABLES.mkdir(parents=True, exist_ok=True)
+    for name, lines in (
+        ("age_gender", age_and_gender_csv(a, f)),
+        ("attributes", attributes_csv(a)),
+        ("confidence_thresholds", thresholds_csv(f)),
+    ):
+        text = io.StringIO()
+        csv.writer(text, lineterminator="\n").writerows(lines)
+        write(TABLES / f"{name}.csv", text.getvalue())
+
+
 def record(model: OnnxModel, f: Fit) -> None:
     """Write temperatures and abstention thresholds to the provenance file."""
     sets = "temperatures: FER+ val, CelebA val, UTKFace val; cuts: FER+ val, UTKFace val"
@@ -462,6 +523,7 @@ def main() -> None:
             )
         if not TABLE.is_file() or Rates.of(model.sha256) is None:
             subprocess.run([sys.executable, "bench/speed/gallery.py", "rates"], check=True)
+    write_tables(a, f)
     write(PAGE, page(model, read(model.path), a, f))
     print(f"{PAGE}: temperatures {f.temperatures}, cuts {f.abstain}")
 
