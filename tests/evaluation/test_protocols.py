@@ -493,5 +493,5 @@ def test_the_sets_without_a_protocol_open_too(build: Callable[[str], None]):
 
 def test_the_page_of_data_names_every_set_and_protocol():
     page = Path("docs/data.md").read_text(encoding="utf-8")
-    assert [n for n in OFFICIAL if f"| `{n}` |" not in page] == []
-    assert [n for n in PROTOCOLS if f"| `{n}` |" not in page] == []
+    assert [n for n in OFFICIAL if f"`{n}`" not in page] == []
+    assert [n for n in PROTOCOLS if f"`{n}`" not in page] == []
