@@ -191,12 +191,12 @@ Numbers: `bench/results/comparison.json`, with learning curves (every 500 steps)
 
 - **Models**: the tiny version of each design on EfficientNet-Lite0 with ImageNet weights; stem and first two stages are frozen. iFAN has its own
   trunk. Pictures have 112 x 112 pixels and show the whole head.
-- **Training**: {steps:,} steps of {batch} pictures ({passes:,} in total), AdamW, learning rate 5e-4 in the encoder and 1e-3 elsewhere, cosine decay after
-  150 warm-up steps, the same augmentation, weights averaged with decay 0.998, seed 1. The sets of a model's tasks share the batch in fixed proportions
+- **Training**: {steps:,} steps of {batch} pictures, AdamW, learning rate 5e-4 in the encoder and 1e-3 elsewhere, cosine decay after 150 warm-up
+  steps, the same augmentation, weights averaged with decay 0.998, seed 1. The sets of a model's tasks share the batch in fixed proportions
   (`src/mien/data/pack_mixture.py`), so a model with fewer tasks sees more pictures of each.
 - **Evaluation**: small pictures, own splits, faces aligned by the points of each set (or of a detector). Do not compare with numbers on the full sets.
   Pictures: MTFL test 2,995, Helen val 100, CelebAMask val 80, CelebA val 1,030, UTKFace val 1,000, FER+ val 3,199, FER+ test 3,152; LFW View 1: 1,000
-  pairs. Metrics: [protocols](data.md#protocols). ONNX and torch gave the same digits where both were tried.
+  pairs. Metrics: [protocols](data.md#protocols).
 - **Test sets** are reported only, with one exception: the learning rate of iFAN's dense heads was chosen by training losses while the errors of 300
   MTFL test pictures were visible (`dev/LOG.md`, entry 19).
 - **Not included**: the embedded network, which saw over nine times as many pictures, and the correction of horizontal label offsets in flipped pictures
@@ -235,7 +235,6 @@ def page(results: Results) -> str:
         steps=STEPS,
         fewer=FEWER,
         batch=BATCH,
-        passes=STEPS * BATCH,
         systems=systems(results),
         notes=notes,
         single_tasks=single_tasks(results),

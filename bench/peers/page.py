@@ -177,7 +177,7 @@ def accuracy(found: Mapping[str, Any]) -> Iterator[str]:
     results = {p: found["sets"][s.name] for s in SITTINGS if s.name in found["sets"] for p in s.protocols}
     yield (
         "Each picture is *framed*: enlarged to at least 224 px, inside a gray border that doubles its size."
-        " Results on the pictures as stored: `bench/results/peers.json`.\n"
+        " Results on stored pictures: `bench/results/peers.json`.\n"
     )
     for protocol, result in results.items():
         n = result["asked"][protocol]
@@ -248,8 +248,8 @@ def faces_found(found: Mapping[str, Any]) -> Iterator[str]:
     counts = ", ".join(f"{FACES[s.name]} {r['pictures']:,}" for s, r in sets)
     yield (
         "Pictures in which a box contains the center of the labeled face, %, as stored / framed; each tool's"
-        " own detector and threshold. Most stored pictures are small and tightly cropped, unlike the photos"
-        f" that many detectors are made for. Pictures: {counts}.\n"
+        " own detector and threshold. Most stored pictures are small and tightly cropped. Pictures:"
+        f" {counts}.\n"
     )
     body = []
     for p in PEERS:

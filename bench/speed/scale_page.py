@@ -91,18 +91,10 @@ def papers(known: Known) -> str:
                 f"{r['parameters'] / 1e6:,.0f}",
                 views,
                 f"{seen / 1e6:,.1f}",
-                f"{work / 1e18:,.1f}",
                 f"{work / GPU / 3600:,.1f}",
             ]
         )
-    head = [
-        "recipe",
-        "parameters, M",
-        "MACs per picture, G",
-        "pictures, M",
-        "operations, 1e18",
-        "GPU-hours at 100 TFLOP/s",
-    ]
+    head = ["recipe", "parameters, M", "MACs per picture, G", "pictures, M", "GPU-hours at 100 TFLOP/s"]
     return table(head, cells)
 
 
