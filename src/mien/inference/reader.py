@@ -336,7 +336,8 @@ def load(
         detector: an .onnx file of a detector; None for the embedded one.
         tasks: see `Reader`. Only the parts of the network that these need are loaded.
         threads: inference threads; None for all cores, or as many as a container is given (its CPU quota).
-        batch, max_pixels: see `Reader`.
+        batch: batch size, faces per forward pass.
+        max_pixels: photos with more pixels are refused.
         score: minimum detection score, 0..1; None for the detector's own.
         mirror: horizontal-flip test-time augmentation: slightly more accurate, twice the time per face.
         thorough: see `Reader`.

@@ -102,7 +102,8 @@ def anonymize_video(
         source: a video file; it is read twice, so pipes and cameras are refused.
         target: FILE.mp4.
         reader: of `mien.load()`, with the identity task if `visible` is given; None loads one.
-        how, strength: see `mien.anonymize`.
+        how: see `mien.anonymize`.
+        strength: see `mien.anonymize`.
         score: a track is covered if one of its detections has this score, 0..1, or if it lasts 0.5 s.
             Detections from 0.3 on start a track, detections from 0.1 on continue it.
         hold: seconds that a track starts early and ends late, and the longest gap that is filled.

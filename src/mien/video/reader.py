@@ -49,7 +49,8 @@ class Frame:
         """A copy of the pixels with faces, mean answers so far and track numbers drawn in.
 
         Args:
-            style, overlay: see `mien.annotate`.
+            style: see `mien.annotate`.
+            overlay: see `mien.annotate`.
         """
         shown = [Face(f.box, f.score, f.points, {**f.answers, **f.so_far}) for f in self.faces]
         numbers = [f"#{face.track}" for face in self.faces]

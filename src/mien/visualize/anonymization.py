@@ -67,7 +67,8 @@ def cover_boxes(
     Args:
         pixels: (H, W, 3) uint8 RGB; changed.
         boxes: (4,) float xyxy in pixels each, covered as they are.
-        how, strength: see `anonymize`.
+        how: see `anonymize`.
+        strength: see `anonymize`.
     """
     height, width = pixels.shape[:2]
     for box in boxes:

@@ -326,12 +326,14 @@ def _all_points(
 def folder(
     path: Path, task: str = "expression", *, template: str | None = None, points: Path | None = None
 ) -> Own:
-    """A folder a class, with its pictures in it: `path/happiness/a.jpg`.
+    """One folder per class, with its pictures in it: `path/happiness/a.jpg`.
 
     Args:
+        path: folder of the class folders.
         task: "expression" or "expression7", whose class names the folders bear; or "identity512", where the
             folders are people, numbered in the order of their sorted names (`dataset.classes`).
-        template, points: as in `table`; a picture's name is FOLDER/FILE.
+        template: as in `table`.
+        points: as in `table`; a picture's name is FOLDER/FILE.
     """
     path = Path(path)
     if task not in (*_CHOICES, "identity512"):
