@@ -197,7 +197,7 @@ def recipe(
     """See the module's text.
 
     Args:
-        part: Part of the training: "raise" first; "finish", "masks", "identity", "photos" and "photos-finish"
+        part: Part of the training: "train" first; "finish", "masks", "identity", "photos" and "photos-finish"
             each continue from the weights of the one before.
         steps: Number of training steps; 0 for the default of the part.
         seed: Seed of the weights, the batches and the augmentation; 0 for the default of the part.

@@ -43,7 +43,11 @@ def evaluate(
     threads: Threads = None,
     flip_tta: FlipTTA = False,
 ) -> None:
-    """Measure a network on labeled data."""
+    """Measure a network on labeled data.
+
+    MIEN_DATA, or [data] root in mien.toml, names the data folder. Protocols whose data is missing are
+    skipped. Needs the extra: pip install 'mien[train]'.
+    """
     from mien.evaluation.scoring import PROTOCOLS, as_table, run
     from mien.inference.detector import Detector
     from mien.inference.flip_tta import FlipTTA as FlippedModel

@@ -35,7 +35,8 @@ def export(
 ) -> None:
     """Export trained weights to ONNX.
 
-    The exported network is compared with the trained one, and its provenance is written and printed.
+    The exported network is compared with the trained one, and its provenance is written and printed. Needs
+    the extra: pip install 'mien[train]'.
     """
     from mien.export.onnx_export import release
 

@@ -43,9 +43,9 @@ def models(
     ] = True,
     as_json: AsJson = False,
 ) -> None:
-    """List weights with license and training data, and architectures.
+    """List weights with licenses, and architectures to train.
 
-    Also shown: builder, size, sha256, tasks, input view and calibration.
+    Of the weights, it also prints builder, size, sha256, training data, tasks, input view and calibration.
     """
     from mien.inference import provenance
 

@@ -218,7 +218,7 @@ Threshold = Annotated[
 
 # --- Output
 
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON with more details, not text.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON with more details instead of text.")]
 Runs = Annotated[int, typer.Option("--runs", min=1, metavar="N", help="Number of timed runs per stage.")]
 EngineOption = Annotated[
     Engine | None,

@@ -36,7 +36,8 @@ def quantize(
     """Write a network with 8-bit weights.
 
     It is calibrated on the faces of PHOTOS: use 32 or more faces of the kind that it will see. The command
-    prints how much each prediction changes, and the speed of both networks on this machine.
+    prints how much each prediction changes, and the speed of both networks on this machine. Needs the extra:
+    pip install 'mien[train]'.
     """
     import numpy as np
 

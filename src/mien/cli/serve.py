@@ -79,7 +79,7 @@ def serve(
             "--burst",
             min=1,
             metavar="N",
-            help="With --rate: photos that may come at once.",
+            help="With --rate: photos that a client may send at once.",
             rich_help_panel=LIMITS,
         ),
     ] = 32,
@@ -89,7 +89,7 @@ def serve(
             "--queue",
             min=1,
             metavar="N",
-            help="Photos in the server, waiting or in work; beyond that, requests get 503.",
+            help="Maximum number of photos in progress or waiting; beyond that, requests get 503.",
             rich_help_panel=LIMITS,
         ),
     ] = 64,
@@ -122,7 +122,11 @@ def serve(
     max_pictures: Annotated[
         int,
         typer.Option(
-            "--max-pictures", min=1, metavar="N", help="Photos per request.", rich_help_panel=LIMITS
+            "--max-pictures",
+            min=1,
+            metavar="N",
+            help="Maximum number of photos per request.",
+            rich_help_panel=LIMITS,
         ),
     ] = 16,
     max_picture_mib: Annotated[
@@ -131,14 +135,18 @@ def serve(
             "--max-picture-mib",
             min=0.001,
             metavar="MIB",
-            help="File size of a photo.",
+            help="Maximum file size of a photo.",
             rich_help_panel=LIMITS,
         ),
     ] = 32.0,
     max_request_mib: Annotated[
         float,
         typer.Option(
-            "--max-request-mib", min=0.001, metavar="MIB", help="Size of a request.", rich_help_panel=LIMITS
+            "--max-request-mib",
+            min=0.001,
+            metavar="MIB",
+            help="Maximum size of a request.",
+            rich_help_panel=LIMITS,
         ),
     ] = 64.0,
     workers: Annotated[

@@ -142,7 +142,11 @@ def train(
     ],
     out: Annotated[Path, typer.Option("--out", "-o", metavar="RUN", help="Folder of the training run.")],
     resume: Annotated[
-        bool, typer.Option("--resume", help="Continue exactly from the last checkpoint in --out.")
+        bool,
+        typer.Option(
+            "--resume",
+            help="Continue from the last checkpoint in --out, exactly as if the run had not stopped.",
+        ),
     ] = False,
     threads: Annotated[
         int | None,

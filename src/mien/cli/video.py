@@ -141,7 +141,10 @@ def video(
     gap: Annotated[
         float,
         typer.Option(
-            "--gap", min=0.0, metavar="SECONDS", help="End a track when its face was not seen for this long."
+            "--gap",
+            min=0.0,
+            metavar="SECONDS",
+            help="End a track when its face is not detected for this long.",
         ),
     ] = 1.0,
     draw: Annotated[

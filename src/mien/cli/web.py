@@ -26,7 +26,7 @@ def web(
         typer.Option(
             "--ort",
             metavar="FILE|FOLDER",
-            help="onnxruntime-web: the .tgz file of npm, or a folder with its files.",
+            help="onnxruntime-web: its .tgz file from npm, or a folder with its files.",
             show_default="download with npm",
         ),
     ] = None,
