@@ -375,7 +375,7 @@ def failures(a: Answers, model: OnnxModel, scores: Mapping[str, Any]) -> Iterato
         for i, n in enumerate(EXPRESSION8)
         if (truth == i).any()
     }
-    weak = [f"{n} ({100 * v:.0f} %)" for n, v in recall.items() if v < 0.5]
+    weak = [n for n, v in recall.items() if v < 0.5]
     yield f"- Expressions with a recall below 50 %: {', '.join(weak) or 'none'}."
     hits, share = (a.celeba["attributes"] >= 0) == (a.attributes == 1), a.attributes.mean(0)
     idle = [f"`{n}`" for i, n in enumerate(CELEBA40) if hits[:, i].mean() <= max(share[i], 1 - share[i])]
@@ -394,12 +394,8 @@ def failures(a: Answers, model: OnnxModel, scores: Mapping[str, Any]) -> Iterato
         (u.raw["attributes"][:, MALE] >= 0) == (u.male == 1),
     )
     groups = {n: g for n, g in people_groups(a).items() if g.sum() >= FEW}
-    old = [f"{n} ({off[g].mean():.1f} years)" for n, g in groups.items() if bootstrap(off[g])[1] > off.mean()]
-    sex = [
-        f"{n} ({100 * right[g].mean():.0f} %)"
-        for n, g in groups.items()
-        if bootstrap(right[g])[2] < right.mean()
-    ]
+    old = [n for n, g in groups.items() if bootstrap(off[g])[1] > off.mean()]
+    sex = [n for n, g in groups.items() if bootstrap(right[g])[2] < right.mean()]
     yield f"- Age error significantly above average: {', '.join(old) or 'no group'}."
     yield f"- Gender accuracy significantly below average: {', '.join(sex) or 'no group'}."
     table = Rates.of(model.sha256)
@@ -409,10 +405,10 @@ def failures(a: Answers, model: OnnxModel, scores: Mapping[str, Any]) -> Iterato
             for line in _pairs(a, table.threshold(VERIFY_FMR))
             if line[2] != "too few"
         )
-        alike = [f"{name} ({v:.1f} %)" for name, v in told if v > 200 * VERIFY_FMR]
+        alike = [name for name, v in told if v > 200 * VERIFY_FMR]
         yield (
             f"- Strangers match at more than twice the stated rate ({100 * VERIFY_FMR:g} %):"
-            f" {', '.join(alike) or 'no group'}."
+            f" {'; '.join(alike) or 'no group'}."
         )
     yield (
         "\nExpected, but not measured: errors on profiles, on faces behind hands or masks, on faces of a few"
