@@ -151,15 +151,20 @@ def ablation_numbers(results: Results) -> str:
 
 
 def claims(results: Results) -> str:
-    """The verdicts: one row per comparison, with the tasks on which the idea helps, harms, or neither."""
-    rows, task_of = [], {protocol: task for task, protocol in MEASURE.items()}
+    """The verdicts: one line per idea, with the tasks on which it helps, harms, or neither."""
+    lines, task_of = [], {protocol: task for task, protocol in MEASURE.items()}
     for study in ABLATIONS:
-        name = f"{study.paper}: {study.idea}"
-        for side, said in judged(results, study).items():
-            cells = [", ".join(task_of[p] for p, v in said.items() if v == word) for word in VERDICTS]
-            rows.append([name, f"{next(iter(study.sides))} vs. {side}", *cells])
-            name = ""  # once per idea
-    return table(["idea", "comparison", "better", "worse", "no clear difference"], rows) if rows else NOT_YET
+        said = []
+        for side, verdicts in judged(results, study).items():
+            words = [
+                f"{words} {', '.join(task_of[p] for p, v in verdicts.items() if v == word)}"
+                for word, words in zip(VERDICTS, ("better on", "worse on", "unclear on"), strict=True)
+                if word in verdicts.values()
+            ]
+            said.append(f"*{next(iter(study.sides))}* against *{side}*: {'; '.join(words)}.")
+        if said:
+            lines.append(f"- **{study.paper}**, {study.idea}. {' '.join(said)}")
+    return "\n".join(lines) or NOT_YET
 
 
 def single_tasks(results: Results) -> str:
@@ -219,7 +224,7 @@ Naive Faceptor, {fewer:,} steps of {batch} on both sides, two seeds: mean ± hal
 
 ## Ablations
 
-{fewer:,} steps of {batch} unless noted, the same on both sides; two seeds. "Better" and "worse": all seeds of the first side beat all seeds of
+{fewer:,} steps of {batch} unless noted, the same on both sides; two seeds. *Better* and *worse*: all seeds of the first side beat all seeds of
 the second, or the reverse. With two seeds this is a hint, not a proof. Scores of both sides: `bench/results/ablations.csv`.
 
 {claims}

@@ -423,8 +423,8 @@ def failures(a: Answers, model: OnnxModel, scores: Mapping[str, Any]) -> Iterato
 def page(model: OnnxModel, known: Provenance, a: Answers, f: Fit) -> str:
     """All of it."""
     scores = known.record["scores"]
-    sets = rows(("set", "content and terms"), sorted(known.sets.items()))
-    numbers = rows(("protocol", "n", "numbers"), [_score(n, v) for n, v in scores.items()])
+    sets = "\n".join(f"- {name}: {terms}" for name, terms in sorted(known.sets.items()))
+    numbers = "\n".join(_score(n, v) for n, v in scores.items())
     parts = [
         f"# Model card: {known.builder}\n",
         "```console\n$ mien models                     # weights, licenses, training sets, tasks\n"
@@ -449,9 +449,9 @@ def page(model: OnnxModel, known: Provenance, a: Answers, f: Fit) -> str:
     return "\n".join(parts)
 
 
-def _score(name: str, values: Mapping[str, float]) -> list[str]:
+def _score(name: str, values: Mapping[str, float]) -> str:
     main = [f"{k} {v:.4g}" for k, v in values.items() if ":" not in k and k != "n"]
-    return [name, f"{int(values['n']):,}", ", ".join(main)]
+    return f"- `{name}` ({int(values['n']):,}): {', '.join(main)}"
 
 
 def write(path: Path, text: str) -> None:
