@@ -64,20 +64,11 @@ More: [privacy and law](privacy.md). This is not legal advice.
 
 OFF = """## Switch tasks off
 
-Only requested tasks are computed; identity must be requested:
-
-```python
-import mien
-
-reader = mien.load(tasks=["points5", "landmarks", "parsing", "pose"])  # nothing about the person
-print(reader.requested)
-```
-
 ```sh
-mien analyze examples/astronaut.jpg --tasks points5,landmarks,parsing,pose
+mien analyze examples/astronaut.jpg --tasks points5,landmarks,parsing,pose    # nothing about the person
 ```
 
-`mien serve --tasks ...` offers no other tasks ([server](server.md)). At the thresholds above, `face["gender"].confident({gender})` and
+Only requested tasks are computed, also with `mien.load(tasks=[...])` and `mien serve --tasks`; identity must be requested. At the thresholds above, `face["gender"].confident({gender})` and
 `face["expression"].confident({expression})` return the label or None. `mien models --license commercial` refuses these weights with exit code 2.
 """
 
