@@ -1,15 +1,19 @@
-"""The tables of docs/scale.md, and docs/scale.svg, from bench/results/scale.json.
+"""The tables of docs/scale.md, docs/scale.svg and bench/results/full_size_trainings.csv, from
+bench/results/scale.json.
 
 Missing measurements are marked as such.
 """
 
 from __future__ import annotations
 
+import csv
+import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 PAGE, PICTURE = Path("docs/scale.md"), Path("docs/scale.svg")
+TRAININGS = Path("bench/results/full_size_trainings.csv")
 NONE = "not measured yet"
 GPU = 100e12  # floating-point operations per second that one GPU sustains: an assumption, stated on the page
 TRAINED = 3 * 2  # operations per multiply-add: forward, and backward, which costs twice as much
@@ -79,23 +83,26 @@ def people(known: Known) -> str:
 
 
 def papers(known: Known) -> str:
-    """Full-size trainings, from multiply-adds."""
-    cells = []
+    """Full-size trainings, from multiply-adds, as CSV."""
+    text = io.StringIO()
+    rows = csv.writer(text, lineterminator="\n")
+    head = ("recipe", "parameters_m", "macs_per_picture_g", "pictures_m", "operations_1e18", "gpu_hours")
+    rows.writerow(head)
     for name, r in known.get("papers", {}).items():
         work = TRAINED * r["steps"] * sum(v["macs"] * v["pictures"] for v in r["views"])
-        views = ", ".join(f"{v['macs'] / 1e9:,.1f} at {v['side']} px" for v in r["views"])
+        views = "; ".join(f"{v['macs'] / 1e9:.1f} at {v['side']} px" for v in r["views"])
         seen = r["steps"] * sum(v["pictures"] for v in r["views"])
-        cells.append(
-            [
+        rows.writerow(
+            (
                 name,
-                f"{r['parameters'] / 1e6:,.0f}",
+                f"{r['parameters'] / 1e6:.0f}",
                 views,
-                f"{seen / 1e6:,.1f}",
-                f"{work / GPU / 3600:,.1f}",
-            ]
+                f"{seen / 1e6:.1f}",
+                f"{work / 1e18:.1f}",
+                f"{work / GPU / 3600:.1f}",
+            )
         )
-    head = ["recipe", "parameters, M", "MACs per picture, G", "pictures, M", "GPU-hours at 100 TFLOP/s"]
-    return table(head, cells)
+    return text.getvalue()
 
 
 def plan(known: Known) -> str:
@@ -178,7 +185,6 @@ def write(known: Known) -> None:
         ("reading", reading),
         ("training", training),
         ("people", people),
-        ("papers", papers),
         ("plan", plan),
     ):
         begin, end = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
@@ -187,4 +193,5 @@ def write(known: Known) -> None:
         assert found, f"{PAGE} has no {begin} ... {end}"
         text = f"{before}{begin}\n\n{made(known)}\n\n{end}{after}"
     PAGE.write_text(text, encoding="utf-8")
+    TRAININGS.write_text(papers(known), encoding="utf-8")
     PICTURE.write_text(picture(known), encoding="utf-8")
