@@ -18,6 +18,7 @@ from mien.cli import (
     models,
     quantize,
     serve,
+    tasks,
     train,
     verify,
     video,
@@ -44,6 +45,7 @@ COMMANDS = (
     doctor,
     bench,
     models,
+    tasks,
 )
 _ORDER = [module.__name__ for module in COMMANDS]
 app.registered_commands.sort(key=lambda c: _ORDER.index(c.callback.__module__ if c.callback else ""))
