@@ -27,8 +27,8 @@ def tasks(
 ) -> None:
     """List tasks, data sets and protocols, with the package of each.
 
-    Installed packages can add their own; those that cannot be loaded are reported on stderr. The architectures
-    are listed by mien models.
+    Installed packages can add their own; those that cannot be loaded are reported on stderr. For architectures,
+    use mien models.
     """
     from mien.tasks import DERIVED, TASKS
 
