@@ -27,8 +27,7 @@ def tasks(
 ) -> None:
     """List tasks, data sets and protocols, with the package of each.
 
-    Installed packages can add their own; those that cannot be loaded are reported on stderr. For architectures,
-    use mien models.
+    Installed packages can add their own; those that cannot be loaded are reported on stderr.
     """
     from mien.tasks import DERIVED, TASKS
 

@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 
 from mien.data import synthetic
-from mien.tasks import Boxes, Derived, Embedding, Map, Points, Task, Vector
+from mien.tasks import Derived, Embedding, Map, Points, Task, Vector
 from mien.types import Floats, Sample
 
 _REFUSALS = (TypeError, ValueError, LookupError, AttributeError)  # of a label that is not of a task's kind
@@ -23,15 +23,8 @@ def ensure(condition: object, message: str) -> None:
 
 
 def raw_outputs(task: Task[Any], batch: int, rng: np.random.Generator) -> Floats:
-    """Random raw outputs of a network for a task, (batch, ...) float32.
-
-    Raises:
-        AssertionError: the task is one of whole photos.
-    """
+    """Random raw outputs of a network for a task of a face, (batch, ...) float32."""
     shape = task.shape
-    ensure(
-        not isinstance(shape, Boxes), f"{task.name} finds faces in photos; only tasks of a face are checked"
-    )
     if isinstance(shape, (Points, Map)):
         tail: tuple[int, ...] = (shape.n, 16, 16)
     else:

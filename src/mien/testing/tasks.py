@@ -14,7 +14,7 @@ import numpy as np
 
 from mien import geometry
 from mien.data import synthetic
-from mien.tasks import Embedding, Map, Points, Task
+from mien.tasks import Boxes, Embedding, Map, Points, Task
 from mien.tasks.base import WeightedMean, configured
 from mien.testing.examples import derived_from, ensure, example_labels, raw_outputs
 from mien.types import Crop
@@ -68,8 +68,12 @@ def case(task: Task[Any], labels: Sequence[Any] | None = None) -> TaskCase:
     """A task with labels for the checks.
 
     Raises:
-        AssertionError: fewer than four labels, or none are given and none are known.
+        AssertionError: a task of photos; fewer than four labels, or none are given and none are known.
     """
+    ensure(
+        not isinstance(task.shape, Boxes),
+        f"{task.name} finds faces in photos; only tasks of a face are checked",
+    )
     given = example_labels(task, FACES) if labels is None else list(labels)
     ensure(len(given) >= FACES, f"{task.name}: {len(given)} labels; pass {FACES} or more")
     return TaskCase(task, given)
