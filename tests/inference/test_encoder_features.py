@@ -35,14 +35,15 @@ def images() -> np.ndarray:
 
 
 def small(end: str = "Relu") -> bytes:
-    """x -> encoder convolution, addition of x, `end` -> a (head), b (head of the convolution's own output)."""
+    """x -> two convolutions of the encoder, the sum of both, `end` -> two heads, a and b."""
 
     def values(name: str, shape: list[int]) -> onnx.ValueInfoProto:
         return helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)
 
     nodes = [
-        helper.make_node("Conv", ["images", "model.encoder.w"], ["c"]),
-        helper.make_node("Add", ["c", "images"], ["d"]),
+        helper.make_node("Conv", ["images", "model.encoder.w"], ["first"]),
+        helper.make_node("Conv", ["first", "model.encoder.w"], ["c"]),
+        helper.make_node("Add", ["c", "first"], ["d"]),
         helper.make_node(end, ["d"], ["e"]),
         helper.make_node("Conv", ["e", "model.head.w"], ["a"]),
         helper.make_node("ReduceMean", ["e"], ["b"]),
@@ -61,7 +62,7 @@ def test_an_encoder_ends_with_its_activations():
     assert onnx_prune.encoder_maps(small()) == ["e"]
     assert onnx_prune.encoder_maps(small("Sigmoid")) == ["d"]
     graph = onnx.load_from_string(onnx_prune.expose(small(), ["e", "c"])).graph
-    assert [n.op_type for n in graph.node] == ["Conv", "Add", "Relu"]
+    assert [n.op_type for n in graph.node] == ["Conv", "Conv", "Add", "Relu"]
     assert [i.name for i in graph.initializer] == ["model.encoder.w"]
     assert [o.name for o in graph.output] == ["e", "c"]
     assert {o.type.tensor_type.elem_type for o in graph.output} == {TensorProto.FLOAT}
