@@ -59,16 +59,16 @@ def models(
         found = {"weights": [w.to_dict() for w in known], "builders": made, "plugins": added}
         typer.echo(json.dumps(found, indent=1, ensure_ascii=False))
         return
-    for weights_file in known:
-        for line in _lines(weights_file):
+    for one in known:
+        for line in _lines(one):
             typer.echo(line)
     if made:
         typer.echo("builders")
     for name, about in made.items():
         typer.echo(f"  {name:<20} {about}")
-    for one in added:
-        about = "cannot be loaded" if "error" in one else one["about"]
-        typer.echo(f"  {one['name']:<20} {about}  [{one['package']} {one['version']}]")
+    for plugin in added:
+        about = "cannot be loaded" if "error" in plugin else plugin["about"]
+        typer.echo(f"  {plugin['name']:<20} {about}  [{plugin['package']} {plugin['version']}]")
 
 
 def _lines(w: Provenance) -> Iterator[str]:

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-import cv2
 import numpy as np
 
 from mien.data import synthetic
@@ -61,7 +60,7 @@ def _candidates(task: Task[Any], i: int, drawn: dict[str, Any]) -> tuple[Any, ..
         around = drawn["landmarks"]
         return (around[np.arange(shape.n) * 7 % len(around)] + 0.5 * np.arange(shape.n)[:, None],)
     if isinstance(shape, Map):
-        return (cv2.min(drawn["parsing"], shape.n - 1),)
+        return (np.minimum(drawn["parsing"], shape.n - 1).astype(np.uint8),)
     if isinstance(shape, Embedding):
         return (np.resize(drawn["identity"], shape.d),)
     assert isinstance(shape, Vector)
@@ -95,7 +94,8 @@ class DrawnFaces:
 
     def __getitem__(self, i: int, /) -> Sample:
         face = self._faces[i]
-        return replace(face, labels=face.labels | {name: labels[i] for name, labels in self._more.items()})
+        more = {name: labels[i] for name, labels in self._more.items()}
+        return replace(face, labels={**face.labels, **more})
 
 
 def derived_from(task: Task[Any]) -> list[Derived[Any]]:

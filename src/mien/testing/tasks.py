@@ -14,7 +14,7 @@ import numpy as np
 
 from mien import geometry
 from mien.data import synthetic
-from mien.tasks import Boxes, Embedding, Map, Points, Task
+from mien.tasks import Boxes, Derived, Embedding, Map, Points, Task
 from mien.tasks.base import WeightedMean, configured
 from mien.testing.examples import derived_from, ensure, example_labels, raw_outputs
 from mien.types import Crop
@@ -169,7 +169,8 @@ def check_answers_are_json(of: TaskCase) -> None:
 
 def check_columns_hold_the_record(of: TaskCase) -> None:
     """Columns of tables have the task's name, and take their values from the record."""
-    for described, answers in zip((of.task, *derived_from(of.task)), of.answers(1), strict=True):
+    every: list[Task[Any] | Derived[Any]] = [of.task, *derived_from(of.task)]
+    for described, answers in zip(every, of.answers(1), strict=True):
         name, (answer,) = described.name, answers
         ensure(
             isinstance(answer, described.answer),
