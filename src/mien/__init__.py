@@ -16,7 +16,7 @@ from mien.errors import BadWeights, MienError, PhotoError, UnknownTask, UsageErr
 from mien.types import Crop, Detection, Face, View
 
 if TYPE_CHECKING:
-    from mien.inference import OnnxModel, Reader, Reading, load
+    from mien.inference import OnnxModel, Reader, Reading, features, load
     from mien.io import find_photos
     from mien.recognition import Gallery, cluster_faces, verify
     from mien.tasks import AGE, ATTRIBUTES, EXPRESSION, GENDER, IDENTITY, LANDMARKS, PARSING, POINTS5, POSE
@@ -27,7 +27,7 @@ __version__ = "0.2.0"
 
 # `import mien` must stay cheap: what needs OpenCV or ONNX Runtime is imported on first use.
 _LAZY = {
-    **dict.fromkeys(("OnnxModel", "Reader", "Reading", "load"), "mien.inference"),
+    **dict.fromkeys(("OnnxModel", "Reader", "Reading", "features", "load"), "mien.inference"),
     **dict.fromkeys(("find_photos",), "mien.io"),
     **dict.fromkeys(("Gallery", "cluster_faces", "verify"), "mien.recognition"),
     **dict.fromkeys(
@@ -42,7 +42,7 @@ __all__ = [
     "BadWeights", "Crop", "Detection", "Face", "Gallery", "MienError", "OnnxModel", "PhotoError", "Reader",
     "Reading",
     "UnknownTask", "UsageError", "View", "annotate", "anonymize", "anonymize_video", "cluster_faces",
-    "find_photos", "load", "read_video", "verify",
+    "features", "find_photos", "load", "read_video", "verify",
 ]  # fmt: skip
 
 

@@ -107,6 +107,12 @@ class UsageError(MienError, ValueError):
     code = "usage"
 
 
+class PluginError(MienError):
+    """A plug-in of another package cannot be used; the message names the package and the entry point."""
+
+    code = "plugin"
+
+
 def without_frames(error: E) -> E:
     """The error without the frames that it passed: they hold the photos read next to it, in a cycle that only
     the collector ends.

@@ -20,7 +20,7 @@ from mien.tasks import FACES, ON_REQUEST, supported_tasks
 
 COMMON = {"--help", "--quiet", "--verbose"}
 WRITES_NO_FILE = {
-    "verify", "serve", "doctor", "bench", "models",
+    "verify", "serve", "doctor", "bench", "models", "tasks",
     "gallery add", "gallery correct", "gallery list", "gallery merge", "gallery split", "gallery edit",
     "gallery forget", "gallery prune", "gallery stats",
 }  # fmt: skip

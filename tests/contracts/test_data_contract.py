@@ -12,7 +12,6 @@ import pytest
 from mien.data import synthetic
 from mien.data.augment import NONE, Augment, crop_example
 from mien.data.catalogue import DATASETS, OFFICIAL
-from mien.data.dataset import FaceSource
 from mien.data.formats import pack
 from mien.errors import MissingData, UsageError
 from mien.evaluation.protocols import PartsF
@@ -20,6 +19,7 @@ from mien.evaluation.scoring import PROTOCOLS, as_table, evaluate
 from mien.models.faceptor import faceptor_tiny
 from mien.tasks import AGE, TASKS
 from mien.tasks.parsing import HELEN9_NAMES, Parsing
+from mien.testing import check_dataset, check_protocol
 from mien.types import View
 from tests.conftest import PACK, needs_pack
 from tests.support import layouts_people as people_sets
@@ -52,31 +52,11 @@ def test_the_catalogues_are_whole():
     assert wanted <= set(PROTOCOLS)
     for name, protocol in PROTOCOLS.items():
         assert protocol.name == name
-        assert protocol.task in TASKS
-        assert protocol.keys
-        assert protocol.note
-
-
-def check(dataset) -> None:
-    assert len(dataset) > 0
-    sample = dataset[len(dataset) // 2]
-    assert sample.image.dtype == np.uint8
-    assert sample.image.ndim == 3
-    assert sample.image.shape[2] == 3
-    assert sample.points.shape == (5, 2)
-    assert np.isfinite(sample.points).all()
-    assert sample.labels
-    assert set(sample.labels) <= set(TASKS)
-    example = FaceSource(dataset, VIEW, Augment()).example(0, np.random.default_rng(0))
-    assert example.pixels.shape == (64, 64, 3)
-    for name, (target, known) in example.labels.items():
-        blank, unknown = TASKS[name].missing_target(VIEW.size)
-        assert np.shape(target) == np.shape(blank), name
-        assert np.shape(known) == np.shape(unknown), name
+        check_protocol(protocol, data=False)
 
 
 def test_the_toy_set():
-    check(synthetic.toy())
+    check_dataset(synthetic.toy())
     a, b = synthetic.toy(n=3)[1], synthetic.toy(n=3)[1]
     assert np.array_equal(a.image, b.image)
     assert set(a.labels) == {n for n in TASKS if n != "faces"}
@@ -88,7 +68,7 @@ def test_the_toy_set():
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [n for n in DATASETS if n != "toy" and n not in OFFICIAL])
 def test_a_pack_set(name):
-    check(DATASETS[name]("train"))
+    check_dataset(DATASETS[name]("train"))
 
 
 @needs_pack
@@ -107,7 +87,7 @@ def test_an_official_set_that_is_here(name, split):
     if numbers_of_people:
         assert sample.points.shape == (5, 2)
     else:
-        check(dataset)
+        check_dataset(dataset)
 
 
 @pytest.mark.parametrize(("name", "split"), [(n, s) for n, o in OFFICIAL.items() for s in o.splits])
@@ -126,7 +106,7 @@ def test_a_missing_official_set_names_what_it_expects(name, split, tmp_path, mon
 
 @needs_pack
 def test_helen_validation_set():
-    check(pack.helen68("val"))
+    check_dataset(pack.helen68("val"))
 
 
 def test_splits_join_and_unknown_ones_are_refused(tmp_path, monkeypatch):

@@ -14,10 +14,12 @@ from mien.cli import (
     doctor,
     evaluate,
     export,
+    features,
     gallery,
     models,
     quantize,
     serve,
+    tasks,
     train,
     verify,
     video,
@@ -34,6 +36,7 @@ COMMANDS = (
     anonymize,
     verify,
     cluster,
+    features,
     gallery,
     serve,
     web,
@@ -44,6 +47,7 @@ COMMANDS = (
     doctor,
     bench,
     models,
+    tasks,
 )
 _ORDER = [module.__name__ for module in COMMANDS]
 app.registered_commands.sort(key=lambda c: _ORDER.index(c.callback.__module__ if c.callback else ""))

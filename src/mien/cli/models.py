@@ -13,6 +13,7 @@ import typer
 from mien.cli.command import CHECK, note
 from mien.cli.common import app
 from mien.cli.options import NETWORK, AsJson, Use
+from mien.cli.tasks import entries
 
 if TYPE_CHECKING:
     from mien.inference.provenance import Provenance
@@ -53,13 +54,10 @@ def models(
     if use is not None:
         for one in known:
             one.demand(use)
-    made = _builders() if builders and not weights else {}
+    made, added = _builders() if builders and not weights else ({}, [])
     if as_json:
-        typer.echo(
-            json.dumps(
-                {"weights": [w.to_dict() for w in known], "builders": made}, indent=1, ensure_ascii=False
-            )
-        )
+        found = {"weights": [w.to_dict() for w in known], "builders": made, "plugins": added}
+        typer.echo(json.dumps(found, indent=1, ensure_ascii=False))
         return
     for one in known:
         for line in _lines(one):
@@ -68,6 +66,9 @@ def models(
         typer.echo("builders")
     for name, about in made.items():
         typer.echo(f"  {name:<20} {about}")
+    for plugin in added:
+        about = "cannot be loaded" if "error" in plugin else plugin["about"]
+        typer.echo(f"  {plugin['name']:<20} {about}  [{plugin['package']} {plugin['version']}]")
 
 
 def _lines(w: Provenance) -> Iterator[str]:
@@ -96,13 +97,22 @@ def _temperatures(calibration: dict[str, Any] | None) -> str:
     )
 
 
-def _builders() -> dict[str, str]:
-    """Name -> the first sentence of its docstring; nothing, with a note on stderr, without torch."""
+def _builders() -> tuple[dict[str, str], list[dict[str, str]]]:
+    """Those of mien, name -> the first sentence of its docstring, and those of plug-ins.
+
+    Nothing, with a note on stderr, without torch.
+    """
     if importlib.util.find_spec("torch") is None:
         note("builders need torch: pip install 'mien[train]'")
-        return {}
+        return {}, []
     from mien.models import MODELS
 
-    return {
-        name: " ".join((builder.__doc__ or "").split("\n\n")[0].split()) for name, builder in MODELS.items()
-    }
+    made, added = dict[str, str](), list[dict[str, str]]()
+    for entry in entries(MODELS):
+        about = " ".join((entry.value.__doc__ or "").split("\n\n")[0].split())
+        if entry.package in ("mien", ""):
+            made[entry.name] = about
+            continue
+        one = {"name": entry.name, "package": entry.package, "version": entry.version}
+        added.append(one | ({"about": about} if entry.error is None else {"error": str(entry.error)}))
+    return made, added

@@ -13,6 +13,7 @@ from mien.data.formats import attributes, pack, parsing, recognition
 from mien.data.formats import landmarks as points
 from mien.data.synthetic import toy
 from mien.errors import MissingData, UsageError
+from mien.plugins import Catalogue, check_callable
 from mien.types import Sample, View
 
 
@@ -104,7 +105,7 @@ OFFICIAL: dict[str, Official] = {
 
 
 # name -> split -> data set
-DATASETS: dict[str, Callable[..., Any]] = {
+_ALL: dict[str, Callable[..., Any]] = {
     "mtfl": pack.mtfl,
     "helen68": pack.helen68,
     "afw68": pack.afw68,
@@ -115,6 +116,9 @@ DATASETS: dict[str, Callable[..., Any]] = {
     "toy": toy,
     **OFFICIAL,
 }
+
+
+DATASETS: Catalogue[Callable[..., Any]] = Catalogue("mien.datasets", _ALL, check_callable)
 
 
 class SyntheticIdentities:

@@ -15,6 +15,7 @@ from mien.data.dataset import ConcatDataset
 from mien.data.detection import PhotosDataset
 from mien.data.formats import pack, wild
 from mien.data.whole_photos import CenteredFaceDataset, FaceBoxesDataset
+from mien.plugins import Catalogue, check_name
 from mien.tasks import HELEN9
 from mien.tasks.base import Metrics
 from mien.tasks.detection import DetectionMetrics, PointInBoxMetrics
@@ -564,6 +565,16 @@ _IDENTITY = (
     ),
 )
 
-PROTOCOLS: dict[str, Protocol] = {
-    p.name: p for p in (*_PACK, *_WILD, *_LANDMARKS, *_PARSING, *_VALUES, *_IDENTITY)
-}
+
+def _check(name: str, value: Any) -> str:
+    """What is wrong with a plug-in's protocol; empty where nothing is."""
+    if not isinstance(value, Protocol):
+        return f"it is of type {type(value).__name__}; name a mien.evaluation.protocols.Protocol"
+    return check_name(name, value)
+
+
+PROTOCOLS: Catalogue[Protocol] = Catalogue(
+    "mien.protocols",
+    {p.name: p for p in (*_PACK, *_WILD, *_LANDMARKS, *_PARSING, *_VALUES, *_IDENTITY)},
+    _check,
+)

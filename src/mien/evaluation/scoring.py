@@ -209,7 +209,8 @@ def run(
     settings.data_root()  # without it there is nothing to look for
     answered = {t.name for t in model.tasks}
     scores, absent = list[Score](), dict[str, list[str]]()
-    for p in PROTOCOLS.values():
+    every = _all_protocols()
+    for p in every:
         if p.answer(answered) is None:
             continue
         try:
@@ -218,13 +219,24 @@ def run(
             absent.setdefault(str(e), []).append(p.name)
             continue
         scores.append(evaluate(model, p, dataset=dataset, find=find))
-    _say_skipped(absent, [f"{p.name} ({p.task})" for p in PROTOCOLS.values() if p.answer(answered) is None])
+    _say_skipped(absent, [f"{p.name} ({p.task})" for p in every if p.answer(answered) is None])
     if not scores:
         raise MissingData(
             "no protocol was run: the model answers none whose data is here; see above, and name one to"
             " insist"
         )
     return scores
+
+
+def _all_protocols() -> list[Protocol]:
+    """Those of mien and of plug-ins; a plug-in that cannot be loaded is said on stderr."""
+    every = list[Protocol]()
+    for entry in PROTOCOLS.listing():
+        if entry.error is not None:
+            print(f"mien: skipped {entry.name}: {entry.error}", file=sys.stderr)
+        else:
+            every.append(entry.value)
+    return every
 
 
 def _say_skipped(absent: dict[str, list[str]], unanswered: list[str]) -> None:

@@ -14,6 +14,10 @@ _NODE, _INITIALIZER, _OUTPUT = 1, 5, 12  # of the graph
 _INPUTS, _OUTPUTS, _KIND = 1, 2, 4  # of a node
 _NAME = {_INITIALIZER: 8, _OUTPUT: 1}  # where these keep their name
 _NESTED = (b"If", b"Loop", b"Scan")  # nodes with graphs of their own, which may read anything
+_ENCODER = b"model.encoder."  # how the names of an encoder's weights begin
+_ENDS = (b"Add", b"Relu", b"Clip")  # what may follow an encoder's last weights
+_MAPS = (*_ENDS, b"Conv", b"BatchNormalization", b"DequantizeLinear")  # what makes the maps that it hands out
+_FLOAT_TENSOR = b"\x12\x04\x0a\x02\x08\x01"  # the type of an output: a tensor of float32 of any shape
 _BYTES = 2  # the kind of field that has a length and then bytes; others are of fixed size, or whole numbers
 
 
@@ -38,9 +42,76 @@ def prune(data: bytes, answers: Collection[str]) -> bytes:
     around, fields = _graph(data)
     every = {_name(value, _OUTPUT) for number, value, _ in fields if number == _OUTPUT}
     kept = every & set(answers)
-    nodes = [_node(value) if number == _NODE else None for number, value, _ in fields]
-    if not kept or kept == every or any(n and n[2] in _NESTED for n in nodes):
+    if not kept or kept == every or _nested(fields):
         return data
+    return _rebuilt(around, fields, kept)
+
+
+def encoder_maps(data: bytes) -> list[str]:
+    """Names of the tensors that the encoder hands out to the heads, in the order in which they are computed.
+
+    The encoder is what leads to the nodes with weights named `model.encoder...`, and the additions and
+    activations that end it.
+
+    Raises:
+        ValueError: these are no fields.
+    """
+    fields = _graph(data)[1]
+    nodes = [_node(value) for number, value, _ in fields if number == _NODE]
+    constants = {_name(value, number).encode() for number, value, _ in fields if number == _INITIALIZER}
+    weights = {n for n in constants if n.startswith(_ENCODER)}
+    for inputs, out, _ in nodes:  # 8-bit weights are made float first
+        if inputs & weights and inputs <= constants:
+            constants |= out
+            weights |= out
+    inside, needed = set[int](), set[bytes]()
+    for i in reversed(range(len(nodes))):
+        if nodes[i][0] & weights or nodes[i][1] & needed:
+            inside.add(i)
+            needed |= nodes[i][0]
+    made = {name for i in inside for name in nodes[i][1]}
+    readers: dict[bytes, list[int]] = {}
+    for i, (inputs, _, _) in enumerate(nodes):
+        for name in inputs:
+            readers.setdefault(name, []).append(i)
+    for i, (inputs, out, kind) in enumerate(nodes):
+        values, own = inputs - constants, inputs & constants
+        ends = kind in _ENDS and values <= made and any(readers[n] == [i] for n in values)
+        if i not in inside and ends and not any(n.startswith(b"model.") for n in own - weights):
+            inside.add(i)
+            made |= out
+    handed = (n for i in sorted(inside) if nodes[i][2] in _MAPS for n in nodes[i][1] - constants)
+    return [n.decode() for n in handed if any(i not in inside for i in readers.get(n, ()))]
+
+
+def expose(data: bytes, tensors: Collection[str]) -> bytes:
+    """The file with these float tensors as its outputs, in that order, and what they need.
+
+    Raises:
+        ValueError: these are no fields, or the graph has graphs inside.
+    """
+    around, fields = _graph(data)
+    if _nested(fields):
+        raise ValueError("a graph with graphs inside")
+    more = list[tuple[int, memoryview, memoryview]]()
+    for name in tensors:
+        text = name.encode()
+        value = memoryview(bytes([_NAME[_OUTPUT] << 3 | _BYTES]) + _varint(len(text)) + text + _FLOAT_TENSOR)
+        key = memoryview(_varint(_OUTPUT << 3 | _BYTES) + _varint(len(value)) + value)
+        more.append((_OUTPUT, value, key))
+    return _rebuilt(around, [f for f in fields if f[0] != _OUTPUT] + more, set(tensors))
+
+
+def _nested(fields: list[tuple[int, memoryview, memoryview]]) -> bool:
+    """Whether a node has a graph of its own."""
+    return any(_node(value)[2] in _NESTED for number, value, _ in fields if number == _NODE)
+
+
+def _rebuilt(
+    around: tuple[bytes, bytes], fields: list[tuple[int, memoryview, memoryview]], kept: Collection[str]
+) -> bytes:
+    """A file of these fields of a graph, with these of its outputs and what they need."""
+    nodes = [_node(value) if number == _NODE else None for number, value, _ in fields]
     needed = {n.encode() for n in kept}
     used = set[int]()
     for i in reversed(range(len(fields))):  # a node comes after those that it reads

@@ -12,9 +12,10 @@ from mien.models.mgmtn import mgmtn, mgmtn_tiny
 from mien.models.mien import mien_tiny
 from mien.models.naive_faceptor import naive_faceptor_base, naive_faceptor_tiny
 from mien.models.qface import qface_base, qface_tiny
+from mien.plugins import Catalogue, check_callable
 from mien.types import FaceModel
 
-MODELS: dict[str, Callable[..., FaceModel]] = {
+_ALL: dict[str, Callable[..., FaceModel]] = {
     "detector": detector,
     "faceptor_base": faceptor_base,
     "faceptor_tiny": faceptor_tiny,
@@ -30,3 +31,5 @@ MODELS: dict[str, Callable[..., FaceModel]] = {
     "qface_base": qface_base,
     "qface_tiny": qface_tiny,
 }
+
+MODELS: Catalogue[Callable[..., FaceModel]] = Catalogue("mien.systems", _ALL, check_callable)

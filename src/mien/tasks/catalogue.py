@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from mien.errors import UnknownTask
+from mien.plugins import Catalogue, check_name
 from mien.tasks.age import AGE
 from mien.tasks.attributes import ATTRIBUTES, GENDER, UNITS8, UNITS12
 from mien.tasks.base import Answer, Derived, Task
@@ -41,14 +42,25 @@ _ALL: tuple[Task[Any], ...] = (
 )
 
 
-TASKS: dict[str, Task[Any]] = {t.name: t for t in _ALL}
-
-
 # What a system that can answer every kind of question is asked, unless told otherwise.
 DEFAULT_TASKS = (LANDMARKS, POINTS5, PARSING, AGE, EXPRESSION, ATTRIBUTES, IDENTITY)
 
 
 DERIVED: dict[str, Derived[Any]] = {d.name: d for d in (GENDER, POSE)}
+
+
+def _check(name: str, value: Any) -> str:
+    """What is wrong with a plug-in's task; empty where nothing is."""
+    if not isinstance(value, Task):
+        return f"it is of type {type(value).__name__}; name an instance of a subclass of mien.tasks.Task"
+    if not name.isidentifier():
+        return f"the name {name!r} is no identifier; use letters, digits and _"
+    return check_name(name, value)
+
+
+TASKS: Catalogue[Task[Any]] = Catalogue(
+    "mien.tasks", {t.name: t for t in _ALL}, _check, reserved=frozenset(DERIVED)
+)
 
 
 # The order in which answers appear. Identity is biometric data and comes only when asked for by name.
