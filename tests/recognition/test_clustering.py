@@ -200,7 +200,7 @@ def test_without_a_table_the_best_threshold_on_lfw(table) -> None:
     assert cut.source.startswith("LFW, accuracy")
     with pytest.raises(UsageError, match="no false-match rates were measured"):
         match_threshold(Net(), fmr=0.01)
-    with pytest.raises(UsageError, match="nobody measured"):
+    with pytest.raises(UsageError, match="no threshold was measured"):
         match_threshold(object())
 
 

@@ -92,7 +92,7 @@ def visible_people(
         elif people is None:
             raise UsageError(f"there is no photo {item!r}; for a name give --gallery FOLDER too")
         else:
-            ids.add(people.who(item).id)
+            ids.add(people.person(item).id)
     threshold = match_threshold(reader.model, fmr=rate).similarity if examples else 2.0
     known = np.stack(examples) if examples else None
 

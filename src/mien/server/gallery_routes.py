@@ -106,14 +106,14 @@ def merge(gallery: Gallery, person: str, others: Sequence[str]) -> dict[str, Any
     """These are one person. Raises: ApiError 404, also where one of the others is not here."""
 
     def change() -> dict[str, Any]:
-        return gallery.who(gallery.merge(person, *others)).to_dict()
+        return gallery.person(gallery.merge(person, *others)).to_dict()
 
     return of_people(gallery, [person, *others], change)
 
 
 def split(gallery: Gallery, person: str, faces: Sequence[str], name: str) -> dict[str, Any]:
     """Some faces are somebody else's; that person. Raises: ApiError 404."""
-    return of_people(gallery, [person], lambda: gallery.who(gallery.split(person, faces, name)).to_dict())
+    return of_people(gallery, [person], lambda: gallery.person(gallery.split(person, faces, name)).to_dict())
 
 
 def edit(gallery: Gallery, person: str, changes: dict[str, str]) -> dict[str, Any]:
@@ -121,7 +121,7 @@ def edit(gallery: Gallery, person: str, changes: dict[str, str]) -> dict[str, An
 
     def change() -> dict[str, Any]:
         gallery.edit(person, **changes)
-        return gallery.who(person).to_dict()
+        return gallery.person(person).to_dict()
 
     return of_people(gallery, [person], change)
 
@@ -133,7 +133,10 @@ def enroll(
     with said(gallery):
         added = gallery.enroll(faces, name, note=note, until=until)
     plain = [{"face": a.face, "person": a.person, "name": a.name, "new": a.new} for a in added]
-    return [p | {"alike": a.alike.to_dict() if a.alike else None} for p, a in zip(plain, added, strict=True)]
+    return [
+        p | {"possible_duplicate": a.possible_duplicate.to_dict() if a.possible_duplicate else None}
+        for p, a in zip(plain, added, strict=True)
+    ]
 
 
 def one_face_each(readings: Sequence[Reading], pick: schema.Pick) -> list[Face]:

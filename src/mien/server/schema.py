@@ -330,13 +330,13 @@ class Identified(Model):
 
 
 class EnrolledFace(Model):
-    """new: false where the same picture was there already. alike: another person as near as a match."""
+    """new: false if the same picture was enrolled already. possible_duplicate: another matching person."""
 
     face: str
     person: str
     name: str
     new: bool
-    alike: dict[str, Any] | None
+    possible_duplicate: dict[str, Any] | None
 
 
 class Enrolled(Model):

@@ -78,8 +78,8 @@ export function setUp(server, offer, selected, failed) {
       const [added] = await server.enrol(picture, { name, note, ...(until ? { until } : {}) });
       get("enrol").reset();
       await list();
-      const alike = added.alike ? ` As alike as a match: ${added.alike.name}.` : "";
-      say(`${added.name} is in the gallery.${added.new ? "" : " This picture was there already."}${alike}`);
+      const twin = added.possible_duplicate ? ` It also matches ${added.possible_duplicate.name}.` : "";
+      say(`${added.name} is in the gallery.${added.new ? "" : " This picture was enrolled already."}${twin}`);
     });
   });
 
