@@ -391,7 +391,7 @@ def page(model: OnnxModel, known: Provenance, a: Answers, f: Fit) -> str:
         f"crop {model.view.size[0]}x{model.view.size[1]}. Tasks: {', '.join(known.tasks)}. Gender and pose follow from these.\n",
         ABOUT,
         "## Training data\n",
-        f"License of the weights: **{known.licence}**. Permitted uses: {', '.join(known.uses) or 'none is stated'}.\n\n{sets}\n",
+        f"License of the weights: **{known.license}**. Permitted uses: {', '.join(known.uses) or 'none is stated'}.\n\n{sets}\n",
         f"Training steps: `src/mien/weights/{known.path.with_suffix('.json').name}`, field `note`. How to repeat them: "
         "[the embedded network](default-model.md#reproduce-the-training).\n",
         "## Numbers\n",

@@ -76,7 +76,7 @@ def test_text_for_people() -> None:
 def test_every_training_set_has_its_terms() -> None:
     for one in provenance.embedded():
         assert set(one.record["data"]) <= set(one.sets)
-        assert "licence not stated" not in one.sets.values()
+        assert "license not stated" not in one.sets.values()
 
 
 def test_commercial_use_is_refused_with_exit_code_2(monkeypatch, capsys) -> None:
@@ -92,7 +92,7 @@ def test_commercial_use_is_refused_with_exit_code_2(monkeypatch, capsys) -> None
 
 def test_research_is_allowed_and_other_words_are_not() -> None:
     assert "mien.onnx" in run("--license", "research", "--no-builders")
-    with pytest.raises(UsageError, match="research or commercial, not 'military'"):
+    with pytest.raises(UsageError, match="research or commercial use, not 'military'"):
         provenance.read(WEIGHTS / "mien.onnx").demand("military")
 
 
@@ -105,8 +105,13 @@ def test_what_the_file_allows_is_allowed_and_silence_allows_nothing(weights) -> 
     assert "none is stated" in run("--weights", weights(uses=None))
 
 
+def test_the_license_of_an_older_file_is_read(weights) -> None:
+    path = weights(license=None, licence="MIT")
+    assert provenance.read(path).license == "MIT"
+
+
 def test_provenance_of_another_file_is_refused(weights, tmp_path) -> None:
-    with pytest.raises(BadWeights, match=r"own\.onnx is not what own\.json tells of"):
+    with pytest.raises(BadWeights, match=r"own\.onnx is not the file that own\.json describes"):
         provenance.read(weights(sha256="0" * 64))
     path = weights(header=None)
     with pytest.raises(BadWeights, match="is no provenance file"):

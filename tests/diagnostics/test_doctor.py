@@ -38,7 +38,7 @@ def test_a_well_installation(monkeypatch) -> None:
         "time",
     ]
     assert by["packages"]["facts"]["numpy"] == np.__version__
-    assert by["mien.onnx"]["facts"]["sha256"] == by["mien.onnx"]["facts"]["promised"]
+    assert by["mien.onnx"]["facts"]["sha256"] == by["mien.onnx"]["facts"]["expected"]
     assert by["self-test"]["facts"]["found"] == 1
     assert by["self-test"]["facts"]["point_error"] < 0.15
     assert list(by["time"]["facts"]) == ["load", "detect", "align", "read 1 face", "read 8 faces"]
@@ -51,10 +51,10 @@ def test_altered_and_missing_weights_are_found(tmp_path) -> None:
     with (tmp_path / "detector.onnx").open("ab") as file:
         file.write(b"x")
     altered, missing, rates = doctor.weights(tmp_path)
-    assert (rates.verdict, rates.text.split(";")[0]) == ("note", "not there")
+    assert (rates.verdict, rates.text.split(";")[0]) == ("note", "missing")
     assert (altered.verdict, missing.verdict) == ("bad", "bad")
     assert altered.facts["sha256"] in altered.text
-    assert altered.facts["promised"] in altered.text
+    assert altered.facts["expected"] in altered.text
     assert "mien.onnx is missing" in missing.text
 
 

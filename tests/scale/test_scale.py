@@ -218,7 +218,7 @@ def test_the_command_line(six, tmp_path) -> None:
     done = CliRunner().invoke(app, [*words, "--out", str(tmp_path / "out")])
     assert done.exit_code == 1, done.output
     assert "6 of 6 photos (1 not read)" in done.stderr
-    assert "decode" in done.stderr and "CPU s a photo" in done.stderr
+    assert "decode" in done.stderr and "CPU s per photo" in done.stderr
     assert len(written(tmp_path / "out")) == 7
     for more, message in (
         ([], "give --out a folder"),

@@ -747,7 +747,7 @@ def test_a_gallery_adds_identifies_lists_and_forgets(reader, tmp_path, caplog):
         parts = page["components"]["schemas"]
         whole(page)
         client = Client(str(http.base_url))
-        assert client.enrol("Eve", eve, until="2999-01-31")[0]["new"]
+        assert client.enroll("Eve", eve, until="2999-01-31")[0]["new"]
         assert client.identify(eve, top=1)[0]["faces"][0]["candidates"][0]["name"] == "Eve"
         assert client.forget(next(p["person"] for p in client.people() if p["name"] == "Eve"))["faces"] == 1
         gone = http.delete(f"{people}/{person['person']}")
@@ -826,7 +826,7 @@ def test_the_file_of_keys(tmp_path):
     file.write_text(f"# who\n\nann {KEY}\nbob\t{OTHER}\n")
     keys = read_keys(file)
     assert len(keys) == 2
-    assert (keys.who(KEY), keys.who(OTHER), keys.who(""), keys.who("ä")) == ("ann", "bob", None, None)
+    assert (keys.owner(KEY), keys.owner(OTHER), keys.owner(""), keys.owner("ä")) == ("ann", "bob", None, None)
     assert KEY not in repr(vars(keys))
     for text, said in [
         ("", "has no key"), (f"{KEY}\n", "line 1: 1 words"), ("ann short-key\n", "has 9 characters"),

@@ -1,4 +1,4 @@
-"""Faceptor's official checkpoints (Qin et al., ECCV 2024; MIT licence) -> our `faceptor_base`.
+"""Faceptor's official checkpoints (Qin et al., ECCV 2024; MIT license) -> our `faceptor_base`.
 
 A file is {"step", "state_dict", "optimizer"}, its keys below `module.`:
 

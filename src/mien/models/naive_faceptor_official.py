@@ -1,4 +1,4 @@
-"""Naive Faceptor's official checkpoint (Qin et al., ECCV 2024; MIT licence) -> our `naive_faceptor_base`.
+"""Naive Faceptor's official checkpoint (Qin et al., ECCV 2024; MIT license) -> our `naive_faceptor_base`.
 
 The file is as Faceptor's, see `mien.models.faceptor_official`, with a head for every kind of task in place of
 decoder and read-outs:
