@@ -184,7 +184,7 @@ def fake(p: Protocol, dataset: Any, change: Callable[[Any, Sample], Any] | None 
         if change and i == len(dataset) - 1:
             label = change(label, dataset[i])
         raw.append(raw_of(p, label, dataset[i], view))
-    return Fake(p.asked[0], raw, view=view)
+    return Fake(p.task_names[0], raw, view=view)
 
 
 def test_the_official_protocols_are_these():
