@@ -253,7 +253,7 @@ def test_a_csv_that_was_edited_is_not_cut_short(tmp_path) -> None:
 def test_what_cannot_go_on_says_so(tmp_path) -> None:
     with pytest.raises(UsageError, match="JSON array"):
         open_output(str(tmp_path / "f.json"), THREE, resume=True)
-    with pytest.raises(UsageError, match="goes on with a file"):
+    with pytest.raises(UsageError, match="continues a file"):
         open_output("-", THREE, resume=True)
     with pytest.raises(UsageError, match=r"FILE\.csv, FILE\.parquet or -, not"):
         open_output(str(tmp_path / "f.xml"), THREE)

@@ -383,7 +383,7 @@ def test_a_face_is_selected_by_click_or_keyboard_alone():
     """
     script = (WEB / "app.js").read_text(encoding="utf-8")
     assert set(re.findall(r'addEventListener\("(\w+)", \(\) => choose\(', script)) == {"click"}
-    assert 'id="enrol-face"' in (WEB / "index.html").read_text(encoding="utf-8")
+    assert 'id="enroll-face"' in (WEB / "index.html").read_text(encoding="utf-8")
     assert "drawThumbnail(canvas, now.bitmap, now.record, now.record.faces[now.face])" in (
         WEB / "people.js"
     ).read_text(encoding="utf-8")

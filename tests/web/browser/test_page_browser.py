@@ -155,7 +155,7 @@ def test_with_the_server(browser, reader):
         files = [("image", Path(p).read_bytes()) for p in (ASTRONAUT, COLLAGE)]
         verdict = api.post("/v1/verify", files=files).json()
         assert page.inner_text("#similarity") == f"{verdict['similarity']:.3f}"
-        assert ("Not alike" in page.inner_text("#verdict")) == (not verdict["same"])
+        assert ("Below the threshold" in page.inner_text("#verdict")) == (not verdict["same"])
         page.uncheck("#consent")
         assert page.inner_text("#verdict") == ""
         assert page.locator("#gallery").is_hidden()  # this server has none
@@ -318,7 +318,7 @@ def test_people_are_enrolled_and_forgotten_from_the_page(browser, reader, tmp_pa
 
         record = show(page, COLLAGE)
         add, name = (
-            page.get_by_role("button", name="Enrol the selected face"),
+            page.get_by_role("button", name="Enroll the selected face"),
             page.get_by_label("Name", exact=True),
         )
         assert add.is_disabled()
@@ -326,14 +326,14 @@ def test_people_are_enrolled_and_forgotten_from_the_page(browser, reader, tmp_pa
         assert add.is_enabled()
         page.locator("#faces button").nth(3).focus()  # not the largest: it alone is sent
         page.keyboard.press("Space")
-        assert page.locator("#enrol-face").get_attribute("data-face") == "4"
+        assert page.locator("#enroll-face").get_attribute("data-face") == "4"
         name.focus()
         page.keyboard.type("<i>Ann</i>")
         page.keyboard.press("Enter")
         assert people() == []  # there is no consent note yet, and that is where the browser leads
-        assert page.evaluate("document.activeElement.id") == "enrol-note"
+        assert page.evaluate("document.activeElement.id") == "enroll-note"
         page.keyboard.type("by letter, May 2026")
-        page.get_by_label("Last day of keeping").fill("2999-01-31")
+        page.get_by_label("Last day of storage").fill("2999-01-31")
         add.focus()
         page.keyboard.press("Enter")
         said("<i>Ann</i> is in the gallery.")

@@ -85,9 +85,9 @@ class Table:
 # What the readers share
 
 
-def bad(path: Path, row: int | str, value: object, mend: str) -> UsageError:
+def bad(path: Path, row: int | str, value: object, fix: str) -> UsageError:
     """An error about one value in a table; rows are counted from 1, the header not counted."""
-    return UsageError(f"{path}, row {row}: {value!r} {mend}")
+    return UsageError(f"{path}, row {row}: {value!r} {fix}")
 
 
 def number(path: Path, row: int | str, text: object, low: float, high: float) -> float:
