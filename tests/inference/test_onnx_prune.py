@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper
 
 import mien
-from mien.cli.common import network
+from mien.cli.common import load_model
 from mien.errors import BadWeights, UnknownTask
 from mien.inference import onnx_prune
 from mien.inference.onnx_model import OnnxModel
@@ -96,7 +96,7 @@ def test_all_or_nothing_of_a_network_is_the_network_itself() -> None:
         assert model.tasks == model.known_tasks and len(model.tasks) == 7
 
 
-@pytest.mark.parametrize("weights", [lambda: None, lambda: network(None, 1)])
+@pytest.mark.parametrize("weights", [lambda: None, lambda: load_model(None, 1)])
 def test_a_reader_has_two_sessions_its_own_and_the_detector_s(
     weights: Callable[[], Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:

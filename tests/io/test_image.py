@@ -420,6 +420,7 @@ def test_open_files(tmp_path: Path) -> None:
         load_photo(io.StringIO("a.png"))
 
 
+@pytest.mark.heavy
 def test_torch_tensors() -> None:
     torch = pytest.importorskip("torch")
     rgb = np.random.default_rng(0).integers(0, 256, (6, 8, 3), np.uint8)

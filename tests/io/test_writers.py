@@ -296,6 +296,7 @@ def started(album: Path, where: Path, sign: int) -> tuple[int, str]:
     return process.returncode, error
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("kind", ["csv", "parquet"])
 def test_a_killed_run_goes_on(kind, album, tmp_path) -> None:
     where = tmp_path / f"f.{kind}"

@@ -10,8 +10,6 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
 
-import numpy as np
-
 from mien.errors import PhotoError
 from mien.inference.reader import Reader
 from mien.inference.reading import Reading
@@ -19,7 +17,6 @@ from mien.server.batcher import Batcher
 from mien.server.errors import ApiError
 from mien.server.limits import Deadline, DeadlineExceeded, TooManyFaces
 from mien.server.metrics import Counts
-from mien.tasks.parsing import Parsing
 
 T = TypeVar("T")
 
@@ -144,19 +141,6 @@ class Record:
     error: PhotoError | None
 
 
-def mask_of(answer: Parsing) -> dict[str, Any]:
-    """A parsing mask as JSON.
-
-    {"size": [w, h], "from_photo": affine, "runs": [class index, length, ...] in row order}, in the crop's
-    geometry, which is small for any photo. The affine transform maps photo pixels to mask pixels.
-    """
-    flat = answer.mask.reshape(-1)
-    starts = np.concatenate([[0], np.flatnonzero(np.diff(flat)) + 1])
-    runs = np.stack([flat[starts], np.diff(np.append(starts, flat.size))], 1)
-    h, w = answer.mask.shape
-    return {"size": [w, h], "from_photo": answer.from_photo.tolist(), "runs": runs.reshape(-1).tolist()}
-
-
 class Pipeline:
     """Bytes -> `Reading`, by the reader's detector and the batcher's shared forward passes.
 
@@ -233,6 +217,6 @@ class Pipeline:
         if question.masks:
             for plain, face in zip(json.get("faces", ()), reading, strict=True):
                 for name, answer in face.answers.items():
-                    if isinstance(answer, Parsing):
-                        plain[name]["mask"] = mask_of(answer)
+                    if detail := answer.detail():
+                        plain[name] |= detail
         return Record(json, reading.error)

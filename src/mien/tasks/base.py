@@ -74,7 +74,7 @@ class Metrics(Protocol):
 
 
 class Answer(ABC):
-    """What a task predicts for one face: the base of frozen dataclasses, with what most answers share.
+    """A task's prediction for one face: the base of frozen dataclasses, with the defaults of most answers.
 
     Attributes:
         averaged: whether the mean over the frames of a track is meaningful. Points, masks and poses belong to
@@ -105,6 +105,22 @@ class Answer(ABC):
     def value(self) -> Any:
         """The answer as one number, word or array, for tables of other libraries; None where it has none."""
         return None
+
+    def photo_points(self) -> Floats | None:
+        """(n, 2) points in photo pixels that move with the face in a video; None if the answer has none."""
+        return None
+
+    def with_photo_points(self, points: Floats) -> Self:
+        """This answer with other `photo_points`."""
+        raise TypeError(f"{type(self).__name__} has no points")
+
+    def direction(self) -> Floats | None:
+        """(d,) unit vector of identity, compared by dot product; None if the answer has none."""
+        return None
+
+    def detail(self) -> dict[str, Any]:
+        """Members that the record of a face has only on request, such as a mask; empty for most answers."""
+        return {}
 
     def mean_terms(self) -> Array:
         """The numbers whose weighted mean over frames is meaningful, (n,) float64; see `averaged`."""

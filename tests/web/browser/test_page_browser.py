@@ -17,7 +17,6 @@ import pytest
 
 from mien.server.app import app
 from mien.server.run import running
-from mien.server.worker import mask_of
 from mien.web import build
 
 CHROMIUM = Path("/usr/bin/chromium")
@@ -437,7 +436,7 @@ def compared(record, reading) -> None:
     }
     assert len(record["faces"]) == len(want["faces"]) == 1
     a, b = record["faces"][0], want["faces"][0]
-    mask, truth = a["parsing"].pop("mask"), mask_of(reading[0]["parsing"])
+    mask, truth = a["parsing"].pop("mask"), reading[0]["parsing"].detail()["mask"]
     assert list(a) == list(b)
     off = {
         "box": np.abs(np.subtract(a["box"], b["box"])).max(),  # pixels
