@@ -48,7 +48,7 @@ def drawn_answers(rng):
     )
 
 
-def test_a_network_that_is_as_sure_as_right_gets_no_temperature_and_a_spoilt_one_does(drawn_answers) -> None:
+def test_a_calibrated_network_gets_no_temperature_and_another_does(drawn_answers) -> None:
     a = drawn_answers
     good = data.fit(a)
     assert good.temperatures.get("attributes", 1) == pytest.approx(1, abs=0.1)
@@ -65,7 +65,7 @@ def test_a_network_that_is_as_sure_as_right_gets_no_temperature_and_a_spoilt_one
     assert spoilt.covered[1].mean() == pytest.approx(0.8, abs=0.05)
 
 
-def test_an_interval_that_holds_more_than_promised_is_left_alone(drawn_answers) -> None:
+def test_an_interval_that_covers_more_than_expected_is_not_changed(drawn_answers) -> None:
     drawn_answers.utk.raw["age"] = 0.3 * drawn_answers.utk.raw["age"]
     found = data.fit(drawn_answers)
     assert found.covered[0].mean() > 0.95

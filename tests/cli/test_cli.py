@@ -48,7 +48,7 @@ def album(tmp_path):
     return folder
 
 
-def test_a_folder_gives_a_line_a_photo(album, tmp_path):
+def test_a_folder_gives_one_line_per_photo(album, tmp_path):
     out = tmp_path / "deep" / "faces.jsonl"
     done = invoke(
         "analyze",
@@ -223,7 +223,7 @@ def test_drawings_have_styles_and_overlays(album, tmp_path):
         ),
     ],
 )
-def test_wrong_words_about_drawing_are_told_before_any_photo_is_read(words, says):
+def test_wrong_drawing_options_are_refused_before_any_photo_is_read(words, says):
     done = invoke("analyze", "examples/astronaut.jpg", "--threads", "1", *words)
     assert isinstance(done.exception, UsageError)
     assert says in str(done.exception)

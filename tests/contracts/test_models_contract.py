@@ -20,7 +20,7 @@ from mien.training.recipe import Recipe, cosine
 FACE_MODELS = [n for n in MODELS if n.endswith("_tiny")]  # the full sizes have tests of their own
 
 
-def test_the_catalogue_is_whole():
+def test_the_catalogue_is_complete():
     assert {
         "faceptor_tiny",
         "far_amtn_tiny",
@@ -46,7 +46,7 @@ def model(request):
     return MODELS[request.param]()
 
 
-def test_one_answer_a_task_of_its_shape(model):
+def test_each_task_has_one_answer_of_its_shape(model):
     images, _, _ = to_tensors(batch(model), model.view)
     raw = model.eval()(images)
     assert list(raw) == [t.name for t in model.tasks]
@@ -83,7 +83,7 @@ def test_an_absent_task_leaves_zero_not_missing_gradients(model):
     assert missing == []
 
 
-def test_a_checkpoint_comes_back_whole(model, tmp_path):
+def test_a_checkpoint_is_restored_completely(model, tmp_path):
     checkpoint.save(tmp_path / "m.safetensors", model, recipe="test")
     again = checkpoint.load(tmp_path / "m.safetensors")
     assert again.header["recipe"] == "test"
@@ -94,7 +94,7 @@ def test_a_checkpoint_comes_back_whole(model, tmp_path):
 
 
 @pytest.mark.parametrize("name", FACE_MODELS)
-def test_onnx_answers_as_torch_does(name, tmp_path):
+def test_onnx_and_torch_agree(name, tmp_path):
     torch.manual_seed(0)
     model = MODELS[name](size=64)
     for m in model.modules():

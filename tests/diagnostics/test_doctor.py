@@ -85,7 +85,7 @@ def test_a_check_that_fails_is_reported_and_not_raised() -> None:
     assert (check.verdict, check.text) == ("bad", "OSError: no space left")
 
 
-def test_a_processor_without_avx_is_told(monkeypatch) -> None:
+def test_a_processor_without_avx_is_reported(monkeypatch) -> None:
     monkeypatch.setattr(doctor.platform, "machine", lambda: "x86_64")
     monkeypatch.setattr(doctor, "cpu_features", lambda: ["sse4_2"])
     assert doctor.machine().verdict == "bad"
@@ -94,7 +94,7 @@ def test_a_processor_without_avx_is_told(monkeypatch) -> None:
     assert doctor.machine().verdict == "ok"
 
 
-def test_a_missing_package_is_told_and_any_opencv_counts(monkeypatch) -> None:
+def test_a_missing_package_is_reported_and_any_opencv_counts(monkeypatch) -> None:
     have = {"mien": "1", "numpy": "2", "onnxruntime": "1", "pillow": "12", "typer": "1"}
     monkeypatch.setattr(doctor, "_version", have.get)
     needed, extras = doctor.packages()

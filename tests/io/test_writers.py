@@ -207,7 +207,7 @@ def test_a_file_cut_at_any_byte_goes_on(kind, tmp_path) -> None:
         assert part.read_bytes() == data, cut
 
 
-def test_a_parquet_run_that_was_killed_left_its_records_beside(tmp_path) -> None:
+def test_a_killed_parquet_run_leaves_its_records_next_to_the_file(tmp_path) -> None:
     where = tmp_path / "f.parquet"
     write(where, photo("a.jpg", face()))
     output = open_output(str(where), THREE, model=NAME, resume=True)

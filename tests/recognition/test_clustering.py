@@ -119,7 +119,7 @@ def test_an_album() -> None:
     assert (d["photos"], d["too_small"]) == (3, 1)
 
 
-def test_children_are_asked_for_more() -> None:
+def test_pairs_with_children_need_more_similarity() -> None:
     turn = np.degrees(np.arccos(0.92))
     for years, persons in ((30, [1, 1]), (8, [0, 0])):
         album = Album(MatchThreshold(0.9, None, "given"))

@@ -169,7 +169,7 @@ def test_search_is_exact(place, key, sealed):
     assert len(here.search(embedding(5), top=100).candidates) == 20
 
 
-def test_an_index_is_built_past_a_size_and_answers_alike(place, monkeypatch):
+def test_an_index_is_built_past_a_size_with_equal_results(place, monkeypatch):
     monkeypatch.setattr(store, "INDEX_ROWS", 40)
     here = Gallery(place, colors(), thumbnails=False)
     here.add([photo(p, 1) for p in range(20)], "everybody")
@@ -219,7 +219,7 @@ def test_one_person_has_no_margin_and_nobody_no_match(place):
 # --- Enrol
 
 
-def test_the_same_picture_stays_once_and_a_likeness_is_said(place):
+def test_the_same_picture_is_stored_once_and_a_possible_duplicate_is_reported(place):
     here = filled(place, people=1, shots=1)
     [again] = here.add(photo(0, 1), "Person000xyz")
     assert (again.new, again.possible_duplicate) == (False, None)
@@ -233,7 +233,7 @@ def test_the_same_picture_stays_once_and_a_likeness_is_said(place):
     ("picture", "error", "said"),
     [(photo(1, faces=0), NoFace, "no face"), (photo(1, faces=2), SeveralFaces, "shows 2 faces.*largest")],
 )
-def test_a_picture_to_enrol_shows_one_face(place, picture, error, said):
+def test_a_picture_to_enroll_shows_one_face(place, picture, error, said):
     here = Gallery(place, colors())
     with pytest.raises(error, match=said):
         here.add([photo(2), picture], "A")
@@ -310,7 +310,7 @@ def test_an_unmeasured_network_needs_a_threshold(place):
     assert answer.match.fmr is None
 
 
-def test_no_gallery_and_foreign_tables_are_said(place):
+def test_missing_galleries_and_foreign_tables_are_refused(place):
     with pytest.raises(UsageError, match="there is no gallery"):
         Gallery(place).people()
     assert not place.exists()
@@ -457,7 +457,7 @@ def records_without_owner(r):
     return store.Row(r.id, "", "", r.kind, "", "", r.added, r.vector)
 
 
-def test_erasure_that_fails_is_said(place, monkeypatch):
+def test_failed_erasure_is_an_error(place, monkeypatch):
     here = filled(place, people=2)
     here._store.table = Stubborn(here._store.table)
     monkeypatch.setattr(type(here._store.db), "create_table", lambda self, *a, **kw: here._store.table)
@@ -611,7 +611,7 @@ def gallery(*words: str):
     return CliRunner().invoke(app, ["gallery", *words])
 
 
-def test_the_commands_from_enrol_to_forget(place, tmp_path):
+def test_the_commands_from_add_to_forget(place, tmp_path):
     at, photos = str(place), ["examples/astronaut.jpg", "examples/grace_hopper.jpg"]
     done = gallery(
         "add",

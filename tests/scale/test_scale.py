@@ -337,7 +337,7 @@ def test_a_table_is_named_as_by_the_gallery_itself(table, gallery, tmp_path) -> 
     assert again == {"faces": 0, "matched": 0, "skipped": 2}
 
 
-def test_a_table_is_named_by_ray_and_from_lance_alike(table, gallery, tmp_path, ray) -> None:
+def test_ray_and_lance_identify_a_table_equally(table, gallery, tmp_path, ray) -> None:
     people.identify(gallery, table, str(tmp_path / "here"))
     people.identify(gallery, table, str(tmp_path / "there"), engine="ray", workers=2)
     assert written(tmp_path / "here") == written(tmp_path / "there")

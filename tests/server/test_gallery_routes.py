@@ -51,7 +51,7 @@ def client(served):
     return client
 
 
-def test_the_description_of_all_routes_is_whole(served):
+def test_the_description_of_all_routes_is_complete(served):
     made, _ = served
     page = made.openapi()
     assert {p for p in page["paths"] if "gallery" in p} == PATHS

@@ -260,7 +260,7 @@ def test_it_fits_narrow_and_dark(browser, reader, scheme, width):
         page.screenshot(path=SHOTS / f"page-{scheme}-{width}.png", full_page=True)
 
 
-def test_errors_are_said_in_words(browser, reader, tmp_path):
+def test_errors_are_shown_in_words(browser, reader, tmp_path):
     bad = tmp_path / "bad.png"
     bad.write_bytes(b"no picture")
     with running(app(reader)) as url, opened(browser, url + "/") as page:
