@@ -175,7 +175,7 @@ def test_lapa_says_what_does_not_fit(tmp_path: Path) -> None:
     ):
         parsing.lapa(tmp_path, "train")[0]
     layouts.gray(label, np.zeros((48, 64, 3)))
-    with pytest.raises(MissingData, match=r"a number a pixel in .*0_train\.png; its mode is RGB"):
+    with pytest.raises(MissingData, match=r"one number per pixel in .*0_train\.png; its mode is RGB"):
         parsing.lapa(tmp_path, "train")[0]
     marks.write_text("2\n1 2\n3 4\n")
     with pytest.raises(MissingData, match=r"expected 106 points in .*0_train\.txt; it has 2"):
