@@ -15,8 +15,8 @@ Columns of a table (CSV or Parquet): all but the picture are optional, and an em
 | `x1`, `y1` ... `x68`, `y68` | 68 landmarks in iBUG's order, in pixels |
 
 Faces are aligned by their five points. If the table has none, they come from the 68 landmarks or from a
-points table (`points=`, see `mien.data.formats.attributes`). Pictures that are crops of a known template need none
-(`template=`).
+points table (`points=`, see `mien.data.formats.attributes`). Pictures that are crops of a known template need
+none (`template=`).
 """
 
 from __future__ import annotations
@@ -96,7 +96,7 @@ def _mask(path: Path, shape: tuple[int, ...]) -> Pixels:
         raise UsageError(f"{path} is no PNG that can be read ({e}); save the mask again") from e
     if mode not in ("L", "P"):
         raise UsageError(
-            f"{path} has the mode {mode}; a mask is an 8-bit gray or palette PNG with a class number per pixel"
+            f"{path} has the mode {mode}; a mask is an 8-bit gray or palette PNG with one class per pixel"
         )
     if mask.shape != shape:
         raise UsageError(
