@@ -1,6 +1,6 @@
-"""The nouns that cross rooms. Needs numpy only.
+"""The types that all packages share. Needs only numpy.
 
-Conventions: pictures are RGB uint8 (H, W, 3) and upright (EXIF applied at the door); boxes are float xyxy in
+Conventions: pictures are RGB uint8 (H, W, 3) and upright (EXIF applied on decoding); boxes are float xyxy in
 pixels of the upright photo; points are float (n, 2), x then y, where the center of the top-left pixel is (0,
 0).
 """
@@ -36,7 +36,7 @@ REPORTED_ROLL = 60.0  # degrees: a face that is turned further says so in its re
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """How a model wants to see a face. It travels inside the weights, never with the caller.
+    """The preprocessing of a model. It is stored in the weights.
 
     Attributes:
         size: (width, height) of the crop in pixels.
@@ -274,7 +274,7 @@ class Example:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Batch:
-    """What the trainer eats, as numpy arrays.
+    """A training batch, as numpy arrays.
 
     Attributes:
         images: (B, H, W, 3) uint8 RGB.

@@ -58,7 +58,7 @@ def test_flip_tta_gives_a_face_and_its_mirror_image_equal_answers():
 
 
 def test_a_detector_cannot_be_mirrored():
-    with pytest.raises(UsageError, match="'faces' cannot be answered from a mirror"):
+    with pytest.raises(UsageError, match="'faces' cannot be predicted from flipped photos"):
         FlipTTA(OnnxModel(WEIGHTS / "detector.onnx", threads=1))
 
 

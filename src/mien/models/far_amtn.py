@@ -132,7 +132,7 @@ class FarAmtn(nn.Module):
     Args:
         encoder: images -> pyramid, of which the last map is used.
         view: crop, template and normalization.
-        groups: name of a table in `tasks.groups.GROUPS`.
+        groups: name of a table in `tasks.attribute_groups.GROUPS`.
         fusion: "attention", "concat" or "off".
         shared: WSGSA; otherwise one complete block per group.
         gates: of WSGSA, see `Wsgsa`.

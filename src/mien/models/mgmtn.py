@@ -288,7 +288,7 @@ class Mgmtn(nn.Module):
         encoder: images -> pyramid, of which the last three maps are used.
         view: crop, template and normalization.
         unet: images -> mask logits; None puts masks of ones in their place, the ablation.
-        groups: name of a table in `tasks.groups.GROUPS`; with masks its groups must be `MASKS`.
+        groups: name of a table in `tasks.attribute_groups.GROUPS`; with masks its groups must be `MASKS`.
         hidden: inner width of G2FF's gates.
         hard: masks of 0 and 1, cut at 0.5.
         inside: see `pooled_groups`.

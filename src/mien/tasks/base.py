@@ -1,6 +1,6 @@
-"""What a task is: one question about a face, whole. Label in, loss, answer out, metric.
+"""The contract of a task: encoding of labels, loss, decoding into an answer, metrics.
 
-Torch is needed by `criterion` only, and imported there: reading answers never does.
+Only `criterion` needs torch and imports it; decoding never does.
 """
 
 from __future__ import annotations
@@ -48,14 +48,14 @@ class Map:
 
 @dataclass(frozen=True, slots=True)
 class Embedding:
-    """A vector of d numbers whose direction says who it is: raw answers are (B, d)."""
+    """A vector of d numbers whose direction represents a person: raw answers are (B, d)."""
 
     d: int
 
 
 @dataclass(frozen=True, slots=True)
 class Boxes:
-    """Faces in a whole photo: raw answers are (B, cells, 15), see `mien.tasks.detection`."""
+    """Faces in an entire photo: raw answers are (B, cells, 15), see `mien.tasks.detection`."""
 
     strides: tuple[int, ...]
 
@@ -165,7 +165,7 @@ class WeightedMean(Generic[A]):
 
 @dataclass(frozen=True)
 class Task(ABC, Generic[R]):
-    """One question. R is the class of the answers; its docstring says units and ranges.
+    """One task. R is the class of the answers; its docstring states units and ranges.
 
     A kind of task is a frozen dataclass; `dataclasses.replace` makes a task with other settings.
 
@@ -245,9 +245,9 @@ class Task(ABC, Generic[R]):
         return None
 
     def undo_hflip(self, raw: Floats) -> Floats:
-        """Raw answers (B, ...) to mirrored crops -> what they say of the crops as they are.
+        """Convert raw outputs (B, ...) for flipped crops to those for the unflipped crops.
 
-        Most answers are the same in a mirror.
+        Most outputs do not change.
         """
         return raw
 
@@ -256,7 +256,7 @@ class Task(ABC, Generic[R]):
         return any(f.name == name for f in fields(self))
 
     def header(self) -> dict[str, Any]:
-        """What the weights' header says of this task.
+        """The task's entry in the weights' header.
 
         Settings at their defaults are left out, see `configured`.
         """
