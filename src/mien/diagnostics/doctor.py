@@ -28,7 +28,7 @@ EXTRAS = {
     "torch": "train: training, evaluation of checkpoints, export",
     "pyarrow": "parquet: --out FILE.parquet, and data packs",
     "pillow-heif": "heif: HEIC pictures",
-    "av": "video: films",
+    "av": "video: videos",
     "lancedb": "gallery: a gallery of people",
     "fastapi": "serve: the server",
 }

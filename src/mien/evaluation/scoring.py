@@ -1,6 +1,6 @@
 """Running protocols: which pictures, which question, which number.
 
-Torch weights and ONNX are evaluated alike.
+Torch weights and ONNX are evaluated in the same way.
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ _TAGS = {
     262: "photometric", 273: "strips", 274: "orientation", 277: "samples", 279: "lengths", 330: "below",
     339: "sample_format", 513: "jpeg", 514: "jpeg_length", 50706: "dng",
 }  # fmt: skip
-_SIZES = {1: "B", 3: "H", 4: "I", 13: "I", 16: "Q", 18: "Q"}  # the field types of whole numbers
+_SIZES = {1: "B", 3: "H", 4: "I", 13: "I", 16: "Q", 18: "Q"}  # the field types of integers
 _MOST = 64  # directories that are looked at, and values of one field
 _SENSOR = (32803, 34892)  # photometric: color filter array, and linear RAW
 # How cameras compress a sensor's values: Kodak, Sony, Nikon, packed, Samsung, Nikon, lossy DNG, Kodak, Pentax
@@ -28,7 +28,7 @@ class Directory:
 
     Attributes:
         offset: where the directory begins, in bytes.
-        fields: name, see `_TAGS` -> whole numbers; a missing or damaged field is not there.
+        fields: name, see `_TAGS` -> integers; a missing or damaged field is absent.
     """
 
     offset: int

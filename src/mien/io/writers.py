@@ -461,7 +461,7 @@ def _complete_rows(path: Path, names: list[str], model: str) -> set[str]:
     done = set[str]()
     with path.open("rb") as raw:
         raw.seek(-1, os.SEEK_END)
-        whole = raw.read() == b"\n"
+        ended = raw.read() == b"\n"
     copy = path.with_name(path.name + ".part")
     with (
         path.open(encoding="utf-8", newline="", errors="replace") as file,
@@ -486,7 +486,7 @@ def _complete_rows(path: Path, names: list[str], model: str) -> set[str]:
                 f"line {lines.line_num} of {str(path)!r} is not a row of this table; --resume cannot continue"
                 " this file"
             )
-        if group and whole and _complete(group, names):
+        if group and ended and _complete(group, names):
             _keep(group, path, model, done, write)
     os.replace(copy, path)
     return done

@@ -211,8 +211,9 @@ class IFAN(nn.Module):
                 out.bias.copy_((raw - 0.5).T.flatten() if isinstance(t.shape, Points) else raw)
 
     def rates(self, inputs: float = 50.0) -> dict[str, float]:
-        """How the names of dense heads' weights begin -> a factor on their learning rate, for `adamw`:
-        `inputs` over theirs.
+        """Prefixes of dense heads' weights -> a factor on their learning rate, for `adamw`.
+
+        The factor is `inputs` divided by the head's number of inputs.
 
         Ours: a dense head reads a flattened map, thousands of numbers, and AdamW moves all its weights by one
         learning rate a step: its answer would move by thousands of them. At the rate of the convolutions
@@ -330,8 +331,8 @@ class IFAN(nn.Module):
             total = total + criterion(own.float(), target, mask)
             if lap < self.laps - 1:
                 with torch.no_grad():
-                    theirs = self.lap(images, state, others, False) if others else {}
-                state = self.feedback({**theirs, name: own if self.through else own.detach()})
+                    answers = self.lap(images, state, others, False) if others else {}
+                state = self.feedback({**answers, name: own if self.through else own.detach()})
         return total
 
 
@@ -391,9 +392,9 @@ def plug_in(model: IFAN, new: Task) -> IFAN:
     old, first = model.state_dict(), model.tasks[0].name
     with torch.no_grad():
         for k, mine in more.state_dict().items():
-            theirs = old.get(k, old.get(k.replace(f".norms.{new.name}.", f".norms.{first}.")))
-            if theirs is not None:
-                place_within(mine, theirs)
+            value = old.get(k, old.get(k.replace(f".norms.{new.name}.", f".norms.{first}.")))
+            if value is not None:
+                place_within(mine, value)
     return more.train(model.training)
 
 

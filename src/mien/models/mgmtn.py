@@ -361,10 +361,10 @@ class Mgmtn(nn.Module):
         Raises:
             UsageError: one of the two models has no U-Net.
         """
-        theirs = getattr(other, "unet", None)
-        if self.unet is None or theirs is None:
+        unet = getattr(other, "unet", None)
+        if self.unet is None or unet is None:
             raise UsageError("masks go from one model with a U-Net to another; build both with masks=True")
-        self.unet.load_state_dict(theirs.state_dict())
+        self.unet.load_state_dict(unet.state_dict())
         return self
 
     def group_masks(self, images: Tensor) -> Tensor:
@@ -412,10 +412,10 @@ class Mgmtn(nn.Module):
         logits, (h, w) = self.unet(images).float(), images.shape[-2:]  # type: ignore[misc]  # learn_masks has checked it
         truth = dict[int, npt.NDArray[np.uint8]]()
         for name in labeled:
-            whole = (
+            complete = (
                 known[name].flatten(1).all(1) if known[name].ndim > 1 else known[name]
             )  # a mask needs all of its points
-            for i in whole.nonzero()[:, 0].tolist():
+            for i in complete.nonzero()[:, 0].tolist():
                 truth[i] = masks_of(targets[name][i].cpu().numpy() * (w, h) - 0.5, (w, h))
         if not truth:
             return {"masks": zero_loss(logits)}

@@ -115,7 +115,9 @@ def app(
         uploads=service.uploads,
         origins=origins,
     )
-    api.add_middleware(Page)  # before the key check: a browser has no key until the page has asked for it
+    api.add_middleware(
+        Page
+    )  # before the key check: a browser has no key until the user has entered it in the page
     if origins:  # before both: a browser sends no key with a CORS preflight request
         api.add_middleware(
             CORSMiddleware,
@@ -141,17 +143,17 @@ def _pictures(api: FastAPI, service: Service) -> None:
         A picture that cannot be read gets an error record, and the others are read. If it is the only
         picture, the reply is that error.
         """
-        asked = (await read_form(request, service.limits, request.state.deadline)).checked(schema.AnalyzeForm)
-        if asked.tasks is not None:
-            service.allowed(asked.tasks)
+        form = (await read_form(request, service.limits, request.state.deadline)).checked(schema.AnalyzeForm)
+        if form.tasks is not None:
+            service.allowed(form.tasks)
         question = AnalyzeRequest(
-            asked.tasks or service.default,
-            asked.score,
-            asked.faces,
-            asked.masks is not None,
-            asked.thorough or None,
+            form.tasks or service.default,
+            form.score,
+            form.faces,
+            form.masks is not None,
+            form.thorough or None,
         )
-        records = await service.each(service.work.record, asked.image, question, request)
+        records = await service.each(service.work.record, form.image, question, request)
         if len(records) == 1 and records[0].error is not None:
             raise of_photo(records[0].error, 1)
         return JSONResponse({"request_id": request.state.request_id, "results": [r.json for r in records]})
@@ -166,10 +168,10 @@ def _pictures(api: FastAPI, service: Service) -> None:
         if service.identity is None:
             raise ApiError(501, "not_answered", "the model of this server does not predict identity")
         service.allowed([service.identity])
-        asked = (await read_form(request, service.limits, request.state.deadline)).checked(schema.VerifyForm)
-        cut = service.cut(asked.threshold, asked.fmr)
+        form = (await read_form(request, service.limits, request.state.deadline)).checked(schema.VerifyForm)
+        cut = service.cut(form.threshold, form.fmr)
         readings = await service.each(
-            service.work.read, asked.image, AnalyzeRequest((service.identity,), asked.score), request
+            service.work.read, form.image, AnalyzeRequest((service.identity,), form.score), request
         )
         for number, reading in enumerate(readings, 1):
             if isinstance(reading.error, PhotoError):

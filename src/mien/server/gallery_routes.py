@@ -179,12 +179,10 @@ def _identify(api: FastAPI, service: Service, gallery: Gallery, question: Analyz
     )
     async def identify(request: Request) -> JSONResponse:
         """Identify the faces of one or more pictures: the best people of each face, or unknown."""
-        asked = (await read_form(request, service.limits, request.state.deadline)).checked(
-            schema.IdentifyForm
-        )
+        form = (await read_form(request, service.limits, request.state.deadline)).checked(schema.IdentifyForm)
         if not begun(gallery):
             raise ApiError(400, "gallery", "nobody was enrolled yet; POST /v1/gallery/people does that")
-        records = await service.each(partial(who_is, asked.top), asked.image, question, request)
+        records = await service.each(partial(who_is, form.top), form.image, question, request)
         if len(records) == 1 and records[0].error is not None:
             raise of_photo(records[0].error, 1)
         return JSONResponse({"request_id": request.state.request_id, "results": [r.json for r in records]})
@@ -198,10 +196,10 @@ def _people(api: FastAPI, service: Service, gallery: Gallery, question: AnalyzeR
     )
     async def add(request: Request) -> JSONResponse:
         """Enroll the one face of each picture under one name. If one picture is refused, none is enrolled."""
-        asked = (await read_form(request, service.limits, request.state.deadline)).checked(schema.EnrollForm)
-        readings = await service.each(service.work.read, asked.image, question, request)
-        faces = one_face_each(readings, asked.pick)
-        job = partial(enroll, gallery, faces, asked.name, asked.note, asked.until)
+        form = (await read_form(request, service.limits, request.state.deadline)).checked(schema.EnrollForm)
+        readings = await service.each(service.work.read, form.image, question, request)
+        faces = one_face_each(readings, form.pick)
+        job = partial(enroll, gallery, faces, form.name, form.note, form.until)
         (added,) = await service.line.run([job], request.state.deadline)
         return _reply(request, added=added)
 
@@ -276,9 +274,9 @@ def _correct(api: FastAPI, service: Service, gallery: Gallery, question: Analyze
         Faces that are nearer to this face than to the person's own faces no longer match. The embedding is
         stored with the person, without the picture. Enrolling the same picture as that person revokes this.
         """
-        asked = (await read_form(request, service.limits, request.state.deadline)).checked(schema.CorrectForm)
+        form = (await read_form(request, service.limits, request.state.deadline)).checked(schema.CorrectForm)
         (face,) = one_face_each(
-            await service.each(service.work.read, asked.image, question, request), asked.pick
+            await service.each(service.work.read, form.image, question, request), form.pick
         )
         job = partial(of_people, gallery, [person], lambda: gallery.correct_face(face, person))
         (made,) = await service.line.run([job], request.state.deadline)
@@ -309,10 +307,10 @@ def _all_people(api: FastAPI, service: Service, gallery: Gallery) -> None:
         Embeddings are included only on request.
         """
         params = request.query_params
-        asked = Body([], {name: params.getlist(name) for name in params}).checked(schema.ExportQuery)
-        if asked.person is None:
-            job = partial(export, gallery, asked.after or "", asked.limit, asked.embeddings)
+        form = Body([], {name: params.getlist(name) for name in params}).checked(schema.ExportQuery)
+        if form.person is None:
+            job = partial(export, gallery, form.after or "", form.limit, form.embeddings)
         else:
-            job = partial(export_one, gallery, asked.person, asked.embeddings)
+            job = partial(export_one, gallery, form.person, form.embeddings)
         (found,) = await service.line.run([job], request.state.deadline)
         return _reply(request, **found)
