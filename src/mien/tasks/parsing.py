@@ -51,7 +51,7 @@ class Parsing(Answer):
         return {"set": self.labels, "classes": rounded(self.fractions)}
 
     def detail(self) -> dict[str, Any]:
-        """{"mask": {"size": [w, h], "from_photo": affine, "runs": [[class index, length], ...]}}.
+        """{"mask": {"size": [w, h], "from_photo": affine, "runs": [class index, length, ...]}}.
 
         Runs are in row order, in the crop's geometry, which is small for any photo. The affine transform maps
         photo pixels to mask pixels.
