@@ -121,7 +121,7 @@ def test_a_quota_below_what_is_seen_is_pointed_out(monkeypatch) -> None:
     monkeypatch.setattr(doctor, "cpu_quota", lambda: 0.5)
     monkeypatch.setattr(settings, "cpu_quota", lambda: 0.5)
     assert doctor.cores().verdict == "note"
-    assert "threads of a forward: 1" in doctor.cores().text
+    assert "inference threads: 1" in doctor.cores().text
 
 
 @pytest.mark.parametrize(

@@ -139,7 +139,7 @@ def test_calls_are_never_split_and_come_in_order(model, pool):
 
 def test_errors_reach_their_callers_and_the_next_call_works(model):
     batcher = Batcher(model)
-    with pytest.raises(RuntimeError, match="forward failed") as caught:
+    with pytest.raises(RuntimeError, match="forward pass failed") as caught:
         batcher(faces(-1))
     assert isinstance(caught.value.__cause__, FloatingPointError)
     assert batcher(faces(1))["double"].tolist() == [2]
