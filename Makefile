@@ -17,9 +17,9 @@ demo: $(VENV)/.base
 test: $(VENV)/.dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" -n auto --dist worksteal
 
-# what needs no torch and exports nothing: for every edit
+# for every edit: without files that import torch, and without tests marked `heavy`
 test-fast: $(VENV)/.dev
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" -n auto --dist worksteal $(FAST)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --fast -n auto --dist worksteal $(FAST)
 
 test-slow: $(VENV)/.dev
 	$(BIN)/python -m pytest -m slow

@@ -1,4 +1,5 @@
-"""Write the model card, docs/model-card.md, for the weights in the package, and its long tables, bench/results/model_card/.
+"""Write the model card, docs/model-card.md, for the weights in the package, and its long tables in
+bench/results/model_card/.
 
 python -m bench.model_card [--dry]      # needs mien[train] and MIEN_DATA with the data pack
 
@@ -42,35 +43,9 @@ WIDE = ((0, 17), (18, 39), (40, 64), (65, 120))
 FEW = 10  # a smaller group gets its count only
 Groups = Mapping[str, np.ndarray]
 
-ABOUT = """## Intended use
+ABOUT = Path(__file__).with_name("intended_use.txt")
 
-Photos that you may analyze: cropping, sorting and searching your own photos, drawing, anonymizing, research and teaching, and initial weights for
-other networks. Every prediction is an estimate from one picture, with a probability or an interval.
-
-- *Age* and *gender* describe how a face looks, not what a person is. Gender has two classes because its labels do.
-- *Expression* is the appearance of a face at one moment, not a feeling. *Identity* is a similarity, not a proof.
-- *Attributes* are CelebA's forty labels by a few annotators; `Attractive`, `Big_Nose`, `Chubby` and others are subjective.
-
-## Prohibited uses
-
-- **Decisions about people** (work, credit, insurance, education, policing, access): error rates differ between groups, see below.
-- **Identifying people without their consent**, in public places, or from scraped pictures.
-- **Inferring emotions at work or in education in the EU**, except for medical and safety reasons. Leave `expression` out.
-- **Sorting people by race, belief or orientation**. No task predicts these. UTKFace's race labels only measure errors here.
-- **Liveness, forgery or age checks** that control access: a photo of a photo looks like a person, and ages are off by years.
-
-More: [privacy and law](privacy.md). This is not legal advice.
-"""
-
-OFF = """## Switch tasks off
-
-```sh
-mien analyze examples/astronaut.jpg --tasks points5,landmarks,parsing,pose    # nothing about the person
-```
-
-Only requested tasks are computed, also with `mien.load(tasks=[...])` and `mien serve --tasks`; identity must be requested. At the thresholds above, `face["gender"].confident({gender})` and
-`face["expression"].confident({expression})` return the label or None. `mien models --license commercial` refuses these weights with exit code 2.
-"""
+OFF = Path(__file__).with_name("switch_off.txt")
 
 
 # --- Words and tables
@@ -147,8 +122,8 @@ def age_and_gender(a: Answers, f: Fit) -> Iterator[str]:
     """The table of UTKFace."""
     yield "### Age and gender: UTKFace val\n"
     yield (
-        "Bias: mean of prediction minus label. Race, gender and age are labels of the set. For these groups and"
-        f" for race, gender and age combined, with the percentage of labels inside the predicted interval:"
+        "Bias: mean of prediction minus label. Race, gender and age are labels of the set. For these groups"
+        f" and for race, gender and age combined, with the percentage of labels inside the predicted interval:"
         f" `{TABLES}/age_gender.csv`.\n"
     )
     head = ("group", "n", "age MAE, years", "bias, years", "gender accuracy, %")
@@ -236,7 +211,8 @@ def identity(a: Answers, model: OnnxModel) -> Iterator[str]:
     }
     yield (
         f"Pairs of different people: {table.impostors:,}; of the same: {table.genuine:,}. LFW View 1,"
-        " development pictures, found by our detector: mostly adult men in news photos. Children, siblings and"
+        " development pictures, found by our detector: mostly adult men in news photos. Children,"
+        " siblings and"
         " people of similar sex, age and origin match more often.\n"
     )
     cut = {n: table.threshold(fmr) for n, fmr in cuts.items()}
@@ -250,7 +226,8 @@ def identity(a: Answers, model: OnnxModel) -> Iterator[str]:
     )
     at = table.threshold(VERIFY_FMR)
     yield (
-        f"\nBy group, at the threshold of `mien verify` ({at:.4f}), both faces in the group. Intervals are over"
+        f"\nBy group, at the threshold of `mien verify` ({at:.4f}), both faces in the group."
+        " Intervals are over"
         " pictures, not pairs."
     )
     yield (
@@ -299,8 +276,10 @@ def calibration(f: Fit) -> Iterator[str]:
     """Tables of calibration and of thresholds."""
     yield "## Calibration\n"
     yield (
-        "Expected calibration error (ECE): mean difference between confidence and accuracy in 15 bins of equal"
-        " width. A temperature divides the logits of a task. It is fitted on validation pictures and kept only"
+        "Expected calibration error (ECE): mean difference between confidence and accuracy in 15"
+        " bins of equal"
+        " width. A temperature divides the logits of a task. It is fitted on validation pictures"
+        " and kept only"
         " if ECE and negative log-likelihood both improve on other pictures.\n"
     )
     head = (
@@ -403,7 +382,8 @@ def failures(a: Answers, model: OnnxModel, scores: Mapping[str, Any]) -> Iterato
         )
     yield (
         "\nExpected, but not measured: errors on profiles, on faces behind hands or masks, on faces of a few"
-        " pixels, at night and in infrared. Drawn and sculpted faces get predictions, too. The pictures of the"
+        " pixels, at night and in infrared. Drawn and sculpted faces get predictions, too. The"
+        " pictures of the"
         " sets are small, mostly of adults, mostly from the web before 2018, and labeled by few people."
     )
 
@@ -421,21 +401,29 @@ def page(model: OnnxModel, known: Provenance, a: Answers, f: Fit) -> str:
         "```console\n$ mien models                     # weights, licenses, training sets, tasks\n"
         "$ python -m bench.model_card      # measure and write this page; do not edit it by hand\n```\n",
         f"`src/mien/weights/{known.path.name}`: {known.size / 1e6:.1f} MB, sha256 `{known.sha256}`, "
-        f"crop {model.view.size[0]}x{model.view.size[1]}. Tasks: {', '.join(known.tasks)}. Gender and pose follow from these.\n",
-        ABOUT,
+        f"crop {model.view.size[0]}x{model.view.size[1]}. Tasks: {', '.join(known.tasks)}."
+        " Gender and pose follow from these.\n",
+        ABOUT.read_text(encoding="utf-8"),
         "## Training data\n",
-        f"License of the weights: **{known.licence}**. Permitted uses: {', '.join(known.uses) or 'none is stated'}.\n\n{sets}\n",
-        f"Training steps: `src/mien/weights/{known.path.with_suffix('.json').name}`, field `note`. How to repeat them: "
-        "[the embedded network](default-model.md#reproduce-the-training).\n",
+        f"License of the weights: **{known.license}**. Permitted uses:"
+        f" {', '.join(known.uses) or 'none is stated'}.\n\n{sets}\n",
+        f"Training steps: `src/mien/weights/{known.path.with_suffix('.json').name}`, field"
+        " `note`. How to repeat"
+        " them: [the embedded network](default-model.md#reproduce-the-training).\n",
         "## Numbers\n",
-        "Faces are aligned by labeled points. The pictures are small: do not compare with papers that used full-size pictures. With our detector: "
-        f"[the embedded network](default-model.md#accuracy). Speed: [benchmark](benchmark.md).\n\n{numbers}\n",
+        "Faces are aligned by labeled points. The pictures are small: do not compare with papers that used"
+        " full-size pictures. With our detector: "
+        "[the embedded network](default-model.md#accuracy). Speed:"
+        f" [benchmark](benchmark.md).\n\n{numbers}\n",
         "## By group\n",
-        "Brackets: 95 % bootstrap intervals (1,000 resamples). They cover chance, not the selection of pictures. If all predictions of a group "
+        "Brackets: 95 % bootstrap intervals (1,000 resamples). They cover chance, not the selection of"
+        " pictures. If all predictions of a group "
         "are correct, or all wrong, the interval has no width: look at n.\n",
         *age_and_gender(a, f), "", *attributes(a), "", *expression(a), "", *identity(a, model), "",
         *calibration(f), *failures(a, model, scores), "",
-        OFF.format(gender=f.abstain.get("gender", 0.9), expression=f.abstain.get("expression", 0.9)),
+        OFF.read_text(encoding="utf-8").format(
+            gender=f.abstain.get("gender", 0.9), expression=f.abstain.get("expression", 0.9)
+        ),
     ]  # fmt: skip
     return "\n".join(parts)
 

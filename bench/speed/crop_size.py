@@ -1,9 +1,9 @@
-"""How large should the crop be? What a size allows at best, and what it costs. Needs the data pack and torch.
+"""Accuracy limit and time by crop size. Needs the data pack and torch.
 
     python bench/speed/crop_size.py
 
-For each side: the best mean F1 that parsing could reach if the network's maps (a quarter of the side) held
-the true and the time of one forward on one thread.
+For each side: the mean F1 of parsing if the network's maps (a quarter of the side) were perfect, and the time
+of one forward pass on one thread.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from mien.types import View
 
 
 def best_f1(view: View) -> float:
-    """Mean F1 of the true masks after a trip through maps of a quarter of the view."""
+    """Mean F1 of the true masks after resampling to a quarter of the view and back."""
     dataset, metrics, cells = pack.celebamask("val"), PARSING.metrics(), view.size[0] // 4
     for i in range(len(dataset)):
         sample = dataset[i]
@@ -45,9 +45,9 @@ def milliseconds(size: int) -> float:
 
 
 def main() -> None:
-    """Print one line a size."""
+    """Print one line per size."""
     torch.set_num_threads(1)
-    print("| side | eyes apart, px | best mean F1 | ms a face |\n|---|---|---|---|")
+    print("| side | distance of the eyes, px | best mean F1 | ms per face |\n|---|---|---|---|")
     for size in (96, 112, 128, 160, 192):
         view = View((size, size), "head", (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
         eyes = geometry.template_points(view)

@@ -1,4 +1,4 @@
-"""The gallery's numbers: how often strangers match (the table next to the weights), and what a search costs.
+"""Measure the gallery: false-match rates (the table next to the weights), and the time of a search.
 
 python bench/speed/gallery.py rates [--weights FILE.onnx] [--out src/mien/weights/identity_fmr.json]
 python bench/speed/gallery.py speed [--sizes 1000 100000 1000000] [--folder FOLDER] [--queries 200]
@@ -24,15 +24,16 @@ from mien.recognition.error_rates import TABLE, written
 
 NOTE = (
     "LFW View 1 development pictures, 160 px centers of the deep-funneled ones; face found by the embedded"
-    " detector, the one nearest to the center. Grown-ups, mostly men, mostly news photos: children, siblings"
-    " and people alike in sex, age and origin match more often. Pairs share pictures, so that they are fewer"
-    " than they look; rates under 1e-4 are not given."
+    " detector, the one nearest to the center. Mostly adult men in news photos: children, siblings and people"
+    " of the same sex, age and origin match more often. Pairs share pictures, so that they are not"
+    " independent; rates under 1e-4 are not given."
 )
 
 
 def embeddings(reader: Any, data: Any) -> tuple[np.ndarray, int]:
-    """(n, d) of a data set's pictures, and how many had no face found, so that the set's own points were
-    taken.
+    """Embeddings (n, d) of a data set's pictures, and the number of pictures without a detected face.
+
+    Those are aligned by the set's own points.
     """
     task, found, lost = next(n for n in reader.requested if n.startswith("identity")), [], 0
     for sample in (data[i] for i in range(len(data))):
@@ -73,7 +74,7 @@ def rates(weights: str | None, out: Path) -> None:
     strangers = np.array(listed[False])
     for r in table[
         "rows"
-    ]:  # the 500 listed pairs of strangers are among the impostors too; apart, as a check
+    ]:  # the 500 listed pairs of strangers are among the impostors too; separately, as a check
         r["listed_false_matches"] = int((strangers >= r["threshold"]).sum())
     table["listed_impostor_pairs"] = len(strangers)
     text = json.dumps(table, indent=1)
@@ -82,7 +83,7 @@ def rates(weights: str | None, out: Path) -> None:
 
 
 def drawn(n: int, queries: int, similarity: float, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """n random directions (n, 128), and queries next to the first of them at about this similarity."""
+    """n random directions (n, 128), and queries near the first of them at about this similarity."""
     rng = np.random.default_rng(seed)
     people = _unit(rng.standard_normal((n, 128), dtype=np.float32))
     aside = _unit(rng.standard_normal((queries, 128), dtype=np.float32))
@@ -94,7 +95,7 @@ def _unit(x: np.ndarray) -> np.ndarray:
 
 
 def rows_of(vectors: np.ndarray, schema: Any) -> Any:
-    """A table of people with a face each, without thumbnails, in one piece: no Row objects."""
+    """A table of people with one face each, without thumbnails, written without Row objects."""
     import pyarrow as pa
 
     n = len(vectors)
@@ -112,19 +113,19 @@ def rows_of(vectors: np.ndarray, schema: Any) -> Any:
     return pa.table(columns, schema=schema)
 
 
-def measured(table: store.PlainStore, people: np.ndarray, asked: np.ndarray) -> str:
+def measured(table: store.PlainStore, people: np.ndarray, queries: np.ndarray) -> str:
     """p50 and p95 of a search for the 16 nearest faces in milliseconds, and recall@1 against numpy."""
     times, right = [], 0
-    for q in asked[:5]:
+    for q in queries[:5]:
         table.near(q, 16)
-    for q in asked:
+    for q in queries:
         start = time.perf_counter()
         found = table.near(q, 16)
         times.append(1e3 * (time.perf_counter() - start))
         right += bool(found) and found[0][0].id == f"f_{int(np.argmax(people @ q)):016x}"
     return (
         f"p50 {np.percentile(times, 50):7.1f} ms, p95 {np.percentile(times, 95):7.1f} ms, recall@1"
-        f" {right / len(asked):.4f}"
+        f" {right / len(queries):.4f}"
     )
 
 
@@ -134,7 +135,7 @@ def speed(sizes: list[int], folder: Path, queries: int, similarity: float) -> No
     store.INDEX_ROWS = 10**12  # the index is built here by hand, to be timed
     for n in sizes:
         place = folder / f"gallery-{n}"
-        people, asked = drawn(n, min(queries, n), similarity)
+        people, vectors = drawn(n, min(queries, n), similarity)
         table = store.new_store(str(place), None, None, about)
         assert isinstance(table, store.PlainStore)
         start = time.perf_counter()
@@ -144,7 +145,7 @@ def speed(sizes: list[int], folder: Path, queries: int, similarity: float) -> No
             f" {table.stats()['bytes'] / 1e6:.1f} MB",
             flush=True,
         )
-        print(f"{n:>9,} exact:   {measured(table, people, asked[: max(10, 5_000_000 // n)])}", flush=True)
+        print(f"{n:>9,} exact:   {measured(table, people, vectors[: max(10, 5_000_000 // n)])}", flush=True)
         if n >= 100_000:
             start = time.perf_counter()
             store.build_index(table.table, n)
@@ -155,7 +156,7 @@ def speed(sizes: list[int], folder: Path, queries: int, similarity: float) -> No
             )
             for probes in sorted({32, 128, 256, store.NPROBES}):
                 store.NPROBES, kept = probes, store.NPROBES
-                print(f"{n:>9,} {probes:>3} cells: {measured(table, people, asked)}", flush=True)
+                print(f"{n:>9,} {probes:>3} cells: {measured(table, people, vectors)}", flush=True)
                 store.NPROBES = kept
         start = time.perf_counter()
         table.remove([f"f_{n - 1:016x}"])

@@ -1,12 +1,10 @@
-"""What the server takes on this machine: pictures a second, latency, memory; every answer is checked against
-the serial one.
+"""Load test of the server: pictures per second, latency, memory. Every reply is compared with a serial one.
 
     python bench/speed/load.py [--seconds 600] [--clients 1,8,32] [--settings 16:4,16:0,1:0] [--threads 1] \\
         [PICTURE ...]
 
-The seconds are shared by all runs. A setting is FACES:MS, the most faces of a forward and the wait for others
-on their way; 1:0 is no sharing at all. The server is a process of its own; it and its clients share the
-machine's cores.
+The seconds are shared by all runs. A setting is FACES:MS: the maximum batch size and the wait for other
+pictures; 1:0 is no batching. The server is a separate process; it and its clients share the machine's cores.
 """
 
 from __future__ import annotations
@@ -35,7 +33,7 @@ PICTURES = ("examples/astronaut.jpg", "examples/grace_hopper.jpg")
 
 
 def differs(a: Any, b: Any, inside: str = "") -> bool:
-    """Whether two records say something else: beyond the last decimal shown, the times left out."""
+    """Whether two records differ by more than the last decimal, without the times."""
     if isinstance(a, dict) and isinstance(b, dict):
         return set(a) != set(b) or any(differs(a[k], b[k], k) for k in a if k != "timing_ms")
     if isinstance(a, list) and isinstance(b, list):
@@ -75,7 +73,9 @@ def server(faces: int, wait_ms: float, threads: int) -> Iterator[tuple[str, int]
                     break
             if not port:
                 raise SystemExit("the server did not start")
-            threading.Thread(target=process.stderr.read, daemon=True).start()  # or its pipe would fill up
+            threading.Thread(
+                target=process.stderr.read, daemon=True
+            ).start()  # otherwise its pipe would fill up
             yield f"http://127.0.0.1:{port}", process.pid
         finally:
             process.terminate()
@@ -83,7 +83,7 @@ def server(faces: int, wait_ms: float, threads: int) -> Iterator[tuple[str, int]
 
 
 def now_mb(pid: int) -> float:
-    """Resident MB, or nan where the system does not tell."""
+    """Resident MB, or nan if the system does not report it."""
     return resident(pid).get("now", float("nan"))
 
 
@@ -97,7 +97,7 @@ def cpu(pid: int) -> float:
 
 
 def forwards(url: str) -> tuple[float, float]:
-    """(faces, forwards) so far."""
+    """(faces, forward passes) so far."""
     with urllib.request.urlopen(f"{url}/metrics", timeout=60) as reply:
         text = reply.read().decode()
     values = [re.search(rf"^mien_batch_faces_{n} (\S+)", text, re.M) for n in ("sum", "count")]
@@ -105,7 +105,7 @@ def forwards(url: str) -> tuple[float, float]:
 
 
 class Run:
-    """So many clients, each with one request under way at a time, until the time is over."""
+    """Clients that each send one request at a time until the time is over."""
 
     def __init__(
         self, url: str, clients: int, seconds: float, pictures: list[bytes], expected: list[dict[str, Any]]
@@ -151,7 +151,7 @@ class Run:
 
 
 def main() -> None:
-    """Print one line a run."""
+    """Print one line per run."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -170,12 +170,12 @@ def main() -> None:
     faces = np.mean([len(e["faces"]) for e in expected])
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else float("nan")
     print(
-        f"{os.cpu_count()} cores, load {load:.1f} before the start; {faces:.1f} faces a picture; {each:.0f} s"
-        " a run"
+        f"{os.cpu_count()} cores, load {load:.1f} before the start; {faces:.1f} faces per picture;"
+        f" {each:.0f} s per run"
     )
     columns = (
-        "batch,wait ms,clients,pictures/s,p50 ms,p95 ms,CPU ms a picture,faces a"
-        " forward,answers,wrong,lost,MB before,MB after"
+        "batch,wait ms,clients,pictures/s,p50 ms,p95 ms,CPU ms per picture,faces per"
+        " forward pass,answers,wrong,lost,MB before,MB after"
     )
     print("| " + columns.replace(",", " | ") + " |")
     print("|" + "---|" * 13)

@@ -30,7 +30,7 @@ from mien.inference.weights_file import WEIGHTS
 
 PAGE = Path("docs/benchmark.md")
 MARK = ("<!-- floor: begin -->", "<!-- floor: end -->")
-# what changes shapes and names, and moves no bytes that an engine would have to move
+# operations that only change shapes and names, and move no bytes
 FREE = frozenset(
     {
         "Shape",
@@ -49,13 +49,13 @@ FREE = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """One operation as it was run.
+    """One executed operation.
 
     Attributes:
-        kind: for the table.
-        macs: multiply-adds.
-        bytes: of its inputs and outputs.
-        weights: those of its constants.
+        kind: its name in the table.
+        macs: number of multiply-adds.
+        bytes: size of its inputs and outputs.
+        weights: size of its constants, in bytes.
     """
 
     kind: str
@@ -65,7 +65,7 @@ class Node:
 
 
 def nodes(path: Path, shape: Sequence[int]) -> list[Node]:
-    """A network's operations on an input of that shape; shapes come from one run without any fusing."""
+    """A network's operations on an input of that shape; shapes come from one run without fusion."""
     model = onnx.load(path)
     for i, node in enumerate(model.graph.node):
         node.name = f"op{i}"
@@ -111,7 +111,7 @@ def _shape(entry: dict[str, list[int]]) -> tuple[list[int], int]:
 
 
 def multiply_adds(node: Any, ins: Sequence[Sequence[int]], outs: Sequence[Sequence[int]]) -> tuple[str, int]:
-    """What a node is called in the table, and its multiply-adds; element-wise work counts as none."""
+    """A node's name in the table, and its multiply-adds; element-wise operations count as none."""
     op = node.op_type
     if op == "Conv":
         w = ins[1]  # (out, in / groups, *kernel)
@@ -142,9 +142,7 @@ def multiply_adds(node: Any, ins: Sequence[Sequence[int]], outs: Sequence[Sequen
 
 
 def least_ms(call: Callable[[], Any], runs: int, threads: int, warm: int = 3) -> float:
-    """The least of so many calls; of one thread its processor time, which other work on the machine disturbs
-    less.
-    """
+    """The minimum over several calls; with one thread, processor time, which other work affects less."""
     clock = time.process_time if threads == 1 else time.perf_counter
     taken = []
     for _ in range(runs + warm):
@@ -155,9 +153,7 @@ def least_ms(call: Callable[[], Any], runs: int, threads: int, warm: int = 3) ->
 
 
 def matmul_rate(threads: int, n: int = 1024, runs: int = 20) -> float:
-    """Multiply-adds a second of a float32 (n, n) product, by the ONNX runtime itself: its kernels are what
-    networks get.
-    """
+    """Multiply-adds per second of a float32 (n, n) product in ONNX Runtime, whose kernels networks use."""
     import onnx.helper as h
 
     kind = onnx.TensorProto.FLOAT
@@ -172,7 +168,7 @@ def matmul_rate(threads: int, n: int = 1024, runs: int = 20) -> float:
 
 
 def copy_rate(megabytes: int = 128, runs: int = 10) -> float:
-    """Bytes a second, read and written, of copying what no cache holds; one thread."""
+    """Bytes per second, read and written, of copying more than any cache holds; one thread."""
     source = np.ones(megabytes * 2**20, np.uint8)
     target = np.empty_like(source)
     return 2 * source.nbytes / (1e-3 * least_ms(lambda: np.copyto(target, source), runs, 1))
@@ -191,9 +187,7 @@ class Case:
 
 
 def cases() -> list[Case]:
-    """What is shipped: the face network on 1 and 8 faces, the detector on a photo of 4:3 and on its
-    thumbnail.
-    """
+    """The embedded networks: on 1 and 8 faces, on a 4:3 photo and on its thumbnail."""
     w, h = OnnxModel(WEIGHTS / "mien.onnx", threads=1).view.size
     face, find = WEIGHTS / "mien.onnx", WEIGHTS / "detector.onnx"
     return [
@@ -203,7 +197,7 @@ def cases() -> list[Case]:
 
 
 def timer(case: Case, threads: int, runs: int) -> Callable[[], float]:
-    """Times one forward, milliseconds, whenever it is called."""
+    """Measures one forward pass per call, in milliseconds."""
     model, images = OnnxModel(case.path, threads=threads), np.zeros(case.shape, np.float32)
     return lambda: least_ms(lambda: model(images), runs, threads)
 
@@ -225,7 +219,7 @@ def row(
 
 
 def kinds(ops: Sequence[Node]) -> Iterator[list[str]]:
-    """Operations of a kind together, the most multiply-adds first."""
+    """Operations grouped by kind, sorted by multiply-adds."""
     macs, moved = sum(n.macs for n in ops), sum(n.bytes for n in ops)
     for kind in sorted({n.kind for n in ops}, key=lambda k: -sum(n.macs for n in ops if n.kind == k)):
         mine = [n for n in ops if n.kind == kind]
@@ -245,7 +239,7 @@ def markdown(head: Sequence[str], body: Sequence[Sequence[str]]) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in (head, ["---"] * len(head), *body))
 
 
-ROUNDS = 3  # everything is measured in turn, so that a busy minute does not fall on one thing alone
+ROUNDS = 3  # everything is measured in turn, so that a busy minute does not affect one measurement alone
 HEAD = (
     "network",
     "MAC, M",
@@ -283,7 +277,7 @@ def section(threads: int, runs: int) -> str:
     ]
     whole = json.loads(
         subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    )  # apart: its memory is its own
+    )  # in a separate process, for its memory
     load, cores = whole["machine"]["load"], whole["machine"]["cores"]
     busy = bool(load) and load[0] > 0.75 * cores
     clock = "CPU time of one thread" if threads == 1 else "wall time"
@@ -304,7 +298,7 @@ def section(threads: int, runs: int) -> str:
 
 
 def main() -> None:
-    """Measure, and put the result between the marks in the page."""
+    """Measure, and write the result between the marks in the page."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -1,4 +1,4 @@
-"""What work at scale costs here, into bench/results/scale.json, and docs/scale.md's tables from it.
+"""Measure work at scale into bench/results/scale.json, and write the tables of docs/scale.md from it.
 
 python -m bench.speed.scale read [--sizes 1000 5000 20000] [--workers 1 2]  photos through Ray
 python -m bench.speed.scale train [--ranks 1 2]  training pictures/s (needs mien[train])
@@ -47,7 +47,7 @@ def kept() -> dict[str, Any]:
 
 
 def keep(kind: str, key: str, value: dict[str, Any]) -> None:
-    """Add one measurement, with its day and what the machine was doing."""
+    """Add one measurement, with its day and the machine's load."""
     known = kept()
     about = {
         "date": datetime.now(UTC).strftime("%Y-%m-%d"),
@@ -89,7 +89,7 @@ def make_photos(folder: Path, count: int, seed: int = 0) -> None:
 
 
 def one(folder: str, out: str, engine: str, workers: int, photos: int) -> dict[str, Any]:
-    """One job, in a process of its own, so that its peak memory is its own."""
+    """One job, in a separate process to measure its peak memory."""
     import mien
     from mien.scale import photos as job
 
@@ -106,7 +106,7 @@ def one(folder: str, out: str, engine: str, workers: int, photos: int) -> dict[s
         photos=photos,
         on_part=lambda r: ends.append((time.perf_counter(), r["photos"])),
     )
-    # a worker's first part may come before another's reader is there, so it is left out on both sides
+    # a worker's first part may finish before another worker has loaded its reader, so it is left out
     steady = (
         sum(n for _, n in ends[workers:]) / (ends[-1][0] - ends[workers - 1][0])
         if len(ends) > workers
@@ -164,9 +164,7 @@ def read(sizes: list[int], workers: list[int], folder: Path) -> None:
 
 
 def train(ranks: list[int], steps: int) -> None:
-    """Pictures a second of faceptor_tiny on drawn faces; what fails is kept as failed, with the last line it
-    said.
-    """
+    """Pictures per second of faceptor_tiny on synthetic faces; a failure is stored with its last line."""
     for n in ranks:
         with tempfile.TemporaryDirectory() as run:
             words = [
@@ -210,28 +208,26 @@ def train(ranks: list[int], steps: int) -> None:
 
 
 def named(sizes: list[int], faces: int = 4096) -> None:
-    """Faces a second against galleries of random people, one face each: all at once by a product, and one by
-    one by LanceDB.
-    """
+    """Faces per second against galleries of random people: in one product, and one by one by LanceDB."""
     from bench.speed.gallery import drawn, rows_of
     from mien.recognition import store
     from mien.scale.people import Index
 
     for n in sizes:
-        people, asked = drawn(n, min(faces, n), 0.6)
+        people, queries = drawn(n, min(faces, n), 0.6)
         none = np.zeros(n, bool)
         index = Index(people, np.arange(n), none, tuple(map(str, range(n))), tuple(map(str, range(n))))
         start, used = time.perf_counter(), time.process_time()
-        best, _ = index.nearest(asked, 2)
+        best, _ = index.nearest(queries, 2)
         spent, cpu = time.perf_counter() - start, time.process_time() - used
         found: dict[str, Any] = {
             "size": n,
-            "faces": len(asked),
-            "faces_per_s": len(asked) / spent,
-            "cpu_s_per_face": cpu / len(asked),
+            "faces": len(queries),
+            "faces_per_s": len(queries) / spent,
+            "cpu_s_per_face": cpu / len(queries),
         }
         found["right"] = float(
-            (best[:, 0] == np.arange(len(asked))).mean()
+            (best[:, 0] == np.arange(len(queries))).mean()
         )  # the i-th face was drawn next to the i-th person
         with tempfile.TemporaryDirectory() as folder:
             table = store.new_store(
@@ -241,7 +237,7 @@ def named(sizes: list[int], faces: int = 4096) -> None:
             table.table.add(rows_of(people, table.table.schema))
             if n >= store.INDEX_ROWS:
                 store.build_index(table.table, n)
-            some = asked[:100]
+            some = queries[:100]
             table.near(some[0], 16)
             start = time.perf_counter()
             for q in some:
@@ -252,7 +248,7 @@ def named(sizes: list[int], faces: int = 4096) -> None:
 
 
 def papers() -> None:
-    """Multiply-adds of a picture, forward, of the networks that recipes/ trains; shapes only, no memory."""
+    """Multiply-adds per picture and forward pass of the networks in recipes/; shapes only, no memory."""
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 
@@ -260,18 +256,18 @@ def papers() -> None:
     from mien.models.faceptor_official import FULL_TASKS
 
     for name, builder, views, steps in PAPERS:
-        told = []
+        views = []
         for side, pictures in views:
             with torch.device("meta"):
                 more = {"tasks": FULL_TASKS} if name.endswith("Full") else {}
                 model = MODELS[builder](**more).eval().requires_grad_(False)
                 with FlopCounterMode(display=False) as counter:
                     model(torch.zeros(1, 3, side, side))
-            told.append({"side": side, "pictures": pictures, "macs": counter.get_total_flops() // 2})
+            views.append({"side": side, "pictures": pictures, "macs": counter.get_total_flops() // 2})
         keep(
             "papers",
             name,
-            {"steps": steps, "views": told, "parameters": sum(p.numel() for p in model.parameters())},
+            {"steps": steps, "views": views, "parameters": sum(p.numel() for p in model.parameters())},
         )
 
 

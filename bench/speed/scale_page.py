@@ -163,7 +163,7 @@ def chart(title: str, left: int, lines: dict[str, list[tuple[float, float]]]) ->
 
 
 def picture(known: Known) -> str:
-    """Two charts: photos a second by number, and faces a second by gallery."""
+    """Two charts: photos per second by number, and faces per second by gallery."""
     speeds: dict[str, list[tuple[float, float]]] = {}
     for r in known.get("read", {}).values():
         speeds.setdefault(f"{r['workers']} worker{'s' * (r['workers'] > 1)}", []).append(
@@ -179,7 +179,7 @@ def picture(known: Known) -> str:
 
 
 def write(known: Known) -> None:
-    """Put everything between the page's marks."""
+    """Write everything between the page's marks."""
     text = PAGE.read_text(encoding="utf-8")
     for name, made in (
         ("reading", reading),

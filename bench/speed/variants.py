@@ -39,7 +39,7 @@ EACH = 40  # training pictures of each set, whose ranges the integers get
 
 
 def calibration(model: OnnxModel) -> Floats:
-    """Training faces of every set, as the network sees them: (n, 3, H, W)."""
+    """Training faces of every set, as the network's input: (n, 3, H, W)."""
     sets = (pack.mtfl, pack.helen68, pack.celebamask, pack.celeba, pack.utkface, pack.ferplus)
     rng, crops = np.random.default_rng(0), []
     for make in sets:
@@ -49,7 +49,7 @@ def calibration(model: OnnxModel) -> Floats:
 
 
 def times(models: dict[str, Any], images: Floats, runs: int) -> dict[str, float]:
-    """Median milliseconds of a forward, the models taking turns."""
+    """Median milliseconds of a forward pass; the models take turns."""
     took: dict[str, list[float]] = {name: [] for name in models}
     for i in range(runs + 3):
         for name, model in models.items():
@@ -61,7 +61,7 @@ def times(models: dict[str, Any], images: Floats, runs: int) -> dict[str, float]
 
 
 def section(threads: int, runs: int) -> str:
-    """The table, and what it was made of."""
+    """The table and its conditions."""
     OUT.mkdir(parents=True, exist_ok=True)
     float32 = OnnxModel(WEIGHTS / "mien.onnx", threads=threads)
     images = calibration(float32)
@@ -74,7 +74,8 @@ def section(threads: int, runs: int) -> str:
     models["float32, flip TTA"] = FlipTTA(float32)
     scores = {name: {p: evaluate(m, PROTOCOLS[p]) for p in ROWS} for name, m in models.items()}
     body = [
-        [told, *(f"{scores[m][p].headline:.{digits}f}" for m in models)] for p, (told, digits) in ROWS.items()
+        [title, *(f"{scores[m][p].headline:.{digits}f}" for m in models)]
+        for p, (title, digits) in ROWS.items()
     ]
     body += [["bytes, MB", *(f"{os.path.getsize(files.get(m, float32.path)) / 1e6:.1f}" for m in models)]]
     for n in (1, 5):
@@ -94,11 +95,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--runs", type=int, default=60)
-    told = parser.parse_args()
+    args = parser.parse_args()
     before, _, rest = PAGE.read_text(encoding="utf-8").partition(MARK[0])
     after = rest.partition(MARK[1])[2]
     PAGE.write_text(
-        f"{before}{MARK[0]}\n{section(told.threads, told.runs)}\n{MARK[1]}{after}", encoding="utf-8"
+        f"{before}{MARK[0]}\n{section(args.threads, args.runs)}\n{MARK[1]}{after}", encoding="utf-8"
     )
 
 

@@ -1,5 +1,4 @@
-"""What films cost on this machine: frames a second, and memory over a long one. The films are made of the
-examples.
+"""Speed of videos: frames per second, and memory over a long video. The videos are made of the examples.
 
 python bench/speed/video.py speed [--threads N]      640 x 360, one face and two
 python bench/speed/video.py long [--minutes 60]  320 x 180, 25 fps, annotated; resident size at every tenth
@@ -26,7 +25,7 @@ from mien.video.container import VideoContainer, Writer
 
 
 def frames(count: int, width: int, height: int, faces: int) -> Iterator[Pixels]:
-    """Heads as high as half the frame, going to and fro, one to the right and one to the left."""
+    """Heads of half the frame's height that move left and right."""
     one, two = (
         load_photo("examples/astronaut.jpg").pixels[20:270, 100:350],
         load_photo("examples/grace_hopper.jpg").pixels[:360, 80:440],
@@ -43,8 +42,8 @@ def frames(count: int, width: int, height: int, faces: int) -> Iterator[Pixels]:
         yield out
 
 
-def film(path: Path, count: int, width: int, height: int, faces: int) -> Path:
-    """Such a film at 25 frames a second."""
+def make_video(path: Path, count: int, width: int, height: int, faces: int) -> Path:
+    """Write such a video at 25 frames per second."""
     with Writer(path, rate=25) as out:
         for i, pixels in enumerate(frames(count, width, height, faces)):
             out.add(pixels, float(Fraction(i, 25)))
@@ -52,17 +51,17 @@ def film(path: Path, count: int, width: int, height: int, faces: int) -> Path:
 
 
 def speed(folder: Path, threads: int, count: int) -> None:
-    """Decoding, reading and tracking, the same with an annotated film, and with every fifth frame read.
+    """Decoding, reading and tracking, the same with an annotated video, and with every fifth frame read.
 
     Frames a second by the clock, and processor time a frame, which says more on a machine that does other
     things as well.
     """
     reader = mien.load(threads=threads)
     print(
-        f"640 x 360, {count} frames, threads {threads}; frames a second, and processor milliseconds a frame"
+        f"640 x 360, {count} frames, threads {threads}; frames per second, processor milliseconds per frame"
     )
     for faces in (1, 2):
-        path = film(folder / f"{faces}.mp4", count, 640, 360, faces)
+        path = make_video(folder / f"{faces}.mp4", count, 640, 360, faces)
         row = [f"{faces} face{'s' * (faces > 1)}"]
         for name, stride, every, write in (("decode", 0, False, False), ("read", 1, False, False), ("write",
         1, True, True),
@@ -89,9 +88,9 @@ def speed(folder: Path, threads: int, count: int) -> None:
 
 
 def long(folder: Path, threads: int, minutes: float) -> None:
-    """Resident size while an annotated film of that length is made, one frame a second read."""
+    """Resident size while an annotated video of that length is written, with one frame per second read."""
     count = round(minutes * 60 * 25)
-    path = film(folder / "long.mp4", count, 320, 180, 2)
+    path = make_video(folder / "long.mp4", count, 320, 180, 2)
     reading = video.read_video(path, mien.load(threads=threads), stride=25, every=True)
     start = time.perf_counter()
     with Writer(folder / "out.mp4", rate=25, sound_of=reading.film) as out:
@@ -100,17 +99,17 @@ def long(folder: Path, threads: int, minutes: float) -> None:
             if frame.number in (250, 2500) or frame.number % (count // 10) == 0:
                 took = time.perf_counter() - start
                 print(
-                    f"{frame.time / 60:5.1f} min of film, {took / 60:5.1f} min of work:"
+                    f"{frame.time / 60:5.1f} min of video, {took / 60:5.1f} min of work:"
                     f" {resident()['now']:.0f} MB",
                     flush=True,
                 )
     print(
-        f"{len(reading.tracks)} tracks, {reading.count / (time.perf_counter() - start):.0f} frames a second"
+        f"{len(reading.tracks)} tracks, {reading.count / (time.perf_counter() - start):.0f} frames per second"
     )
 
 
 def main() -> None:
-    """Print one line a measurement."""
+    """Print one line per measurement."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

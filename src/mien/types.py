@@ -1,6 +1,6 @@
-"""The nouns that cross rooms. Needs numpy only.
+"""The types that all packages share. Needs only numpy.
 
-Conventions: pictures are RGB uint8 (H, W, 3) and upright (EXIF applied at the door); boxes are float xyxy in
+Conventions: pictures are RGB uint8 (H, W, 3) and upright (EXIF applied on decoding); boxes are float xyxy in
 pixels of the upright photo; points are float (n, 2), x then y, where the center of the top-left pixel is (0,
 0).
 """
@@ -36,7 +36,7 @@ REPORTED_ROLL = 60.0  # degrees: a face that is turned further says so in its re
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """How a model wants to see a face. It travels inside the weights, never with the caller.
+    """The preprocessing of a model. It is stored in the weights.
 
     Attributes:
         size: (width, height) of the crop in pixels.
@@ -274,7 +274,7 @@ class Example:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Batch:
-    """What the trainer eats, as numpy arrays.
+    """A training batch, as numpy arrays.
 
     Attributes:
         images: (B, H, W, 3) uint8 RGB.
@@ -306,7 +306,7 @@ class Source(Protocol):
 
 
 class InferenceModel(Protocol):
-    """A model at work, torch or ONNX alike: (B, 3, H, W) float32 -> task name -> raw answers (B, ...)."""
+    """A torch or ONNX model for inference: (B, 3, H, W) float32 -> task name -> raw outputs (B, ...)."""
 
     @property
     def view(self) -> View: ...
@@ -351,8 +351,8 @@ class FaceModel(Protocol):
     """A torch network: a `torch.nn.Module` that predicts tasks for faces in its view.
 
     Attributes:
-        tasks: what it predicts.
-        view: how it wants to see a face.
+        tasks: predicted tasks.
+        view: crop, template and normalization of its input.
         builder: a name in `mien.models.MODELS`, and the keyword arguments that build the network again.
     """
 
@@ -388,7 +388,7 @@ class LoadedModel(FaceModel, Protocol):
 
 @runtime_checkable
 class HasOwnLosses(Protocol):
-    """A model that computes its losses itself, in place of `forward` and the tasks' criteria."""
+    """A model that computes its losses itself, instead of `forward` and the tasks' criteria."""
 
     def learn(
         self,
@@ -407,13 +407,13 @@ class HasForwardTasks(Protocol):
     """A model that can compute some of its tasks alone."""
 
     def forward_tasks(self, images: Tensor, names: Collection[str]) -> dict[str, Tensor]:
-        """As `forward`, of the named tasks."""
+        """As `forward`, for the named tasks."""
         ...
 
 
 @runtime_checkable
 class HasAttention(Protocol):
-    """A model with queries that can show where they look.
+    """A model whose queries have attention maps.
 
     Attributes:
         tasks, view: see `FaceModel`.
@@ -440,18 +440,17 @@ class HasAttention(Protocol):
 
 @runtime_checkable
 class HasQueries(Protocol):
-    """A model of which only some tasks are answered by queries.
+    """A model that predicts only some of its tasks by queries."""
 
-    Attributes:
-        asked: names of these tasks, with the number of queries of each.
-    """
-
-    asked: Mapping[str, int]
+    @property
+    def query_tasks(self) -> Collection[str]:
+        """Names of these tasks."""
+        ...
 
 
 @runtime_checkable
 class HoldsModel(Protocol):
-    """What works with a model that it holds, such as a reader."""
+    """An object that holds a model, such as a reader."""
 
     @property
     def model(self) -> object: ...

@@ -169,14 +169,14 @@ def test_a_task_alone_is_judged_against_all_together():
     assert "| attributes | CelebA % | 85.50 ± 0.50 | 87.50 ± 0.50 | no, worse |" in single_tasks(both)
 
 
-def test_only_what_the_page_shows_is_asked():
+def test_only_tasks_of_the_page_are_requested():
     assert asked_of("qface") == ()
     assert asked_of("far-all-1") == ("celeba",)
     assert asked_of("alone-points5-2") == (MEASURE["points5"],)
     assert set(MEASURE.values()) <= set(asked_of("naive-short-1"))
 
 
-def test_a_run_without_its_start_is_told_and_not_trained(tmp_path):
+def test_a_run_without_its_start_is_reported_and_not_trained(tmp_path):
     with pytest.raises(RuntimeError, match="ifan: it starts from ifan-start, which is not trained"):
         train_all(["ifan"], tmp_path, 1)
 

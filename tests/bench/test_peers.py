@@ -433,7 +433,7 @@ def test_the_page_says_what_was_measured():
     )
 
 
-def test_a_busy_machine_and_an_empty_result_are_said():
+def test_a_busy_machine_and_an_empty_result_are_reported():
     found = made_up()
     found["speed"]["machine"]["load"] = [5.0, 4.0, 3.0]
     assert "busy with other work" in page.section(found)

@@ -14,15 +14,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 from typer.testing import CliRunner
 
 from mien.cli import app, load_recipe, main, output_names, recipe_arguments, table_lines
 from mien.errors import Truncated, UsageError
 from mien.inference.reader import Reading
-from mien.models.qface import qface_tiny
-from mien.training import checkpoint
 
 DOCUMENTED = [
     line
@@ -51,7 +48,7 @@ def album(tmp_path):
     return folder
 
 
-def test_a_folder_gives_a_line_a_photo(album, tmp_path):
+def test_a_folder_gives_one_line_per_photo(album, tmp_path):
     out = tmp_path / "deep" / "faces.jsonl"
     done = invoke(
         "analyze",
@@ -164,92 +161,6 @@ def test_recipe_arguments_become_flags(tmp_path):
         load_recipe(path)
 
 
-TOY_RECIPE = '''
-"""A drawn face learned in a few steps."""
-import torch
-from mien.data.dataset import FaceSource; from mien.data import synthetic as toy
-from mien.data.augment import Augment
-from mien.data.mixture import Mixture
-from mien.models.faceptor import faceptor_tiny
-from mien.tasks import AGE, LANDMARKS
-from mien.training.recipe import Recipe, cosine
-
-def recipe(*, steps: int = 2, seed: int = 1) -> Recipe:
-    torch.manual_seed(seed)
-    model = faceptor_tiny(tasks=(LANDMARKS, AGE), size=64)
-    source = FaceSource(toy.toy(n=4), model.view, Augment())
-    mixture = Mixture([(source, 2)], model.tasks, seed=seed, size=model.view.size)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
-    return Recipe("toy", model, mixture, optimizer, cosine(1), steps, seed=seed, data=("toy",))
-'''
-
-
-def test_train_resume_export_and_read_with_the_result(tmp_path):
-    (tmp_path / "toy.py").write_text(TOY_RECIPE)
-    words = [
-        "train",
-        str(tmp_path / "toy.py"),
-        "--out",
-        str(tmp_path / "run"),
-        "--threads",
-        "1",
-        "--steps",
-        "2",
-    ]
-    assert invoke(*words).exit_code == 0
-    again = run(*words)
-    assert again.returncode == 2
-    assert "--resume" in again.stderr
-    assert invoke(*words, "--resume").exit_code == 0
-    done = invoke("export", str(tmp_path / "run"), "-o", str(tmp_path / "toy.onnx"))
-    assert done.exit_code == 0, done.output
-    assert json.loads((tmp_path / "toy.json").read_text())["recipe"] == "toy"
-    for weights in (tmp_path / "toy.onnx", tmp_path / "run"):
-        out = tmp_path / "faces.json"
-        read = invoke(
-            "analyze",
-            "examples/astronaut.jpg",
-            "--weights",
-            str(weights),
-            "--out",
-            str(out),
-            "--threads",
-            "1",
-        )
-        assert read.exit_code == 0, read.output
-        face = json.loads(out.read_text())[0]["faces"][0]
-        assert {"landmarks", "age", "pose"} <= set(face)
-        assert "expression" not in face  # a model that does not answer a task does not invent it
-
-
-def test_attention_draws_sheets_or_one_label(tmp_path):
-    torch.manual_seed(0)
-    (tmp_path / "run").mkdir()
-    checkpoint.save(tmp_path / "run" / "model.safetensors", qface_tiny(size=64))
-    words = [
-        "analyze",
-        "examples/astronaut.jpg",
-        "--weights",
-        str(tmp_path / "run"),
-        "--threads",
-        "1",
-        "--attention",
-    ]
-    assert invoke(*words, str(tmp_path / "all")).exit_code == 0
-    assert {p.name for p in (tmp_path / "all").iterdir()} == {
-        "astronaut-1-attributes.jpg",
-        "astronaut-1-expression.jpg",
-    }
-    assert invoke(*words, str(tmp_path / "one"), "--label", "Eyeglasses").exit_code == 0
-    assert [p.name for p in (tmp_path / "one").iterdir()] == ["astronaut-1-attributes-Eyeglasses.jpg"]
-    assert invoke(*words, str(tmp_path / "few"), "--tasks", "age,expression").exit_code == 0
-    assert [p.name for p in (tmp_path / "few").iterdir()] == ["astronaut-1-expression.jpg"]
-    refused = invoke(*words, str(tmp_path / "none"), "--label", "Beard")
-    assert isinstance(refused.exception, UsageError)
-    assert "no label 'Beard'" in str(refused.exception)
-    assert not (tmp_path / "none").exists()
-
-
 def test_a_picture_on_stdin_and_another_name_for_analyze(astronaut):
     done = CliRunner().invoke(
         app, ["predict", "-", "--tasks", "age", "--threads", "1"], input=Path(astronaut).read_bytes()
@@ -312,7 +223,7 @@ def test_drawings_have_styles_and_overlays(album, tmp_path):
         ),
     ],
 )
-def test_wrong_words_about_drawing_are_told_before_any_photo_is_read(words, says):
+def test_wrong_drawing_options_are_refused_before_any_photo_is_read(words, says):
     done = invoke("analyze", "examples/astronaut.jpg", "--threads", "1", *words)
     assert isinstance(done.exception, UsageError)
     assert says in str(done.exception)

@@ -33,6 +33,7 @@ def records(out: Path) -> list[dict]:
     return [{k: v for k, v in line.items() if k != "timing_ms"} for line in lines]
 
 
+@pytest.mark.heavy
 def test_records_order_and_pictures_are_those_of_one_process(folder, tmp_path) -> None:
     one = run(folder, tmp_path / "one.jsonl", "--crops", str(tmp_path / "crops1"))
     two = run(folder, tmp_path / "two.jsonl", "--crops", str(tmp_path / "crops2"), "--workers", "2")

@@ -103,7 +103,7 @@ def test_no_face(tmp_path) -> None:
     assert len(DeepFace.represent("examples/astronaut.jpg", detector_backend="skip")) == 1
 
 
-def test_what_mien_does_not_have_is_said(astronaut) -> None:
+def test_missing_features_are_reported(astronaut) -> None:
     with pytest.raises(UsageError, match="no race head"):
         DeepFace.analyze(astronaut, actions=["race"])
     with pytest.raises(UsageError, match="no action 'mood'"):

@@ -27,7 +27,7 @@ from tests.support import layouts_people as people_sets
 VIEW = View((64, 64), "head", (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 
 
-def test_the_catalogues_are_whole():
+def test_the_catalogues_are_complete():
     assert {"toy", "mtfl", "helen68", "celebamask", "celeba", "utkface", "ferplus"} <= set(DATASETS)
     assert set(OFFICIAL) == {
         "300w", "wflw", "cofw", "aflw19", "mtfl-official", "celebamask-hq", "lapa", "helen", "morph2",
@@ -196,7 +196,7 @@ def test_a_missing_set_says_which_file_was_expected(tmp_path, monkeypatch):
         pack.helen68("val")
 
 
-def test_a_network_of_two_views_is_asked_in_the_other():
+def test_a_network_of_two_views_is_evaluated_in_the_other():
     import torch
 
     from mien.models.torch_model import TorchModel
@@ -227,7 +227,7 @@ def test_a_model_is_not_scored_on_what_it_does_not_answer():
 
 
 @needs_pack
-def test_a_protocol_runs_on_torch_and_onnx_alike(tmp_path):
+def test_a_protocol_runs_on_torch_and_onnx(tmp_path):
     import torch
 
     from mien.export.onnx_export import export

@@ -13,7 +13,7 @@ from mien.testing.tasks import CHECKS, case
 FACE_TASKS = [t for t in TASKS.values() if isinstance(t.shape, (Vector, Points, Map, Embedding))]
 
 
-def test_the_catalogue_is_whole():
+def test_the_catalogue_is_complete():
     assert len(FACE_TASKS) >= 19
     assert {"landmarks", "points5", "parsing", "age", "expression", "attributes", "identity"} <= set(TASKS)
     more = {

@@ -54,7 +54,9 @@ def test_morph2_says_what_is_missing(tmp_path: Path):
     with pytest.raises(UsageError, match=r"MORPH II comes without points: give points=PATH\.parquet"):
         attributes.morph2(tmp_path, "train")
     unsure = draw.points_table(tmp_path / "p.parquet", ["Album2/009050_0M16.JPG"], [0.2])
-    with pytest.raises(MissingData, match="lacks sure points of 2 of 2 pictures of MORPH II"):
+    with pytest.raises(
+        MissingData, match="lacks points of a sufficient score for 2 of 2 pictures of MORPH II"
+    ):
         attributes.morph2(tmp_path, "train", points=unsure)
     draw.morph2(tmp_path, (16, "old", 77))
     with pytest.raises(UsageError, match=r"nonCommercial\.csv, row 2: 'old' is no number"):

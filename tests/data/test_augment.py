@@ -16,7 +16,7 @@ from mien.tasks import EXPRESSION, task
 from mien.types import Sample, View
 
 
-def test_places_that_lean_to_the_right_lean_so_in_a_mirror_too():
+def test_a_label_offset_keeps_its_direction_in_a_flipped_picture():
     """Labels 2 px to the right of a drawn face's places: mirrored, they lie 2 px to the right of the mirrored
     places.
     """

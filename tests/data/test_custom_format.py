@@ -115,7 +115,7 @@ def test_where_the_face_is(tmp_path: Path):
     np.testing.assert_array_equal(custom.table(path, points=points)[2].points, FIVE + 2)
     np.testing.assert_array_equal(custom.table(path, points=points)[0].points, FIVE)  # a row's own come first
     few = draw.points_table(tmp_path / "few.parquet", names[:2])
-    with pytest.raises(MissingData, match=r"lacks sure points of 1 of 2 pictures .* 'pictures/2\.png'"):
+    with pytest.raises(MissingData, match=r"sufficient score for 1 of 2 pictures .* 'pictures/2\.png'"):
         custom.table(path, points=few)
     np.testing.assert_allclose(
         custom.table(path, points=few, template="arcface")[2].points, TEMPLATES["arcface"] * (60, 80) - 0.5

@@ -58,7 +58,7 @@ def test_counts_by_split(layout: Layout, tmp_path: Path) -> None:
             dataset[len(dataset)]
 
 
-def test_an_unknown_split_is_told_the_others(layout: Layout, tmp_path: Path) -> None:
+def test_an_unknown_split_names_the_known_ones(layout: Layout, tmp_path: Path) -> None:
     _, reader, counts, _ = layout
     with pytest.raises(UsageError, match=f"no split 'training'; there are: {', '.join(counts)}$"):
         reader(tmp_path, "training")
@@ -84,7 +84,7 @@ def test_what_is_missing_is_named(name: str, split: str, gone: str, tmp_path: Pa
         POINT_SETS[name][1](root, split)
 
 
-def test_a_missing_picture_is_named_when_it_is_asked_for(tmp_path: Path) -> None:
+def test_a_missing_picture_is_named_on_access(tmp_path: Path) -> None:
     layouts.mtfl(tmp_path)
     (tmp_path / "AFLW/0001-image.jpg").unlink()
     with pytest.raises(MissingData, match=r"expected .*/AFLW/0001-image\.jpg; it is missing"):

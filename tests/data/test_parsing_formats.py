@@ -50,7 +50,7 @@ def test_the_archives_own_folder_may_be_the_root(tmp_path: Path) -> None:
     assert len(parsing.lapa(tmp_path / "LaPa", "val")) == 1
 
 
-def test_an_unknown_split_is_told_the_others(name: str, tmp_path: Path) -> None:
+def test_an_unknown_split_names_the_known_ones(name: str, tmp_path: Path) -> None:
     layout: Layout = MASK_SETS[name]
     layout[0](tmp_path)
     with pytest.raises(UsageError, match=r"no split 'full'; there are: train, val, test$"):
@@ -137,7 +137,7 @@ def test_celebamask_parts_that_overlap(order: str, seen: str, tmp_path: Path) ->
         parsing.celebamask_hq(tmp_path, "test")[0]
 
 
-def test_celebamask_whole_pictures_are_head_crops(tmp_path: Path) -> None:
+def test_entire_celebamask_pictures_are_head_crops(tmp_path: Path) -> None:
     layouts.celebamask_hq(tmp_path)
     sample = parsing.celebamask_hq(tmp_path, "test", whole=True)[0]
     crop = geometry.align(sample.image, sample.points, View((16, 16), "head", VIEW.mean, VIEW.std))
@@ -175,7 +175,7 @@ def test_lapa_says_what_does_not_fit(tmp_path: Path) -> None:
     ):
         parsing.lapa(tmp_path, "train")[0]
     layouts.gray(label, np.zeros((48, 64, 3)))
-    with pytest.raises(MissingData, match=r"a number a pixel in .*0_train\.png; its mode is RGB"):
+    with pytest.raises(MissingData, match=r"one number per pixel in .*0_train\.png; its mode is RGB"):
         parsing.lapa(tmp_path, "train")[0]
     marks.write_text("2\n1 2\n3 4\n")
     with pytest.raises(MissingData, match=r"expected 106 points in .*0_train\.txt; it has 2"):

@@ -37,7 +37,7 @@ def test_turns_warm_up_and_spread_over_the_folder() -> None:
     assert list(benchmark._turns(list("abcdef"), 3)) == list("abc" + "ace")
 
 
-def test_the_report_is_whole(astronaut, tmp_path, monkeypatch) -> None:
+def test_the_report_is_complete(astronaut, tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(benchmark, "start_up", partial(benchmark.start_up, repeats=1))
     (tmp_path / "broken.jpg").write_bytes(b"\xff\xd8\xff\xe0 and no more")
     words = ["bench", astronaut, str(tmp_path), "--threads", "1", "--runs", "2", "--tasks", "age", "--json"]

@@ -38,7 +38,7 @@ def test_a_well_installation(monkeypatch) -> None:
         "time",
     ]
     assert by["packages"]["facts"]["numpy"] == np.__version__
-    assert by["mien.onnx"]["facts"]["sha256"] == by["mien.onnx"]["facts"]["promised"]
+    assert by["mien.onnx"]["facts"]["sha256"] == by["mien.onnx"]["facts"]["expected"]
     assert by["self-test"]["facts"]["found"] == 1
     assert by["self-test"]["facts"]["point_error"] < 0.15
     assert list(by["time"]["facts"]) == ["load", "detect", "align", "read 1 face", "read 8 faces"]
@@ -51,10 +51,10 @@ def test_altered_and_missing_weights_are_found(tmp_path) -> None:
     with (tmp_path / "detector.onnx").open("ab") as file:
         file.write(b"x")
     altered, missing, rates = doctor.weights(tmp_path)
-    assert (rates.verdict, rates.text.split(";")[0]) == ("note", "not there")
+    assert (rates.verdict, rates.text.split(";")[0]) == ("note", "missing")
     assert (altered.verdict, missing.verdict) == ("bad", "bad")
     assert altered.facts["sha256"] in altered.text
-    assert altered.facts["promised"] in altered.text
+    assert altered.facts["expected"] in altered.text
     assert "mien.onnx is missing" in missing.text
 
 
@@ -85,7 +85,7 @@ def test_a_check_that_fails_is_reported_and_not_raised() -> None:
     assert (check.verdict, check.text) == ("bad", "OSError: no space left")
 
 
-def test_a_processor_without_avx_is_told(monkeypatch) -> None:
+def test_a_processor_without_avx_is_reported(monkeypatch) -> None:
     monkeypatch.setattr(doctor.platform, "machine", lambda: "x86_64")
     monkeypatch.setattr(doctor, "cpu_features", lambda: ["sse4_2"])
     assert doctor.machine().verdict == "bad"
@@ -94,7 +94,7 @@ def test_a_processor_without_avx_is_told(monkeypatch) -> None:
     assert doctor.machine().verdict == "ok"
 
 
-def test_a_missing_package_is_told_and_any_opencv_counts(monkeypatch) -> None:
+def test_a_missing_package_is_reported_and_any_opencv_counts(monkeypatch) -> None:
     have = {"mien": "1", "numpy": "2", "onnxruntime": "1", "pillow": "12", "typer": "1"}
     monkeypatch.setattr(doctor, "_version", have.get)
     needed, extras = doctor.packages()
@@ -121,7 +121,7 @@ def test_a_quota_below_what_is_seen_is_pointed_out(monkeypatch) -> None:
     monkeypatch.setattr(doctor, "cpu_quota", lambda: 0.5)
     monkeypatch.setattr(settings, "cpu_quota", lambda: 0.5)
     assert doctor.cores().verdict == "note"
-    assert "threads of a forward: 1" in doctor.cores().text
+    assert "inference threads: 1" in doctor.cores().text
 
 
 @pytest.mark.parametrize(

@@ -37,7 +37,7 @@ def test_the_peak_stays_when_memory_is_given_back() -> None:
     assert after["peak"] > during["peak"] - 1
 
 
-def test_another_process_is_told_until_it_is_gone() -> None:
+def test_another_process_is_measured_until_it_ends() -> None:
     child = subprocess.Popen(
         [sys.executable, "-c", f"held = bytearray({SIZE} << 20)\nprint(1, flush=True)\ninput()"],
         stdin=-1,

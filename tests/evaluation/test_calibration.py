@@ -94,10 +94,10 @@ def test_the_provenance_file_brings_temperatures(tmp_path, rng) -> None:
     shutil.copy(WEIGHTS / "mien.onnx", tmp_path / "mien.onnx")
     record = json.loads((WEIGHTS / "mien.json").read_text(encoding="utf-8"))
     record.pop("calibration", None)
-    beside = tmp_path / "mien.json"
+    sidecar = tmp_path / "mien.json"
 
     def tasks() -> dict:
-        beside.write_text(json.dumps(record), encoding="utf-8")
+        sidecar.write_text(json.dumps(record), encoding="utf-8")
         return {t.name: t for t in OnnxModel(tmp_path / "mien.onnx", threads=1).tasks}
 
     assert tasks()["expression"] is EXPRESSION
@@ -109,7 +109,7 @@ def test_the_provenance_file_brings_temperatures(tmp_path, rng) -> None:
     record["calibration"] = {"temperatures": {"landmarks": 4.0}}
     with pytest.raises(BadWeights, match="landmarks cannot be read at temperature"):
         tasks()
-    beside.write_text("{", encoding="utf-8")
+    sidecar.write_text("{", encoding="utf-8")
     with pytest.raises(BadWeights, match=r"mien\.json"):
         OnnxModel(tmp_path / "mien.onnx", threads=1)
 

@@ -184,7 +184,7 @@ def fake(p: Protocol, dataset: Any, change: Callable[[Any, Sample], Any] | None 
         if change and i == len(dataset) - 1:
             label = change(label, dataset[i])
         raw.append(raw_of(p, label, dataset[i], view))
-    return Fake(p.asked[0], raw, view=view)
+    return Fake(p.task_names[0], raw, view=view)
 
 
 def test_the_official_protocols_are_these():
@@ -444,7 +444,7 @@ def test_the_answer_for_the_set_is_preferred_to_the_plain_one(build: Callable[[s
         evaluate(Has("age@utkface"), p)
 
 
-def test_without_names_what_can_run_runs_and_the_rest_is_told(
+def test_without_names_all_possible_protocols_run_and_the_others_are_reported(
     build: Callable[[str], None], tmp_path: Path, capsys: Any
 ):
     build("morph2")
@@ -470,7 +470,7 @@ def test_without_names_what_can_run_runs_and_the_rest_is_told(
         run(Has("age"))
 
 
-def test_no_data_folder_is_said_first(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+def test_a_missing_data_folder_is_reported_first(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     monkeypatch.delenv("MIEN_DATA", raising=False)
     monkeypatch.chdir(tmp_path)
     with pytest.raises(MissingData, match="no data folder is set"):

@@ -60,7 +60,7 @@ def test_it_answers_as_the_float_network_does_and_says_where_it_comes_from(
     before, after = OnnxModel(FLOAT), OnnxModel(out)
     assert record["bytes"] == out.stat().st_size < 0.6 * FLOAT.stat().st_size
     assert record["int8"] == {"of": before.sha256, "faces": MINIMUM, "float": ["parsing"]}
-    assert record["licence"] and "scores" not in record, "numbers of the float network are not this one's"
+    assert record["license"] and "scores" not in record, "numbers of the float network are not this one's"
     assert after.header == before.header
     assert [getattr(t, "temperature", None) for t in after.tasks] == [
         getattr(t, "temperature", None) for t in before.tasks

@@ -212,6 +212,7 @@ def test_a_box_inside_a_better_one_is_dropped() -> None:
     assert drop_contained([face, part, neighbor, better]) == [face, neighbor, better]
 
 
+@pytest.mark.heavy
 def test_a_thorough_search_finds_small_faces_without_candidates() -> None:
     places = [(x, y, 30, 30) for x in (50, 620, 1500, 3000, 3900) for y in (40, 1230, 2900)]
     network = Squares(sees=(12, 450), low_score=-9)  # they are 5 pixels in the base pass, and invisible

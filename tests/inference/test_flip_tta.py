@@ -37,7 +37,7 @@ def test_answers_are_the_mean_of_both_in_one_call():
     )
 
 
-def test_a_reader_that_mirrors_answers_alike_for_a_face_and_its_mirror_image():
+def test_flip_tta_gives_a_face_and_its_mirror_image_equal_answers():
     plain, mirrored = (
         mien.load(threads=1, tasks=["age", "expression", "identity", "landmarks"], mirror=m)
         for m in (False, True)
@@ -58,11 +58,11 @@ def test_a_reader_that_mirrors_answers_alike_for_a_face_and_its_mirror_image():
 
 
 def test_a_detector_cannot_be_mirrored():
-    with pytest.raises(UsageError, match="'faces' cannot be answered from a mirror"):
+    with pytest.raises(UsageError, match="'faces' cannot be predicted from flipped photos"):
         FlipTTA(OnnxModel(WEIGHTS / "detector.onnx", threads=1))
 
 
-def test_records_say_so_and_a_table_of_one_forward_is_not_gone_on_with(tmp_path):
+def test_records_state_flip_tta_and_a_table_without_it_is_not_resumed(tmp_path):
     words = [
         "analyze",
         "examples/astronaut.jpg",

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper
 
 import mien
-from mien.cli.common import network
+from mien.cli.common import load_model
 from mien.errors import BadWeights, UnknownTask
 from mien.inference import onnx_prune
 from mien.inference.onnx_model import OnnxModel
@@ -38,7 +38,7 @@ def small(kind: str = "Relu") -> bytes:
     return helper.make_model(helper.make_graph(nodes, "g", info[:1], info[1:], weights)).SerializeToString()
 
 
-def test_nodes_and_weights_of_what_is_asked_stay() -> None:
+def test_nodes_and_weights_of_requested_tasks_stay() -> None:
     assert onnx_prune.outputs(small()) == ["a", "b"]
     graph = onnx.load_from_string(onnx_prune.prune(small(), {"b"})).graph
     assert [n.op_type for n in graph.node] == ["Mul", "Relu"] and [i.name for i in graph.initializer] == ["v"]
@@ -55,7 +55,7 @@ def test_a_graph_in_a_graph_may_read_anything() -> None:
 
 
 @pytest.mark.parametrize("data", [b"", b"\x08", b"\x3a\x05ab", b"\x0b\x00", b"\xff" * 20])
-def test_what_is_no_model_is_told(data: bytes) -> None:
+def test_a_file_that_is_no_model_is_refused(data: bytes) -> None:
     with pytest.raises(ValueError, match=r"graph|end|kind"):
         onnx_prune.outputs(data)
 
@@ -78,7 +78,9 @@ def whole() -> tuple[np.ndarray, dict[str, np.ndarray]]:
 @pytest.mark.parametrize(
     "tasks", [None, ["age"], ["identity"], ["gender", "pose"], ["parsing", "expression"]]
 )
-def test_a_reader_works_for_what_is_asked_and_answers_the_same(tasks: list[str] | None, whole: tuple) -> None:
+def test_a_reader_computes_only_requested_tasks_with_equal_results(
+    tasks: list[str] | None, whole: tuple
+) -> None:
     images, answers = whole
     asked = OnnxModel(FILE, threads=1, tasks=tasks or default_task)
     wanted = {None: set(answers) - {"identity"}, "gender": {"attributes", "landmarks"}}.get(
@@ -96,7 +98,7 @@ def test_all_or_nothing_of_a_network_is_the_network_itself() -> None:
         assert model.tasks == model.known_tasks and len(model.tasks) == 7
 
 
-@pytest.mark.parametrize("weights", [lambda: None, lambda: network(None, 1)])
+@pytest.mark.parametrize("weights", [lambda: None, lambda: load_model(None, 1)])
 def test_a_reader_has_two_sessions_its_own_and_the_detector_s(
     weights: Callable[[], Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:

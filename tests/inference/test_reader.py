@@ -273,7 +273,7 @@ def test_one_person_is_more_like_herself_than_like_another():
     assert one.similarity(same) > one.similarity(other) + 0.2
 
 
-def test_wrong_settings_are_said(reader):
+def test_wrong_settings_are_refused(reader):
     with pytest.raises(UsageError, match="batch must be 1"):
         mien.load(batch=0)
 

@@ -140,7 +140,7 @@ def test_readings_are_copied(collage):
         assert np.array_equal(again.photo.pixels, collage.photo.pixels)
 
 
-def test_five_points_come_from_the_network_if_it_was_asked_and_else_from_the_detector():
+def test_five_points_come_from_the_network_if_requested_and_else_from_the_detector():
     """As docs/schema.md says; `face.points` is the detector's in both cases."""
     found, read = np.zeros((5, 2), np.float32), np.full((5, 2), 3, np.float32)
     box, age = np.zeros(4, np.float32), Age(30.0, 25.0, 35.0)

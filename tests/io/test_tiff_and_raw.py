@@ -335,7 +335,7 @@ def test_srgb_by_any_name_changes_no_pixel() -> None:
 
 
 @pytest.mark.parametrize("icc", [b"junk", b"\0" * 200, p3()[:300], profile_of("GRAY")])
-def test_profiles_that_are_damaged_or_do_not_fit_are_told_and_not_used(
+def test_damaged_or_wrong_profiles_are_reported_and_not_used(
     icc: bytes, caplog: pytest.LogCaptureFixture
 ) -> None:
     same(load_photo(encode(corners(), "PNG", icc_profile=icc)), corners())

@@ -207,7 +207,7 @@ def test_a_file_cut_at_any_byte_goes_on(kind, tmp_path) -> None:
         assert part.read_bytes() == data, cut
 
 
-def test_a_parquet_run_that_was_killed_left_its_records_beside(tmp_path) -> None:
+def test_a_killed_parquet_run_leaves_its_records_next_to_the_file(tmp_path) -> None:
     where = tmp_path / "f.parquet"
     write(where, photo("a.jpg", face()))
     output = open_output(str(where), THREE, model=NAME, resume=True)
@@ -253,7 +253,7 @@ def test_a_csv_that_was_edited_is_not_cut_short(tmp_path) -> None:
 def test_what_cannot_go_on_says_so(tmp_path) -> None:
     with pytest.raises(UsageError, match="JSON array"):
         open_output(str(tmp_path / "f.json"), THREE, resume=True)
-    with pytest.raises(UsageError, match="goes on with a file"):
+    with pytest.raises(UsageError, match="continues a file"):
         open_output("-", THREE, resume=True)
     with pytest.raises(UsageError, match=r"FILE\.csv, FILE\.parquet or -, not"):
         open_output(str(tmp_path / "f.xml"), THREE)
@@ -296,6 +296,7 @@ def started(album: Path, where: Path, sign: int) -> tuple[int, str]:
     return process.returncode, error
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("kind", ["csv", "parquet"])
 def test_a_killed_run_goes_on(kind, album, tmp_path) -> None:
     where = tmp_path / f"f.{kind}"

@@ -384,7 +384,7 @@ def test_parsing_queries_follow_the_class_names():
 # --- full size, shapes only
 
 
-def test_the_published_sizes_are_read_whole():
+def test_the_published_sizes_are_loaded_completely():
     base = official(FULL, BASE, device="meta")
     kept = {k: v for k, v in base.items() if "losses_module" not in k and ".1.ln." not in k}
     assert (

@@ -103,7 +103,7 @@ def test_resnet50_has_the_published_size_and_keys():
 # --- counts at full size
 
 
-def test_the_whole_system_has_the_calculated_size():
+def test_the_system_has_the_calculated_size():
     with torch.device("meta"):
         plain, attention, concat = (far_amtn(fusion=f) for f in ("off", "attention", "concat"))
     assert count(plain.split.block, ndim=4) == 4_456_448

@@ -69,7 +69,7 @@ WHICH = {
 }
 
 
-def test_losses_are_those_of_the_whole_batch(model, images):
+def test_losses_are_those_of_the_entire_batch(model, images):
     targets, mask = labels(model, images, WHICH)
     criteria = {t.name: t.criterion() for t in model.tasks}
     with torch.no_grad():

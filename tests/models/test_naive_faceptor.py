@@ -110,7 +110,7 @@ def test_base_answers_at_112_too(whole):
     assert (shapes["age"], shapes["identity512"], shapes["parsing"]) == ((2, 101), (2, 512), (2, 19, 28, 28))
 
 
-def test_a_second_data_set_adds_513_parameters_an_answer(whole):
+def test_a_second_data_set_adds_513_parameters_per_answer(whole):
     assert size(base(expression("ferplus", 8))) - size(whole) == 513 * 8
     assert size(base(parsing("lapa", 11))) - size(whole) == 513 * 11
 
@@ -227,7 +227,7 @@ def test_a_picture_answers_the_same_alone(tiny):
         assert torch.allclose(together[name][1:2], alone[name], atol=1e-4), name
 
 
-def test_a_task_that_is_asked_for_moves_its_own_head_only(tiny):
+def test_a_requested_task_changes_only_its_own_head(tiny):
     tiny.zero_grad()
     tiny(torch.randn(1, 3, 112, 112))["points5"].square().mean().backward()
     parts = {
@@ -278,7 +278,7 @@ def plain() -> NaiveFaceptor:
 @pytest.mark.parametrize(
     "build", [lambda: naive_faceptor_tiny(tasks=[LANDMARKS, AGE, IDENTITY]), plain], ids=["tiny", "plain"]
 )
-def test_torch_and_onnx_answer_alike_at_any_batch(build, tmp_path):
+def test_torch_and_onnx_agree_at_any_batch_size(build, tmp_path):
     torch.manual_seed(0)
     model = build().eval()
     export(model, tmp_path / "m.onnx")

@@ -182,7 +182,7 @@ def test_a_converted_model_answers_as_the_official_tensors_do():
         torch.testing.assert_close(answers[name], expected, atol=1e-4, rtol=1e-4)
 
 
-def test_the_published_size_is_read_whole_and_decoded_as_it_was_trained():
+def test_the_published_size_is_loaded_completely_and_decoded_as_trained():
     state = official(FULL, 128, 512, device="meta")
     kept = {
         k: v

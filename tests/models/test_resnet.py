@@ -75,7 +75,7 @@ def file() -> dict[str, Tensor]:
     return published()
 
 
-def test_a_published_file_loads_whole_and_computes_the_published_net(file):
+def test_a_published_file_loads_completely_and_computes_the_published_net(file):
     assert len(file) == 320
     net = ResNet50().eval()
     assert net.load_imagenet(file) is net

@@ -119,7 +119,7 @@ def test_an_album() -> None:
     assert (d["photos"], d["too_small"]) == (3, 1)
 
 
-def test_children_are_asked_for_more() -> None:
+def test_pairs_with_children_need_more_similarity() -> None:
     turn = np.degrees(np.arccos(0.92))
     for years, persons in ((30, [1, 1]), (8, [0, 0])):
         album = Album(MatchThreshold(0.9, None, "given"))
@@ -200,7 +200,7 @@ def test_without_a_table_the_best_threshold_on_lfw(table) -> None:
     assert cut.source.startswith("LFW, accuracy")
     with pytest.raises(UsageError, match="no false-match rates were measured"):
         match_threshold(Net(), fmr=0.01)
-    with pytest.raises(UsageError, match="nobody measured"):
+    with pytest.raises(UsageError, match="no threshold was measured"):
         match_threshold(object())
 
 

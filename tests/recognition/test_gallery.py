@@ -147,9 +147,9 @@ def test_enroll_and_correct_take_faces_that_were_read(place):
     [added] = here.enroll([ann], "Ann", note="signed", until="2999-01-31")
     assert added.new
     assert not here.add(photo(1), "Ann")[0].new  # the same picture, read by the gallery itself
-    assert (here.who("Ann").note, here.who("Ann").until) == ("signed", "2999-01-31")
+    assert (here.person("Ann").note, here.person("Ann").until) == ("signed", "2999-01-31")
     assert here.correct_face(eve, "Ann") == here.correct(photo(2), "Ann")
-    assert here.who("Ann").corrections == 1
+    assert here.person("Ann").corrections == 1
 
 
 # --- Who is this
@@ -169,7 +169,7 @@ def test_search_is_exact(place, key, sealed):
     assert len(here.search(embedding(5), top=100).candidates) == 20
 
 
-def test_an_index_is_built_past_a_size_and_answers_alike(place, monkeypatch):
+def test_an_index_is_built_past_a_size_with_equal_results(place, monkeypatch):
     monkeypatch.setattr(store, "INDEX_ROWS", 40)
     here = Gallery(place, colors(), thumbnails=False)
     here.add([photo(p, 1) for p in range(20)], "everybody")
@@ -219,13 +219,13 @@ def test_one_person_has_no_margin_and_nobody_no_match(place):
 # --- Enrol
 
 
-def test_the_same_picture_stays_once_and_a_likeness_is_said(place):
+def test_the_same_picture_is_stored_once_and_a_possible_duplicate_is_reported(place):
     here = filled(place, people=1, shots=1)
     [again] = here.add(photo(0, 1), "Person000xyz")
-    assert (again.new, again.alike) == (False, None)
+    assert (again.new, again.possible_duplicate) == (False, None)
     [other] = here.add(photo(0, 2), "Somebody Else")
     assert other.new
-    assert other.alike.name == "Person000xyz"
+    assert other.possible_duplicate.name == "Person000xyz"
     assert [len(p.faces) for p in here.people()] == [1, 1]
 
 
@@ -233,7 +233,7 @@ def test_the_same_picture_stays_once_and_a_likeness_is_said(place):
     ("picture", "error", "said"),
     [(photo(1, faces=0), NoFace, "no face"), (photo(1, faces=2), SeveralFaces, "shows 2 faces.*largest")],
 )
-def test_a_picture_to_enrol_shows_one_face(place, picture, error, said):
+def test_a_picture_to_enroll_shows_one_face(place, picture, error, said):
     here = Gallery(place, colors())
     with pytest.raises(error, match=said):
         here.add([photo(2), picture], "A")
@@ -255,17 +255,17 @@ def test_a_picture_to_enrol_shows_one_face(place, picture, error, said):
         (lambda g: g.forget("Person000xyz", "Nobody"), "called 'Nobody'"),
         (lambda g: g.forget(), "at least one"),
         (lambda g: g.edit("Person000xyz", name="Person001xyz"), "here already"),
-        (lambda g: g.merge("Person000xyz", "Person000xyz"), "somebody else"),
+        (lambda g: g.merge("Person000xyz", "Person000xyz"), "another person"),
         (lambda g: g.split("Person000xyz", ["f_0"], "B"), "no face 'f_0'"),
-        (lambda g: g.split("Person000xyz", g.who("Person000xyz").faces, "B"), "some of the 2"),
-        (lambda g: g.split("Person000xyz", g.who("Person000xyz").faces[:1], "Person000xyz"), "already"),
+        (lambda g: g.split("Person000xyz", g.person("Person000xyz").faces, "B"), "some of the 2"),
+        (lambda g: g.split("Person000xyz", g.person("Person000xyz").faces[:1], "Person000xyz"), "already"),
         (lambda g: g.correct(photo(0, 1), "Person000xyz"), "split it off"),
         (lambda g: g.search(embedding(1), top=0), "1 or more"),
         (lambda g: g.search(np.zeros(7)), r"has 128 numbers.*\(7,\)"),
         (lambda g: g.export("."), "not empty"),
     ],
 )
-def test_wrong_calls_say_the_mend_and_change_nothing(place, call, said):
+def test_wrong_calls_name_the_fix_and_change_nothing(place, call, said):
     here = filled(place, people=2)
     before = here.people()
     with pytest.raises(UsageError, match=said):
@@ -277,7 +277,7 @@ def test_names_are_data_and_not_language(place):
     here = Gallery(place, colors())
     here.add(photo(1, 1), "O'Hara' OR '1'='1")
     here.add(photo(2, 1), "Zoë 王")
-    assert here.who("O'Hara' OR '1'='1").name == "O'Hara' OR '1'='1"
+    assert here.person("O'Hara' OR '1'='1").name == "O'Hara' OR '1'='1"
     assert here.forget("O'Hara' OR '1'='1").people == 1
     assert [p.name for p in here.people()] == ["Zoë 王"]
 
@@ -293,7 +293,7 @@ def test_another_network_is_refused(place):
         Gallery(place, colors(view=View((64, 64), "head", VIEW.mean, VIEW.std)))
     with pytest.raises(UsageError, match="pinned to a weights file"):
         Gallery(place, colors(sha256=""))
-    with pytest.raises(UsageError, match="does not answer identity"):
+    with pytest.raises(UsageError, match="does not predict identity"):
         Gallery(place, Reader(detector, Eyes()))
     with pytest.raises(UsageError, match="needs a network"):
         Gallery(place).identify(photo(1))
@@ -310,7 +310,7 @@ def test_an_unmeasured_network_needs_a_threshold(place):
     assert answer.match.fmr is None
 
 
-def test_no_gallery_and_foreign_tables_are_said(place):
+def test_missing_galleries_and_foreign_tables_are_refused(place):
     with pytest.raises(UsageError, match="there is no gallery"):
         Gallery(place).people()
     assert not place.exists()
@@ -349,9 +349,9 @@ def test_not_this_person_is_kept_in_mind(place):
     assert "Person000xyz" not in [c.name for c in answer.candidates]
     assert name_of(here.search(embedding(0, 1))) == "Person000xyz"  # nearer to the person than to the mistake
     assert here.correct(photo(0, 5), "Person000xyz") == first
-    assert here.who("Person000xyz").corrections == 1
+    assert here.person("Person000xyz").corrections == 1
     here.add(photo(0, 5), "Person000xyz")  # taken back
-    assert here.who("Person000xyz").corrections == 0
+    assert here.person("Person000xyz").corrections == 0
     assert name_of(here.search(embedding(0, 5))) == "Person000xyz"
 
 
@@ -363,7 +363,7 @@ def test_merge_and_split_keep_ids(place):
     here.correct(photo(1, 7), a)
     here.correct(photo(9, 7), a)
     assert here.merge("Person000xyz", b) == a
-    merged = here.who(a)
+    merged = here.person(a)
     assert (len(merged.faces), merged.name, merged.until, merged.note) == (
         4,
         "Person000xyz",
@@ -379,14 +379,14 @@ def test_merge_and_split_keep_ids(place):
     assert len({a, b, c, d}) == 4
     assert here.search(embedding(1, 1)).match.person == d
     assert here.search(embedding(0, 1)).match.person == a
-    assert here.who(d).until == "2998-01-01"
-    assert here.split(a, here.who(a).faces[:1], "Person002xyz") == c
+    assert here.person(d).until == "2998-01-01"
+    assert here.split(a, here.person(a).faces[:1], "Person002xyz") == c
     here.edit(c, name="Renamed")
     here.correct(photo(2, 1), d)
     [face] = [r.id for r in here.store.rows("person", [c]) if r.vector @ embedding(2, 1) > 0.9999]
     assert here.split(c, [face], "Back Again") == d  # which takes the correction back
-    assert here.who(d).corrections == 0
-    assert here.who("Renamed").id == c
+    assert here.person(d).corrections == 0
+    assert here.person("Renamed").id == c
 
 
 # --- Erase
@@ -445,7 +445,7 @@ def test_forgotten_is_erased_from_every_file(place, monkeypatch, index):
         assert in_files(place, text) == []
     assert in_files(place, b"Person008xyz")  # the rest is there
     assert len(here.people()) == 29
-    assert here.who("Person008xyz").corrections == 1
+    assert here.person("Person008xyz").corrections == 1
     assert here.stats()["versions"] <= 2  # what is left, and perhaps its index
     assert here.stats()["indexed"] is index
     assert name_of(here.search(embedding(8, 1))) == "Person008xyz"
@@ -457,7 +457,7 @@ def records_without_owner(r):
     return store.Row(r.id, "", "", r.kind, "", "", r.added, r.vector)
 
 
-def test_erasure_that_fails_is_said(place, monkeypatch):
+def test_failed_erasure_is_an_error(place, monkeypatch):
     here = filled(place, people=2)
     here._store.table = Stubborn(here._store.table)
     monkeypatch.setattr(type(here._store.db), "create_table", lambda self, *a, **kw: here._store.table)
@@ -506,7 +506,7 @@ def test_a_sealed_gallery_shows_nothing(place, key):
     assert name_of(Gallery(place, colors(), key=key).search(embedding(1, 5))) == "Person001xyz"
     before = here.store.table.search().to_arrow()
     boxes = dict(zip(before["id"].to_pylist(), before["box"].to_pylist(), strict=True))
-    mine = here.who("Person001xyz").faces
+    mine = here.person("Person001xyz").faces
     here.forget("Person001xyz")
     assert all(not in_files(place, boxes[i]) and not in_files(place, i.encode()) for i in mine)
     assert [p.name for p in Gallery(place, key=key).people()] == ["Person000xyz", "Person002xyz"]
@@ -588,7 +588,7 @@ def test_export_is_open_and_may_be_one_person(place, tmp_path):
     here = filled(place, people=2)
     here.correct(photo(9), "Person001xyz")
     assert here.export(tmp_path / "all", embeddings=True) == 2
-    assert here.export(tmp_path / "one", who="Person001xyz") == 1
+    assert here.export(tmp_path / "one", person="Person001xyz") == 1
     people = [
         json.loads(line)
         for line in (tmp_path / "all" / "people.jsonl").read_text(encoding="utf-8").splitlines()
@@ -611,7 +611,7 @@ def gallery(*words: str):
     return CliRunner().invoke(app, ["gallery", *words])
 
 
-def test_the_commands_from_enrol_to_forget(place, tmp_path):
+def test_the_commands_from_add_to_forget(place, tmp_path):
     at, photos = str(place), ["examples/astronaut.jpg", "examples/grace_hopper.jpg"]
     done = gallery(
         "add",

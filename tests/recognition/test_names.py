@@ -11,7 +11,7 @@ import pytest
 from mien.errors import UsageError
 from mien.recognition import records
 from mien.recognition.gallery import Gallery
-from mien.recognition.store import FACE, NOT, Row, new_key, new_store
+from mien.recognition.store import CORRECTION, FACE, Row, new_key, new_store
 
 COMPOSED = "Jos\u00e9"
 DECOMPOSED = unicodedata.normalize("NFD", COMPOSED)
@@ -39,7 +39,7 @@ def old_gallery(place: Path, key: Path | None = None) -> None:
         ("f_1", "p_a", DECOMPOSED, FACE, "agreed", "2099-01-01", "2026-01-02T00:00:00+00:00", 0),
         ("f_2", "p_b", COMPOSED, FACE, "", "2098-01-01", "2026-01-01T00:00:00+00:00", 1),
         ("f_3", "p_c", ZOE, FACE, "", "", "2026-01-03T00:00:00+00:00", 2),
-        ("c_4", "p_c", ZOE, NOT, "", "", "2026-01-04T00:00:00+00:00", 3),
+        ("c_4", "p_c", ZOE, CORRECTION, "", "", "2026-01-04T00:00:00+00:00", 3),
         ("f_5", "p_d", "Ann", FACE, "", "", "2026-01-05T00:00:00+00:00", 3),
     ]
     store.add([Row(*texts, vector=np.eye(4, dtype=np.float32)[axis]) for *texts, axis in rows])
@@ -66,7 +66,7 @@ def test_an_old_gallery_is_brought_into_one_form_when_it_is_opened(place) -> Non
     assert names[COMPOSED].until == "2098-01-01", "the earliest last day counts"
     assert names[unicodedata.normalize("NFC", ZOE)].corrections == 1
     for spelling in (COMPOSED, DECOMPOSED):
-        assert gallery.who(spelling).id == "p_b"
+        assert gallery.person(spelling).id == "p_b"
     version = gallery.store.table.version  # type: ignore[attr-defined]
     assert Gallery(place[0], key=place[1]).store.table.version == version, (
         "the second time nothing is written"

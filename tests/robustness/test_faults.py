@@ -77,9 +77,7 @@ def test_a_pipe_that_is_full_is_an_error(album: list[Path]) -> None:
     assert "No space left on device" in done.stderr
 
 
-def test_what_was_written_before_the_disk_was_full_is_whole_and_resumed(
-    album: list[Path], tmp_path: Path
-) -> None:
+def test_records_before_the_disk_was_full_are_complete_and_resumed(album: list[Path], tmp_path: Path) -> None:
     out = tmp_path / "out.jsonl"
     whole = mien_cli("analyze", *album, "--out", tmp_path / "whole.jsonl", "--threads", 1)
     assert whole.returncode == 0, whole.stderr
@@ -161,7 +159,9 @@ def test_a_file_that_is_rewritten_while_it_is_read_is_a_photo_or_an_error(
     assert seen <= {"0 faces", "1 faces", "EmptyFile", "Truncated", "NotAPicture"}
 
 
-def test_an_unreadable_disk_is_said(reader: Any, album: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unreadable_disk_is_reported(
+    reader: Any, album: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
     def broken(self: Path, *args: Any, **more: Any) -> Any:
         raise OSError(5, "Input/output error")
 

@@ -59,7 +59,7 @@ def test_a_mutant_is_its_seed_s_alone() -> None:
     assert len({mutate(s, originals) for s in range(50)}) > 40
 
 
-def test_checksums_are_mended_so_that_mutants_get_past_them() -> None:
+def test_checksums_are_fixed_so_that_mutants_pass_them() -> None:
     from tests.support.hard_worker import encoded, faces
 
     data = encoded(faces(1)[0], "PNG")

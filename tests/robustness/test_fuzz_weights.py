@@ -202,14 +202,14 @@ def test_a_damaged_header_says_what_is_wrong(wrong: Any, word: str, tmp_path: Pa
         OnnxModel(rewritten(tmp_path, wrong))
 
 
-def test_answers_of_another_shape_are_told_and_not_read(tmp_path: Path) -> None:
+def test_outputs_of_another_shape_are_refused(tmp_path: Path) -> None:
     (tmp_path / "w.onnx").write_bytes(small_network({"age": ("years101", 100)}, EVEN))
     with pytest.raises(BadWeights, match=r"answers 'age' by float32\(1, 100\)"):
         OnnxModel(tmp_path / "w.onnx")(np.zeros((1, 3, 64, 64), np.float32))
 
 
 @pytest.mark.parametrize("number", [np.nan, np.inf, -np.inf, 1e30])
-def test_answers_that_are_no_numbers_are_told_and_not_read(number: float, tmp_path: Path) -> None:
+def test_outputs_that_are_no_numbers_are_refused(number: float, tmp_path: Path) -> None:
     proto = onnx.load_from_string(small_pair()[1])
     weights = next(w for w in proto.graph.initializer if w.name == "age_w")
     weights.CopyFrom(onnx.numpy_helper.from_array(np.full((101, 3, 1, 1), number, np.float32), "age_w"))
@@ -218,7 +218,7 @@ def test_answers_that_are_no_numbers_are_told_and_not_read(number: float, tmp_pa
         OnnxModel(tmp_path / "w.onnx")(np.ones((1, 3, 64, 64), np.float32))
 
 
-def test_images_that_do_not_fit_are_told(tmp_path: Path) -> None:
+def test_images_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     (tmp_path / "w.onnx").write_bytes(small_pair()[1])
     model = OnnxModel(tmp_path / "w.onnx")
     for shape in [(1, 3, 32, 32), (1, 1, 64, 64), (3, 64, 64)]:

@@ -107,7 +107,7 @@ def test_a_reader_can_be_sent_to_workers(way: str) -> None:
         assert pool.map_async(answer, photos() * 2, chunksize=1).get(LONG) == expected * 2
 
 
-def test_a_model_that_was_sent_is_whole_and_its_own(tmp_path: Any) -> None:
+def test_a_pickled_model_is_complete_and_independent(tmp_path: Any) -> None:
     model = OnnxModel(WEIGHTS / "detector.onnx", threads=1)
     again = ForkingPickler.loads(ForkingPickler.dumps(model))
     images = np.random.default_rng(2).standard_normal((1, 3, 64, 96), np.float32)

@@ -218,7 +218,7 @@ def test_the_command_line(six, tmp_path) -> None:
     done = CliRunner().invoke(app, [*words, "--out", str(tmp_path / "out")])
     assert done.exit_code == 1, done.output
     assert "6 of 6 photos (1 not read)" in done.stderr
-    assert "decode" in done.stderr and "CPU s a photo" in done.stderr
+    assert "decode" in done.stderr and "CPU s per photo" in done.stderr
     assert len(written(tmp_path / "out")) == 7
     for more, message in (
         ([], "give --out a folder"),
@@ -337,7 +337,7 @@ def test_a_table_is_named_as_by_the_gallery_itself(table, gallery, tmp_path) -> 
     assert again == {"faces": 0, "matched": 0, "skipped": 2}
 
 
-def test_a_table_is_named_by_ray_and_from_lance_alike(table, gallery, tmp_path, ray) -> None:
+def test_ray_and_lance_identify_a_table_equally(table, gallery, tmp_path, ray) -> None:
     people.identify(gallery, table, str(tmp_path / "here"))
     people.identify(gallery, table, str(tmp_path / "there"), engine="ray", workers=2)
     assert written(tmp_path / "here") == written(tmp_path / "there")

@@ -190,7 +190,7 @@ def test_a_thorough_search_finds_a_turned_face(http):
 
 
 @pytest.mark.parametrize("field", [{"score": "0.5"}, {"thorough": "true"}])
-def test_a_detector_without_such_a_search_is_said(slow, field):
+def test_a_detector_without_thorough_search_is_reported(slow, field):
     with serving(slow.reader) as (_, http):
         error = refusal(http.post("/v1/analyze", files=images(png()), data=field), 400, "bad_field")
     assert next(iter(field)) in error["message"]
@@ -322,7 +322,7 @@ def test_metrics_count(reader):
         ("verify", images(b"no", png()), {}, 415, "not_a_picture"),
     ],
 )
-def test_what_is_wrong_is_said(http, path, files, fields, status, code):
+def test_errors_are_reported(http, path, files, fields, status, code):
     refusal(http.post(f"/v1/{path}", files=files, data=fields), status, code)
 
 
@@ -566,7 +566,7 @@ HEAD = (
 )
 
 
-def test_stalled_uploads_are_told_by_readyz_and_end_early(reader):
+def test_readyz_reports_stalled_uploads_and_they_end_early(reader):
     with serving(reader, limits=Limits(queue=3, stall=1.0)) as (made, http):
         address = (http.base_url.host, http.base_url.port)
         stalled = [socket.create_connection(address, timeout=5) for _ in range(3)]
@@ -747,7 +747,7 @@ def test_a_gallery_adds_identifies_lists_and_forgets(reader, tmp_path, caplog):
         parts = page["components"]["schemas"]
         whole(page)
         client = Client(str(http.base_url))
-        assert client.enrol("Eve", eve, until="2999-01-31")[0]["new"]
+        assert client.enroll("Eve", eve, until="2999-01-31")[0]["new"]
         assert client.identify(eve, top=1)[0]["faces"][0]["candidates"][0]["name"] == "Eve"
         assert client.forget(next(p["person"] for p in client.people() if p["name"] == "Eve"))["faces"] == 1
         gone = http.delete(f"{people}/{person['person']}")
@@ -826,7 +826,7 @@ def test_the_file_of_keys(tmp_path):
     file.write_text(f"# who\n\nann {KEY}\nbob\t{OTHER}\n")
     keys = read_keys(file)
     assert len(keys) == 2
-    assert (keys.who(KEY), keys.who(OTHER), keys.who(""), keys.who("ä")) == ("ann", "bob", None, None)
+    assert (keys.owner(KEY), keys.owner(OTHER), keys.owner(""), keys.owner("ä")) == ("ann", "bob", None, None)
     assert KEY not in repr(vars(keys))
     for text, said in [
         ("", "has no key"), (f"{KEY}\n", "line 1: 1 words"), ("ann short-key\n", "has 9 characters"),
@@ -947,7 +947,7 @@ def test_the_client(reader):
         Client("ftp://x")
 
 
-def test_the_client_asks_again_when_told_to(reader):
+def test_the_client_retries_when_the_server_asks_for_it(reader):
     with serving(reader, limits=Limits(rate=600, burst=1)) as (_, http):
         patient = Client(str(http.base_url), retries=2)
         assert patient.models() and patient.models()
@@ -1058,7 +1058,7 @@ def whole(page: dict) -> set[str]:
     return seen
 
 
-def test_the_description_is_whole_and_true(http):
+def test_the_description_is_complete_and_true(http):
     page = http.get("/openapi.json").json()
     assert page["openapi"].startswith("3.1")
     parts = page["components"]["schemas"]

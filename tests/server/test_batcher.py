@@ -137,9 +137,9 @@ def test_calls_are_never_split_and_come_in_order(model, pool):
     batcher.close()
 
 
-def test_what_goes_wrong_is_told_to_its_callers_and_the_next_is_answered(model):
+def test_errors_reach_their_callers_and_the_next_call_works(model):
     batcher = Batcher(model)
-    with pytest.raises(RuntimeError, match="forward failed") as caught:
+    with pytest.raises(RuntimeError, match="forward pass failed") as caught:
         batcher(faces(-1))
     assert isinstance(caught.value.__cause__, FloatingPointError)
     assert batcher(faces(1))["double"].tolist() == [2]
@@ -235,7 +235,7 @@ def test_it_tells_of_each_forward(model):
     batcher.close()
 
 
-def test_wrong_sizes_are_said(model):
+def test_wrong_sizes_are_refused(model):
     with pytest.raises(UsageError, match="0 and 4"):
         Batcher(model, faces=0)
     with pytest.raises(UsageError, match="-1"):

@@ -51,7 +51,7 @@ def client(served):
     return client
 
 
-def test_the_description_of_all_routes_is_whole(served):
+def test_the_description_of_all_routes_is_complete(served):
     made, _ = served
     page = made.openapi()
     assert {p for p in page["paths"] if "gallery" in p} == PATHS
@@ -76,7 +76,7 @@ def test_before_anybody_was_enrolled(reader, tmp_path):
 
 def test_correct_is_not_this_person_until_enrolled_again(client, served):
     http = served[1]
-    ann = client.enrol("Ann", PHOTOS[0])[0]["person"]
+    ann = client.enroll("Ann", PHOTOS[0])[0]["person"]
     other = mirrored(PHOTOS[0])
     assert client.identify(other)[0]["faces"][0]["candidates"][0]["person"] == ann
     reply = http.post(f"{PEOPLE}/{ann}/corrections", files=images(other))
@@ -85,7 +85,7 @@ def test_correct_is_not_this_person_until_enrolled_again(client, served):
     assert client.correct(other, ann) == reply.json()["correction"]  # said twice, noted once
     assert client.identify(other)[0]["faces"][0]["candidates"] == []
     assert client.people()[0]["corrections"] == 1
-    client.enrol("Ann", other)
+    client.enroll("Ann", other)
     assert client.people()[0]["corrections"] == 0
     refusal(http.post(f"{PEOPLE}/p_none/corrections", files=images(other)), 404, "no_person")
     refusal(
@@ -109,7 +109,7 @@ def test_correct_is_not_this_person_until_enrolled_again(client, served):
 def test_a_picture_is_read_once(client, served):
     batcher = served[0].state.service.batcher
     before = batcher.calls
-    ann = client.enrol("Ann", PHOTOS[0])[0]["person"]
+    ann = client.enroll("Ann", PHOTOS[0])[0]["person"]
     assert batcher.calls - before == 1
     client.correct(PHOTOS[1], ann)
     assert batcher.calls - before == 2
@@ -117,8 +117,8 @@ def test_a_picture_is_read_once(client, served):
 
 def test_merge_split_and_edit(client, served):
     http, parts = served[1], served[0].openapi()["components"]["schemas"]
-    ann = client.enrol("Ann", PHOTOS[0], note="signed", until="2999-02-01")[0]["person"]
-    eve = client.enrol("Eve", PHOTOS[1], until="2999-01-01")[0]
+    ann = client.enroll("Ann", PHOTOS[0], note="signed", until="2999-02-01")[0]["person"]
+    eve = client.enroll("Eve", PHOTOS[1], until="2999-01-01")[0]
     merged = client.merge(ann, eve["person"])
     assert (merged["person"], merged["name"], merged["note"], merged["until"]) == (
         ann,
@@ -174,7 +174,7 @@ def test_merge_split_and_edit(client, served):
 )
 def test_a_body_that_is_not_as_it_must_be(client, served, method, end, content, status, code):
     http = served[1]
-    ann = next((p["person"] for p in client.people()), None) or client.enrol("Ann", PHOTOS[0])[0]["person"]
+    ann = next((p["person"] for p in client.people()), None) or client.enroll("Ann", PHOTOS[0])[0]["person"]
     place = f"{PEOPLE}/{ann}{end}"
     refusal(
         http.request(method, place, content=content, headers={"content-type": "application/json"}),
@@ -185,8 +185,8 @@ def test_a_body_that_is_not_as_it_must_be(client, served, method, end, content, 
 
 
 def test_prune_erases_whoever_is_past_the_last_day(client, monkeypatch):
-    client.enrol("Ann", PHOTOS[0], until="2998-12-31")
-    client.enrol("Eve", PHOTOS[1])
+    client.enroll("Ann", PHOTOS[0], until="2998-12-31")
+    client.enroll("Eve", PHOTOS[1])
     assert client.prune() == []
     monkeypatch.setattr(records, "today", lambda: "2999-01-01")
     assert client.stats()["expired"] == 1
@@ -199,7 +199,7 @@ def test_prune_erases_whoever_is_past_the_last_day(client, monkeypatch):
 def test_stats_and_export(client, served, reader):
     http, parts = served[1], served[0].openapi()["components"]["schemas"]
     added = [
-        client.enrol(name, photo)[0]
+        client.enroll(name, photo)[0]
         for name, photo in (("Ann", PHOTOS[0]), ("Eve", PHOTOS[1]), ("Mia", mirrored(PHOTOS[1])))
     ]
     client.correct(mirrored(PHOTOS[0]), added[0]["person"])

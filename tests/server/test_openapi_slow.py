@@ -101,7 +101,7 @@ def good(gallery: Gallery, route: str) -> tuple[str, dict | None]:
             gallery.forget(*(p.id for p in here))
         gallery.add([PHOTOS[0], np.asarray(Image.open(PHOTOS[0]))[:, ::-1]], "Ann")
         gallery.add(PHOTOS[1], "Eve")
-    ann, eve = gallery.who("Ann"), gallery.who("Eve")
+    ann, eve = gallery.person("Ann"), gallery.person("Eve")
     photo, other = (Path(p).read_bytes() for p in PHOTOS[:2])
     bodies: dict[str, dict] = {
         "POST /v1/analyze": {"image": [photo]}, "POST /v1/verify": {"image": [photo, other]},

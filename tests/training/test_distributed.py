@@ -249,7 +249,7 @@ def tiny(accumulate: int) -> Recipe:
     )
 
 
-def test_micro_batches_of_a_network_with_learn_are_the_whole():
+def test_micro_batches_of_a_network_with_own_losses_equal_the_batch():
     told, grads = [], []
     for accumulate in (1, 3):
         recipe = tiny(accumulate)

@@ -331,7 +331,7 @@ def test_pictures_of_another_size_are_refused():
         ([5_179_510, 182_637, 44_194], 256, [245, 9, 2]),  # 245.256, 8.648, 2.093
     ],
 )
-def test_shares_are_whole_pictures(weights, batch, expected):
+def test_shares_are_integers(weights, batch, expected):
     assert shares(weights, batch) == expected
     assert sum(expected) == batch
 

@@ -19,7 +19,7 @@ def run(loss_weighting, *steps: dict[str, float]) -> list[dict[str, float]]:
     return [loss_weighting(losses(**s)) for s in steps]
 
 
-def test_fixed_weighs_as_told_and_others_one():
+def test_fixed_weights_are_used_and_others_are_one():
     assert Fixed({"a": 3.0, "absent": 9.0})(losses(a=1.0, b=1.0)) == {"a": 3.0, "b": 1.0}
 
 

@@ -119,7 +119,7 @@ def test_a_brief_weak_track_is_listed_and_not_covered() -> None:
     assert check.to_dict()["box"] == [70.0, 40.0, 100.0, 80.0]
 
 
-def test_half_a_face_next_to_an_occluder_is_covered_whole() -> None:
+def test_half_a_face_next_to_an_occluder_is_covered_completely() -> None:
     seen = {i: [face(place(i))] for i in range(40)}
     half = place(20)
     half[2] = (half[0] + half[2]) / 2
@@ -282,7 +282,7 @@ def test_span_texts() -> None:
             span_of(text)
 
 
-def test_videos_are_told_from_photos(tmp_path) -> None:
+def test_videos_are_separated_from_photos(tmp_path) -> None:
     (tmp_path / "both").mkdir()
     (tmp_path / "films").mkdir()
     for name in ("both/a.jpg", "both/b.MP4", "films/c.mov", "films/.hidden.mp4"):

@@ -41,14 +41,14 @@ def test_a_clock_that_starts_again_goes_on(tmp_path: Path) -> None:
     assert np.diff(times).min() > 0.02 and np.diff(times).max() < 0.2
 
 
-def test_a_matroska_film_that_starts_late_is_whole(tmp_path: Path) -> None:
+def test_a_matroska_video_that_starts_late_is_complete(tmp_path: Path) -> None:
     times, film = _times(_film(tmp_path / "late.mkv", list(range(2500, 2530))))
     assert len(times) == 30 and times[0] == pytest.approx(0, abs=0.05)
     assert film.error() is None
 
 
 @pytest.mark.parametrize("size", [(480, 640), (720, 1280)])
-def test_a_written_film_is_tagged_and_converted_as_bt709(tmp_path: Path, size: tuple[int, int]) -> None:
+def test_a_written_video_is_tagged_and_converted_as_bt709(tmp_path: Path, size: tuple[int, int]) -> None:
     with Writer(tmp_path / "green.mp4") as writer:
         for i in range(3):
             writer.add(np.broadcast_to(np.array([0, 254, 0], np.uint8), (*size, 3)), i / 25)

@@ -70,7 +70,7 @@ def test_what_may_not_be_paired_is_not_and_as_many_as_can_be_are():
     assert assign([]) == []
 
 
-def test_the_cheapest_whole_not_the_cheapest_first():
+def test_the_cheapest_total_not_the_cheapest_first():
     assert assign([[0.0, 0.1], [0.1, 0.9]]) == [(0, 1), (1, 0)]  # greedy takes (0, 0) and pays 0.9
 
 
@@ -127,7 +127,7 @@ def test_two_that_cross_keep_their_numbers():
             assert numbers(tracker, [left, right], i) == [1, 2]
 
 
-def test_two_that_cross_on_one_line_are_told_apart_by_where_they_were_going():
+def test_crossing_faces_are_separated_by_their_motion():
     tracker = Tracker()
     for i in range(30):
         a, b = face(20 + 10 * i, 80), face(315 - 10 * i, 84)
@@ -265,7 +265,7 @@ def test_means_by_hand():
     assert got["identity"].embedding == pytest.approx(np.array([1, 3]) / np.sqrt(10))
 
 
-def test_large_and_sure_faces_weigh_more():
+def test_large_and_confident_faces_weigh_more():
     tracker = Tracker()
     tracker.update([face(80, 80, 40, score=0.5, age=Age(20, 10, 30))], 0, 0.0)
     (second,) = tracker.update([face(80, 80, 60, score=1.0, age=Age(60, 50, 70))], 1, 0.1)

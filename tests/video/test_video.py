@@ -267,7 +267,7 @@ def test_the_turn_of_a_phone_is_applied_to_pixels_faces_and_the_film(matrix, tur
 # --- Writing
 
 
-def test_the_annotated_film_has_the_frames_and_the_very_sound(tmp_path):
+def test_the_annotated_video_has_the_frames_and_the_very_sound(tmp_path):
     path = clip(tmp_path / "a.mp4", crossing(), sound="aac")
     out = annotate(path, tmp_path / "b.mp4", stride=3)
     before, after = contents(path), contents(tmp_path / "b.mp4")
@@ -333,7 +333,7 @@ def test_without_h264_it_is_mpeg4(tmp_path, monkeypatch):
     assert contents(tmp_path / "b.mp4")["times"] == pytest.approx([i / 30 for i in range(6)], abs=1e-3)
 
 
-def test_a_film_of_no_frames_leaves_no_file(tmp_path):
+def test_a_video_of_no_frames_leaves_no_file(tmp_path):
     film.Writer(tmp_path / "b.mp4").close()
     assert not (tmp_path / "b.mp4").exists()
     with pytest.raises(UsageError, match=r"FILE\.mp4"):
@@ -366,7 +366,7 @@ def test_memory_stays_flat(tmp_path):
 # --- What goes wrong
 
 
-def test_what_was_read_of_a_film_that_is_cut_short_is_kept(tmp_path):
+def test_what_was_read_of_a_video_that_is_cut_short_is_kept(tmp_path):
     whole = Path(clip(tmp_path / "a.mkv", crossing(), sound="aac")).read_bytes()
     path = tmp_path / "short.mkv"
     path.write_bytes(whole[: int(0.6 * len(whole))])
@@ -392,7 +392,7 @@ def test_damaged_packets_are_reported_and_the_rest_is_read(tmp_path, rng):
     assert times[-1] == pytest.approx(3.9)
 
 
-def test_a_faststart_film_that_is_cut_short(tmp_path):
+def test_a_faststart_video_that_is_cut_short(tmp_path):
     whole = Path(clip(tmp_path / "a.mp4", crossing(), options={"movflags": "+faststart"})).read_bytes()
     (tmp_path / "a.mp4").write_bytes(whole[: int(0.8 * len(whole))])
     frames = list[video.Frame]()
@@ -577,7 +577,7 @@ def test_rows_are_json_lines_and_csv(two_women, tmp_path):
     ]
 
 
-def test_a_film_without_faces_still_gives_a_table(tmp_path):
+def test_a_video_without_faces_still_gives_a_table(tmp_path):
     path = clip(tmp_path / "a.mp4", [scene()] * 3)
     for name in ("rows.parquet", "rows.csv"):
         assert (
@@ -613,14 +613,14 @@ def test_wrong_usage(words, said, two_women, tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
-def test_the_film_itself_is_not_overwritten(two_women):
+def test_the_video_itself_is_not_overwritten(two_women):
     size = os.path.getsize(two_women)
     done = CliRunner().invoke(app, ["video", two_women, "--draw", two_women])
     assert "overwrite" in str(done.exception)
     assert os.path.getsize(two_women) == size
 
 
-def test_a_damaged_film_from_a_pipe_is_exit_code_one_with_what_was_read(tmp_path):
+def test_a_damaged_video_from_a_pipe_is_exit_code_one_with_what_was_read(tmp_path):
     whole = Path(clip(tmp_path / "a.mkv", heads(20))).read_bytes()
     run = [sys.executable, "-m", "mien", "video", "-", "--tasks", "age", "--stride", "4", "--threads", "1"]
     done = subprocess.run(run, input=whole[: len(whole) // 2], capture_output=True, check=False)
@@ -632,7 +632,7 @@ def test_a_damaged_film_from_a_pipe_is_exit_code_one_with_what_was_read(tmp_path
     assert missing.exit_code == 1
 
 
-def test_ctrl_c_leaves_files_that_are_whole(tmp_path):
+def test_ctrl_c_leaves_complete_files(tmp_path):
     path, film, rows = (
         clip(tmp_path / "a.mp4", heads(300), sound="aac"),
         tmp_path / "b.mp4",

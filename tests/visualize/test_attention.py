@@ -226,7 +226,7 @@ def test_peaks():
     assert attention.peak(np.eye(16)[3].reshape(4, 4)) == pytest.approx(16)
 
 
-def test_files_a_face_and_task(read, tmp_path):
+def test_one_file_per_face_and_task(read, tmp_path):
     reader, face = read
     wanted = attention.chosen(reader, ("attributes", "expression"))
     paths = attention.save(tmp_path / "new" / "maps", "a", reader, [face, face], wanted)

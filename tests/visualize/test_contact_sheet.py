@@ -81,7 +81,7 @@ def test_a_file_name_stays_text(page) -> None:
     assert "innerHTML" not in SCRIPT
 
 
-def test_nothing_is_asked_of_a_server(page) -> None:
+def test_no_request_is_sent_to_a_server(page) -> None:
     for tag, attributes in page.tags:
         assert not {"src", "href", "action", "srcset"} & set(attributes), tag
     assert not re.search(r"https?:|fetch\(|XMLHttpRequest|WebSocket|import\(|url\(", SCRIPT + STYLE)

@@ -280,7 +280,7 @@ def placed(faces: list[Face], shape: tuple[int, int], names: list[str | None] | 
 
 @pytest.mark.parametrize("side", [60, 100, 320, 1500])
 @pytest.mark.parametrize("place", ["top", "middle", "bottom", "right", "all", "left"])
-def test_the_whole_label_stays_inside_the_photo(side: int, place: str) -> None:
+def test_the_entire_label_stays_inside_the_photo(side: int, place: str) -> None:
     a, b = {
         "top": ((0.3, 0.0), (0.7, 0.4)), "middle": ((0.3, 0.3), (0.7, 0.7)), "bottom": ((0.3, 0.7), (0.7,
         1.0)),
@@ -324,7 +324,7 @@ def test_a_label_never_covers_another_face_or_label(seed: int) -> None:
         assert not labels._overlap(plate.rectangle, others).any()
 
 
-def test_a_lonely_face_has_its_label_above_and_beside_it_where_there_is_room() -> None:
+def test_a_lonely_face_has_its_label_above_or_next_to_it_where_there_is_room() -> None:
     who = full(150, 150, 250, 270)
     [plate] = placed([who], (400, 400))
     assert plate.text == "F 34 (28-41) happiness"

@@ -90,7 +90,7 @@ def test_everything_else_still_wants_a_key(http):
     assert http.post("/").status_code == 401
 
 
-def test_masks_come_when_asked_for_and_are_the_readers(http, reader):
+def test_masks_come_on_request_and_are_those_of_the_reader(http, reader):
     face = reader("examples/astronaut.jpg")[0]
     (record,) = ask(http, masks="runs").json()["results"]
     mask = record["faces"][0]["parsing"].pop("mask")
@@ -371,7 +371,7 @@ def test_a_tgz_of_npm_is_taken_and_another_file_is_not(tmp_path, runtime):
         build.ort_files(packed)
 
 
-def test_without_npm_it_is_said_what_to_do(tmp_path, monkeypatch):
+def test_without_npm_the_error_names_the_fix(tmp_path, monkeypatch):
     monkeypatch.setattr(shutil, "which", lambda _: None)
     with pytest.raises(MissingData, match="--ort"):
         build.fetch_ort(tmp_path)
@@ -383,7 +383,7 @@ def test_a_face_is_selected_by_click_or_keyboard_alone():
     """
     script = (WEB / "app.js").read_text(encoding="utf-8")
     assert set(re.findall(r'addEventListener\("(\w+)", \(\) => choose\(', script)) == {"click"}
-    assert 'id="enrol-face"' in (WEB / "index.html").read_text(encoding="utf-8")
+    assert 'id="enroll-face"' in (WEB / "index.html").read_text(encoding="utf-8")
     assert "drawThumbnail(canvas, now.bitmap, now.record, now.record.faces[now.face])" in (
         WEB / "people.js"
     ).read_text(encoding="utf-8")

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from mien.cli.command import READ
-from mien.cli.common import INTERRUPTED, answerer, app, output_names, photos_of, readings_of, writing
+from mien.cli.common import INTERRUPTED, app, output_names, path_or_model, photos_of, readings_of, writing
 from mien.cli.options import DETECTION, MAX_PIXELS, VIDEOS, MaxPixels, Thorough, Threads, Weights
 from mien.cli.streams import is_quiet, say
 from mien.errors import NotWritten, UsageError
@@ -228,7 +228,7 @@ def _photos(
     from mien.visualize import drawing
     from mien.visualize.anonymization import anonymize as hide
 
-    reader = load(answerer(weights, threads), tasks=[], threads=threads, **more)
+    reader = load(path_or_model(weights, threads), tasks=[], threads=threads, **more)
     if not boxes and "parsing" in supported_tasks(t.name for t in reader.model.tasks):
         reader = Reader(
             reader.detector,

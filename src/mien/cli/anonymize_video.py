@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from mien.cli.common import _identity_reader, answerer, output_names
+from mien.cli.common import _identity_reader, output_names, path_or_model
 from mien.cli.streams import progress, say
 from mien.errors import PhotoError, UsageError
 
@@ -92,7 +92,7 @@ def visible_people(
         elif people is None:
             raise UsageError(f"there is no photo {item!r}; for a name give --gallery FOLDER too")
         else:
-            ids.add(people.who(item).id)
+            ids.add(people.person(item).id)
     threshold = match_threshold(reader.model, fmr=rate).similarity if examples else 2.0
     known = np.stack(examples) if examples else None
 
@@ -129,7 +129,7 @@ def anonymize_videos(
         reader = _identity_reader(weights, threads)
         visible = visible_people(who, gallery, key, fmr, reader)
     else:
-        reader = load(answerer(weights, threads), tasks=[], threads=threads)
+        reader = load(path_or_model(weights, threads), tasks=[], threads=threads)
     done, failed = list[dict[str, Any]](), 0
     for video in videos:
         targets[video].parent.mkdir(parents=True, exist_ok=True)

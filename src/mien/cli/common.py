@@ -9,7 +9,7 @@ import unicodedata
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -17,6 +17,12 @@ from mien import __version__
 from mien.cli.command import COMMON, App
 from mien.cli.streams import progress
 from mien.errors import NotWritten, UsageError
+
+if TYPE_CHECKING:
+    from mien.inference.reader import Reader
+    from mien.inference.reading import Reading
+    from mien.models.torch_model import TorchModel
+    from mien.types import InferenceModel
 
 HELP = """Read faces in photos and videos: landmarks, parsing, age, gender, expression, attributes, pose,
 identity.
@@ -59,9 +65,12 @@ def names_of(text: str | None) -> list[str] | None:
     return None if text is None else [n.strip() for n in text.split(",") if n.strip()]
 
 
-def answerer(weights: str | None, threads: int | None) -> Any:
-    """What `--weights` names: an .onnx, a .safetensors, or a run's folder (its model.safetensors); None for
-    the default.
+def path_or_model(weights: str | None, threads: int | None) -> str | TorchModel | None:
+    """The value of `--weights` for `mien.load`: an .onnx path as it is, torch weights loaded, None as None.
+
+    Args:
+        weights: FILE.onnx, FILE.safetensors, or a run's folder (its model.safetensors).
+        threads: torch's threads; None for its default.
     """
     if weights is None:
         return None
@@ -76,13 +85,13 @@ def answerer(weights: str | None, threads: int | None) -> Any:
     return TorchModel(checkpoint.load(path))
 
 
-def network(weights: str | None, threads: int | None) -> Any:
-    """The same, loaded: all its answers in one session, for whoever will ask for any of them."""
+def load_model(weights: str | None, threads: int | None) -> InferenceModel:
+    """The model of `--weights` with all its tasks; None for the embedded weights."""
     from mien.inference.onnx_model import OnnxModel
     from mien.inference.weights_file import WEIGHTS
 
-    named = answerer(weights, threads) or WEIGHTS / "mien.onnx"
-    return OnnxModel(named, threads=threads) if isinstance(named, (str, Path)) else named
+    given = path_or_model(weights, threads) or str(WEIGHTS / "mien.onnx")
+    return OnnxModel(given, threads=threads) if isinstance(given, str) else given
 
 
 def torch_threads(threads: int | None) -> None:
@@ -195,7 +204,7 @@ def refuse_originals(paths: list[str], folders: dict[str, Path | None]) -> None:
         used[place] = option
 
 
-def readings_of(reader: Any, photos: list[tuple[str, Any]]) -> Iterator[Any]:
+def readings_of(reader: Reader, photos: list[tuple[str, Any]]) -> Iterator[Reading]:
     """Readings of photos in order, each with its path as shown, and a progress bar.
 
     The reader logs a photo that fails, which the command line shows on stderr.
@@ -234,27 +243,30 @@ def drawing_of(
     return given
 
 
-def reader_of(weights: str | None, tasks: list[str] | None, **more: Any) -> Any:
-    """A reader as the options say, made anew in each worker."""
+def reader_of(weights: str | None, tasks: list[str] | None, **more: Any) -> Reader:
+    """A reader with these options, made in each worker."""
     from mien.inference.reader import load
 
-    return load(answerer(weights, more["threads"]), tasks=tasks, **more)
+    return load(path_or_model(weights, more["threads"]), tasks=tasks, **more)
 
 
 def _identity_reader(
     weights: str | None, threads: int | None, also: tuple[str, ...] = (), **more: Any
-) -> Any:
-    """A reader of identity, and of `also` as far as the network answers it."""
+) -> Reader:
+    """A reader of identity, and of those of `also` that the network has."""
     from mien.inference.onnx_model import OnnxModel
     from mien.inference.reader import load
     from mien.inference.weights_file import WEIGHTS
     from mien.tasks import supported_tasks
 
-    named = answerer(weights, threads) or WEIGHTS / "mien.onnx"
-    if isinstance(named, (str, Path)):
-        named = OnnxModel(named, threads=threads, tasks=["identity", "identity512", *also])
-    can = supported_tasks(t.name for t in named.tasks)
-    who = [n for n in can if n.startswith("identity")][:1]
-    if not who:
+    given = path_or_model(weights, threads) or str(WEIGHTS / "mien.onnx")
+    model: InferenceModel = (
+        OnnxModel(given, threads=threads, tasks=["identity", "identity512", *also])
+        if isinstance(given, str)
+        else given
+    )
+    can = supported_tasks(t.name for t in model.tasks)
+    identity = [n for n in can if n.startswith("identity")][:1]
+    if not identity:
         raise UsageError(f"this network does not answer identity; it answers: {', '.join(can)}")
-    return load(named, tasks=[*who, *(n for n in also if n in can)], threads=threads, **more)
+    return load(model, tasks=[*identity, *(n for n in also if n in can)], threads=threads, **more)

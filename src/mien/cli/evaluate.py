@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from mien.cli.command import TRAIN
-from mien.cli.common import app, network
+from mien.cli.common import app, load_model
 from mien.cli.options import FlipTTA, Threads, Weights
 from mien.errors import UsageError
 
@@ -60,7 +60,7 @@ def evaluate(
             "--record needs one forward pass per face, aligned by its labels; leave out"
             f" {'--flip-tta' if flip_tta else '--detect'}"
         )
-    model = network(weights, threads)
+    model = load_model(weights, threads)
     if record and not isinstance(model, OnnxModel):
         raise UsageError("--record needs an .onnx; export the run first")
     unknown = [p for p in protocol or () if p not in PROTOCOLS]

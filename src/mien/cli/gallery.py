@@ -153,8 +153,9 @@ def add(
                     "name": done.name,
                     "new": done.new,
                 }
-                like = f"; also like {done.alike.name} ({done.alike.similarity:.3f})" if done.alike else ""
-                record["alike"] = done.alike.to_dict() if done.alike else None
+                twin = done.possible_duplicate
+                like = f"; also matches {twin.name} ({twin.similarity:.3f})" if twin else ""
+                record["possible_duplicate"] = twin.to_dict() if twin else None
                 _say(record, f"{path}: {done.name}, {done.face}{'' if done.new else ' (was here)'}{like}")
             step()
     raise typer.Exit(1 if failed else 0)
@@ -343,7 +344,7 @@ def export(
     key: Key = None,
 ) -> None:
     """Export people.jsonl and thumbnails, without encryption."""
-    n = _open(place, key).export(out, who=person, embeddings=embeddings)
+    n = _open(place, key).export(out, person=person, embeddings=embeddings)
     _say({"people": n, "folder": str(out)}, f"{n} people in {out}")
 
 
@@ -426,9 +427,9 @@ def edit(
 ) -> None:
     """Change the name, the consent note or the last day of storage."""
     here = _open(place, key)
-    person = here.who(who).id
+    person = here.person(who).id
     here.edit(person, name=name, note=note, until=until)
-    _say(here.who(person).to_dict(), f"{person}  {here.who(person).name}")
+    _say(here.person(person).to_dict(), f"{person}  {here.person(person).name}")
 
 
 @gallery.command("key", rich_help_panel=STORAGE)

@@ -74,7 +74,7 @@ def models(
 def _lines(w: Provenance) -> Iterator[str]:
     view, calibration = w.view, w.record.get("calibration")
     yield f"{w.path.name}: {w.builder}, {w.size / 1e6:.1f} MB, sha256 {w.sha256}"
-    yield f"  license   {w.licence}"
+    yield f"  license   {w.license}"
     yield f"  uses      {', '.join(w.uses) or 'none is stated'}"
     yield f"  tasks     {', '.join(f'{n} ({labels})' for n, labels in w.tasks.items())}"
     yield (

@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from mien.cli.command import SERVE, is_quiet
-from mien.cli.common import app, names_of, network
+from mien.cli.common import app, load_model, names_of
 from mien.cli.options import FMR_HELP, MAX_PIXELS, NETWORK, TASK_NAMES, Score, Weights
 
 ACCESS, LIMITS, BATCHING, GALLERY = "Access", "Limits", "Batching", "Gallery"
@@ -243,7 +243,9 @@ def serve(
     from mien.inference.reader import load
     from mien.settings import inference_threads
 
-    reader = load(network(weights, threads), threads=threads, batch=batch, max_pixels=max_pixels, score=score)
+    reader = load(
+        load_model(weights, threads), threads=threads, batch=batch, max_pixels=max_pixels, score=score
+    )
     made = server.app(
         reader,
         keys=let_in,

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from mien.cli.command import READ
-from mien.cli.common import answerer, app, drawing_of, names_of
+from mien.cli.common import app, drawing_of, names_of, path_or_model
 from mien.cli.options import PICTURES, TASK_NAMES, DrawStyle, Overlay, Score, Threads, Weights
 from mien.cli.streams import is_quiet, progress, say
 from mien.errors import PhotoError, UsageError
@@ -190,7 +190,7 @@ def video(
         except PhotoError as error:
             say(f"mien: {error}", err=True)
             raise typer.Exit(1) from error
-        reader = load(answerer(weights, threads), tasks=names_of(tasks), threads=threads, score=score)
+        reader = load(path_or_model(weights, threads), tasks=names_of(tasks), threads=threads, score=score)
         look = drawing_of(draw_style, overlay, draw, "--draw", reader.requested)
         reading = Reading(
             film, reader, Tracker(gap=gap), stride=stride, every=draw is not None, max_seconds=max_seconds

@@ -1,4 +1,4 @@
-"""Moves of the picture. Each task is asked to move its label along."""
+"""Random augmentation of training pictures. Each task moves its own label with the picture."""
 
 from __future__ import annotations
 
@@ -17,21 +17,29 @@ from mien.types import Example, Pixels, Sample, View
 
 @dataclass(frozen=True, slots=True)
 class Augment:
-    """How far a training picture may be moved from its aligned crop; all ranges are two-sided and uniform,
-    unless `normal`.
+    """Ranges and probabilities of random changes to an aligned training crop.
+
+    Ranges are symmetric and uniform, unless `normal`.
 
     Attributes:
-        degrees, scale, shift: turn, relative size, and shift as a fraction of the crop's side.
-        mirror, light, gray, blur, erase, noise: chances, 0..1, of each change.
-        surround: chance that what lies outside the stored picture is filled in instead of black. Tight sets
-            have nothing there and photos do; a network that only ever saw black around faces with an age
-            would be lost.
-        borrow: chance, where a picture is surrounded and other faces are at hand, that what lies outside it
-            is another's: hair, neck and background that tell nothing of this face, so that the network learns
-            to read the face itself.
-        normal: turn and relative size are normally distributed, with standard deviations of `degrees` and
-            `scale` around 0 and 1 (sizes within a half and one and a half).
-        recompress: chance of a JPEG of quality 30 to 95, after all else.
+        degrees: maximum rotation in degrees.
+        scale: maximum relative change of size.
+        shift: maximum shift, as a fraction of the crop's side.
+        mirror: probability of a horizontal flip, 0..1.
+        photometric: probability of a change of brightness, contrast, gamma, tint and saturation, 0..1.
+        gray: probability of a gray picture, 0..1.
+        blur: probability of a blur by resampling, 0..1.
+        erase: probability of a rectangle of one random color, 0..1.
+        noise: probability of Gaussian noise, 0..1.
+        fill_border: probability that the area outside the stored picture is filled instead of black, 0..1.
+            Data sets of tight crops have nothing there, and photos do: a network that saw only black around
+            faces with an age would fail on photos.
+        paste_background: probability that a filled border shows another face of the data (its hair, neck and
+            background), 0..1. It carries no information about this face, so that the network learns to read
+            the face itself.
+        normal: rotation and size are normally distributed, with standard deviations `degrees` and `scale`
+            around 0 and 1; sizes are clipped to 0.5..1.5.
+        recompress: probability of a final JPEG compression of quality 30 to 95, 0..1.
     """
 
     degrees: float = 15.0
@@ -61,19 +69,21 @@ def crop_example(
     *,
     tasks: Mapping[str, Task[Any]] | None = None,
 ) -> Example:
-    """Bring a sample to a view by its five points, moved at random; labels follow through their tasks.
+    """Align a sample to a view by its five points, with random changes; tasks encode the labels.
 
     Args:
-        others: draws another face in the same view, whose surroundings this one may borrow
-            (`Augment.borrow`).
+        sample: picture, five points and labels.
+        view: the network's view.
+        augment: ranges and probabilities.
+        rng: source of randomness.
+        others: gives a random other face in the same view, (H, W, 3) uint8, for `Augment.paste_background`.
         tasks: label's name -> the task that encodes it; labels of other names are left out. None: the
             catalogue's tasks, for every label.
     """
     w, h = view.size
     mirrored = bool(rng.random() < augment.mirror)
-    aside = (
-        -2 * sample.label_offset_x if mirrored else 0.0
-    )  # of places, before the mirror, to lean to the right behind it
+    # shifts labeled places before a flip, so that the label offset is to the right after it too
+    aside = -2 * sample.label_offset_x if mirrored else 0.0
     base = geometry.fit_similarity(sample.points + (aside, 0), geometry.template_points(view))
     move = geometry.about(
         ((w - 1) / 2, (h - 1) / 2),
@@ -103,14 +113,14 @@ def crop_example(
 
 
 def _scale(augment: Augment, rng: np.random.Generator) -> float:
-    """Relative size of a crop's face."""
+    """Random relative size of the face in its crop."""
     if augment.normal:
         return float(np.clip(1 + rng.normal() * augment.scale, 0.5, 1.5))
     return float(np.exp(rng.uniform(-1, 1) * np.log1p(augment.scale)))
 
 
 def fill_border(pixels: Pixels, image: Pixels, affine: npt.ArrayLike, rng: np.random.Generator) -> Pixels:
-    """Fill what lies outside the stored picture: with its mirror image, its border's colors, or one color."""
+    """Fill the area outside the stored picture: by reflection, by its border's colors, or with one color."""
     size = (pixels.shape[1], pixels.shape[0])
     how = rng.random()
     if how < 0.6:
@@ -127,15 +137,16 @@ def fill_border(pixels: Pixels, image: Pixels, affine: npt.ArrayLike, rng: np.ra
 def paste_into(
     pixels: Pixels, image: Pixels, affine: npt.ArrayLike, other: Pixels, rng: np.random.Generator
 ) -> Pixels:
-    """Set the stored picture into another face of the same view (H, W, 3), with a seam of random width; gray
-    into gray.
+    """Paste the stored picture into another face of the same view (H, W, 3), with a seam of random width.
+
+    The other face becomes gray if the stored picture is gray.
     """
     h, w = pixels.shape[:2]
     if not np.any(np.ptp(image[::4, ::4].astype(np.int16), axis=2)):
         other = grayed(other)
     seam = max(
         1.0, rng.uniform(0, 0.08) * min(image.shape[:2])
-    )  # pixels of the stored picture, whose border fades out
+    )  # width in pixels of the stored picture, whose border fades out
     margin = np.minimum(_edge(image.shape[0])[:, None], _edge(image.shape[1])[None])
     stored = np.clip(margin / seam, 0, 1).astype(np.float32)
     inside = cv2.warpAffine(stored, np.asarray(affine, np.float64), (w, h), flags=cv2.INTER_LINEAR)[..., None]
@@ -143,7 +154,7 @@ def paste_into(
 
 
 def _edge(n: int) -> npt.NDArray[np.float64]:
-    """How far each of n pixels is from the nearer end."""
+    """Distance of each of n pixels from the nearer end."""
     i = np.arange(n, dtype=np.float64)
     return np.minimum(i, n - 1 - i)
 
@@ -154,7 +165,7 @@ def grayed(pixels: Pixels) -> Pixels:
 
 
 def photometric(pixels: Pixels, augment: Augment, rng: np.random.Generator) -> Pixels:
-    """Change light, color and sharpness, not geometry: (H, W, 3) uint8 -> the same."""
+    """Change brightness, color and sharpness, not geometry: (H, W, 3) uint8 -> the same."""
     if rng.random() < augment.photometric:
         levels = np.arange(256, dtype=np.float32) / 255
         gain, lift, gamma = rng.uniform(0.7, 1.3), rng.uniform(-0.12, 0.12), np.exp(rng.uniform(-0.4, 0.4))
@@ -183,7 +194,7 @@ def photometric(pixels: Pixels, augment: Augment, rng: np.random.Generator) -> P
         pixels[y : y + eh, x : x + ew] = rng.integers(0, 256, 3)
     if (
         augment.recompress and rng.random() < augment.recompress
-    ):  # no draw where it is off: older runs keep their batches
+    ):  # no random number is used if it is off, so that the batches of older runs stay the same
         quality = int(rng.integers(30, 96))
         _, data = cv2.imencode(".jpg", pixels[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])
         pixels = cv2.imdecode(data, cv2.IMREAD_COLOR)[..., ::-1]  # type: ignore[index, assignment]

@@ -27,10 +27,9 @@ class FaceSource:
     """A data set as the trainer wants it: each sample brought to a view, moved at random, with its labels.
 
     Args:
-        at: where given, the labels answer "task@at" instead of "task"; see `mien.tasks.catalogue.task`.
-        only: tasks whose labels are handed on; all when empty. A set made for one task may know a little of
-            others.
-        others: faces whose surroundings a tightly cut picture may borrow, see `Augment.borrow`.
+        at: labels of "task" become labels of "task@at", see `mien.tasks.catalogue.task`; "" for no change.
+        only: tasks whose labels are used; all when empty.
+        others: faces that are pasted around tightly cropped pictures, see `Augment.paste_background`.
     """
 
     def __init__(

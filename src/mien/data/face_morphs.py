@@ -41,7 +41,7 @@ def table() -> Path:
 
 
 class Faces:
-    """The pictures of `SETS` by "set/name", all aligned alike."""
+    """The pictures of `SETS` by "set/name", all with the same alignment."""
 
     def __init__(self) -> None:
         self._sets = {name: open_set("train") for name, open_set in SETS.items()}

@@ -1,8 +1,7 @@
-"""What reading costs on this machine: stage by stage, over whole pictures, and before the first one.
+"""Speed on this machine: by stage, over entire pictures, and at start-up.
 
-Times are by the clock, so they hold for a quiet machine only; processor seconds a picture hold on a busy one
-too. The report has the machine, its load, the versions and the weights, since a time without them says
-nothing.
+Times are wall-clock times and are valid on an idle machine only; processor seconds per picture are valid on a
+busy one too. The report includes the machine, its load, the versions and the weights.
 """
 
 from __future__ import annotations
@@ -37,7 +36,7 @@ class Group:
     """Pictures that are timed together.
 
     Attributes:
-        name: for the report.
+        name: title in the report.
         photos: paths or bytes, at least one.
     """
 
@@ -46,9 +45,9 @@ class Group:
 
 
 def drawn_groups() -> list[Group]:
-    """Two drawn pictures, as JPEG bytes: one face (640 x 480), and five (1000 x 667).
+    """Two synthetic pictures as JPEG bytes: one face (640 x 480) and five faces (1000 x 667).
 
-    The package ships no photograph.
+    The package contains no photograph.
     """
     return [
         Group("1 drawn face, 640x480", [_jpeg(_scene(640, 480, 1))]),
@@ -57,7 +56,7 @@ def drawn_groups() -> list[Group]:
 
 
 def _scene(width: int, height: int, faces: int) -> Pixels:
-    """Drawn faces of 320 pixels side by side, in as many rows as they need."""
+    """Synthetic faces of 320 pixels in a grid."""
     face, _ = drawn_face()
     side, across = len(face), max(1, width // len(face))
     out = np.full((height, width, 3), (120, 140, 160), np.uint8)
@@ -84,11 +83,10 @@ def spread(ms: Sequence[float]) -> dict[str, float]:
 
 
 def stages(reader: Reader, group: Group, runs: int) -> tuple[dict[str, dict[str, float]], float]:
-    """Milliseconds a picture by stage, and the mean number of faces; "read" is one forward of all faces and
-    its answers.
+    """Milliseconds per picture by stage, and the mean number of faces.
 
-    The pictures take turns, evenly over the group where it has more than `runs`; the first calls are not
-    counted.
+    The stage "read" is one forward pass of all faces and the decoding of its outputs. The pictures take
+    turns, evenly over the group if it has more than `runs`. Warm-up calls are not counted.
     """
     ms: dict[str, list[float]] = {name: [] for name in (*STAGES, "all")}
     faces = 0
@@ -108,7 +106,7 @@ def _turns(photos: Sequence[Source], runs: int) -> Iterator[Source]:
 
 
 def _once(reader: Reader, source: Source) -> tuple[dict[str, float], int]:
-    """Milliseconds of each stage of one picture, and its number of faces."""
+    """Milliseconds per stage of one picture, and its number of faces."""
     reading = reader.read(source)
     assert reading.photo is not None
     taken = dict(reading.timing_ms)
@@ -119,9 +117,9 @@ def _once(reader: Reader, source: Source) -> tuple[dict[str, float], int]:
     return taken, len(reading)
 
 
-def throughput(reader: Reader, photos: Sequence[Source], least: int) -> dict[str, float]:
-    """Whole pictures through `Reader.stream`: repeated until there are at least `least`."""
-    again = -(-least // len(photos))
+def throughput(reader: Reader, photos: Sequence[Source], minimum: int) -> dict[str, float]:
+    """Speed of `Reader.stream` over entire pictures, repeated until there are at least `minimum`."""
+    again = -(-minimum // len(photos))
     began, used, failed, faces = time.perf_counter(), time.process_time(), 0, 0
     for reading in reader.stream(p for _ in range(again) for p in photos):
         failed += reading.error is not None
@@ -149,8 +147,9 @@ print(json.dumps([round(1e3 * (b - a), 1) for a, b in zip(t, t[1:])]))
 
 
 def start_up(threads: int | None, repeats: int = 3) -> dict[str, float]:
-    """Milliseconds of `import mien`, of importing what reads, and of loading the embedded weights; least of
-    fresh processes.
+    """Milliseconds of `import mien`, of importing the reader, and of loading the embedded weights.
+
+    Each is the minimum over `repeats` new processes.
     """
     code = _IMPORTS.format(threads=threads)
     rows = [
@@ -159,8 +158,8 @@ def start_up(threads: int | None, repeats: int = 3) -> dict[str, float]:
         )
         for _ in range(repeats)
     ]
-    least = np.min(rows, axis=0).tolist()
-    return dict(zip(("import_mien", "import_reader", "load_weights"), least, strict=True))
+    fastest = np.min(rows, axis=0).tolist()
+    return dict(zip(("import_mien", "import_reader", "load_weights"), fastest, strict=True))
 
 
 def surroundings() -> dict[str, Any]:
@@ -181,14 +180,14 @@ def measure(
     tasks: Sequence[str] | None = None,
     started: bool = True,
 ) -> dict[str, Any]:
-    """The whole report, as plain JSON values; `table` shows it.
+    """Run the benchmark and return the report as plain JSON values; `table` formats it.
 
     Args:
-        inputs: files, folders and globs; the drawn pictures if none.
-        threads: of a forward; None for all cores.
-        runs: timed pictures a stage.
+        inputs: files, folders and glob patterns; the synthetic pictures if there are none.
+        threads: inference threads; None for all cores.
+        runs: timed pictures per stage.
         tasks: see `mien.load`.
-        started: time imports too, in processes of their own.
+        started: measure import times too, in separate processes.
 
     Raises:
         UsageError: runs below 1, or none of the pictures can be read. NotFound: a folder without pictures.
@@ -225,7 +224,7 @@ def measure(
 
 
 def _readable(paths: Sequence[str]) -> Group:
-    """Without those that cannot be read: a bench is no place to learn of them one by one."""
+    """The pictures that can be read, as one group."""
     good = list[Source]()
     for path in paths:
         try:

@@ -1,8 +1,6 @@
-"""Is this installation well? Machine and versions first, then the weights, then a drawn face is read and
-timed.
+"""Check the installation: machine and versions, then the weights, then a synthetic face is read and timed.
 
-The machine and the versions are looked at before anything heavy is imported, so that they are known even
-where an import fails.
+The machine and the versions come before any heavy import, so that they are reported even if an import fails.
 """
 
 from __future__ import annotations
@@ -30,7 +28,7 @@ EXTRAS = {
     "torch": "train: training, evaluation of checkpoints, export",
     "pyarrow": "parquet: --out FILE.parquet, and data packs",
     "pillow-heif": "heif: HEIC pictures",
-    "av": "video: films",
+    "av": "video: videos",
     "lancedb": "gallery: a gallery of people",
     "fastapi": "serve: the server",
 }
@@ -54,7 +52,7 @@ WEIGHTS = Path(__file__).parents[1] / "weights"
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One thing looked at: "ok"; "note", worth knowing; "bad", which mien will not work with."""
+    """The result of one check: "ok"; "note" for information; "bad" if mien will not work."""
 
     name: str
     verdict: Verdict
@@ -63,9 +61,11 @@ class Check:
 
 
 def examine(*, threads: int | None = None, repeats: int = 5) -> Iterator[Check]:
-    """All checks, each as soon as it is done.
+    """Run all checks and yield each result as soon as it is known.
 
-    threads: of a forward in the last one; repeats: of its timing.
+    Args:
+        threads: inference threads of the last check; None for all cores.
+        repeats: number of timed calls.
     """
     yield machine()
     yield cores()
@@ -80,7 +80,7 @@ def examine(*, threads: int | None = None, repeats: int = 5) -> Iterator[Check]:
 
 
 def _guarded(name: str, check: Callable[[], list[Check]]) -> list[Check]:
-    """A doctor reports what fails and does not fail itself; the error's kind and text are in the report."""
+    """Run a check; an exception becomes a "bad" result with the error's type and text."""
     try:
         return check()
     except Exception as e:  # noqa: BLE001
@@ -91,7 +91,7 @@ def _guarded(name: str, check: Callable[[], list[Check]]) -> list[Check]:
 
 
 def machine() -> Check:
-    """System, processor and the features that networks are fast with."""
+    """System, processor and the instruction sets that speed up networks."""
     found = cpu_features()
     kind = platform.machine().lower()
     facts = {
@@ -109,7 +109,7 @@ def machine() -> Check:
         return Check(
             "machine",
             "bad",
-            text + "; without AVX the ONNX runtime and OpenCV may stop with an illegal instruction",
+            text + "; without AVX, ONNX Runtime and OpenCV may stop with an illegal instruction",
             facts,
         )
     return Check("machine", "ok", text, facts)
@@ -124,21 +124,19 @@ def _cpuinfo() -> dict[str, str]:
 
 
 def cpu_name() -> str:
-    """The processor's name, as far as the system tells it."""
+    """The processor's name, or what the system reports in its place."""
     return _cpuinfo().get("model name") or platform.processor() or platform.machine()
 
 
 def cpu_features() -> list[str]:
-    """Those of `FEATURES` that the processor has; none where the system does not tell (only Linux does, by a
-    file).
-    """
+    """The instruction sets of `FEATURES` that the processor has; none on systems other than Linux."""
     info = _cpuinfo()
     have = set(f"{info.get('flags', '')} {info.get('features', '')}".split())
     return [f for f in FEATURES if f in have]
 
 
 def cores() -> Check:
-    """How many cores there are, may be used, and are paid for."""
+    """Numbers of cores: present, usable, and the container's quota."""
     there = os.cpu_count() or 1
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else there
     quota = cpu_quota()
@@ -154,13 +152,13 @@ def cores() -> Check:
         + "".join(f", {k}={v}" for k, v in named.items())
     )
     if quota and quota < usable:
-        text += f"; the container is given fewer than it sees; threads of a forward: {inference_threads()}"
+        text += f"; the container's quota is below that; inference threads: {inference_threads()}"
         return Check("cores", "note", text, facts)
     return Check("cores", "ok", text, facts)
 
 
 def packages() -> list[Check]:
-    """Versions, without importing anything."""
+    """Versions of the packages, without importing them."""
     have = {name: _version(name) for name in ("mien", *NEEDED, *EXTRAS)}
     missing = [n for n in NEEDED if have[n] is None and not (n.startswith("opencv") and _any_opencv())]
     text = ", ".join(f"{n} {have[n] or 'missing'}" for n in ("mien", *NEEDED))
@@ -191,7 +189,7 @@ def _any_opencv() -> bool:
 
 
 def weights(folder: Path = WEIGHTS) -> list[Check]:
-    """Each embedded file against the sha256 and the size that its provenance promises."""
+    """Compare each embedded file with the sha256 and the size in its provenance file."""
     out = []
     for name in ("detector.onnx", "mien.onnx"):
         path, sidecar = folder / name, provenance_path(folder / name)
@@ -204,29 +202,28 @@ def weights(folder: Path = WEIGHTS) -> list[Check]:
                 )
             )
             continue
-        promised = provenance_of(path)
+        expected = provenance_of(path)
         data = path.read_bytes()
         found = hashlib.sha256(data).hexdigest()
         facts = {
             "sha256": found,
-            "promised": promised.get("sha256"),
+            "expected": expected.get("sha256"),
             "bytes": len(data),
-            "licence": promised.get("licence"),
+            "license": expected.get("license"),
         }
-        if found != promised.get("sha256"):
+        if found != expected.get("sha256"):
             out.append(
                 Check(
                     name,
                     "bad",
-                    f"sha256 is {found}, {sidecar.name} promises {promised.get('sha256')};"
-                    " install mien again",
+                    f"sha256 is {found}, {sidecar.name} has {expected.get('sha256')}; install mien again",
                     facts,
                 )
             )
         else:
             text = (
-                f"{len(data) / 1e6:.1f} MB, sha256 {found[:16]}... as promised;"
-                f" {promised.get('licence', 'no licence said')}"
+                f"{len(data) / 1e6:.1f} MB, sha256 {found[:16]}... as expected;"
+                f" {expected.get('license', 'no license stated')}"
             )
             out.append(Check(name, "ok", text, facts))
     rates = folder / "identity_fmr.json"
@@ -242,7 +239,7 @@ def weights(folder: Path = WEIGHTS) -> list[Check]:
             )
         )
     else:
-        why = "measured with other weights" if measured else "not there"
+        why = "measured with other weights" if measured else "missing"
         out.append(
             Check(
                 rates.name, "note", f"{why}; verify and cluster take the best threshold on LFW instead", facts
@@ -255,7 +252,7 @@ def weights(folder: Path = WEIGHTS) -> list[Check]:
 
 
 def imports() -> list[Check]:
-    """What the packages say of themselves once they are there."""
+    """Import the packages and report their own version information."""
     began = time.perf_counter()
     cv2, ort = importlib.import_module("cv2"), importlib.import_module("onnxruntime")
     features = importlib.import_module("PIL.features")
@@ -285,9 +282,9 @@ def imports() -> list[Check]:
 
 
 def drawn_face() -> tuple[Any, Any]:
-    """A face drawn by hand: (320, 320, 3) uint8 RGB, and its five points (5, 2).
+    """A synthetic face: (320, 320, 3) uint8 RGB, and its five points (5, 2) in pixels.
 
-    The package ships no photograph.
+    The package contains no photograph.
     """
     import cv2
     import numpy as np
@@ -313,7 +310,7 @@ def drawn_face() -> tuple[Any, Any]:
 
 
 def self_test(threads: int | None, repeats: int) -> list[Check]:
-    """A drawn face is found, and its points are where they were drawn; then where the time goes."""
+    """Detect a synthetic face, compare its points with the true ones, and time the stages."""
     import numpy as np
 
     from mien import geometry

@@ -1,4 +1,4 @@
-"""What a process holds of the machine's memory."""
+"""Memory use of a process."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ from pathlib import Path
 
 
 def resident(pid: int | None = None) -> dict[str, float]:
-    """Megabytes (2^20 bytes): "peak", the most so far, and "now"; what the system does not tell is absent.
+    """Resident memory in MiB (2^20 bytes): "peak", the maximum so far, and "now".
 
-    Linux tells both, macOS the peak of this process, Windows nothing.
+    A value that the system does not report is absent: Linux reports both, macOS the peak of this process,
+    Windows none.
 
     Args:
         pid: another process; None for this one.

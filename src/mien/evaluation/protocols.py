@@ -65,13 +65,13 @@ class Protocol:
     tanh: float = 0.0
 
     @property
-    def asked(self) -> tuple[str, ...]:
-        """Names of the answers that can be scored, the best first."""
+    def task_names(self) -> tuple[str, ...]:
+        """Names of the tasks that can be scored, the preferred one first."""
         return (f"{self.task}@{self.at}", self.task) if self.at else (self.task,)
 
     def answer(self, names: Collection[str]) -> str | None:
-        """Which of a model's answers is scored; None where it has none."""
-        return next((n for n in self.asked if n in names), None)
+        """The task of a model that is scored; None if the model has none of them."""
+        return next((n for n in self.task_names if n in names), None)
 
 
 class PartsF(MeanF1):

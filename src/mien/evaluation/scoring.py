@@ -1,6 +1,6 @@
 """Running protocols: which pictures, which question, which number.
 
-Torch weights and ONNX are evaluated alike.
+Torch weights and ONNX are evaluated in the same way.
 """
 
 from __future__ import annotations
@@ -18,8 +18,7 @@ from mien.data.dataset import Dataset
 from mien.errors import MissingData, UsageError
 from mien.evaluation.protocols import PROTOCOLS, Protocol
 from mien.inference.detector import Detector
-from mien.tasks import TASKS, Task
-from mien.tasks.base import configured
+from mien.tasks import Task
 from mien.tasks.parsing import Parsing
 from mien.types import Crop, Detection, Floats, InferenceModel, Pixels, Sample, View
 
@@ -52,15 +51,17 @@ def evaluate(
     dataset: Any = None,
     find: Find | None = None,
 ) -> Score:
-    """Run a protocol: align by the set's points, one forward a batch, read, score in pixels of the stored
-    picture.
+    """Run a protocol: align by the set's points, predict, decode, and score in pixels of the stored picture.
 
     Args:
-        limit: use the first so many pictures only (for tests; the score says its count).
-        dataset: the protocol's, where it is open already.
-        find: a detector, whose points are aligned by in place of the set's. A labeled face that it does not
-            find has no answer: the score has the share of those found, in percent, as "found", and its other
-            numbers are of these alone.
+        model: the network.
+        protocol: data set, split, task and metrics.
+        batch: faces per forward pass.
+        limit: use only the first so many pictures (for tests; the score contains the number).
+        dataset: the protocol's data set, if it is open already.
+        find: a detector, whose points replace the data set's points. Faces that it does not find are left
+            out: the score has the percentage of found faces as "found", and its other numbers cover only
+            these.
 
     Raises:
         UsageError: the model does not answer the protocol's task.
@@ -69,14 +70,14 @@ def evaluate(
     names = [t.name for t in model.tasks]
     answer = protocol.answer(names)
     if answer is None:
-        asked = " or ".join(map(repr, reversed(protocol.asked)))
+        wanted = " or ".join(map(repr, reversed(protocol.task_names)))
         raise UsageError(
-            f"this model does not answer {asked}, which {protocol.name} scores; it answers:"
+            f"this model does not answer {wanted}, which {protocol.name} scores; it answers:"
             f" {', '.join(names)}"
         )
     dataset = protocol.dataset() if dataset is None else dataset
     if protocol.task == "faces":
-        values = _score_photos(model, protocol, dataset, limit)
+        values = _score_photos(model, protocol, answer, dataset, limit)
     else:
         values = _score_faces(model, protocol, answer, dataset, batch, limit, find)
     keys = (*protocol.keys, "found") if "found" in values else protocol.keys
@@ -84,11 +85,12 @@ def evaluate(
 
 
 def _score_photos(
-    model: InferenceModel, protocol: Protocol, dataset: Any, limit: int | None
+    model: InferenceModel, protocol: Protocol, answer: str, dataset: Any, limit: int | None
 ) -> dict[str, float]:
-    """A detector on whole photos, with all its looks."""
+    """Score a detector on entire photos, with all its detection passes."""
+    task = next(t for t in model.tasks if t.name == answer)
     metrics, find = (
-        protocol.metrics() if protocol.metrics else TASKS[protocol.task].metrics(),
+        protocol.metrics() if protocol.metrics else task.metrics(),
         Detector(model),
     )
     for pixels, faces in islice(dataset, limit):
@@ -105,9 +107,8 @@ def _score_faces(
     limit: int | None,
     find: Find | None,
 ) -> dict[str, float]:
-    """A face network on aligned crops."""
-    own = next(t for t in model.tasks if t.name == answer)
-    task: Task[Any] = configured(TASKS[protocol.task], own.header())  # as the weights were trained to be read
+    """Score a face network on aligned crops."""
+    task = next(t for t in model.tasks if t.name == answer)
     metrics, n = (
         protocol.metrics() if protocol.metrics else task.metrics(),
         min(len(dataset), limit or len(dataset)),
@@ -132,7 +133,7 @@ def _score_faces(
                 if protocol.tanh
                 else task.read(numbers, crop)
             )
-            metrics.update(read, sample.labels[task.name])
+            metrics.update(read, sample.labels[protocol.task])
     if found == 0:
         raise MissingData(
             f"the detector found none of the {n:,} faces of {protocol.name}, so that it has no number"

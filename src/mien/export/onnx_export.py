@@ -96,7 +96,7 @@ def commit() -> str:
     return told.stdout.strip()
 
 
-LICENCE = "research use only: trained on sets that allow no other (see `sets`)"
+LICENSE = "research use only: trained on sets that allow no other (see `sets`)"
 SETS = {
     "mtfl": "MTFL (Zhang et al. 2014): research use",
     "helen68": "Helen (Le et al. 2012), iBUG 68 points: research use",
@@ -149,9 +149,9 @@ def release(weights: Path, path: Path, *, note: str = "", tolerance: float = 1e-
         )
     return write_provenance(
         path,
-        licence=LICENCE,
+        license=LICENSE,
         uses=["research"],  # others are for the owner of the rights to add, see `mien.inference.provenance`
-        sets={k: SETS.get(k, "licence not stated") for k in facts.get("data", [])},
+        sets={k: SETS.get(k, "license not stated") for k in facts.get("data", [])},
         parity=gap,
         **facts,
         commit=commit(),

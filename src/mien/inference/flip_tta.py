@@ -2,9 +2,9 @@
 
 Pictures and flipped pictures are one batch, so the network is called once. Each task flips its output back.
 
-Points are the exception, and are answered from the picture alone. Sets label them half a pixel or more to the
-right of what a mirror leaves in place (`Sample.lean`), and a network learns that; the mean of both would be
-nobody's labels: measured on MTFL's test, 6.98 against 6.03 (log, entry 14).
+Points are the exception: they come from the unflipped picture alone. Data sets label them half a pixel or
+more to the right (`Sample.label_offset_x`), and a network learns that offset; the mean of both would remove
+it: on MTFL's test, 6.98 against 6.03 (dev/LOG.md, entry 14).
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ class FlipTTA:
     """An `InferenceModel` around another one.
 
     Raises:
-        UsageError: the network finds faces in photos; what it sees in a mirror has other rows.
+        UsageError: the network is a detector, whose output has other rows for a flipped photo.
     """
 
     def __init__(self, model: InferenceModel):
         if found := [t.name for t in model.tasks if isinstance(t.shape, Boxes)]:
             raise UsageError(
-                f"{found[0]!r} cannot be answered from a mirror; mirror=True is for networks that read"
+                f"{found[0]!r} cannot be predicted from flipped photos; mirror=True is for networks of"
                 " aligned faces"
             )
         self.model = model
-        # a name of its own: records of one forward and of two do not belong in one table
+        # another name, since records with and without flips do not belong in one table
         name, self.sha256 = weights_id(model)
         self.name = f"{name}+mirror"
 
@@ -54,8 +54,9 @@ class FlipTTA:
         return self.model.known_tasks if isinstance(self.model, KnowsTasks) else self.model.tasks
 
     def __call__(self, images: Floats) -> Mapping[str, Floats]:
-        """(B, 3, H, W), normalized -> task name -> the mean of the raw answers to both (B, ...); of points,
-        those to the first.
+        """(B, 3, H, W), normalized -> task name -> mean of the raw outputs for both (B, ...).
+
+        Points: the outputs for the unflipped picture.
         """
         n = len(images)
         raw = self.model(np.concatenate([images, images[..., ::-1]]))

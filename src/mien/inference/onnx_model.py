@@ -1,4 +1,4 @@
-"""The ONNX side, torch-free: a network at work, and its header."""
+"""A network in ONNX Runtime, and its header. Without torch."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def _fits(shape: Shape, given: tuple[int, ...], found: tuple[int, ...]) -> bool:
 
 
 class OnnxModel:
-    """A network in ONNX Runtime, callable exactly like a model at work (`types.Answerer`).
+    """A network in ONNX Runtime, an `InferenceModel`.
 
     One object may be called from several threads; a forked or spawned process makes its own session.
 
@@ -87,7 +87,7 @@ class OnnxModel:
 
     Args:
         path: an .onnx file that mien exported.
-        threads: of one forward; None for all cores, or as many as a container is given.
+        threads: inference threads; None for all cores, or the container's quota.
         providers: ONNX Runtime execution providers, in order of preference.
         tasks: names of the tasks to compute, or a function that says so of a name; None for all. Derived
             names count for the task that they derive from, unknown ones are ignored. The rest of the network
@@ -99,7 +99,8 @@ class OnnxModel:
         known_tasks: all tasks of the file.
 
     Raises:
-        BadWeights: unreadable, altered, or without a mien header. UsageError: a provider that is not here.
+        BadWeights: unreadable, altered, or without a mien header.
+        UsageError: a provider is not available.
     """
 
     def __init__(
@@ -212,7 +213,7 @@ class OnnxModel:
         self._parents, self._owner, self._session = [], os.getpid(), self._start()
 
     def _check_ends(self) -> list[str]:
-        """Names of the network's outputs, once it takes and gives what its header says."""
+        """Check the network's inputs and outputs against its header, and return the outputs' names."""
         assert self._session is not None
         into, out = (
             [i.name for i in self._session.get_inputs()],
@@ -243,7 +244,7 @@ class OnnxModel:
         return raw
 
     def _check(self, of: Task[Any], raw: Any, given: tuple[int, ...]) -> None:
-        """What a damaged network may give in place of an answer is told here, and not by whoever reads it."""
+        """Check a raw output's shape and values, so that a damaged network is reported here."""
         good = isinstance(raw, np.ndarray) and raw.dtype == np.float32 and _fits(of.shape, given, raw.shape)
         if not good:
             what = f"{raw.dtype}{raw.shape}" if isinstance(raw, np.ndarray) else type(raw).__name__

@@ -1,8 +1,7 @@
-"""An ONNX file cut down to the answers asked for. ONNX Runtime runs every node of a graph, whatever is
-fetched.
+"""Prune an ONNX file to the requested outputs, since ONNX Runtime runs every node of a graph.
 
-Works on the bytes, for the base install has no `onnx`: a message is a row of fields, each a key (number and
-kind) and a value.
+It works on the bytes, since the base install has no `onnx`: a message is a sequence of fields, each a key
+(number and kind) and a value.
 """
 
 from __future__ import annotations
@@ -31,10 +30,9 @@ def outputs(data: bytes) -> list[str]:
 
 
 def prune(data: bytes, answers: Collection[str]) -> bytes:
-    """The file with these outputs alone, and with the nodes and weights that they need.
+    """The file with only these outputs, and the nodes and weights that they need.
 
-    A graph with nested graphs comes back as it is, and so does one that none of the answers, or nothing but
-    them, is in.
+    A graph with nested graphs is returned unchanged, and so is one with none of the outputs, or no others.
 
     Raises:
         ValueError: these are no fields.
@@ -131,7 +129,7 @@ def _rebuilt(
 
 
 def _graph(data: bytes) -> tuple[tuple[bytes, bytes], list[tuple[int, memoryview, memoryview]]]:
-    """What stands before and behind the graph, and its fields."""
+    """The bytes before and after the graph, and the graph's fields."""
     view, at = memoryview(data), 0
     for number, value, raw in _fields(view):
         if number == _GRAPH:

@@ -1,10 +1,9 @@
-"""Where weights come from and what they may be used for: the JSON file next to them. Imports nothing heavy.
+"""Provenance and permitted uses of weights: the JSON file next to them. Imports nothing heavy.
 
-The only module that opens that file, for reading and for writing.
+This is the only module that reads or writes that file.
 
-A use is allowed only where the file says so (`"uses": ["research", ...]`): a file that is silent allows none.
-Exports are for research until somebody who has the rights to every training picture, and to what the encoder
-started from, adds another use.
+A use is permitted only if the file lists it (`"uses": ["research", ...]`). An export is for research until
+somebody who has the rights to every training picture, and to the encoder's initial weights, adds another use.
 """
 
 from __future__ import annotations
@@ -29,13 +28,17 @@ def provenance_path(path: Path) -> Path:
 
 
 def provenance_of(path: Path) -> dict[str, Any]:
-    """The provenance file next to a weights file, FILE.json next to FILE.onnx; empty where there is none.
+    """The provenance file next to a weights file, FILE.json next to FILE.onnx; empty if there is none.
 
     Raises:
         BadWeights: it cannot be read, or is no JSON object.
     """
     sidecar = provenance_path(path)
-    return json_object(bytes_of(sidecar), f"the provenance {sidecar}") if sidecar.is_file() else {}
+    if not sidecar.is_file():
+        return {}
+    found = json_object(bytes_of(sidecar), f"the provenance {sidecar}")
+    # files of older versions spell the key "licence"
+    return {"license" if k == "licence" else k: v for k, v in found.items()}
 
 
 def write_provenance(path: Path, **facts: Any) -> dict[str, Any]:
@@ -43,8 +46,8 @@ def write_provenance(path: Path, **facts: Any) -> dict[str, Any]:
 
     Args:
         path: of the weights.
-        facts: training sets, license, scores ... as plain JSON values. The file's name, sha256 and size in
-            bytes come first by themselves.
+        facts: training sets, license, scores ... as plain JSON values, written after the file's name, sha256
+            and size in bytes.
     """
     data = path.read_bytes()
     record = {"file": path.name, "sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data), **facts}
@@ -72,7 +75,7 @@ def remove_provenance(path: Path) -> None:
 
 
 def _write(path: Path, record: Mapping[str, Any]) -> None:
-    """All or nothing: a process that is killed while writing leaves the old file."""
+    """Write atomically: a process that is killed while writing leaves the old file."""
     sidecar = provenance_path(path)
     part = sidecar.with_name(sidecar.name + ".part")
     part.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
@@ -95,7 +98,11 @@ def bytes_of(path: Path) -> bytes:
 
 
 def json_object(text: bytes | str, whose: object) -> dict[str, Any]:
-    """A JSON object; BadWeights where it is none."""
+    """Parse a JSON object.
+
+    Raises:
+        BadWeights: the text is no JSON object.
+    """
     try:
         found = json.loads(text)
     except (ValueError, RecursionError) as e:
@@ -112,24 +119,25 @@ def json_object(text: bytes | str, whose: object) -> dict[str, Any]:
 
 @dataclass(frozen=True, slots=True)
 class Provenance:
-    """What is known of a weights file.
+    """Provenance of a weights file.
 
     Attributes:
         path: of the weights.
-        sha256, size: as promised; size in bytes.
-        licence: for people.
-        uses: of `USES`, what is allowed.
-        sets: training set -> where it is from and its terms.
-        builder: in `mien.models.catalogue.MODELS`.
+        sha256: of the weights.
+        size: of the weights, in bytes.
+        license: a sentence for people.
+        uses: permitted uses, of `USES`.
+        sets: training set -> its source and terms.
+        builder: name in `mien.models.catalogue.MODELS`.
         tasks: name -> label set.
         view: see `mien.types.View`.
-        record: the whole file.
+        record: the entire file.
     """
 
     path: Path
     sha256: str
     size: int
-    licence: str
+    license: str
     uses: tuple[str, ...]
     sets: dict[str, str]
     builder: str
@@ -138,13 +146,13 @@ class Provenance:
     record: dict[str, Any] = field(repr=False)
 
     def demand(self, use: str) -> None:
-        """Pass quietly if these weights may be used so.
+        """Check that a use is permitted.
 
         Raises:
-            UsageError: they may not, or their provenance does not say; or there is no such use.
+            UsageError: it is not permitted, the provenance does not list it, or there is no such use.
         """
         if use not in USES:
-            raise UsageError(f"a licence is asked for as {' or '.join(USES)}, not {use!r}")
+            raise UsageError(f"a license is for {' or '.join(USES)} use, not {use!r}")
         if use in self.uses:
             return
         if not self.uses:
@@ -154,14 +162,14 @@ class Provenance:
             )
         sets = "; ".join(f"{k} ({v})" for k, v in self.sets.items()) or "sets it does not name"
         raise UsageError(
-            f"{self.path.name} is not for {use} use: {self.licence}. Trained on: {sets}. "
+            f"{self.path.name} is not for {use} use: {self.license}. Trained on: {sets}. "
             "Train weights on pictures that allow it (docs/adding.md), or leave out --license"
         )
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values."""
         return {
-            "file": self.path.name, "sha256": self.sha256, "bytes": self.size, "licence": self.licence,
+            "file": self.path.name, "sha256": self.sha256, "bytes": self.size, "license": self.license,
             "uses": list(self.uses),
             "sets": self.sets, "builder": self.builder, "tasks": self.tasks, "view": self.view,
             "calibration": self.record.get("calibration", {}),
@@ -172,8 +180,8 @@ def read(weights: str | os.PathLike[str]) -> Provenance:
     """The provenance of FILE.onnx, from FILE.json next to it.
 
     Raises:
-        BadWeights: one of the two is not there, they are not of each other, or the second lacks what every
-            export writes.
+        BadWeights: a file is missing, the two do not belong together, or a field that every export writes is
+            missing.
     """
     path = Path(weights)
     sidecar = provenance_path(path)
@@ -182,7 +190,7 @@ def read(weights: str | os.PathLike[str]) -> Provenance:
     record, found = provenance_of(path), hashlib.sha256(bytes_of(path)).hexdigest()
     if record.get("sha256") != found:
         raise BadWeights(
-            f"{path} is not what {sidecar.name} tells of: sha256 is {found[:16]}..., promised"
+            f"{path} is not the file that {sidecar.name} describes: sha256 is {found[:16]}..., expected"
             f" {str(record.get('sha256'))[:16]}..."
         )
     try:
@@ -191,7 +199,7 @@ def read(weights: str | os.PathLike[str]) -> Provenance:
             path,
             found,
             record["bytes"],
-            record.get("licence", "not said"),
+            record.get("license", "not stated"),
             tuple(record.get("uses", ())),
             dict(record.get("sets", {})),
             header["builder"],

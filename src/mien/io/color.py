@@ -1,6 +1,4 @@
-"""Decoded pictures of any mode -> RGB, some rows at a time, so that a large one does not need its size
-several times over. Colors of a profile become sRGB.
-"""
+"""Convert decoded pictures of any mode to RGB, strip by strip to save memory; profile colors become sRGB."""
 
 from __future__ import annotations
 
@@ -19,10 +17,9 @@ _log = logging.getLogger(__name__)
 
 
 def to_rgb(image: Image.Image, name: str) -> Pixels:
-    """A loaded Pillow image of any mode -> (H, W, 3) uint8 RGB of its own, not yet turned.
+    """Convert a loaded Pillow image of any mode to a new (H, W, 3) uint8 RGB array, without orientation.
 
-    Some rows at a time: the copies that a conversion makes of a large picture would need more than a
-    gigabyte.
+    The conversion works on strips of rows: its copies of a large picture would need more than a gigabyte.
     """
     if image.mode == "LAB":
         raise NotAPicture(f"{name} has CIELAB colors, which mien does not read; convert it to RGB")
@@ -48,7 +45,7 @@ def to_rgb(image: Image.Image, name: str) -> Pixels:
 
 
 def _profile_mode(mode: str) -> str:
-    """Of which pictures a profile must be to fit an image's mode."""
+    """The mode of pictures that a profile must be for, given an image's mode."""
     if mode == "CMYK":
         return "CMYK"
     return "L" if mode in ("1", "L", "LA", "La") or mode.startswith("I;16") else "RGB"
@@ -79,10 +76,10 @@ def _strip_to_rgb(image: Image.Image) -> npt.NDArray[Any]:
 
 
 def _scaled(values: npt.NDArray[Any]) -> Pixels:
-    """32-bit gray says nowhere what white is -> uint8, by the smallest usual white that holds all values.
+    """Convert 32-bit gray, whose white level is unknown, to uint8.
 
-    That is 1 (floats only), 255 or 65535; values beyond are stretched from their least to their greatest. NaN
-    counts as 0.
+    White is the smallest of 1 (floats only), 255 and 65535 that holds all values; values beyond are scaled
+    from their minimum to their maximum. NaN counts as 0.
     """
     strips, is_float = _strips(*values.shape), values.dtype.kind == "f"
     out = np.empty(values.shape, np.uint8)

@@ -1,4 +1,4 @@
-"""Answers in the form of other libraries. Each needs that library only when it is called."""
+"""Convert readings to objects of other libraries, which are imported on use."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ from mien.io.writers import columns, rows
 
 
 def to_dataframe(readings: Any) -> Any:
-    """Readings -> a pandas DataFrame, one row a face, with the columns of the CSV (docs/cli.md); lists are
-    list columns.
+    """Convert readings to a pandas DataFrame: one row per face, with the columns of the CSV (docs/cli.md).
+
+    Lists become list columns.
 
     Args:
         readings: a `Reading`, or a sequence of them. Photos without faces have a row whose `face` is missing.
@@ -35,7 +36,7 @@ def to_dataframe(readings: Any) -> Any:
 
 
 def _requested(readings: Sequence[Any]) -> list[str]:
-    """Names of the answers that some face has, in the order of the first."""
+    """Names of the answers that at least one face has, in the order of the first face."""
     return list(dict.fromkeys(name for reading in readings for face in reading for name in face))
 
 

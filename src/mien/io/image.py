@@ -1,10 +1,10 @@
-"""The door for pictures: a path, bytes, a Pillow image or an array in; upright RGB uint8 pixels out.
+"""Decode pictures: a path, bytes, a Pillow image or an array -> upright RGB uint8 pixels.
 
-Pillow is the only decoder, and only for the formats of `FORMATS`; HEIC comes with the extra `heif`. We look
-at the first bytes ourselves and call that one reader, so no other Pillow plugin ever sees a stranger's bytes.
-Colors of a profile (ICC) become sRGB. Pictures with transparency are put on white, as a browser would show
-them. Of animations and multi-page files the first picture counts, unless the file calls it a thumbnail of
-another one. Of a camera's RAW file we read the full-size JPEG inside.
+Pillow is the only decoder, and only for the formats in `FORMATS`; HEIC needs the extra `heif`. The first
+bytes select the one Pillow reader that is called, so that no other Pillow plugin parses untrusted bytes.
+Colors of an ICC profile are converted to sRGB. Transparent pictures are composed on white. Of animations and
+multi-page files the first picture is read, unless the file marks it as a thumbnail of another one. Of a
+camera's RAW file the full-size JPEG preview is read.
 """
 
 from __future__ import annotations
@@ -72,9 +72,8 @@ FORMATS: dict[str, type[ImageFile.ImageFile]] = {
 }
 _ALLOWED = ", ".join(FORMATS)
 
-# What Pillow's readers raise on damaged data; a fuzz test holds the list. UserWarning: on damaged TIFF tags
-# Pillow
-# warns and goes on, unless the caller runs with warnings as errors.
+# What Pillow's readers raise on damaged data; a fuzz test checks the list. UserWarning: Pillow only warns of
+# damaged TIFF tags, unless the caller turns warnings into errors.
 _DAMAGE = (
     OSError,
     SyntaxError,
@@ -91,7 +90,7 @@ _DAMAGE = (
 )
 _BOMB = (Image.DecompressionBombError, Image.DecompressionBombWarning)
 _SHOWN = 300  # characters of a path that a message repeats
-# How our formats begin in base64
+# how our formats begin in base64
 _BASE64_STARTS = (
     *("/9j/", "iVBORw0KGgo", "UklGR", "R0lGOD", "SUkq", "TU0A", "AAAA"),
     *("Qk0", "Qk1", "Qk2", "Qk3"),
@@ -108,11 +107,11 @@ _log = logging.getLogger(__name__)
 
 
 class Photo:
-    """One picture, ready to be looked at.
+    """One decoded picture.
 
     Attributes:
         pixels: (H, W, 3) uint8 RGB, upright (EXIF applied), C-contiguous, not shared with the source. After
-            `release` they are read again when they are asked for.
+            `release` they are read again on access.
         path: the file it came from, as the caller wrote it; None for bytes, images and arrays.
         width, height: of the upright photo in pixels.
     """
@@ -232,15 +231,18 @@ def load_photo(source: Source, *, max_pixels: int = MAX_PIXELS, color: Color = "
             `heif`); a Pillow image, whose EXIF orientation is applied; a uint8 array (H, W, 3), gray (H, W)
             or with alpha (H, W, 4); a file opened in binary mode; or a torch tensor, uint8 or 0..1, channels
             first or last.
-        max_pixels: a picture whose header claims more is refused before anything is decoded.
-        color: the order of an array's channels: "rgb", or "bgr" as OpenCV has it. Files and images say
-            theirs.
+        max_pixels: maximum number of pixels; a header with more is refused before decoding.
+        color: the channel order of an array: "rgb", or "bgr" as in OpenCV. Files and images define their
+            own.
 
     Raises:
-        NotFound: no such file, or a URL. Unreadable: no permission, or a folder or device in a file's place.
-        EmptyFile: no bytes. NotAPicture: not one of the formats. Truncated: cut short or damaged.
-        TooLarge: more than max_pixels, or than memory holds. BadArray: an array, or another object, that is
-            no RGB picture.
+        NotFound: no such file, or a URL.
+        Unreadable: no permission, or a folder or device instead of a file.
+        EmptyFile: no bytes.
+        NotAPicture: not one of the formats.
+        Truncated: cut short or damaged.
+        TooLarge: more than max_pixels, or than memory holds.
+        BadArray: an array, or another object, that is no RGB picture.
         UsageError: another color.
     """
     if color not in ("rgb", "bgr"):
@@ -264,7 +266,7 @@ def _photo(source: Source, max_pixels: int, color: Color) -> Photo:
     elif hasattr(source, "read"):
         source = source.read()
         if not isinstance(source, (bytes, bytearray, memoryview)):
-            raise BadArray(f"the file given answers {_kind(source)}, not bytes; open it in binary mode")
+            raise BadArray(f"the file given returns {_kind(source)}, not bytes; open it in binary mode")
     if isinstance(source, np.ndarray):
         source = _three_channels(source)
         check_pixels(source)
@@ -312,7 +314,7 @@ def _three_channels(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
 
 
 def url_refusal(path: str) -> str:
-    """What to tell somebody who gives a URL; "" for a path."""
+    """The error message for a URL; "" for a path."""
     if not _URL.match(path) or os.path.lexists(path):
         return ""
     return (
@@ -322,48 +324,48 @@ def url_refusal(path: str) -> str:
 
 
 def check_pixels(array: object, what: str = "a photo") -> None:
-    """Pass quietly if `array` is RGB uint8 (H, W, 3) with H, W > 0.
+    """Check that `array` is RGB uint8 (H, W, 3) with H, W > 0.
 
     Raises:
-        BadArray: it is not; the message says what to do about it.
+        BadArray: it is not; the message names the fix.
     """
     if not isinstance(array, np.ndarray):
         raise BadArray(
             f"{what} must be a numpy array (H, W, 3) uint8 RGB; got {_kind(array)}: use np.asarray"
         )
-    shape, mend = array.shape, ""
+    shape, fix = array.shape, ""
     if array.ndim == 2:
-        mend = "a gray picture: use np.stack([a, a, a], axis=-1)"
+        fix = "a gray picture: use np.stack([a, a, a], axis=-1)"
     elif array.ndim == 4:
-        mend = "a batch: pass its photos one by one"
+        fix = "a batch: pass its photos one by one"
     elif array.ndim != 3:
-        mend = "give it two sides and three channels"
+        fix = "give it two sides and three channels"
     elif shape[2] == 3:
-        mend = "" if array.size else "it has no pixels; check the crop that made it"
+        fix = "" if array.size else "it has no pixels; check the crop that made it"
     elif shape[0] == 3:
-        mend = "channels come last: use a.transpose(1, 2, 0)"
+        fix = "channels come last: use a.transpose(1, 2, 0)"
     elif shape[2] == 4:
-        mend = "drop the alpha channel: use a[..., :3]"
+        fix = "drop the alpha channel: use a[..., :3]"
     elif shape[2] == 1:
-        mend = "a gray picture: use np.repeat(a, 3, axis=2)"
+        fix = "a gray picture: use np.repeat(a, 3, axis=2)"
     else:
-        mend = "three channels are needed: red, green, blue"
-    if mend:
-        raise BadArray(f"{what} must be (H, W, 3); got shape {shape}: {mend}")
+        fix = "three channels are needed: red, green, blue"
+    if fix:
+        raise BadArray(f"{what} must be (H, W, 3); got shape {shape}: {fix}")
     if array.dtype == np.uint8:
         return
     if array.dtype.kind == "f":
-        mend = (
+        fix = (
             "for values 0..1 use (a * 255).round().astype(np.uint8), for 0..255 a.clip(0,"
             " 255).astype(np.uint8)"
         )
     elif array.dtype == np.uint16:
-        mend = "for values 0..65535 use (a // 257).astype(np.uint8), for 0..255 a.astype(np.uint8)"
+        fix = "for values 0..65535 use (a // 257).astype(np.uint8), for 0..255 a.astype(np.uint8)"
     elif array.dtype.kind == "b":
-        mend = "use a.astype(np.uint8) * 255"
+        fix = "use a.astype(np.uint8) * 255"
     else:
-        mend = "for values 0..255 use a.astype(np.uint8)"
-    raise BadArray(f"{what} must be uint8 with values 0..255; got {array.dtype}: {mend}")
+        fix = "for values 0..255 use a.astype(np.uint8)"
+    raise BadArray(f"{what} must be uint8 with values 0..255; got {array.dtype}: {fix}")
 
 
 def _shown(path: str) -> str:
@@ -372,7 +374,7 @@ def _shown(path: str) -> str:
 
 
 def _base64_refusal(text: str) -> str:
-    """What to tell somebody who gives a picture as base64 text; "" for a path."""
+    """The error message for a picture as base64 text; "" for a path."""
     head, comma, rest = text[:200].partition(",")
     is_data_url = text[:5].lower() == "data:" and bool(comma) and ";base64" in head.lower()
     start = (rest if is_data_url else text[:200]).strip()[:64]
@@ -393,7 +395,7 @@ def _base64_refusal(text: str) -> str:
 
 
 def _read(path: str) -> bytes:
-    """The file's bytes, once its first ones look like a picture (a film of 5 GB is not read to its end)."""
+    """The file's bytes, if its first bytes are those of a picture (a video of 5 GB is not read)."""
     name = _shown(path)
     if refusal := _base64_refusal(path):
         raise NotFound(refusal)

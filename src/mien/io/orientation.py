@@ -1,4 +1,4 @@
-"""Which way up a picture is: one answer for files and for Pillow images, from EXIF, or else from XMP."""
+"""The orientation of files and Pillow images, from EXIF or else from XMP."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _log = logging.getLogger(__name__)
 
 
 def orientation_of(image: Image.Image, name: str) -> int:
-    """The orientation 1..8 of a picture as EXIF counts it; 1 where nothing says another.
+    """The EXIF orientation of a picture, 1..8; 1 if there is none.
 
     The first of these that has the tag decides: the EXIF block; EXIF as ImageMagick writes it into a PNG's
     text; XMP; the EXIF tags that were set on a Pillow image.

@@ -1,4 +1,4 @@
-"""Files, folders and globs -> paths of photos."""
+"""Find photos and videos: files, folders and glob patterns -> paths."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 from mien.errors import NotFound, UsageError
 from mien.io.image import url_refusal
 
-# What a folder is searched for. A file that is named outright is read whatever its extension says.
+# Extensions that a folder is searched for. A file that is given by name is read with any extension.
 EXTENSIONS = frozenset(
     (
         ".jpg",
@@ -66,7 +66,7 @@ def split_videos(inputs: Iterable[str]) -> tuple[list[str], list[str]]:
 
 
 def find_photos(inputs: Iterable[str | os.PathLike[str]] | str | os.PathLike[str]) -> list[str]:
-    """Files, folders and globs -> paths of photos, in the order asked for, each once.
+    """Files, folders and glob patterns -> paths of photos, in the given order, each once.
 
     A file is kept whatever its extension (the decoder decides). A folder is searched through all its levels
     for `EXTENSIONS`, sorted; links to folders are followed, each real folder once; names that start with a
@@ -76,7 +76,8 @@ def find_photos(inputs: Iterable[str | os.PathLike[str]] | str | os.PathLike[str
     listed: `load_photo` has the error for it, and the other photos go on.
 
     Raises:
-        NotFound: a folder or a glob holds no pictures. UsageError: a URL.
+        NotFound: a folder or a pattern matches no pictures.
+        UsageError: a URL.
     """
     found: dict[str, str] = {}  # absolute path -> as written
     for item in [inputs] if isinstance(inputs, (str, os.PathLike)) else inputs:

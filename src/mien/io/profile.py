@@ -1,4 +1,4 @@
-"""Color profiles (ICC): transforms from a picture's own colors to sRGB, which networks and screens expect."""
+"""Color profiles (ICC): transforms from a picture's colors to sRGB, which networks and screens expect."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _log = logging.getLogger(__name__)
 def to_srgb(image: Image.Image, name: str) -> Any:
     """The transform of a picture's profile to sRGB; None where there is nothing to convert.
 
-    Its `apply` takes images of its `mode` ("RGB", "L" or "CMYK") and answers RGB ones.
+    Its `apply` takes images of its `mode` ("RGB", "L" or "CMYK") and returns RGB images.
 
     Args:
         image: a Pillow image; its profile is in `info`.
@@ -43,8 +43,8 @@ class Transform:
     """A picture's colors -> sRGB.
 
     Args:
-        mode: Pillow's mode of the pictures that it takes.
-        transform: of ImageCms.
+        mode: Pillow's mode of the input pictures.
+        transform: an ImageCms transform.
     """
 
     def __init__(self, mode: str, transform: Any):

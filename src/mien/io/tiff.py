@@ -14,7 +14,7 @@ _TAGS = {
     262: "photometric", 273: "strips", 274: "orientation", 277: "samples", 279: "lengths", 330: "below",
     339: "sample_format", 513: "jpeg", 514: "jpeg_length", 50706: "dng",
 }  # fmt: skip
-_SIZES = {1: "B", 3: "H", 4: "I", 13: "I", 16: "Q", 18: "Q"}  # the field types of whole numbers
+_SIZES = {1: "B", 3: "H", 4: "I", 13: "I", 16: "Q", 18: "Q"}  # the field types of integers
 _MOST = 64  # directories that are looked at, and values of one field
 _SENSOR = (32803, 34892)  # photometric: color filter array, and linear RAW
 # How cameras compress a sensor's values: Kodak, Sony, Nikon, packed, Samsung, Nikon, lossy DNG, Kodak, Pentax
@@ -28,7 +28,7 @@ class Directory:
 
     Attributes:
         offset: where the directory begins, in bytes.
-        fields: name, see `_TAGS` -> whole numbers; a missing or damaged field is not there.
+        fields: name, see `_TAGS` -> integers; a missing or damaged field is absent.
     """
 
     offset: int
@@ -40,12 +40,12 @@ class Directory:
 
     @property
     def width(self) -> int:
-        """Pixels; 0 where the directory does not say."""
+        """Pixels; 0 if the directory does not state them."""
         return self.first("width")
 
     @property
     def height(self) -> int:
-        """Pixels; 0 where the directory does not say."""
+        """Pixels; 0 if the directory does not state them."""
         return self.first("height")
 
     @property
@@ -55,12 +55,12 @@ class Directory:
 
     @property
     def reduced(self) -> bool:
-        """Whether the file calls this picture a smaller version of another one."""
+        """Whether the file marks this picture as a smaller version of another one."""
         return bool(self.first("kind") & 1) or self.first("old_kind") == 2
 
     @property
     def raw(self) -> bool:
-        """Whether this holds a sensor's values and not a picture."""
+        """Whether this contains sensor values instead of a picture."""
         return self.first("photometric", 1) in _SENSOR or self.first("compression", 1) in _RAW_COMPRESSION
 
     @property
@@ -73,9 +73,9 @@ class Directory:
 
 
 def directories(data: bytes) -> list[Directory]:
-    """The pictures of a file, those of the main chain first, then those inside other directories.
+    """The pictures of a file: those of the main chain first, then those inside other directories.
 
-    What is damaged is left out.
+    Damaged directories are left out.
     """
     order = {b"II": "<", b"MM": ">"}.get(data[:2])
     if order is None or len(data) < 16:
@@ -121,7 +121,7 @@ def _directory(data: bytes, offset: int, order: str, big: bool) -> tuple[Directo
 
 
 def _values(data: bytes, at: int, kind: int, count: int, order: str, long: str) -> tuple[int, ...]:
-    """A field's whole numbers; none where they lie outside of the file."""
+    """A field's integers; none if they are outside the file."""
     letter, room = _SIZES[kind], struct.calcsize(long)
     if count * struct.calcsize(letter) > room:
         (at,) = struct.unpack_from(order + long, data, at)
@@ -143,9 +143,7 @@ def is_raw(data: bytes, found: list[Directory]) -> bool:
 
 
 def main_picture(found: list[Directory]) -> Directory | None:
-    """The picture that a file without sensor values is about: the first, or the largest where the first is
-    called a smaller version.
-    """
+    """The main picture of a file without sensor values: the first, or the largest if that is a thumbnail."""
     if not found or not found[0].reduced:
         return found[0] if found else None
     full = [d for d in found if not d.reduced and d.side]

@@ -1,10 +1,9 @@
-"""Records of photos written as they come: JSON Lines, a JSON array, CSV, Parquet. One row a face in the last
-two.
+"""Writers of records: JSON Lines, a JSON array, CSV and Parquet. CSV and Parquet have one row per face.
 
-A killed run leaves what it had. JSON Lines and CSV are flushed after each photo; what was cut off is dropped
-by `resume`. A Parquet file cannot be read before its end is written, so its records wait in FILE.parquet.part
-(JSON Lines) and FILE.parquet is written from them in one go, under another name, when the run ends or is
-interrupted; `resume` takes the waiting ones along.
+A killed run leaves its finished records. JSON Lines and CSV are flushed after each photo, and `resume` drops
+an incomplete last photo. A Parquet file is readable only when its end is written, so records are collected in
+FILE.parquet.part (JSON Lines), and FILE.parquet is written from them atomically when the run ends or is
+interrupted; `resume` reads the collected ones.
 """
 
 from __future__ import annotations
@@ -56,7 +55,7 @@ def columns(requested: Iterable[str]) -> list[Column]:
 
 
 def rows(record: Record, of_face: Sequence[Column]) -> list[dict[str, Any]]:
-    """A photo's record -> one row a face; one with empty `face` for a photo without faces or a failed one."""
+    """A photo's record -> one row per face; without faces or with an error, one row with empty `face`."""
     model = record.get("model")
     head = {
         "path": plain(record["path"]),
@@ -75,14 +74,14 @@ def rows(record: Record, of_face: Sequence[Column]) -> list[dict[str, Any]]:
 
 
 def plain(path: str | None) -> str | None:
-    r"""A path that UTF-8 can hold: bytes that are no unicode as \udcff."""
+    r"""A path as text for UTF-8 files: bytes that are not Unicode are escaped, as \udcff."""
     return path if path is None else path.encode("utf-8", "backslashreplace").decode()
 
 
 def json_line(record: Record) -> str:
     """One line of JSON.
 
-    A file name that is no unicode stays readable: it is escaped, and comes back as it was.
+    A file name that is not Unicode is escaped, and parsing the line restores it.
     """
     text = json.dumps(record, ensure_ascii=False, allow_nan=False)
     try:
@@ -96,7 +95,7 @@ def json_line(record: Record) -> str:
 
 
 class RecordWriter(ABC):
-    """Takes records one by one; `close`, or the end of a `with`, also after an interruption."""
+    """Writes records one by one; `close`, or the end of a `with`, finishes the file."""
 
     @abstractmethod
     def add(self, record: Record) -> None:
@@ -117,7 +116,7 @@ class Writer(RecordWriter):
     """JSON Lines to an open file.
 
     Attributes:
-        done: paths (as `plain` gives them) that the output had before this run.
+        done: paths (as `plain` returns them) in the output before this run.
     """
 
     def __init__(self, file: TextIO):
@@ -134,10 +133,10 @@ class Writer(RecordWriter):
 
 
 class JsonLines(Writer):
-    """A record a line."""
+    """One record per line."""
 
     def __init__(self, path: Path, model: str = "", resume: bool = False):
-        done = _mended_lines(path, model) if resume and path.exists() else set()
+        done = _complete_lines(path, model) if resume and path.exists() else set()
         super().__init__(path.open("a" if resume else "w", encoding="utf-8"))
         self.done = frozenset(done)
 
@@ -197,7 +196,7 @@ class Csv(CsvRows):
 
     def __init__(self, path: Path, of_face: Sequence[Column], model: str = "", resume: bool = False):
         begun = resume and path.exists() and path.stat().st_size > 0
-        done = _mended_csv(path, csv_names(PHOTO, of_face), model) if begun else None
+        done = _complete_rows(path, csv_names(PHOTO, of_face), model) if begun else None
         file = path.open("w" if done is None else "a", encoding="utf-8", newline="")
         super().__init__(file, PHOTO, of_face, names=done is None)
         self.done = frozenset(done or ())
@@ -220,7 +219,7 @@ def row_of(record: Record, head: Head, columns: Sequence[Column]) -> dict[str, A
 
 
 class Parquet(Writer):
-    """One row a face; list columns (points, embeddings) are fixed-size lists of float32.
+    """One row per face; list columns (points, embeddings) are fixed-size lists of float32.
 
     See the module's docstring.
     """
@@ -245,8 +244,8 @@ class Parquet(Writer):
                 for name in set(part["model"].to_pylist()) - {None}:
                     _same_model(path, name, model)
         elif path.exists():
-            path.unlink()  # a new run's file must not be taken for its result before it is there
-        waiting = _mended_lines(self.part, model) if resume and self.part.exists() else set[str]()
+            path.unlink()  # an old file must not be mistaken for the result of this run
+        waiting = _complete_lines(self.part, model) if resume and self.part.exists() else set[str]()
         super().__init__(self.part.open("a" if resume else "w", encoding="utf-8"))
         self.in_old, self.done = frozenset(done), frozenset(done | waiting)
 
@@ -284,7 +283,7 @@ class ParquetRows(RecordWriter):
         columns: the others.
     """
 
-    GROUP = 1024  # records in a row group, and the most that are held
+    GROUP = 1024  # records per row group, and the maximum in memory
 
     def __init__(self, path: Path, head: Head, columns: Sequence[Column]):
         import pyarrow.parquet as pq
@@ -338,48 +337,47 @@ def standard_output() -> TextIO:
         UsageError: the process was started without one.
     """
     if sys.stdout is None or getattr(sys.stdout, "missing", False):
-        raise UsageError("the records have no place to go: stdout is closed; give --out FILE")
+        raise UsageError("the records cannot be written: stdout is closed; give --out FILE")
     return sys.stdout
 
 
-def open_output(where: str | None, asked: Sequence[str], *, model: str = "", resume: bool = False) -> Writer:
-    """The writer that a file's name asks for.
+def open_output(
+    where: str | None, requested: Sequence[str], *, model: str = "", resume: bool = False
+) -> Writer:
+    """The writer for a file's extension.
 
     Args:
         where: FILE.jsonl, FILE.json, FILE.csv or FILE.parquet; "-" or None: JSON Lines on stdout.
-        asked: answers in the records, `Reader.requested`.
-        model: "name:first 12 of sha256"; a resumed file of another is refused.
-        resume: keep what the file has; `done` names the photos in it.
+        requested: answers in the records, `Reader.requested`.
+        model: "name:first 12 of sha256"; a resumed file of another model is refused.
+        resume: keep the records of the file; `done` names the photos in it.
 
     Raises:
-        UsageError: another suffix, no pyarrow, or a file that does not go on with these columns or this
-            model.
+        UsageError: another extension, no pyarrow, or a file of other columns or another model.
     """
     if where in (None, "-"):
         if resume:
-            raise UsageError("--resume goes on with a file; give --out FILE.jsonl, FILE.csv or FILE.parquet")
+            raise UsageError("--resume continues a file; give --out FILE.jsonl, FILE.csv or FILE.parquet")
         return Writer(standard_output())
     path = Path(where or "")
     suffix = path.suffix.lower()
     if suffix not in SUFFIXES:
         raise UsageError(f"--out takes FILE.jsonl, FILE.json, FILE.csv, FILE.parquet or -, not {where!r}")
     if suffix == ".json" and resume:
-        raise UsageError(
-            "--resume cannot go on with a JSON array; write FILE.jsonl, FILE.csv or FILE.parquet"
-        )
+        raise UsageError("--resume cannot continue a JSON array; write FILE.jsonl, FILE.csv or FILE.parquet")
     path.parent.mkdir(parents=True, exist_ok=True)
     if suffix == ".json":
         return JsonArray(path.open("w", encoding="utf-8"))
     if suffix == ".jsonl":
         return JsonLines(path, model, resume)
-    return (Csv if suffix == ".csv" else Parquet)(path, columns(asked), model, resume)
+    return (Csv if suffix == ".csv" else Parquet)(path, columns(requested), model, resume)
 
 
 def rows_kind(where: str, option: str = "--out") -> str:
     """The format of a file of rows: ".jsonl", ".csv" or ".parquet"; "-" is JSON Lines on stdout.
 
     Raises:
-        UsageError: another suffix, or Parquet without pyarrow.
+        UsageError: another extension, or Parquet without pyarrow.
     """
     kind = ".jsonl" if where == "-" else Path(where).suffix.lower()
     if kind not in ROWS_SUFFIXES:
@@ -395,10 +393,10 @@ def rows_kind(where: str, option: str = "--out") -> str:
 
 
 def open_rows(where: str, head: Head, columns: Sequence[Column]) -> RecordWriter:
-    """A writer of records that are no photos, such as the faces or the tracks of a video.
+    """A writer for records other than photos, such as the faces or the tracks of a video.
 
-    JSON Lines take the records as they are; CSV and Parquet are flat. A run that is stopped leaves a file
-    that can be read.
+    JSON Lines contain the records as they are; CSV and Parquet are flat. A stopped run leaves a readable
+    file.
 
     Args:
         where: FILE.jsonl, FILE.csv, FILE.parquet, or "-": JSON Lines on stdout.
@@ -418,7 +416,7 @@ def open_rows(where: str, head: Head, columns: Sequence[Column]) -> RecordWriter
     return CsvRows(file, head, columns) if kind == ".csv" else Writer(file)
 
 
-# --- Going on with a file
+# --- Resume
 
 
 def _other_columns(path: Path) -> UsageError:
@@ -431,13 +429,13 @@ def _other_columns(path: Path) -> UsageError:
 def _same_model(path: Path, found: str, model: str) -> None:
     if model and found != model:
         raise UsageError(
-            f"{str(path)!r} was written by {found}, this run would go on with {model}; use the same weights,"
+            f"{str(path)!r} was written by {found}, and this run has {model}; use the same weights,"
             " or another file"
         )
 
 
-def _mended_lines(path: Path, model: str) -> set[str]:
-    """Cut a last line that was not finished off a JSON Lines file, and return the paths in it."""
+def _complete_lines(path: Path, model: str) -> set[str]:
+    """Remove an incomplete last line from a JSON Lines file, and return the paths of the others."""
     done, good = set[str](), 0
     with path.open("rb") as file:
         for number, line in enumerate(file, 1):
@@ -448,7 +446,7 @@ def _mended_lines(path: Path, model: str) -> set[str]:
                 done.add(str(plain(record["path"])))
             except (ValueError, KeyError, TypeError) as e:
                 raise UsageError(
-                    f"line {number} of {str(path)!r} is no record of mien's; --resume cannot go on with this"
+                    f"line {number} of {str(path)!r} is not a record of mien; --resume cannot continue this"
                     " file"
                 ) from e
             if record.get("model"):
@@ -458,12 +456,12 @@ def _mended_lines(path: Path, model: str) -> set[str]:
     return done
 
 
-def _mended_csv(path: Path, names: list[str], model: str) -> set[str]:
-    """Drop the last photo of a CSV file if its rows are not all there, and return the paths of the others."""
+def _complete_rows(path: Path, names: list[str], model: str) -> set[str]:
+    """Remove an incomplete last photo from a CSV file, and return the paths of the others."""
     done = set[str]()
     with path.open("rb") as raw:
         raw.seek(-1, os.SEEK_END)
-        whole = raw.read() == b"\n"
+        ended = raw.read() == b"\n"
     copy = path.with_name(path.name + ".part")
     with (
         path.open(encoding="utf-8", newline="", errors="replace") as file,
@@ -485,10 +483,10 @@ def _mended_csv(path: Path, names: list[str], model: str) -> set[str]:
         if next(lines, None) is not None:
             copy.unlink()
             raise UsageError(
-                f"line {lines.line_num} of {str(path)!r} does not belong there; --resume cannot go on with"
+                f"line {lines.line_num} of {str(path)!r} is not a row of this table; --resume cannot continue"
                 " this file"
             )
-        if group and whole and _complete(group, names):
+        if group and ended and _complete(group, names):
             _keep(group, path, model, done, write)
     os.replace(copy, path)
     return done

@@ -1,4 +1,4 @@
-"""Parts that two systems share: positions, the query decoder, the pixel decoder, the pooled head."""
+"""Modules that several systems share: positions, the query decoder, the pooled head."""
 
 from __future__ import annotations
 
@@ -48,9 +48,9 @@ class Attention(nn.Module):
         return self.out(y.transpose(1, 2).flatten(2))
 
     def weights(self, query: Tensor, key: Tensor) -> Tensor:
-        """What `forward` weighs the values with, without a mask: (B, heads, Q, N).
+        """The attention weights of `forward` without a mask, (B, heads, Q, N).
 
-        Slower; for showing, not for training.
+        Slower than `forward`; for display, not for training.
         """
         q, k = self.split(self.q(query)), self.split(self.k(key))
         return (q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5).softmax(-1)
@@ -80,8 +80,8 @@ class QueryDecoder(nn.Module):
     Args:
         channels: of each memory level; every level has its own 1x1 projection and a level embedding on its
             keys (Faceptor's Layer-Attention when there are several).
-        norm: a LayerNorm after each projection. A convolutional encoder's maps are of any scale, and keys as
-            large as theirs leave every head looking at one token.
+        norm: a LayerNorm after each projection. A convolutional encoder's maps have any scale, and large keys
+            make every head attend to one token.
     """
 
     def __init__(
@@ -91,18 +91,17 @@ class QueryDecoder(nn.Module):
         self.dim = dim
         convolutions = [nn.Conv2d(c, dim, 1) for c in channels]
         self.project = nn.ModuleList(nn.Sequential(c, LayerNorm2d(dim)) if norm else c for c in convolutions)
-        # one parameter a level, so that a second stage can train the new ones alone
+        # one parameter per level, so that a second stage can train only the new ones
         self.level = nn.ParameterList(torch.randn(dim) * dim**-0.5 for _ in channels)
         self.adapt = nn.Sequential(nn.Linear(dim, dim), nn.ReLU(), nn.Linear(dim, dim))
         self.layers = nn.ModuleList(QueryLayer(dim, heads, ffn) for _ in range(layers))
 
     @torch.no_grad()
     def init_official(self) -> None:
-        """The official code's initial values where they are not torch's: level embeddings, projections,
-        biases of attention.
+        """Set the official code's initial values of level embeddings, projections and attention biases.
 
-        Small networks keep torch's, with level embeddings of std 1 / sqrt(dim): their shipped weights were
-        trained from those.
+        Small networks keep torch's, with level embeddings of std 1 / sqrt(dim), since their shipped weights
+        were trained from those.
         """
         for embedding in self.level:
             nn.init.normal_(embedding)
@@ -137,9 +136,7 @@ class QueryDecoder(nn.Module):
         return x
 
     def attention(self, content: Tensor, place: Tensor, memory: list[Tensor], mask: Tensor | None) -> Tensor:
-        """As `forward` -> (B, Q, heads, N): the weights with which the last layer reads the memory; they sum
-        to 1 over N.
-        """
+        """As `forward` -> (B, Q, heads, N): attention weights of the last layer, which sum to 1 over N."""
         key, value = self.tokens(memory)
         x = content.expand(value.shape[0], -1, -1)
         *before, last = cast(list[QueryLayer], list(self.layers))

@@ -1,8 +1,8 @@
-"""A small face detector: anchor-free, three strides, one pass over a whole photo. Under 0.4 M parameters.
+"""A small face detector: anchor-free, three strides, one pass over the entire photo. Under 0.4 M parameters.
 
 The form follows YuNet (Wu et al. 2023) and YOLOX (Ge et al. 2021): depthwise-separable blocks, a small
-pyramid, and for each cell one score, one box and five points. What a cell's 15 numbers mean stands in
-`mien.tasks.detection`.
+pyramid, and for each cell one score, one box and five points. `mien.tasks.detection` defines the 15 numbers
+of a cell.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from mien.models.backbones.efficientnet_lite import conv_bn
 from mien.tasks import FACES
 from mien.types import View
 
-# One mean and one spread for all channels: the runtime then normalizes a whole photo in a single pass.
+# one mean and one standard deviation for all channels, so that a photo is normalized in a single pass
 VIEW = View(size=(320, 320), template="photo", mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))
 
 
@@ -65,7 +65,7 @@ class FaceDetector(nn.Module):
         self.stem = conv(3, stem, 3, 2)
         stages, cin = [], stem
         for level, (c, depth) in enumerate(zip(widths, depths, strict=True)):
-            kernel = 5 if level >= 2 else 3  # coarse maps are cheap, and large faces need the reach
+            kernel = 5 if level >= 2 else 3  # coarse maps are cheap, and large faces need a larger field
             down = Separable(cin, c, 3, 2)
             stages.append(nn.Sequential(down, *(Separable(c, c, kernel) for _ in range(depth))))
             cin = c
@@ -76,8 +76,7 @@ class FaceDetector(nn.Module):
         for _ in widths[1:]:
             last = nn.Conv2d(dim, 15, 1)
             nn.init.normal_(last.weight, std=0.01)
-            # a face is rare: scores start at 0.01; boxes at about four strides, the middle of each stride's
-            # range
+            # faces are rare: scores start at 0.01; boxes start at about four strides, the middle of the range
             last.bias = nn.Parameter(torch.tensor([-4.6, 0, 0, 1.4, 1.4, *[0.0] * 10]))
             self.heads.append(nn.Sequential(*(Separable(dim, dim) for _ in range(head)), last))
 

@@ -1,8 +1,8 @@
 """Faceptor: a generalist model for face perception (Qin et al., ECCV 2024, arXiv 2403.09500).
 
 One encoder, two decoders. A transformer decoder lets task-specific queries read the encoder's maps; a pixel
-decoder enlarges the maps. Three read-outs are shared by all tasks of a kind: value (one number a query), map
-(query . pixel features), feature (an embedding, without queries).
+decoder enlarges the maps. Three read-outs are shared by all tasks of a kind: value (one number per query),
+map (query . pixel features), feature (an embedding, without queries).
 """
 
 from __future__ import annotations
@@ -48,9 +48,9 @@ class PyramidPixelDecoder(nn.Module):
     ViT has maps of one stride only; a convolutional pyramid has finer ones, and they cost little.
 
     Args:
-        channels: of the finer maps, coarse to fine, one a doubling.
-        dim: of the memory
-        out: of the pixel features.
+        channels: channels of the finer maps, coarse to fine, one per doubling.
+        dim: channels of the memory.
+        out: channels of the pixel features.
     """
 
     def __init__(self, channels: Sequence[int], *, dim: int, out: int):
@@ -71,13 +71,13 @@ class PyramidPixelDecoder(nn.Module):
 class Faceptor(nn.Module):
     """See the module's text. forward: (B, 3, H, W) -> task name -> raw answers, for all tasks, in one pass.
 
-    There is no attention between the queries of different tasks: a task alone and among others answers the
-    same.
+    There is no attention between the queries of different tasks, so the output of a task does not depend on
+    the other tasks.
 
     Args:
         encoder: images -> pyramid (see `encoders`, `vit`).
-        tasks: what is asked, in output order.
-        view: how faces are shown.
+        tasks: predicted tasks, in output order.
+        view: crop, template and normalization.
         pixel: the pixel decoder: (memory of the first used level, finer maps, coarse to fine) -> pixel
             features.
         levels: encoder levels that the queries read; the pixel decoder starts from the first of them. Several
@@ -105,11 +105,13 @@ class Faceptor(nn.Module):
     ):
         super().__init__()
         self.encoder, self.tasks, self.view, self.levels = encoder, tuple(tasks), view, tuple(levels)
-        self.asked = {t.name: t.shape.n for t in tasks if isinstance(t.shape, Vector | Points | Map)}
-        unknown = [t.name for t in tasks if t.name not in self.asked and not isinstance(t.shape, Embedding)]
+        self.query_tasks = {t.name: t.shape.n for t in tasks if isinstance(t.shape, Vector | Points | Map)}
+        unknown = [
+            t.name for t in tasks if t.name not in self.query_tasks and not isinstance(t.shape, Embedding)
+        ]
         if unknown:
             raise UsageError(f"Faceptor has no read-out for: {', '.join(unknown)}")
-        queries = sum(self.asked.values())
+        queries = sum(self.query_tasks.values())
         self.query_feat = nn.Parameter(torch.randn(queries, dim))
         self.query_embed = nn.Parameter(torch.rand(queries, dim))
         self.decoder = QueryDecoder(
@@ -133,7 +135,7 @@ class Faceptor(nn.Module):
             }
         )
         owner = torch.cat(
-            [torch.full((n,), i) for i, n in enumerate(self.asked.values())] or [torch.zeros(0)]
+            [torch.full((n,), i) for i, n in enumerate(self.query_tasks.values())] or [torch.zeros(0)]
         )
         # a large negative number, not -inf: exporters and float16 handle it
         self.register_buffer("apart", (owner[:, None] != owner[None]).float() * -1e4, persistent=False)
@@ -142,10 +144,9 @@ class Faceptor(nn.Module):
                 nn.init.normal_(p, std=p.shape[1] ** -0.5)
 
     def second_stage(self) -> Faceptor:
-        """Train Layer-Attention alone: only the projections and level embeddings of all levels but the first
-        learn.
+        """Train Layer-Attention alone: the projections and level embeddings of all levels but the first.
 
-        The paper's code means to train the queries too, but names no parameter that exists; this is what it
+        The paper's code intends to train the queries too, but names no existing parameter. This is what it
         does.
         """
         self.requires_grad_(False)
@@ -155,7 +156,7 @@ class Faceptor(nn.Module):
         return self
 
     def attention(self, images: Tensor) -> dict[str, Tensor]:
-        """Task name -> (B, Q, heads, N): where each of its queries looks in the last layer; sums to 1 over N.
+        """Task name -> (B, Q, heads, N): attention of its queries in the last layer; sums to 1 over N.
 
         The tokens are those of the used levels, one level after another, see `grids`. An embedding has no
         queries.
@@ -167,27 +168,31 @@ class Faceptor(nn.Module):
             self.decoder.memory([maps[i] for i in self.levels]),
             cast(Tensor, self.apart),
         )
-        return dict(zip(self.asked, seen.split(list(self.asked.values()), 1), strict=True))
+        return dict(zip(self.query_tasks, seen.split(list(self.query_tasks.values()), 1), strict=True))
 
-    def _read(self, asked: dict[str, int], memory: list[Tensor]) -> dict[str, Tensor]:
-        """What the queries of these tasks, name -> how many, say of the memory: (B, n, dim) each."""
+    def _read(self, queries: dict[str, int], memory: list[Tensor]) -> dict[str, Tensor]:
+        """Outputs (B, n, dim) of the queries of these tasks, name -> number of queries."""
         feat, embed, apart = (
             cast(Tensor, self.query_feat),
             cast(Tensor, self.query_embed),
             cast(Tensor, self.apart),
         )
-        if not asked:
+        if not queries:
             return {}
-        if asked.keys() != self.asked.keys():
+        if queries.keys() != self.query_tasks.keys():
             rows = (
-                torch.cat([torch.full((n,), name in asked) for name, n in self.asked.items()])
+                torch.cat([torch.full((n,), name in queries) for name, n in self.query_tasks.items()])
                 .nonzero()
                 .squeeze(1)
                 .to(feat.device)
             )
             feat, embed, apart = feat[rows], embed[rows], apart[rows][:, rows]
         return dict(
-            zip(asked, self.decoder(feat, embed, memory, apart).split(list(asked.values()), 1), strict=True)
+            zip(
+                queries,
+                self.decoder(feat, embed, memory, apart).split(list(queries.values()), 1),
+                strict=True,
+            )
         )
 
     def grids(self, images: Tensor) -> tuple[tuple[int, int], ...]:
@@ -201,12 +206,12 @@ class Faceptor(nn.Module):
         return self.forward_tasks(images, [t.name for t in self.tasks])
 
     def forward_tasks(self, images: Tensor, names: Collection[str]) -> dict[str, Tensor]:
-        """As `forward`, of the named tasks only: no other query or head works, and no other batch norm sees
-        these images.
-        """
+        """As `forward`, for the named tasks only: no other query, head or batch norm is run."""
         tasks, maps = [t for t in self.tasks if t.name in names], self.encoder(images)
         memory = self.decoder.memory([maps[i] for i in self.levels])
-        parts = self._read({t.name: self.asked[t.name] for t in tasks if t.name in self.asked}, memory)
+        parts = self._read(
+            {t.name: self.query_tasks[t.name] for t in tasks if t.name in self.query_tasks}, memory
+        )
         if any(isinstance(t.shape, Points | Map) for t in tasks):
             pixels = self.pixel(memory[0], maps[: self.levels[0]][::-1])
         answers = {}
@@ -273,6 +278,6 @@ def faceptor_tiny(
     model = Faceptor(
         encoder, tasks, view, pixel, levels=levels, dim=128, heads=4, layers=2, ffn=256, hidden=256, norm=True
     )
-    kept = {} if tuple(levels) == (2, 3) else {"levels": list(levels)}  # earlier checkpoints do not name it
+    kept = {} if tuple(levels) == (2, 3) else {"levels": list(levels)}  # absent in older checkpoints
     model.builder = ("faceptor_tiny", {"tasks": [t.name for t in tasks], "size": size, **kept})
     return model

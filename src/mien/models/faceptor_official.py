@@ -1,4 +1,4 @@
-"""Faceptor's official checkpoints (Qin et al., ECCV 2024; MIT licence) -> our `faceptor_base`.
+"""Import Faceptor's official checkpoints (Qin et al., ECCV 2024; MIT license) as `faceptor_base`.
 
 A file is {"step", "state_dict", "optimizer"}, its keys below `module.`:
 
@@ -28,7 +28,7 @@ from mien.models.faceptor import BASE_TASKS, Faceptor, PixelDecoder, faceptor_ba
 from mien.tasks import Embedding, Task, task
 from mien.tasks.base import configured
 
-# Our task -> the official name of the data set whose labels it learned.
+# our task -> the official name of the data set with its labels
 SETS: dict[str, str] = {
     "age@morph2": "age_morph2",
     "age@utkface": "age_utkface",
@@ -48,9 +48,8 @@ FULL_TASKS: tuple[Task, ...] = tuple(
     task(name) for name in SETS
 )  # the thirteen sets; seven of them are BASE_TASKS
 
-# Official queries that stand in another order than our classes, by our names. FaRL, whose labels Faceptor
-# took, calls CelebAMask's file `l_eye` "re"; the names here are those of the files, so that it does not
-# matter whose left is meant.
+# Official queries in another order than our classes, by our names. FaRL, whose labels Faceptor uses, calls
+# CelebAMask's file `l_eye` "re"; the names here are those of the files.
 ORDERS: dict[str, tuple[str, ...]] = {
     "parsing_celebam": (
         "background", "neck", "skin", "cloth", "l_ear", "r_ear", "l_brow", "r_brow", "l_eye", "r_eye", "nose",
@@ -67,7 +66,7 @@ YEAR_OFFSETS: dict[str, int] = {"age@utkface": 21}
 
 FIRST_STAGE, SECOND_STAGE = (11,), (11, 1, 3, 5, 7, 9)
 
-# A tensor of theirs is the concatenation, by rows, of these views of ours.
+# An official tensor is the concatenation, by rows, of these views of our tensors.
 Places = dict[str, list[Tensor]]
 
 _DECODER, _READ = "heads_module.decoder", "heads_module.interpreters"
@@ -141,20 +140,20 @@ def load_faceptor(
             then unchanged.
         UsageError: the model has another layout, or a task has no official data set.
     """
-    theirs = flat_state(state)
+    official = flat_state(state)
     places = dict(_places(model, _names(model, sets)))
-    left = [prefix for name in leave for prefix in _left(name, theirs)]
+    left = [prefix for name in leave for prefix in _left(name, official)]
     identity = [name for name in {*sets.values(), *leave} if name.startswith("recog_")]
     ignored = {f"losses_module.losses.{name}.classifier" for name in identity} | {
-        k for k in theirs if k.startswith(tuple(left))
+        k for k in official if k.startswith(tuple(left))
     }
     aliases = {f"{_PIXEL_NORM}.ln.{p}": f"{_PIXEL_NORM}.{p}" for p in ("weight", "bias")}
-    check_state(theirs, places, ignored | aliases.keys())
+    check_state(official, places, ignored | aliases.keys())
     for alias, key in aliases.items():
         if (
-            alias in theirs
-            and theirs[alias] is not theirs[key]
-            and not torch.equal(theirs[alias], theirs[key])
+            alias in official
+            and official[alias] is not official[key]
+            and not torch.equal(official[alias], official[key])
         ):
             raise BadWeights(
                 f"{alias} is a second name of {key}, but their values differ; the file was altered"
@@ -162,7 +161,9 @@ def load_faceptor(
     with torch.no_grad():
         for key, parts in places.items():
             sizes = [len(p) for p in parts] if len(parts) > 1 else []
-            for part, rows in zip(parts, theirs[key].split(sizes) if sizes else [theirs[key]], strict=True):
+            for part, rows in zip(
+                parts, official[key].split(sizes) if sizes else [official[key]], strict=True
+            ):
                 part.copy_(rows)
     return model
 
@@ -201,13 +202,13 @@ def _names(model: Faceptor, sets: Mapping[str, str]) -> dict[str, str]:
     return names
 
 
-def _left(name: str, theirs: Mapping[str, Tensor]) -> list[str]:
+def _left(name: str, official: Mapping[str, Tensor]) -> list[str]:
     """Prefixes of the keys that belong to one official data set alone."""
     if name.startswith("recog_"):
         prefixes = [f"{_READ}.feature_v2."]
     else:
         prefixes = [f"{_DECODER}.{kind}.{name}." for kind in ("query_feat", "query_embed")]
-    if not any(k.startswith(tuple(prefixes)) for k in theirs):
+    if not any(k.startswith(tuple(prefixes)) for k in official):
         raise UsageError(f"nothing to leave out: the file has no {name}")
     return prefixes
 
@@ -216,9 +217,11 @@ def _places(model: Faceptor, names: Mapping[str, str]) -> Iterator[tuple[str, li
     """Official key -> where its rows go in the model."""
     ours = model.state_dict()
 
-    def renamed(theirs: str, mine: str) -> Iterator[tuple[str, list[Tensor]]]:
+    def renamed(official: str, mine: str) -> Iterator[tuple[str, list[Tensor]]]:
         """All tensors of one of our modules, under its official name."""
-        yield from ((theirs + k.removeprefix(mine), [v]) for k, v in ours.items() if k.startswith(f"{mine}."))
+        yield from (
+            (official + k.removeprefix(mine), [v]) for k, v in ours.items() if k.startswith(f"{mine}.")
+        )
 
     yield from renamed("backbone_module.visual", "encoder")
     yield from _query_places(model, names, ours)
@@ -250,8 +253,8 @@ def _places(model: Faceptor, names: Mapping[str, str]) -> Iterator[tuple[str, li
     for name in model.feature:
         yield from renamed(f"{_READ}.feature_v2", f"feature.{name}")
     yield from renamed(f"{_READ}.value.fc", "value")
-    for theirs, part in (("0", "up1"), ("1", "norm"), ("3", "up2")):
-        yield from renamed(f"{_READ}.map_v2.mask_map.{theirs}", f"pixel.{part}")
+    for official, part in (("0", "up1"), ("1", "norm"), ("3", "up2")):
+        yield from renamed(f"{_READ}.map_v2.mask_map.{official}", f"pixel.{part}")
     for i in range(3):
         yield from renamed(f"{_READ}.map_v2.mask_embed.layers.{i}", f"map_query.{2 * i}")
 
@@ -259,12 +262,12 @@ def _places(model: Faceptor, names: Mapping[str, str]) -> Iterator[tuple[str, li
 def _query_places(
     model: Faceptor, names: Mapping[str, str], ours: Mapping[str, Tensor]
 ) -> Iterator[tuple[str, list[Tensor]]]:
-    """Theirs are a table a data set, ours one table, a data set after the other in the model's order."""
+    """Official queries are one table per data set; ours are one table, data sets in the model's order."""
     start = 0
     for t in model.tasks:
         if isinstance(t.shape, Embedding):
             continue
-        name, n = names[t.name], model.asked[t.name]
+        name, n = names[t.name], model.query_tasks[t.name]
         for kind in ("query_feat", "query_embed"):
             rows = ours[kind][start : start + n]
             yield (
@@ -275,7 +278,7 @@ def _query_places(
 
 
 def class_order(name: str, t: Task) -> list[int]:
-    """For each official query, our class."""
+    """The index of our class for each official query."""
     classes = list(t.label_names)
     if sorted(classes) != sorted(ORDERS[name]):
         raise UsageError(
@@ -289,17 +292,17 @@ def _shape(parts: Sequence[Tensor]) -> tuple[int, ...]:
     return tuple(parts[0].shape) if len(parts) == 1 else (sum(len(p) for p in parts), *parts[0].shape[1:])
 
 
-def check_state(theirs: Mapping[str, Tensor], places: Places, ignored: Collection[str]) -> None:
+def check_state(official: Mapping[str, Tensor], places: Places, ignored: Collection[str]) -> None:
     """Refuse a state dict that is not what `places` reads, with the first keys of each kind of problem."""
     wrong = [
-        f"{k} {tuple(theirs[k].shape)} for {_shape(parts)}"
+        f"{k} {tuple(official[k].shape)} for {_shape(parts)}"
         for k, parts in places.items()
-        if k in theirs and tuple(theirs[k].shape) != _shape(parts)
+        if k in official and tuple(official[k].shape) != _shape(parts)
     ]
     problems = {
-        "missing": [k for k in places if k not in theirs],
-        "unknown": [k for k in theirs if k not in places and k not in ignored],
-        "of another shape (theirs for ours)": wrong,
+        "missing": [k for k in places if k not in official],
+        "unknown": [k for k in official if k not in places and k not in ignored],
+        "of another shape (file for model)": wrong,
     }
     said = [
         f"{len(keys)} {what}: {', '.join(keys[:5])}{', ...' * (len(keys) > 5)}"

@@ -2,9 +2,9 @@
 2601.01537).
 
 A trunk shared by all groups of attributes, one convolution block whose weights all groups share and whose
-answer each group gates for itself (WSGSA), an exchange between the groups (CGFF), one classifier a group. Its
-third part, dynamic weighting of the groups' losses, is `mien.training.loss_weighting.Dynamic`. There is no
-public code.
+output each group gates for itself (WSGSA), an exchange between the groups (CGFF), one classifier per group.
+Its third part, dynamic weighting of the groups' losses, is `mien.training.loss_weighting.Dynamic`. There is
+no public code.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ class Wsgsa(nn.Module):
 
 
 class Copies(nn.Module):
-    """What WSGSA saves: a whole block a group and no gate, as plain multi-task nets split.
+    """The alternative to WSGSA: one complete block per group without gates, as in plain multi-task nets.
 
     (B, C, H, W) -> (B, K, C, H, W).
     """
@@ -131,10 +131,10 @@ class FarAmtn(nn.Module):
 
     Args:
         encoder: images -> pyramid, of which the last map is used.
-        view: how faces are shown.
-        groups: name of a table in `tasks.groups.GROUPS`.
+        view: crop, template and normalization.
+        groups: name of a table in `tasks.attribute_groups.GROUPS`.
         fusion: "attention", "concat" or "off".
-        shared: WSGSA; else a whole block a group.
+        shared: WSGSA; otherwise one complete block per group.
         gates: of WSGSA, see `Wsgsa`.
     """
 
@@ -178,11 +178,10 @@ class FarAmtn(nn.Module):
         mask: Mapping[str, Tensor],
         criteria: Mapping[str, Any],
     ) -> dict[str, Tensor]:
-        """One loss a group, "attributes:Mouth" and so on, for a balance between groups: BCE, the mean over
-        its known elements.
+        """One loss per group, "attributes:Mouth" and so on, for weighting by group: the mean BCE over labels.
 
-        A group of which nothing is known has zero loss and zero gradients. The task's own criterion, in
-        `criteria`, is not used: it weighs pictures, where the paper weighs groups.
+        A group without labels has zero loss and zero gradients. The task's criterion in `criteria` is not
+        used, since it weights pictures and the paper weights groups.
         """
         name = ATTRIBUTES.name
         weight = mask[name].float()

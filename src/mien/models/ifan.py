@@ -117,8 +117,8 @@ class IFAN(nn.Module):
         view: how faces are shown.
         laps: passes with the same weights.
         disks: how points are drawn, see `draw_disks`.
-        norms: "task": a set of batch norms a task. Ours: "shared": one set for all, so that one pass of the
-            trunk answers all tasks; a third of the cost, without what lets data sets mix.
+        norms: "task": one set of batch norms per task. Ours: "shared": one set for all, so that one pass of
+            the trunk serves all tasks; a third of the cost, but data sets are mixed in the batch norms.
         through: Ours: in training a task's own answer carries gradients to the lap before; other tasks' never
             do in `learn`.
     """
@@ -179,7 +179,7 @@ class IFAN(nn.Module):
             self.register_buffer(f"mean_{t.name}", self._blank(t.shape))
 
     def _blank(self, shape: Any) -> Tensor:
-        """The mean answer of who knows nothing: points in the middle, all classes alike."""
+        """The initial answer: points in the middle, equal probabilities of all classes."""
         if isinstance(shape, Points):
             return torch.full((shape.n, 2), 0.5)
         side = self.sizes.side // self.sizes.stride
@@ -211,8 +211,9 @@ class IFAN(nn.Module):
                 out.bias.copy_((raw - 0.5).T.flatten() if isinstance(t.shape, Points) else raw)
 
     def rates(self, inputs: float = 50.0) -> dict[str, float]:
-        """How the names of dense heads' weights begin -> a factor on their learning rate, for `adamw`:
-        `inputs` over theirs.
+        """Prefixes of dense heads' weights -> a factor on their learning rate, for `adamw`.
+
+        The factor is `inputs` divided by the head's number of inputs.
 
         Ours: a dense head reads a flattened map, thousands of numbers, and AdamW moves all its weights by one
         learning rate a step: its answer would move by thousands of them. At the rate of the convolutions
@@ -226,7 +227,7 @@ class IFAN(nn.Module):
 
         Give it some hundred crops of the training set without augmentation. A mean is over the known labels
         of its task, place by place and attribute by attribute; where there is none, the model's present mean
-        stays. Vectors with one number a face, such as years, count as classes by the rounded number.
+        stays. Vectors with one number per face, such as years, count as classes by the rounded number.
         """
         sums: dict[str, Tensor] = {}
         counts: dict[str, Tensor] = {}
@@ -303,7 +304,7 @@ class IFAN(nn.Module):
         mask: Mapping[str, Tensor],
         criteria: Mapping[str, Criterion],
     ) -> dict[str, Tensor]:
-        """Hybrid training: one loss a task, from the rows labeled for it, summed over the laps (deep
+        """Hybrid training: one loss per task, from the rows labeled for it, summed over the laps (deep
         supervision).
 
         Other tasks answer on these rows in evaluation mode and without gradient; they are feedback, nothing
@@ -330,8 +331,8 @@ class IFAN(nn.Module):
             total = total + criterion(own.float(), target, mask)
             if lap < self.laps - 1:
                 with torch.no_grad():
-                    theirs = self.lap(images, state, others, False) if others else {}
-                state = self.feedback({**theirs, name: own if self.through else own.detach()})
+                    answers = self.lap(images, state, others, False) if others else {}
+                state = self.feedback({**answers, name: own if self.through else own.detach()})
         return total
 
 
@@ -342,11 +343,11 @@ def _settled(t: Task, raw: Tensor) -> Tensor:
     return raw.sigmoid() if t.activation == "sigmoid" else raw.softmax(1)
 
 
-def unsettled(t: Task, settled: Tensor, least: float) -> Tensor:
-    """The raw answer that is settled to this one; probabilities of less than `least` are taken for it."""
+def unsettled(t: Task, settled: Tensor, minimum: float) -> Tensor:
+    """The logits of these probabilities, which are clamped to at least `minimum`."""
     if t.activation == "none":
         return settled
-    return settled.logit(least) if t.activation == "sigmoid" else settled.clamp_min(least).log()
+    return settled.logit(minimum) if t.activation == "sigmoid" else settled.clamp_min(minimum).log()
 
 
 def _labeled(t: Task, target: Tensor, mask: Tensor, shape: torch.Size) -> tuple[Tensor, Tensor]:
@@ -368,15 +369,14 @@ def _labeled(t: Task, target: Tensor, mask: Tensor, shape: torch.Size) -> tuple[
 
 
 def plug_in(model: IFAN, new: Task) -> IFAN:
-    """A trained model with one task more: its head, re-encoder, mean answer and path are new, all else is
-    kept bit-equal.
+    """Add a task to a trained model: new head, re-encoder, mean answer and path; the rest is bit-equal.
 
     The new feedback channels come last wherever they are read, and old layers read them with zero weights:
     old tasks answer as before until training goes on. Ours: the new path starts as a copy of the first task's
     batch norms.
     """
     if new.name in model.paths:
-        raise UsageError(f"the model answers {new.name!r} already")
+        raise UsageError(f"the model has the task {new.name!r} already")
     more = IFAN(
         (*model.tasks, new),
         model.view,
@@ -392,9 +392,9 @@ def plug_in(model: IFAN, new: Task) -> IFAN:
     old, first = model.state_dict(), model.tasks[0].name
     with torch.no_grad():
         for k, mine in more.state_dict().items():
-            theirs = old.get(k, old.get(k.replace(f".norms.{new.name}.", f".norms.{first}.")))
-            if theirs is not None:
-                place_within(mine, theirs)
+            value = old.get(k, old.get(k.replace(f".norms.{new.name}.", f".norms.{first}.")))
+            if value is not None:
+                place_within(mine, value)
     return more.train(model.training)
 
 

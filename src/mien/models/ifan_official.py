@@ -105,12 +105,12 @@ def _fill(model: IFAN, name: str, layers: Layers) -> None:
             if id(conv) in mixed:  # sub-pixels: their 2 x 2 is the transpose of torch's
                 weight = weight.unflatten(0, (-1, 2, 2)).transpose(1, 2).flatten(0, 2)
             conv.weight.copy_(weight)
-    theirs, path = (
+    layers_of_norms, path = (
         _numbered(layers, "batchnormalization"),
         [*norms, *(n for n, _ in (*down, *up) if n is not None)],
     )
-    _count(name, "batch norms", len(path), len(theirs))
-    for (key, arrays), norm in zip(theirs, path, strict=True):
+    _count(name, "batch norms", len(path), len(layers_of_norms))
+    for (key, arrays), norm in zip(layers_of_norms, path, strict=True):
         mine = norm.norms[SHARED if SHARED in norm.norms else name]
         for part, array in zip(("weight", "bias", "running_mean", "running_var"), arrays, strict=True):
             _copy(key, getattr(mine, part), torch.as_tensor(np.asarray(array)))
@@ -129,9 +129,9 @@ def _fill(model: IFAN, name: str, layers: Layers) -> None:
         _copy(name, head.bias, bias)
 
 
-def _count(name: str, what: str, ours: int, theirs: int) -> None:
-    if ours != theirs:
-        raise BadWeights(f"the file of {name} has {theirs} {what}; the official one has {ours}")
+def _count(name: str, what: str, ours: int, found: int) -> None:
+    if ours != found:
+        raise BadWeights(f"the file of {name} has {found} {what}; the official one has {ours}")
 
 
 def _kernel(key: str, array: Array, conv: Any) -> Tensor:
@@ -145,7 +145,7 @@ def _kernel(key: str, array: Array, conv: Any) -> Tensor:
     return weight
 
 
-def _copy(key: str, mine: Tensor, theirs: Tensor) -> None:
-    if mine.shape != theirs.shape:
-        raise BadWeights(f"{key} has an array of {tuple(theirs.shape)}, not {tuple(mine.shape)}")
-    mine.copy_(theirs)
+def _copy(key: str, mine: Tensor, found: Tensor) -> None:
+    if mine.shape != found.shape:
+        raise BadWeights(f"{key} has an array of {tuple(found.shape)}, not {tuple(mine.shape)}")
+    mine.copy_(found)

@@ -2,8 +2,8 @@
 arXiv 2601.01408).
 
 A small U-Net learns from landmarks where each group of attributes is to be seen (adaptive mask learning,
-AML): seven parts of a face and the whole of it. Its masks cut the trunk's maps to what concerns a group, and
-each group's feature is fused with that of the whole picture (G2FF). Landmarks are needed to train the U-Net
+AML): seven parts of a face and the entire face. Its masks cut the trunk's maps to what concerns a group, and
+each group's feature is fused with that of the entire picture (G2FF). Landmarks are needed to train the U-Net
 only. There is no public code.
 """
 
@@ -119,8 +119,8 @@ def masks_of(points: npt.ArrayLike, size: tuple[int, int], *, widen: float = 0.0
     """Where each group of attributes is to be seen: landmarks -> (8, H, W) of 0 and 1, groups in the order of
     `MASKS`.
 
-    Ours: which points and lengths make a group (the paper has 98 points, and a mask a group, but not how they
-    are made).
+    Ours: which points and lengths make a group (the paper has 98 points and one mask per group, but does not
+    say how they are made).
 
     Args:
         points: (68, 2) iBUG or (98, 2) WFLW, pixels of the crop.
@@ -146,7 +146,7 @@ def masks_of(points: npt.ArrayLike, size: tuple[int, int], *, widen: float = 0.0
 
 
 def draw_masks(pixels: Pixels, masks: npt.ArrayLike, names: Sequence[str] = MASKS) -> Pixels:
-    """Pictures side by side, four in a row, one a group: tinted in the group's color, with its name.
+    """Pictures in rows of four, one per group: tinted in the group's color, with its name.
 
     Args:
         pixels: (H, W, 3) uint8 RGB.
@@ -177,13 +177,14 @@ def draw_masks(pixels: Pixels, masks: npt.ArrayLike, names: Sequence[str] = MASK
 
 
 class MaskNet(nn.Module):
-    """A U-Net (Ronneberger et al. 2015) with one yes/no head a group: (B, 3, H, W) -> (B, 8, H, W) logits,
-    for any H and W.
+    """A U-Net (Ronneberger et al. 2015) with one binary head per group, for any H and W.
+
+    (B, 3, H, W) -> (B, 8, H, W) logits.
 
     The heads are the rows of one 1x1 convolution. Ours: sizes, strided convolutions in place of pools.
 
     Args:
-        widths: channels a level, each level half the size of the one before.
+        widths: channels per level, each level half the size of the one before.
         stride: of the first convolution; with 2 everything is computed at half the size and the logits are
             enlarged.
     """
@@ -249,7 +250,7 @@ def pooled_groups(maps: Tensor, masks: Tensor, *, inside: bool = False) -> Tenso
     Maps F (B, C, h, w) and masks P (B, K, H, W) -> (B, K, C), in one matrix product.
 
     Args:
-        inside: divide by the mask's area in place of the map's, so that small parts speak as loudly as large
+        inside: divide by the mask's area instead of the map's, so that small parts count as much as large
             ones.
     """
     weight = resize(masks, maps.shape[-2:]).flatten(2)
@@ -285,9 +286,9 @@ class Mgmtn(nn.Module):
 
     Args:
         encoder: images -> pyramid, of which the last three maps are used.
-        view: how faces are shown.
+        view: crop, template and normalization.
         unet: images -> mask logits; None puts masks of ones in their place, the ablation.
-        groups: name of a table in `tasks.groups.GROUPS`; with masks its groups must be `MASKS`.
+        groups: name of a table in `tasks.attribute_groups.GROUPS`; with masks its groups must be `MASKS`.
         hidden: inner width of G2FF's gates.
         hard: masks of 0 and 1, cut at 0.5.
         inside: see `pooled_groups`.
@@ -330,7 +331,7 @@ class Mgmtn(nn.Module):
         self.learn_attributes()
 
     def learn_masks(self) -> Self:
-        """Train the U-Net alone: `learn` asks for landmarks and gives the loss "masks".
+        """Train the U-Net alone: `learn` needs landmarks and returns the loss "masks".
 
         Raises:
             UsageError: the model has no U-Net.
@@ -340,7 +341,7 @@ class Mgmtn(nn.Module):
         return self._learn_only(self.unet.parameters(), masks=True)
 
     def learn_attributes(self) -> Self:
-        """Train everything but the U-Net, which the trainer leaves as it is, batch-norm statistics too."""
+        """Train everything but the U-Net, which stays frozen, including its batch-norm statistics."""
         return self._learn_only(
             (p for n, p in self.named_parameters() if not n.startswith("unet.")), masks=False
         )
@@ -349,29 +350,29 @@ class Mgmtn(nn.Module):
         self.learning_masks = masks
         for p in self.parameters():
             p.requires_grad_(False)
-            p.grad = None  # an optimizer would go on with what was left by the other step
+            p.grad = None  # otherwise an optimizer would use the gradients of the other step
         for p in chosen:
             p.requires_grad_(True)
         return self
 
     def load_masks(self, other: Mgmtn) -> Self:
-        """Take the U-Net of a model that has learned masks, as a start for the attributes.
+        """Copy the U-Net of a model that has learned masks, before training the attributes.
 
         Raises:
             UsageError: one of the two models has no U-Net.
         """
-        theirs = getattr(other, "unet", None)
-        if self.unet is None or theirs is None:
+        unet = getattr(other, "unet", None)
+        if self.unet is None or unet is None:
             raise UsageError("masks go from one model with a U-Net to another; build both with masks=True")
-        self.unet.load_state_dict(theirs.state_dict())
+        self.unet.load_state_dict(unet.state_dict())
         return self
 
     def group_masks(self, images: Tensor) -> Tensor:
-        """Where the model looks for each group: (B, 3, H, W) -> (B, K, H, W), 0..1."""
+        """Masks of the groups: (B, 3, H, W) -> (B, K, H, W), 0..1."""
         if self.unet is None:
             return images.new_ones(images.shape[0], len(self.members), *images.shape[-2:])
         masks: Tensor = self.unet(images).sigmoid()
-        # Ours: soft unless told otherwise; a logit near zero must not decide alone
+        # Ours: soft by default; a logit near zero must not decide alone
         return (masks >= 0.5).to(masks.dtype) if self.hard else masks
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
@@ -402,19 +403,19 @@ class Mgmtn(nn.Module):
         if not self.learning_masks:
             name = ATTRIBUTES.name
             return {name: criteria[name](self(images)[name].float(), targets[name], known[name])}
-        asked = [t.name for t in (LANDMARKS, WFLW98) if t.name in targets]
-        if not asked:
+        labeled = [t.name for t in (LANDMARKS, WFLW98) if t.name in targets]
+        if not labeled:
             raise UsageError(
                 f"masks are learned from 'landmarks' or 'wflw98'; the batch has: {', '.join(targets)}. Name"
                 " one in Mixture(tasks=...)"
             )
         logits, (h, w) = self.unet(images).float(), images.shape[-2:]  # type: ignore[misc]  # learn_masks has checked it
         truth = dict[int, npt.NDArray[np.uint8]]()
-        for name in asked:
-            whole = (
+        for name in labeled:
+            complete = (
                 known[name].flatten(1).all(1) if known[name].ndim > 1 else known[name]
             )  # a mask needs all of its points
-            for i in whole.nonzero()[:, 0].tolist():
+            for i in complete.nonzero()[:, 0].tolist():
                 truth[i] = masks_of(targets[name][i].cpu().numpy() * (w, h) - 0.5, (w, h))
         if not truth:
             return {"masks": zero_loss(logits)}
@@ -467,7 +468,7 @@ def mgmtn_tiny(
     Args:
         size: side of the crop in pixels.
         imagenet: start the encoder from ImageNet weights.
-        masks: False builds no U-Net and reads the whole picture for every group.
+        masks: False builds no U-Net and uses the entire picture for every group.
         hidden, hard, inside: see `Mgmtn`.
     """
     encoder, view = efficientnet_lite(size, imagenet)

@@ -1,17 +1,16 @@
-"""The network of `mien.load()`: what the comparison of the six systems taught, on one small encoder.
+"""The network of `mien.load()`: the best parts of the six compared systems on one small encoder.
 
-- Values (age, expression, attributes) are read by queries, as in Faceptor and Q-Face, from two levels with a
-  norm on each; a gated summary of the whole face is added to what the queries say, as Naive Faceptor's head
-  has it.
-- Places (points, parsing) come from one pyramid with plain convolutions, as in Naive Faceptor: with few
-  labeled pictures they learned more than queries did. All dense tasks share the pyramid; each shape of answer
-  has one convolution of its own, and parsing a second one at twice the resolution, on the encoder's first
-  map: eyes are two cells high without it.
-- Identity has last stages of its own, plain residual blocks on the encoder's maps of strides 8, 16 and 32:
-  what tells people apart is not what tells ages or smiles. It weighs the places of their map by learned
-  weights (a global depthwise convolution, MobileFaceNet, Chen et al. 2018).
+- Queries predict values (age, expression, attributes), as in Faceptor and Q-Face, from two levels with a norm
+  on each. A summary of the entire face is added to the queries' outputs, as in Naive Faceptor's head.
+- One pyramid of plain convolutions predicts points and parsing, as in Naive Faceptor: with few labeled
+  pictures it learned more than queries did. All dense tasks share the pyramid. Points and maps have one
+  convolution each; parsing has a second one at twice the resolution, on the encoder's first map, since eyes
+  are only two cells high without it.
+- Identity has its own last stages, plain residual blocks on the encoder's maps of strides 8, 16 and 32, since
+  it needs other features than age or expression. A global depthwise convolution pools their map
+  (MobileFaceNet, Chen et al. 2018).
 
-While it learns, a head runs on the pictures of the batch that label one of its tasks, and on no others.
+In training, each head runs only on the pictures of the batch that have a label for one of its tasks.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ from mien.models.decoders import QueryDecoder
 from mien.tasks import DEFAULT_TASKS, Embedding, Map, Points, Task, Vector
 from mien.types import View
 
-# a task with more numbers than this shares queries: ages are steps of one scale, not questions of their own
+# a task with more numbers than this shares queries: ages are steps of one scale
 _MANY = 48
 _SHARED = 8
 
@@ -37,11 +36,11 @@ _SHARED = 8
 class VectorHeads(nn.Module):
     """Maps of two levels, and a summary of the face (B, c) -> task name -> (B, n).
 
-    A query a number, or eight for a task of many; each task reads its queries with weights of its own. There
-    is no attention between the queries of different tasks.
+    Each number has one query; a task with many numbers has eight queries. Each task has its own output
+    weights. There is no attention between the queries of different tasks.
 
     Args:
-        channels: of the levels.
+        channels: channels of the levels.
         summary: width of the summary.
         answers: task name -> n.
     """
@@ -77,23 +76,24 @@ class VectorHeads(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def split(self, x: Tensor) -> dict[str, Tensor]:
-        """(B, queries, ...) -> task name -> its own."""
+        """(B, queries, ...) -> task name -> (B, queries of the task, ...)."""
         return dict(zip(self.queries, x.split(list(self.queries.values()), 1), strict=True))
 
     def forward(self, maps: list[Tensor], summary: Tensor) -> dict[str, Tensor]:
         x = self.dropout(
             self.decoder(self.content, self.place, self.decoder.memory(maps), cast(Tensor, self.apart))
         )
-        summary, told = self.dropout(summary), {}
+        summary, outputs = self.dropout(summary), {}
         for name, part in self.split(x).items():
-            asked = (part * self.own[name]).sum(-1) if name in self.own else self.many[name](part.flatten(1))
-            told[name] = asked + self.whole[name](summary)
-        return told
+            read = (part * self.own[name]).sum(-1) if name in self.own else self.many[name](part.flatten(1))
+            outputs[name] = read + self.whole[name](summary)
+        return outputs
 
 
 class Pyramid(nn.Module):
-    """Four maps, finest first -> (B, width, h, w) on the finest grid: laterals, added on the way down, a 3x3
-    convolution a level.
+    """Feature pyramid: four maps, finest first -> (B, width, h, w) on the finest grid.
+
+    Laterals are added from coarse to fine, with one 3x3 convolution per level.
     """
 
     def __init__(self, channels: Sequence[int], width: int):
@@ -110,20 +110,20 @@ class Pyramid(nn.Module):
 
 
 class ParsingRefinement(nn.Module):
-    """Logits (B, n, h, w) -> logits (B, n, 2h, 2w): enlarged, plus what edges at twice the resolution change.
+    """Logits (B, n, h, w) -> logits (B, n, 2h, 2w): enlarged, plus a correction from a finer map.
 
     Args:
-        early: channels of the encoder's map of that resolution.
-        coarse: of the branch's.
-        n: of the logits.
-        width: inside.
+        early: channels of the encoder's map of twice the resolution.
+        coarse: channels of the branch.
+        n: number of classes.
+        width: inner channels.
     """
 
     def __init__(self, early: int, coarse: int, n: int, width: int):
         super().__init__()
         self.low, self.high = conv_bn(early, width, 3), conv_bn(coarse, width, 1)
         self.mix, self.out = conv_bn(2 * width, 2 * width, 3), nn.Conv2d(2 * width, n, 1)
-        nn.init.zeros_(self.out.weight)  # a network that it is added to answers as before until it learns
+        nn.init.zeros_(self.out.weight)  # added to a trained network, it changes nothing at first
         nn.init.zeros_(cast(Tensor, self.out.bias))
 
     def forward(self, early: Tensor, coarse: Tensor, logits: Tensor) -> Tensor:
@@ -135,12 +135,17 @@ class ParsingRefinement(nn.Module):
 
 
 class DenseHeads(nn.Module):
-    """The pyramid and one branch a shape of answer -> task name -> logits (B, n, h, w), a quarter of the
-    crop's side.
+    """The pyramid, one branch for points and one for maps -> task name -> logits (B, n, h, w).
+
+    The grid has a quarter of the crop's side.
 
     Args:
-        finer: width of what makes maps (not points) twice as fine; 0: nothing does. Then the first level is
-            only for it.
+        channels: channels of the encoder's maps, finest first.
+        points: task name -> number of points.
+        maps: task name -> number of classes.
+        width: channels of the pyramid.
+        finer: inner channels of `ParsingRefinement`, which doubles the resolution of maps; 0 for none. It
+            uses the first of the encoder's maps.
     """
 
     def __init__(
@@ -167,19 +172,19 @@ class DenseHeads(nn.Module):
         )
 
     def forward(self, maps: Sequence[Tensor]) -> dict[str, Tensor]:
-        x, told = self.pyramid(maps[-len(self.pyramid.laterals) :]), dict[str, Tensor]()
+        x, outputs = self.pyramid(maps[-len(self.pyramid.laterals) :]), dict[str, Tensor]()
         for kind, answers in self.kinds.items():
             narrow, out = cast(nn.Sequential, self.branch[kind])
             seen = narrow(x)
             logits = out(seen)
             if kind == "maps" and self.finer is not None:
                 logits = self.finer(maps[0], seen, logits)
-            told |= dict(zip(answers, logits.split(list(answers.values()), 1), strict=True))
-        return told
+            outputs |= dict(zip(answers, logits.split(list(answers.values()), 1), strict=True))
+        return outputs
 
 
 class Residual(nn.Module):
-    """(B, c, h, w) -> the same: two 3x3 convolutions, what they change is added (He et al., CVPR 2016)."""
+    """Residual block of two 3x3 convolutions, (B, c, h, w) -> the same (He et al., CVPR 2016)."""
 
     def __init__(self, channels: int):
         super().__init__()
@@ -190,13 +195,12 @@ class Residual(nn.Module):
 
 
 class IdentityBranch(nn.Module):
-    """Maps of strides 8, 16 and 32 -> one of stride 32 with `width` channels, for a task that shares no more
-    than those maps.
+    """Last stages of identity alone: maps of strides 8, 16 and 32 -> one map of stride 32.
 
     Args:
-        channels: of the three maps.
-        width: of the result.
-        middle: at stride 16.
+        channels: channels of the three maps.
+        width: channels of the result.
+        middle: channels at stride 16.
         blocks: residual blocks at stride 16.
     """
 
@@ -218,11 +222,14 @@ class IdentityBranch(nn.Module):
         return self.end(F.relu(self.down(x) + self.last(maps[2])))
 
 
-class Who(nn.Module):
-    """Last map (B, c, h, w) -> an embedding: 1x1 convolution, a weight a place and channel, a linear layer.
+class IdentityHead(nn.Module):
+    """Last map (B, c, h, w) -> embedding (B, d): 1x1 convolution, global depthwise convolution, linear layer.
 
     Args:
-        grid: (height, width) of the map, which the weights are made for.
+        channels: c.
+        grid: (height, width) of the map, the depthwise kernel's size.
+        hidden: channels between the layers.
+        d: size of the embedding.
     """
 
     def __init__(self, channels: int, grid: tuple[int, int], hidden: int, d: int):
@@ -237,20 +244,25 @@ class Who(nn.Module):
 
 
 class Mien(nn.Module):
-    """See the module's text. forward: (B, 3, H, W) -> task name -> raw answers, for all tasks, in one pass.
+    """The network of the module's docstring.
+
+    forward: (B, 3, H, W) -> task name -> raw outputs, for all tasks in one pass.
 
     Args:
         encoder: images -> four maps, finest first, and with `finer` one more before them.
-        tasks: what is asked, in output order.
-        view: how faces are shown.
-        levels: of the encoder, that the queries read.
-        dim, heads, layers, ffn: of the query decoder.
-        width: of the pyramid.
-        finer: of what makes parsing twice as fine, see `DenseHeads`.
-        summary: of the whole face's summary.
-        hidden: width inside an identity head.
-        own: of an identity's last stages, see `IdentityBranch`; 0: it reads the encoder's last map.
-        dropout: before the last layer of values.
+        tasks: predicted tasks, in output order.
+        view: crop, template and normalization.
+        levels: indices of the encoder's maps that the queries read.
+        dim: width of the query decoder.
+        heads: attention heads of the query decoder.
+        layers: layers of the query decoder.
+        ffn: feed-forward width of the query decoder.
+        width: channels of the pyramid.
+        finer: inner channels of `ParsingRefinement`; 0 for none.
+        summary: width of the summary of the entire face.
+        hidden: channels inside an identity head.
+        own: channels of identity's own last stages, see `IdentityBranch`; 0: it reads the encoder's last map.
+        dropout: dropout rate before the last layer of values.
     """
 
     builder: tuple[str, dict[str, object]]
@@ -276,8 +288,8 @@ class Mien(nn.Module):
         super().__init__()
         self.reference: tuple[
             Any, ...
-        ] = ()  # see `keep_identity`; a tuple, so that it is no part of the weights
-        self.early = 1 if finer else 0  # maps before the four that all heads know
+        ] = ()  # see `keep_identity`; a tuple, so that it is not part of the weights
+        self.early = 1 if finer else 0  # number of maps before the four that all heads share
         self.encoder, self.tasks, self.view, self.levels = encoder, tuple(tasks), view, levels
         kinds: tuple[Any, ...] = (Vector, Points, Map)
         vectors, points, maps = (
@@ -301,7 +313,9 @@ class Mien(nn.Module):
         self.own = nn.ModuleDict(
             {name: IdentityBranch(encoder.channels[-3:], own) for name in embeddings if own}
         )
-        self.who = nn.ModuleDict({name: Who(own or last, grid, hidden, d) for name, d in embeddings.items()})
+        self.who = nn.ModuleDict(
+            {name: IdentityHead(own or last, grid, hidden, d) for name, d in embeddings.items()}
+        )
         self.heads: dict[tuple[str, ...], Callable[[list[Tensor]], dict[str, Tensor]]] = {
             **({tuple(vectors): self._values} if vectors else {}),
             **({(*points, *maps): self.dense} if self.dense else {}),
@@ -326,19 +340,18 @@ class Mien(nn.Module):
         }
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
-        maps, told = self.encoder(images), dict[str, Tensor]()
+        maps, outputs = self.encoder(images), dict[str, Tensor]()
         for head in self.heads.values():
-            told |= head(maps)
-        return {t.name: told[t.name] for t in self.tasks}
+            outputs |= head(maps)
+        return {t.name: outputs[t.name] for t in self.tasks}
 
     def learn(
         self, images: Tensor, targets: dict[str, Tensor], mask: dict[str, Tensor], criteria: Mapping[str, Any]
     ) -> dict[str, Tensor]:
-        """Losses by task: each head sees the pictures that label one of its tasks, or all of them where none
-        does.
+        """Losses by task. Each head runs on the pictures that label one of its tasks, or on all if none does.
 
-        The same losses as on all pictures, but for batch norms, which then follow labeled pictures alone. A
-        head that stands still and has nothing labeled sees one picture, for a loss of zero.
+        The losses are those on all pictures, except that batch norms follow labeled pictures alone. A frozen
+        head without labeled pictures runs on one picture, for a loss of zero.
         """
         maps, losses = self.encoder(images), dict[str, Tensor]()
         for names, head in self.heads.items():
@@ -353,20 +366,20 @@ class Mien(nn.Module):
                 p.requires_grad for part in self.parts[names] for p in part.parameters()
             ):
                 rows = rows[:1]
-            told = head([m[rows] for m in maps])
-            losses |= {n: criteria[n](told[n], targets[n][rows], mask[n][rows]) for n in names}
+            outputs = head([m[rows] for m in maps])
+            losses |= {n: criteria[n](outputs[n], targets[n][rows], mask[n][rows]) for n in names}
         return {t.name: losses[t.name] for t in self.tasks}
 
     def keep_identity(self, reference: Mien, stages: int) -> None:
-        """Train identity to stay what it is in another network while the encoder learns from faces without
-        identities.
+        """Keep the embeddings of another network while the encoder is trained on faces without identities.
 
-        Both networks share the stem and the first `stages` stages, which do not learn. Where these include
-        all but the encoder's last map, of identity's branch only what reads that map learns, and the block
-        after it; else all of the branch learns.
+        Both networks share the stem and the first `stages` stages, which are frozen. If these include all but
+        the encoder's last map, only the layers of identity's branch that read that map are trained, and the
+        block after them; otherwise the entire branch is trained.
 
         Args:
-            reference: the network to stay close to; it is not part of this one's weights.
+            reference: the network whose embeddings are kept; it is not part of this one's weights.
+            stages: number of frozen stages.
         """
         self.reference = (reference.eval().requires_grad_(False), stages)
         if self._shares_all_but_last(stages):
@@ -374,12 +387,13 @@ class Mien(nn.Module):
                 p.requires_grad_(name.split(".")[1] in ("last", "end"))
 
     def _shares_all_but_last(self, stages: int) -> bool:
-        """Whether stages that do not learn end exactly where the encoder's last map but one is handed out."""
+        """Whether the frozen stages end exactly at the encoder's last map but one."""
         return stages == self.encoder._taps[-2] + 1
 
     def _distance_to_reference(self, name: str, images: Tensor, maps: list[Tensor]) -> Tensor:
-        """1 - cosine between this network's embeddings and the reference's, mean over every second picture of
-        the batch: to save time.
+        """1 - cosine of this network's and the reference's embeddings, mean over every second picture.
+
+        Every second picture, to save time.
         """
         reference, stages = self.reference
         maps = [m[::2] for m in maps]
@@ -395,13 +409,14 @@ class Mien(nn.Module):
         return (1 - F.cosine_similarity(self.who[name](self.own[name](maps[-3:])), goal)).mean()
 
     @property
-    def asked(self) -> tuple[str, ...]:
-        """Tasks with a query for each of their labels: those whose attention can be shown."""
+    def query_tasks(self) -> tuple[str, ...]:
+        """Tasks with one query per label: those whose attention can be shown."""
         return tuple(self.values.own) if self.values is not None else ()
 
     def attention(self, images: Tensor) -> dict[str, Tensor]:
-        """Task in `asked` -> (B, Q, heads, N): where each of its queries looks in the last layer; sums to 1
-        over N.
+        """Task in `query_tasks` -> (B, Q, heads, N): attention of its queries in the last layer.
+
+        It sums to 1 over N.
         """
         if self.values is None:
             return {}
@@ -410,7 +425,7 @@ class Mien(nn.Module):
         seen = values.split(
             values.decoder.attention(values.content, values.place, memory, cast(Tensor, values.apart))
         )
-        return {name: seen[name] for name in self.asked}
+        return {name: seen[name] for name in self.query_tasks}
 
     def grids(self, images: Tensor) -> tuple[tuple[int, int], ...]:
         """(h, w) of each level that the queries read, for these images."""
@@ -431,11 +446,12 @@ def mien_tiny(
     """The embedded network, on EfficientNet-Lite0.
 
     Args:
+        tasks: predicted tasks, in output order.
         size: side of the crop in pixels.
         imagenet: start the encoder from ImageNet weights.
-        finer: width of what makes parsing twice as fine; 0: a map of a quarter of the crop's side, as in the
-            first networks.
-        own: width of identity's own last stages; 0: none, as in the first networks.
+        finer: inner channels of `ParsingRefinement`; 0: parsing on a quarter of the crop's side, as in older
+            networks.
+        own: channels of identity's own last stages; 0: none, as in older networks.
     """
     encoder, view = efficientnet_lite(size, imagenet, early=finer > 0)
     model = Mien(encoder, tasks, view, finer=finer, own=own)

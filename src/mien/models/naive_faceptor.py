@@ -1,13 +1,12 @@
 """Naive Faceptor: the baseline of the Faceptor paper (Qin et al., ECCV 2024, arXiv 2403.09500).
 
-One encoder and three designs of output head. Tasks whose answers have the same shape share a design; tasks of
-one
-*type* share a head too, and differ in its last layer only. A type is the part of a task's name before "@":
-the tasks expression7@affectnet and expression7@rafdb are two data sets of one type.
+One encoder and three designs of output head. Tasks whose outputs have the same shape share a design. Tasks of
+one *type* share a head too, and differ only in its last layer. A type is the part of a task's name before
+"@": the tasks expression7@affectnet and expression7@rafdb are two data sets of one type.
 
-- attribute head: several maps, channel attention, global maximum, one fully connected layer a data set
+- attribute head: several maps, channel attention, global maximum, one fully connected layer per data set
   (SwinFace's MLCA);
-- dense head: FPN and UPerHead, one last 1x1 convolution a type, of which each data set has its slice of
+- dense head: FPN and UPerHead, one last 1x1 convolution per type, of which each data set has its slice of
   channels;
 - identity head: an embedding from the last map.
 """
@@ -130,8 +129,7 @@ class UPerHead(nn.Module):
     """Pyramid, finest first -> (B, width, h, w) on the finest grid (UPerNet, Xiao et al. 2018), without its
     last convolution.
 
-    The coarsest map is read through windows of several sizes (`pools` x `pools` a map), then added on the way
-    down.
+    The coarsest map is pooled on grids of several sizes (`pools`); maps are added from coarse to fine.
     """
 
     def __init__(self, channels: Sequence[int], *, width: int, pools: Sequence[int]):
@@ -193,17 +191,17 @@ class DenseHead(nn.Module):
 class NaiveFaceptor(nn.Module):
     """See the module's text. forward: (B, 3, H, W) -> task name -> raw answers, for all tasks, in one pass.
 
-    Ours: one view and one pass for all tasks (official: 112 px or 512 px, one task a run). Ours: dense heads
-    answer with logits on their own grid; the paper's output modules enlarge parsing to the crop, and turn
-    heat maps (sigmoid, then mean place) into points. Here a task's `read` and `criterion` do that.
+    Ours: one view and one pass for all tasks (official: 112 px or 512 px, one task per run). Ours: dense
+    heads output logits on their own grid; the paper's output modules enlarge parsing to the crop, and turn
+    heat maps (sigmoid, then mean position) into points. Here a task's `read` and `criterion` do that.
 
     Args:
         encoder: images -> maps.
-        tasks: what is asked, in output order.
-        view: how faces are shown.
+        tasks: predicted tasks, in output order.
+        view: crop, template and normalization.
         attribute_levels, dense_levels: which of the encoder's maps the heads read, finest first.
         plain: whether those maps have one stride, so that a dense head makes its own pyramid.
-        attribute_width: channels a map in an attribute head;
+        attribute_width: channels per map in an attribute head.
         grid: see `AttributeHead`.
         dense_width, pools: of the dense heads.
         hidden: width inside the identity head.
@@ -260,9 +258,7 @@ class NaiveFaceptor(nn.Module):
         return self.forward_tasks(images, [t.name for t in self.tasks])
 
     def forward_tasks(self, images: Tensor, names: Collection[str]) -> dict[str, Tensor]:
-        """As `forward`, of the named tasks only: heads of other types do not work, and their batch norms do
-        not see these images.
-        """
+        """As `forward`, for the named tasks only: heads and batch norms of other types are not run."""
         maps, types = self.encoder(images), by_type(dict.fromkeys(names, 0))
         answers = {name: head(maps[-1]) for name, head in self.identity.items() if name in names}
         for heads, levels in ((self.attribute, self.attribute_levels), (self.dense, self.dense_levels)):

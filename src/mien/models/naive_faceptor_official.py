@@ -1,4 +1,4 @@
-"""Naive Faceptor's official checkpoint (Qin et al., ECCV 2024; MIT licence) -> our `naive_faceptor_base`.
+"""Import Naive Faceptor's official checkpoint (Qin et al., ECCV 2024; MIT license) as `naive_faceptor_base`.
 
 The file is as Faceptor's, see `mien.models.faceptor_official`, with a head for every kind of task in place of
 decoder and read-outs:
@@ -93,16 +93,16 @@ def load_naive_faceptor(
             f"no official data set is known for: {', '.join(unknown)}; name it in `sets`, such as age@morph2:"
             " age_morph2"
         )
-    theirs = flat_state(state)
+    official = flat_state(state)
     places = dict(_places(model, sets))
     check_state(
-        theirs,
+        official,
         places,
         {f"losses_module.losses.{n}.classifier" for n in sets.values() if n.startswith("recog_")},
     )
     with torch.no_grad():
         for key, parts in places.items():
-            rows = theirs[key].split([len(p) for p in parts]) if len(parts) > 1 else [theirs[key]]
+            rows = official[key].split([len(p) for p in parts]) if len(parts) > 1 else [official[key]]
             for part, row in zip(parts, rows, strict=True):
                 part.copy_(row)
     return model
@@ -112,9 +112,11 @@ def _places(model: NaiveFaceptor, sets: Mapping[str, str]) -> Iterator[tuple[str
     """Official key -> where its rows go in the model."""
     ours, by_name = model.state_dict(), {t.name: t for t in model.tasks}
 
-    def renamed(theirs: str, mine: str) -> Iterator[tuple[str, list[Tensor]]]:
+    def renamed(official: str, mine: str) -> Iterator[tuple[str, list[Tensor]]]:
         """All tensors of one of our modules, under its official name."""
-        yield from ((theirs + k.removeprefix(mine), [v]) for k, v in ours.items() if k.startswith(f"{mine}."))
+        yield from (
+            (official + k.removeprefix(mine), [v]) for k, v in ours.items() if k.startswith(f"{mine}.")
+        )
 
     def kind_of(names: Sequence[str]) -> str:
         """The official name of a head: what stands before the data set's."""
@@ -148,9 +150,9 @@ def _places(model: NaiveFaceptor, sets: Mapping[str, str]) -> Iterator[tuple[str
         convs |= {f"contexts.{i}": f"psp_modules.{i}.1" for i in range(len(dense.uper.contexts))}
         convs |= {f"laterals.{i}": f"lateral_convs.{i}" for i in range(len(dense.uper.laterals))}
         convs |= {f"smooth.{i}": f"fpn_convs.{i}" for i in range(len(dense.uper.smooth))}
-        for part, theirs in convs.items():
-            yield from renamed(f"{head}.{theirs}.conv", f"{uper}.{part}.0")
-            yield from renamed(f"{head}.{theirs}.bn", f"{uper}.{part}.1")
+        for part, official in convs.items():
+            yield from renamed(f"{head}.{official}.conv", f"{uper}.{part}.0")
+            yield from renamed(f"{head}.{official}.bn", f"{uper}.{part}.1")
         for p in ("weight", "bias"):
             yield f"{head}.conv_seg.{p}", _class_rows(dense, ours[f"{mine}.last.{p}"], by_name, sets)
 

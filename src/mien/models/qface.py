@@ -139,7 +139,7 @@ class QFace(nn.Module):
 
     Args:
         encoder: images -> maps.
-        tasks: what is asked, each a Vector.
+        tasks: predicted tasks, each a Vector.
         view: how faces are shown.
         taps: 0-based indices of the encoder's maps to fuse.
         stride: pixels between tokens of the memory.

@@ -28,7 +28,7 @@ class TorchModel:
     """A torch model behind the face of an ONNX one: numpy in, numpy out.
 
     Args:
-        view: where faces are shown in another than the model's own, as to a network that was raised on two.
+        view: another view than the model's own, for a network that was trained on two.
     """
 
     def __init__(self, model: FaceModel, *, view: View | None = None):

@@ -1,4 +1,4 @@
-"""Who is it: verification, clustering and galleries."""
+"""Face recognition: verification, clustering and galleries."""
 
 from __future__ import annotations
 

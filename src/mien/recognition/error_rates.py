@@ -1,6 +1,4 @@
-"""How often strangers reach a similarity: thresholds by false-match rate, measured and kept next to the
-weights.
-"""
+"""Measured false-match and false-non-match rates by similarity, stored next to the weights."""
 
 from __future__ import annotations
 
@@ -20,15 +18,15 @@ WANTED = tuple(m * 10.0**e for e in (-4, -3, -2, -1) for m in (1, 2, 5))  # a ta
 
 @dataclass(frozen=True, slots=True)
 class Rates:
-    """A network's table: similarity against false-match and false-non-match rate, per comparison of two
-    faces.
+    """A network's table of similarities and error rates per comparison of two faces.
 
     Attributes:
         model: sha256 of the weights it was measured with.
-        task: the answer that was compared.
-        impostors, genuine: pairs of different people and of the same person that were measured.
+        task: the identity task.
+        impostors: number of measured pairs of different people.
+        genuine: number of measured pairs of the same person.
         rows: false-match rate ascending, each with its similarity ("threshold", inclusive), counts and FNMR.
-        note: which pictures, how cropped, and what the table does not cover.
+        note: the pictures, their crops, and what the table does not cover.
     """
 
     model: str
@@ -40,7 +38,7 @@ class Rates:
 
     @staticmethod
     def of(model: str, path: Path = TABLE) -> Rates | None:
-        """The table of a network by its sha256; None where `path` was measured with another one."""
+        """The table of a network by its sha256; None if the file was measured with another network."""
         d = json.loads(path.read_text(encoding="utf-8"))
         if d["model"] != model:
             return None
@@ -49,10 +47,10 @@ class Rates:
         )
 
     def threshold(self, fmr: float) -> float:
-        """The least similarity at which at most `fmr` of strangers' pairs match; between rows, log-linear.
+        """The minimum similarity whose false-match rate is at most `fmr`, log-linear between rows.
 
         Raises:
-            UsageError: a rate outside of what was measured: beyond it a threshold would be a guess.
+            UsageError: the rate is outside the measured range.
         """
         rates = [r["fmr"] for r in self.rows]
         if not rates[0] <= fmr <= rates[-1]:
@@ -63,9 +61,7 @@ class Rates:
         return float(np.interp(np.log(fmr), np.log(rates), [r["threshold"] for r in self.rows]))
 
     def fmr(self, similarity: float) -> float:
-        """The share of strangers' pairs that reach this similarity; the ends of the table stand for all
-        beyond them.
-        """
+        """The false-match rate at a similarity. Beyond the measured range, the rate of its end."""
         cuts = [r["threshold"] for r in reversed(self.rows)]
         return float(np.exp(np.interp(similarity, cuts, np.log([r["fmr"] for r in reversed(self.rows)]))))
 
@@ -73,7 +69,7 @@ class Rates:
 def measure(
     impostors: np.ndarray, genuine: np.ndarray, wanted: tuple[float, ...] = WANTED
 ) -> list[dict[str, float]]:
-    """Rows of a table from similarities of different people's and of same people's pairs.
+    """Compute the rows of a table from the similarities of impostor pairs and genuine pairs.
 
     Each threshold is the smallest number with at most `fmr * len(impostors)` impostors at or above it,
     rounded up to six digits; "false_matches" and "false_non_matches" are counts at the threshold as written.
@@ -99,6 +95,6 @@ def measure(
 def written(
     model: str, task: str, impostors: np.ndarray, genuine: np.ndarray, facts: dict[str, Any]
 ) -> dict[str, Any]:
-    """The JSON of a table; `facts` says how it was made."""
+    """The JSON of a table; `facts` describe the measurement."""
     head = {"model": model, "task": task, "impostor_pairs": len(impostors), "genuine_pairs": len(genuine)}
     return head | facts | {"rows": measure(impostors, genuine)}

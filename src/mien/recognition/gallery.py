@@ -1,8 +1,8 @@
-"""A gallery: people, several faces each, on disk. Who is this, who is in it, and forget them truly.
+"""A gallery: enrolled people, several faces each, on disk. It identifies, lists and erases them.
 
-A gallery belongs to one network: similarities of two networks cannot be compared, so it remembers the
-weights' sha256 and the view, and refuses others. It holds biometric data; see docs/gallery.md for what is
-kept and what stays readable.
+A gallery belongs to one network, since similarities of two networks cannot be compared. It stores the
+weights' sha256 and the view, and refuses other networks. It holds biometric data; docs/gallery.md lists what
+is stored and what stays readable.
 """
 
 from __future__ import annotations
@@ -24,8 +24,17 @@ from mien.errors import UsageError
 from mien.io.image import Source
 from mien.recognition import records
 from mien.recognition.error_rates import Rates
-from mien.recognition.records import Added, Answer, Forgotten, Match, NoFace, Person, SeveralFaces
-from mien.recognition.store import FACE, NOT, ErasureFailed, Row, Store, new_key, new_store, open_store
+from mien.recognition.records import Added, Forgotten, Identification, Match, NoFace, Person, SeveralFaces
+from mien.recognition.store import (
+    CORRECTION,
+    FACE,
+    ErasureFailed,
+    Row,
+    Store,
+    new_key,
+    new_store,
+    open_store,
+)
 from mien.types import Face, Floats
 
 if TYPE_CHECKING:
@@ -33,10 +42,10 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Added",
-    "Answer",
     "ErasureFailed",
     "Forgotten",
     "Gallery",
+    "Identification",
     "Match",
     "NoFace",
     "Person",
@@ -44,15 +53,15 @@ __all__ = [
     "new_key",
 ]
 
-SAME = 0.9999  # similarity from which two pictures are one picture
-ALIKE = 0.5  # Ours: what counts as alike for a network whose false matches were not measured
+SAME = 0.9999  # minimum similarity of two embeddings of the same picture
+RESEMBLES = 0.5  # Ours: minimum similarity of similar faces, for a network without measured false-match rates
 _log = logging.getLogger(__name__)
 P = ParamSpec("P")
 R = TypeVar("R")
 
 
-def _alone(method: Callable[Concatenate[Gallery, P], R]) -> Callable[Concatenate[Gallery, P], R]:
-    """One thread writes at a time: each change reads first."""
+def _exclusive(method: Callable[Concatenate[Gallery, P], R]) -> Callable[Concatenate[Gallery, P], R]:
+    """Let one thread write at a time, since each change reads first."""
 
     @functools.wraps(method)
     def locked(self: Gallery, *args: P.args, **kwargs: P.kwargs) -> R:
@@ -63,19 +72,18 @@ def _alone(method: Callable[Concatenate[Gallery, P], R]) -> Callable[Concatenate
 
 
 class Gallery:
-    """People by their faces.
+    """A table of enrolled people and their faces.
+
+    Several processes may read a gallery while one writes.
 
     Args:
-        uri: a folder, or what LanceDB takes besides (s3://, gs://, az://). It is made by the first `add`.
-        reader: `mien.load(tasks=["identity"])`; not needed to list, export, forget and the like.
-        fmr: how often two strangers may match, per comparison; needs a table that was measured with this
-            network.
-        threshold: a similarity to use in its place.
-        key: a key file (`new_key`), for a gallery that is sealed.
-        thumbnails: keep a small picture of each enrolled face.
+        uri: a folder, or another URI that LanceDB supports (s3://, gs://, az://). The first `add` creates it.
+        reader: `mien.load(tasks=["identity"])`. Listing, exporting and forgetting people work without it.
+        fmr: accepted false-match rate per comparison, 0..1. Needs rates that were measured with this network.
+        threshold: a minimum similarity, -1..1, instead of `fmr`.
+        key: the key file (`new_key`) of a sealed gallery.
+        thumbnails: store a small picture of each enrolled face.
         options: LanceDB's storage options.
-
-    Many galleries may read a place while one writes.
 
     Raises:
         UsageError: another network's gallery, a missing or wrong key, a missing extra, a reader without
@@ -113,12 +121,12 @@ class Gallery:
         if self._store is not None:
             self._normalize_names()
 
-    @_alone
+    @_exclusive
     def _normalize_names(self) -> None:
-        """Bring the names of a gallery of an older version into one Unicode form (NFC).
+        """Convert the names in a gallery of an older version to one Unicode form (NFC).
 
-        People whose names differ in the form only become one person, as if they were enrolled today.
-        Where the gallery cannot be written, it is read as it is: names are looked up in both forms.
+        People whose names differ only in that form become one person. A gallery that cannot be written is
+        read as it is, and names are looked up in both forms.
         """
         spelled: dict[str, set[str]] = {}
         first: dict[str, str] = {}  # person -> when the first face was added
@@ -146,7 +154,7 @@ class Gallery:
     def _check(self, reader: Reader) -> None:
         if not self.task:
             raise UsageError(
-                'the reader does not answer identity; build it with mien.load(tasks=["identity"])'
+                'the reader does not predict identity; build it with mien.load(tasks=["identity"])'
             )
         if not records.sha256_of(reader):
             raise UsageError(
@@ -164,7 +172,7 @@ class Gallery:
                 was, now = (f"{v[:16]}..." if what == "model" else str(v) for v in (pinned, mine))
                 raise UsageError(
                     f"the gallery {self.uri} was made with {what} {was}, and this reader has {now}: their"
-                    " faces cannot be compared; load the same weights, or enrol the people again in a new"
+                    " faces cannot be compared; load the same weights, or enroll the people again in a new"
                     " folder"
                 )
 
@@ -173,15 +181,15 @@ class Gallery:
         """The table.
 
         Raises:
-            UsageError: nobody was enrolled yet, so that there is none.
+            UsageError: nobody was enrolled yet, so there is no table.
         """
         if self._store is None:
             self._store = open_store(
                 self.uri, self._key, self._options
-            )  # another process may have begun it since
+            )  # another process may have created it since
             if self._store is None:
                 raise UsageError(
-                    f"there is no gallery at {self.uri}; check the path, or begin one with: mien gallery add"
+                    f"there is no gallery at {self.uri}; check the path, or create one with: mien gallery add"
                 )
             if self.reader is not None:
                 self._check(self.reader)
@@ -189,10 +197,10 @@ class Gallery:
 
     @property
     def threshold(self) -> float:
-        """The similarity that makes a match, inclusive.
+        """The minimum similarity of a match, -1..1.
 
         Raises:
-            UsageError: no table of false matches is known for this network, and no threshold was given.
+            UsageError: this network has no measured false-match rates, and no threshold was given.
         """
         if self._threshold is None:
             raise UsageError(
@@ -201,9 +209,9 @@ class Gallery:
             )
         return self._threshold
 
-    # --- Enrol
+    # --- Enroll
 
-    @_alone
+    @_exclusive
     def add(
         self,
         photos: Source | list[Source] | tuple[Source, ...],
@@ -213,17 +221,17 @@ class Gallery:
         until: date | str | None = None,
         pick: Literal["refuse", "largest"] = "refuse",
     ) -> list[Added]:
-        """Enrol the one face of each photo. A known name gets more faces, a new one a new person.
+        """Enroll the one face of each photo: for a known name, more faces of that person.
 
         Args:
-            note: the consent note.
-            until: the last day on which the person may be kept and found, UTC; both are the person's, and
-                None leaves what is there.
-            pick: what to do where a photo shows several faces: "refuse", or take the "largest".
+            note: the person's consent note. None keeps the present one.
+            until: the last day, UTC, on which the person is stored and found. None keeps the present one.
+            pick: what to do with a photo of several faces: "refuse" it, or enroll the "largest" face.
 
         Raises:
-            NoFace, SeveralFaces: of any photo; then none of this call is enrolled. PhotoError: as the
-                reader's.
+            NoFace: a photo shows no face. No photo of this call is enrolled.
+            SeveralFaces: a photo shows several faces. No photo of this call is enrolled.
+            PhotoError: a photo cannot be read.
         """
         if pick not in ("refuse", "largest"):
             raise UsageError(f'pick takes "refuse" or "largest", not {pick!r}')
@@ -234,7 +242,7 @@ class Gallery:
             raise UsageError("no photo was given; name at least one")
         return self.enroll(faces, name, note=note, until=last)
 
-    @_alone
+    @_exclusive
     def enroll(
         self,
         faces: Sequence[Face],
@@ -243,17 +251,17 @@ class Gallery:
         note: str | None = None,
         until: date | str | None = None,
     ) -> list[Added]:
-        """As `add`, for faces that were read already, with the gallery's network.
+        """As `add`, for faces that the gallery's network has read.
 
         Args:
-            faces: one per photo, with the answer of the gallery's task.
-            name: whose faces these are.
+            faces: one per photo, with the gallery's identity task among their answers.
+            name: the person's name.
             note: see `add`.
             until: see `add`.
 
         Raises:
             UsageError: no face was given, or see `add`.
-            UnknownTask: a face without that answer; then none of this call is enrolled.
+            UnknownTask: a face lacks that task. No face of this call is enrolled.
         """
         name, last = records.clean_name(name), None if until is None else records.day_of(until)
         reader = self._reader()
@@ -268,9 +276,9 @@ class Gallery:
                 "d": sizes[0],
             }
             self._store = new_store(self.uri, self._key, self._options, pin)
-        return self._enrol(name, faces, note, last)
+        return self._enroll(name, faces, note, last)
 
-    def _enrol(self, name: str, faces: Sequence[Face], note: str | None, until: str | None) -> list[Added]:
+    def _enroll(self, name: str, faces: Sequence[Face], note: str | None, until: str | None) -> list[Added]:
         known = self.store.rows("name", records.spellings(name))
         if len({r.person for r in known}) > 1:
             raise UsageError(
@@ -290,9 +298,9 @@ class Gallery:
         for face in faces:
             vector = face[self.task].embedding.astype(np.float32)
             twin = next((r for r in here if float(r.vector @ vector) >= SAME), None)
-            alike = None
+            duplicate = None
             if self._threshold is not None:
-                alike = next(
+                duplicate = next(
                     (
                         m
                         for m in self._people(vector, 2)
@@ -300,12 +308,12 @@ class Gallery:
                     ),
                     None,
                 )
-            if alike:
+            if duplicate:
                 _log.warning(
-                    "a face enrolled as %r is as near to %r as a match (%.3f)",
+                    "a face enrolled as %r also matches %r (similarity %.3f)",
                     name,
-                    alike.name,
-                    alike.similarity,
+                    duplicate.name,
+                    duplicate.similarity,
                 )
             if twin is None:
                 picture = records.thumbnail(face.crop) if self.thumbnails and face.crop else b""
@@ -314,48 +322,54 @@ class Gallery:
                 )
                 new.append(twin)
                 here.append(twin)
-            out.append(Added(twin.id, base.person, name, twin in new, alike))
+            out.append(Added(twin.id, base.person, name, twin in new, duplicate))
         if new:
             self.store.add(new)
-        # who enrols a picture takes back that it is not that person
+        # enrolling a picture revokes an earlier correction with the same picture
         self._drop(known, [f[self.task].embedding for f in faces], SAME)
         return out
 
     def _drop(self, rows: Iterable[Row], faces: Sequence[Floats], similarity: float) -> None:
-        """Remove the corrections among the rows that one of these faces, now the person's, contradicts."""
+        """Remove corrections among the rows that one of these newly enrolled faces contradicts."""
         if wrong := [
-            r.id for r in rows if r.kind == NOT and float((np.stack(faces) @ r.vector).max()) >= similarity
+            r.id
+            for r in rows
+            if r.kind == CORRECTION and float((np.stack(faces) @ r.vector).max()) >= similarity
         ]:
             self.store.remove(wrong)
 
-    # --- Ask
+    # --- Identify
 
-    def identify(self, photo: Source, *, top: int = 3) -> list[Answer]:
-        """Who is in a photo: an answer a face, largest face first.
+    def identify(self, photo: Source, *, top: int = 3) -> list[Identification]:
+        """Identify the faces of a photo, largest face first.
 
         Raises:
-            PhotoError: the photo cannot be read. UsageError: see `Gallery`, `store` and `threshold`.
+            PhotoError: the photo cannot be read.
+            UsageError: see `Gallery`, `store` and `threshold`.
         """
         return self.answers(self._reader()(photo), top=top)
 
-    def answers(self, reading: Iterable[Face], *, top: int = 3) -> list[Answer]:
-        """As `identify`, for faces that were read already, with the gallery's network."""
+    def answers(self, reading: Iterable[Face], *, top: int = 3) -> list[Identification]:
+        """As `identify`, for faces that the gallery's network has read."""
         return [
             self.search(face[self.task or self.store.about["task"]].embedding, top=top, face=face)
             for face in reading
         ]
 
-    def search(self, embedding: Floats, *, top: int = 3, face: Face | None = None) -> Answer:
-        """The nearest people to an embedding (d,) of length 1; expired people are not among them."""
+    def search(self, embedding: Floats, *, top: int = 3, face: Face | None = None) -> Identification:
+        """Find the nearest people to an embedding (d,) of length 1. Expired people are left out."""
         if top < 1:
             raise UsageError(f"top must be 1 or more people, not {top}")
         people = self._people(np.asarray(embedding, np.float32), max(top, 2))
         margin = people[0].similarity - people[1].similarity if len(people) > 1 else None
-        sure = bool(people) and people[0].similarity >= self.threshold
-        return Answer(people[0] if sure else None, tuple(people[:top]), margin, self.threshold, face)
+        match = people[0] if people and people[0].similarity >= self.threshold else None
+        return Identification(match, tuple(people[:top]), margin, self.threshold, face)
 
     def _people(self, vector: Floats, wanted: int) -> list[Match]:
-        """The nearest people. A person's nearest row speaks: is that a correction, the person is left out."""
+        """The nearest people.
+
+        Each person is represented by the nearest row; if that row is a correction, the person is excluded.
+        """
         if vector.shape != (self.store.about["d"],):
             raise UsageError(
                 f"an embedding of this gallery has {self.store.about['d']} numbers, this one has shape"
@@ -377,66 +391,74 @@ class Gallery:
             k *= 4
 
     def people(self) -> list[Person]:
-        """Everybody, by name."""
+        """All people, sorted by name."""
         return records.people_of(self.store.rows(full=False))
 
-    def who(self, person: str) -> Person:
+    def person(self, person: str) -> Person:
         """One person, by name or id.
 
         Raises:
-            UsageError: nobody of that name, or several.
+            UsageError: no person has that name or id, or several people have that name.
         """
         return self._find(person, full=False)[0]
 
-    def _find(self, who: str, *, full: bool = True) -> tuple[Person, list[Row]]:
-        rows = self.store.rows("person", [who], full=full) or self.store.rows(
-            "name", records.spellings(who), full=full
+    def _find(self, person: str, *, full: bool = True) -> tuple[Person, list[Row]]:
+        rows = self.store.rows("person", [person], full=full) or self.store.rows(
+            "name", records.spellings(person), full=full
         )
         if not rows:
             raise UsageError(
-                f"nobody here is called {who!r}; `mien gallery list` shows who is, names are compared letter"
-                " by letter"
+                f"nobody here is called {person!r}; `mien gallery list` shows the names, which must be given"
+                " exactly"
             )
         if len({r.person for r in rows}) > 1:
-            raise UsageError(f"{who!r} is the name of several people ({records.ids_of(rows)}); give the id")
+            raise UsageError(
+                f"{person!r} is the name of several people ({records.ids_of(rows)}); give the id"
+            )
         return records.people_of(rows)[0], rows
 
-    def _spelled(self, who: str) -> list[Row]:
-        """All rows of a person by id, or of everybody whose name is this one in any Unicode form.
+    def _spelled(self, person: str) -> list[Row]:
+        """All rows of a person by id, or of all people with this name in any Unicode form.
 
         Raises:
-            UsageError: nobody of that name, or several people whose names are equal letter by letter.
+            UsageError: no person has that name, or several people have exactly the same name.
         """
-        if not self.store.rows("person", [who], full=False):
-            clean = records.normalized(who.strip())
+        if not self.store.rows("person", [person], full=False):
+            clean = records.normalized(person.strip())
             rows = [r for r in self.store.rows(full=False) if records.normalized(r.name) == clean]
             if len({r.person for r in rows}) == len({r.name for r in rows}) > 1:
                 return self.store.rows("person", {r.person for r in rows})
             if rows:
                 return self._find(rows[0].name)[1]
-        return self._find(who)[1]
+        return self._find(person)[1]
 
-    # --- Mend
+    # --- Correct
 
-    @_alone
+    @_exclusive
     def correct(self, photo: Source, not_: str, *, pick: Literal["refuse", "largest"] = "refuse") -> str:
-        """The face of this photo is not that person: it, and what is nearer to it than to the person, is no
-        match from now on.
+        """Record that the face of this photo is not that person.
 
-        Keeps the face's embedding (no picture) with the person. Enrol the same photo as that person to take
-        it back. Returns the correction's id.
+        Faces that are nearer to this face than to the person's own faces no longer match. The embedding is
+        stored with the person, without a picture. Enrolling the same photo as that person revokes this.
+
+        Args:
+            not_: name or id of the wrongly matched person.
+            pick: see `add`.
+
+        Returns:
+            the correction's id.
         """
         self._find(not_)  # before the photo is read
         [reading] = self._reader().stream([photo])
         return self.correct_face(records.one_face(reading, pick), not_)
 
-    @_alone
+    @_exclusive
     def correct_face(self, face: Face, not_: str) -> str:
-        """As `correct`, for a face that was read already, with the gallery's network."""
+        """As `correct`, for a face that the gallery's network has read."""
         person, rows = self._find(not_)
         vector = np.asarray(face[self.task].embedding, np.float32)
         same = [r for r in rows if float(r.vector @ vector) >= SAME]
-        if done := next((r for r in same if r.kind == NOT), None):
+        if done := next((r for r in same if r.kind == CORRECTION), None):
             return done.id
         if enrolled := [r.id for r in same if r.kind == FACE]:
             raise UsageError(
@@ -446,7 +468,7 @@ class Gallery:
         row = replace(
             rows[0],
             id=records.new_id("c"),
-            kind=NOT,
+            kind=CORRECTION,
             added=records.now(),
             vector=vector,
             thumbnail=b"",
@@ -454,64 +476,79 @@ class Gallery:
         self.store.add([row])
         return row.id
 
-    @_alone
+    @_exclusive
     def edit(
-        self, who: str, *, name: str | None = None, note: str | None = None, until: date | str | None = None
+        self,
+        person: str,
+        *,
+        name: str | None = None,
+        note: str | None = None,
+        until: date | str | None = None,
     ) -> None:
-        """Another name, consent note or last day ("" for no end); None leaves what is there."""
-        person, rows = self._find(who)
+        """Change a person's name, consent note or last day ("" for none). None keeps the present value."""
+        found, rows = self._find(person)
         changes: dict[str, Any] = {"note": note, "until": None if until is None else records.day_of(until)}
-        if name is not None and (clean := records.clean_name(name)) != person.name:
+        if name is not None and (clean := records.clean_name(name)) != found.name:
             there = self.store.rows("name", records.spellings(clean), full=False)
-            if any(r.person != person.id for r in there):
+            if any(r.person != found.id for r in there):
                 raise UsageError(f"{clean!r} is here already; merge the two, or choose another name")
             changes["name"] = clean
         self.store.replace([replace(r, **{k: v for k, v in changes.items() if v is not None}) for r in rows])
 
-    @_alone
+    @_exclusive
     def merge(self, into: str, *others: str) -> str:
-        """These are one person. `into` keeps id, name and note; the earliest last day of all counts. Returns
-        the id.
+        """Merge several entries that are one person.
 
-        Corrections that a face of the merged person contradicts are dropped.
+        `into` keeps its id, name and note, with the earliest last day of all. Corrections that a face of the
+        merged person contradicts are removed.
+
+        Returns:
+            the person's id.
         """
         person, mine = self._find(into)
         rows = [r for o in others for r in self._find(o)[1] if r.person != person.id]
         if not rows:
-            raise UsageError(f"merge needs somebody else than {into!r}; name two people")
+            raise UsageError(f"merge needs another person than {into!r}; name two people")
         until = min((r.until for r in mine + rows if r.until), default="")
         merged = [
             replace(r, person=person.id, name=person.name, note=person.note, until=until) for r in mine + rows
         ]
         self.store.replace(merged)
-        self._drop(merged, [r.vector for r in merged if r.kind == FACE], self._alike())
+        self._drop(merged, [r.vector for r in merged if r.kind == FACE], self._resembles())
         return person.id
 
-    @_alone
-    def split(self, who: str, faces: Sequence[str], name: str) -> str:
-        """Some faces of a person are somebody else: give them to a person of that name, new or known. Returns
-        its id.
+    @_exclusive
+    def split(self, person: str, faces: Sequence[str], name: str) -> str:
+        """Move some faces of a person to the person of another name, new or known.
 
-        The rest keeps id and name. A new person has the same last day, but no consent note: it was not
-        theirs.
+        The other faces keep id and name. A new person gets the same last day, but no consent note, since the
+        note was given by somebody else.
+
+        Args:
+            person: name or id.
+            faces: ids of the faces to move.
+            name: of the person who gets them.
+
+        Returns:
+            the id of the person who gets them.
         """
-        person, rows = self._find(who)
-        if strange := [f for f in faces if f not in person.faces]:
-            raise UsageError(f"{person.name!r} has no face {strange[0]!r}; it has: {', '.join(person.faces)}")
-        if not faces or len(set(faces)) == len(person.faces):
+        source, rows = self._find(person)
+        if unknown := [f for f in faces if f not in source.faces]:
+            raise UsageError(f"{source.name!r} has no face {unknown[0]!r}; it has: {', '.join(source.faces)}")
+        if not faces or len(set(faces)) == len(source.faces):
             raise UsageError(
-                f"split takes some of the {len(person.faces)} faces of {person.name!r}, not"
+                f"split takes some of the {len(source.faces)} faces of {source.name!r}, not"
                 f" {len(set(faces))}; edit renames"
             )
         name = records.clean_name(name)
-        theirs = self.store.rows("name", records.spellings(name))
-        if len({r.person for r in theirs}) > 1:
+        target = self.store.rows("name", records.spellings(name))
+        if len({r.person for r in target}) > 1:
             raise UsageError(
-                f"{name!r} is the name of several people here ({records.ids_of(theirs)}); rename one by"
+                f"{name!r} is the name of several people here ({records.ids_of(target)}); rename one by"
                 " its id"
             )
-        there = theirs[0] if theirs else None
-        if there and there.person == person.id:
+        there = target[0] if target else None
+        if there and there.person == source.id:
             raise UsageError(f"these faces are {name!r} already; give another name")
         base = there or Row("", records.new_id("p"), name, FACE, "", rows[0].until, "")
         moved = [
@@ -520,79 +557,83 @@ class Gallery:
             if r.id in faces
         ]
         self.store.replace(moved)
-        self._drop(theirs, [r.vector for r in moved], SAME)
+        self._drop(target, [r.vector for r in moved], SAME)
         return base.person
 
-    # --- Erase and take away
+    # --- Erase and export
 
-    @_alone
-    def forget(self, *who: str) -> Forgotten:
-        """Erase people: vectors, thumbnails, names, notes, corrections, old versions and index files.
+    @_exclusive
+    def forget(self, *people: str) -> Forgotten:
+        """Erase people: embeddings, thumbnails, names, notes, corrections, old versions and index files.
 
-        Corrections kept with other people go too where they resemble a forgotten face: they may be pictures
-        of it. What is left is written anew, so several people at once cost as much as one. A name is found in
-        all its Unicode forms, also where they are several people.
+        Corrections of other people that resemble an erased face are erased too, since they may show the same
+        person. The rest of the table is written again, so erasing several people costs as much as one. A name
+        is found in all its Unicode forms, even if they belong to several people.
+
+        Args:
+            people: names or ids.
 
         Raises:
-            NotErased: an older file is still there. UsageError: see `who`; then nobody is forgotten.
+            ErasureFailed: an older file is still there.
+            UsageError: see `person`. Nobody is erased.
         """
-        rows = {r.id: r for w in who for r in self._spelled(w)}
+        rows = {r.id: r for p in people for r in self._spelled(p)}
         if not rows:
-            raise UsageError("forget whom? name at least one person")
+            raise UsageError("forget needs at least one person; give a name or an id")
         faces = np.stack([r.vector for r in rows.values() if r.kind == FACE])
-        for r in self.store.rows("kind", [NOT]):
-            if r.id not in rows and float((faces @ r.vector).max()) >= self._alike():
+        for r in self.store.rows("kind", [CORRECTION]):
+            if r.id not in rows and float((faces @ r.vector).max()) >= self._resembles():
                 rows[r.id] = r
-        people = {r.person for r in rows.values() if r.kind == FACE}
+        erased = {r.person for r in rows.values() if r.kind == FACE}
         self.store.remove(list(rows))
         kinds = [r.kind for r in rows.values()]
-        return Forgotten(len(people), kinds.count(FACE), kinds.count(NOT))
+        return Forgotten(len(erased), kinds.count(FACE), kinds.count(CORRECTION))
 
-    @_alone
+    @_exclusive
     def prune(self) -> list[Person]:
-        """Forget everybody whose last day is over; returns who that was."""
+        """Erase all people whose last day is over, and return them."""
         over = [p for p in self.people() if p.expired]
         if over:
             self.forget(*(p.id for p in over))
         return over
 
     def export(
-        self, folder: str | os.PathLike[str], *, who: str | None = None, embeddings: bool = False
+        self, folder: str | os.PathLike[str], *, person: str | None = None, embeddings: bool = False
     ) -> int:
-        """Everything in open formats: `people.jsonl`, a line a person, and `thumbnails/<face>.jpg`. Not
-        sealed.
+        """Write all data in open formats, unsealed.
+
+        The files are `people.jsonl`, one line per person, and `thumbnails/<face>.jpg`.
 
         Args:
-            who: this person only.
-            embeddings: these too; a face can be rebuilt from them, so only when asked for.
+            folder: a new or empty folder, so that no erased people remain in it.
+            person: only this person.
+            embeddings: write these too. A face can be reconstructed from an embedding.
 
         Returns:
-            the number of people. The folder must be new or empty: else people who were forgotten might stay
-            in it.
+            the number of people.
+
+        Raises:
+            UsageError: the folder is not empty, or see `person`.
         """
         target = Path(folder)
         if target.exists() and (not target.is_dir() or any(target.iterdir())):
             raise UsageError(f"{target} is not empty; export to a new folder")
-        rows = self.store.rows() if who is None else self._find(who)[1]
+        rows = self.store.rows() if person is None else self._find(person)[1]
         (target / "thumbnails").mkdir(parents=True, exist_ok=True)
         chosen = records.exported(rows, lambda r: records.file_of(r, target), embeddings)
         with (target / "people.jsonl").open("w", encoding="utf-8") as file:
-            file.writelines(json.dumps(person, ensure_ascii=False) + "\n" for person in chosen)
+            file.writelines(json.dumps(one, ensure_ascii=False) + "\n" for one in chosen)
         return len(chosen)
 
     def details(self, people: Iterable[str], *, embeddings: bool = False) -> list[dict[str, Any]]:
-        """As the lines of `export`, of some people by id; thumbnails in base64.
-
-        Ids that are not here are left out.
-        """
+        """The lines of `export` for people by id, with thumbnails in base64. Unknown ids are left out."""
         return records.exported(self.store.rows("person", people), records.base64_of, embeddings)
 
     def stats(self) -> dict[str, Any]:
-        """Counts, size on disk in bytes (None off the file system), what the gallery is pinned to, and the
-        threshold.
+        """Counts, size on disk in bytes (None outside a file system), network and threshold.
 
-        `stranger` is the chance of a false match for somebody who is not in here, at this size, if faces were
-        independent.
+        `stranger` is the probability of a false match for a person who is not enrolled, at this size, if
+        faces were independent.
         """
         everybody, about = self.people(), self.store.about
         faces = sum(len(p.faces) for p in everybody)
@@ -622,9 +663,9 @@ class Gallery:
             }
         )
 
-    def _alike(self) -> float:
-        """Loose on purpose: the similarity that one pair of strangers in a hundred reaches."""
-        return self.rates.threshold(1e-2) if self.rates else ALIKE
+    def _resembles(self) -> float:
+        """A loose threshold: the similarity at a false-match rate of 1 %."""
+        return self.rates.threshold(1e-2) if self.rates else RESEMBLES
 
     def _reader(self) -> Reader:
         if self.reader is None:

@@ -1,4 +1,4 @@
-"""What a gallery hands out, and the small rules of names, days and pictures."""
+"""The records that a gallery returns, and the rules for names, days and thumbnails."""
 
 from __future__ import annotations
 
@@ -27,27 +27,27 @@ THUMBNAIL = 96  # pixels of the longer side
 
 
 class NoFace(PhotoError):
-    """A picture that should show a person shows none."""
+    """A picture to enroll shows no face."""
 
     code = "no_face"
 
 
 class SeveralFaces(PhotoError):
-    """A picture that should show one person shows more."""
+    """A picture to enroll shows several faces."""
 
     code = "several_faces"
 
 
 @dataclass(frozen=True, slots=True)
 class Match:
-    """A person, and how near.
+    """A person and the similarity.
 
     Attributes:
         person: stable id.
         name: as enrolled.
-        similarity: cosine of the face and the person's nearest one, -1..1; not a probability.
-        fmr: measured share of strangers' pairs that are as near, per comparison; the ends of the table stand
-            for all beyond them. None where no table was measured for the network.
+        similarity: cosine of the face and the person's nearest face, -1..1. Not a probability.
+        fmr: measured false-match rate at this similarity, per comparison, 0..1; similarities beyond the
+            measured range get the rate of its end. None if nothing was measured for the network.
     """
 
     person: str
@@ -62,15 +62,15 @@ class Match:
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
-    """Who a face is.
+class Identification:
+    """The result of identifying one face.
 
     Attributes:
-        match: the best person, or None: unknown.
-        candidates: the nearest people, best first, below the threshold too.
-        margin: similarity of the first less that of the second; None with fewer than two people.
-        threshold: the similarity asked for, inclusive.
-        face: where it was found; None for a bare embedding.
+        match: the best person; None if nobody reaches the threshold.
+        candidates: the nearest people, best first, including those below the threshold.
+        margin: similarity of the first minus that of the second; None with fewer than two people.
+        threshold: minimum similarity of a match.
+        face: the face; None for a search by embedding.
     """
 
     match: Match | None
@@ -80,7 +80,7 @@ class Answer:
     face: Face | None = field(default=None, repr=False)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON values. Never the embedding."""
+        """Plain JSON values, without the embedding."""
         head: dict[str, Any] = {}
         if self.face is not None:
             head = {
@@ -97,20 +97,33 @@ class Answer:
 class Added:
     """An enrolled face.
 
-    `new` is False where the same picture was there already; `alike`: another person as near as a match.
+    Attributes:
+        face: its id.
+        person: the person's id.
+        name: the person's name.
+        new: False if the same picture was enrolled already.
+        possible_duplicate: another person whom this face matches too.
     """
 
     face: str
     person: str
     name: str
     new: bool
-    alike: Match | None
+    possible_duplicate: Match | None
 
 
 @dataclass(frozen=True, slots=True)
 class Person:
-    """One person of a gallery: how many faces and corrections, the consent note, the last day of keeping (""
-    for no end).
+    """One person of a gallery.
+
+    Attributes:
+        id: stable id.
+        name: as enrolled, NFC.
+        faces: ids of the enrolled faces.
+        corrections: number of faces recorded as not this person.
+        note: the consent note.
+        until: last day of storage, "2027-01-31", or "" for none.
+        expired: whether that day is over.
     """
 
     id: str
@@ -134,7 +147,7 @@ class Person:
 
 @dataclass(frozen=True, slots=True)
 class Forgotten:
-    """What was erased."""
+    """Numbers of erased people, faces and corrections."""
 
     people: int
     faces: int
@@ -142,12 +155,17 @@ class Forgotten:
 
 
 def sha256_of(reader: Reader) -> str:
-    """The sha256 of the reader's network."""
+    """The sha256 of the reader's weights."""
     return weights_id(reader.model).sha256
 
 
 def one_face(reading: Reading, pick: str) -> Face:
-    """The face to enrol."""
+    """The face to enroll: the only one, or the largest if `pick` says so.
+
+    Raises:
+        NoFace: the photo shows none.
+        SeveralFaces: it shows more than one, and `pick` is "refuse".
+    """
     if reading.error is not None:
         raise reading.error
     where = reading.path or "the picture"
@@ -157,7 +175,7 @@ def one_face(reading: Reading, pick: str) -> Face:
         )
     if len(reading) > 1 and pick == "refuse":
         raise SeveralFaces(
-            f'{where} shows {len(reading)} faces; cut it to one, or take the largest with pick="largest"'
+            f'{where} shows {len(reading)} faces; crop it to one, or take the largest with pick="largest"'
             " (--pick largest)"
         )
     return reading[0]
@@ -172,7 +190,7 @@ def thumbnail(crop: Crop) -> bytes:
 
 
 def exported(rows: Sequence[Row], picture: Callable[[Row], str], embeddings: bool) -> list[dict[str, Any]]:
-    """People as plain JSON values with all that is kept of them; picture: stands for a row's thumbnail."""
+    """People as plain JSON values with all their stored data; `picture` gives the value for a thumbnail."""
 
     def plain(r: Row) -> dict[str, Any]:
         shown = {"thumbnail": picture(r)} if r.thumbnail else {}
@@ -189,19 +207,19 @@ def exported(rows: Sequence[Row], picture: Callable[[Row], str], embeddings: boo
 
 
 def file_of(row: Row, folder: Path) -> str:
-    """A thumbnail as a file of an export's folder."""
+    """Write a thumbnail into an export's folder, and return its relative path."""
     name = f"thumbnails/{row.id}.jpg"
     (folder / name).write_bytes(row.thumbnail)
     return name
 
 
 def base64_of(row: Row) -> str:
-    """A thumbnail as text."""
+    """A thumbnail in base64."""
     return base64.b64encode(row.thumbnail).decode("ascii")
 
 
 def people_of(rows: Iterable[Row]) -> list[Person]:
-    """The people of a gallery's rows, in the order in which they were added."""
+    """The people of a gallery's rows, in the order of enrollment."""
     mine: dict[str, list[Row]] = {}
     for r in sorted(rows, key=lambda r: (r.added, r.id)):
         mine.setdefault(r.person, []).append(r)
@@ -222,7 +240,7 @@ def ids_of(rows: Iterable[Row]) -> str:
 
 
 def clean_name(name: str) -> str:
-    """A name without spaces around it, in NFC.
+    """A name without surrounding spaces, in NFC.
 
     Raises:
         UsageError: it is empty, too long, or not printable.
@@ -234,12 +252,12 @@ def clean_name(name: str) -> str:
 
 
 def normalized(name: str) -> str:
-    """A name in the one Unicode form in which it is kept, NFC."""
+    """A name in the Unicode form in which it is stored, NFC."""
     return unicodedata.normalize("NFC", name)
 
 
 def spellings(name: str) -> list[str]:
-    """The Unicode forms in which a gallery may hold a name: older galleries kept it as it was typed."""
+    """The Unicode forms in which a gallery may hold a name: older galleries stored it as typed."""
     clean = name.strip()
     return list(
         dict.fromkeys((unicodedata.normalize("NFC", clean), unicodedata.normalize("NFD", clean), clean))
@@ -247,7 +265,11 @@ def spellings(name: str) -> list[str]:
 
 
 def day_of(until: date | str) -> str:
-    """A day as text; "" is no end."""
+    """A day as text, "2027-01-31"; "" means no last day.
+
+    Raises:
+        UsageError: it is no date, or it is over.
+    """
     if until == "":
         return ""
     try:
@@ -256,9 +278,9 @@ def day_of(until: date | str) -> str:
         raise UsageError(f"until takes a day such as 2027-01-31, not {until!r}") from e
     text = date(
         day.year, day.month, day.day
-    ).isoformat()  # of a datetime its day; days are compared as text, so four digits a year
+    ).isoformat()  # of a datetime its day; days are compared as text, so years have four digits
     if text < today():
-        raise UsageError(f"until {text} is over; give a day to come, or forget the person")
+        raise UsageError(f"until {text} is over; give a future day, or forget the person")
     return text
 
 
@@ -273,5 +295,5 @@ def now() -> str:
 
 
 def new_id(kind: str) -> str:
-    """A new random id that starts with its kind."""
+    """A new random id that starts with its kind: "p", "f" or "c"."""
     return f"{kind}_{secrets.token_hex(8)}"

@@ -1,8 +1,8 @@
-"""Rows on disk: LanceDB tables, plain or sealed. Nothing here knows what a face is.
+"""Rows on disk: LanceDB tables, plain or sealed.
 
-A plain table has a column for everything and is searched by LanceDB, beyond `INDEX_ROWS` with an index. A
-sealed table holds an opaque id and one AES-GCM box a row, so it is opened and searched in memory. Many
-processes may read a table while one writes.
+A plain table has one column per field and is searched by LanceDB, with an index beyond `INDEX_ROWS`. A sealed
+table holds an opaque id and one AES-GCM ciphertext per row, so it is decrypted and searched in memory.
+Several processes may read a table while one writes.
 """
 
 from __future__ import annotations
@@ -26,17 +26,17 @@ from mien.types import Floats
 
 FORMAT = "mien-gallery-1"
 TABLE = "faces"
-INDEX_ROWS = 20_000  # fewer are searched in less time than a photo takes to read, see docs/gallery.md
-NPROBES = 512  # cells that are looked at: all of them up to a million rows, so that the answer is exact
-CELL = 2_000  # rows a cell
-_KEPT = timedelta(hours=1)  # how long an old version may serve readers, where nobody asked for erasure
+INDEX_ROWS = 20_000  # fewer are searched faster than a photo is read, see docs/gallery.md
+NPROBES = 512  # searched cells: all of them up to a million rows, so that the result is exact
+CELL = 2_000  # rows per cell
+_KEPT = timedelta(hours=1)  # how long readers may use an old version, unless something was erased
 _TEXTS = ("id", "person", "name", "kind", "note", "until", "added")
-FACE, NOT = "face", "not"
+FACE, CORRECTION = "face", "not"  # kinds of rows as stored
 _log = logging.getLogger(__name__)
 
 
 class ErasureFailed(MienError):
-    """Something that was to be erased is still there."""
+    """Erased data is still on the disk."""
 
     code = "not_erased"
 
@@ -46,13 +46,14 @@ class Row:
     """One enrolled face, or one correction.
 
     Attributes:
-        id, person: opaque and stable.
-        name: the person's.
-        kind: "face", or "not" for "this is not that person".
-        vector: (d,) float32 of length 1; (0,) where it was not asked for.
-        thumbnail: JPEG bytes, or none.
+        id: opaque and stable.
+        person: the person's id, opaque and stable.
+        name: the person's name.
+        kind: `FACE`, or `CORRECTION`: "this is not that person".
+        vector: (d,) float32 of length 1; (0,) if it was not requested.
+        thumbnail: JPEG bytes, or empty.
         note: the consent note.
-        until: last day of keeping, "2027-01-31", or "" for no end.
+        until: last day of storage, "2027-01-31", or "" for none.
         added: UTC, ISO 8601.
     """
 
@@ -68,7 +69,7 @@ class Row:
 
 
 def libraries() -> tuple[Any, Any]:
-    """LanceDB and Arrow, imported when a gallery is opened and not before.
+    """LanceDB and Arrow, imported only when a gallery is opened.
 
     Raises:
         UsageError: the extra is not installed.
@@ -84,7 +85,7 @@ def libraries() -> tuple[Any, Any]:
 
 
 def _cipher(key: str | os.PathLike[str]) -> Any:
-    """AES-256-GCM with the key in a file."""
+    """AES-256-GCM with the key from a file."""
     try:
         from cryptography.hazmat.primitives.ciphers.aead import AESGCM
     except ImportError as e:
@@ -113,10 +114,10 @@ def _cipher(key: str | os.PathLike[str]) -> Any:
 
 
 def new_key(path: str | os.PathLike[str]) -> None:
-    """A new random key in a file that only its owner may read.
+    """Write a new random key to a file that only its owner may read.
 
     Raises:
-        UsageError: the file exists: a key that is overwritten takes its gallery with it.
+        UsageError: the file exists. An overwritten key would make its gallery unreadable.
     """
     try:
         handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
@@ -129,7 +130,7 @@ def new_key(path: str | os.PathLike[str]) -> None:
 
 
 class Store(Protocol):
-    """What the gallery asks of a table."""
+    """The table operations that a gallery needs."""
 
     about: dict[str, Any]
 
@@ -148,17 +149,16 @@ def folder_of(uri: str) -> Path | None:
 
 
 def open_store(uri: str, key: str | os.PathLike[str] | None, options: dict[str, str] | None) -> Store | None:
-    """The table at a URI; None where there is none yet.
+    """The table at a URI; None if there is none yet.
 
     Raises:
-        UsageError: not a gallery, or sealed and the key is missing or wrong, or a key for a gallery without
-            one.
+        UsageError: it is no gallery, its key is missing or wrong, or a key was given for a plain gallery.
     """
     lancedb, _ = libraries()
     folder = folder_of(uri)
     if folder is not None and not folder.is_dir():
         return None
-    # every read looks for a newer version first: another process may have forgotten somebody
+    # every read checks for a newer version first: another process may have erased a person
     db = lancedb.connect(uri, read_consistency_interval=timedelta(0), storage_options=options)
     if folder is None and TABLE not in db.list_tables().tables:
         return None
@@ -183,7 +183,7 @@ def open_store(uri: str, key: str | os.PathLike[str] | None, options: dict[str, 
 def new_store(
     uri: str, key: str | os.PathLike[str] | None, options: dict[str, str] | None, about: dict[str, Any]
 ) -> Store:
-    """An empty table, pinned to what `about` says: model, task, view, d."""
+    """Create an empty table for the network that `about` describes: model, task, view, d."""
     lancedb, pa = libraries()
     about = {"format": FORMAT, "sealed": key is not None} | about
     cipher = None
@@ -206,11 +206,11 @@ def _seal(cipher: Any, name: str, data: bytes) -> bytes:
     nonce = secrets.token_bytes(12)
     return nonce + bytes(
         cipher.encrypt(nonce, data, name.encode())
-    )  # the id is bound in: boxes cannot change places
+    )  # the id is authenticated, so that ciphertexts cannot be swapped
 
 
 class _Table:
-    """What both kinds of table do alike."""
+    """The common part of both kinds of table."""
 
     def __init__(self, uri: str, db: Any, table: Any, about: dict[str, Any]):
         self.uri, self.db, self.table, self.about = uri, db, table, about
@@ -219,23 +219,22 @@ class _Table:
         return int(self.table.count_rows())
 
     def remove(self, ids: Sequence[str]) -> None:
-        """Remove rows so that no file holds them any more.
+        """Remove rows so that no file contains them.
 
-        A deleted LanceDB row stays in its file until a compaction finds it worth the while, and in every
-        index built over it. So what is left is written anew, without index, and every older file goes; then
-        the index is rebuilt.
+        A deleted LanceDB row stays in its file until compaction, and in every index over it. So the remaining
+        rows are written again without an index, all older files are deleted, and the index is rebuilt.
 
         Raises:
-            NotErased: an older file or version is still there.
+            ErasureFailed: an older file or version is still there.
         """
         before = self._files()
         for part in _parts(list(ids)):
             self.table.delete(
                 f"id IN ({_quoted(part)})"
-            )  # ids say nothing of a person; they stand in the log for a moment
+            )  # ids reveal nothing about a person; they are in the log for a moment
         left = self.table.search().limit(None).to_batches(8192)
         self.table = self.db.create_table(TABLE, left, schema=self.table.schema, mode="overwrite")
-        time.sleep(0.01)  # the versions are told apart by milliseconds
+        time.sleep(0.01)  # versions are distinguished by milliseconds
         self.table.optimize(cleanup_older_than=timedelta(milliseconds=1), delete_unverified=True)
         stale = sorted(str(p) for p in self._files() & before)
         if stale or len(self.table.list_versions()) != 1:
@@ -246,7 +245,7 @@ class _Table:
         self.tend()
 
     def _read(self, call: Callable[[], Any]) -> Any:
-        """A reading, once more where another process has just erased the version that it began with."""
+        """Read, and read again if another process has erased the version in the meantime."""
         try:
             return call()
         except (RuntimeError, OSError, ValueError) as e:
@@ -255,16 +254,16 @@ class _Table:
             return call()
 
     def _files(self) -> set[Path]:
-        """Files of this table; none where it is not on a file system.
+        """Files of this table; none if it is not on a file system.
 
-        The hint is a number that is written over.
+        The version hint is left out: it is a number that is overwritten.
         """
         folder = folder_of(self.uri)
         found = folder.rglob("*") if folder else ()
         return {p for p in found if p.is_file() and p.name != "latest_version_hint.json"}
 
     def tend(self) -> None:
-        """After writing: join small files now and then."""
+        """Compact small files after every 32nd write."""
         if self.table.version % 32 == 0:
             self.table.optimize(cleanup_older_than=_KEPT)
 
@@ -277,7 +276,7 @@ class _Table:
 
 
 class PlainStore(_Table):
-    """A column for everything, searched by LanceDB."""
+    """One column per field, searched by LanceDB."""
 
     def add(self, rows: Sequence[Row]) -> None:
         self.table.add(self._arrow(rows))
@@ -292,8 +291,12 @@ class PlainStore(_Table):
         return pa.table(columns, schema=self.table.schema)
 
     def rows(self, column: str = "", values: Iterable[str] = (), *, full: bool = True) -> list[Row]:
-        """Rows whose column is one of the values, all without a column; not `full` leaves vectors and
-        thumbnails behind.
+        """Rows whose column has one of the values, or all rows.
+
+        Args:
+            column: a column's name; "" for all rows.
+            values: wanted values of that column.
+            full: read vectors and thumbnails too.
         """
         names = [*_TEXTS, "vector", "thumbnail"] if full else list(_TEXTS)
         conditions = [f"{column} IN ({_quoted(part)})" for part in _parts(list(values))] if column else [""]
@@ -325,7 +328,7 @@ class PlainStore(_Table):
         self.tend()
 
     def tend(self) -> None:
-        """As above; and an index once there are many rows, or many outside of it."""
+        """Compact, and build the index if there are many rows, or many outside the index."""
         super().tend()
         rows = self.count()
         if rows < INDEX_ROWS:
@@ -341,9 +344,7 @@ class PlainStore(_Table):
 
 
 def build_index(table: Any, rows: int) -> None:
-    """Cells of alike vectors, which stay in memory once read; in the cells that are looked at, similarities
-    are exact.
-    """
+    """Build an IVF index, cached in memory. Similarities in the searched cells are exact."""
     from lancedb.index import IvfFlat
 
     config = IvfFlat(
@@ -353,7 +354,7 @@ def build_index(table: Any, rows: int) -> None:
 
 
 class SealedStore(_Table):
-    """An id and a box a row: opened into memory when the table has changed, and searched there, exactly."""
+    """One id and one ciphertext per row, decrypted into memory after each change and searched exactly."""
 
     def __init__(self, uri: str, db: Any, table: Any, about: dict[str, Any], cipher: Any):
         super().__init__(uri, db, table, about)
@@ -389,9 +390,7 @@ class SealedStore(_Table):
         return version, rows, np.stack(vectors) if vectors else np.zeros((0, self.about["d"]), np.float32)
 
     def _opened(self) -> tuple[int, dict[str, Row], Floats]:
-        """The version in memory, its rows and their vectors (n, d); read in one piece, so that threads see
-        one version.
-        """
+        """The version in memory, its rows and their vectors (n, d), in one tuple for thread safety."""
         if self._cache[0] != (version := int(self.table.version)):
             data = self._read(lambda: self.table.search().limit(None).to_arrow())
             rows = (
@@ -416,7 +415,7 @@ class SealedStore(_Table):
         self.tend()
         self._cache = self._kept(
             int(self.table.version), opened
-        )  # one process writes, so nothing else came between
+        )  # one process writes, so there was no other change in between
 
     def rows(self, column: str = "", values: Iterable[str] = (), *, full: bool = True) -> list[Row]:
         wanted = set(values)
@@ -437,9 +436,9 @@ class SealedStore(_Table):
 
 
 def ranked(rows: Sequence[Row], similarity: Any) -> list[tuple[Row, float]]:
-    """Nearest first; where a correction and a face are equally near, the correction leads."""
+    """Nearest first; if a correction and a face are equally near, the correction comes first."""
     pairs = [(r, float(s)) for r, s in zip(rows, similarity, strict=True)]
-    return sorted(pairs, key=lambda p: (-round(p[1], 6), p[0].kind != NOT, p[0].id))
+    return sorted(pairs, key=lambda p: (-round(p[1], 6), p[0].kind != CORRECTION, p[0].id))
 
 
 def _from_arrow(data: Any) -> Iterator[Row]:

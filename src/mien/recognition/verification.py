@@ -21,12 +21,13 @@ VERIFY_FMR, CLUSTER_FMR = 1e-2, 1e-3
 
 @dataclass(frozen=True, slots=True)
 class MatchThreshold:
-    """The similarity from which two faces count as one person, inclusive.
+    """An operating point of verification: the minimum similarity of two faces of one person.
 
     Attributes:
-        fmr: how often two strangers reach it, 0..1, or None where nobody measured that.
-        source: where the number is from.
-        fnmr: how often two pictures of one person do not reach it, or None.
+        similarity: cosine, -1..1, inclusive.
+        fmr: measured false-match rate, 0..1; None if unknown.
+        source: where the numbers come from.
+        fnmr: measured false-non-match rate, 0..1; None if unknown.
     """
 
     similarity: float
@@ -52,22 +53,23 @@ def match_threshold(
     threshold: float | None = None,
     default_fmr: float = VERIFY_FMR,
 ) -> MatchThreshold:
-    """The cut for a network.
+    """The operating point for a network.
 
     Args:
         model: the network, `Reader.model`.
-        threshold: a similarity to take as it is.
-        fmr: wanted false-match rate, a comparison; needs weights/identity_fmr.json, measured with this
-            network. Without either: `default_fmr`, or, where there is no such file, the best threshold on LFW
-            that the weights' provenance has.
+        threshold: a similarity, used as it is.
+        fmr: wanted false-match rate per comparison; needs rates that were measured with this network
+            (weights/identity_fmr.json). Without `fmr` and `threshold`: `default_fmr`, or, without measured
+            rates, the best threshold on LFW in the weights' provenance.
+        default_fmr: see `fmr`.
 
     Raises:
-        UsageError: fmr and threshold together, or a number that is not there or out of range.
+        UsageError: both were given, a number is out of range, or nothing was measured for these weights.
     """
     from mien.recognition.error_rates import TABLE, Rates
 
     if fmr is not None and threshold is not None:
-        raise UsageError("a threshold and a false-match rate say the same thing; give one of them")
+        raise UsageError("a threshold and a false-match rate set the same thing; give one of them")
     sha256 = weights_id(model).sha256
     rates = Rates.of(sha256) if TABLE.is_file() and sha256 else None
     if threshold is not None:
@@ -90,8 +92,8 @@ def match_threshold(
     scores = provenance_of(model.path).get("scores", {}) if isinstance(model, HasPath) else {}
     if "lfw" not in scores:
         raise UsageError(
-            "nobody measured a threshold for these weights; give one: two faces are one person from this"
-            " similarity on"
+            "no threshold was measured for these weights; give one: the minimum similarity of two faces of"
+            " one person"
         )
     return MatchThreshold(
         float(scores["lfw"]["threshold"]), None, f"LFW, accuracy {scores['lfw']['accuracy']:.1f} %"
@@ -100,14 +102,14 @@ def match_threshold(
 
 @dataclass(frozen=True, slots=True)
 class Verification:
-    """The answer of `verify`.
+    """The result of `verify`.
 
     Attributes:
         same: whether the similarity reaches the threshold.
         similarity: cosine of the two embeddings, -1..1.
         threshold: the operating point, see `MatchThreshold`.
-        faces: the face of each photo that was compared.
-        counts: faces found in each photo.
+        faces: the compared face of each photo.
+        counts: number of faces found in each photo.
     """
 
     same: bool
@@ -125,14 +127,14 @@ def verify(
     fmr: float | None = None,
     threshold: float | None = None,
 ) -> Verification:
-    """Whether the largest faces of two photos show the same person.
+    """Compare the largest faces of two photos: do they show the same person?
 
     Args:
         first, second: paths, bytes, Pillow images or RGB arrays.
-        reader: from `mien.load(tasks=["identity"])`; None loads one, which takes a quarter of a second, so
-            pass your own in a loop.
-        fmr: accepted false match rate per comparison, 0..1.
-        threshold: a similarity, in place of `fmr`.
+        reader: from `mien.load(tasks=["identity"])`. None loads one, which takes a quarter of a second; in a
+            loop, pass your own.
+        fmr: accepted false-match rate per comparison, 0..1.
+        threshold: minimum similarity, -1..1, instead of `fmr`.
 
     Raises:
         PhotoError: a photo cannot be read.
@@ -157,20 +159,18 @@ def verify(
 
 
 def _missed(rates: Any, similarity: float) -> float:
-    """The share of one person's pairs below a similarity, between the table's rows linear."""
+    """The false-non-match rate at a similarity, interpolated linearly between the rows of the table."""
     rows = sorted(rates.rows, key=lambda r: r["threshold"])
     return float(np.interp(similarity, [r["threshold"] for r in rows], [r["fnmr"] for r in rows]))
 
 
 def embedding_of(face: Face) -> Floats:
-    """A face's embedding, of whichever identity task was answered.
+    """A face's embedding (d,), whichever identity task it comes from.
 
     Raises:
-        UsageError: none was.
+        UsageError: the face has none.
     """
     name = next((n for n in face if n.partition("@")[0].startswith("identity")), None)
     if name is None:
-        raise UsageError(
-            "this face has no identity; it comes only when asked for by name: tasks=['identity']"
-        )
+        raise UsageError("this face has no embedding; identity must be requested by name: tasks=['identity']")
     return face[name].embedding  # type: ignore[no-any-return]

@@ -1,4 +1,4 @@
-"""Large albums: which faces are one person's, by blocks, so that no matrix of all pairs is ever there."""
+"""Cluster the faces of large albums in blocks, so that the matrix of all pairs never exists."""
 
 from __future__ import annotations
 
@@ -14,17 +14,19 @@ from mien.recognition import clustering
 from mien.scale.engine import run
 from mien.types import Floats
 
-BLOCK = 4096  # Ours: faces a side of a block of pairs, 64 MB of similarities
-LARGEST = 8192  # Ours: faces of a part that average linkage is asked of, 0.5 GB of similarities
-SLACK = 1e-4  # below the cut: products of other shapes round differently, and a pair too many does no harm
-TIGHTER = 0.01  # Ours: a part that is too large is cut by this much higher, again and again
+BLOCK = 4096  # Ours: side of a block of pairs in faces, 64 MB of similarities
+LARGEST = 8192  # Ours: maximum faces of one average linkage, 0.5 GB of similarities
+SLACK = 1e-4  # below the cut: other matrix shapes round differently, and an extra pair changes nothing
+TIGHTER = 0.01  # Ours: step by which the cut is raised until a part is small enough
 
 
 @dataclass(frozen=True, slots=True)
 class Groups:
-    """Attributes: labels: a group's number a face, as `cluster.group` gives it.
+    """The groups of an album.
 
-    approximate: faces in parts that were cut higher to fit.
+    Attributes:
+        labels: (n,) one group number per face, as `clustering.group` returns it.
+        approximate: number of faces in parts that were split at a higher cut.
     """
 
     labels: list[int]
@@ -32,7 +34,7 @@ class Groups:
 
 
 class Near:
-    """Worker: a block of pairs -> which faces hang together in it, as few pairs as say so."""
+    """Worker: a block of pairs -> a spanning forest of its connected faces."""
 
     def __init__(self, e: Floats, photo: npt.NDArray[np.int64], margins: Floats):
         self.e, self.photo, self.margins = e, photo, margins
@@ -76,20 +78,20 @@ class Linked:
 
 
 class Forest:
-    """Which numbers hang together (union-find)."""
+    """Connected components of numbers (union-find)."""
 
     def __init__(self) -> None:
         self.up: dict[int, int] = {}
 
     def root(self, i: int) -> int:
-        """The number that stands for all that hang together with i."""
+        """The representative of i's component."""
         while (above := self.up.get(i, i)) != i:
             self.up[i] = self.up.get(above, above)
             i = self.up[i]
         return i
 
     def join(self, i: int, j: int) -> bool:
-        """Whether they did not hang together before."""
+        """Connect two numbers; True if they were in different components before."""
         a, b = self.root(i), self.root(j)
         self.up[max(a, b)] = min(a, b)
         return a != b
@@ -106,17 +108,22 @@ def group(
     engine: str = "local",
     workers: int | None = None,
 ) -> Groups:
-    """`cluster.group`, by blocks of pairs and then by parts, on many cores or machines.
+    """`clustering.group` in blocks of pairs and then in parts, on many cores or machines.
 
-    Faces between which no chain of pairs reaches the cut can never be one group, so each such part is solved
-    alone: exactly what `cluster.group` answers. A part of more than `largest` faces (a chain of lookalikes; a
-    cut too low for the network) is cut higher until it fits: there, groups may come out smaller than average
-    linkage at the cut would have them.
+    Faces that no chain of pairs above the cut connects can never be one group. So each connected part is
+    clustered separately, with the same result as `clustering.group`. A part of more than `largest` faces (a
+    chain of similar people, or a cut too low for the network) is split at higher cuts until it fits; groups
+    in it may be smaller than average linkage at the cut would make them.
 
     Args:
-        embeddings, cut, apart, margins: see `cluster.group`.
-        block: faces a side.
-        engine, workers: see `engine.run`.
+        embeddings: see `clustering.group`.
+        cut: see `clustering.group`.
+        apart: see `clustering.group`.
+        margins: see `clustering.group`.
+        block: side of a block of pairs, in faces.
+        largest: maximum number of faces in one part.
+        engine: see `engine.run`.
+        workers: see `engine.run`.
     """
     e = np.ascontiguousarray(embeddings, np.float32)
     m = np.zeros(len(e), np.float32) if margins is None else np.asarray(margins, np.float32)
@@ -142,7 +149,7 @@ def group(
             fit.append(part)
             continue
         approximate += len(part) if at == cut else 0
-        # beyond 1 there is nothing to cut: pictures that are the same picture are one group
+        # a cut above 1 splits nothing: identical pictures are one group
         higher = (
             parts_of(np.array(part), at + TIGHTER)
             if at + TIGHTER <= 1
@@ -163,7 +170,7 @@ def group(
 
 
 def _bundles(parts: list[list[int]], pairs: int = 4_000_000) -> list[dict[str, Any]]:
-    """Parts in pieces of work of about as many pairs."""
+    """Bundle parts into pieces of work of about `pairs` pairs."""
     out: list[dict[str, Any]] = []
     full = pairs
     for part in sorted(parts, key=len, reverse=True):

@@ -1,6 +1,4 @@
-"""Pieces of work, done here one after the other or by Ray Data's actors: one function for both, so that their
-results agree.
-"""
+"""Run pieces of work in this process or in Ray Data actors, with one function, so that the results agree."""
 
 from __future__ import annotations
 
@@ -23,27 +21,25 @@ from mien.errors import MienError, UsageError
 ENGINES = ("local", "ray")
 OBJECT_STORE = (
     512 * 2**20
-)  # bytes of a Ray that we start: pieces and results are small, pictures never pass through it
+)  # bytes of Ray's object store: pieces and results are small, pictures never pass through it
 Item = Mapping[str, Any]  # a piece of work or its result: plain JSON values
 _log = logging.getLogger(__name__)
 
 
 def hint(missing: str | None) -> UsageError:
-    """What to tell where the extra is not installed."""
+    """The error for a missing extra."""
     return UsageError(
         f"this needs an extra that is not installed ({missing}); run: pip install 'mien[scale]'"
     )
 
 
 def libraries() -> tuple[Any, Any]:
-    """Ray and Ray Data, imported when a job asks for them and not before.
+    """Ray and Ray Data, imported only when a job needs them.
 
     Raises:
         UsageError: the extra is not installed.
     """
-    os.environ.setdefault(
-        "RAY_USAGE_STATS_ENABLED", "0"
-    )  # Ray would report to its makers; nothing here calls home
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # turns off Ray's usage reports
     try:
         import ray
         import ray.data
@@ -53,7 +49,7 @@ def libraries() -> tuple[Any, Any]:
 
 
 def check(engine: str) -> None:
-    """Refuse what is no engine, before anything is listed or loaded.
+    """Check the engine's name before anything is listed or loaded.
 
     Raises:
         UsageError: another name, or Ray is not installed.
@@ -67,7 +63,7 @@ def check(engine: str) -> None:
 def start() -> Any:
     """Ray: the one that runs in this process, the cluster of RAY_ADDRESS, or a new local one."""
     ray, data = libraries()
-    # Ray's own default is 15: next to any busy process such workers get hardly any processor time
+    # Ray's default is 15: next to a busy process such workers get hardly any processor time
     os.environ.setdefault("RAY_worker_niceness", "0")
     if not ray.is_initialized():
         quiet = {"logging_level": logging.ERROR, "log_to_driver": False}
@@ -104,10 +100,10 @@ def worker_count(engine: str, workers: int | None, threads: int) -> int:
 
 
 def piece_sizes(total: int, workers: int, largest: int, smallest: int = 8) -> list[int]:
-    """Sizes of the pieces of `total` photos, so that all workers are busy from the beginning to the end.
+    """Sizes of the pieces of `total` photos, so that all workers stay busy until the end.
 
     The first piece of each worker is small, so that progress shows within seconds. Later ones are a fixed
-    share of what is left (guided self-scheduling, Polychronopoulos and Kuck 1987), at most `largest`.
+    share of the rest (guided self-scheduling, Polychronopoulos and Kuck 1987), at most `largest`.
     """
     sizes, left = list[int](), total
     while left:
@@ -118,16 +114,14 @@ def piece_sizes(total: int, workers: int, largest: int, smallest: int = 8) -> li
 
 
 class Adapter:
-    """A worker inside an actor of Ray Data: rows of JSON in and out, since Arrow would guess types from each
-    block anew.
-    """
+    """A worker inside a Ray Data actor. Rows are JSON, since Arrow would infer types for each block."""
 
     def __init__(self, make: Callable[..., Any], args: Sequence[Any]):
         ray, _ = libraries()
         self.work: Callable[[Any], Item]
         try:
             self.work = make(*(ray.get(a) if isinstance(a, ray.ObjectRef) else a for a in args))
-        except MienError as e:  # in an actor's start Ray would try again and again
+        except MienError as e:  # Ray would restart an actor that fails at its start without end
             failed = e
 
             def refuse(item: Any) -> Item:
@@ -141,7 +135,7 @@ class Adapter:
     def _done(self, item: Any) -> str:
         try:
             return json.dumps({"done": self.work(item)})
-        except MienError as e:  # not swallowed: raised again by `run`, as itself and not in Ray's wrappings
+        except MienError as e:  # `run` raises it again, without Ray's wrappers
             return json.dumps({"error": [type(e).__name__, str(e)]})
 
 
@@ -154,21 +148,23 @@ def run(
     workers: int | None = None,
     threads: int = 1,
 ) -> Iterator[dict[str, Any]]:
-    """Results of pieces of work as they are done, in no order.
+    """Yield the results of pieces of work as they are finished, in no particular order.
 
-    A piece whose worker dies is done again by the next one, without end (Ray Data's own rule), so a worker
-    must leave the same behind when it does a piece twice. Back-pressure is Ray's: a fixed number of actors,
-    few pieces in flight to each, and nothing but results coming back.
+    If a worker dies, another one repeats its piece, without a limit (Ray Data's rule). So a worker must write
+    the same output when it processes a piece twice. Ray provides back-pressure: a fixed number of actors, few
+    pieces in flight per actor, and only results are sent back.
 
     Args:
-        make: args -> a worker, made once an actor: it takes a piece and returns the result. Arrays in args
-            are shared by the actors of a machine.
-        workers: actors; None for one a core of the cluster.
-        threads: cores that an actor books.
+        engine: "local" or "ray".
+        make: builds a worker from `args`, once per actor. A worker takes a piece and returns its result.
+        args: arguments of `make`. The actors of one machine share arrays in them.
+        items: pieces of work, plain JSON values.
+        workers: number of actors; None for one per core of the cluster.
+        threads: cores that an actor reserves.
 
     Raises:
-        MienError: a worker's own. UsageError: no such engine, Ray missing, or more workers than the cluster
-            has cores for.
+        MienError: a worker's error.
+        UsageError: no such engine, Ray is missing, or more workers than the cluster has cores for.
     """
     check(engine)
     if not items:
@@ -176,7 +172,7 @@ def run(
     if engine == "local":
         work = make(*args)
         for item in items:
-            yield dict(work(json.loads(json.dumps(item))))  # as it would come through Ray
+            yield dict(work(json.loads(json.dumps(item))))  # the same values as through Ray
         return
     wanted, ray = min(worker_count(engine, workers, threads), len(items)), start()
     say(
@@ -208,13 +204,13 @@ def run(
 
 
 def say(line: str) -> None:
-    """A line for people, on stderr."""
+    """Print a line to stderr."""
     print(f"mien: {line}", file=sys.stderr, flush=True)
 
 
 @contextmanager
 def waiting_lines(every: float = 30.0) -> Iterator[None]:
-    """Within it, a line on stderr every so many seconds: no result has come yet."""
+    """Print a line to stderr every `every` seconds while no result has arrived."""
     done, began = threading.Event(), time.monotonic()
 
     def watch() -> None:
@@ -234,10 +230,11 @@ def waiting_lines(every: float = 30.0) -> Iterator[None]:
 
 
 class Progress:
-    """Photos done, a second, and how long it will take, on stderr: first, every few seconds, and at the end.
+    """Progress on stderr: finished photos, photos per second and remaining time.
 
     Args:
-        total: photos to do.
+        total: number of photos.
+        what: word for the counted things.
         every: seconds between two lines.
     """
 
@@ -248,11 +245,11 @@ class Progress:
 
     @property
     def rate(self) -> float:
-        """A second, since the beginning: the start of the workers is in it."""
+        """Photos per second since the beginning, including the workers' start."""
         return self.done / max(time.monotonic() - self.began, 1e-9)
 
     def add(self, done: int, failed: int = 0) -> None:
-        """So many more, of which some could not be read."""
+        """Count finished photos, and those of them that could not be read."""
         self.done, self.failed, now = self.done + done, self.failed + failed, time.monotonic()
         if now - self.last >= self.every or self.done >= self.total:
             self.last = now

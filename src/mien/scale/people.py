@@ -1,4 +1,4 @@
-"""Who is in a table of embeddings: each part against a whole gallery, exactly, by matrix products."""
+"""Identify a table of embeddings: exact search of each part in the entire gallery, by matrix products."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ from mien.scale.places import Parts, arrow, is_uri
 from mien.types import Floats
 
 BLOCK = 16 * 2**20  # similarities at a time, 64 MB
-FACES = 65_536  # of a Lance table in one piece of work
+FACES = 65_536  # rows of a Lance table per piece of work
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Index:
-    """A gallery's rows as arrays, a person's rows side by side, corrections among them; people past their
-    last day are left out.
+    """A gallery's rows as arrays, sorted by person, with corrections and without expired people.
 
     Attributes:
-        vectors: (n, d).
-        first: (p,) where each person begins.
-        correction: (n,) bool.
-        ids, names: of the p people.
+        vectors: (n, d) embeddings of length 1.
+        first: (p,) index of each person's first row.
+        correction: (n,) bool, whether a row is a correction.
+        ids: ids of the p people.
+        names: names of the p people.
     """
 
     vectors: Floats
@@ -44,7 +44,7 @@ class Index:
 
     @staticmethod
     def of(gallery: Gallery) -> Index:
-        """What a gallery holds now."""
+        """The present content of a gallery."""
         store = gallery.store
         if isinstance(store, PlainStore):  # Row objects would take many times the memory of the arrays
             table = (
@@ -83,11 +83,13 @@ class Index:
         )
 
     def nearest(self, faces: Floats, top: int) -> tuple[npt.NDArray[np.int64], Floats]:
-        """Faces (m, d) -> the nearest people (m, top) by number and their similarities; -1 and -inf where
-        there are no more.
+        """Find the nearest people of faces (m, d).
 
-        A person is as near as the nearest of their rows; where that is a correction, the person is left out,
-        as `Gallery.search` has it.
+        Each person is represented by the nearest row; if that row is a correction, the person is excluded, as
+        in `Gallery.search`.
+
+        Returns:
+            (m, top) numbers of people, -1 if there are no more, and (m, top) similarities, -inf for those.
         """
         m, p = len(faces), len(self.ids)
         best, near = np.full((m, top), -1, np.int64), np.full((m, top), -np.inf, np.float32)
@@ -117,9 +119,7 @@ class Index:
 
 
 def schema() -> Any:
-    """The columns of an answer: `person` and `name` only where the threshold is reached, `candidate` below it
-    too.
-    """
+    """The output's columns. `person` and `name` need the threshold; `candidate` is the nearest person."""
     pa = arrow()
     texts = [(n, pa.string()) for n in ("path", "person", "name", "candidate", "candidate_name")]
     numbers = [(n, pa.float32()) for n in ("similarity", "margin", "threshold")]
@@ -127,7 +127,7 @@ def schema() -> Any:
 
 
 class Worker:
-    """Names the faces of one part of a table, and writes the answers as one part."""
+    """Worker: identifies the faces of one part of a table and writes the results as one part."""
 
     def __init__(
         self,
@@ -168,7 +168,7 @@ class Worker:
         )
         if len(flat) != d * len(found):
             raise UsageError(
-                f"{self.column!r} of {item['name']} has not {d} numbers a face as the gallery has; name"
+                f"{self.column!r} of {item['name']} has not {d} numbers per face as the gallery has; name"
                 " another column"
             )
         best, near = self.index.nearest(flat.reshape(-1, d), 2)
@@ -176,12 +176,12 @@ class Worker:
         for path, face, (one, _), (s, next_) in zip(
             found["path"].to_pylist(), found["face"].to_pylist(), best, near, strict=True
         ):
-            who, name = (self.index.ids[one], self.index.names[one]) if one >= 0 else (None, None)
-            sure = one >= 0 and s >= self.threshold
+            person, name = (self.index.ids[one], self.index.names[one]) if one >= 0 else (None, None)
+            match = one >= 0 and s >= self.threshold
             lines.append({
-                "path": path, "face": face, "person": who if sure else None, "name": name if sure else None,
-                "candidate": who,
-                "candidate_name": name, "similarity": float(s) if one >= 0 else None,
+                "path": path, "face": face,
+                "person": person if match else None, "name": name if match else None,
+                "candidate": person, "candidate_name": name, "similarity": float(s) if one >= 0 else None,
                 "margin": float(s - next_) if np.isfinite(next_) else None, "threshold": self.threshold,
             })  # fmt: skip
         self.parts.write(item["out"], arrow().Table.from_pylist(lines, schema()))
@@ -225,19 +225,18 @@ def identify(
     workers: int | None = None,
     threads: int = 1,
 ) -> dict[str, int]:
-    """Name the faces of a table: its best person, or none, and the margin to the second, a row a face, into
-    `out`.
+    """Identify the faces of a table: one row per face with the best person, if any, and the margin.
 
-    The answers are those of `Gallery.search`, but over all faces, without an index. The gallery is read once,
-    into memory that the actors of a machine share. Parts that `out` has are not done again; after the gallery
-    changed, give another `out`.
+    The results are those of `Gallery.search`, over all faces and without an index. The gallery is read once,
+    into memory that the actors of one machine share. Parts that `out` already has are skipped; after the
+    gallery has changed, give another `out`.
 
     Args:
-        table: `photos.analyze`'s output, or FOLDER/NAME.lance with the same columns.
-        column: the embeddings.
+        table: output of `photos.analyze`, or FOLDER/NAME.lance with the same columns.
+        column: name of the embeddings' column.
 
     Returns:
-        {"faces", "matched", "skipped"}; skipped: parts that were there.
+        {"faces", "matched", "skipped"}; skipped: number of parts that existed already.
     """
     check(engine)
     table, out = (u if is_uri(u) else str(Path(u).absolute()) for u in (table, out))
@@ -261,9 +260,9 @@ def identify(
 
 
 def to_lance(table: str, lance: str) -> int:
-    """Parquet parts -> a new Lance table FOLDER/NAME.lance, part by part; the number of rows.
+    """Copy Parquet parts to a new Lance table FOLDER/NAME.lance, and return the number of rows.
 
-    Rows of photos without a face stay behind: they have no vectors, which LanceDB refuses.
+    Rows of photos without a face are left out, since LanceDB refuses rows without vectors.
     """
     from mien.recognition.store import libraries
 

@@ -1,6 +1,4 @@
-"""Millions of photos -> Parquet parts: one reader an actor, a part a piece of work, going on with what is
-there.
-"""
+"""Read millions of photos into Parquet parts, one reader per actor. Existing parts are kept."""
 
 from __future__ import annotations
 
@@ -22,29 +20,31 @@ from mien.io.writers import arrow_schema, columns, plain, rows
 from mien.scale.engine import Progress, check, piece_sizes, run, worker_count
 from mien.scale.places import Parts, arrow, fetch, find, is_uri
 
-PHOTOS = 512  # Ours: most of a part: what a killed worker does again, and a file of a megabyte or so
-GROUP = 8  # photos whose faces share forwards, as `Reader.stream` has it
-AHEAD = 16  # photos that are fetched from an object store before they are needed
+PHOTOS = 512  # Ours: maximum photos of a part, which a killed worker repeats; a file of about a megabyte
+GROUP = 8  # photos whose faces share forward passes, as in `Reader.stream`
+AHEAD = 16  # photos that are fetched from an object store in advance
 STAGES = ("decode", "detect", "align", "read")
 _log = logging.getLogger(__name__)
 
 
 def model_of(reader: Reader) -> str:
-    """As in the rows: "name:first 12 of sha256"."""
+    """The network as in the rows: "name:first 12 of sha256"."""
     return str(weights_id(reader.model))
 
 
 @dataclass
 class Summary:
-    """What a job did.
+    """Counts and times of a job.
 
     Attributes:
-        photos, faces, failed: of this run.
-        skipped: photos that the output had.
-        seconds: by the clock, workers' start included.
-        stages: worker seconds of each stage; "fetch" is waiting for an object store.
+        photos: photos read in this run.
+        faces: faces found in this run.
+        failed: photos of this run that could not be read.
+        skipped: photos that the output had already.
+        seconds: wall-clock time, including the workers' start.
+        stages: worker seconds per stage; "fetch" is waiting for an object store.
         cpu: processor seconds of the workers.
-        peak_mb: of the largest worker; with engine "local" that is this process.
+        peak_mb: peak memory of the largest worker, in MB; with engine "local", of this process.
     """
 
     photos: int = 0
@@ -57,7 +57,7 @@ class Summary:
     stages: dict[str, float] = field(default_factory=dict)
 
     def add(self, done: dict[str, Any]) -> None:
-        """One part's result."""
+        """Add one part's result."""
         self.photos, self.faces, self.failed = (
             self.photos + done["photos"],
             self.faces + done["faces"],
@@ -68,9 +68,9 @@ class Summary:
             self.stages[stage] = self.stages.get(stage, 0.0) + seconds
 
     def lines(self) -> Iterator[str]:
-        """The account for people."""
+        """The summary as text."""
         yield (
-            f"{self.photos:,} photos read now, {self.skipped:,} were there; {self.faces:,} faces,"
+            f"{self.photos:,} photos read now, {self.skipped:,} skipped; {self.faces:,} faces,"
             f" {self.failed:,} photos not read"
         )
         if self.photos:
@@ -78,17 +78,17 @@ class Summary:
             shares = ", ".join(f"{stage} {seconds / busy:.0%}" for stage, seconds in self.stages.items())
             yield (
                 f"{self.seconds:.1f} s, {self.photos / self.seconds:.1f} photos/s,"
-                f" {self.cpu / self.photos:.3f} CPU s a photo"
+                f" {self.cpu / self.photos:.3f} CPU s per photo"
             )
             yield f"workers' time: {shares}; the largest worker had {self.peak_mb:.0f} MB"
 
 
 class Worker:
-    """Reads a part's photos and writes the part.
+    """Worker: reads a part's photos and writes the part.
 
     Args:
-        load: makes the reader.
-        out: the parts' place.
+        load: builds the reader.
+        out: folder or URI of the parts.
     """
 
     def __init__(self, load: Callable[[], Reader], out: str):
@@ -135,7 +135,7 @@ class Worker:
 
 
 def _sources(paths: Iterable[str], pool: ThreadPoolExecutor) -> Iterator[str | bytes | PhotoError]:
-    """What a reader takes for each path: the path, or the bytes of a URI, fetched some photos ahead."""
+    """The reader's input for each path: the path itself, or the bytes of a URI, fetched in advance."""
     waiting: deque[str | Future[bytes | PhotoError]] = deque()
     rest = iter(paths)
     while True:
@@ -158,25 +158,26 @@ def analyze(
     photos: int = PHOTOS,
     on_part: Callable[[dict[str, Any]], None] | None = None,
 ) -> Summary:
-    """Read all photos that the output does not have. Rows and columns are those of `mien analyze --out
-    FILE.parquet`.
+    """Read all photos that the output does not have, with the rows of `mien analyze --out FILE.parquet`.
 
     Args:
-        inputs: photos, folders, globs; on this machine, or URIs. A cluster's workers must see the paths too.
+        inputs: photos, folders, glob patterns or URIs. A cluster's workers must see the same paths.
         out: a folder or URI, for `Parts`.
-        load: makes a reader; it runs in each worker, and once here, for its columns.
-        engine, workers, threads: see `engine.run`.
-        photos: of a part.
-        on_part: is given each part's result.
+        load: builds a reader. It runs in each worker, and once here for the columns.
+        engine: see `engine.run`.
+        workers: see `engine.run`.
+        threads: see `engine.run`.
+        photos: photos per part.
+        on_part: called with each part's result.
 
     Raises:
         UsageError: the output is of another network or other tasks; see also `engine.run`, `places.find`.
-            NotFound: no photos.
+        NotFound: there are no photos.
     """
     check(engine)
     if photos < 1:
         raise UsageError(f"a part has 1 or more photos, not {photos}")
-    out = out if is_uri(out) else os.path.abspath(out)  # an actor may stand in another folder
+    out = out if is_uri(out) else os.path.abspath(out)  # an actor may have another working folder
     found, parts, reader = find(inputs), Parts(out), load()
     schema, model = arrow_schema(columns(reader.requested)), model_of(reader)
     del reader  # the workers have their own

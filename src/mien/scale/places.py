@@ -1,4 +1,4 @@
-"""Places: paths and URIs -> file systems, the photos there, and parts that are whole or not there at all."""
+"""Paths and URIs: their file systems, photos, and Parquet parts that are complete or absent."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from mien.scale.engine import hint
 
 MAX_BYTES = (
     512 * 2**20
-)  # Ours: of one photo in an object store; the pixel limit comes only once its bytes are here
-OBJECT_STORES = ("s3", "gcs", "abfs")  # writing there is all or nothing, and renaming is copying
+)  # Ours: of one photo in an object store; the pixel limit applies only once its bytes are read
+OBJECT_STORES = ("s3", "gcs", "abfs")  # writes are atomic there, and renaming is copying
 PART = "part-"
 _MAGIC = re.compile(r"[*?\[]")
 
@@ -40,15 +40,15 @@ def arrow() -> Any:
 
 
 def is_uri(text: str) -> bool:
-    """Whether this is scheme://..., not a path of this machine."""
+    """Whether this is scheme://..., not a local path."""
     return "://" in text
 
 
 def place(uri: str) -> tuple[Any, str]:
-    """A path or URI -> Arrow's file system and the path in it. What Arrow does not know is asked of fsspec.
+    """A path or URI -> Arrow's file system and the path in it; fsspec provides other file systems.
 
     Raises:
-        UsageError: nobody knows the scheme.
+        UsageError: the scheme is unknown.
     """
     pa = arrow()
     if not is_uri(uri):
@@ -73,11 +73,13 @@ def place(uri: str) -> tuple[Any, str]:
 
 
 def find(inputs: Iterable[str]) -> list[str]:
-    """Paths and URIs of photos, each once. Paths are searched as `files.find_photos` does; URIs may be
-    folders or globs too.
+    """Paths and URIs of photos, each once.
+
+    Paths are searched as by `io.paths.find_photos`; URIs may be folders or glob patterns too.
 
     Raises:
-        NotFound: a folder or glob holds no pictures. UsageError: a scheme that nobody knows.
+        NotFound: a folder or pattern matches no pictures.
+        UsageError: the scheme is unknown.
     """
     found: dict[str, str] = {}
     for item in inputs:
@@ -103,14 +105,14 @@ def _find_uri(uri: str) -> list[str]:
 
 
 def is_photo(name: str) -> bool:
-    """By its ending; what starts with a dot, or lies below such a folder, is left out."""
+    """Whether a path has a picture's extension and is not hidden (no part starts with a dot)."""
     return any(name.lower().endswith(e) for e in EXTENSIONS) and not any(
         p.startswith(".") for p in name.split("/")
     )
 
 
 def glob_pattern(glob: str) -> str:
-    """A glob as a regular expression: * and ? stay inside of a folder, ** crosses them."""
+    """A glob pattern as a regular expression: * and ? stay within a folder, ** crosses folders."""
     out = re.escape(glob)
     out = (
         out.replace(r"\*\*/", "(?:.+/)?")
@@ -122,7 +124,7 @@ def glob_pattern(glob: str) -> str:
 
 
 def fetch(uri: str) -> bytes | PhotoError:
-    """The bytes of one photo in an object store, or why there are none."""
+    """The bytes of one photo in an object store, or the error."""
     try:
         system, path = place(uri)
         with system.open_input_file(path) as file:
@@ -131,7 +133,7 @@ def fetch(uri: str) -> bytes | PhotoError:
             return bytes(file.read()) or EmptyFile(f"{uri!r} is empty; copy it again")
     except FileNotFoundError:
         return NotFound(f"there is no {uri!r}; check it")
-    except OSError as e:  # not swallowed: it is the photo's error row
+    except OSError as e:  # becomes the photo's error row
         return Unreadable(f"cannot read {uri!r} ({e}); check the address and the rights")
 
 
@@ -139,11 +141,11 @@ def fetch(uri: str) -> bytes | PhotoError:
 
 
 class Parts:
-    """A folder of Parquet files, each the whole result of one piece of work.
+    """A folder of Parquet files, each the complete result of one piece of work.
 
-    A part has the name of its content's key, and comes there in one step: the file is made in memory, and put
-    whole (object stores) or written next to and renamed (disks). So a killed job leaves no half part, and a
-    piece that is done twice is there once. One job at a time may write a folder.
+    A part is named by a hash of its key and written atomically: uploaded in one request (object stores), or
+    written under another name and renamed (disks). So a killed job leaves no partial file, and a repeated
+    piece exists once. Only one job at a time may write a folder.
     """
 
     def __init__(self, uri: str):
@@ -151,11 +153,11 @@ class Parts:
         self.system, self.path = place(uri)
 
     def name(self, *key: str) -> str:
-        """The part of a key."""
+        """The file name for a key."""
         return f"{PART}{hashlib.sha256(chr(0).join(key).encode()).hexdigest()[:24]}.parquet"
 
     def write(self, name: str, table: Any) -> None:
-        """Put a part there, over what is there already."""
+        """Write a part; an existing one is replaced."""
         pa, buffer = arrow(), io.BytesIO()
         pa.parquet.write_table(table, buffer, compression="zstd")
         target = f"{self.path}/{name}"
@@ -163,16 +165,16 @@ class Parts:
             self._put(target, buffer)
             return
         self.system.create_dir(self.path, recursive=True)
-        beside = f"{self.path}/.{name}.{secrets.token_hex(4)}.tmp"
-        self._put(beside, buffer)
-        self.system.move(beside, target)
+        part = f"{self.path}/.{name}.{secrets.token_hex(4)}.tmp"
+        self._put(part, buffer)
+        self.system.move(part, target)
 
     def _put(self, path: str, buffer: io.BytesIO) -> None:
         with self.system.open_output_stream(path) as out:
             out.write(buffer.getbuffer())
 
     def names(self, *, sweep: bool = False) -> list[str]:
-        """Parts that are there. sweep: remove what a killed writer left half-written."""
+        """Names of the existing parts; sweep: remove partial files of killed writers."""
         pa = arrow()
         listed = self.system.get_file_info(pa.fs.FileSelector(self.path, allow_not_found=True))
         for info in listed if sweep else ():
@@ -189,9 +191,10 @@ class Parts:
         return arrow().parquet.read_table(f"{self.path}/{name}", columns=columns, filesystem=self.system)
 
     def done(self, check: Callable[[str, Any], None]) -> set[str]:
-        """Paths in all parts.
+        """Photo paths in all parts.
 
-        check: is given each part's name and Arrow schema, and raises where it does not go on.
+        Args:
+            check: called with each part's name and Arrow schema; raises if the job cannot continue with it.
         """
 
         def paths(name: str) -> list[str]:

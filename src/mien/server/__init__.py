@@ -1,5 +1,5 @@
-"""The HTTP server: `mien.server.app.app(reader)` is an ASGI app, `mien serve` runs it,
-`mien.server.client.Client` asks it.
+"""The HTTP server: `mien.server.app.app(reader)` is an ASGI app, and `mien serve` runs it.
 
-Needs the extra: pip install 'mien[serve]'. The client needs nothing but the standard library.
+It needs the extra: pip install 'mien[serve]'. `mien.server.client.Client` sends requests with the standard
+library alone.
 """

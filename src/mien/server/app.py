@@ -1,6 +1,6 @@
 """`app(reader)`: the ASGI app.
 
-Pictures come in a form and go when they are answered; no address and no path is ever followed.
+Pictures are uploaded and kept in memory until the reply; URLs and paths are never followed.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from mien.recognition.gallery import Gallery
 from mien.server.service import Service
 
-ABOUT = "Reads whole faces. Pictures come in a form, stay in memory, and go when they are answered."
+ABOUT = "Reads whole faces. Uploaded pictures stay in memory and are deleted after the reply."
 ANALYZE_ERRORS = (400, 401, 403, 408, 413, 415, 422, 429, 500, 503, 504)
 
 
@@ -54,22 +54,24 @@ def app(
     gallery: Callable[[Reader], Gallery] | None = None,
     origins: Sequence[str] = (),
 ) -> FastAPI:
-    """The server as an ASGI app, for `mien serve` or any ASGI runner (one process; run several for more).
+    """The server as an ASGI app, for `mien serve` or any ASGI server (one process; run several for more).
 
     Args:
         reader: from `mien.load()`.
-        keys: who is let in; None lets in those who use a loopback name.
+        keys: accepted API keys. None: no keys, and only requests to a loopback name are accepted.
         limits: see `Limits`.
-        offered: tasks that may be asked for, None for all of the model's.
-        gallery: makes a gallery with the reader it is given, such as `functools.partial(Gallery, "people")`;
+        offered: tasks that may be requested; None for all tasks of the model.
+        gallery: builds a gallery with the given reader, for example `functools.partial(Gallery, "people")`;
             None for no gallery.
-        origins: of pages elsewhere whose scripts may ask (CORS), such as "https://photos.example"; "*", with
-            keys only, for all.
-        workers: pictures decoded and searched for faces at once.
-        batch_faces, batch_wait_ms: see `Batcher`.
+        origins: origins of other pages whose scripts may send requests (CORS), such as
+            "https://photos.example". "*" for all, which needs keys.
+        workers: number of pictures that are decoded and searched for faces at once.
+        batch_faces: see `Batcher`.
+        batch_wait_ms: see `Batcher`.
 
     Raises:
-        UnknownTask, UsageError: arguments that do not fit.
+        UnknownTask: the model does not have a task.
+        UsageError: another argument is wrong.
     """
     check_origins(origins, keys)
     service = Service(
@@ -99,8 +101,8 @@ def app(
 
         if service.identity not in service.offered:
             raise UsageError(
-                "a gallery needs identity, and this server does not offer it; add it to --tasks, or leave the"
-                " gallery out"
+                "a gallery needs identity, and this server does not offer it; add it to --tasks, or start"
+                " without the gallery"
             )
         routes(api, service, gallery(service.work.reader_for((service.identity,))))
     plain = api.openapi
@@ -113,8 +115,10 @@ def app(
         uploads=service.uploads,
         origins=origins,
     )
-    api.add_middleware(Page)  # before the gate: a browser has no key to send until the page has asked for it
-    if origins:  # before both: a browser sends no key with the request that asks whether it may
+    api.add_middleware(
+        Page
+    )  # before the key check: a browser has no key until the user has entered it in the page
+    if origins:  # before both: a browser sends no key with a CORS preflight request
         api.add_middleware(
             CORSMiddleware,
             allow_origins=list(origins),
@@ -126,7 +130,7 @@ def app(
 
 
 def _pictures(api: FastAPI, service: Service) -> None:
-    """The routes that take pictures."""
+    """Add the routes that take pictures."""
 
     @api.post(
         "/v1/analyze",
@@ -134,22 +138,22 @@ def _pictures(api: FastAPI, service: Service) -> None:
         openapi_extra=openapi.body(schema.AnalyzeForm),
     )
     async def analyze(request: Request) -> JSONResponse:
-        """Every face of one or more pictures, as the records of `mien analyze`.
+        """Read every face of one or more pictures. The reply has the records of `mien analyze`.
 
-        A picture that cannot be read has an error record and the others go on; where it came alone, the reply
-        is that error.
+        A picture that cannot be read gets an error record, and the others are read. If it is the only
+        picture, the reply is that error.
         """
-        asked = (await read_form(request, service.limits, request.state.deadline)).checked(schema.AnalyzeForm)
-        if asked.tasks is not None:
-            service.allowed(asked.tasks)
+        form = (await read_form(request, service.limits, request.state.deadline)).checked(schema.AnalyzeForm)
+        if form.tasks is not None:
+            service.allowed(form.tasks)
         question = AnalyzeRequest(
-            asked.tasks or service.default,
-            asked.score,
-            asked.faces,
-            asked.masks is not None,
-            asked.thorough or None,
+            form.tasks or service.default,
+            form.score,
+            form.faces,
+            form.masks is not None,
+            form.thorough or None,
         )
-        records = await service.each(service.work.record, asked.image, question, request)
+        records = await service.each(service.work.record, form.image, question, request)
         if len(records) == 1 and records[0].error is not None:
             raise of_photo(records[0].error, 1)
         return JSONResponse({"request_id": request.state.request_id, "results": [r.json for r in records]})
@@ -160,14 +164,14 @@ def _pictures(api: FastAPI, service: Service) -> None:
         openapi_extra=openapi.body(schema.VerifyForm),
     )
     async def verify(request: Request) -> JSONResponse:
-        """How alike the largest faces of two pictures are. The embeddings themselves are not answered."""
+        """Compare the largest faces of two pictures. The reply never contains embeddings."""
         if service.identity is None:
-            raise ApiError(501, "not_answered", "the model of this server answers no identity")
+            raise ApiError(501, "not_answered", "the model of this server does not predict identity")
         service.allowed([service.identity])
-        asked = (await read_form(request, service.limits, request.state.deadline)).checked(schema.VerifyForm)
-        cut = service.cut(asked.threshold, asked.fmr)
+        form = (await read_form(request, service.limits, request.state.deadline)).checked(schema.VerifyForm)
+        cut = service.cut(form.threshold, form.fmr)
         readings = await service.each(
-            service.work.read, asked.image, AnalyzeRequest((service.identity,), asked.score), request
+            service.work.read, form.image, AnalyzeRequest((service.identity,), form.score), request
         )
         for number, reading in enumerate(readings, 1):
             if isinstance(reading.error, PhotoError):
@@ -189,11 +193,11 @@ def _pictures(api: FastAPI, service: Service) -> None:
 
 
 def _about(api: FastAPI, service: Service) -> None:
-    """The routes that tell about the server."""
+    """Add the routes about the server itself."""
 
     @api.get("/v1/models", responses=openapi.replies(schema.Models, 401, 403, 429, 500))
     async def models(request: Request) -> JSONResponse:
-        """What can be asked here, of which weights, and how much at once."""
+        """The offered tasks, the weights and the limits."""
         tasks = [
             {"name": n, "sensitive": _sensitive(n), "default": n in service.default} for n in service.offered
         ]
@@ -213,23 +217,21 @@ def _about(api: FastAPI, service: Service) -> None:
 
     @api.get("/readyz", responses=openapi.replies(schema.Health, 503))
     async def readyz() -> JSONResponse:
-        """A picture sent now would be taken in: the weights are loaded, the queue and the uploads have a
-        place, no stop is under way.
-        """
+        """Ready for a picture: the weights are loaded, the queue and the uploads have room, no shutdown."""
         if why := service.busy():
             raise ApiError(503, "not_ready", why, retry_after=1)
         return JSONResponse({"status": "ready"})
 
     @api.get("/docs", include_in_schema=False)
     async def docs() -> HTMLResponse:
-        """The description of the routes for people; it loads nothing from elsewhere."""
+        """The description of the routes as a page; it loads nothing from other servers."""
         return HTMLResponse(
             reference.page(api.openapi()), headers={"content-security-policy": reference.POLICY}
         )
 
     @api.get("/metrics", response_class=PlainTextResponse, responses=openapi.errors(401, 403, 500))
     async def metrics() -> PlainTextResponse:
-        """For Prometheus."""
+        """Metrics for Prometheus."""
         return PlainTextResponse(service.counts.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
 
@@ -239,7 +241,7 @@ def _sensitive(name: str) -> bool:
 
 
 def _errors(api: FastAPI) -> None:
-    """Errors that routes or the router raise, in the one envelope."""
+    """Send all errors of routes and of the router in one format."""
 
     @api.exception_handler(ApiError)
     async def refused(request: Request, error: Exception) -> JSONResponse:

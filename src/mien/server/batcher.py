@@ -1,4 +1,4 @@
-"""Faces of pictures that are read at the same time share a forward."""
+"""Dynamic batching: faces of pictures that are read at the same time share a forward pass."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _log = logging.getLogger("mien.server")
 
 
 class _Ask:
-    """One caller's faces, and where the answer goes."""
+    """One caller's faces, and the future of their outputs."""
 
     __slots__ = ("answer", "arrived", "done", "error", "images")
 
@@ -31,17 +31,16 @@ class _Ask:
 
 
 class Batcher:
-    """A model at work (`types.Answerer`) that may be called from many threads, and answers several calls by
-    one forward.
+    """An `InferenceModel` that many threads may call; one forward pass serves several calls.
 
-    A call waits for others at most `wait_ms`, and not at all when no other picture is on its way (see
-    `visit`). Calls are never split: one with more than `faces` faces has a forward for itself.
+    A call waits for others for at most `wait_ms`, and not at all if no other picture is in progress (see
+    `visit`). Calls are never split: a call with more than `faces` faces gets its own forward pass.
 
     Args:
         model: called from one thread only.
-        faces: most in a forward that is shared.
-        wait_ms: see above.
-        observe: told (faces, calls) of each forward.
+        faces: maximum batch size of a shared forward pass.
+        wait_ms: maximum wait for other calls, in milliseconds.
+        observe: called with (faces, calls) after each forward pass.
     """
 
     def __init__(
@@ -67,25 +66,25 @@ class Batcher:
         self._thread: threading.Thread | None = None
 
     def visit(self, deadline: Deadline) -> Visit:
-        """Context of one picture: from its opening to its first call, others' faces may wait for its."""
+        """Context of one picture: until its first call, faces of other pictures may wait for its faces."""
         return Visit(self, deadline)
 
     def expect(self, more: int) -> None:
-        """One picture more, or one less, is on its way."""
+        """Change the number of pictures in progress by `more`."""
         with self._changed:
             self._coming += more
             self._changed.notify_all()
 
     def __call__(self, images: Floats) -> Mapping[str, Floats]:
-        """(B, 3, H, W) float32 -> task name -> raw answers (B, ...)."""
+        """(B, 3, H, W) float32 -> task name -> raw outputs (B, ...)."""
         return self.ask(images, Deadline(FOREVER))
 
     def ask(self, images: Floats, deadline: Deadline, *, expected: int = 0) -> Mapping[str, Floats]:
         """As `__call__`; `expected` is 1 for the call that `expect(1)` announced.
 
         Raises:
-            Late: no answer by then; faces that still wait are taken back. RuntimeError: closed, or the
-                forward failed.
+            DeadlineExceeded: no output by then. Faces that still wait are removed.
+            RuntimeError: the batcher is closed, or the forward pass failed.
         """
         mine = _Ask(np.asarray(images, np.float32))
         with self._changed:
@@ -104,13 +103,13 @@ class Batcher:
             deadline.check()
             raise DeadlineExceeded("the request's time is over")
         error, answer = mine.error, mine.answer
-        del mine, images  # an error holds this frame, and the frame shall not hold the faces
+        del mine, images  # an error keeps this frame alive, which must not keep the faces
         if error is not None:
-            raise RuntimeError("the forward failed") from error
+            raise RuntimeError("the forward pass failed") from error
         return answer
 
     def close(self) -> None:
-        """Answer what waits, then stop."""
+        """Serve the waiting calls, then stop."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()
@@ -120,7 +119,7 @@ class Batcher:
     def _run(self) -> None:
         while batch := self._next():
             self._forward(batch)
-            del batch  # or the faces would stay in memory until the next call
+            del batch  # otherwise the faces would stay in memory until the next call
 
     def _forward(self, batch: list[_Ask]) -> None:
         try:
@@ -147,7 +146,7 @@ class Batcher:
             a.done.set()
 
     def _next(self) -> list[_Ask]:
-        """The calls of the next forward, taken from those that wait; empty when closed."""
+        """Take the calls of the next forward pass from the waiting ones; empty when closed."""
         with self._changed:
             while True:
                 if not self._waiting:
@@ -191,7 +190,7 @@ class Visit:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """A picture without faces, or one that failed, is waited for no longer."""
+        """Stop waiting for a picture without faces, or one that failed."""
         self._batcher.expect(-self._expected)
         self._expected = 0
 

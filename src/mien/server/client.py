@@ -19,12 +19,14 @@ Picture = str | os.PathLike[str] | bytes
 
 
 class ServerError(MienError):
-    """The server refused. Its `code` is the envelope's.
+    """An error reply of the server.
 
     Attributes:
-        status: HTTP.
-        code, details, request_id: see docs/server.md.
-        retry_after: seconds, where the server said so.
+        status: HTTP status.
+        code: the error's stable code, see docs/server.md.
+        details: values behind the error, see docs/server.md.
+        request_id: see docs/server.md.
+        retry_after: seconds to wait, if the server gave them.
     """
 
     def __init__(
@@ -48,12 +50,12 @@ class ServerError(MienError):
 
 @dataclass(frozen=True, slots=True)
 class Likeness:
-    """What `verify` answers.
+    """The result of `Client.verify`.
 
     Attributes:
-        similarity: cosine, -1..1, not a probability.
-        same: similarity >= the threshold that was sent or measured, None without one.
-        record: the whole reply.
+        similarity: cosine, -1..1. Not a probability.
+        same: similarity >= the threshold that was sent or measured; None without one.
+        record: the entire reply.
     """
 
     similarity: float
@@ -62,13 +64,13 @@ class Likeness:
 
 
 class Client:
-    """Asks one server. May be used from several threads: a request has a connection of its own.
+    """A client for one server. It is thread-safe: each request has its own connection.
 
     Args:
         url: "http://127.0.0.1:8000", or https.
         key: a bearer key.
-        timeout: seconds of one request.
-        retries: how often a 429 or 503 is asked again, after the time that the server names.
+        timeout: seconds per request.
+        retries: number of retries after status 429 or 503, after the wait that the server asks for.
     """
 
     def __init__(self, url: str, *, key: str | None = None, timeout: float = 60.0, retries: int = 0):
@@ -92,20 +94,21 @@ class Client:
         masks: bool = False,
         thorough: bool = False,
     ) -> list[dict[str, Any]]:
-        """The record of each picture (docs/schema.md), in order; of several, those that could not be read
-        have an "error".
+        """Read pictures and return their records (docs/schema.md) in order.
+
+        If several pictures are sent, those that cannot be read have an "error".
 
         Args:
             pictures: paths, or bytes of files.
-            tasks: names.
-            score: least score of a face.
-            faces: only the largest so many.
-            masks: parsing answers have a "mask" too: size, from_photo, and runs; `mask_rows` makes rows of
-                it.
+            tasks: requested tasks, by name.
+            score: minimum detection score.
+            faces: maximum number of faces; the largest are read.
+            masks: include the parsing "mask": size, from_photo and runs; `mask_rows` decodes it.
             thorough: search at every scale and for turned faces too; takes 3 to 100 times as long.
 
         Raises:
-            ServerError: any reply but 200. OSError: no server there, or a path that cannot be read.
+            ServerError: the reply's status is not 200.
+            OSError: there is no server, or a path cannot be read.
         """
         fields = {
             "tasks": ",".join(tasks) if tasks is not None else None,
@@ -125,19 +128,22 @@ class Client:
         fmr: float | None = None,
         score: float | None = None,
     ) -> Likeness:
-        """How alike the largest faces of two pictures are.
+        """Compare the largest faces of two pictures.
 
         Args:
-            threshold: similarity from which they are the same.
-            fmr: in its place, how often two strangers may be called that.
+            first: path, or bytes of a file.
+            second: path, or bytes of a file.
+            threshold: minimum similarity of one person, -1..1.
+            fmr: accepted false-match rate, 0..1, instead of `threshold`.
 
         Raises:
-            as `analyze`.
+            ServerError: see `analyze`.
+            OSError: see `analyze`.
         """
         record = self._post("/v1/verify", (a, b), {"threshold": threshold, "fmr": fmr, "score": score})
         return Likeness(record["similarity"], record.get("same"), record)
 
-    def enrol(
+    def enroll(
         self,
         name: str,
         *pictures: Picture,
@@ -145,7 +151,7 @@ class Client:
         until: str | None = None,
         pick: str | None = None,
     ) -> list[dict[str, Any]]:
-        """Add the one face of each picture to the server's gallery. Raises: as `analyze`."""
+        """Enroll the one face of each picture in the server's gallery. Raises: as `analyze`."""
         return list(
             self._post(
                 "/v1/gallery/people", pictures, {"name": name, "note": note, "until": until, "pick": pick}
@@ -153,26 +159,26 @@ class Client:
         )
 
     def identify(self, *pictures: Picture, top: int | None = None) -> list[dict[str, Any]]:
-        """Who of the server's gallery is in each picture: records whose faces have a match and candidates.
+        """Identify the faces of each picture: records whose faces have a match and candidates.
 
         Raises: as `analyze`.
         """
         return list(self._post("/v1/gallery/identify", pictures, {"top": top})["results"])
 
     def people(self) -> list[dict[str, Any]]:
-        """Who is in the server's gallery. Raises: as `analyze`."""
+        """The people in the server's gallery. Raises: as `analyze`."""
         return list(self._ask("GET", "/v1/gallery/people")["people"])
 
     def forget(self, person: str) -> dict[str, Any]:
-        """Erase a person by id; how many faces and corrections went. Raises: as `analyze`."""
+        """Erase a person by id; returns the numbers of faces and corrections. Raises: as `analyze`."""
         return self._ask("DELETE", _place(person))
 
     def prune(self) -> list[dict[str, Any]]:
-        """Erase whoever's last day is over; who that was. Raises: as `analyze`."""
+        """Erase all people whose last day is over, and return them. Raises: as `analyze`."""
         return list(self._ask("POST", "/v1/gallery/prune")["people"])
 
     def correct(self, picture: Picture, not_: str, *, pick: str | None = None) -> str:
-        """The face of this picture is not that person (an id).
+        """Record that the face of this picture is not that person (an id).
 
         Returns the correction's id. Raises: as `analyze`.
         """
@@ -181,7 +187,7 @@ class Client:
     def edit(
         self, person: str, *, name: str | None = None, note: str | None = None, until: str | None = None
     ) -> dict[str, Any]:
-        """Another name, consent note or last day ("" for no end); the person as it is now.
+        """Change a person's name, consent note or last day ("" for none); returns the person.
 
         Raises: as `analyze`.
         """
@@ -191,27 +197,26 @@ class Client:
         )
 
     def merge(self, into: str, *others: str) -> dict[str, Any]:
-        """These ids are one person; `into`, as it is now. Raises: as `analyze`."""
+        """Merge these ids into one person; returns the person. Raises: as `analyze`."""
         return dict(self._json("POST", _place(into, "merge"), {"others": others})["person"])
 
     def split(self, person: str, faces: Sequence[str], name: str) -> dict[str, Any]:
-        """Some faces (ids) are somebody else; the person of that name, as it is now. Raises: as `analyze`."""
+        """Move some faces (ids) to the person of that name; returns that person. Raises: as `analyze`."""
         return dict(
             self._json("POST", _place(person, "split"), {"faces": list(faces), "name": name})["person"]
         )
 
     def stats(self) -> dict[str, Any]:
-        """Counts, size, threshold, and a stranger's chance of a false match. Raises: as `analyze`."""
+        """Counts, size, threshold, and the probability of a false match. Raises: as `analyze`."""
         return self._ask("GET", "/v1/gallery/stats")
 
     def export(
         self, person: str | None = None, *, embeddings: bool = False, limit: int | None = None
     ) -> Iterator[dict[str, Any]]:
-        """All that is kept, a person at a time: of one by id, or of everybody, asked for in parts of `limit`
-        people.
+        """Yield all stored data person by person: of one by id, or of all, requested `limit` at a time.
 
-        Thumbnails are base64 of a JPEG. embeddings: these too; a face can be rebuilt from them. Raises: as
-        `analyze`.
+        Thumbnails are base64 of a JPEG. `embeddings` includes them; a face can be reconstructed from an
+        embedding. Raises: as `analyze`.
         """
         query = {
             "person": person,
@@ -228,11 +233,11 @@ class Client:
             query["after"] = part["next"]
 
     def models(self) -> dict[str, Any]:
-        """What the server can be asked. Raises: as `analyze`."""
+        """The offered tasks, the weights and the limits. Raises: as `analyze`."""
         return self._ask("GET", "/v1/models")
 
     def ready(self) -> bool:
-        """Whether it would take a picture now. Raises: OSError."""
+        """Whether the server would accept a picture now. Raises: OSError."""
         try:
             return self._ask("GET", "/readyz")["status"] == "ready"
         except ServerError as e:
@@ -247,7 +252,7 @@ class Client:
         ]
         for picture in pictures:
             data = picture if isinstance(picture, bytes) else Path(picture).read_bytes()
-            # the file's own name stays here: it may say who is shown
+            # the file's name is not sent: it may name a person
             parts.append(
                 b'name="image"; filename="image"\r\nContent-Type: application/octet-stream\r\n\r\n' + data
             )
@@ -293,7 +298,7 @@ class Client:
                 error["details"],
                 record["request_id"],
             )
-        except (ValueError, KeyError, TypeError):  # not one of ours: a proxy's page, or another service
+        except (ValueError, KeyError, TypeError):  # not our format: a proxy's page, or another service
             code, message, details, request_id = (
                 "http",
                 f"HTTP {reply.status} {reply.reason}",
@@ -307,7 +312,7 @@ class Client:
 
 
 def mask_rows(mask: dict[str, Any]) -> list[list[int]]:
-    """A parsing "mask" of `analyze` -> its rows of class indices; numpy.array of them is the mask (h, w)."""
+    """A parsing "mask" of `analyze` -> rows of class indices; numpy.array makes them the mask (h, w)."""
     runs, (w, h) = mask["runs"], mask["size"]
     flat = [index for index, length in zip(runs[::2], runs[1::2], strict=True) for _ in range(length)]
     return [flat[y * w : (y + 1) * w] for y in range(h)]

@@ -1,4 +1,4 @@
-"""What the server answers when it does not answer: one envelope, one code a reason."""
+"""Error replies of the server: one format, one code per reason."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from mien.errors import MienError, PhotoError
 NEEDED = (
     "the server needs FastAPI, uvicorn, python-multipart and prometheus-client: pip install 'mien[serve]'"
 )
-# What is wrong with one picture -> HTTP status, where the request was about that picture alone.
+# code of a picture's error -> HTTP status of a request for that picture alone
 PHOTO_STATUS = {"empty_file": 400, "not_a_picture": 415, "too_large": 413, "truncated": 422}
 
 
@@ -18,7 +18,7 @@ class ApiError(MienError):
     """A request that is refused.
 
     Args:
-        status: HTTP.
+        status: HTTP status.
         code: a short stable word.
         message: the thing, the value and the fix.
         details: plain JSON values.
@@ -52,5 +52,5 @@ def envelope(error: ApiError, request_id: str) -> dict[str, Any]:
 
 
 def of_photo(error: PhotoError, number: int) -> ApiError:
-    """A picture that could not be read, as the reply to a request that was about nothing else."""
+    """The error of a picture as the reply to a request for that picture alone."""
     return ApiError(PHOTO_STATUS.get(error.code, 422), error.code, str(error), details={"image": number})

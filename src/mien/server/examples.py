@@ -105,7 +105,7 @@ EXAMPLES: dict[str, dict[str, Any]] = {
     },
     "Enrolled": {
         "request_id": _ID,
-        "added": [{"face": "f_1", "person": "p_1", "name": "Ann", "new": True, "alike": None}],
+        "added": [{"face": "f_1", "person": "p_1", "name": "Ann", "new": True, "possible_duplicate": None}],
     },
     "People": {"request_id": _ID, "people": [_PERSON]},
     "Changed": {"request_id": _ID, "person": _PERSON},

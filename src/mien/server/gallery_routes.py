@@ -1,4 +1,4 @@
-"""Who is this: the routes of a gallery, where the server was given one."""
+"""The routes of a gallery, if the server has one."""
 
 from __future__ import annotations
 
@@ -33,21 +33,19 @@ _log = logging.getLogger("mien.server")
 
 
 @contextmanager
-def said(gallery: Gallery) -> Iterator[None]:
-    """The gallery's own refusals as replies, without the place where it lies."""
+def gallery_errors(gallery: Gallery) -> Iterator[None]:
+    """Turn the gallery's errors into replies that do not contain its path."""
     try:
         yield
     except UsageError as e:
         raise ApiError(400, "gallery", str(e).replace(gallery.uri, "(this server's)")) from e
     except ErasureFailed as e:
         _log.error("%s", e)
-        raise ApiError(
-            500, "not_erased", "something of what was to be forgotten is still on the disk; ask again"
-        ) from e
+        raise ApiError(500, "not_erased", "some of the data to erase is still on the disk; try again") from e
 
 
 def begun(gallery: Gallery) -> bool:
-    """Whether anybody was ever enrolled: before that there is no table."""
+    """Whether anybody was ever enrolled; before that there is no table."""
     try:
         return gallery.store is not None
     except UsageError:
@@ -55,8 +53,8 @@ def begun(gallery: Gallery) -> bool:
 
 
 def of_people(gallery: Gallery, ids: Sequence[str], change: Callable[[], T]) -> T:
-    """A change of people who are here, by id. Raises: ApiError 404, and see `said`."""
-    with said(gallery):
+    """Change enrolled people, by id. Raises: ApiError 404, and see `gallery_errors`."""
+    with gallery_errors(gallery):
         if not begun(gallery) or not {p.id for p in gallery.people()}.issuperset(ids):
             raise ApiError(
                 404, "no_person", "nobody in this gallery has that id; GET /v1/gallery/people lists them"
@@ -65,28 +63,26 @@ def of_people(gallery: Gallery, ids: Sequence[str], change: Callable[[], T]) -> 
 
 
 def people(gallery: Gallery) -> list[dict[str, Any]]:
-    """Everybody, as plain JSON values."""
-    with said(gallery):
+    """All people, as plain JSON values."""
+    with gallery_errors(gallery):
         return [p.to_dict() for p in gallery.people()] if begun(gallery) else []
 
 
 def prune(gallery: Gallery) -> list[dict[str, Any]]:
-    """Forget whoever's last day is over; who that was."""
-    with said(gallery):
+    """Erase all people whose last day is over, and return them."""
+    with gallery_errors(gallery):
         return [p.to_dict() for p in gallery.prune()] if begun(gallery) else []
 
 
 def stats(gallery: Gallery) -> dict[str, Any]:
     """Counts, sizes, threshold and errors."""
-    with said(gallery):
+    with gallery_errors(gallery):
         return gallery.stats()
 
 
 def export(gallery: Gallery, after: str, limit: int, embeddings: bool) -> dict[str, Any]:
-    """A part of everybody, in the order of their ids, so that parts fit together whatever happens between
-    two.
-    """
-    with said(gallery):
+    """A page of all people, sorted by id, so that changes between two pages do not matter."""
+    with gallery_errors(gallery):
         ids = sorted(p.id for p in gallery.people() if p.id > after) if begun(gallery) else []
         found = gallery.details(ids[:limit], embeddings=embeddings) if ids else []
         return {
@@ -103,25 +99,25 @@ def export_one(gallery: Gallery, person: str, embeddings: bool) -> dict[str, Any
 
 
 def merge(gallery: Gallery, person: str, others: Sequence[str]) -> dict[str, Any]:
-    """These are one person. Raises: ApiError 404, also where one of the others is not here."""
+    """Merge people. Raises: ApiError 404 if one of them is not enrolled."""
 
     def change() -> dict[str, Any]:
-        return gallery.who(gallery.merge(person, *others)).to_dict()
+        return gallery.person(gallery.merge(person, *others)).to_dict()
 
     return of_people(gallery, [person, *others], change)
 
 
 def split(gallery: Gallery, person: str, faces: Sequence[str], name: str) -> dict[str, Any]:
-    """Some faces are somebody else's; that person. Raises: ApiError 404."""
-    return of_people(gallery, [person], lambda: gallery.who(gallery.split(person, faces, name)).to_dict())
+    """Move some faces to another person, and return that person. Raises: ApiError 404."""
+    return of_people(gallery, [person], lambda: gallery.person(gallery.split(person, faces, name)).to_dict())
 
 
 def edit(gallery: Gallery, person: str, changes: dict[str, str]) -> dict[str, Any]:
-    """Another name, note or last day; the person. Raises: ApiError 404."""
+    """Change name, note or last day, and return the person. Raises: ApiError 404."""
 
     def change() -> dict[str, Any]:
         gallery.edit(person, **changes)
-        return gallery.who(person).to_dict()
+        return gallery.person(person).to_dict()
 
     return of_people(gallery, [person], change)
 
@@ -129,20 +125,23 @@ def edit(gallery: Gallery, person: str, changes: dict[str, str]) -> dict[str, An
 def enroll(
     gallery: Gallery, faces: Sequence[Face], name: str, note: str | None, until: str | None
 ) -> list[dict[str, Any]]:
-    """All or none. Raises: ApiError, see `said`."""
-    with said(gallery):
+    """Enroll all faces or none. Raises: ApiError, see `gallery_errors`."""
+    with gallery_errors(gallery):
         added = gallery.enroll(faces, name, note=note, until=until)
     plain = [{"face": a.face, "person": a.person, "name": a.name, "new": a.new} for a in added]
-    return [p | {"alike": a.alike.to_dict() if a.alike else None} for p, a in zip(plain, added, strict=True)]
+    return [
+        p | {"possible_duplicate": a.possible_duplicate.to_dict() if a.possible_duplicate else None}
+        for p, a in zip(plain, added, strict=True)
+    ]
 
 
 def one_face_each(readings: Sequence[Reading], pick: schema.Pick) -> list[Face]:
-    """The face of each picture, when it shows the one that is needed. Raises: ApiError."""
+    """The one face of each picture. Raises: ApiError if a picture shows none or several."""
     for number, reading in enumerate(readings, 1):
         if reading.error is not None:
             raise of_photo(reading.error, number)
         if len(reading) != 1 and not (reading and pick == "largest"):
-            text = f"picture {number} shows {len(reading)} faces where one is needed; cut it to one" + (
+            text = f"picture {number} shows {len(reading)} faces where one is needed; crop it to one" + (
                 ", or send pick=largest" if reading else ""
             )
             raise ApiError(422, "several_faces" if reading else "no_face", text, details={"image": number})
@@ -150,17 +149,17 @@ def one_face_each(readings: Sequence[Reading], pick: schema.Pick) -> list[Face]:
 
 
 def routes(api: FastAPI, service: Service, gallery: Gallery) -> None:
-    """What `mien gallery` does, by HTTP. All of it runs on the line's threads."""
-    _ = gallery.threshold  # where none is known the server shall not start
+    """Add the routes that do what `mien gallery` does. Their work runs on the queue's threads."""
+    _ = gallery.threshold  # without a threshold the server must not start
     question = AnalyzeRequest((gallery.task,))
     _identify(api, service, gallery, question)
     _people(api, service, gallery, question)
-    _mend(api, service, gallery)
+    _edit(api, service, gallery)
     _correct(api, service, gallery, question)
-    _whole(api, service, gallery)
+    _all_people(api, service, gallery)
 
 
-def _said_once(request: Request, **found: Any) -> JSONResponse:
+def _reply(request: Request, **found: Any) -> JSONResponse:
     return JSONResponse({"request_id": request.state.request_id, **found})
 
 
@@ -169,7 +168,7 @@ def _identify(api: FastAPI, service: Service, gallery: Gallery, question: Analyz
         reading = service.work.read(data, question, deadline)
         record = reading.to_dict()
         if reading.error is None:
-            with said(gallery):
+            with gallery_errors(gallery):
                 record["faces"] = [a.to_dict() for a in gallery.answers(reading, top=top)]
         return Record(record, reading.error)
 
@@ -179,13 +178,11 @@ def _identify(api: FastAPI, service: Service, gallery: Gallery, question: Analyz
         openapi_extra=openapi.body(schema.IdentifyForm),
     )
     async def identify(request: Request) -> JSONResponse:
-        """Who is in one or more pictures: the best people of each face, or unknown."""
-        asked = (await read_form(request, service.limits, request.state.deadline)).checked(
-            schema.IdentifyForm
-        )
+        """Identify the faces of one or more pictures: the best people of each face, or unknown."""
+        form = (await read_form(request, service.limits, request.state.deadline)).checked(schema.IdentifyForm)
         if not begun(gallery):
             raise ApiError(400, "gallery", "nobody was enrolled yet; POST /v1/gallery/people does that")
-        records = await service.each(partial(who_is, asked.top), asked.image, question, request)
+        records = await service.each(partial(who_is, form.top), form.image, question, request)
         if len(records) == 1 and records[0].error is not None:
             raise of_photo(records[0].error, 1)
         return JSONResponse({"request_id": request.state.request_id, "results": [r.json for r in records]})
@@ -198,40 +195,40 @@ def _people(api: FastAPI, service: Service, gallery: Gallery, question: AnalyzeR
         openapi_extra=openapi.body(schema.EnrollForm),
     )
     async def add(request: Request) -> JSONResponse:
-        """Enrol the one face of each picture under one name. If any picture will not do, none is enrolled."""
-        asked = (await read_form(request, service.limits, request.state.deadline)).checked(schema.EnrollForm)
-        readings = await service.each(service.work.read, asked.image, question, request)
-        faces = one_face_each(readings, asked.pick)
-        job = partial(enroll, gallery, faces, asked.name, asked.note, asked.until)
+        """Enroll the one face of each picture under one name. If one picture is refused, none is enrolled."""
+        form = (await read_form(request, service.limits, request.state.deadline)).checked(schema.EnrollForm)
+        readings = await service.each(service.work.read, form.image, question, request)
+        faces = one_face_each(readings, form.pick)
+        job = partial(enroll, gallery, faces, form.name, form.note, form.until)
         (added,) = await service.line.run([job], request.state.deadline)
-        return _said_once(request, added=added)
+        return _reply(request, added=added)
 
     @api.get("/v1/gallery/people", responses=openapi.replies(schema.People, *PLAIN_ERRORS))
     async def everybody(request: Request) -> JSONResponse:
-        """Who is enrolled: ids, names, faces, consent notes, last days. No embedding and no picture."""
+        """The enrolled people: ids, names, faces, consent notes, last days. No embeddings, no pictures."""
         (found,) = await service.line.run([partial(people, gallery)], request.state.deadline)
-        return _said_once(request, people=found)
+        return _reply(request, people=found)
 
     @api.delete(
         "/v1/gallery/people/{person}", responses=openapi.replies(schema.Forgotten, 404, *PLAIN_ERRORS)
     )
     async def erase(request: Request, person: str) -> JSONResponse:
-        """Forget a person, by id, for good: vectors, pictures, name, note, old versions."""
+        """Erase a person by id: embeddings, pictures, name, note and old versions."""
         job = partial(of_people, gallery, [person], lambda: asdict(gallery.forget(person)))
         (gone,) = await service.line.run([job], request.state.deadline)
-        return _said_once(request, **gone)
+        return _reply(request, **gone)
 
 
-def _mend(api: FastAPI, service: Service, gallery: Gallery) -> None:
+def _edit(api: FastAPI, service: Service, gallery: Gallery) -> None:
     place, replies = "/v1/gallery/people/{person}", openapi.replies(schema.Changed, *JSON_ERRORS)
 
     @api.patch(place, responses=replies, openapi_extra=openapi.json_body(schema.EditBody))
     async def change(request: Request, person: str) -> JSONResponse:
-        """Another name, consent note or last day; what is not sent stays."""
+        """Change name, consent note or last day; fields that are not sent stay as they are."""
         body = await read_json(request, request.state.deadline, schema.EditBody)
         changes = body.model_dump(exclude_unset=True)
         (found,) = await service.line.run([partial(edit, gallery, person, changes)], request.state.deadline)
-        return _said_once(request, person=found)
+        return _reply(request, person=found)
 
     @api.post(
         f"{place}/merge",
@@ -239,15 +236,15 @@ def _mend(api: FastAPI, service: Service, gallery: Gallery) -> None:
         openapi_extra=openapi.json_body(schema.MergeBody),
     )
     async def join(request: Request, person: str) -> JSONResponse:
-        """Others are this person too: their faces come here, and their ids go.
+        """Merge other people into this one: their faces move here, and their ids disappear.
 
-        The earliest last day of all counts.
+        The earliest last day of all is kept.
         """
         body = await read_json(request, request.state.deadline, schema.MergeBody)
         (found,) = await service.line.run(
             [partial(merge, gallery, person, body.others)], request.state.deadline
         )
-        return _said_once(request, person=found)
+        return _reply(request, person=found)
 
     @api.post(
         f"{place}/split",
@@ -255,12 +252,12 @@ def _mend(api: FastAPI, service: Service, gallery: Gallery) -> None:
         openapi_extra=openapi.json_body(schema.SplitBody),
     )
     async def part(request: Request, person: str) -> JSONResponse:
-        """Some faces of this person are somebody else's: answers that person, new or known."""
+        """Move some faces of this person to another one, new or known, and return that person."""
         body = await read_json(request, request.state.deadline, schema.SplitBody)
         (found,) = await service.line.run(
             [partial(split, gallery, person, body.faces, body.name)], request.state.deadline
         )
-        return _said_once(request, person=found)
+        return _reply(request, person=found)
 
 
 def _correct(api: FastAPI, service: Service, gallery: Gallery, question: AnalyzeRequest) -> None:
@@ -272,33 +269,32 @@ def _correct(api: FastAPI, service: Service, gallery: Gallery, question: Analyze
         openapi_extra=openapi.body(schema.CorrectForm),
     )
     async def correct(request: Request, person: str) -> JSONResponse:
-        """The face of the picture is not this person: it, and what is nearer to it than to the person, is no
-        match from now on.
+        """Record that the face of the picture is not this person.
 
-        Its embedding is kept with the person, no picture. Enrolling the same picture as that person takes it
-        back.
+        Faces that are nearer to this face than to the person's own faces no longer match. The embedding is
+        stored with the person, without the picture. Enrolling the same picture as that person revokes this.
         """
-        asked = (await read_form(request, service.limits, request.state.deadline)).checked(schema.CorrectForm)
+        form = (await read_form(request, service.limits, request.state.deadline)).checked(schema.CorrectForm)
         (face,) = one_face_each(
-            await service.each(service.work.read, asked.image, question, request), asked.pick
+            await service.each(service.work.read, form.image, question, request), form.pick
         )
         job = partial(of_people, gallery, [person], lambda: gallery.correct_face(face, person))
         (made,) = await service.line.run([job], request.state.deadline)
-        return _said_once(request, correction=made)
+        return _reply(request, correction=made)
 
 
-def _whole(api: FastAPI, service: Service, gallery: Gallery) -> None:
+def _all_people(api: FastAPI, service: Service, gallery: Gallery) -> None:
     @api.post("/v1/gallery/prune", responses=openapi.replies(schema.People, *PLAIN_ERRORS))
     async def tidy(request: Request) -> JSONResponse:
-        """Forget everybody whose last day is over, for good; answers who that was. Takes no body."""
+        """Erase all people whose last day is over, and return them. Takes no body."""
         (gone,) = await service.line.run([partial(prune, gallery)], request.state.deadline)
-        return _said_once(request, people=gone)
+        return _reply(request, people=gone)
 
     @api.get("/v1/gallery/stats", responses=openapi.replies(schema.Stats, *PLAIN_ERRORS))
     async def counts(request: Request) -> JSONResponse:
-        """How many are here, how large it is, its threshold, and a stranger's chance of a false match."""
+        """Counts, size, threshold, and the probability of a false match for a stranger."""
         (found,) = await service.line.run([partial(stats, gallery)], request.state.deadline)
-        return _said_once(request, **found)
+        return _reply(request, **found)
 
     @api.get(
         "/v1/gallery/export",
@@ -306,15 +302,15 @@ def _whole(api: FastAPI, service: Service, gallery: Gallery) -> None:
         openapi_extra=openapi.query(schema.ExportQuery),
     )
     async def take(request: Request) -> JSONResponse:
-        """All that is kept, open and not sealed: of one person, or of everybody in parts.
+        """All stored data, unsealed: of one person, or of all people in pages.
 
-        Embeddings only where asked for.
+        Embeddings are included only on request.
         """
         params = request.query_params
-        asked = Body([], {name: params.getlist(name) for name in params}).checked(schema.ExportQuery)
-        if asked.person is None:
-            job = partial(export, gallery, asked.after or "", asked.limit, asked.embeddings)
+        form = Body([], {name: params.getlist(name) for name in params}).checked(schema.ExportQuery)
+        if form.person is None:
+            job = partial(export, gallery, form.after or "", form.limit, form.embeddings)
         else:
-            job = partial(export_one, gallery, asked.person, asked.embeddings)
+            job = partial(export_one, gallery, form.person, form.embeddings)
         (found,) = await service.line.run([job], request.state.deadline)
-        return _said_once(request, **found)
+        return _reply(request, **found)

@@ -1,4 +1,4 @@
-"""Who may ask, how much, how often and for how long."""
+"""API keys, limits of requests, rates and deadlines."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ LEAST_KEY = 16
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What one server takes on. All are hard; a request beyond them is refused with a reply that names the
-    limit.
+    """Limits of one server. A request beyond a limit is refused with a reply that names it.
 
     Attributes:
-        picture_bytes, request_bytes: as uploaded.
-        held_bytes: bodies of all open requests together.
-        pixels: a picture's header may claim.
-        faces: found in one picture.
-        pictures: in one request.
-        queue: pictures inside at once, waiting or being read, and requests open at once; more get 503.
-        seconds: from the first byte of a request to its reply.
-        stall: without a byte of a body that is not complete.
-        rate: pictures a minute and key, None for no limit.
-        burst: pictures that may come at once before `rate` counts.
+        picture_bytes: maximum size of a picture, as uploaded.
+        request_bytes: maximum size of a request, as uploaded.
+        held_bytes: maximum size of the bodies of all open requests together.
+        pixels: maximum pixels of a picture, by its header.
+        faces: maximum faces in one picture.
+        pictures: maximum pictures in one request.
+        queue: maximum pictures waiting or being read, and maximum open requests; more get status 503.
+        seconds: maximum time from the first byte of a request to its reply.
+        stall: maximum seconds without a byte of an incomplete body.
+        rate: pictures per minute and key; None for no limit.
+        burst: pictures that may be sent at once before `rate` applies.
     """
 
     picture_bytes: int = 32 * MIB
@@ -77,7 +77,7 @@ class Uploads:
     Attributes:
         open: requests with a body.
         held: bytes of their bodies in memory.
-        dropping: refused ones whose rest is read and dropped.
+        dropping: refused requests whose rest is read and discarded.
     """
 
     open: int = 0
@@ -102,17 +102,17 @@ class TooManyFaces(PhotoError):
 
 
 class Deadline:
-    """A moment that every stage of a request knows."""
+    """The time by which a request must be finished."""
 
     def __init__(self, seconds: float):
         self.seconds, self._end = seconds, time.monotonic() + seconds
 
     def left(self) -> float:
-        """Seconds, never below 0."""
+        """Remaining seconds, never below 0."""
         return max(0.0, self._end - time.monotonic())
 
     def check(self) -> None:
-        """Raises: Late."""
+        """Raises: DeadlineExceeded."""
         if self.left() <= 0:
             raise DeadlineExceeded(
                 f"the request took longer than {self.seconds:g} s; send fewer or smaller pictures"
@@ -120,10 +120,10 @@ class Deadline:
 
 
 class Keys:
-    """The bearer keys that are let in. Only their SHA-256 is kept.
+    """The accepted bearer keys. Only their SHA-256 is stored.
 
     Args:
-        keys: name -> key. A name appears in logs, a key never does.
+        keys: (name, key). A name appears in logs, a key never does.
 
     Raises:
         UsageError: a key of less than 16 characters, or the same key twice.
@@ -137,8 +137,8 @@ class Keys:
                     f"the key {name!r} has {len(key)} characters, it needs {LEAST_KEY}: "
                     'python -c "import secrets; print(secrets.token_urlsafe(32))"'
                 )
-            if self.who(key) is not None:
-                raise UsageError(f"the key {name!r} is also {self.who(key)!r}'s; each needs its own")
+            if self.owner(key) is not None:
+                raise UsageError(f"the key {name!r} is also {self.owner(key)!r}'s; each needs its own")
             self._digests.append((name, hashlib.sha256(key.encode()).digest()))
         if len({name for name, _ in self._digests}) < len(self._digests):
             raise UsageError("two keys have the same name; each needs its own")
@@ -146,10 +146,10 @@ class Keys:
     def __len__(self) -> int:
         return len(self._digests)
 
-    def who(self, key: str) -> str | None:
-        """The name of a key, or None.
+    def owner(self, key: str) -> str | None:
+        """The name of a key; None for an unknown key.
 
-        The time taken says nothing about which key came close: all are compared, as hashes.
+        All hashes are compared, so that the time reveals nothing about similar keys.
         """
         given, found = hashlib.sha256(key.encode("utf-8", "surrogateescape")).digest(), None
         for name, digest in self._digests:
@@ -159,7 +159,7 @@ class Keys:
 
 
 def read_keys(path: str | os.PathLike[str]) -> Keys:
-    """A file with a key a line, `NAME KEY`; empty lines and lines that start with # do not count.
+    """Read a file with one key per line, `NAME KEY`; empty lines and lines that start with # are skipped.
 
     Raises:
         UsageError: the file cannot be read, has no key, or a line of another form (shown by number, never by
@@ -170,7 +170,7 @@ def read_keys(path: str | os.PathLike[str]) -> Keys:
     except (OSError, UnicodeDecodeError) as e:
         raise UsageError(
             f"cannot read the keys in {os.fspath(path)!r} ({type(e).__name__}); --api-keys names a text file,"
-            " NAME KEY a line"
+            " one NAME KEY per line"
         ) from e
     rows = [
         (number, line.split())
@@ -181,14 +181,12 @@ def read_keys(path: str | os.PathLike[str]) -> Keys:
         if len(words) != 2:
             raise UsageError(f"{os.fspath(path)!r}, line {number}: {len(words)} words where NAME KEY are two")
     if not rows:
-        raise UsageError(f"{os.fspath(path)!r} has no key; write one a line: NAME KEY")
+        raise UsageError(f"{os.fspath(path)!r} has no key; write one per line: NAME KEY")
     return Keys((words[0], words[1]) for _, words in rows)
 
 
 def is_loopback(host: str) -> bool:
-    """Whether only this machine can reach the address; a name other than "localhost" may lead anywhere, so it
-    is not.
-    """
+    """Whether only this machine can reach the address; names other than "localhost" are not loopback."""
     try:
         return host == "localhost" or ipaddress.ip_address(host.strip("[]")).is_loopback
     except ValueError:
@@ -196,8 +194,11 @@ def is_loopback(host: str) -> bool:
 
 
 def check_origins(origins: Sequence[str], keys: Keys | None) -> None:
-    """Raises: UsageError, for an origin that is none, or for "*" without keys: any page could then enroll
-    people and read them.
+    """Check allowed origins.
+
+    Raises:
+        UsageError: an origin has a wrong form, or it is "*" without keys: any page could then enroll people
+            and read their data.
     """
     for origin in origins:
         if origin == "*" and keys is None:
@@ -218,12 +219,12 @@ def without_port(host: str) -> str:
 
 
 class Buckets:
-    """A token bucket a name.
+    """One token bucket per name.
 
     Args:
-        rate: tokens a minute.
-        burst: what a full bucket holds.
-        clock: seconds.
+        rate: tokens per minute.
+        burst: tokens of a full bucket.
+        clock: gives the time in seconds.
     """
 
     def __init__(self, rate: float, burst: int, clock: Callable[[], float] = time.monotonic):
@@ -233,9 +234,9 @@ class Buckets:
         ] = {}  # name -> tokens at a time; names are keys' names, so they are few
 
     def take(self, name: str, tokens: int = 1) -> float:
-        """0.0 when granted, else the seconds after which to ask again; a refusal costs nothing.
+        """Take tokens: 0.0 if granted, else the seconds until the next attempt. A refusal costs nothing.
 
-        Of a request larger than the bucket the rest is owed, or it could never come.
+        A request larger than the bucket is granted when the bucket is full, and the rest is owed.
         """
         now = self.clock()
         held, at = self._kept.get(name, (self.burst, now))

@@ -1,4 +1,4 @@
-"""What the server counts, for Prometheus."""
+"""The server's metrics for Prometheus."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ FACES = (1, 2, 4, 8, 16, 32, 64)
 
 
 class Counts:
-    """A registry of its own, so that two apps in a process do not add up."""
+    """Metrics in a separate registry, so that two apps in a process are counted separately."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
@@ -28,7 +28,7 @@ class Counts:
         )
         self.stage = Histogram(
             "mien_stage_seconds",
-            "Decode, detect, align and read, a picture.",
+            "Time to decode, detect, align and read one picture.",
             ("stage",),
             buckets=SECONDS,
             registry=r,
@@ -37,13 +37,13 @@ class Counts:
             "mien_pictures", "Pictures by outcome: read, or the error's code.", ("outcome",), registry=r
         )
         self.faces = Counter("mien_faces", "Faces read.", registry=r)
-        self.batch_faces = Histogram("mien_batch_faces", "Faces in a forward.", buckets=FACES, registry=r)
+        self.batch_faces = Histogram("mien_batch_faces", "Faces per forward pass.", buckets=FACES, registry=r)
         self.batch_pictures = Histogram(
-            "mien_batch_pictures", "Pictures that shared a forward.", buckets=FACES, registry=r
+            "mien_batch_pictures", "Pictures that shared a forward pass.", buckets=FACES, registry=r
         )
 
     def watch(self, name: str, text: str, value: Callable[[], float]) -> None:
-        """A gauge that is read when it is asked for."""
+        """Add a gauge whose value is read at each scrape."""
         Gauge(name, text, registry=self.registry).set_function(value)
 
     def forward(self, faces: int, calls: int) -> None:

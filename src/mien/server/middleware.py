@@ -1,4 +1,4 @@
-"""What every request passes: an id, a key, a rate, a size, an error format, a log line, a count."""
+"""Middleware of every request: id, key, rate, size, error format, log line and metrics."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from mien.server.errors import ApiError, envelope
 from mien.server.limits import MIB, Buckets, Deadline, Keys, Limits, Uploads, is_loopback, without_port
 from mien.server.metrics import Counts
 
-OPEN = ("/healthz", "/readyz")  # no key needed: what runs a container has none
+OPEN = ("/healthz", "/readyz")  # no key needed: container runtimes have none
 FREE = (
     *OPEN,
     "/metrics",
@@ -33,12 +33,12 @@ _log = logging.getLogger("mien.server")
 
 class Middleware:
     """ASGI middleware. The log has route, status, time, the key's name and the request id; never a body, a
-    key or an answer.
+    key or a reply.
 
     Args:
-        keys: None lets everybody in, but only under a loopback name: a web page elsewhere could have its own
-            name lead here.
-        origins: of pages elsewhere that may send something also where there are no keys.
+        keys: accepted keys. None accepts every request, but only to a loopback name, since another web page
+            could let its own name resolve to this server.
+        origins: origins of other pages that may send requests, even without keys.
     """
 
     def __init__(
@@ -59,8 +59,8 @@ class Middleware:
         if scope["type"] != "http":
             return await self.app(scope, receive, send)
         start, status, headers = time.perf_counter(), 0, _headers(scope)
-        asked = headers.get("x-request-id", "")
-        request_id = asked if _ID.fullmatch(asked) else uuid.uuid4().hex
+        given = headers.get("x-request-id", "")
+        request_id = given if _ID.fullmatch(given) else uuid.uuid4().hex
         state = scope.setdefault("state", {})
         state |= {
             "request_id": request_id,
@@ -121,7 +121,7 @@ class Middleware:
             )
 
     def let_in(self, scope: Scope, headers: dict[str, str]) -> None:
-        """The key and the rate.
+        """Check the key and the rate.
 
         Raises:
             ApiError: 401, 403, 429.
@@ -143,8 +143,8 @@ class Middleware:
             )
             if scope["method"] != "GET" and not own:
                 assert origin is not None
-                # a page elsewhere may send a form here without asking; it would not see the reply, but
-                # somebody would be enrolled
+                # another page may send a form here without a preflight; it would not see the reply, but a
+                # person would be enrolled
                 text = (
                     f"without keys this server takes nothing that a page of {origin[:60]!r} sends; name it"
                     " with --allow-origin"
@@ -152,7 +152,7 @@ class Middleware:
                 raise ApiError(403, "bad_origin", text)
         else:
             kind, _, key = headers.get("authorization", "").partition(" ")
-            name = self.keys.who(key.strip()) if kind.lower() == "bearer" else None
+            name = self.keys.owner(key.strip()) if kind.lower() == "bearer" else None
             if name is None:
                 raise ApiError(401, "no_key", "send a key that this server knows: Authorization: Bearer KEY")
             scope["state"]["key"] = name
@@ -160,17 +160,17 @@ class Middleware:
             self.charge(scope["state"]["key"], 1)
 
     def charge(self, name: str, pictures: int) -> None:
-        """Raises: ApiError 429, when this key has asked for too many pictures."""
+        """Count pictures for a key. Raises: ApiError 429 if it has sent too many."""
         wait = self.buckets.take(name, pictures) if self.buckets else 0.0
         if wait > 0:
-            text = f"more than {self.limits.rate:g} pictures a minute; ask again in {wait:.1f} s"
+            text = f"more than {self.limits.rate:g} pictures per minute; try again in {wait:.1f} s"
             raise ApiError(
                 429, "rate_limited", text, details={"pictures_a_minute": self.limits.rate}, retry_after=wait
             )
 
 
 class _Body:
-    """Counts a request's body as it comes."""
+    """Limits a request's body while it arrives."""
 
     def __init__(
         self,
@@ -196,7 +196,7 @@ class _Body:
         return not self._complete and not (self._waits and self._bytes == 0) and self._deadline.left() > 0
 
     async def drop(self) -> None:
-        """Read the rest and keep nothing of it, for as long as the request may take."""
+        """Read and discard the rest, for as long as the request may take."""
         if self._uploads.dropping >= self._limits.queue:
             return
         self._uploads.dropping += 1
@@ -211,7 +211,7 @@ class _Body:
             self._uploads.dropping -= 1
 
     def begin(self) -> None:
-        """Refuse before a byte is read what is too large by its own account, or one request too many."""
+        """Refuse a body whose declared size is too large, or one request too many, before reading it."""
         if not self._takes:
             return
         self._check(self._claimed)
@@ -219,7 +219,7 @@ class _Body:
             raise ApiError(
                 503,
                 "queue_full",
-                f"{self._uploads.open} requests are open, which is the limit; ask again",
+                f"{self._uploads.open} requests are open, which is the limit; try again",
                 retry_after=1,
             )
         self._uploads.open += 1
@@ -236,7 +236,7 @@ class _Body:
             raise ApiError(
                 503,
                 "queue_full",
-                "the open requests' bodies fill the memory set aside for them; ask again",
+                "the open requests' bodies fill the memory reserved for them; try again",
                 retry_after=1,
             )
         return message
@@ -244,7 +244,7 @@ class _Body:
     async def _next(self) -> Message:
         """The next message.
 
-        Raises: ApiError 408, when no byte of a body that is not complete has come for `stall` seconds.
+        Raises: ApiError 408, when no byte of an incomplete body has arrived for `stall` seconds.
         """
         if self._complete:
             return await self._receive()
@@ -267,7 +267,7 @@ class _Body:
             raise ApiError(413, "request_too_large", text, details={"limit": limit})
 
     def end(self) -> None:
-        """The body is let go."""
+        """Release the body."""
         self._uploads.open -= self._counted
         self._uploads.held -= self._bytes
 
@@ -284,7 +284,7 @@ def _headers(scope: Scope) -> dict[str, str]:
 
 
 async def answer(send: Callable[[Message], Any], error: ApiError, request_id: str) -> None:
-    """An error as the whole reply."""
+    """Send an error as the entire reply."""
     body = json.dumps(envelope(error, request_id)).encode()
     headers = {"content-type": "application/json", "content-length": str(len(body)), **error.headers}
     start = {

@@ -1,4 +1,4 @@
-"""The OpenAPI page: what `schema` and `examples` add to FastAPI's own description of the routes."""
+"""The OpenAPI document: `schema` and `examples` added to FastAPI's own description of the routes."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from mien.server.schema import REPLIES, Error, Form, Model
 Json = dict[str, Any]
 REF = "#/components/schemas/{model}"
 REASONS: dict[int, str] = {
-    400: "A field or a picture is not as it must be",
-    401: "No key, or one that is not known",
+    400: "A field or a picture is wrong",
+    401: "No key, or an unknown key",
     403: "Not offered here",
     404: "Nobody here has that id",
-    408: "The body came too slowly",
+    408: "The body arrived too slowly",
     413: "Too many bytes, pixels, faces or pictures",
     415: "Not the kind of body that this route takes, or not a picture",
     422: "A picture that cannot be used",
-    429: "Too many pictures a minute; see Retry-After",
-    500: "A fault of the server",
-    501: "The model does not answer this",
+    429: "Too many pictures per minute; see Retry-After",
+    500: "An error of the server",
+    501: "The model does not have this task",
     503: "Busy; see Retry-After",
     504: "Out of time",
 }
@@ -39,7 +39,7 @@ def body(form: type[Form]) -> Json:
     raw = {
         "type": "string",
         "format": "binary",
-        "description": "One picture; the fields stand in the query.",
+        "description": "One picture; the fields are in the query.",
     }
     content = {
         "multipart/form-data": {"schema": fields},
@@ -56,7 +56,7 @@ def json_body(model: type[Model]) -> Json:
 
 
 def query(form: type[Form]) -> Json:
-    """`openapi_extra` of a route whose fields stand in the query."""
+    """`openapi_extra` of a route whose fields are in the query."""
     schema = form.model_json_schema()
     parameters = []
     for name, field in schema["properties"].items():
@@ -78,7 +78,7 @@ def errors(*codes: int) -> dict[int | str, Json]:
 
 
 def replies(model: type[Model], *codes: int) -> dict[int | str, Json]:
-    """`responses` of a route: its answer, and the errors it may give."""
+    """`responses` of a route: its reply and its errors."""
     return {200: {"description": "The answer", "content": _content(model)}, **errors(*codes)}
 
 

@@ -1,4 +1,4 @@
-"""The page that a browser sees: the files of src/mien/web, and what the page has to know of the tasks."""
+"""The page for browsers: the files of src/mien/web, and the task data that the page needs."""
 
 from __future__ import annotations
 
@@ -44,10 +44,9 @@ def _served() -> dict[str, tuple[bytes, str, str]]:
 
 
 class Page:
-    """ASGI middleware: GET and HEAD of the page's own files are answered here, everything else goes on.
+    """ASGI middleware that serves GET and HEAD of the page's files and passes other requests on.
 
-    The files are the same for everybody and say nothing about anybody, so they need no key and no line in the
-    log.
+    The files are public and contain no personal data, so they need no key and no log line.
     """
 
     def __init__(self, app: ASGIApp):

@@ -1,4 +1,4 @@
-"""The description of the routes as one page for people: no script, nothing from elsewhere."""
+"""The description of the routes as one page, without scripts and without files of other servers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A request's body: pictures and a few fields, checked while they arrive and never written to a disk."""
+"""A request's body: pictures and fields, checked while they arrive and never written to a disk."""
 
 from __future__ import annotations
 
@@ -26,9 +26,7 @@ _SHOULD = re.compile(r"^\w+ should ")
 
 
 class _InMemory(MultiPartParser):
-    """Starlette's parser, but nothing goes to a temporary file, and a picture that is too large is refused as
-    it comes.
-    """
+    """Starlette's parser without temporary files; a picture that is too large is refused on arrival."""
 
     spool_max_size = 1 << 60
 
@@ -52,25 +50,25 @@ class _InMemory(MultiPartParser):
 
 @dataclass(slots=True)
 class Body:
-    """What was sent.
+    """The content of a request.
 
     Attributes:
         images: bytes of the pictures.
-        fields: name -> texts, as often as the field came.
+        fields: name -> texts, one per occurrence of the field.
     """
 
     images: list[bytes]
     fields: dict[str, list[str]] = field(default_factory=dict)
 
     def checked(self, kind: type[F]) -> F:
-        """The fields of a route, and its pictures where it takes any.
+        """The fields of a route, and its pictures if it takes any.
 
         Raises:
-            ApiError: 400, the first field that is not as it must be.
+            ApiError: 400, the first wrong field.
         """
         values: dict[str, Any] = {}
         for name, texts in self.fields.items():
-            if name == "image" or name not in kind.model_fields:  # a misspelt one must not be ignored
+            if name == "image" or name not in kind.model_fields:  # a misspelled name must not be ignored
                 raise _unknown(name, kind)
             if name in kind.repeated:
                 values[name] = texts
@@ -91,7 +89,7 @@ def _unknown(name: str, kind: type[Model]) -> ApiError:
 
 
 def _validated(kind: type[M], values: dict[str, Any]) -> M:
-    """Raises: ApiError 400 for the first thing that is wrong."""
+    """Raises: ApiError 400 for the first wrong value."""
     try:
         return kind.model_validate(values)
     except ValidationError as e:
@@ -110,8 +108,7 @@ def _validated(kind: type[M], values: dict[str, Any]) -> M:
 
 
 async def read_form(request: Request, limits: Limits, deadline: Deadline) -> Body:
-    """The body, in memory: a form; a picture alone, with the fields in the query; or JSON with pictures in
-    base64.
+    """Read the body into memory: a form, one picture with the fields in the query, or JSON with base64.
 
     Raises:
         ApiError: 400, 408 (too slow), 413, 415.
@@ -122,7 +119,7 @@ async def read_form(request: Request, limits: Limits, deadline: Deadline) -> Bod
         return await _raw(request, limits, deadline)
     if media == "application/json":
         return await asyncio.to_thread(
-            _from_json, await _whole(request, limits.request_bytes, deadline), limits
+            _from_json, await _all_bytes(request, limits.request_bytes, deadline), limits
         )
     if media != "multipart/form-data":
         text = (
@@ -142,7 +139,7 @@ async def read_form(request: Request, limits: Limits, deadline: Deadline) -> Bod
     except MultiPartException as e:
         if "Too many files" in e.message:
             text = (
-                f"more than {limits.pictures} pictures came in one request, which is the limit; send several"
+                f"more than {limits.pictures} pictures in one request, which is the limit; send several"
                 " requests"
             )
             raise ApiError(413, "too_many_pictures", text, details={"limit": limits.pictures}) from e
@@ -161,7 +158,10 @@ async def read_form(request: Request, limits: Limits, deadline: Deadline) -> Bod
                 await value.close()
     if not form.images:
         raise ApiError(
-            400, "no_image", "no picture came; send at least one file field image", details={"field": "image"}
+            400,
+            "no_image",
+            "no picture was sent; add at least one file field image",
+            details={"field": "image"},
         )
     return form
 
@@ -171,7 +171,7 @@ def _too_large(limits: Limits, number: int) -> ApiError:
     return ApiError(413, "picture_too_large", text, details={"limit": limits.picture_bytes, "image": number})
 
 
-async def _whole(request: Request, limit: int, deadline: Deadline) -> bytes:
+async def _all_bytes(request: Request, limit: int, deadline: Deadline) -> bytes:
     """All bytes of a body. Raises: ApiError 400, 408, 413."""
     body = bytearray()
     try:
@@ -192,7 +192,7 @@ async def _whole(request: Request, limit: int, deadline: Deadline) -> bytes:
 
 async def _raw(request: Request, limits: Limits, deadline: Deadline) -> Body:
     try:
-        data = await _whole(request, limits.picture_bytes, deadline)
+        data = await _all_bytes(request, limits.picture_bytes, deadline)
     except ApiError as e:
         raise (_too_large(limits, 1) if e.code == "request_too_large" else e) from e
     form = Body([data])
@@ -210,13 +210,12 @@ def _from_json(body: bytes, limits: Limits) -> Body:
         raise ApiError(
             400,
             "no_image",
-            "no picture came; send image: its bytes in base64, or a list of that",
+            "no picture was sent; add image: its bytes in base64, or a list of that",
             details={"field": "image"},
         )
     if len(pictures) > limits.pictures:
         text = (
-            f"more than {limits.pictures} pictures came in one request, which is the limit; send several"
-            " requests"
+            f"more than {limits.pictures} pictures in one request, which is the limit; send several requests"
         )
         raise ApiError(413, "too_many_pictures", text, details={"limit": limits.pictures})
     form = Body([_of_base64(p, number, limits) for number, p in enumerate(pictures, 1)])
@@ -287,7 +286,7 @@ async def _take(form: Body, name: str, value: UploadFile | str) -> None:
 
 
 async def read_json(request: Request, deadline: Deadline, model: type[M]) -> M:
-    """The body of a route that takes no picture.
+    """Read the body of a route that takes no picture.
 
     Raises:
         ApiError: 400, 408 (too slow), 413, 415.
@@ -297,7 +296,7 @@ async def read_json(request: Request, deadline: Deadline, model: type[M]) -> M:
         raise ApiError(
             415, "not_json", f"send application/json, not {kind[:60] or 'a body without a content-type'}"
         )
-    found = _object(await _whole(request, JSON_BYTES, deadline), tuple(model.model_fields))
+    found = _object(await _all_bytes(request, JSON_BYTES, deadline), tuple(model.model_fields))
     for name in found:
         if name not in model.model_fields:
             raise _unknown(name, model)
@@ -309,5 +308,5 @@ def _is_text(value: object) -> bool:
 
 
 def printable(text: str) -> str:
-    """Without halves of UTF-16 pairs, which JSON can name and nothing can write."""
+    """Text without lone surrogates, which JSON can contain but UTF-8 cannot encode."""
     return text.encode("utf-8", "replace").decode("utf-8")

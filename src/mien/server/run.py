@@ -1,4 +1,4 @@
-"""The app behind uvicorn: for good, or in a thread for a while."""
+"""Run the app with uvicorn: until it is stopped, or in a thread."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Stopped(MienError):
 
 
 def check_address(host: str, keys: Keys | None) -> None:
-    """Raises: UsageError, when others could reach the server and no key would keep them out."""
+    """Raises: UsageError if other machines could reach the server without a key."""
     if keys is None and not is_loopback(host):
         raise UsageError(
             f"{host} can be reached from other machines, so keys are needed: --api-keys FILE, or --host"
@@ -36,9 +36,7 @@ def check_address(host: str, keys: Keys | None) -> None:
 
 
 def config(app: Any, *, grace: float, **where: Any) -> uvicorn.Config:
-    """uvicorn without an access log of its own, without its name in the replies, and without belief in
-    forwarded addresses.
-    """
+    """uvicorn's settings: no access log, no server name in replies, no trust in forwarded addresses."""
     return uvicorn.Config(
         app,
         log_config=None,
@@ -54,7 +52,7 @@ def config(app: Any, *, grace: float, **where: Any) -> uvicorn.Config:
 
 
 def run(app: Any, host: str, port: int, *, keys: Keys | None, grace: float) -> None:
-    """Serve until SIGINT or SIGTERM; then what is under way is answered, for at most `grace` seconds.
+    """Serve until SIGINT or SIGTERM; requests in progress then get at most `grace` seconds.
 
     Raises:
         UsageError: see `check_address`, or the port is taken.
@@ -65,7 +63,7 @@ def run(app: Any, host: str, port: int, *, keys: Keys | None, grace: float) -> N
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listening.bind((host.strip("[]"), port))
-        listening.listen(2048)  # who comes while the app starts is kept waiting, not turned away
+        listening.listen(2048)  # connections that arrive while the app starts have to wait
     except OSError as e:
         listening.close()
         raise UsageError(
@@ -80,8 +78,7 @@ def run(app: Any, host: str, port: int, *, keys: Keys | None, grace: float) -> N
 
 @contextmanager
 def running(app: Any, *, grace: float = 30.0) -> Iterator[str]:
-    """The app on a free loopback port, in a thread, for as long as the context lasts: its address,
-    "http://127.0.0.1:PORT".
+    """Run the app on a free loopback port in a thread; yields its address, "http://127.0.0.1:PORT".
 
     Raises:
         Stopped: it did not start within 10 s.

@@ -1,6 +1,6 @@
-"""The bodies of the HTTP API as pydantic models: what a client sends, and what the server answers.
+"""The bodies of the HTTP API as pydantic models: requests and replies.
 
-The routes check what is sent with these models, and the OpenAPI page is made from them. docs/schema.md
+The routes validate requests with these models, and the OpenAPI document is made from them. docs/schema.md
 describes the records in words.
 """
 
@@ -43,7 +43,7 @@ def _names(texts: object) -> object:
         return texts
     found = tuple(dict.fromkeys(n.strip() for text in texts for n in text.split(",") if n.strip()))
     if not found:
-        raise PydanticCustomError("no_names", "must hold names; leave it out for the usual ones")
+        raise PydanticCustomError("no_names", "must hold names; leave it out for the default tasks")
     return found
 
 
@@ -61,7 +61,7 @@ Score = Annotated[float, Field(gt=0, lt=1)]
 Pick = Literal["refuse", "largest"]
 
 IMAGE = f"a file: {', '.join(FORMATS)}"
-PICK = "where a picture shows several faces"
+PICK = "for a picture with several faces"
 
 
 class Form(Model):
@@ -75,13 +75,13 @@ class Form(Model):
 
 
 class PictureForm(Form):
-    """A form with one picture or more."""
+    """A form with one or more pictures."""
 
     image: list[bytes] = Field(min_length=1, description=IMAGE)
 
 
 class AnalyzeForm(PictureForm):
-    """What `/v1/analyze` takes."""
+    """Fields of `/v1/analyze`."""
 
     repeated: ClassVar[frozenset[str]] = frozenset({"tasks"})
 
@@ -93,51 +93,51 @@ class AnalyzeForm(PictureForm):
     faces: Annotated[int, Field(ge=1)] | None = Field(
         None, description="maximum number of faces: the largest are read"
     )
-    masks: Literal["runs"] | None = Field(None, description="answer the parsing masks too")
+    masks: Literal["runs"] | None = Field(None, description="include the parsing masks")
 
 
 class VerifyForm(PictureForm):
-    """What `/v1/verify` takes."""
+    """Fields of `/v1/verify`."""
 
     image: list[bytes] = Field(min_length=2, max_length=2, description=IMAGE)
     threshold: Annotated[float, Field(ge=-1, le=1)] | None = Field(
-        None, description="similarity from which they are the same"
+        None, description="minimum similarity of one person"
     )
     fmr: Annotated[float, Field(gt=0, lt=1)] | None = Field(
-        None, description="in its place: how often two strangers may be called the same"
+        None, description="accepted false-match rate per comparison, instead of threshold"
     )
     score: Score | None = Field(None, description="minimum detection score of a face")
 
 
 class IdentifyForm(PictureForm):
-    """What `/v1/gallery/identify` takes."""
+    """Fields of `/v1/gallery/identify`."""
 
     top: int = Field(3, ge=1, le=100, description="people named per face")
 
 
 class EnrollForm(PictureForm):
-    """What enrolls a person."""
+    """Fields that enroll a person."""
 
-    name: FilledText = Field(description="whose faces these are")
+    name: FilledText = Field(description="the person's name")
     note: Text | None = Field(None, description="consent note: who agreed to what, and when")
-    until: Text | None = Field(None, description="last day of keeping, such as 2027-01-31 (UTC)")
+    until: Text | None = Field(None, description="last day of storage, such as 2027-01-31 (UTC)")
     pick: Pick = Field("refuse", description=PICK)
 
 
 class CorrectForm(PictureForm):
-    """What corrects a person."""
+    """Fields that correct a person."""
 
     image: list[bytes] = Field(min_length=1, max_length=1, description=IMAGE)
     pick: Pick = Field("refuse", description=PICK)
 
 
 class ExportQuery(Form):
-    """Which part of the gallery is exported."""
+    """The wanted page of an export."""
 
-    person: Text | None = Field(None, description="this one only, by id")
-    after: Text | None = Field(None, description="the last part's next")
-    limit: int = Field(100, ge=1, le=1000, description="people in a part")
-    embeddings: Truth = Field(False, description="these too; a face can be rebuilt from them")
+    person: Text | None = Field(None, description="only this person, by id")
+    after: Text | None = Field(None, description="`next` of the previous page")
+    limit: int = Field(100, ge=1, le=1000, description="people per page")
+    embeddings: Truth = Field(False, description="include embeddings; a face can be reconstructed from them")
 
 
 def _something(schema: dict[str, Any]) -> None:
@@ -146,35 +146,35 @@ def _something(schema: dict[str, Any]) -> None:
 
 
 class EditBody(Model):
-    """What is to be changed of a person."""
+    """Changes to a person."""
 
     model_config = ConfigDict(json_schema_extra=_something)
 
     name: Text = Field(ABSENT)
     note: Text = Field(ABSENT)
-    until: Text = Field(ABSENT, description="last day of keeping; empty: no end")
+    until: Text = Field(ABSENT, description="last day of storage; empty: none")
 
     @model_validator(mode="after")
     def _not_empty(self) -> Self:
         if not self.model_fields_set:
-            raise PydanticCustomError("nothing", "nothing is to be changed; send name, note or until")
+            raise PydanticCustomError("nothing", "there is nothing to change; send name, note or until")
         return self
 
 
 class MergeBody(Model):
-    """Who is merged into a person."""
+    """People to merge into a person."""
 
     others: list[Text] = Field(min_length=1, description="ids of people who are the same person")
 
 
 class SplitBody(Model):
-    """Which faces leave a person."""
+    """Faces to move to another person."""
 
     faces: list[Text] = Field(min_length=1, description="ids of faces, some of the person's")
-    name: FilledText = Field(description="whose they are")
+    name: FilledText = Field(description="name of the person who gets them")
 
 
-# --- What the server answers
+# --- Replies
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Point = Annotated[list[float], Field(min_length=2, max_length=2)]
@@ -192,7 +192,7 @@ class Network(Model):
 
 
 class Face(Model):
-    """Largest first. Further members are the tasks' answers, for which see /v1/models."""
+    """A face; the largest comes first. Other members are the tasks' answers, see /v1/models."""
 
     model_config = ConfigDict(extra="allow")
 
@@ -200,12 +200,12 @@ class Face(Model):
     score: Share
     points5: list[Point] = Field(min_length=5, max_length=5)
     roll: float = Field(
-        ABSENT, description="degrees clockwise; only where the face is turned by more than 60 degrees"
+        ABSENT, description="degrees clockwise; only if the face is rotated by more than 60 degrees"
     )
 
 
 class PhotoRecord(Model):
-    """What is common to all records of a picture that was read."""
+    """Common members of all records of a picture that was read."""
 
     schema_: int = Field(alias="schema")
     path: None
@@ -229,7 +229,7 @@ class ErrorInfo(Model):
 
 
 class FailedPhoto(Model):
-    """A picture that was not."""
+    """A picture that could not be read."""
 
     schema_: int = Field(alias="schema")
     path: None
@@ -237,14 +237,14 @@ class FailedPhoto(Model):
 
 
 class Analysis(Model):
-    """The records of the pictures, in the order in which they came."""
+    """The records of the pictures, in the order of the request."""
 
     request_id: str
     results: list[Photo | FailedPhoto]
 
 
 class ComparedFace(Model):
-    """The face compared of a picture, and how many there were."""
+    """The compared face of a picture, and the number of faces."""
 
     box: Box
     score: Share
@@ -252,30 +252,28 @@ class ComparedFace(Model):
 
 
 class Verification(Model):
-    """How alike two faces are. Without a threshold, sent or measured for the weights, only the similarity."""
+    """The similarity of two faces, and the decision if there is a threshold (sent, or measured)."""
 
     request_id: str
     similarity: float = Field(ge=-1, le=1, description="cosine, not a probability; three decimals")
-    same: bool = Field(
-        ABSENT, description="similarity >= threshold; where one was sent, or measured for the weights"
-    )
+    same: bool = Field(ABSENT, description="similarity >= threshold; only with one that was sent or measured")
     threshold: float = Field(ABSENT)
     # may be left out, and may be null: no default that `_plain` would see
     false_match_rate: float | None = Field(
         default_factory=lambda: None,
-        description="of two strangers' faces, at the threshold; null where nobody measured it",
+        description="false-match rate at the threshold; null if it was not measured",
     )
     false_non_match_rate: float | None = Field(
-        default_factory=lambda: None, description="of two pictures of one person"
+        default_factory=lambda: None, description="false-non-match rate at the threshold"
     )
-    source: str = Field(ABSENT, description="where the threshold is from")
+    source: str = Field(ABSENT, description="source of the threshold")
     task: str
     model: Network
     faces: list[ComparedFace] = Field(min_length=2, max_length=2)
 
 
 class OfferedTask(Model):
-    """A task that can be asked for."""
+    """An offered task."""
 
     name: str
     sensitive: bool
@@ -283,13 +281,13 @@ class OfferedTask(Model):
 
 
 class OfferedNetwork(Network):
-    """Weights, and the tasks that can be asked of them."""
+    """Weights and their offered tasks."""
 
     tasks: list[OfferedTask]
 
 
 class Models(Model):
-    """What can be asked here, and how much at once."""
+    """The offered networks and the limits."""
 
     request_id: str
     models: list[OfferedNetwork]
@@ -297,7 +295,7 @@ class Models(Model):
 
 
 class Match(Model):
-    """A person, and how near."""
+    """A person and the similarity."""
 
     person: str
     name: str
@@ -306,7 +304,7 @@ class Match(Model):
 
 
 class IdentifiedFace(Model):
-    """A face, and who that is; match null: unknown."""
+    """An identified face; match null: unknown."""
 
     box: Box
     score: Share
@@ -317,26 +315,26 @@ class IdentifiedFace(Model):
 
 
 class IdentifiedPhoto(PhotoRecord):
-    """A picture that was read, and who is in it."""
+    """A picture that was read, with identified faces."""
 
     faces: list[IdentifiedFace]
 
 
 class Identified(Model):
-    """Who is in the pictures, in the order in which they came."""
+    """The identified pictures, in the order of the request."""
 
     request_id: str
     results: list[IdentifiedPhoto | FailedPhoto]
 
 
 class EnrolledFace(Model):
-    """new: false where the same picture was there already. alike: another person as near as a match."""
+    """new: false if the same picture was enrolled already. possible_duplicate: another matching person."""
 
     face: str
     person: str
     name: str
     new: bool
-    alike: dict[str, Any] | None
+    possible_duplicate: dict[str, Any] | None
 
 
 class Enrolled(Model):
@@ -347,7 +345,7 @@ class Enrolled(Model):
 
 
 class PersonInfo(Model):
-    """What is common to all records of a person."""
+    """Common members of all records of a person."""
 
     person: str
     name: str
@@ -401,12 +399,12 @@ class Stats(Model):
     threshold: float
     fmr: float | None
     stranger: float | None = Field(
-        description="the chance of a false match for somebody who is not here, were faces independent"
+        description="probability of a false match for a person not enrolled, if faces were independent"
     )
 
 
 class KeptFace(Model):
-    """A face, or a correction, as it is kept."""
+    """A stored face or correction."""
 
     id: str
     added: str = Field(description="UTC, ISO 8601")
@@ -415,22 +413,22 @@ class KeptFace(Model):
 
 
 class ExportedPerson(PersonInfo):
-    """A person, with all that is kept."""
+    """A person with all stored data."""
 
     faces: list[KeptFace]
     corrections: list[KeptFace]
 
 
 class Export(Model):
-    """A part of the gallery."""
+    """A page of the gallery."""
 
     request_id: str
     people: list[ExportedPerson]
-    next: str | None = Field(description="send it as after for the next part; null: that was the last")
+    next: str | None = Field(description="send it as `after` for the next page; null on the last page")
 
 
 class Forgotten(Model):
-    """How much was erased."""
+    """Numbers of erased faces and corrections."""
 
     request_id: str
     people: int

@@ -1,4 +1,4 @@
-"""What the routes share: reader, batcher, queue and metrics."""
+"""The shared state of the routes: reader, batcher, queue and metrics."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ T = TypeVar("T")
 
 
 class Service:
-    """What the routes share: the reader, its batcher, the line of pictures, the counts.
+    """The shared state of the routes: the reader, its batcher, the queue of pictures and the metrics.
 
     Args: see `app`.
     """
@@ -41,7 +41,7 @@ class Service:
         can = supported_tasks(t.name for t in reader.model.tasks)
         wrong = [n for n in offered or () if n not in can]
         if wrong:
-            raise UnknownTask(f"this model does not answer {wrong[0]!r}; it answers: {', '.join(can)}")
+            raise UnknownTask(f"this model does not have the task {wrong[0]!r}; it has: {', '.join(can)}")
         if workers < 1:
             raise UsageError(f"workers must be 1 or more, not {workers}")
         self.limits, self.counts, self.uploads, self.stopping = limits, Counts(), Uploads(), False
@@ -65,7 +65,7 @@ class Service:
         )
 
     def allowed(self, names: Sequence[str]) -> None:
-        """Raises: ApiError 400 for what the model does not know, 403 for what this server does not offer."""
+        """Raises: ApiError 400 for tasks that the model lacks, 403 for tasks that are not offered."""
         try:
             self.work.reader.select(names)
         except UnknownTask as e:
@@ -101,11 +101,10 @@ class Service:
             )
 
     def cut(self, threshold: float | None, fmr: float | None) -> MatchThreshold | None:
-        """From which similarity on two faces are one person's; None where nobody asked and nobody measured
-        it.
+        """The operating point of a comparison; None if none was requested and none was measured.
 
         Raises:
-            ApiError: 400, what was asked for cannot be had.
+            ApiError: 400, the requested operating point is not available.
         """
         try:
             return match_threshold(self.work.reader.model, threshold=threshold, fmr=fmr)
@@ -117,18 +116,18 @@ class Service:
             ) from e
 
     def busy(self) -> str:
-        """Why a picture sent now would be refused; "" if it would not."""
+        """Why a picture would be refused now; "" if it would be accepted."""
         if self.stopping:
             return "the server is stopping"
         if self.line.inside >= self.line.places:
-            return "the queue is full; ask again"
+            return "the queue is full; try again"
         return (
-            "as many requests are being sent as the server takes at once; ask again"
+            "as many requests are being sent as the server takes at once; try again"
             if self.uploads.full(self.limits)
             else ""
         )
 
     def close(self) -> None:
-        """Ends when what is inside has been answered."""
+        """Wait for the pictures in progress, then stop."""
         self.line.close()
         self.batcher.close()

@@ -1,4 +1,4 @@
-"""The reading of pictures, away from the event loop: a bounded line, a few threads, one batcher."""
+"""Reading pictures outside the event loop: a bounded queue, a few threads, one batcher."""
 
 from __future__ import annotations
 
@@ -10,8 +10,6 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
 
-import numpy as np
-
 from mien.errors import PhotoError
 from mien.inference.reader import Reader
 from mien.inference.reading import Reading
@@ -19,17 +17,16 @@ from mien.server.batcher import Batcher
 from mien.server.errors import ApiError
 from mien.server.limits import Deadline, DeadlineExceeded, TooManyFaces
 from mien.server.metrics import Counts
-from mien.tasks.parsing import Parsing
 
 T = TypeVar("T")
 
 
 class WorkQueue:
-    """Threads behind a bounded line. Used from one event loop.
+    """Threads behind a bounded queue, used from one event loop.
 
     Args:
-        threads: pictures read at once.
-        places: pictures inside at once, read or waiting.
+        threads: number of pictures read at once.
+        places: maximum number of pictures waiting or being read.
     """
 
     def __init__(self, threads: int, places: int):
@@ -39,19 +36,19 @@ class WorkQueue:
 
     @property
     def waiting(self) -> int:
-        """Pictures that no thread has begun."""
+        """Number of pictures that no thread has started."""
         return self.inside - self.running
 
     async def run(self, jobs: Sequence[Callable[[], T]], deadline: Deadline) -> list[T]:
-        """All jobs' results, in order.
+        """Run all jobs and return their results in order.
 
         Raises:
-            ApiError: 503 when the line is full, or when the time was over before the jobs had begun; 504 when
-                they had.
+            ApiError: 503 if the queue is full, or if the time was over before the jobs started; 504 if it was
+                over later.
         """
         if self.inside + len(jobs) > self.places:
             text = (
-                f"{self.inside} pictures are being read or wait, and the line has {self.places} places; ask"
+                f"{self.inside} pictures are being read or wait, and the queue has {self.places} places; try"
                 " again"
             )
             raise ApiError(503, "queue_full", text, retry_after=1)
@@ -66,13 +63,13 @@ class WorkQueue:
                 return results
             except DeadlineExceeded as e:
                 raise ApiError(504, "timeout", str(e)) from e
-            # an error holds this frame, and this frame would hold the error: a cycle with the pictures in it
+            # an error keeps this frame alive and the frame the error: a cycle that keeps the pictures
             finally:
                 futures.clear()
                 wrapped.clear()
         unbegun = [f.cancel() for f in futures if not f.done()]
         if unbegun and all(unbegun):
-            text = f"no thread was free for {deadline.seconds:g} s; ask again when fewer do"
+            text = f"no thread was free for {deadline.seconds:g} s; try again later"
             raise ApiError(503, "queue_timeout", text, retry_after=deadline.seconds)
         raise ApiError(
             504,
@@ -103,14 +100,14 @@ class WorkQueue:
         return future
 
     def close(self) -> None:
-        """Ends when all jobs have."""
+        """Wait for all jobs, then stop."""
         self._pool.shutdown()
 
 
 def _wrapped(future: Future[T]) -> asyncio.Future[T]:
-    """For the event loop.
+    """The future for the event loop.
 
-    A result that comes after the time was over is nobody's; looking at its exception says that we know.
+    Nobody awaits a result that arrives after the deadline; reading its exception avoids a warning.
     """
     wrapped = asyncio.wrap_future(future)
     wrapped.add_done_callback(lambda w: w.cancelled() or w.exception())
@@ -119,14 +116,14 @@ def _wrapped(future: Future[T]) -> asyncio.Future[T]:
 
 @dataclass(frozen=True, slots=True)
 class AnalyzeRequest:
-    """What a request wants to know of each picture.
+    """The options of a request for its pictures.
 
     Attributes:
-        tasks: names, None for the reader's own.
-        score: least score of a face, None for the detector's own.
-        faces: read only the largest so many, None for all.
-        masks: answer the parsing masks too.
-        thorough: search at every scale and turn, None for the reader's own choice.
+        tasks: requested tasks by name; None for the reader's tasks.
+        score: minimum detection score; None for the detector's default.
+        faces: maximum number of faces, the largest ones; None for all.
+        masks: include the parsing masks.
+        thorough: search at every scale and rotation; None for the reader's setting.
     """
 
     tasks: tuple[str, ...] | None = None
@@ -138,23 +135,10 @@ class AnalyzeRequest:
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """A picture's record, and why it is an error record, if it is one."""
+    """A picture's record, and the error of an error record."""
 
     json: dict[str, Any]
     error: PhotoError | None
-
-
-def mask_of(answer: Parsing) -> dict[str, Any]:
-    """A parsing mask as JSON: {"size": [w, h], "from_photo": affine, "runs": [class index, length, ...] in
-    row order}.
-
-    In crop geometry, which is small whatever the photo's size; the affine brings photo pixels to mask pixels.
-    """
-    flat = answer.mask.reshape(-1)
-    starts = np.concatenate([[0], np.flatnonzero(np.diff(flat)) + 1])
-    runs = np.stack([flat[starts], np.diff(np.append(starts, flat.size))], 1)
-    h, w = answer.mask.shape
-    return {"size": [w, h], "from_photo": answer.from_photo.tolist(), "runs": runs.reshape(-1).tolist()}
 
 
 class Pipeline:
@@ -180,7 +164,7 @@ class Pipeline:
         return {"name": self.batcher.name, "sha256": self.batcher.sha256}
 
     def reader_for(self, tasks: Sequence[str]) -> Reader:
-        """A reader of its own for whoever keeps it, such as a gallery."""
+        """A new reader for these tasks, for example for a gallery."""
         return Reader(
             self.reader.detector,
             self.batcher,
@@ -191,7 +175,7 @@ class Pipeline:
         )
 
     def read(self, data: bytes, question: AnalyzeRequest, deadline: Deadline) -> Reading:
-        """One picture. One that cannot be read gives a reading with `.error`, as in a list of `Reader`.
+        """Read one picture. If that fails, the reading has `.error`, as in a list of `Reader`.
 
         Raises:
             DeadlineExceeded: between two stages, or while waiting for a forward pass.
@@ -208,7 +192,7 @@ class Pipeline:
                     model=visit,
                     on_stage=partial(self._check, deadline),
                 )
-            except PhotoError as e:  # not logged: its message may show the picture's first bytes
+            except PhotoError as e:  # not logged: its message may contain the picture's first bytes
                 self.counts.pictures.labels(e.code).inc()
                 return Reading(None, error=e)
         self.counts.pictures.labels("read").inc()
@@ -218,7 +202,7 @@ class Pipeline:
         return reading
 
     def _check(self, deadline: Deadline, stage: str, reading: Reading, faces: int) -> None:
-        """Between two stages: enough time left, and no more faces than the server takes."""
+        """Check the deadline and the number of faces between two stages."""
         if stage == "detect" and faces > self.max_faces:
             raise TooManyFaces(
                 f"the picture shows {faces} faces, the limit is {self.max_faces}; send"
@@ -227,12 +211,12 @@ class Pipeline:
         deadline.check()
 
     def record(self, data: bytes, question: AnalyzeRequest, deadline: Deadline) -> Record:
-        """As `read`, but only what is answered: made here, off the event loop."""
+        """As `read`, but returns the record, which is made here and not in the event loop."""
         reading = self.read(data, question, deadline)
         json = reading.to_dict()
         if question.masks:
             for plain, face in zip(json.get("faces", ()), reading, strict=True):
                 for name, answer in face.answers.items():
-                    if isinstance(answer, Parsing):
-                        plain[name]["mask"] = mask_of(answer)
+                    if detail := answer.detail():
+                        plain[name] |= detail
         return Record(json, reading.error)

@@ -1,4 +1,4 @@
-"""What can be asked. One file = one kind of question, whole; here they are listed.
+"""The tasks. Each file defines one kind of task completely; this file lists them.
 
 A new task is a file with a `Task` and one line in `TASKS` (or a `Derived` and one line in `DERIVED`).
 """

@@ -1,6 +1,6 @@
-"""What a task is: one question about a face, whole. Label in, loss, answer out, metric.
+"""The contract of a task: encoding of labels, loss, decoding into an answer, metrics.
 
-Torch is needed by `criterion` only, and imported there: reading answers never does.
+Only `criterion` needs torch and imports it; decoding never does.
 """
 
 from __future__ import annotations
@@ -48,14 +48,14 @@ class Map:
 
 @dataclass(frozen=True, slots=True)
 class Embedding:
-    """A vector of d numbers whose direction says who it is: raw answers are (B, d)."""
+    """A vector of d numbers whose direction represents a person: raw answers are (B, d)."""
 
     d: int
 
 
 @dataclass(frozen=True, slots=True)
 class Boxes:
-    """Faces in a whole photo: raw answers are (B, cells, 15), see `mien.tasks.detection`."""
+    """Faces in an entire photo: raw answers are (B, cells, 15), see `mien.tasks.detection`."""
 
     strides: tuple[int, ...]
 
@@ -74,7 +74,7 @@ class Metrics(Protocol):
 
 
 class Answer(ABC):
-    """What a task predicts for one face: the base of frozen dataclasses, with what most answers share.
+    """A task's prediction for one face: the base of frozen dataclasses, with the defaults of most answers.
 
     Attributes:
         averaged: whether the mean over the frames of a track is meaningful. Points, masks and poses belong to
@@ -105,6 +105,22 @@ class Answer(ABC):
     def value(self) -> Any:
         """The answer as one number, word or array, for tables of other libraries; None where it has none."""
         return None
+
+    def photo_points(self) -> Floats | None:
+        """(n, 2) points in photo pixels that move with the face in a video; None if the answer has none."""
+        return None
+
+    def with_photo_points(self, points: Floats) -> Self:
+        """This answer with other `photo_points`."""
+        raise TypeError(f"{type(self).__name__} has no points")
+
+    def direction(self) -> Floats | None:
+        """(d,) unit vector of identity, compared by dot product; None if the answer has none."""
+        return None
+
+    def detail(self) -> dict[str, Any]:
+        """Members that the record of a face has only on request, such as a mask; empty for most answers."""
+        return {}
 
     def mean_terms(self) -> Array:
         """The numbers whose weighted mean over frames is meaningful, (n,) float64; see `averaged`."""
@@ -149,7 +165,7 @@ class WeightedMean(Generic[A]):
 
 @dataclass(frozen=True)
 class Task(ABC, Generic[R]):
-    """One question. R is the class of the answers; its docstring says units and ranges.
+    """One task. R is the class of the answers; its docstring states units and ranges.
 
     A kind of task is a frozen dataclass; `dataclasses.replace` makes a task with other settings.
 
@@ -229,9 +245,9 @@ class Task(ABC, Generic[R]):
         return None
 
     def undo_hflip(self, raw: Floats) -> Floats:
-        """Raw answers (B, ...) to mirrored crops -> what they say of the crops as they are.
+        """Convert raw outputs (B, ...) for flipped crops to those for the unflipped crops.
 
-        Most answers are the same in a mirror.
+        Most outputs do not change.
         """
         return raw
 
@@ -240,7 +256,7 @@ class Task(ABC, Generic[R]):
         return any(f.name == name for f in fields(self))
 
     def header(self) -> dict[str, Any]:
-        """What the weights' header says of this task.
+        """The task's entry in the weights' header.
 
         Settings at their defaults are left out, see `configured`.
         """

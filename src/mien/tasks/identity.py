@@ -1,4 +1,4 @@
-"""Identity: an embedding whose direction says who it is."""
+"""Identity: an embedding whose direction represents the person."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Identity(Answer):
-    """Who a face is, as a direction.
+    """The identity of a face, as a unit vector.
 
     Attributes:
         embedding: (d,) float, length 1. The similarity of two faces is the dot product, -1..1; not a
@@ -40,6 +40,9 @@ class Identity(Answer):
 
     def value(self) -> Floats:
         """The embedding."""
+        return self.embedding
+
+    def direction(self) -> Floats:
         return self.embedding
 
     def mean_terms(self) -> Array:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import KW_ONLY, dataclass
+from dataclasses import KW_ONLY, dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -41,6 +41,12 @@ class Landmarks(Answer):
     def value(self) -> Floats:
         """The points."""
         return self.points
+
+    def photo_points(self) -> Floats:
+        return self.points
+
+    def with_photo_points(self, points: Floats) -> Landmarks:
+        return replace(self, points=points)
 
 
 def _mirror(n: int, *pairs: tuple[int, int]) -> tuple[int, ...]:

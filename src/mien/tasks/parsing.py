@@ -50,6 +50,19 @@ class Parsing(Answer):
         """{"set": id, "classes": {name: fraction of the crop}}."""
         return {"set": self.labels, "classes": rounded(self.fractions)}
 
+    def detail(self) -> dict[str, Any]:
+        """{"mask": {"size": [w, h], "from_photo": affine, "runs": [class index, length, ...]}}.
+
+        Runs are in row order, in the crop's geometry, which is small for any photo. The affine transform maps
+        photo pixels to mask pixels.
+        """
+        flat = self.mask.reshape(-1)
+        starts = np.concatenate([[0], np.flatnonzero(np.diff(flat)) + 1])
+        runs = np.stack([flat[starts], np.diff(np.append(starts, flat.size))], 1)
+        h, w = self.mask.shape
+        affine = self.from_photo.tolist()
+        return {"mask": {"size": [w, h], "from_photo": affine, "runs": runs.reshape(-1).tolist()}}
+
 
 @dataclass(frozen=True)
 class ParsingTask(Task[Parsing]):

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from mien.tasks import Answer, described
-from mien.tasks.base import A, WeightedMean
+from mien.tasks.base import WeightedMean
+from mien.types import Floats
 
 
 class TrackAverages:
@@ -28,9 +29,12 @@ class TrackAverages:
         """Task name -> the mean, in the answer's own class."""
         return {name: mean.answer() for name, mean in self.means.items()}
 
-    def of(self, kind: type[A]) -> A | None:
-        """The mean of the first task whose answers are of this class; None where there is none."""
-        return next((mean.answer() for mean in self.means.values() if isinstance(mean.latest, kind)), None)  # type: ignore[return-value]
+    def direction(self) -> Floats | None:
+        """(d,) mean unit vector of identity, see `Answer.direction`; None if no task has one."""
+        for mean in self.means.values():
+            if mean.latest is not None and mean.latest.direction() is not None:
+                return mean.answer().direction()
+        return None
 
 
 def averaged(name: str) -> bool:

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 import numpy as np
 
 from mien.errors import UsageError
-from mien.tasks.identity import Identity
 from mien.types import Array
 from mien.video.tracker import Summary
 
@@ -32,7 +31,7 @@ def join_tracks(tracks: Sequence[Summary], *, same: float = SAME) -> dict[int, i
         raise UsageError(f"same is a cosine, -1..1, not {same}")
     people = list[_Person]()
     for track in sorted(tracks, key=lambda t: (-t.frames, t.track)):
-        embedding = next((a.embedding for a in track.answers.values() if isinstance(a, Identity)), None)
+        embedding = next((d for a in track.answers.values() if (d := a.direction()) is not None), None)
         if embedding is not None:
             people.append(_Person(track, np.asarray(embedding, np.float64)))
             _join(people, len(people) - 1, same)

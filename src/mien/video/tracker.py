@@ -9,7 +9,7 @@ a face that returns after the gap is a new track.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import cv2
@@ -19,8 +19,6 @@ import numpy.typing as npt
 from mien import geometry
 from mien.errors import UsageError
 from mien.tasks import DERIVED
-from mien.tasks.identity import Identity
-from mien.tasks.landmarks import Landmarks
 from mien.types import Array, Crop, Face, Floats
 from mien.video.assignment import assign
 from mien.video.averages import TrackAverages
@@ -156,14 +154,14 @@ class Track:
         )
 
     def _steady(self, face: Face, time: float, side: float) -> Face:
-        """Box, points and all landmarks through one filter; what is derived from landmarks, derived again."""
-        marks = {n: a for n, a in face.answers.items() if isinstance(a, Landmarks)}
-        parts = [np.asarray(face.box).reshape(2, 2), face.points, *(a.points for a in marks.values())]
+        """Filter box, points and all answers with points; answers derived from them are derived again."""
+        marks = {n: p for n, a in face.answers.items() if (p := a.photo_points()) is not None}
+        parts = [np.asarray(face.box).reshape(2, 2), face.points, *marks.values()]
         ends = np.cumsum([len(p) for p in parts])[:-1]
         box, points, *rest = np.split(self.smooth(np.concatenate(parts), time, side).astype(np.float32), ends)
         answers = dict(face.answers)
-        for (name, answer), p in zip(marks.items(), rest, strict=True):
-            answers[name] = replace(answer, points=p)
+        for name, p in zip(marks, rest, strict=True):
+            answers[name] = answers[name].with_photo_points(p)
         for name, d in DERIVED.items():
             if name in answers and d.source in marks:
                 answers[name] = d.derive(answers[d.source])
@@ -185,9 +183,8 @@ class Track:
         )
 
     def embedding(self) -> Floats | None:
-        """The mean embedding, of length 1; None where identity is not answered."""
-        mean = self.means.of(Identity)
-        return None if mean is None else mean.embedding
+        """(d,) mean embedding of length 1; None without identity."""
+        return self.means.direction()
 
     def leave(self) -> None:
         """It has ended: keep little, for there may be thousands of these."""
@@ -333,7 +330,7 @@ class Tracker:
 
 
 def _likeness(face: Face, track: Track) -> float | None:
-    """Cosine of the face and the track's mean, -1..1; None where identity is not answered."""
-    own = next((a.embedding for a in face.answers.values() if isinstance(a, Identity)), None)
+    """Cosine of the face and the track's mean, -1..1; None without identity."""
+    own = next((d for a in face.answers.values() if (d := a.direction()) is not None), None)
     mean = None if own is None else track.embedding()
     return None if own is None or mean is None else float(np.dot(own, mean))

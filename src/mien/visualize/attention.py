@@ -124,7 +124,7 @@ def chosen(model: object, asked: Sequence[str], label: str | None = None) -> dic
     """
     network = network_of(model)
     # a network may have answers that no query of their own gave
-    shown = network.asked if isinstance(network, HasQueries) else asked
+    shown = network.query_tasks if isinstance(network, HasQueries) else asked
     tasks = [t for t in network.tasks if t.name in asked and t.name in shown]
     named = {t.name: labels_of(t) for t in tasks if t.label_names}
     if label is None:

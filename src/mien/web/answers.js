@@ -1,4 +1,4 @@
-// One face's answers as elements. Which are there is for the network to say; each is known by its form (docs/schema.md).
+// One face's answers as elements. The network decides which there are; each is recognized by its form (docs/schema.md).
 import { drawPose } from "./draw.js";
 
 const percent = (v) => `${Math.round(100 * v)} %`;
@@ -48,7 +48,7 @@ function tiles(face) {
   return el("div", { className: "tiles" }, ...out);
 }
 
-/** The likely attributes, the most informative first: the farther above the share of faces that have it. */
+/** The likely attributes, the most informative first: those most above their frequency in training data. */
 export function notable(answer, rates) {
   const likely = Object.entries(answer).filter(([, v]) => v >= 0.5);
   return likely.sort(([a, v], [b, w]) => w - (rates[b] ?? 0) - (v - (rates[a] ?? 0))).map(([name]) => name);
@@ -92,7 +92,7 @@ function partsOf(answer, sets) {
   return group("Parts, by share of the crop", el("ul", { className: "parts" }, ...shown), el("p", { className: "soft" }, "Left and right are the person's own."));
 }
 
-/** Everything that was answered about a face. about: about.json. */
+/** All answers of a face. about: about.json. */
 export function answersOf(face, about) {
   const out = [tiles(face)];
   for (const [name, answer] of Object.entries(face)) {
@@ -102,13 +102,13 @@ export function answersOf(face, about) {
     else if (answer?.classes) out.push(partsOf(answer, about.sets));
     else if (typeof answer?.yaw === "number") out.push(poseOf(answer, "Head pose"));
   }
-  // expression and pose are looked for first
+  // expression and pose come first
   const order = ["Expression", "Head pose"];
   const rank = (node) => (order.indexOf(node.querySelector("h3")?.textContent) + 1 || 9) - (node.className === "tiles" ? 99 : 0);
   return out.sort((a, b) => rank(a) - rank(b));
 }
 
-/** A few words for the list. */
+/** A short description for the list. */
 export function shortly(face) {
   return [face.age && `${Math.round(face.age.years)} y`, (face.expression ?? face.expression7)?.label].filter(Boolean).join(", ");
 }

@@ -1,4 +1,4 @@
-// The page: pictures come in, their faces are read, drawn and described.
+// The page: reads pictures, draws their faces and shows the answers.
 import { answersOf, el, shortly } from "./answers.js";
 import { setUp as setUpCamera } from "./camera.js";
 import { setUp } from "./compare.js";
@@ -16,7 +16,7 @@ let chosen = -1;
 let asking = null; // AbortController of the pictures under way
 let offer = null;
 let kept = null; // pictures that came before there was anybody to read them
-let asked = []; // the parts of the page that ask about the chosen face
+let panels = []; // the parts of the page that work on the selected face
 
 function say(text) {
   get("status").textContent = text;
@@ -47,10 +47,10 @@ async function start() {
   forgive();
   get("key-form").hidden = true;
   get("where").textContent = local
-    ? "Reads whole faces, in this browser: a picture never leaves this machine."
-    : "Reads whole faces. Pictures go to this server's memory, and are gone when they are answered.";
+    ? "Reads whole faces in this browser: a picture never leaves this machine."
+    : "Reads whole faces. Pictures stay in this server's memory and are deleted after the reply.";
   get("made").textContent = `mien ${about.version}; ${offer.model.name}, weights ${offer.model.sha256.slice(0, 12)}`;
-  asked = [setUp, setUpPeople].map((part) => part(server, offer, selected, fail));
+  panels = [setUp, setUpPeople].map((part) => part(server, offer, selected, fail));
   document.body.dataset.ready = "yes";
   say("");
   if (kept) read(kept);
@@ -74,7 +74,7 @@ function imageOf(bitmap) {
 
 // --- Pictures
 
-/** Reads files, one after the other; the first one is in view until another is chosen. */
+/** Reads files one after the other; the first one is shown until another is selected. */
 async function read(given) {
   const files = [given].flat();
   kept = offer ? null : files;
@@ -98,7 +98,7 @@ async function read(given) {
   }
 }
 
-/** What was under way is over. */
+/** Ends the work in progress. */
 function begin() {
   asking?.abort();
   forgive();
@@ -109,8 +109,8 @@ function begin() {
 }
 
 async function bitmapOf(file) {
-  if (file.size > offer.most) {
-    throw new Error(`${file.name || "The picture"} has ${(file.size / 2 ** 20).toFixed(1)} MiB; this server takes ${(offer.most / 2 ** 20).toFixed(1)}. Save it smaller.`);
+  if (file.size > offer.maxBytes) {
+    throw new Error(`${file.name || "The picture"} has ${(file.size / 2 ** 20).toFixed(1)} MiB; this server takes ${(offer.maxBytes / 2 ** 20).toFixed(1)}. Save it smaller.`);
   }
   try {
     return await createImageBitmap(file, { imageOrientation: "from-image", colorSpaceConversion: "none" });
@@ -136,7 +136,7 @@ async function readOne(entry, mine) {
   present();
 }
 
-/** Brings a picture into view, read or not. */
+/** Shows a picture, read or not. */
 async function view(entry, mine) {
   let bitmap = null;
   try {
@@ -151,14 +151,14 @@ async function view(entry, mine) {
   else fail(entry.error);
 }
 
-/** The picture in view and what is known of it by now. */
+/** The shown picture and its state. */
 function present() {
   const { entry, record } = shown;
   const waits = !record && !entry?.error;
   document.querySelector("main").classList.add("shown");
   get("drop").hidden = true;
   get("picture").hidden = false;
-  // the answers about the last picture stay where they are for this moment, but nobody can ask more of them
+  // the answers of the previous picture stay visible for a moment, without their actions
   document.body.classList.toggle("busy", waits);
   get("answers").inert = waits;
   get("download").hidden = !record;
@@ -168,7 +168,7 @@ function present() {
   if (waits) {
     say("Reading the picture...");
     get("spots").replaceChildren();
-    for (const part of asked) part.refresh();
+    for (const part of panels) part.refresh();
     return render();
   }
   get("answers").hidden = get("layers").hidden = n === 0;
@@ -176,7 +176,7 @@ function present() {
   if (record && !shown.live) {
     forgive();
     const ms = Math.round(Object.values(record.timing_ms).reduce((a, b) => a + b, 0));
-    say(n ? `${n} ${n === 1 ? "face" : "faces"} read in ${ms} ms.` : "No face was found. One larger or less turned away may be.");
+    say(n ? `${n} ${n === 1 ? "face" : "faces"} read in ${ms} ms.` : "No face was found. Try a larger face, or one turned to the camera.");
   }
   if (record) list();
   else fail(entry.error);
@@ -185,7 +185,7 @@ function present() {
 
 let last = null; // the middle of the face that was chosen in the last frame
 
-/** In a new frame, the face nearest to where the chosen one was. */
+/** The face of a new frame nearest to the selected one of the last frame. */
 function followed(record) {
   const middles = record.faces.map(({ box: [x1, y1, x2, y2] }) => [(x1 + x2) / 2, (y1 + y2) / 2]);
   const far = ([x, y]) => (last ? Math.hypot(x - last[0], y - last[1]) : 0);
@@ -202,7 +202,7 @@ function thumbnailOf(bitmap) {
   return canvas;
 }
 
-/** The row of pictures, where there are several. */
+/** The row of pictures, if there are several. */
 function listPictures(mine) {
   const row = get("pictures");
   row.hidden = album.length < 2;
@@ -218,7 +218,7 @@ function listPictures(mine) {
   }));
 }
 
-/** One picture of the running camera. false: no more is wanted. */
+/** Reads one picture of the running camera. Returns false to stop. */
 async function readFrame(file, mine) {
   try {
     const bitmap = await createImageBitmap(file);
@@ -240,7 +240,7 @@ function list() {
     const canvas = el("canvas", { width: 132, height: 132, "aria-hidden": "true" });
     drawThumbnail(canvas, bitmap, record, face);
     const button = el("button", { type: "button", "aria-label": `Face ${i + 1}: ${shortly(face)}` }, canvas, el("span", shortly(face)));
-    // by click, Enter or the space bar: what is enrolled must not change when the pointer or the focus passes over a face
+    // only click, Enter or the space bar select: moving the pointer or the focus must not change what is enrolled
     button.addEventListener("click", () => choose(i));
     return el("li", button);
   }));
@@ -267,7 +267,7 @@ function tell() {
   const open = [...get("face").querySelectorAll("details[open] b")].map((b) => b.textContent);
   get("face").replaceChildren(...(chosen < 0 ? [] : answersOf(shown.record.faces[chosen], about)));
   for (const d of get("face").querySelectorAll("details")) d.open = open.includes(d.querySelector("b").textContent);
-  for (const part of asked) part.refresh();
+  for (const part of panels) part.refresh();
 }
 
 // --- The canvas
@@ -291,7 +291,7 @@ function render() {
   canvas.setAttribute("aria-label", faces ? `The picture with its faces. ${faces}` : "The picture");
 }
 
-/** The chosen face alone, large. */
+/** The selected face, enlarged. */
 function closeUp(show) {
   const { bitmap, record } = shown;
   const canvas = get("close");
@@ -332,13 +332,13 @@ addEventListener("drop", (event) => {
   document.body.classList.remove("over");
   const files = [...event.dataTransfer.files];
   if (files.length) read(files);
-  else fail(new Error("That was no file. Save the picture first, then drop the file."));
+  else fail(new Error("This is no file. Save the picture first, then drop the file."));
 });
 
 get("example").addEventListener("click", async () => {
   try {
     const reply = await fetch(new URL("example.jpg", import.meta.url));
-    if (!reply.ok) throw new Error(`The example is not there: ${reply.status}.`);
+    if (!reply.ok) throw new Error(`The example is missing: ${reply.status}.`);
     read(new File([await reply.blob()], "example.jpg", { type: "image/jpeg" }));
   } catch (error) {
     fail(error);
@@ -348,18 +348,18 @@ get("example").addEventListener("click", async () => {
 const camera = setUpCamera({
   failed: fail,
   taken: read,
-  /** Reads frames until they are not wanted any more. next: () -> File, or null at the end. */
+  /** Reads frames until the camera is stopped. next: () -> File, or null at the end. */
   async live(next) {
-    if (!offer) return fail(new Error("The camera can be read when the networks are loaded."));
+    if (!offer) return fail(new Error("The camera can be used once the networks are loaded."));
     const mine = begin();
     last = null;
-    say(local ? "The camera runs; no picture leaves this machine." : "The camera runs; its pictures go to this server, one after the other, and are not kept.");
+    say(local ? "The camera runs; no picture leaves this machine." : "The camera runs; its pictures are sent to this server one after the other and are not stored.");
     for (let file = await next(); file && mine === asking; file = await next()) {
       if (!(await readFrame(file, mine))) break;
     }
     if (mine !== asking) return;
     if (shown?.live) shown.live = false; // the last frame stays as a picture
-    for (const part of asked) part.refresh();
+    for (const part of panels) part.refresh();
     if (get("error").hidden) say("The camera is off. The last picture stays.");
   },
 });

@@ -1,6 +1,6 @@
-// Asking the server: the routes of docs/server.md, and its errors as one kind of Error.
+// Requests to the server: the routes of docs/server.md, with all errors as one class.
 
-/** What the server, or the way to it, refused. code, id: as the server gave them. */
+/** An error of the server or of the connection. code, id: from the server's reply. */
 export class Refused extends Error {
   constructor(message, { code = "", id = "", status = 0 } = {}) {
     super(message);
@@ -23,7 +23,7 @@ async function ask(route, form, signal, method = form ? "POST" : "GET") {
   const json = await reply.json().catch(() => null);
   if (reply.ok && json) return json;
   const wrong = json?.error;
-  const text = wrong?.message ?? `The server answered ${reply.status} without saying why.`;
+  const text = wrong?.message ?? `The server replied with status ${reply.status} and gave no reason.`;
   throw new Refused(text, { code: wrong?.code, id: json?.request_id, status: reply.status });
 }
 
@@ -34,12 +34,12 @@ function formOf(files, fields = {}) {
   return form;
 }
 
-/** What is on offer: {tasks, identity, gallery, most (bytes), models}. */
+/** What the server offers: {tasks, identity, gallery, maxBytes, model}. */
 export async function offer() {
   const [{ models, limits }, { paths }] = [await ask("v1/models"), await ask("openapi.json")];
   const tasks = models[0].tasks.map((t) => t.name);
   const identity = tasks.some((n) => n.startsWith("identity"));
-  return { tasks, identity, gallery: identity && "/v1/gallery/identify" in paths, most: limits.picture_bytes, model: models[0] };
+  return { tasks, identity, gallery: identity && "/v1/gallery/identify" in paths, maxBytes: limits.picture_bytes, model: models[0] };
 }
 
 /** A picture's record (docs/schema.md), with masks. */
@@ -49,27 +49,27 @@ export async function analyze(file, _image, signal) {
 
 /** a, b: {file, face, faces, crop}. -> {similarity, same?, threshold?, false_match_rate?}. */
 export async function compare(a, b) {
-  // The server compares the largest faces. Where the chosen one is not, it is cut out; else the picture goes as it is.
+  // The server compares the largest faces. Another selected face is cropped; otherwise the picture is sent as it is.
   const [first, second] = await Promise.all([a, b].map((s) => (s.face === 0 ? s.file : s.crop())));
   return ask("v1/verify", formOf([first, second]));
 }
 
-/** Who is in a picture: the faces' matches and candidates. */
+/** The matches and candidates of a picture's faces. */
 export async function identify(file) {
   return (await ask("v1/gallery/identify", formOf([file], { top: "3" }))).results[0];
 }
 
-/** Adds the one face of a picture, or the largest. fields: {name, note, until?}. */
-export async function enrol(file, fields) {
+/** Enrolls the one face of a picture, or the largest. fields: {name, note, until?}. */
+export async function enroll(file, fields) {
   return (await ask("v1/gallery/people", formOf([file], { ...fields, pick: "largest" }))).added;
 }
 
-/** Who is in the gallery. */
+/** The people in the gallery. */
 export async function people() {
   return (await ask("v1/gallery/people")).people;
 }
 
-/** Erases somebody, by id. -> {people, faces, corrections}. */
+/** Erases a person by id. -> {people, faces, corrections}. */
 export async function forget(person) {
   return ask(`v1/gallery/people/${encodeURIComponent(person)}`, undefined, undefined, "DELETE");
 }

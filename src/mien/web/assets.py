@@ -28,7 +28,7 @@ POLICY = (
 
 
 # Names that two label sets give to one part, where the palette knows the other.
-ALIKE = {
+SAME_COLOR = {
     "face": "skin",
     "brow": "l_brow",
     "eye": "l_eye",
@@ -59,7 +59,7 @@ def about() -> dict[str, Any]:
         t.labels: [
             {
                 "name": n,
-                "color": "#{:02x}{:02x}{:02x}".format(*(TINTS.get(n) or COLORS[ALIKE.get(n, n)])),
+                "color": "#{:02x}{:02x}{:02x}".format(*(TINTS.get(n) or COLORS[SAME_COLOR.get(n, n)])),
                 "head": n in TINTS,  # what is no part of the head is listed and not painted
             }
             for n in t.names

@@ -90,10 +90,10 @@ def fetch_ort(folder: Path) -> Path:
     Raises:
         MissingData: there is no npm, or it could not fetch.
     """
-    mend = f"give it by --ort (npm pack onnxruntime-web@{ORT} makes the .tgz)"
+    fix = f"give it by --ort (npm pack onnxruntime-web@{ORT} makes the .tgz)"
     npm = shutil.which("npm")
     if npm is None:
-        raise MissingData(f"onnxruntime-web {ORT} comes by npm, which is not installed; {mend}")
+        raise MissingData(f"onnxruntime-web {ORT} comes by npm, which is not installed; {fix}")
     done = subprocess.run(
         [npm, "pack", "--ignore-scripts", "--silent", f"onnxruntime-web@{ORT}"],
         cwd=folder,
@@ -104,7 +104,7 @@ def fetch_ort(folder: Path) -> Path:
     found = folder / f"onnxruntime-web-{ORT}.tgz"
     if done.returncode or not found.is_file():
         last = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
-        raise MissingData(f"npm could not fetch onnxruntime-web {ORT} ({last}); {mend}")
+        raise MissingData(f"npm could not fetch onnxruntime-web {ORT} ({last}); {fix}")
     return found
 
 

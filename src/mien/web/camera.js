@@ -1,4 +1,4 @@
-// The camera: one picture, or one after the other for as long as it runs.
+// The camera: one picture, or a stream of pictures while it runs.
 import { el } from "./answers.js";
 
 const get = (id) => document.getElementById(id);

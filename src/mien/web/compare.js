@@ -1,4 +1,4 @@
-// Two faces beside each other, and who is in the gallery: only where somebody said that those shown agreed.
+// Two faces next to each other, and matches in the gallery: only after consent was confirmed.
 import { el, span } from "./answers.js";
 import { drawThumbnail } from "./draw.js";
 
@@ -47,7 +47,7 @@ export function setUp(server, offer, selected, failed) {
   consent.addEventListener("change", () => {
     refresh();
     if (consent.checked) return judge();
-    // what was agreed to is over: nothing stays
+    // consent was withdrawn: nothing is kept
     slots.fill(null);
     for (const k of [0, 1]) {
       const canvas = get(`slot-${k}`).querySelector("canvas");
@@ -82,13 +82,13 @@ export function setUp(server, offer, selected, failed) {
 function verdict({ similarity, same, threshold, false_match_rate: wrong }) {
   const at = (v) => 50 + 50 * v;
   const out = [el("p", el("b", { id: "similarity" }, similarity.toFixed(3)), " similarity, from -1 to 1; not a probability")];
-  if (threshold === undefined) return [...out, el("p", { className: "soft" }, "Nobody measured from where on two faces are one person's.")];
+  if (threshold === undefined) return [...out, el("p", { className: "soft" }, "No threshold was measured for these weights.")];
   const often = wrong ? ` Of pairs of strangers ${(100 * wrong).toPrecision(2)} % reach that.` : "";
-  const said = same ? "Alike enough for one person" : "Not alike enough for one person";
-  return [...out, span(at(threshold), 100, at(similarity)), el("p", `${said}: the line is at ${threshold.toFixed(3)}.${often}`)];
+  const text = same ? "At or above the threshold: one person" : "Below the threshold: not one person";
+  return [...out, span(at(threshold), 100, at(similarity)), el("p", `${text}: the threshold is ${threshold.toFixed(3)}.${often}`)];
 }
 
-/** The chosen face with room around it, as a picture of its own, for where it is not the largest of its picture. */
+/** The selected face with a margin as a separate picture, if it is not the largest of its picture. */
 export function cutOut({ bitmap, record, face }) {
   const [x1, y1, x2, y2] = record.faces[face].box;
   const side = Math.max(x2 - x1, y2 - y1);

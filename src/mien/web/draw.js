@@ -15,7 +15,7 @@ function rotation({ yaw, pitch, roll }) {
   return times(times(aboutY, aboutX), [[cr, -sr, 0], [sr, cr, 0], [0, 0, 1]]);
 }
 
-/** Three axes of a head at (x, y): red to its right in the picture, green up, blue where it looks. */
+/** Three axes of a head at (x, y): red to its right in the picture, green up, blue in its viewing direction. */
 export function drawPose(ctx, pose, x, y, length, width) {
   const r = rotation(pose);
   const ends = AXES.map(([color, v]) => ({ color, to: r.map((row) => row.reduce((s, w, i) => s + w * v[i], 0)) }));
@@ -40,7 +40,7 @@ export function drawPose(ctx, pose, x, y, length, width) {
 
 const painted = new WeakMap(); // mask -> canvas
 
-/** The parts of the head in their colors; everything else is left clear, so that no edge of the crop shows. */
+/** The parts of the head in their colors; the rest is transparent, so that the crop's edges do not show. */
 function paint(mask, classes) {
   if (painted.has(mask)) return painted.get(mask);
   const [width, height] = mask.size;
@@ -99,7 +99,7 @@ function drawPoints(ctx, answer, at, width) {
 }
 
 /**
- * All of it. canvas: already as large as its place on the screen. show: {box, points, pose: bool, opacity: 0..1}.
+ * Draws a picture with its faces. canvas: has its final size. show: {box, points, pose: bool, opacity: 0..1}.
  * chosen: the face whose box is bright, or -1. part: {x, y, width} of the photo that fills the canvas; all of it if not given.
  */
 export function draw(canvas, bitmap, record, sets, show, chosen, part) {
@@ -128,7 +128,7 @@ export function draw(canvas, bitmap, record, sets, show, chosen, part) {
   }
 }
 
-/** Four corners, so that the face stays free. */
+/** Four corners, which do not cover the face. */
 function drawBox(ctx, [x1, y1, x2, y2], chosen, line) {
   const [dx, dy] = [(x2 - x1) / 4, (y2 - y1) / 4];
   const fine = line * Math.min(1, Math.max(0.4, (x2 - x1) / line / 60));
@@ -147,7 +147,7 @@ function drawBox(ctx, [x1, y1, x2, y2], chosen, line) {
   }
 }
 
-/** A face alone, square, with some room around it. */
+/** One face, square, with a margin. */
 export function drawThumbnail(canvas, bitmap, record, face) {
   const [x1, y1, x2, y2] = face.box;
   const side = Math.max(x2 - x1, y2 - y1) * 1.35;

@@ -1,4 +1,4 @@
-// The gallery's people: enrol the chosen face, list who is there, forget somebody. Only where the server has a gallery.
+// The gallery's people: enroll the selected face, list people, forget a person. Only if the server has a gallery.
 import { el } from "./answers.js";
 import { cutOut } from "./compare.js";
 import { drawThumbnail } from "./draw.js";
@@ -20,8 +20,8 @@ export function setUp(server, offer, selected, failed) {
 
   function refresh() {
     const now = selected();
-    get("enrol-add").disabled = busy || !consent.checked || now === null;
-    const canvas = get("enrol-face");
+    get("enroll-add").disabled = busy || !consent.checked || now === null;
+    const canvas = get("enroll-face");
     canvas.hidden = now === null;
     canvas.dataset.face = now === null ? "" : String(now.face + 1);
     canvas.setAttribute("aria-label", now === null ? "No face is selected" : `This is enrolled: face ${now.face + 1} of the picture`);
@@ -48,7 +48,7 @@ export function setUp(server, offer, selected, failed) {
     return people.length;
   }
 
-  /** One thing at a time; what goes wrong is said where all errors are. */
+  /** Runs one action at a time; errors are shown where all errors are. */
   async function alone(work) {
     if (busy) return;
     busy = true;
@@ -66,20 +66,20 @@ export function setUp(server, offer, selected, failed) {
 
   consent.addEventListener("change", refresh);
 
-  get("enrol").addEventListener("submit", (event) => {
+  get("enroll").addEventListener("submit", (event) => {
     event.preventDefault();
     const now = selected();
-    const [name, note, until] = ["enrol-name", "enrol-note", "enrol-until"].map((id) => get(id).value.trim());
+    const [name, note, until] = ["enroll-name", "enroll-note", "enroll-until"].map((id) => get(id).value.trim());
     if (!consent.checked || !now || !name || !note) return;
     alone(async () => {
       say("Enrolling...");
-      // the others in the picture agreed to nothing that is kept: only this face is sent
+      // the other people in the picture gave no consent: only this face is sent
       const picture = now.record.faces.length === 1 ? now.file : await cutOut(now);
-      const [added] = await server.enrol(picture, { name, note, ...(until ? { until } : {}) });
-      get("enrol").reset();
+      const [added] = await server.enroll(picture, { name, note, ...(until ? { until } : {}) });
+      get("enroll").reset();
       await list();
-      const alike = added.alike ? ` As alike as a match: ${added.alike.name}.` : "";
-      say(`${added.name} is in the gallery.${added.new ? "" : " This picture was there already."}${alike}`);
+      const twin = added.possible_duplicate ? ` It also matches ${added.possible_duplicate.name}.` : "";
+      say(`${added.name} is in the gallery.${added.new ? "" : " This picture was enrolled already."}${twin}`);
     });
   });
 

@@ -17,7 +17,6 @@ import pytest
 
 from mien.server.app import app
 from mien.server.run import running
-from mien.server.worker import mask_of
 from mien.web import build
 
 CHROMIUM = Path("/usr/bin/chromium")
@@ -155,7 +154,7 @@ def test_with_the_server(browser, reader):
         files = [("image", Path(p).read_bytes()) for p in (ASTRONAUT, COLLAGE)]
         verdict = api.post("/v1/verify", files=files).json()
         assert page.inner_text("#similarity") == f"{verdict['similarity']:.3f}"
-        assert ("Not alike" in page.inner_text("#verdict")) == (not verdict["same"])
+        assert ("Below the threshold" in page.inner_text("#verdict")) == (not verdict["same"])
         page.uncheck("#consent")
         assert page.inner_text("#verdict") == ""
         assert page.locator("#gallery").is_hidden()  # this server has none
@@ -261,7 +260,7 @@ def test_it_fits_narrow_and_dark(browser, reader, scheme, width):
         page.screenshot(path=SHOTS / f"page-{scheme}-{width}.png", full_page=True)
 
 
-def test_errors_are_said_in_words(browser, reader, tmp_path):
+def test_errors_are_shown_in_words(browser, reader, tmp_path):
     bad = tmp_path / "bad.png"
     bad.write_bytes(b"no picture")
     with running(app(reader)) as url, opened(browser, url + "/") as page:
@@ -318,7 +317,7 @@ def test_people_are_enrolled_and_forgotten_from_the_page(browser, reader, tmp_pa
 
         record = show(page, COLLAGE)
         add, name = (
-            page.get_by_role("button", name="Enrol the selected face"),
+            page.get_by_role("button", name="Enroll the selected face"),
             page.get_by_label("Name", exact=True),
         )
         assert add.is_disabled()
@@ -326,14 +325,14 @@ def test_people_are_enrolled_and_forgotten_from_the_page(browser, reader, tmp_pa
         assert add.is_enabled()
         page.locator("#faces button").nth(3).focus()  # not the largest: it alone is sent
         page.keyboard.press("Space")
-        assert page.locator("#enrol-face").get_attribute("data-face") == "4"
+        assert page.locator("#enroll-face").get_attribute("data-face") == "4"
         name.focus()
         page.keyboard.type("<i>Ann</i>")
         page.keyboard.press("Enter")
         assert people() == []  # there is no consent note yet, and that is where the browser leads
-        assert page.evaluate("document.activeElement.id") == "enrol-note"
+        assert page.evaluate("document.activeElement.id") == "enroll-note"
         page.keyboard.type("by letter, May 2026")
-        page.get_by_label("Last day of keeping").fill("2999-01-31")
+        page.get_by_label("Last day of storage").fill("2999-01-31")
         add.focus()
         page.keyboard.press("Enter")
         said("<i>Ann</i> is in the gallery.")
@@ -437,7 +436,7 @@ def compared(record, reading) -> None:
     }
     assert len(record["faces"]) == len(want["faces"]) == 1
     a, b = record["faces"][0], want["faces"][0]
-    mask, truth = a["parsing"].pop("mask"), mask_of(reading[0]["parsing"])
+    mask, truth = a["parsing"].pop("mask"), reading[0]["parsing"].detail()["mask"]
     assert list(a) == list(b)
     off = {
         "box": np.abs(np.subtract(a["box"], b["box"])).max(),  # pixels

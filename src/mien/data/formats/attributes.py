@@ -1,9 +1,9 @@
-"""Ages, expressions and attributes as their publishers lay them out on disk.
+"""Data sets of ages, expressions and attributes in the layouts of their publishers.
 
 Every reader is `name(root, split, ...)`: `root` is the folder that the publisher's archive was unpacked into.
-Tables are read at once and pictures when asked for. Where a set ships aligned crops without points, one set
-of places stands for all of its pictures; a points table (`points=PATH.parquet`, columns `name`, `points5`,
-perhaps `score`, as in `mien.data.formats.pack`) is better, and sets that are not aligned need one.
+Tables are read at once, pictures on access. If a set has aligned crops without points, one set of five points
+is used for all of its pictures; a points table (`points=PATH.parquet`, columns `name`, `points5` and
+optionally `score`, as in `mien.data.formats.pack`) is better, and sets that are not aligned need one.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ Array = npt.NDArray[np.float64]
 T = TypeVar("T")
 _log = logging.getLogger(__name__)
 
-# Five points as fractions of the picture's sides, picture order, of sets that are aligned but come without
-# points. Medians of a detector's points over 9,490 UTKFace crops and 25,720 FER pictures.
+# Five points as fractions of the picture's sides, in picture order, for aligned sets without points: medians
+# of a detector's points over 9,490 UTKFace crops and 25,720 FER pictures.
 UTKFACE_POINTS = np.array([(0.308, 0.293), (0.681, 0.290), (0.499, 0.509), (0.339, 0.678), (0.659, 0.677)])
 FER_POINTS = np.array([(0.343, 0.409), (0.686, 0.401), (0.513, 0.599), (0.376, 0.751), (0.665, 0.745)])
-# Ours: an estimate. RAF-DB says that eyes and mouth were brought to fixed places, not to which.
+# Ours: an estimate. RAF-DB aligned eyes and mouth to fixed places, which are not published.
 RAFDB_POINTS = np.array([(0.32, 0.38), (0.67, 0.38), (0.50, 0.57), (0.35, 0.75), (0.65, 0.75)])
 
-# Native label orders; labels are handed on by name, so that a mapping cannot be one class off.
+# Native label orders; labels are passed on by name, so that a mapping cannot be off by one class.
 AFFECTNET8 = ("neutral", "happiness", "sadness", "surprise", "fear", "disgust", "anger", "contempt")
 AFFECTNET_OTHER = ("none", "uncertain", "no face")  # 8, 9, 10: no expression
 RAFDB7 = ("surprise", "fear", "disgust", "happiness", "sadness", "anger", "neutral")  # numbered from 1
@@ -48,8 +48,9 @@ class Table:
     """Labeled pictures by number.
 
     Args:
-        picture, labels: number -> (H, W, 3) pixels; number -> task name -> label.
-        points: (n, 5, 2) pixels, picture order; NaN, or None for all, where `fixed` stands in.
+        picture: number -> (H, W, 3) uint8 pixels.
+        labels: number -> task name -> label.
+        points: (n, 5, 2) pixels, picture order; NaN, or None for all, to use `fixed`.
         fixed: (5, 2) fractions of the picture's width and height.
     """
 
@@ -82,12 +83,12 @@ class Table:
         return Sample(pixels, self._labels(i), points, self.names[i])
 
 
-# What the readers share
+# Shared by the readers
 
 
-def bad(path: Path, row: int | str, value: object, mend: str) -> UsageError:
-    """An error about one value in a table; rows are counted from 1, the header not counted."""
-    return UsageError(f"{path}, row {row}: {value!r} {mend}")
+def bad(path: Path, row: int | str, value: object, fix: str) -> UsageError:
+    """The error about one value in a table; rows are counted from 1, without the header."""
+    return UsageError(f"{path}, row {row}: {value!r} {fix}")
 
 
 def number(path: Path, row: int | str, text: object, low: float, high: float) -> float:
@@ -108,14 +109,13 @@ def random_80_20(n: int, what: str, split: str, seed: int) -> list[int]:
 
 
 def found_points(
-    what: str, names: Sequence[str], points: Path | None, fixed: Array | None, sure: float = 0.6
+    what: str, names: Sequence[str], points: Path | None, fixed: Array | None, minimum: float = 0.6
 ) -> Array | None:
-    """A points table's rows for these names: (n, 5, 2), NaN where it has none, or is unsure, and `fixed`
-    stands in.
+    """A points table's rows for these names, (n, 5, 2): NaN for missing or uncertain rows, to use `fixed`.
 
     Raises:
-        UsageError: neither a table nor fixed places. MissingData: no table, or a name is not in it and
-            nothing stands in.
+        UsageError: neither a table nor fixed points.
+        MissingData: no table, or a name is not in it and there are no fixed points.
     """
     if points is None:
         if fixed is None:
@@ -127,20 +127,20 @@ def found_points(
     found = {
         r["name"]: np.asarray(r["points5"], np.float64).reshape(5, 2)
         for r in pq.read_table(need(points)).to_pylist()
-        if r.get("score", 1.0) >= sure
+        if r.get("score", 1.0) >= minimum
     }
     missing = [n for n in names if n not in found]
     if missing and fixed is None:
         raise MissingData(
-            f"{points} lacks sure points of {len(missing)} of {len(names)} pictures of {what}; the first is"
+            f"{points} lacks points of a sufficient score for {len(missing)} of {len(names)} pictures of"
+            f" {what}; the first is"
             f" {missing[0]!r}"
         )
     return np.stack([found.get(n, np.full((5, 2), np.nan)) for n in names]) if names else np.zeros((0, 5, 2))
 
 
 def expression(name: str, classes: int) -> dict[str, int] | None:
-    """A label by class name: 8 classes answer "expression" (FER+ order), 7 answer "expression7" (no
-    contempt).
+    """A label by class name: 8 classes are the task "expression", 7 (without contempt) "expression7".
 
     Returns:
         {task name: index}, or None for a name that the task does not have.
@@ -179,7 +179,7 @@ def files_below(
     points: Array | None,
     fixed: Array | None,
 ) -> Table:
-    """A table over picture files below a folder, named by their paths there."""
+    """A data set of picture files below a folder, named by their relative paths."""
     return Table(
         name, files, lambda i: picture(root / files[i]), lambda i: labels[i], points=points, fixed=fixed
     )
@@ -199,8 +199,8 @@ def morph2(
     """MORPH II (Ricanek and Tesfaye 2006), the non-commercial release: the age of 55,134 police photographs.
 
     Protocol RANDOM_80_20: a seeded random split of the pictures, 80 % "train" and 20 % "test", as in
-    Faceptor. There is no official split; in this one the same people are in both halves, and the papers' own
-    draws are not published.
+    Faceptor. There is no official split; in this one the same people are in both parts, and the papers'
+    splits are not published.
 
     Labels: age. Names: the column `photo`, a path below root. Needs a points table: the pictures are not
     aligned.
@@ -263,8 +263,7 @@ CORAL_YEARS = (21, 60)
 
 
 def utkface_coral(root: Path, split: str, *, points: Path | None = None) -> Table:
-    """UTKFace in CORAL's split (Cao et al. 2020): ages 21 to 60, as published numbers of Faceptor and others
-    have it.
+    """UTKFace in CORAL's split (Cao et al. 2020), ages 21 to 60, as used by Faceptor and others.
 
     From `root/UTKFace` and the two lists of the authors, `root/utk_train.csv` and `root/utk_test.csv`,
     columns `file` and `age`, where an age is stored less 21.

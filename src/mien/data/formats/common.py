@@ -1,6 +1,4 @@
-"""What all readers of publishers' layouts share: files that must be there, pictures, splits by name,
-libraries for odd formats.
-"""
+"""Shared by all readers of publishers' layouts: required files, pictures, splits, optional libraries."""
 
 from __future__ import annotations
 
@@ -17,10 +15,10 @@ T = TypeVar("T")
 
 
 def need(path: Path) -> Path:
-    """The path itself.
+    """Check that a path exists, and return it.
 
     Raises:
-        MissingData: nothing is there.
+        MissingData: it does not exist.
     """
     if not path.exists():
         raise MissingData(f"expected {path}; it is missing")
@@ -37,7 +35,7 @@ def picture(path: Path) -> Pixels:
 
 
 def one_of(what: str, split: str, splits: Iterable[str]) -> str:
-    """The split itself.
+    """Check that a set has a split, and return the split.
 
     Raises:
         UsageError: the set has no such split.
@@ -48,7 +46,7 @@ def one_of(what: str, split: str, splits: Iterable[str]) -> str:
 
 
 def pick(what: str, split: str, splits: Mapping[str, T]) -> T:
-    """The publisher's word for a split.
+    """The publisher's name of a split.
 
     Raises:
         UsageError: naming the splits there are.
@@ -57,7 +55,7 @@ def pick(what: str, split: str, splits: Mapping[str, T]) -> T:
 
 
 def optional(module: str, path: Path) -> Any:
-    """A module that only some sets need.
+    """Import a module that only some sets need.
 
     Raises:
         MissingData: it is not installed.

@@ -1,23 +1,22 @@
-"""A user's own labels: a table with a row a picture, or a folder a class.
+"""A user's own labels: a table with one row per picture, or one folder per class.
 
-Columns of a table (CSV, or Parquet): each optional but for the picture, and an empty cell is an unknown
-    label.
+Columns of a table (CSV or Parquet): all but the picture are optional, and an empty cell is an unknown label.
 
-| column | what it holds |
+| column | content |
 |---|---|
 | `path`, or `image` | the picture's path from the table's folder; in Parquet also the bytes of its file |
-| `name`, `split` | a name of its own (else the path), and a word to choose rows by |
+| `name`, `split` | the picture's name (default: the path), and the split of the row |
 | `points5`, or `px1`, `py1` ... `py5` | eye, eye, nose, mouth corner, mouth corner, left to right, pixels |
 | `age` | years, 0..120 |
 | `expression`, `expression7` | a class by name ("happiness") or by its number in the task's order |
 | `identity512` | a person's number, from 0 |
 | `Male`, `Smiling` ... | any of CelebA's forty attributes: 1 or 0, yes or no, true or false |
-| `parsing` | the path of a PNG with a class number a pixel (255 is unknown), of the picture's size |
+| `parsing` | the path of a PNG with one class number per pixel (255 is unknown), of the picture's size |
 | `x1`, `y1` ... `x68`, `y68` | 68 landmarks in iBUG's order, in pixels |
 
-Five points bring a face to a model's view. Where the table has none they follow from the 68, or from a points
-table (`points=`, see `mien.data.formats.attributes`); pictures that are crops of a known template already
-need none (`template=`).
+Faces are aligned by their five points. If the table has none, they come from the 68 landmarks or from a
+points table (`points=`, see `mien.data.formats.attributes`). Pictures that are crops of a known template need
+none (`template=`).
 """
 
 from __future__ import annotations
@@ -68,8 +67,11 @@ Cells = Mapping[str, str]
 
 
 class Own(Table):
-    """Pictures with a user's labels; `classes` are the names of a folder's classes by number, `masks` the
-    label maps.
+    """Pictures with a user's labels.
+
+    Attributes:
+        classes: names of a folder's classes, by number.
+        masks: paths of the label maps.
     """
 
     classes: tuple[str, ...] = ()
@@ -94,7 +96,7 @@ def _mask(path: Path, shape: tuple[int, ...]) -> Pixels:
         raise UsageError(f"{path} is no PNG that can be read ({e}); save the mask again") from e
     if mode not in ("L", "P"):
         raise UsageError(
-            f"{path} has the mode {mode}; a mask is an 8-bit gray or palette PNG with a class number a pixel"
+            f"{path} has the mode {mode}; a mask is an 8-bit gray or palette PNG with one class per pixel"
         )
     if mask.shape != shape:
         raise UsageError(
@@ -111,7 +113,7 @@ def _mask(path: Path, shape: tuple[int, ...]) -> Pixels:
 
 
 def _cell(value: object) -> str:
-    """A cell as text; "" for whatever says nothing."""
+    """A cell as text; "" for an empty value."""
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return ""
     if isinstance(value, list):
@@ -202,7 +204,7 @@ def _five(path: Path, row: int, cells: Cells) -> Array | None:
 
 
 def _labels(path: Path, row: int, cells: Cells) -> dict[str, Any]:
-    """What a row says, by task; but for `parsing`, whose picture is read when asked for."""
+    """Labels of a row by task, without `parsing`, whose picture is read on access."""
     labels: dict[str, Any] = {}
     if text := cells.get("age", ""):
         labels["age"] = number(path, row, text, 0, 120)
@@ -244,18 +246,18 @@ def table(
     points: Path | None = None,
     ignore: Sequence[str] = (),
 ) -> Own:
-    """A CSV or Parquet file of a user's labels; columns as this module's first lines say.
+    """A CSV or Parquet file of a user's labels; the module's docstring lists the columns.
 
     Args:
-        split: only rows whose column `split` says this; "" for all rows.
-        template: the pictures are crops of this template ("head", "arcface") already, where they have no
-            points.
-        points: a points table that goes by the pictures' names.
+        path: FILE.csv or FILE.parquet.
+        split: only rows with this value in the column `split`; "" for all rows.
+        template: pictures without points are crops of this template ("head", "arcface").
+        points: a points table by the pictures' names.
         ignore: columns that are no labels.
 
     Raises:
-        MissingData: the table, a picture or a mask is not there. UsageError: a column or a value that has no
-            meaning, by file, row (from 1, the header not counted) and value.
+        MissingData: the table, a picture or a mask is missing.
+        UsageError: an unknown column or a wrong value, with file, row (from 1, without the header) and value.
     """
     path = Path(path)
     columns, rows, images = _read(path)
@@ -304,7 +306,7 @@ def table(
 def _all_points(
     path: Path, names: Sequence[str], five: Sequence[Array | None], points: Path | None, template: str | None
 ) -> Array:
-    """(n, 5, 2): each row's own points, else the points table's; NaN where the template stands in."""
+    """(n, 5, 2): the row's own points, or those of the points table; NaN if the template is used."""
     nowhere = np.full((5, 2), np.nan)
     other = dict[str, Array]()
     bare = [n for n, p in zip(names, five, strict=True) if p is None]
@@ -326,14 +328,14 @@ def _all_points(
 def folder(
     path: Path, task: str = "expression", *, template: str | None = None, points: Path | None = None
 ) -> Own:
-    """One folder per class, with its pictures in it: `path/happiness/a.jpg`.
+    """One folder per class with its pictures: `path/happiness/a.jpg`.
 
     Args:
-        path: folder of the class folders.
-        task: "expression" or "expression7", whose class names the folders bear; or "identity512", where the
-            folders are people, numbered in the order of their sorted names (`dataset.classes`).
-        template: as in `table`.
-        points: as in `table`; a picture's name is FOLDER/FILE.
+        path: the folder of the folders.
+        task: "expression" or "expression7", whose class names are the folders' names; or "identity512": the
+            folders are people, numbered by sorted names (`dataset.classes`).
+        template: see `table`.
+        points: see `table`; a picture's name is FOLDER/FILE.
     """
     path = Path(path)
     if task not in (*_CHOICES, "identity512"):

@@ -1,8 +1,8 @@
 """Landmark sets in the layouts of their publishers: 300-W, WFLW, COFW, AFLW-19 and MTFL.
 
 Each reader is `name(root, split)`: `root` is the folder that holds the publisher's files, named in the
-reader's docstring. Pictures are read when they are asked for. Points come in pixels of the stored picture, in
-the set's own order.
+reader's docstring. Pictures are read on access. Points are in pixels of the stored picture, in the set's own
+order.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ T = TypeVar("T")
 
 
 class Listed(Generic[T]):
-    """A data set that is a list of things and a way to read one of them.
+    """A data set made of a list of items and a function that reads one.
 
     Attributes:
         name: "set/split".
-        items: what `read` takes, one a picture.
+        items: inputs of `read`, one per picture.
     """
 
     def __init__(self, name: str, items: Sequence[T], read: Callable[[T], Sample]):
@@ -46,9 +46,7 @@ class Listed(Generic[T]):
 
 @dataclass(frozen=True, slots=True)
 class Marked:
-    """A picture's file and what is known of it: labels by task name, five points (5, 2), a name unique in its
-    set.
-    """
+    """A picture's file, labels by task name, five points (5, 2), and a name that is unique in its set."""
 
     path: Path
     labels: Mapping[str, Any]
@@ -60,7 +58,7 @@ class Marked:
         return Sample(picture(self.path), self.labels, self.points, self.name)
 
 
-# What all readers share
+# Shared by all readers
 
 
 def lines(path: Path) -> list[str]:
@@ -84,10 +82,10 @@ def pairs(numbers: Sequence[str], n: int, where: object) -> Array:
 
 
 def completed(five: Array, where: object) -> Array:
-    """Five points (5, 2) of which some are NaN -> all of them: the template's, brought to the known ones.
+    """Complete five points (5, 2) of which some are NaN, with the template aligned to the known ones.
 
     Raises:
-        MissingData: fewer than two are known, which leave the face's size and turn open.
+        MissingData: fewer than two are known, so that the face's size and rotation are open.
     """
     known = np.asarray(np.isfinite(five).all(1))
     if known.all():
@@ -146,7 +144,7 @@ def _beside(file: Path) -> Path:
     for suffix in (".jpg", ".png"):
         if (path := file.with_suffix(suffix)).is_file():
             return path
-    raise MissingData(f"expected {file.with_suffix('.jpg')} (or .png) beside {file.name}; it is missing")
+    raise MissingData(f"expected {file.with_suffix('.jpg')} (or .png) next to {file.name}; it is missing")
 
 
 # WFLW (Wu et al., CVPR 2018)

@@ -25,15 +25,15 @@ from mien.tasks.attributes import CELEBA40
 from mien.types import Pixels, Sample
 
 Row = Mapping[str, Any]
-# Pixels of the stored pictures, see `Sample.lean`: measured on training pictures, as half the difference
-# between what a network that learned from both says of a picture and of its mirror image (log, entry 13)
-LEAN = {"mtfl": 0.70, "helen68": 0.80, "afw68": 1.25}
+# Pixels of the stored pictures, see `Sample.label_offset_x`: measured on training pictures, as half the
+# difference between the outputs of a network for a picture and for its mirror image (dev/LOG.md, entry 13)
+LABEL_OFFSET_X = {"mtfl": 0.70, "helen68": 0.80, "afw68": 1.25}
 
 DESCRIBED = (
     "celeba",
     "utkface",
     "mtfl",
-)  # sets that bring a teacher's face descriptors of their training pictures
+)  # sets with a teacher's face descriptors of their training pictures
 
 
 class Pictures:
@@ -74,7 +74,8 @@ class PackDataset:
         labels: row -> task name -> label.
         points: row -> (5, 2), or None to use the points table next to it.
         keep: which rows take part.
-        masks: task name -> column of pictures that are label maps. lean: see `Sample`.
+        masks: task name -> column of pictures that are label maps.
+        label_offset_x: see `Sample`.
     """
 
     def __init__(
@@ -110,10 +111,12 @@ class PackDataset:
         else:
             self.points = self._found_points(path.with_name(f"{split}_points5.parquet"))
 
-    def _found_points(self, path: Path, sure: float = 0.6) -> np.ndarray:
+    def _found_points(self, path: Path, minimum: float = 0.6) -> np.ndarray:
         table = pq.read_table(path).to_pylist()
         found = {
-            r["name"]: np.asarray(r["points5"], np.float64).reshape(5, 2) for r in table if r["score"] >= sure
+            r["name"]: np.asarray(r["points5"], np.float64).reshape(5, 2)
+            for r in table
+            if r["score"] >= minimum
         }
         median = np.median(np.stack(list(found.values())), 0)
         return np.stack([found.get(name, median) for name in self.names])
@@ -133,13 +136,13 @@ class PackDataset:
 
 
 def _described(folder: str, root: Path | None = None) -> tuple[list[str], np.ndarray]:
-    """Names, and the teacher's descriptors as it gave them, (n, 128) float32."""
+    """Names, and the teacher's original descriptors, (n, 128) float32."""
     found = pq.read_table((root or settings.data_root()) / folder / "train_descriptors.parquet")
     return found["name"].to_pylist(), np.asarray(found["descriptor"].to_pylist(), np.float32)
 
 
 def centered(values: np.ndarray, left: float = 0.0, *, root: Path | None = None) -> np.ndarray:
-    """A teacher's descriptors (n, 128) less the mean over the training sets, the numbers scaled to unit
+    """A teacher's descriptors (n, 128) minus the mean over the training sets, the numbers scaled to unit
     variance there (one factor for all 128, so that angles and order of distances stay).
 
     Args:
@@ -190,7 +193,7 @@ def mtfl(split: str, *, teacher: Mapping[str, np.ndarray] | None = None, turned:
 
     named, keep = _with_identity("mtfl", labels, teacher), (lambda r: r["pose"] != 2) if turned else None
     return PackDataset(
-        "mtfl", split, named, points=lambda r: r["points"], keep=keep, label_offset_x=LEAN["mtfl"]
+        "mtfl", split, named, points=lambda r: r["points"], keep=keep, label_offset_x=LABEL_OFFSET_X["mtfl"]
     )
 
 
@@ -203,7 +206,7 @@ def _sixty_eight(folder: str, split: str) -> PackDataset:
         split,
         lambda r: {"landmarks": points(r), "points5": geometry.five_of_68(points(r))},
         points=lambda r: geometry.five_of_68(points(r)),
-        label_offset_x=LEAN[folder],
+        label_offset_x=LABEL_OFFSET_X[folder],
     )
 
 
@@ -218,7 +221,7 @@ def afw68(split: str) -> PackDataset:
 
 
 def celebamask(split: str) -> PackDataset:
-    """A sample of CelebAMask-HQ: 19 classes a pixel."""
+    """A sample of CelebAMask-HQ: one of 19 classes per pixel."""
     return PackDataset("celebamask", split, lambda r: {}, masks={"parsing": "mask"})
 
 
@@ -278,7 +281,7 @@ def ferplus(split: str, *, soft: bool = False) -> PackDataset:
 
 
 def lfw_pairs() -> PackDataset:
-    """LFW View 1 development test: each picture's label lists the (pair number, same?) in which it stands."""
+    """LFW View 1 development test: each picture's label lists its pairs as (pair number, same?)."""
     takes_part: dict[str, list[tuple[int, bool]]] = {}
     for number, pair in enumerate(
         pq.read_table(settings.data_root() / "lfw_dev" / "pairs.parquet").to_pylist()

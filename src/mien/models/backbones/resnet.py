@@ -104,14 +104,14 @@ class ResNet50(FourStages):
                 then unchanged.
         """
         ours = self.state_dict()
-        theirs = {k: v for k, v in state.items() if not k.startswith(leave)}
+        loaded = {k: v for k, v in state.items() if not k.startswith(leave)}
         problems = {
-            "missing": [k for k in ours if k not in theirs and not k.endswith(".num_batches_tracked")],
-            "unknown": [k for k in theirs if k not in ours],
-            "of another shape (theirs for ours)": [
-                f"{k} {tuple(theirs[k].shape)} for {tuple(v.shape)}"
+            "missing": [k for k in ours if k not in loaded and not k.endswith(".num_batches_tracked")],
+            "unknown": [k for k in loaded if k not in ours],
+            "of another shape (file for model)": [
+                f"{k} {tuple(loaded[k].shape)} for {tuple(v.shape)}"
                 for k, v in ours.items()
-                if k in theirs and theirs[k].shape != v.shape
+                if k in loaded and loaded[k].shape != v.shape
             ],
         }
         said = [
@@ -124,5 +124,5 @@ class ResNet50(FourStages):
                 f"this is no ResNet-50 for the net at hand. {'; '.join(said)}. Blocks of the file that the"
                 " net lacks go in `leave`"
             )
-        self.load_state_dict({k: theirs.get(k, v.new_zeros(())) for k, v in ours.items()})
+        self.load_state_dict({k: loaded.get(k, v.new_zeros(())) for k, v in ours.items()})
         return self

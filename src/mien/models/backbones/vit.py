@@ -172,15 +172,15 @@ def load_clip(encoder: VisionTransformer, state_dict: Mapping[str, Any]) -> Visi
     visual = {
         k.split("visual.", 1)[1]: v for k, v in flat.items() if k.startswith("visual.") or ".visual." in k
     }
-    theirs = visual or dict(flat)
+    loaded = visual or dict(flat)
     ours = encoder.state_dict()
-    missing = [k for k in ours if k not in theirs]
+    missing = [k for k in ours if k not in loaded]
     if missing:
         raise BadWeights(
             f"no CLIP image tower: {len(missing)} of {len(ours)} tensors are missing, such as"
             f" {', '.join(missing[:5])}"
         )
-    chosen = {k: theirs[k].float() for k in ours}
+    chosen = {k: loaded[k].float() for k in ours}
     name = "positional_embedding"
     given, side = chosen[name], round((ours[name].shape[0] - 1) ** 0.5)
     square = (
@@ -196,6 +196,6 @@ def load_clip(encoder: VisionTransformer, state_dict: Mapping[str, Any]) -> Visi
         if chosen[k].shape != v.shape
     ]
     if wrong:
-        raise BadWeights(f"the tower has other shapes (theirs for ours): {'; '.join(wrong[:5])}")
+        raise BadWeights(f"the tower has other shapes (file for model): {'; '.join(wrong[:5])}")
     encoder.load_state_dict(chosen)
     return encoder

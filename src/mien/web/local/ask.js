@@ -1,4 +1,4 @@
-// The same questions as ../ask.js, answered in this browser: no picture leaves the machine.
+// The functions of ../ask.js, computed in this browser: no picture leaves the machine.
 
 export class Refused extends Error {}
 export const useKey = () => {};
@@ -17,7 +17,7 @@ function send(message, transfer = []) {
 
 export async function offer() {
   const reply = await fetch(new URL("../../weights/model.json", import.meta.url));
-  if (!reply.ok) throw new Refused("The file weights/model.json is not beside the page; write the folder again with: mien web");
+  if (!reply.ok) throw new Refused("The file weights/model.json is not next to the page; write the folder again with: mien web");
   about = await reply.json();
   worker = new Worker(new URL("./worker.js", import.meta.url), { type: "module" });
   worker.onmessage = ({ data: { id, record, error } }) => {
@@ -27,13 +27,13 @@ export async function offer() {
     else resolve(record);
   };
   worker.onerror = (event) => {
-    for (const { reject } of waiting.values()) reject(new Refused(`The reader did not start: ${event.message || "a file is missing beside the page"}`));
+    for (const { reject } of waiting.values()) reject(new Refused(`The reader did not start: ${event.message || "a file is missing next to the page"}`));
     waiting.clear();
   };
   await send({}); // loads the networks
   const tasks = about.network.tasks.map((t) => t.name);
   const { name, sha256 } = about.network;
-  return { tasks, identity: tasks.some((n) => n.startsWith("identity")), gallery: false, most: Infinity, model: { name, sha256 } };
+  return { tasks, identity: tasks.some((n) => n.startsWith("identity")), gallery: false, maxBytes: Infinity, model: { name, sha256 } };
 }
 
 export function analyze(_file, image) {

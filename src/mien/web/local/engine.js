@@ -9,7 +9,7 @@ const BATCH = 16;
 /** A file's bytes, checked against the sha256 that model.json promises (where the page may: over https, or on this machine). */
 async function bytes(url, sha256) {
   const reply = await fetch(url);
-  if (!reply.ok) throw new Error(`the file ${url} is not beside the page (${reply.status}); write the folder again with: mien web`);
+  if (!reply.ok) throw new Error(`the file ${url} is not next to the page (${reply.status}); write the folder again with: mien web`);
   const data = await reply.arrayBuffer();
   if (globalThis.crypto?.subtle) {
     const found = Array.from(new Uint8Array(await crypto.subtle.digest("SHA-256", data)), (b) => b.toString(16).padStart(2, "0")).join("");
