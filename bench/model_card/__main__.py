@@ -123,8 +123,8 @@ def age_and_gender(a: Answers, f: Fit) -> Iterator[str]:
     yield "### Age and gender: UTKFace val\n"
     yield (
         "Bias: mean of prediction minus label. Race, gender and age are labels of the set. For these groups"
-        f" and for race, gender and age combined, with the percentage of labels inside the predicted interval:"
-        f" `{TABLES}/age_gender.csv`.\n"
+        " and for race, gender and age combined, with the percentage of labels inside the predicted"
+        f" interval: `{TABLES}/age_gender.csv`.\n"
     )
     head = ("group", "n", "age MAE, years", "bias, years", "gender accuracy, %")
     yield rows(head, [line[:4] + line[5:] for line in people_lines(a, f, people_groups(a))])
@@ -161,8 +161,8 @@ def attributes(a: Answers) -> Iterator[str]:
     """Mean accuracy of the forty, by group."""
     yield "### Attributes: CelebA val\n"
     yield (
-        f"Mean accuracy over the 40 attributes at 0.5, %. Each attribute: `{TABLES}/attributes.csv`; its column"
-        " `constant` is the accuracy of always predicting the more frequent value.\n"
+        f"Mean accuracy over the 40 attributes at 0.5, %. Each attribute: `{TABLES}/attributes.csv`; its"
+        " column `constant` is the accuracy of always predicting the more frequent value.\n"
     )
     _, _, *mean = next(attribute_lines(a))
     names = [f"{n} ({g.sum():,})" for n, g in slices(a).items()]
@@ -309,8 +309,8 @@ def calibration(f: Fit) -> Iterator[str]:
     )
     yield "## Confidence thresholds\n"
     yield (
-        "Predictions with a lower probability are left out. *Recommended*: the lowest threshold that halves the"
-        f" error rate. Other thresholds: `{TABLES}/confidence_thresholds.csv`.\n"
+        "Predictions with a lower probability are left out. *Recommended*: the lowest threshold that halves"
+        f" the error rate. Other thresholds: `{TABLES}/confidence_thresholds.csv`.\n"
     )
     body = []
     for name, (table, where) in f.tables.items():
