@@ -32,6 +32,7 @@ import torch
 from safetensors.torch import load_file
 
 from mien.data.augment import Augment
+from mien.data.formats import wild
 from mien.data.pack_mixture import LOSS_WEIGHTS, pack_mixture, validation_protocols
 from mien.errors import UsageError
 from mien.export import onnx_import
@@ -81,6 +82,26 @@ WILD = Augment(
     recompress=0.4,
 )
 
+# Mostly faces with an age and a gender; the reference's answers teach the other tasks on them.
+REAL = {
+    "fairface": 18, "utkface-full": 8, "aaf-faces": 4, "celeba_wild": 2, "celeba": 2, "ferplus": 5, "mtfl": 1,
+    "helen68": 2,
+    "celebamask": 2,
+}  # fmt: skip
+MILD = Augment(
+    degrees=12,
+    scale=0.1,
+    shift=0.035,
+    photometric=0.6,
+    gray=0.1,
+    blur=0.25,
+    erase=0.08,
+    noise=0.08,
+    fill_border=0.75,
+    paste_background=0.4,
+    recompress=0.35,
+)
+
 
 FINER = 16  # width of the parsing refinement
 OWN = 192  # width of the last stages of the identity branch
@@ -114,6 +135,9 @@ class Part:
         augment: of the training pictures.
         bf16: see `Recipe`.
         frozen: stages of the encoder, after the stem, that are not trained.
+        fixed_norms: whether batch norms keep their statistics and scales, so that the network starts with
+            exactly the answers that it had.
+        loss_weights: task -> weight, where not the usual one.
     """
 
     shares: Mapping[str, int]
@@ -129,6 +153,8 @@ class Part:
     augment: Augment = AUGMENT
     bf16: bool = False
     frozen: int = 2
+    fixed_norms: bool = False
+    loss_weights: Mapping[str, float] = field(default_factory=dict)
 
 
 PARTS = {
@@ -144,6 +170,9 @@ PARTS = {
     # `Mien.keep_identity`
     "photos": Part(PHOTOS, 800, 4e-4, 0.995, 50, 5, augment=WILD, every=10000, frozen=5),
     "photos-finish": Part(PHOTOS_FINISH, 550, 3e-4, 0.995, 30, 6, augment=WILD, every=10000, frozen=5),
+    # faces in the wild, for all but the encoder's first two stages
+    "real": Part(REAL, 2600, 1.5e-4, 0.998, 200, 8, augment=MILD, every=10000, fixed_norms=True,
+        loss_weights={"age": 1.0}),
     # the identity branch, with all else frozen
     "identity": Part(
         {"celeba": 13, "utkface": 13, "mtfl": 6, "face_morphs": 32}, 8000, 2e-3, 0.998, 100, 1,
@@ -151,14 +180,23 @@ PARTS = {
         augment=Augment(degrees=10, scale=0.08, shift=0.03, erase=0.05, fill_border=0.75,
         paste_background=0.3), bf16=True,
     ),
+    # the same branch, from the second teacher's embeddings of faces in the wild
+    "identity-real": Part(
+        {"fairface": 28, "utkface-full": 14, "aaf-faces": 7, "celeba_wild": 4, "celeba": 11}, 3000, 1.5e-3,
+        0.998, 100, 9, validation_protocols=("lfw",), every=1000,
+        augment=Augment(degrees=10, scale=0.08, shift=0.03, blur=0.3, erase=0.05, fill_border=0.75,
+        paste_background=0.3, recompress=0.3), bf16=True,
+    ),
 }  # fmt: skip
 
 
-KEEPS = ("photos", "photos-finish")  # parts that keep the identity of a released network
+IDENTITY = ("identity", "identity-real")
+KEEPS = ("photos", "photos-finish", "real")  # parts that keep the identity of a released network
 # part -> what it adds to the network, and prefixes of the weights that it trains; all others are frozen
 ADDS = {
     "masks": ({"finer": FINER}, ("dense.finer.", "dense.branch.maps.")),
     "identity": ({"own": OWN}, ("own.", "who.")),
+    "identity-real": ({}, ("own.", "who.")),
 }
 
 
@@ -241,9 +279,16 @@ def recipe(
         synthetic=synthetic,
         paste_background=True,
         left=LEFT,
-        only="identity" if part == "identity" else "",
+        only="identity" if part in IDENTITY else "",
+        teacher=wild.identity_descriptors() if part == "identity-real" and not synthetic else None,
     )
-    if start.endswith(".onnx") and part != "identity":  # batch norms are frozen there
+    if now.fixed_norms:
+        for module in model.modules():
+            if isinstance(module, torch.nn.modules.batchnorm._BatchNorm):
+                module.weight.requires_grad_(False)
+    elif part == "identity-real" or (
+        start.endswith(".onnx") and part != "identity"
+    ):  # batch norms are frozen there
         onnx_import.recompute_batchnorm_stats(
             model, (to_tensors(mixture.batch(i), model.view)[0] for i in range(16))
         )
@@ -254,7 +299,7 @@ def recipe(
                 f"the part {part} keeps the identity of a released network; name its .onnx by keep=, not"
                 f" {keep!r}"
             )
-        model.keep_identity(onnx_import.load(keep), frozen or now.frozen)
+        model.learn_from(onnx_import.load(keep), frozen or now.frozen, alone=("identity",), skip=("age",))
     before = (
         p for name, p in PARTS.items() if (part in ADDS and name not in KEEPS) or name == part
     )  # frozen weights were trained on the sets of all parts
@@ -271,7 +316,7 @@ def recipe(
         schedule=cosine(now.warmup),
         steps=steps or now.steps,
         bf16=now.bf16,
-        loss_weighting=Fixed({**LOSS_WEIGHTS, "parsing": 1.5}),
+        loss_weighting=Fixed({**LOSS_WEIGHTS, "parsing": 1.5, **now.loss_weights}),
         seed=seed,
         ema=now.ema,
         criteria={"parsing": parsing.criterion()} if now.class_weights else {},
