@@ -5,12 +5,15 @@ mien train recipes/detector.py --out RUN
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import nn
 
-from mien.data.detection import MosaicSource, read_labeled, read_photos
+from mien.data.detection import MosaicSource, Photo, read_labeled, read_photos
 from mien.data.mixture import Mixture
 from mien.export.onnx_import import load, recompute_batchnorm_stats
 from mien.models.detector import detector
@@ -34,6 +37,8 @@ def grow(small: nn.Module, large: nn.Module) -> None:
             value.zero_()
 
 
+# Wider than the first detector where maps are coarse and cost little.
+WIDTHS = (32, 64, 112, 192)
 # Pictures of each source per step of 24. Photos of crowds and masked faces help most; the others add faces of
 # all ages, poses and lighting.
 SHARES = {"photos": 11, "face_boxes": 6, "fairface": 3, "celeba_wild": 4}
@@ -46,7 +51,25 @@ OPTIONS = {
 }
 
 
-def sources(size: int, occluded: float, degraded: float, lettered: float) -> list[tuple[MosaicSource, int]]:
+def with_false_faces(photos: list[Photo], path: Path) -> list[Photo]:
+    """Photos with the places that an earlier detector took for faces, if `recipes/false_faces.py` wrote any.
+
+    Args:
+        photos: of one table.
+        path: JSON, name of a photo -> boxes.
+    """
+    if not path.is_file():
+        return photos
+    boxes = json.loads(path.read_text(encoding="utf-8"))
+    return [
+        replace(p, false_faces=np.asarray(boxes[p.name], np.float32)[:, :4]) if p.name in boxes else p
+        for p in photos
+    ]
+
+
+def sources(
+    size: int, occluded: float, degraded: float, lettered: float, hard: float
+) -> list[tuple[MosaicSource, int]]:
     """Sources and their pictures per step; labels come from `recipes/detector_labels.py`, in the cache folder
     `detector`.
     """
@@ -54,7 +77,9 @@ def sources(size: int, occluded: float, degraded: float, lettered: float) -> lis
     for name in ("face_boxes", "fairface", "celeba_wild"):
         labels = cache_root() / "detector" / f"{name}.parquet"
         tables[name] = read_labeled(data_more_root() / name / "train.parquet", labels)
-    more = {"occluded": occluded, "degraded": degraded, "lettered": lettered}
+    for name, photos in tables.items():
+        tables[name] = with_false_faces(photos, cache_root() / "detector" / f"false-{name}.json")
+    more = {"occluded": occluded, "degraded": degraded, "lettered": lettered, "hard": hard}
     return [(MosaicSource(tables[n], size=size, **OPTIONS[n], **more), k) for n, k in SHARES.items()]
 
 
@@ -67,6 +92,7 @@ def recipe(
     occluded: float = 0.33,
     degraded: float = 0.25,
     lettered: float = 0.4,
+    hard: float = 0.15,
 ) -> Recipe:
     """See the module's text.
 
@@ -78,13 +104,14 @@ def recipe(
         occluded: Probability that a face is covered in part, 0..1.
         degraded: Probability that a picture is dark, backlit or compressed, 0..1.
         lettered: Probability that letters are drawn next to the faces of a picture, 0..1.
+        hard: Probability of a picture around something that an earlier detector took for a face, 0..1.
     """
     torch.manual_seed(seed)
-    model = detector()
+    model = detector(widths=WIDTHS)
     if start:
         grow(load(Path(start)), model)
     size = model.view.size
-    parts = sources(size[0], occluded, degraded, lettered)
+    parts = sources(size[0], occluded, degraded, lettered, hard)
     mixture = Mixture(parts, model.tasks, seed=seed, size=size)
     if start.endswith(".onnx"):
         recompute_batchnorm_stats(model, (to_tensors(mixture.batch(i), model.view)[0] for i in range(16)))

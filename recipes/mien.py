@@ -8,9 +8,10 @@ r"""The embedded network: every task of the data pack, trained longer than the n
         --start runs/mien-masks/model.safetensors
     mien train recipes/mien.py --out runs/further --part finish --start src/mien/weights/mien.onnx
     python -m recipes.teacher_labels points ...    # five points of the second data pack
-    mien train recipes/mien.py --out runs/photos --part photos --start src/mien/weights/mien.onnx
-    mien train recipes/mien.py --out runs/photos-finish --part photos-finish \
-        --start runs/photos/model.safetensors --keep src/mien/weights/mien.onnx
+    python -m recipes.teacher_labels identity ...  # embeddings of the second data pack
+    mien train recipes/mien.py --out runs/wild --part wild --start src/mien/weights/mien.onnx
+    mien train recipes/mien.py --out runs/identity-wild --part identity-wild \
+        --start runs/wild/model.safetensors
 
 The first part takes 9,000 steps of 34 pictures, about 80 minutes on two idle cores (65 to 80 images/s), the
 second 3,000 of 39. Training can also start from the network in the package. Expected results on the
@@ -32,6 +33,7 @@ import torch
 from safetensors.torch import load_file
 
 from mien.data.augment import Augment
+from mien.data.formats import wild
 from mien.data.pack_mixture import LOSS_WEIGHTS, pack_mixture, validation_protocols
 from mien.errors import UsageError
 from mien.export import onnx_import
@@ -56,29 +58,25 @@ FINISH = {
     "celebamask": 6,
 }
 AUGMENT = Augment(fill_border=0.75, paste_background=0.7)
-# Faces in the wild, and enough of every earlier set to keep its tasks. Rotations, shifts and scales also
-# cover the errors of a detector's points; the pictures are cropped at the points of the teacher detector.
-PHOTOS = {
-    "fairface": 14, "utkface-full": 5, "aaf": 4, "celeba_wild": 2, "celeba": 3, "ferplus": 5, "mtfl": 2,
-    "helen68": 2, "afw68": 1,
+# Faces in the wild, mostly with an age and a gender; the released network's answers teach the other tasks
+# on them. The machine-made points of All-Age-Faces are left out: they mark other places than Helen's.
+WILD = {
+    "fairface": 18, "utkface-full": 8, "aaf-faces": 4, "celeba_wild": 2, "celeba": 2, "ferplus": 5, "mtfl": 1,
+    "helen68": 2,
     "celebamask": 2,
 }  # fmt: skip
-# More of what became slightly worse: expressions and landmarks. The machine-made points of All-Age-Faces are
-# left out: they mark other places than Helen's.
-PHOTOS_FINISH = {
-    "fairface": 12, "utkface-full": 4, "aaf-faces": 3, "celeba_wild": 2, "celeba": 4, "ferplus": 9, "mtfl": 2,
-    "helen68": 4, "afw68": 1,
-    "celebamask": 3,
-}  # fmt: skip
-WILD = Augment(
-    degrees=15,
-    scale=0.12,
-    shift=0.04,
-    blur=0.3,
-    gray=0.15,
+MILD = Augment(
+    degrees=12,
+    scale=0.1,
+    shift=0.035,
+    photometric=0.6,
+    gray=0.1,
+    blur=0.25,
+    erase=0.08,
+    noise=0.08,
     fill_border=0.75,
-    paste_background=0.5,
-    recompress=0.4,
+    paste_background=0.4,
+    recompress=0.35,
 )
 
 
@@ -114,6 +112,9 @@ class Part:
         augment: of the training pictures.
         bf16: see `Recipe`.
         frozen: stages of the encoder, after the stem, that are not trained.
+        fixed_norms: whether batch norms keep their statistics and scales, so that the network starts with
+            exactly the answers that it had.
+        loss_weights: task -> weight, where not the usual one.
     """
 
     shares: Mapping[str, int]
@@ -129,6 +130,8 @@ class Part:
     augment: Augment = AUGMENT
     bf16: bool = False
     frozen: int = 2
+    fixed_norms: bool = False
+    loss_weights: Mapping[str, float] = field(default_factory=dict)
 
 
 PARTS = {
@@ -140,10 +143,9 @@ PARTS = {
         {"celebamask": 16}, 3000, 1e-3, 0.998, 100, 1, rates={"dense.branch.maps.": 0.4},
         class_weights=CLASS_WEIGHTS, validation_protocols=("celebamask",), every=500,
     ),
-    # faces in the wild, for the last two stages of the encoder and all heads; identity is kept, see
-    # `Mien.keep_identity`
-    "photos": Part(PHOTOS, 800, 4e-4, 0.995, 50, 5, augment=WILD, every=10000, frozen=5),
-    "photos-finish": Part(PHOTOS_FINISH, 550, 3e-4, 0.995, 30, 6, augment=WILD, every=10000, frozen=5),
+    # faces in the wild, for all but the encoder's first two stages
+    "wild": Part(WILD, 2600, 1.5e-4, 0.998, 200, 8, augment=MILD, every=10000, fixed_norms=True,
+        loss_weights={"age": 1.0}),
     # the identity branch, with all else frozen
     "identity": Part(
         {"celeba": 13, "utkface": 13, "mtfl": 6, "face_morphs": 32}, 8000, 2e-3, 0.998, 100, 1,
@@ -151,14 +153,23 @@ PARTS = {
         augment=Augment(degrees=10, scale=0.08, shift=0.03, erase=0.05, fill_border=0.75,
         paste_background=0.3), bf16=True,
     ),
+    # the same branch, from the second teacher's embeddings of faces in the wild
+    "identity-wild": Part(
+        {"fairface": 28, "utkface-full": 14, "aaf-faces": 7, "celeba_wild": 4, "celeba": 11}, 3000, 1.5e-3,
+        0.998, 100, 9, validation_protocols=("lfw",), every=1000,
+        augment=Augment(degrees=10, scale=0.08, shift=0.03, blur=0.3, erase=0.05, fill_border=0.75,
+        paste_background=0.3, recompress=0.3), bf16=True,
+    ),
 }  # fmt: skip
 
 
-KEEPS = ("photos", "photos-finish")  # parts that keep the identity of a released network
+IDENTITY = ("identity", "identity-wild")
+KEEPS = ("wild",)  # parts that learn what has no label from a released network
 # part -> what it adds to the network, and prefixes of the weights that it trains; all others are frozen
 ADDS = {
     "masks": ({"finer": FINER}, ("dense.finer.", "dense.branch.maps.")),
     "identity": ({"own": OWN}, ("own.", "who.")),
+    "identity-wild": ({}, ("own.", "who.")),
 }
 
 
@@ -197,7 +208,7 @@ def recipe(
     """See the module's text.
 
     Args:
-        part: Part of the training: "train" first; "finish", "masks", "identity", "photos" and "photos-finish"
+        part: Part of the training: "train" first; "finish", "masks", "identity", "wild" and "identity-wild"
             each continue from the weights of the one before.
         steps: Number of training steps; 0 for the default of the part.
         seed: Seed of the weights, the batches and the augmentation; 0 for the default of the part.
@@ -207,7 +218,7 @@ def recipe(
             ImageNet weights.
         start: Checkpoint or .onnx file of this network to start from.
         lr: Learning rate of the encoder, the heads learn twice as fast; 0 for the default of the part.
-        keep: For photos and photos-finish: the .onnx file whose identity task is kept; `start` if empty.
+        keep: For wild: the .onnx file whose answers teach what has no label; `start` if empty.
         synthetic: Train on synthetic faces, to try the recipe without data.
 
     Raises:
@@ -241,9 +252,16 @@ def recipe(
         synthetic=synthetic,
         paste_background=True,
         left=LEFT,
-        only="identity" if part == "identity" else "",
+        only="identity" if part in IDENTITY else "",
+        teacher=wild.identity_descriptors() if part == "identity-wild" and not synthetic else None,
     )
-    if start.endswith(".onnx") and part != "identity":  # batch norms are frozen there
+    if now.fixed_norms:
+        for module in model.modules():
+            if isinstance(module, torch.nn.modules.batchnorm._BatchNorm):
+                module.weight.requires_grad_(False)
+    elif part == "identity-wild" or (
+        start.endswith(".onnx") and part != "identity"
+    ):  # batch norms are frozen there
         onnx_import.recompute_batchnorm_stats(
             model, (to_tensors(mixture.batch(i), model.view)[0] for i in range(16))
         )
@@ -251,10 +269,10 @@ def recipe(
         keep = keep or start
         if not keep.endswith(".onnx"):
             raise UsageError(
-                f"the part {part} keeps the identity of a released network; name its .onnx by keep=, not"
+                f"the part {part} learns from the answers of a released network; name its .onnx by keep=, not"
                 f" {keep!r}"
             )
-        model.keep_identity(onnx_import.load(keep), frozen or now.frozen)
+        model.learn_from(onnx_import.load(keep), frozen or now.frozen, alone=("identity",), skip=("age",))
     before = (
         p for name, p in PARTS.items() if (part in ADDS and name not in KEEPS) or name == part
     )  # frozen weights were trained on the sets of all parts
@@ -271,7 +289,7 @@ def recipe(
         schedule=cosine(now.warmup),
         steps=steps or now.steps,
         bf16=now.bf16,
-        loss_weighting=Fixed({**LOSS_WEIGHTS, "parsing": 1.5}),
+        loss_weighting=Fixed({**LOSS_WEIGHTS, "parsing": 1.5, **now.loss_weights}),
         seed=seed,
         ema=now.ema,
         criteria={"parsing": parsing.criterion()} if now.class_weights else {},

@@ -122,6 +122,30 @@ def test_age_classes_by_hand():
 @needs_second_pack
 @pytest.mark.slow
 def test_the_parts_of_the_second_pack():
+    if not (settings.cache_root() / "teacher_labels" / "fairface-train.parquet").is_file():
+        pytest.skip("needs teacher labels in MIEN_CACHE, see recipes/teacher_labels.py")
     assert {len(wild.fairface("aside", race=r)) for r in wild.RACES} == {500}
     people = {f["identity"] for f in wild.celeba_wild("aside").facts}
     assert len(people) == 25 and not people & {f["identity"] for f in wild.celeba_wild("train").facts}
+
+
+def test_identity_labels_are_the_teachers_principal_directions(pack: Path):
+    with pytest.raises(MissingData, match=r"recipes\.teacher_labels identity"):
+        wild.identity_descriptors(4)
+    rng, folder = np.random.default_rng(0), pack / "cache" / "teacher_labels" / "identity"
+    folder.mkdir()
+    given = rng.normal(size=(30, 3)) @ rng.normal(size=(3, 8))  # three directions hold everything
+    names = [f"train/{c}.jpg" for c in "ab"] + [f"x{i}" for i in range(28)]
+    rows = [{"name": n, "descriptor": v.tolist()} for n, v in zip(names, given, strict=True)]
+    pq.write_table(pa.Table.from_pylist(rows), folder / "fairface-train.parquet")
+    found = wild.identity_descriptors(4)
+    assert set(found) == {f"fairface/{n}" for n in names}
+    got = np.array([found[f"fairface/{n}"] for n in names], np.float64)
+    assert got.shape == (30, 4) and got.std() == pytest.approx(1, abs=1e-3)
+    cosines = [(v / np.linalg.norm(v, axis=1, keepdims=True)) for v in (given, got)]
+    assert np.allclose(cosines[0] @ cosines[0].T, cosines[1] @ cosines[1].T, atol=1e-4)
+    labeled = wild.fairface("train", teacher=found)
+    assert [np.array_equal(labeled[i].labels["identity"], got[i].astype(np.float32)) for i in (0, 1)] == [
+        True
+    ] * 2
+    assert "identity" not in wild.aaf("train", teacher=found)[0].labels

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from mien.errors import UsageError
-from mien.models.mien import mien_tiny
+from mien.models.mien import distance, mien_tiny
 from mien.tasks import (
     AGE,
     ATTRIBUTES,
@@ -22,6 +22,7 @@ from mien.tasks import (
 )
 
 torch.manual_seed(0)
+BY_NAME = {t.name: t for t in DEFAULT_TASKS}
 TASKS = (LANDMARKS, PARSING, AGE, ATTRIBUTES, IDENTITY)
 
 
@@ -205,3 +206,27 @@ def test_a_network_without_masks_has_nothing_to_make_finer(images):
     assert model.dense.finer is None
     with torch.no_grad():
         assert model(images)["points5"].shape == (4, 5, 16, 16)
+
+
+def test_distance_is_lowest_at_the_same_answers_and_counts_only_what_has_no_label():
+    torch.manual_seed(3)
+    for name, shape in (
+        ("age", (4, 101)), ("expression", (4, 8)), ("attributes", (4, 40)), ("landmarks", (4, 68, 8, 8)),
+        ("parsing", (4, 19, 8, 8)), ("identity", (4, 128)),
+    ):  # fmt: skip
+        of, goal = BY_NAME[name], torch.randn(shape)
+        other = torch.randn(shape)
+        assert distance(of, goal, goal) < distance(of, other, goal), name
+        mixed = torch.cat([goal[:2], other[2:]])
+        free = torch.tensor([True, True, False, False])
+        assert torch.allclose(distance(of, mixed, goal, free), distance(of, goal[:2], goal[:2])), name
+        assert float(distance(of, other, goal, torch.zeros(4, dtype=torch.bool))) == 0.0
+        raw = goal.clone().requires_grad_()
+        distance(of, raw, goal).backward()
+        assert raw.grad is not None and float(raw.grad.abs().max()) < 1e-6, f"{name}: no pull at the goal"
+    known = torch.zeros(4, 40, dtype=torch.bool)
+    known[:, 3] = True  # one attribute has no label
+    of, goal = ATTRIBUTES, torch.randn(4, 40)
+    told = goal.clone()
+    told[:, :3] += 5
+    assert torch.allclose(distance(of, told, goal, known), distance(of, goal, goal, known))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -34,11 +34,13 @@ class Photo:
         name: unique in its table.
         pixels: (H, W, 3) uint8 RGB.
         faces: (n, 15) float32: x, y, w, h, five points in picture order, score; see `mien.tasks.detection`.
+        false_faces: (k, 4) float32 x1, y1, x2, y2 that an earlier detector took for faces.
     """
 
     name: str
     pixels: Pixels
     faces: Floats
+    false_faces: Floats = field(default_factory=lambda: np.zeros((0, 4), np.float32))
 
 
 def decoded(row: Mapping[str, Any], table: Path) -> Pixels:
@@ -137,6 +139,8 @@ class MosaicSource:
         occluded: probability, per face, of a drawn occlusion: a mask, dark glasses, a hand or a block.
         degraded: probability that a picture is darkened, backlit or compressed.
         lettered: probability that letters are drawn next to the faces of a picture.
+        hard: probability of a picture around something that an earlier detector took for a face, where the
+            photos have such places (`Photo.false_faces`).
     """
 
     name = "photos"
@@ -151,8 +155,10 @@ class MosaicSource:
         occluded: float = 0.0,
         degraded: float = 0.0,
         lettered: float = 0.0,
+        hard: float = 0.0,
     ):
         self.photos, self.size, self.empty, self.groups = photos, size, empty, groups
+        self.hard, self._with_false_faces = hard, [i for i, p in enumerate(photos) if len(p.false_faces)]
         self.occluded, self.degraded, self.lettered = occluded, degraded, lettered
         weights = np.sqrt([float((p.faces[:, 14] >= CONFIDENT).sum()) for p in photos])
         self._odds = np.cumsum(weights) / max(weights.sum(), 1.0)
@@ -171,6 +177,11 @@ class MosaicSource:
             made = background(self.photos[index], self.size, rng)
             if made is not None:
                 return self._example(made, np.zeros((0, 16)), PHOTOMETRIC, rng)
+        if self.hard and self._with_false_faces and rng.random() < self.hard:
+            photo = self._photo(int(rng.choice(self._with_false_faces)), rng)
+            affine, mirrored = around_face(photo, self.size, rng, photo.false_faces)
+            pixels, rows = show(photo, affine, mirrored, (0, 0, self.size, self.size), border(rng))
+            return self._example(pixels, rows, PHOTOMETRIC, rng)
         tiles = int(rng.choice(TILES, p=TILE_ODDS))
         index = self._draw(index, rng)
         if tiles == 1:
@@ -208,7 +219,7 @@ class MosaicSource:
         photo = self.photos[index]
         if not self.occluded:
             return photo
-        return Photo(photo.name, occlude(photo.pixels, photo.faces, self.occluded, rng), photo.faces)
+        return replace(photo, pixels=occlude(photo.pixels, photo.faces, self.occluded, rng))
 
     def _example(
         self, pixels: Pixels, rows: npt.NDArray[np.float64], augment: Augment, rng: np.random.Generator
@@ -236,8 +247,11 @@ def border(rng: np.random.Generator) -> tuple[int, int, int]:
     return (r, g, b)
 
 
-def around_face(photo: Photo, size: int, rng: np.random.Generator) -> tuple[geometry.Array, bool]:
-    """A random affine around one face of the photo, and whether it flips the photo.
+def around_face(
+    photo: Photo, size: int, rng: np.random.Generator, boxes: Floats | None = None
+) -> tuple[geometry.Array, bool]:
+    """A random affine around one face of the photo, or one of the boxes (k, 4), and whether it flips the
+    photo.
 
     With probability 0.4 the face's side becomes 24 pixels to 1.25 times the picture's, log-uniform. Otherwise
     the photo becomes one to 2.4 times as large as the picture, whatever the size of its faces: enlarged and
@@ -245,9 +259,12 @@ def around_face(photo: Photo, size: int, rng: np.random.Generator) -> tuple[geom
     """
     mirrored = bool(rng.random() < 0.5)
     h, w = photo.pixels.shape[:2]
-    confident = np.flatnonzero(photo.faces[:, 14] >= CONFIDENT)
-    if len(confident):
-        x, y, fw, fh = photo.faces[rng.choice(confident), :4].astype(float)
+    if boxes is None:
+        boxes = photo.faces[photo.faces[:, 14] >= CONFIDENT, :4]
+        boxes = np.hstack([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]])
+    if len(boxes):
+        x1, y1, x2, y2 = boxes[rng.choice(len(boxes))].astype(float)
+        x, y, fw, fh = x1, y1, x2 - x1, y2 - y1
         center, side = (x + fw / 2, y + fh / 2), max(4.0, float(np.sqrt(fw * fh)))
     else:
         center, side = (rng.uniform(0, w), rng.uniform(0, h)), max(h, w) * 0.4

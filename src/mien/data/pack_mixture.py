@@ -26,11 +26,11 @@ _OPEN: dict[str, Callable[[Mapping[str, Any], float], Dataset]] = {
     "afw68": lambda teacher, left: pack.afw68("train"),
     "celebamask": lambda teacher, left: pack.celebamask("train"),
     "face_morphs": lambda teacher, left: FaceMorphs(left=left),
-    "fairface": lambda teacher, left: wild.fairface("train"),
+    "fairface": lambda teacher, left: wild.fairface("train", teacher=teacher),
     "utkface-full": lambda teacher, left: wild.utkface("train", teacher=teacher),
-    "aaf": lambda teacher, left: wild.aaf("train"),
-    "aaf-faces": lambda teacher, left: wild.aaf("train", landmarks=False),
-    "celeba_wild": lambda teacher, left: wild.celeba_wild("train"),
+    "aaf": lambda teacher, left: wild.aaf("train", teacher=teacher),
+    "aaf-faces": lambda teacher, left: wild.aaf("train", landmarks=False, teacher=teacher),
+    "celeba_wild": lambda teacher, left: wild.celeba_wild("train", teacher=teacher),
 }
 
 # Sets cropped tightly around the face, and sets of entire heads, whose backgrounds the former can use.
@@ -43,8 +43,11 @@ MADE_FOR: dict[str, tuple[str, ...]] = {
     "points5": ("mtfl", "mtfl-turned"),
     "landmarks": ("helen68", "afw68"),
     "parsing": ("celebamask",),
-    "identity": ("celeba", "utkface", "utkface-full", "mtfl", "mtfl-turned", "face_morphs"),
-}
+    "identity": (
+        "celeba", "utkface", "utkface-full", "mtfl", "mtfl-turned", "face_morphs", "fairface", "aaf",
+        "aaf-faces", "celeba_wild",
+    ),
+}  # fmt: skip
 # pictures of each set in a batch of 20 that trains all tasks
 SHARES = {"ferplus": 5, "utkface": 4, "celeba": 4, "mtfl": 2, "helen68": 1, "afw68": 1, "celebamask": 3}
 # task -> the protocol on validation pictures that is reported during training
@@ -108,6 +111,7 @@ def pack_mixture(
     paste_background: bool = False,
     only: str = "",
     left: float = 0.0,
+    teacher: Mapping[str, Any] | None = None,
 ) -> Mixture:
     """A mixture of the pack's training sets.
 
@@ -123,6 +127,7 @@ def pack_mixture(
         paste_background: give faces of tight sets the backgrounds of entire heads, see `Augment`.
         only: a task name; pictures without its label and labels of other tasks are left out.
         left: see `pack.centered`.
+        teacher: identity descriptors by "set/name", instead of those of the pack.
 
     Raises:
         UsageError: a set that the pack does not have.
@@ -130,9 +135,10 @@ def pack_mixture(
     unknown = [name for name in (*shares, *(max_samples or {})) if name not in _OPEN]
     if unknown:
         raise UsageError(f"the pack has no set {unknown[0]!r}; it has: {', '.join(_OPEN)}")
-    teacher = (
-        pack.descriptors(left=left) if not synthetic and any(t.name == "identity" for t in tasks) else {}
-    )
+    if synthetic or not any(t.name == "identity" for t in tasks):
+        teacher = {}
+    elif teacher is None:
+        teacher = pack.descriptors(left=left)
     opened = dict[str, Dataset]()
     for name in shares:
         made_for = tuple(task for task, sets in MADE_FOR.items() if name in sets)

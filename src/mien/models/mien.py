@@ -243,6 +243,34 @@ class IdentityHead(nn.Module):
         return self.out(self.norm(self.places(self.widen(x)).flatten(1)))
 
 
+def distance(task: Task, outputs: Tensor, goal: Tensor, unlabeled: Tensor | None = None) -> Tensor:
+    """Distance of raw outputs from another network's, mean over what has no label.
+
+    Cross-entropy between the probabilities of both, over the classes, or over the cells of a point's map; one
+    minus the cosine for embeddings.
+
+    Args:
+        task: whose outputs they are.
+        outputs: (B, ...) raw.
+        goal: the other network's.
+        unlabeled: (B,), or (B, n) for a task that is labeled in part; None: everything.
+    """
+    if isinstance(task.shape, Embedding):
+        each = 1 - F.cosine_similarity(outputs, goal)
+    elif isinstance(task.shape, Points):
+        each = -(goal.flatten(2).softmax(-1) * outputs.flatten(2).log_softmax(-1)).sum(-1)
+    elif task.activation == "softmax":
+        each = -(goal.softmax(1) * outputs.log_softmax(1)).sum(1)
+    else:
+        each = F.binary_cross_entropy_with_logits(outputs, goal.sigmoid(), reduction="none")
+    if unlabeled is None:
+        return each.mean()
+    if each.ndim > unlabeled.ndim:
+        each = each.flatten(1).mean(1)
+    weight = unlabeled.to(each.dtype)
+    return (each * weight).sum() / weight.sum().clamp_min(1)
+
+
 class Mien(nn.Module):
     """The network of the module's docstring.
 
@@ -288,7 +316,8 @@ class Mien(nn.Module):
         super().__init__()
         self.reference: tuple[
             Any, ...
-        ] = ()  # see `keep_identity`; a tuple, so that it is not part of the weights
+        ] = ()  # see `learn_from`; a tuple, so that it is not part of the weights
+        self._kinds = {t.name: t for t in tasks}
         self.early = 1 if finer else 0  # number of maps before the four that all heads share
         self.encoder, self.tasks, self.view, self.levels = encoder, tuple(tasks), view, levels
         kinds: tuple[Any, ...] = (Vector, Points, Map)
@@ -351,16 +380,19 @@ class Mien(nn.Module):
         """Losses by task. Each head runs on the pictures that label one of its tasks, or on all if none does.
 
         The losses are those on all pictures, except that batch norms follow labeled pictures alone. A frozen
-        head without labeled pictures runs on one picture, for a loss of zero.
+        head without labeled pictures runs on one picture, for a loss of zero. After `learn_from`, every third
+        picture is also trained on the reference's outputs for whatever it has no label for.
         """
         maps, losses = self.encoder(images), dict[str, Tensor]()
+        every = torch.arange(0, len(images), 3)
+        reference_maps = self._reference_maps(maps, every) if self.reference else []
+        alone, skip = self.reference[2:] if self.reference else ((), ())
         for names, head in self.heads.items():
-            if self.reference and names[0] in self.own:
-                losses[names[0]] = self._distance_to_reference(names[0], images, maps)
-                continue
             labeled = torch.stack(
                 [mask[n].flatten(1).any(1) if mask[n].ndim > 1 else mask[n] for n in names]
             ).any(0)
+            if self.reference:
+                labeled[every] = True
             rows = labeled.nonzero().flatten() if int(labeled.sum()) > 1 else torch.arange(len(images))
             if not labeled.any() and not any(
                 p.requires_grad for part in self.parts[names] for p in part.parameters()
@@ -368,45 +400,54 @@ class Mien(nn.Module):
                 rows = rows[:1]
             outputs = head([m[rows] for m in maps])
             losses |= {n: criteria[n](outputs[n], targets[n][rows], mask[n][rows]) for n in names}
+            if self.reference:
+                with torch.no_grad():
+                    goals = self.reference[0].heads[names](reference_maps)
+                shared = torch.searchsorted(rows, every)
+                for n in names:
+                    if n in alone:
+                        losses[n] = distance(self._kinds[n], outputs[n][shared], goals[n])
+                    elif n not in skip:
+                        unlabeled = ~mask[n][every]
+                        losses[n] = losses[n] + distance(
+                            self._kinds[n], outputs[n][shared], goals[n], unlabeled
+                        )
         return {t.name: losses[t.name] for t in self.tasks}
 
-    def keep_identity(self, reference: Mien, stages: int) -> None:
-        """Keep the embeddings of another network while the encoder is trained on faces without identities.
+    def learn_from(
+        self, reference: Mien, stages: int, *, alone: Sequence[str] = (), skip: Sequence[str] = ()
+    ) -> None:
+        """Use another network's outputs as targets where a picture has no label, so that a network trained on
+        new sets keeps its other tasks (learning without forgetting, Li and Hoiem, ECCV 2016).
 
-        Both networks share the stem and the first `stages` stages, which are frozen. If these include all but
-        the encoder's last map, only the layers of identity's branch that read that map are trained, and the
-        block after them; otherwise the entire branch is trained.
+        Both networks share the stem and the first `stages` stages, which are frozen.
 
         Args:
-            reference: the network whose embeddings are kept; it is not part of this one's weights.
-            stages: number of frozen stages.
+            reference: a network of the same form; it is not part of this one's weights.
+            stages: number of frozen stages; the encoder must return the map after the last of them.
+            alone: names of tasks trained on the reference's outputs only: their labels are not used.
+            skip: names of tasks for which the reference is not used.
+
+        Raises:
+            UsageError: the encoder does not return the map after that stage.
         """
-        self.reference = (reference.eval().requires_grad_(False), stages)
-        if self._shares_all_but_last(stages):
-            for name, p in [*self.own.named_parameters(), *self.who.named_parameters()]:
-                p.requires_grad_(name.split(".")[1] in ("last", "end"))
+        if stages - 1 not in self.encoder._taps:
+            places = ", ".join(str(t + 1) for t in self.encoder._taps)
+            raise UsageError(f"a reference can share {places} stages of the encoder, not {stages}")
+        self.reference = (reference.eval().requires_grad_(False), stages, tuple(alone), tuple(skip))
 
-    def _shares_all_but_last(self, stages: int) -> bool:
-        """Whether the frozen stages end exactly at the encoder's last map but one."""
-        return stages == self.encoder._taps[-2] + 1
-
-    def _distance_to_reference(self, name: str, images: Tensor, maps: list[Tensor]) -> Tensor:
-        """1 - cosine of this network's and the reference's embeddings, mean over every second picture.
-
-        Every second picture, to save time.
-        """
-        reference, stages = self.reference
-        maps = [m[::2] for m in maps]
+    def _reference_maps(self, maps: list[Tensor], rows: Tensor) -> list[Tensor]:
+        """The reference's maps of these pictures, computed from the last one that both networks share."""
+        reference, stages = self.reference[:2]
+        shared = self.encoder._taps.index(stages - 1) + 1
         with torch.no_grad():
-            if self._shares_all_but_last(stages):
-                last = maps[-2]
-                for stage in reference.encoder.stages[stages:]:
-                    last = stage(last)
-                theirs = [*maps[-3:-1], last]
-            else:
-                theirs = reference.encoder(images[::2])[-3:]
-            goal = reference.who[name](reference.own[name](theirs))
-        return (1 - F.cosine_similarity(self.who[name](self.own[name](maps[-3:])), goal)).mean()
+            out = [m[rows].detach() for m in maps[:shared]]
+            x = out[-1]
+            for i, stage in enumerate(reference.encoder.stages[stages:], stages):
+                x = stage(x)
+                if i in self.encoder._taps:
+                    out.append(x)
+        return out
 
     @property
     def query_tasks(self) -> tuple[str, ...]:

@@ -25,7 +25,7 @@ from mien.errors import MissingData
 from mien.tasks.age import AgeClass, AgeRange
 from mien.tasks.attributes import CELEBA40
 from mien.tasks.choice import EXPRESSION8
-from mien.types import Pixels, Sample, View
+from mien.types import Floats, Pixels, Sample, View
 
 Row = Mapping[str, Any]
 HEAD = 144  # side in pixels of the aligned head crop at which pictures are stored
@@ -190,14 +190,56 @@ def _confident(split: str) -> float:
     return CONFIDENT if split == "train" else 0.0
 
 
-def fairface(split: str, *, race: str = "") -> WildDataset:
+def identity_descriptors(d: int = 128) -> dict[str, Floats]:
+    """The second identity teacher's embeddings by "set/name", (d,) float32 each, as
+    `recipes.teacher_labels identity` writes them to the cache folder `teacher_labels/identity`.
+
+    They are turned to their `d` principal directions, and scaled to unit variance by one factor. The mean
+    stays, so that cosines stay what they are, but for what the left out directions say.
+
+    Raises:
+        MissingData: there are none.
+    """
+    folder_of_labels = settings.cache_root() / "teacher_labels" / "identity"
+    files = sorted(folder_of_labels.glob("*-train.parquet"))
+    if not files:
+        raise MissingData(
+            f"no embeddings in {folder_of_labels}; write them by: python -m recipes.teacher_labels identity"
+        )
+    names, parts = list[str](), []
+    for file in files:
+        table, folder = pq.read_table(file), file.stem.removesuffix("-train")
+        names += [f"{folder}/{n}" for n in table["name"].to_pylist()]
+        parts.append(np.asarray(table["descriptor"].to_pylist(), np.float64))
+    values = np.concatenate(parts)
+    values /= np.linalg.norm(values, axis=1, keepdims=True)
+    spread = values - values.mean(0)
+    directions = np.linalg.eigh(spread.T @ spread)[1][:, ::-1][:, :d]
+    turned = values @ directions
+    turned /= turned.std()
+    return dict(zip(names, turned.astype(np.float32), strict=True))
+
+
+def _identity(teacher: Mapping[str, Floats] | None, folder: str, row: Row) -> dict[str, Any]:
+    """The identity label of a row, if the teacher has one."""
+    known = teacher.get(f"{folder}/{row['name']}") if teacher else None
+    return {} if known is None else {"identity": known}
+
+
+def fairface(split: str, *, race: str = "", teacher: Mapping[str, Floats] | None = None) -> WildDataset:
     """FairFace: age class and gender.
 
     Split "aside" is what is set aside of the training part; race: only its pictures, to measure.
+
+    Args:
+        split: "train", "val" or "aside".
+        race: see above.
+        teacher: identity descriptors by "fairface/NAME", see `identity_descriptors`.
     """
 
     def labels(row: Row) -> dict[str, Any]:
-        return {"age": AGE_BINS[row["age_bin"]], "attributes": {"Male": row["male"]}}
+        found: dict[str, Any] = {"age": AGE_BINS[row["age_bin"]], "attributes": {"Male": row["male"]}}
+        return found | _identity(teacher, "fairface", row)
 
     aside, only = set_aside.names("fairface"), split == "aside"
     return WildDataset(
@@ -221,36 +263,46 @@ def utkface(split: str, *, teacher: Mapping[str, np.ndarray] | None = None) -> W
 
     def labels(row: Row) -> dict[str, Any]:
         known = split != "train" or row["age"] >= 12
-        who = teacher.get(f"utkface/{row['name']}") if teacher else None
         found: dict[str, Any] = {"age": float(row["age"])} | (
             {"attributes": {"Male": row["male"]}} if known else {}
         )
-        return found | ({} if who is None else {"identity": who})
+        return found | _identity(teacher, "utkface", row)
 
     return WildDataset("utkface", split, labels, confident=_confident(split))
 
 
-def aaf(split: str, *, landmarks: bool = True) -> WildDataset:
-    """All-Age-Faces: age, gender, and on request 49 of the 68 points (machine-made) if there are any."""
+def aaf(split: str, *, landmarks: bool = True, teacher: Mapping[str, Floats] | None = None) -> WildDataset:
+    """All-Age-Faces: age, gender, and on request 49 of the 68 points (machine-made) if there are any.
+
+    Args:
+        split: "train" or "val".
+        landmarks: see above.
+        teacher: identity descriptors by "aaf/NAME", see `identity_descriptors`.
+    """
 
     def labels(row: Row) -> dict[str, Any]:
         found: dict[str, Any] = {"age": float(row["age"]), "attributes": {"Male": row["male"]}}
         if landmarks and row["points49"] is not None:
             found["landmarks"] = np.full((68, 2), np.nan)
             found["landmarks"][list(AAF49)] = np.asarray(row["points49"], np.float64).reshape(49, 2)
-        return found
+        return found | _identity(teacher, "aaf", row)
 
     return WildDataset("aaf", split, labels, confident=_confident(split))
 
 
-def celeba_wild(split: str) -> WildDataset:
+def celeba_wild(split: str, *, teacher: Mapping[str, Floats] | None = None) -> WildDataset:
     """Uncropped CelebA photos: 40 attributes.
 
     Split "aside" is what is set aside of the training part, by identity.
+
+    Args:
+        split: "train" or "aside".
+        teacher: identity descriptors by "celeba_wild/NAME", see `identity_descriptors`.
     """
 
     def labels(row: Row) -> dict[str, Any]:
-        return {"attributes": dict(zip(CELEBA40, row["attributes"], strict=True))}
+        found: dict[str, Any] = {"attributes": dict(zip(CELEBA40, row["attributes"], strict=True))}
+        return found | _identity(teacher, "celeba_wild", row)
 
     only = split == "aside"
     return WildDataset(
