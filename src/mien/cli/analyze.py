@@ -169,6 +169,7 @@ def _records_here(
     Lines are only made if somebody reads them, before the next photo.
     """
     for reading in readings_of(reader, photos):
+        assert reading.path is not None  # photos of a command have paths
         pictures.add(reading, names[reading.path])
         yield reading.to_dict(), table_lines(reading)
 

@@ -243,7 +243,7 @@ def _photos(
     failed = written = 0
     try:
         for reading in readings_of(reader, found):
-            if reading.error is not None:
+            if reading.error is not None or reading.photo is None or reading.path is None:
                 failed += 1
                 continue
             target = targets[reading.path]

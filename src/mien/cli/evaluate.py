@@ -76,5 +76,5 @@ def evaluate(
             json.dumps({"weights": weights_id(model).sha256 or weights, "scores": values}, indent=1) + "\n",
             encoding="utf-8",
         )
-    if record:
+    if record and isinstance(model, OnnxModel):
         update_provenance(model.path, scores=values)
