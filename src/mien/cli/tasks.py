@@ -14,7 +14,7 @@ from mien.cli.options import AsJson
 from mien.cli.streams import say
 
 if TYPE_CHECKING:
-    from mien.plugins import Catalogue, Entry
+    from mien.tasks.plugins import Catalogue, Entry
     from mien.tasks import Shape
 
 

@@ -13,7 +13,7 @@ from mien.data.formats import attributes, pack, parsing, recognition
 from mien.data.formats import landmarks as points
 from mien.data.synthetic import toy
 from mien.errors import MissingData, UsageError
-from mien.plugins import Catalogue, check_callable
+from mien.tasks.plugins import Catalogue, check_callable
 from mien.types import Sample, View
 
 

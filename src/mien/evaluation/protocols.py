@@ -15,7 +15,7 @@ from mien.data.dataset import ConcatDataset
 from mien.data.detection import PhotosDataset
 from mien.data.formats import pack, wild
 from mien.data.whole_photos import CenteredFaceDataset, FaceBoxesDataset
-from mien.plugins import Catalogue, check_name
+from mien.tasks.plugins import Catalogue, check_name
 from mien.tasks import HELEN9
 from mien.tasks.base import Metrics
 from mien.tasks.detection import DetectionMetrics, PointInBoxMetrics

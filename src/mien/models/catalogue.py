@@ -12,7 +12,7 @@ from mien.models.mgmtn import mgmtn, mgmtn_tiny
 from mien.models.mien import mien_tiny
 from mien.models.naive_faceptor import naive_faceptor_base, naive_faceptor_tiny
 from mien.models.qface import qface_base, qface_tiny
-from mien.plugins import Catalogue, check_callable
+from mien.tasks.plugins import Catalogue, check_callable
 from mien.types import FaceModel
 
 _ALL: dict[str, Callable[..., FaceModel]] = {

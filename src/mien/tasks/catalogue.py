@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from mien.errors import UnknownTask
-from mien.plugins import Catalogue, check_name
+from mien.tasks.plugins import Catalogue, check_name
 from mien.tasks.age import AGE
 from mien.tasks.attributes import ATTRIBUTES, GENDER, UNITS8, UNITS12
 from mien.tasks.base import Answer, Derived, Task

@@ -17,7 +17,7 @@ from mien.errors import MissingData, PluginError, UnknownTask
 from mien.evaluation import scoring
 from mien.evaluation.protocols import PROTOCOLS
 from mien.models import MODELS
-from mien.plugins import GROUPS
+from mien.tasks.plugins import GROUPS
 from mien.tasks import TASKS, described, task
 from tests.support.plugins import install, install_documented
 
@@ -69,8 +69,8 @@ assert TASKS["age"].name in TASKS and "toy" in DATASETS and supported_tasks(["ag
 reader = mien.load(tasks=["age"], threads=1)
 reader("examples/astronaut.jpg").to_dict()
 assert not [m for m in sys.modules if m.startswith("mien_hats")], "imported without being asked for"
-import mien.plugins
-assert mien.plugins._search.cache_info().misses == 0, "searched for without being asked for"
+import mien.tasks.plugins
+assert mien.tasks.plugins._search.cache_info().misses == 0, "searched for without being asked for"
 assert "hat" in TASKS
 assert "mien_hats" not in sys.modules, "a name that is only compared needs no import"
 assert TASKS["hat"].label_names == ("none", "hat")
