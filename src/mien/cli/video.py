@@ -87,6 +87,22 @@ def _check_places(source: str, places: Mapping[str, str | Path | None]) -> None:
         used[at] = f"what {option} writes"
 
 
+def _check_unused(folder: Path) -> None:
+    """Refuse a folder that holds tracks of another run: its pictures would be mixed with this run's.
+
+    Raises:
+        UsageError: it does, or it is a file.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise UsageError(f"--crops takes a folder, and {str(folder)!r} is a file; name another")
+    there = sorted(p.name for p in folder.glob("*.jpg") if p.stem.isdecimal())
+    if there:
+        raise UsageError(
+            f"{str(folder)!r} holds {there[0]!r} of an earlier run, and track numbers of two runs differ; use"
+            " a new folder"
+        )
+
+
 @app.command(rich_help_panel=READ)
 def video(
     source: Annotated[
@@ -180,6 +196,8 @@ def video(
     from mien.video.tracker import Tracker
 
     _check_places(source, {"--out": out, "--tracks": tracks, "--draw": draw})
+    if crops:
+        _check_unused(crops)
     to_pipe = out is None and tracks is None and draw is None and crops is None and not sys.stdout.isatty()
     with ExitStack() as stack:
         try:
