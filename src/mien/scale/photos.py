@@ -18,9 +18,10 @@ from mien.errors import PhotoError, UsageError
 from mien.inference.reader import Reader
 from mien.inference.reading import Reading
 from mien.inference.weights_file import weights_id
+from mien.io.storage import is_uri
 from mien.io.writers import arrow_schema, columns, plain, rows
 from mien.scale.engine import Progress, check, piece_sizes, run, worker_count
-from mien.scale.places import Parts, arrow, fetch, find, is_uri
+from mien.scale.places import Parts, arrow, fetch, find
 
 PHOTOS = 512  # Ours: most of a part: what a killed worker does again, and a file of a megabyte or so
 GROUP = 8  # photos whose faces share forwards, as `Reader.stream` has it
