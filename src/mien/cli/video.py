@@ -34,7 +34,8 @@ TRACK: tuple[tuple[str, type], ...] = (
     ("best_frame", int),
     ("best_score", float),
 )
-OF_A_FRAME = frozenset(("x1", "y1", "x2", "y2", "score", "points5"))  # what a track has no mean of
+# what a track has no mean of
+OF_A_FRAME = frozenset(("x1", "y1", "x2", "y2", "score", "points5", "points5_network"))
 
 NOT_IN_A_LINE = frozenset(("attributes",))  # too many words for one line per track
 

@@ -13,7 +13,7 @@ from mien.video.tracker import Summary
 
 SAME = 0.81  # cosine; 0.1 % of the pairs of strangers reach it on LFW's development set
 # Ours: a person seen for at most SHARE of another one's frames is that one, seen from an unusual side, if
-# their cosine is LIKELY or more (5 % of the pairs of strangers on LFW) and exceeds the next person's by MARGIN.
+# their cosine is LIKELY or more (5 % of the pairs of strangers on LFW) and MARGIN above the next person's.
 LIKELY, MARGIN, SHARE = 0.68, 0.03, 0.2
 
 
