@@ -153,4 +153,4 @@ def test_five_points_are_the_detector_s_whatever_was_asked():
     assert list(asked.to_dict()) == ["box", "score", "points5", "age", "points5_network"]
     assert np.array_equal(asked.points, without.points)
     [line] = rows({"path": "a.jpg", "faces": [asked.to_dict()]}, columns(["points5", "age"]))
-    assert (line["points5_4_x"], line["points5_network_4_x"]) == (0, 3)
+    assert (line["points5"], line["points5_network"]) == ([0.0] * 10, [3.0] * 10)
