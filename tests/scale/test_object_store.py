@@ -57,7 +57,11 @@ class Server:
     def store(self):
         """Arrow's file system, which may make buckets."""
         return fs.S3FileSystem(
-            endpoint_override=self.url.removeprefix("http://"), scheme="http", allow_bucket_creation=True
+            endpoint_override=self.url.removeprefix("http://"),
+            scheme="http",
+            allow_bucket_creation=True,
+            request_timeout=60,  # the server is slow on a busy machine
+            connect_timeout=60,
         )
 
 
