@@ -101,6 +101,12 @@ class MissingData(MienError):
     code = "missing_data"
 
 
+class StorageError(MienError):
+    """An object store cannot be reached, or refuses the credentials or the request."""
+
+    code = "storage"
+
+
 class UsageError(MienError, ValueError):
     """A call was made with values that do not fit together."""
 

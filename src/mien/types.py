@@ -222,20 +222,27 @@ class Face:
     def to_dict(self) -> dict[str, Any]:
         """The face as plain JSON values; the schema is in docs/schema.md.
 
-        `points5` is the network's if that task was requested, else the detector's.
+        `points5` is `points`, the detector's, whatever the tasks are; the prediction of the task `points5` is
+        `points5_network`.
         """
-        points = self.answers["points5"].points if "points5" in self.answers else self.points
         out: dict[str, Any] = {
             "box": [round(float(v), 2) for v in self.box],
             "score": round(float(self.score), 4),
-            "points5": [[round(float(x), 2), round(float(y), 2)] for x, y in points],
+            "points5": _pairs(self.points),
         }
         if abs(self.roll) > REPORTED_ROLL:
             out["roll"] = round(self.roll, 1)
         for name, answer in self.answers.items():
-            if name != "points5":
+            if name == "points5":
+                out["points5_network"] = _pairs(answer.points)
+            else:
                 out[name] = answer.to_dict()
         return out
+
+
+def _pairs(points: Floats) -> list[list[float]]:
+    """[x, y] of each point, to a hundredth of a pixel."""
+    return [[round(float(x), 2), round(float(y), 2)] for x, y in points]
 
 
 @dataclass(frozen=True, slots=True, eq=False)

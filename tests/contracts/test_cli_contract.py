@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections import defaultdict
 from typing import Any
@@ -15,7 +16,8 @@ from mien.cli.options import MAX_PIXELS, TASK_NAMES
 from mien.inference.onnx_model import OnnxModel
 from mien.inference.weights_file import WEIGHTS
 from mien.io import image
-from mien.recognition.verification import CLUSTER_FMR, VERIFY_FMR
+from mien.recognition import clustering
+from mien.recognition.verification import VERIFY_FMR
 from mien.tasks import FACES, ON_REQUEST, supported_tasks
 
 COMMON = {"--help", "--quiet", "--verbose"}
@@ -183,4 +185,7 @@ def test_defaults_that_are_written_out_are_true() -> None:
         if "--score" in options and name != "anonymize":
             assert options["--score"].show_default == str(FACES.threshold), name
     assert OPTIONS["verify"]["--fmr"].show_default == str(VERIFY_FMR)
-    assert OPTIONS["cluster"]["--fmr"].show_default == str(CLUSTER_FMR)
+    table = json.loads(clustering.TABLE.read_text(encoding="utf-8"))
+    sha256 = json.loads((WEIGHTS / "mien.json").read_text(encoding="utf-8"))["sha256"]
+    assert table["model"] == sha256, "choose it again: python -m bench.clustering --page docs/cli.md"
+    assert OPTIONS["cluster"]["--fmr"].show_default == "a measured threshold"

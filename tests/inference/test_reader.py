@@ -235,6 +235,7 @@ def test_the_record_has_the_public_schema(reader, astronaut):
         "box",
         "score",
         "points5",
+        "points5_network",
         "landmarks",
         "parsing",
         "age",

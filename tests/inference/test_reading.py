@@ -12,6 +12,7 @@ from PIL import Image, ImageShow
 import mien
 from mien.errors import NotAPicture, UsageError
 from mien.inference.reading import Reading
+from mien.io.writers import columns, rows
 from mien.tasks.age import Age
 from mien.tasks.landmarks import Landmarks
 from mien.video.tracker import Tracked
@@ -140,12 +141,16 @@ def test_readings_are_copied(collage):
         assert np.array_equal(again.photo.pixels, collage.photo.pixels)
 
 
-def test_five_points_come_from_the_network_if_requested_and_else_from_the_detector():
-    """As docs/schema.md says; `face.points` is the detector's in both cases."""
+def test_five_points_are_the_detectors_for_any_tasks():
+    """As docs/schema.md says; the network's have a field of their own."""
     found, read = np.zeros((5, 2), np.float32), np.full((5, 2), 3, np.float32)
     box, age = np.zeros(4, np.float32), Age(30.0, 25.0, 35.0)
     without = mien.Face(box, 0.9, found, {"age": age})
     asked = mien.Face(box, 0.9, found, {"age": age, "points5": Landmarks(read, "mtfl5")})
-    assert without.to_dict()["points5"] == found.tolist()
-    assert asked.to_dict()["points5"] == read.tolist() == asked["points5"].points.tolist()
+    assert without.to_dict()["points5"] == asked.to_dict()["points5"] == found.tolist()
+    assert "points5_network" not in without.to_dict()
+    assert asked.to_dict()["points5_network"] == read.tolist() == asked["points5"].points.tolist()
+    assert list(asked.to_dict()) == ["box", "score", "points5", "age", "points5_network"]
     assert np.array_equal(asked.points, without.points)
+    [line] = rows({"path": "a.jpg", "faces": [asked.to_dict()]}, columns(["points5", "age"]))
+    assert (line["points5"], line["points5_network"]) == ([0.0] * 10, [3.0] * 10)

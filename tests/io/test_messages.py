@@ -10,8 +10,10 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from mien.errors import BadArray, NotAPicture, NotFound, UnknownLabel, Unreadable
+from mien.errors import BadArray, NotAPicture, NotFound, UnknownLabel, Unreadable, UsageError
 from mien.io.image import load_photo
+from mien.io.paths import find_photos
+from mien.io.writers import open_output, open_rows
 from mien.tasks.attributes import Attributes
 
 
@@ -88,3 +90,16 @@ def test_an_attribute_that_is_not_there_names_those_that_are() -> None:
         answer["Smilling"]
     with pytest.raises(KeyError, match="no attribute 'Beard'; there are: Eyeglasses, Smiling"):
         answer["Beard"]
+
+
+def test_an_address_of_an_object_store_is_never_a_folder_of_this_machine(tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for write in (
+        lambda: open_output("s3://bucket/faces.parquet", ("age",)),
+        lambda: open_rows("s3://bucket/faces.csv", (), ()),
+    ):
+        with pytest.raises(UsageError, match="--engine local or ray"):
+            write()
+    with pytest.raises(UsageError, match="--engine local"):
+        find_photos(["s3://bucket/photos"])
+    assert not list(tmp_path.iterdir())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,8 +13,16 @@ from typer.testing import CliRunner
 from mien.cli import app
 from mien.errors import UsageError
 from mien.inference.weights_file import WEIGHTS
-from mien.recognition import error_rates
-from mien.recognition.clustering import STRICTER, Album, _linked, group
+from mien.recognition import clustering, error_rates
+from mien.recognition.clustering import (
+    CLUSTER_FMR,
+    STRICTER,
+    Album,
+    _linked,
+    album_threshold,
+    group,
+    suggestion_threshold,
+)
 from mien.recognition.verification import MatchThreshold, embedding_of, match_threshold
 from mien.tasks.age import Age
 from mien.tasks.identity import Identity
@@ -129,10 +138,40 @@ def test_pairs_with_children_need_more_similarity() -> None:
         assert album.persons == persons
 
 
+def test_merges_are_suggested_most_similar_first() -> None:
+    album = Album(MatchThreshold(0.98, None, "given"), suggest=0.8)
+    for name, turn in (("a", 0), ("b", 4), ("c", 24), ("d", 28), ("e", 56), ("f", 200)):
+        album.add(f"{name}.jpg", [a_face(turn)])
+    album.solve()
+    assert album.persons == [1, 1, 2, 2, 0, 0]
+    merges = album.suggest_merges()
+    assert [(m.first, m.second) for m in merges] == [((0, 1), (2, 3)), ((2, 3), (4,))]
+    assert merges[0].similarity == pytest.approx(
+        np.mean([np.cos(np.radians(d)) for d in (24, 28, 20, 24)]), abs=1e-4
+    )
+    assert [len(album.suggest_merges(limit=n)) for n in (1, 5)] == [1, 2]
+    assert album.suggest_merges(minimum=0.95) == []
+    shown = json.loads(json.dumps(album.to_dict()))["merges"]
+    assert [(m["first"]["person"], m["second"]["person"]) for m in shown] == [(1, 2), (2, None)]
+    assert (shown[1]["second"]["path"], shown[1]["second"]["faces"]) == ("e.jpg", 1)
+    for wrong in ({"minimum": 80}, {"limit": 0}):
+        with pytest.raises(UsageError, match="|".join(wrong)):
+            album.suggest_merges(**wrong)
+
+
+def test_people_of_one_photo_are_no_merge() -> None:
+    for same_photo, count in ((False, 0), (True, 1)):
+        album = Album(MatchThreshold(0.98, None, "given"), same_photo=same_photo, suggest=0.8)
+        album.add("a.jpg", [a_face(0), a_face(20)])
+        album.solve()
+        assert album.persons == [0, 0]
+        assert len(album.suggest_merges()) == count
+
+
 def test_an_empty_album_has_nobody() -> None:
     album = Album(MatchThreshold(0.9, None, "given"))
     album.solve()
-    assert album.to_dict()["people"] == []
+    assert album.to_dict()["people"] == album.to_dict()["merges"] == []
 
 
 def test_a_face_without_identity_says_how_to_ask() -> None:
@@ -204,6 +243,32 @@ def test_without_a_table_the_best_threshold_on_lfw(table) -> None:
         match_threshold(object())
 
 
+def test_groups_have_a_threshold_of_their_own_where_it_was_measured(table, tmp_path, monkeypatch) -> None:
+    path = tmp_path / "clustering.json"
+    path.write_text(json.dumps({"model": Net.sha256, "threshold": 0.85, "suggest": 0.7}))
+    monkeypatch.setattr(clustering, "TABLE", path)
+    cut = album_threshold(Net())
+    assert (cut.similarity, cut.source) == (0.85, "clustering.json")
+    assert cut.fmr == pytest.approx(10**-2.5)
+    assert suggestion_threshold(Net(), 0.85) == pytest.approx(0.7)
+    assert suggestion_threshold(Net(), 0.75) == pytest.approx(0.6)
+    assert album_threshold(Net(), fmr=0.01).similarity == 0.8
+    assert album_threshold(Net(), threshold=0.5).similarity == 0.5
+    path.write_text(json.dumps({"model": "of other weights", "threshold": 0.85, "suggest": 0.7}))
+    assert album_threshold(Net()) == match_threshold(Net(), fmr=CLUSTER_FMR)
+    assert suggestion_threshold(Net(), 0.8) == pytest.approx(0.75)
+
+
+def test_the_embedded_network_s_threshold_is_the_page_s() -> None:
+    table = json.loads(clustering.TABLE.read_text())
+    page = Path("docs/cli.md").read_text()
+    assert f"The default threshold is **{table['threshold']:g}**" in page
+    [row] = [r for r in table["curve"] if r["threshold"] == table["threshold"]]
+    for name in table["sets"]:
+        assert f"{row[name]['precision']:.3f} | {row[name]['recall']:.3f} | {row[name]['f1']:.3f}" in page
+    assert row["celeba_wild, set-aside people"]["precision"] >= 0.98
+
+
 # Commands
 
 
@@ -252,10 +317,16 @@ def test_cluster_sorts_an_album(tmp_path, astronaut) -> None:
     assert sorted(p.name for p in (tmp_path / "people").iterdir()) == ["person-001", "person-002"]
     assert len(list((tmp_path / "people" / "person-001").iterdir())) == 2
     assert '"person": 2' in (tmp_path / "who.html").read_text()
+    # a second run into the folder would make person-001 two people
+    again = run("cluster", "examples/grace_hopper.jpg", "--crops", str(tmp_path / "people"))
+    assert isinstance(again.exception, UsageError)
+    assert "of an earlier run" in str(again.exception)
+    assert len(list((tmp_path / "people").rglob("*.png"))) == 4
 
 
-def test_cluster_without_rates_is_stricter_than_the_best_threshold(table, astronaut) -> None:
+def test_cluster_without_rates_is_stricter_than_the_best_threshold(table, monkeypatch, astronaut) -> None:
     table.unlink()
+    monkeypatch.setattr(clustering, "TABLE", table.with_name("clustering.json"))
     d = json.loads(run("cluster", astronaut).stdout)
     lfw = json.loads((WEIGHTS / "mien.json").read_text())["scores"]["lfw"]["threshold"]
     assert d["cut"]["threshold"] == pytest.approx(lfw + STRICTER, abs=1e-4)

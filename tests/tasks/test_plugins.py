@@ -17,8 +17,8 @@ from mien.errors import MissingData, PluginError, UnknownTask
 from mien.evaluation import scoring
 from mien.evaluation.protocols import PROTOCOLS
 from mien.models import MODELS
-from mien.tasks.plugins import GROUPS
 from mien.tasks import TASKS, described, task
+from mien.tasks.plugins import GROUPS
 from tests.support.plugins import install, install_documented
 
 

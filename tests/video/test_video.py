@@ -515,6 +515,8 @@ def test_the_command_writes_rows_tracks_crops_and_a_film(two_women, tmp_path):
     assert {t["expression"] for t in about} >= {"happiness"}
     assert not {"x1", "pose_yaw", "landmarks_0_x"} & set(about[0])
     assert {p.name for p in (tmp_path / "crops").iterdir()} == {"1.jpg", "2.jpg"}
+    again = CliRunner().invoke(app, ["video", two_women, "--crops", str(tmp_path / "crops")])
+    assert "of an earlier run" in str(again.exception)  # its tracks are other people
     before, after = contents(two_women), contents(film)
     assert after["times"] == before["times"]
     assert after["packets"] == before["packets"]

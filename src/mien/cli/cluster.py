@@ -81,19 +81,22 @@ def cluster(
 ) -> None:
     """Group the faces of an album by person.
 
-    People with one face only are listed as alone.
+    People with one face only are listed as alone. Pairs of groups that may be one person are listed as
+    merges.
     """
-    from mien.recognition.clustering import Album, album_threshold
+    from mien.recognition.clustering import Album, album_threshold, suggestion_threshold
 
     if out and out.suffix.lower() != ".json":
         raise UsageError(f"--out takes FILE.json, not {str(out)!r}")
     if crops:
         _check_unused(crops)
     also = ("age", "gender", "expression", "attributes") if sheet else ("age",)
-    reader = _identity_reader(weights, threads, also, score=score, thorough=thorough, max_pixels=max_pixels)
+    detection = {"score": score, "thorough": thorough, "max_pixels": max_pixels}
+    reader = _identity_reader(weights, threads, also, mirror=True, **detection)  # as `cluster_faces`
     cut = album_threshold(reader.model, fmr=fmr, threshold=threshold)
     found = photos_of(photos)
-    album, kept, failed = Album(cut, min_width, same_photo), list[tuple[Any, list[int | None]]](), 0
+    album = Album(cut, min_width, same_photo, suggestion_threshold(reader.model, cut.similarity))
+    kept, failed = list[tuple[Any, list[int | None]]](), 0
     try:
         for reading in readings_of(reader, found):
             failed += reading.error is not None
@@ -117,6 +120,11 @@ def cluster(
         f"{len(album.rows)} faces in {album.photos} photos: {people} people with more than one face,"
         f" {alone} single faces"
     )
+    if merges := len(album.suggest_merges()):
+        note(
+            f'{merges} {"pairs" if merges > 1 else "pair"} of groups may be one person: see "merges" in'
+            f" {out or 'the output'}"
+        )
     raise typer.Exit(1 if failed else 0)
 
 

@@ -202,7 +202,9 @@ VerifyFmr = Annotated[
 ]
 ClusterFmr = Annotated[
     float | None,
-    typer.Option("--fmr", metavar="RATE", help=FMR_HELP, show_default="0.001", rich_help_panel=MATCHING),
+    typer.Option(
+        "--fmr", metavar="RATE", help=FMR_HELP, show_default="a measured threshold", rich_help_panel=MATCHING
+    ),
 ]
 GalleryFmr = Annotated[float, typer.Option("--fmr", metavar="RATE", help=FMR_HELP, rich_help_panel=MATCHING)]
 Threshold = Annotated[

@@ -14,8 +14,8 @@ from mien.cli.options import AsJson
 from mien.cli.streams import say
 
 if TYPE_CHECKING:
-    from mien.tasks.plugins import Catalogue, Entry
     from mien.tasks import Shape
+    from mien.tasks.plugins import Catalogue, Entry
 
 
 @app.command(rich_help_panel=CHECK)

@@ -34,7 +34,8 @@ TRACK: tuple[tuple[str, type], ...] = (
     ("best_frame", int),
     ("best_score", float),
 )
-OF_A_FRAME = frozenset(("x1", "y1", "x2", "y2", "score", "points5"))  # what a track has no mean of
+# what a track has no mean of
+OF_A_FRAME = frozenset(("x1", "y1", "x2", "y2", "score", "points5", "points5_network"))
 
 NOT_IN_A_LINE = frozenset(("attributes",))  # too many words for one line per track
 
@@ -85,6 +86,22 @@ def _check_places(source: str, places: Mapping[str, str | Path | None]) -> None:
         if at in used:
             raise UsageError(f"{option} {str(place)!r} would overwrite {used[at]}; name another file")
         used[at] = f"what {option} writes"
+
+
+def _check_unused(folder: Path) -> None:
+    """Refuse a folder that holds tracks of another run: its pictures would be mixed with this run's.
+
+    Raises:
+        UsageError: it does, or it is a file.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise UsageError(f"--crops takes a folder, and {str(folder)!r} is a file; name another")
+    there = sorted(p.name for p in folder.glob("*.jpg") if p.stem.isdecimal())
+    if there:
+        raise UsageError(
+            f"{str(folder)!r} holds {there[0]!r} of an earlier run, and track numbers of two runs differ; use"
+            " a new folder"
+        )
 
 
 @app.command(rich_help_panel=READ)
@@ -183,6 +200,8 @@ def video(
     from mien.video.tracker import Tracker
 
     _check_places(source, {"--out": out, "--tracks": tracks, "--draw": draw})
+    if crops:
+        _check_unused(crops)
     to_pipe = out is None and tracks is None and draw is None and crops is None and not sys.stdout.isatty()
     with ExitStack() as stack:
         try:

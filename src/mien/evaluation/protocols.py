@@ -15,11 +15,11 @@ from mien.data.dataset import ConcatDataset
 from mien.data.detection import PhotosDataset
 from mien.data.formats import pack, wild
 from mien.data.whole_photos import CenteredFaceDataset, FaceBoxesDataset
-from mien.tasks.plugins import Catalogue, check_name
 from mien.tasks import HELEN9
 from mien.tasks.base import Metrics
 from mien.tasks.detection import DetectionMetrics, PointInBoxMetrics
 from mien.tasks.parsing import MeanF1
+from mien.tasks.plugins import Catalogue, check_name
 
 CROP = "cropped by the set's points (labels or a detector's), not by our detector"
 

@@ -17,7 +17,7 @@ import numpy as np
 from mien.errors import UsageError
 from mien.inference.weights_file import weights_id
 from mien.tasks import Boxes, Points, Task
-from mien.types import Floats, InferenceModel, KnowsTasks, View
+from mien.types import Floats, HasPath, InferenceModel, KnowsTasks, View
 
 
 class FlipTTA:
@@ -37,6 +37,8 @@ class FlipTTA:
         # another name, since records with and without flips do not belong in one table
         name, self.sha256 = weights_id(model)
         self.name = f"{name}+mirror"
+        if isinstance(model, HasPath):
+            self.path = model.path
 
     @property
     def view(self) -> View:

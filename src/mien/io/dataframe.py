@@ -43,7 +43,8 @@ def _requested(readings: Sequence[Any]) -> list[str]:
 def to_supervision(reading: Any) -> Any:
     """A `Reading` -> supervision's `Detections`: `xyxy`, `confidence`, and answers as arrays in `data`.
 
-    `data` has `points5` (n, 5, 2), and the answers that are one number, word or array each, such as `age`,
+    `data` has `points5` (n, 5, 2) of the detector, `points5_network` of the network if it was requested, and
+    the answers that are one number, word or array each, such as `age`,
     `gender`, `expression`, `landmarks` (n, k, 2), `pose` (n, 3: yaw, pitch, roll) and `identity` (n, d).
 
     Raises:
@@ -59,7 +60,7 @@ def to_supervision(reading: Any) -> Any:
     for name in _requested([reading]):
         values = [face[name].value() for face in reading if name in face]
         if len(values) == len(reading) and all(v is not None for v in values):
-            data[name] = np.array(values)
+            data["points5_network" if name == "points5" else name] = np.array(values)
     return detections(
         xyxy=np.array([face.box for face in reading], np.float32),
         confidence=np.array([face.score for face in reading], np.float32),

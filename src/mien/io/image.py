@@ -317,6 +317,11 @@ def url_refusal(path: str) -> str:
     """The error message for a URL; "" for a path."""
     if not _URL.match(path) or os.path.lexists(path):
         return ""
+    if path.startswith(("s3://", "gs://", "abfs://")):
+        return (
+            f"{path!r} is in an object store; mien analyze reads it with --engine local (or ray) and --out"
+            " FOLDER, everything else needs a copy on this machine"
+        )
     return (
         f"{path!r} is a URL, and mien opens no socket; download it first, or pipe it: curl -sL URL | mien"
         " analyze -"

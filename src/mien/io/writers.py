@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, Self, TextIO
 
 from mien.errors import UsageError
+from mien.io.storage import is_uri
 from mien.tasks import described
 from mien.tasks.columns import Column, json_column, point_column, value_at
 
@@ -48,7 +49,9 @@ def columns(requested: Iterable[str]) -> list[Column]:
     out = [Column(n, float, lambda face, i=i: face["box"][i]) for i, n in enumerate(("x1", "y1", "x2", "y2"))]  # type: ignore[misc]
     out += [Column("score", float, value_at("score")), point_column("points5", 5)]
     for name in requested:
-        if name != "points5":
+        if name == "points5":  # the column of this name is the detector's
+            out.append(point_column("points5_network", 5))
+        else:
             known = described(name)
             out += [json_column(name)] if known is None else known.columns()
     return out
@@ -359,6 +362,7 @@ def open_output(
         if resume:
             raise UsageError("--resume continues a file; give --out FILE.jsonl, FILE.csv or FILE.parquet")
         return Writer(standard_output())
+    _check_local(str(where))
     path = Path(where or "")
     suffix = path.suffix.lower()
     if suffix not in SUFFIXES:
@@ -392,6 +396,19 @@ def rows_kind(where: str, option: str = "--out") -> str:
     return kind
 
 
+def _check_local(where: str) -> None:
+    """Refuse a URI, of which a path would make a folder on this machine.
+
+    Raises:
+        UsageError: it is one.
+    """
+    if is_uri(where):
+        raise UsageError(
+            f"{where!r} is no file of this machine; mien analyze writes a table into an object store with"
+            " --engine local or ray and --out FOLDER"
+        )
+
+
 def open_rows(where: str, head: Head, columns: Sequence[Column]) -> RecordWriter:
     """A writer for records other than photos, such as the faces or the tracks of a video.
 
@@ -407,6 +424,7 @@ def open_rows(where: str, head: Head, columns: Sequence[Column]) -> RecordWriter
         UsageError: see `rows_kind`.
     """
     kind, path = rows_kind(where), Path(where)
+    _check_local(where)
     if where == "-":
         return Writer(standard_output())
     path.parent.mkdir(parents=True, exist_ok=True)

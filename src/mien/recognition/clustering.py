@@ -7,6 +7,7 @@ in docs/cli.md.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -14,6 +15,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from mien.errors import UsageError
+from mien.inference.weights_file import WEIGHTS, weights_id
 from mien.io.image import Source
 from mien.recognition.verification import CLUSTER_FMR, MatchThreshold, embedding_of, match_threshold
 from mien.types import Face, Floats, InferenceModel
@@ -22,6 +25,11 @@ if TYPE_CHECKING:
     from mien.inference.reader import Reader
 
 Array = npt.NDArray[np.float64]
+# The default threshold of groups and the lowest similarity of a suggested merge, with the measurements they
+# were chosen by; written by `python -m bench.clustering`.
+TABLE = WEIGHTS / "clustering.json"
+# Ours: without a measured value, merges are suggested down to this much below the threshold.
+SUGGESTED_BELOW = 0.05
 # Ours: where no false-match rates were measured, groups ask for this much more than the best threshold for
 # pairs.
 STRICTER = 0.1
@@ -115,9 +123,10 @@ def cluster_faces(
 
     Args:
         photos: paths, bytes, Pillow images or RGB arrays. A photo that cannot be read is logged and left out.
-        reader: from `mien.load(tasks=["identity", "age"])`; None loads one.
+        reader: from `mien.load(tasks=["identity", "age"], mirror=True)`; None loads one. Without `mirror` it
+            takes less time, and the groups are less complete.
         fmr: accepted false match rate per comparison, 0..1.
-        threshold: a similarity, in place of `fmr`.
+        threshold: a similarity, in place of `fmr`. Without both: see `album_threshold`.
         min_size: minimum width of a face in pixels.
         same_photo: whether two faces of one photo may be one person.
 
@@ -126,8 +135,9 @@ def cluster_faces(
     """
     from mien.inference.reader import load
 
-    reader = reader or load(tasks=["identity", "age"])
-    album = Album(album_threshold(reader.model, fmr=fmr, threshold=threshold), min_size, same_photo)
+    reader = reader or load(tasks=["identity", "age"], mirror=True)
+    cut = album_threshold(reader.model, fmr=fmr, threshold=threshold)
+    album = Album(cut, min_size, same_photo, suggestion_threshold(reader.model, cut.similarity))
     for reading in reader.stream(photos):
         if reading.error is None:
             album.add(reading.path, reading)
@@ -138,13 +148,56 @@ def cluster_faces(
 def album_threshold(
     model: InferenceModel, *, fmr: float | None = None, threshold: float | None = None
 ) -> MatchThreshold:
-    """The similarity that joins two faces of an album: stricter than for one pair, because an album has many
-    pairs.
+    """The mean similarity at which two groups of faces are joined.
+
+    Args:
+        model: the network, `Reader.model`.
+        fmr: accepted false match rate per comparison, 0..1.
+        threshold: a similarity, in place of `fmr`. Without both: the threshold that was chosen with these
+            weights by pair precision and F1 (`TABLE`); for other weights, the one of a false match rate of
+            0.1 %; where no rates were measured, the best threshold for pairs plus `STRICTER`.
     """
+    measured = _measured(model)
+    if fmr is None and threshold is None and measured is not None:
+        cut = match_threshold(model, threshold=float(measured["threshold"]))
+        return MatchThreshold(cut.similarity, cut.fmr, TABLE.name, cut.fnmr)
     cut = match_threshold(model, fmr=fmr, threshold=threshold, default_fmr=CLUSTER_FMR)
     if cut.fmr is None and threshold is None:
         return MatchThreshold(cut.similarity + STRICTER, None, f"{cut.source}; {STRICTER:g} stricter")
     return cut
+
+
+def suggestion_threshold(model: InferenceModel, cut: float) -> float:
+    """The lowest similarity of two groups of an album, cut at `cut`, at which a merge is suggested."""
+    measured = _measured(model)
+    below = SUGGESTED_BELOW
+    if measured is not None:
+        below = float(measured["threshold"]) - float(measured["suggest"])
+    return max(-1.0, cut - below)
+
+
+def _measured(model: InferenceModel) -> dict[str, Any] | None:
+    """The content of `TABLE`; None where it was measured with other weights, or is not there."""
+    if not TABLE.is_file():
+        return None
+    table: dict[str, Any] = json.loads(TABLE.read_text(encoding="utf-8"))
+    sha256 = weights_id(model).sha256
+    return table if sha256 and table["model"] == sha256 else None
+
+
+@dataclass(frozen=True, slots=True)
+class Merge:
+    """Two groups of an album that may be one person. A single face is a group of one.
+
+    Attributes:
+        similarity: mean cosine of their faces, -1..1.
+        first, second: rows of the album in each, `first` the larger group; the row nearest to the mean of its
+            group comes first.
+    """
+
+    similarity: float
+    first: tuple[int, ...]
+    second: tuple[int, ...]
 
 
 @dataclass
@@ -153,6 +206,8 @@ class Album:
 
     Attributes:
         cut: the similarity asked for.
+        suggest: lowest similarity of two groups at which `suggest_merges` names them; None for
+            `SUGGESTED_BELOW` below the cut.
         rows: one a face, see `add`.
         persons: after `solve`, a number a face: 1 .. by how often somebody was seen, 0 for faces that nobody
             else's joined.
@@ -161,6 +216,7 @@ class Album:
     cut: MatchThreshold
     smallest: float = 32.0
     same_photo: bool = False
+    suggest: float | None = None
     photos: int = 0
     small: int = 0
     rows: list[dict[str, Any]] = field(default_factory=list)
@@ -204,11 +260,64 @@ class Album:
             row["similarity"] = round(float(similar[person - 1]), 4) if person else None
             row["next"] = round(max(others), 4) if others else None
 
+    def suggest_merges(self, *, minimum: float | None = None, limit: int | None = 100) -> list[Merge]:
+        """Pairs of groups that are similar, yet less than the threshold asks for: a person may decide.
+
+        Groups that share a photo are not suggested, unless the album was made with `same_photo`.
+
+        Args:
+            minimum: lowest mean similarity of two groups, -1..1; None for the album's `suggest`.
+            limit: maximum number of pairs; None for all.
+
+        Returns:
+            The pairs, most similar first.
+
+        Raises:
+            UsageError: `minimum` or `limit` is out of range.
+        """
+        if minimum is None:
+            minimum = self.cut.similarity - SUGGESTED_BELOW if self.suggest is None else self.suggest
+        if not -1 <= minimum <= 1:
+            raise UsageError(f"minimum is a cosine, -1..1, not {minimum}")
+        if limit is not None and limit < 1:
+            raise UsageError(f"limit must be 1 pair or more, not {limit}")
+        groups = self._groups()
+        if len(groups) < 2:
+            return []
+        e = np.stack(self._embeddings)
+        means = np.stack([e[list(g)].mean(0) for g in groups])
+        photos = [{self.rows[i]["photo"] for i in g} for g in groups]
+        found = list[tuple[float, int, int]]()
+        for start in range(0, len(groups), 1024):
+            similar = means[start : start + 1024] @ means.T
+            for i, j in zip(*np.nonzero(similar >= minimum), strict=True):
+                one, other = start + int(i), int(j)
+                if one < other and (self.same_photo or not photos[one] & photos[other]):
+                    found.append((float(similar[i, j]), one, other))
+        found.sort(key=lambda f: (-f[0], f[1], f[2]))
+        return [Merge(round(s, 4), groups[a], groups[b]) for s, a, b in found[:limit]]
+
+    def _groups(self) -> list[tuple[int, ...]]:
+        """Rows of each person and of each single face, in the order of `persons`, then of `rows`."""
+        by: dict[int, list[int]] = {}
+        for i, person in enumerate(self.persons):
+            by.setdefault(person or -i - 1, []).append(i)
+        people = [by[p] for p in sorted(p for p in by if p > 0)]
+        for members in people:
+            members.sort(key=lambda i: -self.rows[i]["similarity"])
+        return [tuple(g) for g in people] + [(i,) for i, p in enumerate(self.persons) if p == 0]
+
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values; docs/cli.md describes them."""
 
         def shown(i: int) -> dict[str, Any]:
             return {k: self.rows[i][k] for k in ("path", "face", "box", "similarity", "next", "child")}
+
+        def side(rows: tuple[int, ...]) -> dict[str, Any]:
+            person = self.persons[rows[0]] or None
+            return {"person": person, "faces": len(rows)} | {
+                k: self.rows[rows[0]][k] for k in ("path", "face", "box")
+            }
 
         by: dict[int, list[int]] = {}
         for i, person in enumerate(self.persons):
@@ -219,5 +328,9 @@ class Album:
             "photos": self.photos,
             "people": [{"person": p, "faces": [shown(i) for i in by[p]]} for p in sorted(by) if p],
             "alone": [shown(i) for i in by.get(0, [])],
+            "merges": [
+                {"similarity": m.similarity, "first": side(m.first), "second": side(m.second)}
+                for m in self.suggest_merges()
+            ],
             "too_small": self.small,
         }

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Concatenate, Literal, ParamSpec, TypeVar
 
 import numpy as np
 
-from mien.errors import UsageError
+from mien.errors import StorageError, UsageError
 from mien.io.image import Source
 from mien.recognition import records
 from mien.recognition.error_rates import Rates
@@ -144,7 +144,7 @@ class Gallery:
                     self.merge(*people)
                     _log.warning("the people %s are one now: both were called %r", ", ".join(people), clean)
                 self.store.replace([replace(r, name=clean) for r in self.store.rows("person", people[:1])])
-        except (RuntimeError, OSError, ValueError) as error:  # what LanceDB raises
+        except (StorageError, RuntimeError, OSError, ValueError) as error:  # what LanceDB raises
             _log.warning(
                 "the names of %s stay in two Unicode forms: it cannot be written (%s)", self.uri, error
             )

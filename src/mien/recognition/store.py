@@ -22,6 +22,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from mien.errors import MienError, UsageError
+from mien.io.storage import explaining, is_uri, lance_options
 from mien.types import Floats
 
 FORMAT = "mien-gallery-1"
@@ -145,7 +146,7 @@ class Store(Protocol):
 
 def folder_of(uri: str) -> Path | None:
     """The table's folder where the URI is a path of this machine's file system."""
-    return None if "://" in uri else Path(uri) / f"{TABLE}.lance"
+    return None if is_uri(uri) else Path(uri) / f"{TABLE}.lance"
 
 
 def open_store(uri: str, key: str | os.PathLike[str] | None, options: dict[str, str] | None) -> Store | None:
@@ -153,16 +154,20 @@ def open_store(uri: str, key: str | os.PathLike[str] | None, options: dict[str, 
 
     Raises:
         UsageError: it is no gallery, its key is missing or wrong, or a key was given for a plain gallery.
+        StorageError: an object store cannot be reached, or refuses the credentials.
     """
     lancedb, _ = libraries()
     folder = folder_of(uri)
     if folder is not None and not folder.is_dir():
         return None
     # every read checks for a newer version first: another process may have erased a person
-    db = lancedb.connect(uri, read_consistency_interval=timedelta(0), storage_options=options)
-    if folder is None and TABLE not in db.list_tables().tables:
-        return None
-    table = db.open_table(TABLE)
+    with explaining(uri):
+        db = lancedb.connect(
+            uri, read_consistency_interval=timedelta(0), storage_options=lance_options(uri, options)
+        )
+        if folder is None and TABLE not in db.list_tables().tables:
+            return None
+        table = db.open_table(TABLE)
     about = json.loads((table.schema.metadata or {}).get(b"mien", b"{}"))
     if about.get("format") != FORMAT:
         raise UsageError(f"{uri} holds a LanceDB table that is no {FORMAT}; name another folder")
@@ -197,8 +202,12 @@ def new_store(
         cipher = _cipher(key)
         columns = [pa.field("id", pa.string(), False), pa.field("box", pa.binary(), False)]
         about["check"] = _seal(cipher, "check", b"mien").hex()
-    db = lancedb.connect(uri, read_consistency_interval=timedelta(0), storage_options=options)
-    table = db.create_table(TABLE, schema=pa.schema(columns, metadata={b"mien": json.dumps(about).encode()}))
+    schema = pa.schema(columns, metadata={b"mien": json.dumps(about).encode()})
+    with explaining(uri):
+        db = lancedb.connect(
+            uri, read_consistency_interval=timedelta(0), storage_options=lance_options(uri, options)
+        )
+        table = db.create_table(TABLE, schema=schema)
     return PlainStore(uri, db, table, about) if cipher is None else SealedStore(uri, db, table, about, cipher)
 
 
@@ -227,6 +236,10 @@ class _Table:
         Raises:
             ErasureFailed: an older file or version is still there.
         """
+        with explaining(self.uri):
+            self._remove(ids)
+
+    def _remove(self, ids: Sequence[str]) -> None:
         before = self._files()
         for part in _parts(list(ids)):
             self.table.delete(
@@ -250,8 +263,9 @@ class _Table:
             return call()
         except (RuntimeError, OSError, ValueError) as e:
             _log.info("reading %s again: %s", self.uri, e)
-            self.table.checkout_latest()
-            return call()
+            with explaining(self.uri):
+                self.table.checkout_latest()
+                return call()
 
     def _files(self) -> set[Path]:
         """Files of this table; none if it is not on a file system.
@@ -279,8 +293,9 @@ class PlainStore(_Table):
     """One column per field, searched by LanceDB."""
 
     def add(self, rows: Sequence[Row]) -> None:
-        self.table.add(self._arrow(rows))
-        self.tend()
+        with explaining(self.uri):
+            self.table.add(self._arrow(rows))
+            self.tend()
 
     def _arrow(self, rows: Sequence[Row]) -> Any:
         _, pa = libraries()
@@ -324,8 +339,9 @@ class PlainStore(_Table):
         return ranked(rows, np.stack([r.vector for r in rows]) @ vector) if rows else []
 
     def replace(self, rows: Sequence[Row]) -> None:
-        self.table.merge_insert("id").when_matched_update_all().execute(self._arrow(rows))
-        self.tend()
+        with explaining(self.uri):
+            self.table.merge_insert("id").when_matched_update_all().execute(self._arrow(rows))
+            self.tend()
 
     def tend(self) -> None:
         """Compact, and build the index if there are many rows, or many outside the index."""
@@ -411,8 +427,9 @@ class SealedStore(_Table):
 
     def add(self, rows: Sequence[Row]) -> None:
         opened = self._opened()[1] | {r.id: r for r in rows}
-        self.table.add(self._arrow(rows))
-        self.tend()
+        with explaining(self.uri):
+            self.table.add(self._arrow(rows))
+            self.tend()
         self._cache = self._kept(
             int(self.table.version), opened
         )  # one process writes, so there was no other change in between
@@ -428,8 +445,9 @@ class SealedStore(_Table):
         return ranked([listed[i] for i in best], similarity[best])
 
     def replace(self, rows: Sequence[Row]) -> None:
-        self.table.merge_insert("id").when_matched_update_all().execute(self._arrow(rows))
-        self.tend()
+        with explaining(self.uri):
+            self.table.merge_insert("id").when_matched_update_all().execute(self._arrow(rows))
+            self.tend()
 
     def stats(self) -> dict[str, Any]:
         return super().stats() | {"indexed": False}

@@ -13,11 +13,12 @@ import numpy as np
 import numpy.typing as npt
 
 from mien.errors import UsageError
+from mien.io.storage import explaining, is_uri, lance_options
 from mien.recognition import records
 from mien.recognition.gallery import Gallery
 from mien.recognition.store import FACE, PlainStore
 from mien.scale.engine import Progress, check, run
-from mien.scale.places import Parts, arrow, is_uri
+from mien.scale.places import Parts, arrow
 from mien.types import Floats
 
 BLOCK = 16 * 2**20  # similarities at a time, 64 MB
@@ -194,10 +195,16 @@ class Worker:
 
 def _lance(uri: str) -> Any:
     """The Lance table at FOLDER/NAME.lance."""
+    folder, _, name = uri.rstrip("/").rpartition("/")
+    with explaining(uri):
+        return _connect(folder).open_table(name.removesuffix(".lance"))
+
+
+def _connect(folder: str) -> Any:
+    """The Lance database of a folder or URI."""
     from mien.recognition.store import libraries
 
-    folder, _, name = uri.rstrip("/").rpartition("/")
-    return libraries()[0].connect(folder or ".").open_table(name.removesuffix(".lance"))
+    return libraries()[0].connect(folder or ".", storage_options=lance_options(folder, None))
 
 
 def _piece(table: str, item: dict[str, Any], columns: list[str]) -> Any:
@@ -264,8 +271,6 @@ def to_lance(table: str, lance: str) -> int:
 
     Rows of photos without a face are left out, since LanceDB refuses rows without vectors.
     """
-    from mien.recognition.store import libraries
-
     folder, _, name = lance.rstrip("/").rpartition("/")
     parts = Parts(table)
     names = parts.names()
@@ -276,9 +281,8 @@ def to_lance(table: str, lance: str) -> int:
         for part in map(parts.read, names):
             yield from part.filter(part["face"].is_valid()).to_batches()
 
-    made = (
-        libraries()[0]
-        .connect(folder or ".")
-        .create_table(name.removesuffix(".lance"), batches(), schema=parts.read(names[0]).schema)
-    )
-    return int(made.count_rows())
+    with explaining(lance):
+        made = _connect(folder).create_table(
+            name.removesuffix(".lance"), batches(), schema=parts.read(names[0]).schema
+        )
+        return int(made.count_rows())

@@ -16,9 +16,10 @@ from mien.errors import PhotoError, UsageError
 from mien.inference.reader import Reader
 from mien.inference.reading import Reading
 from mien.inference.weights_file import weights_id
+from mien.io.storage import is_uri
 from mien.io.writers import arrow_schema, columns, plain, rows
 from mien.scale.engine import Progress, check, piece_sizes, run, worker_count
-from mien.scale.places import Parts, arrow, fetch, find, is_uri
+from mien.scale.places import Parts, arrow, fetch, find
 
 PHOTOS = 512  # Ours: maximum photos of a part, which a killed worker repeats; a file of about a megabyte
 GROUP = 8  # photos whose faces share forward passes, as in `Reader.stream`

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import io
 import os
@@ -10,9 +11,11 @@ import secrets
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
+from urllib.parse import quote
 
-from mien.errors import EmptyFile, NotFound, PhotoError, TooLarge, Unreadable, UsageError
+from mien.errors import EmptyFile, NotFound, PhotoError, StorageError, TooLarge, Unreadable, UsageError
 from mien.io.paths import EXTENSIONS, find_photos
+from mien.io.storage import explained, explaining, is_uri
 from mien.io.writers import plain
 from mien.scale.engine import hint
 
@@ -22,6 +25,10 @@ MAX_BYTES = (
 OBJECT_STORES = ("s3", "gcs", "abfs")  # writes are atomic there, and renaming is copying
 PART = "part-"
 _MAGIC = re.compile(r"[*?\[]")
+_OPTION = (
+    r"(?:region|scheme|endpoint_override|anonymous|retry_limit_seconds|project_id|account|access_key)=[^?&]*"
+)
+_OPTIONS = re.compile(rf"\?{_OPTION}(?:&{_OPTION})*$")  # of Arrow: "?region=eu-central-1"
 
 
 def arrow() -> Any:
@@ -39,34 +46,56 @@ def arrow() -> Any:
     return pyarrow
 
 
-def is_uri(text: str) -> bool:
-    """Whether this is scheme://..., not a local path."""
-    return "://" in text
-
-
 def place(uri: str) -> tuple[Any, str]:
     """A path or URI -> Arrow's file system and the path in it; fsspec provides other file systems.
 
+    The path of a URI is taken as it is written, as the tools of object stores do: "%20" and "#" are
+    characters of a name. Only file:// URIs are percent-encoded. Options of Arrow may follow:
+    "?region=eu-central-1".
+
     Raises:
         UsageError: the scheme is unknown.
+        StorageError: the store cannot be reached or refuses the credentials.
     """
     pa = arrow()
     if not is_uri(uri):
         return pa.fs.LocalFileSystem(), os.path.abspath(uri)
-    try:
+    if uri.startswith("file://"):
         system, path = pa.fs.FileSystem.from_uri(uri)
         return system, path
+    name, options = split_options(uri)
+    scheme, _, rest = name.partition("://")
+    top, _, below = rest.partition("/")
+    system, root = _file_system(f"{scheme}://{top}", options)
+    return system, f"{root.rstrip('/')}/{below}".rstrip("/") if below else root
+
+
+def split_options(uri: str) -> tuple[str, str]:
+    """A URI without Arrow's options, and these with their question mark, or nothing."""
+    found = _OPTIONS.search(uri)
+    return (uri[: found.start()], found[0]) if found else (uri, "")
+
+
+@functools.lru_cache(maxsize=64)
+def _file_system(top: str, options: str) -> tuple[Any, str]:
+    """The file system of a bucket or host, and its path in it: one for all photos, with its connections."""
+    pa = arrow()
+    try:
+        system, root = pa.fs.FileSystem.from_uri(top + options)
+        return system, root
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as e:
         try:
             import fsspec
 
-            system, path = fsspec.core.url_to_fs(uri)
+            system, root = fsspec.core.url_to_fs(top)
         except (ImportError, ValueError) as e2:
             raise UsageError(
-                f"cannot open {uri!r} ({e2 or e}); use a path, s3://, gs://, abfs://, or install fsspec's"
+                f"cannot open {top!r} ({e2 or e}); use a path, s3://, gs://, abfs://, or install fsspec's"
                 " file system for it"
             ) from e
-        return pa.fs.PyFileSystem(pa.fs.FSSpecHandler(system)), path
+        return pa.fs.PyFileSystem(pa.fs.FSSpecHandler(system)), root
+    except OSError as e:
+        raise explained(top, e) from e
 
 
 # --- Photos
@@ -90,18 +119,32 @@ def find(inputs: Iterable[str]) -> list[str]:
 
 def _find_uri(uri: str) -> list[str]:
     pa = arrow()
-    magic = _MAGIC.search(uri)
-    top = uri[: uri.rindex("/", 0, magic.start())] if magic else uri.rstrip("/")
-    system, base = place(top)
-    if not magic and system.get_file_info(base).type == pa.fs.FileType.File:
+    name, options = split_options(uri)
+    magic = _MAGIC.search(name)
+    if magic and _exists(name, options):
         return [uri]
-    listed = system.get_file_info(pa.fs.FileSelector(base, recursive=True, allow_not_found=True))
+    top = name[: name.rindex("/", 0, magic.start())] if magic else name.rstrip("/")
+    with explaining(uri):
+        system, base = place(top + options)
+        there = system.get_file_info(base)
+        if not magic and there.type == pa.fs.FileType.File:
+            return [uri]
+        listed = system.get_file_info(pa.fs.FileSelector(base, recursive=True, allow_not_found=True))
     below = [i.path[len(base.rstrip("/")) :].lstrip("/") for i in listed if i.type == pa.fs.FileType.File]
-    fits = re.compile(glob_pattern(uri[len(top) + 1 :])).fullmatch if magic else lambda name: True
+    fits = re.compile(glob_pattern(name[len(top) + 1 :])).fullmatch if magic else lambda name: True
     names = sorted(n for n in below if fits(n) and is_photo(n))
     if not names:
+        if there.type == pa.fs.FileType.NotFound:
+            raise NotFound(f"there is no {top!r}; check the bucket and the path")
         raise NotFound(f"{uri!r} holds no pictures ({' '.join(sorted(EXTENSIONS))}); check it")
-    return [f"{top}/{n}" for n in names]
+    return [f"{top}/{quote(n) if top.startswith('file://') else n}{options}" for n in names]
+
+
+def _exists(name: str, options: str) -> bool:
+    """Whether there is a file of this name as it is written, with question marks, stars and brackets."""
+    with explaining(name):
+        system, path = place(quote(name, safe="/:") if name.startswith("file://") else name + options)
+        return bool(system.get_file_info(path).type == arrow().fs.FileType.File)
 
 
 def is_photo(name: str) -> bool:
@@ -133,8 +176,8 @@ def fetch(uri: str) -> bytes | PhotoError:
             return bytes(file.read()) or EmptyFile(f"{uri!r} is empty; copy it again")
     except FileNotFoundError:
         return NotFound(f"there is no {uri!r}; check it")
-    except OSError as e:  # becomes the photo's error row
-        return Unreadable(f"cannot read {uri!r} ({e}); check the address and the rights")
+    except (OSError, StorageError) as e:  # becomes the photo's error row
+        return Unreadable(str(e if isinstance(e, StorageError) else explained(uri, e)))
 
 
 # --- Parts
@@ -161,13 +204,14 @@ class Parts:
         pa, buffer = arrow(), io.BytesIO()
         pa.parquet.write_table(table, buffer, compression="zstd")
         target = f"{self.path}/{name}"
-        if self.system.type_name in OBJECT_STORES:
-            self._put(target, buffer)
-            return
-        self.system.create_dir(self.path, recursive=True)
-        part = f"{self.path}/.{name}.{secrets.token_hex(4)}.tmp"
-        self._put(part, buffer)
-        self.system.move(part, target)
+        with explaining(self.uri):
+            if self.system.type_name in OBJECT_STORES:
+                self._put(target, buffer)
+                return
+            self.system.create_dir(self.path, recursive=True)
+            part = f"{self.path}/.{name}.{secrets.token_hex(4)}.tmp"
+            self._put(part, buffer)
+            self.system.move(part, target)
 
     def _put(self, path: str, buffer: io.BytesIO) -> None:
         with self.system.open_output_stream(path) as out:
@@ -176,10 +220,11 @@ class Parts:
     def names(self, *, sweep: bool = False) -> list[str]:
         """Names of the existing parts; sweep: remove partial files of killed writers."""
         pa = arrow()
-        listed = self.system.get_file_info(pa.fs.FileSelector(self.path, allow_not_found=True))
-        for info in listed if sweep else ():
-            if info.base_name.startswith(f".{PART}") and info.base_name.endswith(".tmp"):
-                self.system.delete_file(info.path)
+        with explaining(self.uri):
+            listed = self.system.get_file_info(pa.fs.FileSelector(self.path, allow_not_found=True))
+            for info in listed if sweep else ():
+                if info.base_name.startswith(f".{PART}") and info.base_name.endswith(".tmp"):
+                    self.system.delete_file(info.path)
         return sorted(
             i.base_name
             for i in listed
@@ -188,7 +233,8 @@ class Parts:
 
     def read(self, name: str, columns: list[str] | None = None) -> Any:
         """One part as an Arrow table."""
-        return arrow().parquet.read_table(f"{self.path}/{name}", columns=columns, filesystem=self.system)
+        with explaining(self.uri):
+            return arrow().parquet.read_table(f"{self.path}/{name}", columns=columns, filesystem=self.system)
 
     def done(self, check: Callable[[str, Any], None]) -> set[str]:
         """Photo paths in all parts.
@@ -198,7 +244,7 @@ class Parts:
         """
 
         def paths(name: str) -> list[str]:
-            with self.system.open_input_file(f"{self.path}/{name}") as raw:
+            with explaining(self.uri), self.system.open_input_file(f"{self.path}/{name}") as raw:
                 file = arrow().parquet.ParquetFile(raw)
                 check(f"{self.uri}/{name}", file.schema_arrow)
                 return list(file.read(columns=["path"])["path"].to_pylist())

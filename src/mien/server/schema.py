@@ -198,7 +198,10 @@ class Face(Model):
 
     box: Box
     score: Share
-    points5: list[Point] = Field(min_length=5, max_length=5)
+    points5: list[Point] = Field(min_length=5, max_length=5, description="of the detector")
+    points5_network: list[Point] = Field(
+        ABSENT, min_length=5, max_length=5, description="of the task points5, if it was requested"
+    )
     roll: float = Field(
         ABSENT, description="degrees clockwise; only if the face is rotated by more than 60 degrees"
     )

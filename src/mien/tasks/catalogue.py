@@ -7,7 +7,6 @@ from dataclasses import replace
 from typing import Any
 
 from mien.errors import UnknownTask
-from mien.tasks.plugins import Catalogue, check_name
 from mien.tasks.age import AGE
 from mien.tasks.attributes import ATTRIBUTES, GENDER, UNITS8, UNITS12
 from mien.tasks.base import Answer, Derived, Task
@@ -16,6 +15,7 @@ from mien.tasks.detection import FACES
 from mien.tasks.identity import IDENTITY, IDENTITY512
 from mien.tasks.landmarks import AFLW19, COFW29, LANDMARKS, POINTS5, WFLW98
 from mien.tasks.parsing import HELEN9, LAPA11, PARSING
+from mien.tasks.plugins import Catalogue, check_name
 from mien.tasks.pose import EULER, POSE
 
 _ALL: tuple[Task[Any], ...] = (

@@ -31,7 +31,9 @@ from mien.types import Crop, Face, Pixels
 
 THUMB = 112  # pixels
 _TOLD_ELSEWHERE = frozenset(("Male", "Young", "Attractive"))
-_LEFT_OUT = frozenset(("points5", "landmarks", "wflw98", "cofw29", "aflw19", "identity", "identity512"))
+_LEFT_OUT = frozenset((
+    "points5", "points5_network", "landmarks", "wflw98", "cofw29", "aflw19", "identity", "identity512",
+))  # fmt: skip
 
 
 class ContactSheet:

@@ -100,7 +100,7 @@ export function readFace(found, raw, aligned, tasks, order) {
     const { data, dims } = raw[task.name];
     if (task.kind === "points") {
       const p = points(data, dims, aligned);
-      if (task.name === "points5") out.points5 = p;
+      if (task.name === "points5") out.points5_network = plain(p);
       else out[task.name] = { set: task.labels, points: plain(p) };
       if (task.name === "landmarks") {
         const [yaw, pitch, roll] = poseFrom68(p);
@@ -119,5 +119,5 @@ export function readFace(found, raw, aligned, tasks, order) {
   out.points5 = plain(out.points5);
   const all = { ...out, ...derived };
   const known = order.filter((name) => name in all);
-  return Object.fromEntries(["box", "score", "points5", ...known].map((name) => [name, all[name]]));
+  return Object.fromEntries(["box", "score", "points5", ...("points5_network" in all ? ["points5_network"] : []), ...known].map((name) => [name, all[name]]));
 }
