@@ -103,6 +103,9 @@ class Attributes(Answer):
         """{name: probability}."""
         return rounded(self.probabilities)
 
+    def own_columns(self, name: str) -> list[Column]:
+        return number_columns(name, self.probabilities)
+
     def summary(self) -> str:
         """The likeliest of those above one half, at most four; gender and age have words of their own."""
         likely = [n for n, p in self.probabilities.items() if p >= 0.5 and n not in _NOT_SUMMARIZED]
