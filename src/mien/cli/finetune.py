@@ -42,8 +42,8 @@ def finetune(
         Path,
         typer.Argument(
             metavar="DATA",
-            help="A folder with one folder of pictures per class, or a .csv or .parquet table with a column path"
-            " and label columns.",
+            help="A folder with one folder of pictures per class, or a .csv or .parquet table with a column"
+            " path and label columns.",
         ),
     ],
     name: Annotated[str, typer.Option("--name", metavar="NAME", help="Name of the new task, such as hair.")],
@@ -129,7 +129,8 @@ def _lines(made: Any) -> list[str]:
     counts = record["pictures"]
     return [
         f"{record['name']}: {record['kind']}{' of ' + ', '.join(record['names']) if record['names'] else ''}",
-        f"pictures: {counts['used']} of {counts['given']} ({counts['train']} train, {counts['val']} validation,"
+        f"pictures: {counts['used']} of {counts['given']} ({counts['train']} train, {counts['val']}"
+        " validation,"
         f" {counts['test']} test)",
         f"test: {made.score}; one answer for every picture: {record['baseline']:.3g}",
         f"old answers: {record['old_answers']}",

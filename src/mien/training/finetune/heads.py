@@ -18,10 +18,10 @@ from mien.types import Crop, Floats
 
 BATCH = 256
 RATE = 3e-3  # learning rate of Adam at the start of a stage
-L2 = (1.0, 0.3, 0.1, 0.03, 0.01, 0.003, 0.001)  # a stage each, every one begins where the last one ended
+L2 = (10.0, 3.0, 1.0, 0.3, 0.1, 0.03, 0.01)  # a stage each, every one begins where the last one ended
 HIDDEN = 192  # width of the middle layer of the larger head
-HIDDEN_L2 = (0.03, 0.01, 0.003)
-HIDDEN_FROM = 400  # training pictures from which on the larger head is tried too
+HIDDEN_L2 = (0.1, 0.03, 0.01)
+HIDDEN_FROM = 200  # training pictures from which on the larger head is tried too
 DROPOUT = 0.3  # of the larger head
 _NO_CROP = Crop(np.zeros((2, 2, 3), np.uint8), np.eye(2, 3))
 

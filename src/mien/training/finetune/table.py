@@ -1,7 +1,7 @@
 """Labels of a user's pictures: a folder of class folders, or a CSV or Parquet table.
 
-A table has a column `path` (relative to the table's folder; `image`, with encoded bytes, in Parquet), label
-columns, and if there are any: `person` (whoever it is stays on one side of a split) and `split` (train, val or
+A table has a column `path` (relative to the table's folder; `image`, with encoded bytes, in Parquet),
+label columns, and if there are any: `person` (who stays on one side of a split) and `split` (train, val or
 test).
 """
 
@@ -403,7 +403,7 @@ def _spelling(name: str) -> str:
 
 
 def _join_spellings(labels: Labels) -> None:
-    """One class for names that differ in case, spaces, _ and - only; a warning for names that nearly agree."""
+    """One class for names that differ in case, spaces, _ and - only; a warning for names nearly equal."""
     counts = Counter(r.label for r in labels.rows)
     groups: dict[str, list[str]] = {}
     for name in counts:
