@@ -1,8 +1,8 @@
 """Pictures -> one aligned face each and the features of the frozen network, computed once and kept.
 
 A face is read in several copies: as it is, mirrored, and both turned, scaled, shifted and lit a little
-differently. What was computed stays in the cache folder, by the bytes of the file: a stopped run goes on where
-it was, and a second task on the same pictures starts at once.
+differently. What was computed stays in the cache folder, by the bytes of the file: a stopped run goes on
+where it was, and a second task on the same pictures starts at once.
 """
 
 from __future__ import annotations
