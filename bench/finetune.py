@@ -6,9 +6,9 @@ Run from the checkout, with MIEN_DATA_MORE set:
     python -m bench.finetune table      # trains the heads, writes bench/results/finetune.json
 
 The network must not have been trained on FairFace; its own age task was trained on other sets, so that its
-features know about ages. Training pictures are drawn from FairFace's training part, a fifth of them chooses the
-regularization. All heads are measured on the same pictures: 1,000 of the official training part that are set
-aside, as far as the detector finds their faces.
+features know about ages. Training pictures are drawn from FairFace's training part, a fifth of them chooses
+the regularization. All heads are measured on the same pictures: 1,000 of the official training part that are
+set aside, as far as the detector finds their faces.
 """
 
 from __future__ import annotations

@@ -50,8 +50,6 @@ class Kept:
         bits: (2, 256) of the aligned face and of its mirror image: which of two neighbors is brighter.
         thumb: (2, 16, 16) uint8: these faces in gray.
         features: (copies, d).
-        maps: (copies, c, h, w), or (copies, 0) where no map is asked for.
-        affines: (copies, 2, 3), photo -> crop of each copy.
     """
 
     status: str
@@ -63,12 +61,9 @@ class Kept:
     bits: npt.NDArray[np.bool_] = field(default_factory=lambda: np.zeros((2, _BITS * _BITS), bool))
     thumb: Pixels = field(default_factory=lambda: np.zeros((2, 16, 16), np.uint8))
     features: npt.NDArray[np.float16] | None = None
-    maps: npt.NDArray[np.float16] | None = None
-    affines: Array | None = None
 
 
 _SMALL = ("status", "note", "points", "box", "score", "pixels", "bits", "thumb")
-_LARGE = ("features", "maps", "affines")
 
 
 class Store:
@@ -114,7 +109,7 @@ class Store:
         keys, kept = list(self.waiting), list(self.waiting.values())
         good = [k for k in kept if k.status == "ok"]
         arrays: dict[str, Any] = {n: np.array([getattr(k, n) for k in kept]) for n in _SMALL}
-        arrays |= {n: np.array([getattr(k, n) for k in good]) for n in _LARGE}
+        arrays["features"] = np.array([k.features for k in good])
         path = self.folder / f"{hashlib.sha256(''.join(keys).encode()).hexdigest()[:24]}.npz"
         part = path.with_suffix(".part")
         with part.open("wb") as file:
@@ -123,21 +118,21 @@ class Store:
         for row, key in enumerate(k for k in keys if self.waiting[k].status == "ok"):
             self.places[key] = path, row
             of = self.known[key]
-            of.features = of.maps = of.affines = None
+            of.features = None
         self.waiting = {}
 
-    def gather(self, keys: Sequence[str], name: str) -> npt.NDArray[Any]:
-        """An array of `_LARGE` for these pictures, (n, copies, ...)."""
+    def gather(self, keys: Sequence[str]) -> npt.NDArray[np.float16]:
+        """The features of these pictures, (n, copies, d)."""
         by_file: dict[Path, list[tuple[int, int]]] = {}
         for i, key in enumerate(keys):
             path, row = self.places[key]
             by_file.setdefault(path, []).append((i, row))
-        out: npt.NDArray[Any] | None = None
+        out: npt.NDArray[np.float16] | None = None
         for path, pairs in by_file.items():
             with np.load(path, allow_pickle=False) as shard:
-                found = shard[name]
+                found = shard["features"]
             if out is None:
-                out = np.empty((len(keys), *found.shape[1:]), found.dtype)
+                out = np.empty((len(keys), *found.shape[1:]), np.float16)
             out[[i for i, _ in pairs]] = found[[row for _, row in pairs]]
         assert out is not None
         return out
@@ -151,8 +146,6 @@ class Faces:
         rows: their labels.
         kept: what is known of each.
         features: (n, copies, d) float16.
-        maps: (n, copies, c, h, w) float16, or None.
-        affines: (n, copies, 2, 3).
         problems: what was left out, each with its fix.
         counts: status -> pictures.
     """
@@ -160,8 +153,6 @@ class Faces:
     rows: list[Row]
     kept: list[Kept]
     features: npt.NDArray[np.float16]
-    maps: npt.NDArray[np.float16] | None
-    affines: Array
     problems: list[str]
     counts: dict[str, int]
 
@@ -171,10 +162,9 @@ class FaceReader:
 
     Args:
         detector: finds faces.
-        network: pictures -> tensors, the last of which is the map if `maps`.
-        how: of each tensor but the map: "vector", "mean" or "grid", see `Graph.append_vector_head`.
+        network: pictures -> tensors.
+        how: of each tensor: "vector" or "mean", see `Graph.append_vector_head`.
         view: of the network.
-        maps: keep the network's last tensor as it is.
         stamp: identifies network, detector and tensors; other stamps share nothing in the cache.
         cache: folder of the cache.
     """
@@ -186,12 +176,11 @@ class FaceReader:
         how: Sequence[str],
         view: View,
         *,
-        maps: bool,
         stamp: str,
         cache: Path,
     ):
-        self.detector, self.network, self.how, self.view, self.maps = detector, network, how, view, maps
-        facts = json.dumps([RECIPE, COPIES, stamp, view.to_dict(), list(how), maps])
+        self.detector, self.network, self.how, self.view = detector, network, how, view
+        facts = json.dumps([RECIPE, COPIES, stamp, view.to_dict(), list(how)])
         self.store = Store(cache / "finetune" / hashlib.sha256(facts.encode()).hexdigest()[:16])
 
     def read(self, rows: Sequence[Row], step: Callable[[], None] = lambda: None) -> Faces:
@@ -217,9 +206,7 @@ class FaceReader:
         return Faces(
             [rows[i] for i in good],
             [kept[i] for i in good],
-            self.store.gather(names, "features") if names else empty,
-            self.store.gather(names, "maps") if names and self.maps else None,
-            self.store.gather(names, "affines") if names else np.zeros((0, COPIES, 2, 3)),
+            self.store.gather(names) if names else empty,
             list(_problems(rows, kept)),
             counts,
         )
@@ -263,7 +250,7 @@ class FaceReader:
         digest = hashlib.sha256(f"{pixels.shape}".encode() + np.ascontiguousarray(pixels).tobytes())
         crops = list(copies(pixels, face.points, self.view, int.from_bytes(digest.digest()[:4], "big")))
         tensors = self.network(self.view.tensor(np.stack([c.pixels for c in crops])))
-        parts = [flat(t, how) for t, how in zip(tensors, self.how, strict=False)]
+        parts = [flat(t, how) for t, how in zip(tensors, self.how, strict=True)]
         gray = [cv2.cvtColor(c.pixels, cv2.COLOR_RGB2GRAY) for c in crops[:2]]
         return Kept(
             "ok",
@@ -274,16 +261,12 @@ class FaceReader:
             bits=np.stack([_bits(g) for g in gray]),
             thumb=np.stack([cv2.resize(g, (16, 16), interpolation=cv2.INTER_AREA) for g in gray]),
             features=np.concatenate(parts, 1).astype(np.float16),
-            maps=(tensors[-1] if self.maps else np.zeros((len(crops), 0))).astype(np.float16),
-            affines=np.stack([c.from_photo for c in crops]),
         )
 
 
 def flat(tensor: Floats, how: str) -> Floats:
     """A tensor as features (B, d), see `Graph.append_vector_head`."""
-    if how == "mean":
-        return np.asarray(tensor.mean((2, 3)), np.float32)
-    return tensor.reshape(len(tensor), -1)
+    return np.asarray(tensor.mean((2, 3)), np.float32) if how == "mean" else tensor
 
 
 def mirrored(copy: int) -> bool:

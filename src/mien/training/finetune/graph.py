@@ -25,8 +25,6 @@ from mien.types import Floats
 PREFIX = "head."
 _ENCODER = "model.encoder."  # weights of the encoder, by the exporter's names
 _SUMMARY = "model.values.whole."  # what reads the summary of the face
-_DENSE = "model.dense.branch."  # what reads the finest shared map
-_POOLED_LEVELS = 2  # the last maps, whose means are features
 
 Layers = Sequence[tuple[Floats, Floats]]  # weight (out, in) and bias (out,) of each
 
@@ -38,12 +36,10 @@ class Features:
     Attributes:
         maps: maps of the encoder that other heads read too, (B, c, h, w) each, coarsest first.
         vectors: (B, c) each: the summary of the face, where there is one.
-        dense: the map that the network's own points and masks are read from; None where it has neither.
     """
 
     maps: tuple[str, ...]
     vectors: tuple[str, ...]
-    dense: str | None
 
 
 class Graph:
@@ -98,7 +94,6 @@ class Graph:
             )
         inside = {"images"}
         read = dict[str, None]()  # read outside the encoder, in the order of the nodes that make them
-        dense = None
         vectors = list[str]()
         for node in graph.node:
             weights = [n for n in node.input if n.startswith("model.")]
@@ -110,15 +105,13 @@ class Graph:
                 read.setdefault(node.input[0])
             if node.op_type == "Gemm" and node.input[1].startswith(_SUMMARY):
                 vectors = vectors or [node.input[0]]
-            if node.op_type == "Conv" and node.input[1].startswith(_DENSE) and dense is None:
-                dense = node.input[0]
         order = {o: i for i, n in enumerate(graph.node) for o in n.output}
         maps = sorted(read, key=lambda n: -order[n])
         if not maps:
             raise BadWeights(
                 f"{self.path}: no head reads a map of the encoder; a new head has nothing to read"
             )
-        return Features(tuple(maps), tuple(vectors), dense)
+        return Features(tuple(maps), tuple(vectors))
 
     def _constant(self, name: str) -> bool:
         """Whether a tensor depends on no picture: a weight, or a constant of the exporter."""
@@ -166,8 +159,7 @@ class Graph:
 
         Args:
             entry: of the task, as `mien.tasks.kinds.entry_of` makes it.
-            inputs: (tensor, how it is read): "vector" for (B, c); "mean" for a map's mean; "grid" for a map
-                in full.
+            inputs: (tensor, how it is read): "vector" for (B, c); "mean" for a map's mean.
             layers: from the features to the task's raw numbers.
         """
         helper, name = self._begin(entry)
@@ -175,9 +167,8 @@ class Graph:
         for i, (tensor, how) in enumerate(inputs):
             part = tensor
             if how == "mean":
-                part = self._node("GlobalAveragePool", [tensor], f"{name}.mean{i}")
-            if how != "vector":
-                part = self._node("Flatten", [part], f"{name}.flat{i}")
+                pooled = self._node("GlobalAveragePool", [tensor], f"{name}.mean{i}")
+                part = self._node("Flatten", [pooled], f"{name}.flat{i}")
             flat.append(part)
         x = self._node("Concat", flat, f"{name}.features", axis=1)
         for i, (weight, bias) in enumerate(layers):
@@ -187,32 +178,6 @@ class Graph:
             if not last:
                 x = self._node("Relu", [x], f"{name}.{i}.relu")
         self._end(entry, helper, (len(layers[-1][1]),))
-
-    def append_map_head(
-        self,
-        entry: Mapping[str, Any],
-        tensor: str,
-        layers: Sequence[tuple[Floats, Floats]],
-        grid: Sequence[int],
-    ) -> None:
-        """Convolutions with ReLU between them on one map, as a new output (B, n, h, w).
-
-        Args:
-            entry: of the task.
-            tensor: the map.
-            layers: weight (out, in, k, k) and bias (out,) of each.
-            grid: (h, w) of the map.
-        """
-        helper, name = self._begin(entry)
-        x = tensor
-        for i, (weight, bias) in enumerate(layers):
-            last, k = i == len(layers) - 1, weight.shape[-1]
-            given = [x, self._weight(f"{name}.{i}.weight", weight), self._weight(f"{name}.{i}.bias", bias)]
-            out = name.removeprefix(PREFIX) if last else f"{name}.{i}"
-            x = self._node("Conv", given, out, kernel_shape=[k, k], pads=[k // 2] * 4)
-            if not last:
-                x = self._node("Relu", [x], f"{name}.{i}.relu")
-        self._end(entry, helper, (len(layers[-1][1]), *grid))
 
     def _begin(self, entry: Mapping[str, Any]) -> tuple[Any, str]:
         import onnx

@@ -67,7 +67,6 @@ def finetune(
     *,
     kind: str | None = None,
     columns: Sequence[str] = (),
-    classes: Sequence[str] = (),
     unit: str = "",
     weights: str | Path | None = None,
     depth: str = "head",
@@ -87,7 +86,6 @@ def finetune(
         out: FILE.onnx.
         kind: "choice", "attributes" or "number"; None: it follows from the labels.
         columns: label columns of a table; none: all that have no other meaning.
-        classes: of masks, by number.
         unit: of a number.
         weights: the network; None for the embedded one.
         depth: "head": the network stands still.
@@ -104,7 +102,7 @@ def finetune(
     out, base = Path(out), Path(weights) if weights is not None else WEIGHTS / "mien.onnx"
     check_name(name)
     _check_settings(out, base, depth)
-    labels = table.read(Path(data), kind=kind, columns=columns, names=classes)
+    labels = table.read(Path(data), kind=kind, columns=columns)
     if labels.kind in ("points", "masks"):
         raise UsageError(
             f"{labels.kind} cannot be fine-tuned yet: this version learns choice, attributes and number."
@@ -222,7 +220,7 @@ def _face_reader(
     stamp = f"{graph.frozen_sha256()} {finder.sha256} {[t for t, _ in inputs]}"
     how = [h for _, h in inputs]
     cache = settings.cache_root()
-    return FaceReader(Detector(finder), network, how, view, maps=False, stamp=stamp, cache=cache), finder
+    return FaceReader(Detector(finder), network, how, view, stamp=stamp, cache=cache), finder
 
 
 def _usable(
@@ -246,7 +244,6 @@ def _usable(
         rows=[faces.rows[i] for i in keep],
         kept=[faces.kept[i] for i in keep],
         features=faces.features[keep],
-        affines=faces.affines[keep],
     )
     return faces, replace(left, problems=labels.problems)
 

@@ -76,7 +76,6 @@ def read(
     *,
     kind: str | None = None,
     columns: Sequence[str] = (),
-    names: Sequence[str] = (),
 ) -> Labels:
     """The labeled pictures of a folder or a table.
 
@@ -84,7 +83,6 @@ def read(
         data: a folder of class folders, or FILE.csv or FILE.parquet.
         kind: of `KINDS`; None: it follows from the labels.
         columns: label columns; none: all that have no other meaning.
-        names: of a mask's classes by number.
 
     Raises:
         UsageError: no such data, columns that do not fit, or labels that no task can be made of.
@@ -100,7 +98,7 @@ def read(
             )
         return _folder(data)
     head, cells = _table(data)
-    labels = _of_columns(data, head, cells, kind, columns, names)
+    labels = _of_columns(data, head, cells, kind, columns)
     if labels.kind == "choice":
         _join_spellings(labels)
         _check_classes(labels)
@@ -205,7 +203,6 @@ def _of_columns(
     cells: Sequence[Mapping[str, Any]],
     kind: str | None,
     columns: Sequence[str],
-    names: Sequence[str],
 ) -> Labels:
     if len(set(head)) < len(head):
         raise UsageError(f"{path} has a column twice: {next(c for c in head if head.count(c) > 1)!r}")
@@ -240,7 +237,6 @@ def _of_columns(
     }
     problems = list[str]()
     values, order = read[found](path, chosen, cells, problems)
-    order = tuple(names) if found == "masks" else order
     rows, unlabeled, nowhere = list[Row](), 0, 0
     for number, (row, value) in enumerate(zip(cells, values, strict=True), 2):
         if value is None:
