@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
-from contextlib import ExitStack
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -94,29 +92,21 @@ def finetune(
     """
     from mien.training.finetune import finetune as run
 
-    with ExitStack() as stack:
-
-        def bar(total: int) -> Callable[[], None]:
-            return stack.enter_context(progress(total))
-
-        def told(text: str) -> None:
-            note(text)
-
-        made = run(
-            data,
-            name,
-            out,
-            kind=None if kind is None else kind.value,
-            columns=names_of(label) or (),
-            unit=unit,
-            weights=weights,
-            depth=depth.value,
-            folder=report,
-            seed=seed,
-            threads=threads,
-            told=told,
-            progress=bar,
-        )
+    made = run(
+        data,
+        name,
+        out,
+        kind=None if kind is None else kind.value,
+        columns=names_of(label) or (),
+        unit=unit,
+        weights=weights,
+        depth=depth.value,
+        folder=report,
+        seed=seed,
+        threads=threads,
+        told=note,
+        progress=progress,
+    )
     if as_json:
         typer.echo(json.dumps(made.record, indent=1, ensure_ascii=False))
         return

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,7 @@ TOLERANCE = 0.05  # raw numbers: kept features have 16 bits, the graph has 32
 STRATA = 5  # of a number
 
 Told = Callable[[str], None]
+Progress = Callable[[int], AbstractContextManager[Callable[[], None]]]
 
 
 @dataclass(frozen=True)
@@ -74,7 +76,7 @@ def finetune(
     seed: int = 0,
     threads: int | None = None,
     told: Told = lambda text: None,
-    progress: Callable[[int], Callable[[], None]] = lambda total: lambda: None,
+    progress: Progress = lambda total: nullcontext(lambda: None),
 ) -> Finetuned:
     """Teach a network a new task from labeled pictures; its old answers stay bit for bit as they are.
 
@@ -93,7 +95,7 @@ def finetune(
         seed: of the split, the batches and the initial weights.
         threads: of inference and training; None for all cores.
         told: takes lines about the progress.
-        progress: takes the number of pictures and gives what is called after each.
+        progress: number of pictures -> a context that gives what is called after each.
 
     Raises:
         UsageError: names, labels or settings that do not fit; the message says the fix.
@@ -102,13 +104,7 @@ def finetune(
     out, base = Path(out), Path(weights) if weights is not None else WEIGHTS / "mien.onnx"
     check_name(name)
     _check_settings(out, base, depth)
-    labels = table.read(Path(data), kind=kind, columns=columns)
-    if labels.kind in ("points", "masks"):
-        raise UsageError(
-            f"{labels.kind} cannot be fine-tuned yet: this version learns choice, attributes and number."
-            " Train"
-            " a network with its own head instead, see docs/adding.md"
-        )
+    labels = _labels(Path(data), kind, columns)
     told(f"kind: {labels.kind}, {labels.why}; {len(labels.rows)} labeled pictures")
     place = Path(folder) if folder is not None else out.with_name(out.stem + "-report")
     place.mkdir(parents=True, exist_ok=True)
@@ -118,17 +114,16 @@ def finetune(
             f"{name!r} has a meaning in {base} already; choose another name, such as 'my_{name}'"
         )
     inputs = _inputs(graph)
-    reader, detector = _face_reader(graph, inputs, threads)
-    faces = reader.read(labels.rows, progress(len(labels.rows)))
+    reader = _face_reader(graph, inputs, threads)
     given = len(labels.rows)
+    with progress(given) as step:
+        faces = reader.read(labels.rows, step)
     problems = [*labels.problems, *faces.problems]
+    faces, labels = _usable(faces, labels, problems)
+    parts = split(faces.rows, faces.kept, _strata(labels.kind, faces.rows), seed=seed)
+    problems += parts.problems
     for text in problems:
         told(f"warning: {text}")
-    faces, labels = _usable(faces, labels, problems, told)
-    parts = split(faces.rows, faces.kept, _strata(labels.kind, faces.rows), seed=seed)
-    for text in parts.problems:
-        told(f"warning: {text}")
-    problems += parts.problems
     train, val, test = (parts.index(n) for n in table.SPLITS)
     _check_parts(train, val, test)
     told(f"split: {len(train)} train, {len(val)} validation, {len(test)} test pictures")
@@ -142,20 +137,19 @@ def finetune(
     task = calibrated(task, head(faces.features[val, 0]), [targets[i] for i in val])
     half = _half(trainer, head, train, val, parts.group, seed)
     graph.append_vector_head(entry_of(task), inputs, head.layers)
-    graph.header["frozen"] = {"sha256": graph.frozen_sha256(), "weights": _origin(base, graph)}
+    graph.header["frozen"] = {"sha256": graph.frozen_sha256(), "weights": _origin(graph)}
     graph.save(out)
-    record = _measure(task, head, faces, targets, parts, place, half)
+    record = _measure(task, head, faces, targets, parts, half)
     record |= {
         "name": name, "kind": labels.kind, "why": labels.why, "names": list(labels.names), "unit": unit,
         "file": out.name, "frozen": graph.header["frozen"]["sha256"], "seed": seed, "problems": problems,
         "split_by": "person" if any(r.person for r in faces.rows) else "picture",
         "old_answers": _compare(base, out, task, faces, head, reader, threads),
-        "detector": detector.sha256,
         "pictures": {"given": given, "used": len(train) + len(val) + len(test), "train": len(train),
             "val": len(val), "test": len(test), **{k: v for k, v in faces.counts.items() if k != "ok"}},
     }  # fmt: skip
     _provenance(base, out, record, graph)
-    record["files"] = _write_report(task, head, faces, targets, parts, place, record, reader)
+    _write_report(task, head, faces, targets, parts, place, record, reader)
     told(f"wrote {out} and {place / 'report.md'}")
     score = report.Interval(
         record["test"]["metric"],
@@ -192,6 +186,17 @@ def merge(first: str | Path, second: str | Path, out: str | Path) -> list[str]:
 # --- Before
 
 
+def _labels(data: Path, kind: str | None, columns: Sequence[str]) -> table.Labels:
+    labels = table.read(data, kind=kind, columns=columns)
+    if labels.kind in ("points", "masks"):
+        raise UsageError(
+            f"{labels.kind} cannot be fine-tuned yet: this version learns choice, attributes and number."
+            " Train"
+            " a network with its own head instead, see docs/adding.md"
+        )
+    return labels
+
+
 def _check_settings(out: Path, base: Path, depth: str) -> None:
     if out.suffix != ".onnx":
         raise UsageError(f"--out takes FILE.onnx, not {str(out)!r}")
@@ -211,21 +216,17 @@ def _inputs(graph: Graph) -> list[tuple[str, str]]:
     return [(v, "vector") for v in found.vectors] + [(m, "mean") for m in found.maps[:POOLED]]
 
 
-def _face_reader(
-    graph: Graph, inputs: Sequence[tuple[str, str]], threads: int | None
-) -> tuple[FaceReader, OnnxModel]:
+def _face_reader(graph: Graph, inputs: Sequence[tuple[str, str]], threads: int | None) -> FaceReader:
     finder = OnnxModel(WEIGHTS / "detector.onnx", threads=threads)
     network = graph.reading([t for t, _ in inputs], threads)
     view = OnnxModel(graph.path, threads=threads, tasks=[graph.header["tasks"][0]["name"]]).view
     stamp = f"{graph.frozen_sha256()} {finder.sha256} {[t for t, _ in inputs]}"
     how = [h for _, h in inputs]
     cache = settings.cache_root()
-    return FaceReader(Detector(finder), network, how, view, stamp=stamp, cache=cache), finder
+    return FaceReader(Detector(finder), network, how, view, stamp=stamp, cache=cache)
 
 
-def _usable(
-    faces: Faces, labels: table.Labels, problems: list[str], told: Told
-) -> tuple[Faces, table.Labels]:
+def _usable(faces: Faces, labels: table.Labels, problems: list[str]) -> tuple[Faces, table.Labels]:
     """What is left once pictures without a face are gone: classes with too few are left out too."""
     if not faces.rows:
         raise UsageError(
@@ -235,8 +236,6 @@ def _usable(
         return faces, labels
     left = replace(labels, rows=faces.rows, problems=[])
     table.keep_classes(left, Counter(r.label for r in faces.rows))
-    for text in left.problems:
-        told(f"warning: {text}")
     problems += left.problems
     keep = [i for i, r in enumerate(faces.rows) if r.label in left.names]
     faces = replace(
@@ -360,7 +359,6 @@ def _measure(
     faces: Faces,
     targets: Sequence[Any],
     parts: Split,
-    place: Path,
     half: tuple[float, float] | None,
 ) -> dict[str, Any]:
     train, val, test = (parts.index(n) for n in table.SPLITS)
@@ -421,7 +419,7 @@ def _compare(
     return f"bit for bit as before on {len(which)} faces: {', '.join(old)}"
 
 
-def _origin(base: Path, graph: Graph) -> str:
+def _origin(graph: Graph) -> str:
     """The sha256 of the weights file that the frozen network came from."""
     before = graph.header.get("frozen")
     return str(before["weights"]) if isinstance(before, dict) and "weights" in before else graph.sha256
@@ -452,8 +450,8 @@ def _write_report(
     place: Path,
     record: dict[str, Any],
     reader: FaceReader,
-) -> dict[str, str]:
-    """Pictures, contact sheet, report.json and report.md; their names by what they are."""
+) -> None:
+    """Pictures, contact sheet, report.json and report.md; the record gets their names."""
     test = parts.index("test")
     raw, truth = head(faces.features[test, 0]), [targets[i] for i in test]
     picture = report.draw_errors(task, raw, truth, place)
@@ -462,7 +460,6 @@ def _write_report(
     record["files"] = {k: v.name for k, v in files.items() if v is not None}
     report.write_json(place / "report.json", record)
     report.write_text(place / "report.md", report.card(record, picture, sheet))
-    return dict(record["files"])
 
 
 def _error_sheet(

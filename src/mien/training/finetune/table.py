@@ -197,28 +197,19 @@ def _cell(value: Any) -> str:
     return str(value).strip()
 
 
-def _of_columns(
-    path: Path,
-    head: Sequence[str],
-    cells: Sequence[Mapping[str, Any]],
-    kind: str | None,
-    columns: Sequence[str],
-) -> Labels:
+def _label_columns(path: Path, head: Sequence[str], columns: Sequence[str]) -> list[str]:
+    """The columns that hold labels.
+
+    Raises:
+        UsageError: columns are missing, or named twice.
+    """
     if len(set(head)) < len(head):
         raise UsageError(f"{path} has a column twice: {next(c for c in head if head.count(c) > 1)!r}")
     if "path" not in head and "image" not in head:
-        near = difflib.get_close_matches("path", head, 1, 0.5) or [
-            c
-            for c in head
-            if c.lower() in ("file", "filename", "file_name", "filepath", "img", "photo", "picture")
-        ]
-        raise UsageError(
-            f"{path} has no column 'path'; it has: {', '.join(head) or 'none'}."
-            f" Rename {near[0]!r} to 'path'" if near else
-            f"{path} has no column 'path'; it has: {', '.join(head) or 'none'}. Add the paths of the pictures"
-        )  # fmt: skip
-    if not cells:
-        raise UsageError(f"{path} has no rows below its first line; add one per picture")
+        usual = ("file", "filename", "file_name", "filepath", "img", "photo", "picture")
+        near = difflib.get_close_matches("path", head, 1, 0.5) or [c for c in head if c.lower() in usual]
+        fix = f"Rename {near[0]!r} to 'path'" if near else "Add the paths of the pictures"
+        raise UsageError(f"{path} has no column 'path'; it has: {', '.join(head) or 'none'}. {fix}")
     chosen = list(columns) or [c for c in head if c not in NO_LABEL]
     for column in chosen:
         if column not in head:
@@ -227,30 +218,34 @@ def _of_columns(
             raise UsageError(f"{path} has no column {column!r}; {hint}it has: {', '.join(head)}")
     if not chosen:
         raise UsageError(f"{path} has no label column; it has: {', '.join(head)}. Add one, such as 'label'")
+    return chosen
+
+
+def _of_columns(
+    path: Path,
+    head: Sequence[str],
+    cells: Sequence[Mapping[str, Any]],
+    kind: str | None,
+    columns: Sequence[str],
+) -> Labels:
+    chosen = _label_columns(path, head, columns)
+    if not cells:
+        raise UsageError(f"{path} has no rows below its first line; add one per picture")
     found, why = _kind_of(path, chosen, cells) if kind is None else (kind, "as given")
-    read = {
-        "choice": _choices,
-        "attributes": _attributes,
-        "number": _numbers,
-        "points": _points,
-        "masks": _masks,
-    }
     problems = list[str]()
-    values, order = read[found](path, chosen, cells, problems)
+    values, order = _READ[found](path, chosen, cells)
     rows, unlabeled, nowhere = list[Row](), 0, 0
     for number, (row, value) in enumerate(zip(cells, values, strict=True), 2):
-        if value is None:
-            unlabeled += 1
-            continue
         source, name = _source(path, row, number)
-        if source is None:
-            nowhere += 1
+        unlabeled += value is None
+        nowhere += value is not None and source is None
+        if value is None or source is None:
             continue
         split = row.get("split", "").lower()
         if split and split not in _SPLIT_NAMES:
             raise UsageError(
-                f"{path}, line {number}: split {row['split']!r} is none of train, val, test; correct or"
-                " empty it"
+                f"{path}, line {number}: split {row['split']!r} is none of train, val, test; correct or empty"
+                " it"
             )
         rows.append(Row(name, source, value, row.get("person", ""), _SPLIT_NAMES.get(split, "")))
     if unlabeled:
@@ -323,12 +318,12 @@ def _one(path: Path, columns: Sequence[str], kind: str) -> str:
     return columns[0]
 
 
-def _choices(path: Path, columns: Sequence[str], cells: Cells, problems: list[str]) -> Read:
+def _choices(path: Path, columns: Sequence[str], cells: Cells) -> Read:
     column = _one(path, columns, "choice")
     return [str(r[column]) or None for r in cells], ()
 
 
-def _attributes(path: Path, columns: Sequence[str], cells: Cells, problems: list[str]) -> Read:
+def _attributes(path: Path, columns: Sequence[str], cells: Cells) -> Read:
     values = list[Any]()
     for number, row in enumerate(cells, 2):
         known = {c: str(row[c]) for c in columns if row[c] != ""}
@@ -350,7 +345,7 @@ def _attributes(path: Path, columns: Sequence[str], cells: Cells, problems: list
     return values, tuple(columns)
 
 
-def _numbers(path: Path, columns: Sequence[str], cells: Cells, problems: list[str]) -> Read:
+def _numbers(path: Path, columns: Sequence[str], cells: Cells) -> Read:
     column = _one(path, columns, "number")
     values = list[Any]()
     for number, row in enumerate(cells, 2):
@@ -368,7 +363,7 @@ def _numbers(path: Path, columns: Sequence[str], cells: Cells, problems: list[st
     return values, ()
 
 
-def _points(path: Path, columns: Sequence[str], cells: Cells, problems: list[str]) -> Read:
+def _points(path: Path, columns: Sequence[str], cells: Cells) -> Read:
     count = max((int(c[1:]) for c in columns if re.fullmatch(r"[xy]\d+", c)), default=0)
     wanted = [f"{axis}{i}" for i in range(1, count + 1) for axis in "xy"]
     if not count or set(wanted) != set(columns):
@@ -386,9 +381,18 @@ def _points(path: Path, columns: Sequence[str], cells: Cells, problems: list[str
     return values, tuple(map(str, range(1, count + 1)))
 
 
-def _masks(path: Path, columns: Sequence[str], cells: Cells, problems: list[str]) -> Read:
+def _masks(path: Path, columns: Sequence[str], cells: Cells) -> Read:
     column = _one(path, columns, "masks")
     return [str(path.parent / row[column]) if row[column] else None for row in cells], ()
+
+
+_READ = {
+    "choice": _choices,
+    "attributes": _attributes,
+    "number": _numbers,
+    "points": _points,
+    "masks": _masks,
+}
 
 
 # --- Classes
