@@ -99,7 +99,7 @@ def test_parquet_with_pictures_inside(tmp_path):
         ("path,hair\na.jpg,x,y\n", "line 2: 3 cells, and the first line has 2"),
         (
             "path,hair,skin\na.jpg,x,y\n",
-            "several label columns: hair, skin; name the one to learn by --label",
+            "several label columns: hair, skin; name the one to learn by --columns",
         ),
         ("path,glasses\na.jpg,1\nb.jpg,1\n", "always says yes"),
         ("path,hair\na.jpg,x\nb.jpg,x\nc.jpg,x\n", "one class, 'x'"),

@@ -56,11 +56,11 @@ def finetune(
             show_default="what the labels look like",
         ),
     ] = None,
-    label: Annotated[
+    columns: Annotated[
         str | None,
         typer.Option(
-            "--label",
-            metavar="COLUMNS",
+            "--columns",
+            metavar="NAMES",
             help="Label columns of a table, comma-separated.",
             show_default="all that are not path, image, name, person, split or points5",
         ),
@@ -68,9 +68,11 @@ def finetune(
     unit: Annotated[
         str, typer.Option("--unit", metavar="TEXT", help="Unit of a number, such as cm.", show_default=False)
     ] = "",
-    report: Annotated[
+    report_folder: Annotated[
         Path | None,
-        typer.Option("--report", metavar="DIR", help="Folder of the report.", show_default="FILE-report"),
+        typer.Option(
+            "--report-folder", metavar="FOLDER", help="Where the report goes.", show_default="FILE-report"
+        ),
     ] = None,
     depth: Annotated[
         Depth,
@@ -87,8 +89,8 @@ def finetune(
 ) -> None:
     """Teach the network a new task from your own labeled pictures.
 
-    The network itself stays as it is: a new head reads its features, and the old answers do not change by a
-    bit. Run the same command again to continue a stopped run. Needs the extra: pip install 'mien[train]'.
+    The network itself stays as it is: a new head reads its features, and the old predictions do not change by
+    a bit. Run the same command again to continue a stopped run. Needs the extra: pip install 'mien[train]'.
     """
     from mien.training.finetune import finetune as run
 
@@ -97,11 +99,11 @@ def finetune(
         name,
         out,
         kind=None if kind is None else kind.value,
-        columns=names_of(label) or (),
+        columns=names_of(columns) or (),
         unit=unit,
         weights=weights,
         depth=depth.value,
-        folder=report,
+        folder=report_folder,
         seed=seed,
         threads=threads,
         told=note,

@@ -269,16 +269,16 @@ def _kind_of(path: Path, columns: Sequence[str], cells: Sequence[Mapping[str, An
     """The kind that label columns look like, and why."""
     values = {c: [str(r[c]) for r in cells if r[c] != ""] for c in columns}
     if empty := [c for c in columns if not values[c]]:
-        raise UsageError(f"the column {empty[0]!r} of {path} is empty; name another one by --label")
+        raise UsageError(f"the column {empty[0]!r} of {path} is empty; name another one by --columns")
     if all(v.lower() in _YES for c in columns for v in values[c]):
         return "attributes", "every label is yes or no"
     if {"x1", "y1"} <= set(columns) and all(re.fullmatch(r"[xy]\d+", c) for c in columns):
         return "points", "the columns are x1, y1, x2, y2, ..."
     if len(columns) > 1:
         raise UsageError(
-            f"{path} has several label columns: {', '.join(columns)}; name the one to learn by --label, or"
+            f"{path} has several label columns: {', '.join(columns)}; name the one to learn by --columns, or"
             " all"
-            " yes/no columns by --label A,B"
+            " yes/no columns by --columns A,B"
         )
     [column] = columns
     if all(v.lower().endswith(".png") for v in values[column]):
@@ -313,7 +313,7 @@ Read = tuple[list[Any], tuple[str, ...]]
 def _one(path: Path, columns: Sequence[str], kind: str) -> str:
     if len(columns) > 1:
         raise UsageError(
-            f"a {kind} has one label column; {path} has: {', '.join(columns)}; name one by --label"
+            f"a {kind} has one label column; {path} has: {', '.join(columns)}; name one by --columns"
         )
     return columns[0]
 
@@ -340,7 +340,7 @@ def _attributes(path: Path, columns: Sequence[str], cells: Cells) -> Read:
             raise UsageError(
                 f"the column {column!r} of {path} always says {'yes' if said and said[0] else 'no'}; add"
                 " pictures"
-                " of the other answer, or leave it out by --label"
+                " of the other answer, or leave it out by --columns"
             )
     return values, tuple(columns)
 
