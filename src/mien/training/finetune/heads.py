@@ -129,15 +129,13 @@ class Trainer:
         return min(found, key=lambda h: h.loss)
 
     def again(self, like: Head, train: npt.NDArray[np.int64], val: npt.NDArray[np.int64]) -> Head:
-        """A head with the settings of another one, on other pictures; nothing of it is kept."""
-        folder, self.folder = self.folder, None
+        """A head with the settings of another one, on other pictures."""
         head: Head | None = None
         for i, l2 in enumerate(HIDDEN_L2 if like.hidden else L2):
             begin = head.layers if head else None
             head = self._stage(100 + i, like.hidden, l2, train, val, begin)
             if l2 == like.l2:
                 break
-        self.folder = folder
         assert head is not None
         return head
 
