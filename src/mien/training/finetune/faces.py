@@ -259,7 +259,7 @@ class FaceReader:
             score=float(face.score),
             pixels=digest.hexdigest(),
             bits=np.stack([_bits(g) for g in gray]),
-            thumb=np.stack([cv2.resize(g, (16, 16), interpolation=cv2.INTER_AREA) for g in gray]),
+            thumb=np.asarray([cv2.resize(g, (16, 16), interpolation=cv2.INTER_AREA) for g in gray], np.uint8),
             features=np.concatenate(parts, 1).astype(np.float16),
         )
 
@@ -285,7 +285,7 @@ def copies(pixels: Pixels, points: Floats, view: View, seed: int) -> Iterator[Cr
             ((w - 1) / 2, (h - 1) / 2),
             degrees=float(rng.uniform(-TILT, TILT)) if changed else 0.0,
             scale=float(1 + rng.uniform(-ZOOM, ZOOM)) if changed else 1.0,
-            shift=rng.uniform(-SHIFT, SHIFT, 2) * (w, h) if changed else (0, 0),
+            shift=rng.uniform(-SHIFT, SHIFT, 2) * (w, h) if changed else np.zeros(2),
             mirror=mirrored(i),
         )
         affine = geometry.compose(move, plain)

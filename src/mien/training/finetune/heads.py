@@ -207,7 +207,9 @@ class Trainer:
                 shift = weight @ mean if i == 0 else 0.0
                 layer.weight.data = torch.from_numpy(weight * spread if i == 0 else weight.copy())
                 layer.bias.data = torch.from_numpy(np.asarray(bias + shift, np.float32))
-        net = nn.Sequential(linear[0], nn.ReLU(), nn.Dropout(DROPOUT), linear[1]) if hidden else linear[0]
+        net: nn.Module = (
+            nn.Sequential(linear[0], nn.ReLU(), nn.Dropout(DROPOUT), linear[1]) if hidden else linear[0]
+        )
         steps = int(np.clip(3 * len(train) * copies / BATCH, 80, 600))
         optimizer = torch.optim.Adam(net.parameters(), RATE)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps, RATE / 30)

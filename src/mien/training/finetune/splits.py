@@ -131,13 +131,13 @@ def split(rows: Sequence[Row], kept: Sequence[Kept], strata: Sequence[Any], *, s
             " side of the split. Remove them: they teach nothing new"
         )
     roots = np.array([sets.root(i) for i in range(len(rows))], np.int64)
-    _, group = np.unique(roots, return_inverse=True) if len(rows) else (None, roots)
+    group = np.asarray(np.unique(roots, return_inverse=True)[1], np.int64)
     if any(part):
         _repair(rows, part, group, dropped, problems)
     _fill(part, group, strata, seed)
     for i in dropped:
         part[i] = ""
-    return Split(part, np.asarray(group, np.int64), problems)
+    return Split(part, group, problems)
 
 
 def _agree(a: Any, b: Any) -> bool:
