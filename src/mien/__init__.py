@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from mien.io import find_photos
     from mien.recognition import Gallery, cluster_faces, verify
     from mien.tasks import AGE, ATTRIBUTES, EXPRESSION, GENDER, IDENTITY, LANDMARKS, PARSING, POINTS5, POSE
+    from mien.training.finetune import finetune
     from mien.video import anonymize_video, read_video
     from mien.visualize import annotate, anonymize
 
@@ -34,6 +35,7 @@ _LAZY = {
         ("AGE", "ATTRIBUTES", "EXPRESSION", "GENDER", "IDENTITY", "LANDMARKS", "PARSING", "POINTS5", "POSE"),
         "mien.tasks",
     ),
+    **dict.fromkeys(("finetune",), "mien.training.finetune"),
     **dict.fromkeys(("anonymize_video", "read_video"), "mien.video"),
     **dict.fromkeys(("annotate", "anonymize"), "mien.visualize"),
 }
@@ -42,7 +44,7 @@ __all__ = [
     "BadWeights", "Crop", "Detection", "Face", "Gallery", "MienError", "OnnxModel", "PhotoError", "Reader",
     "Reading",
     "UnknownTask", "UsageError", "View", "annotate", "anonymize", "anonymize_video", "cluster_faces",
-    "features", "find_photos", "load", "read_video", "verify",
+    "features", "find_photos", "finetune", "load", "read_video", "verify",
 ]  # fmt: skip
 
 

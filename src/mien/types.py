@@ -203,6 +203,8 @@ class Face:
             value = getattr(answer, "label", None)
             if (years := getattr(answer, "years", None)) is not None:
                 value = f"{years:.0f}"
+            elif (estimate := getattr(answer, "estimate", None)) is not None:
+                value = f"{estimate:.4g}"
             if value is None:
                 named.append(name)
             else:

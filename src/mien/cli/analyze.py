@@ -307,7 +307,13 @@ def analyze(
         overlay=overlay,
     )
     pictures = saved(reader)
-    output = Output(out, reader.requested, model=str(weights_id(reader.model)), resume=resume)
+    output = Output(
+        out,
+        reader.requested,
+        tasks=reader.model.tasks,
+        model=str(weights_id(reader.model)),
+        resume=resume,
+    )
     names = dict(zip([path for path, _ in found], output_names([path for path, _ in found]), strict=True))
     left = [(path, source) for path, source in found if not output.has(path)]
     if len(left) < len(found):

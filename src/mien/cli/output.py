@@ -12,6 +12,7 @@ from mien.types import REPORTED_ROLL
 
 if TYPE_CHECKING:
     from mien.inference.reading import Reading
+    from mien.tasks import Task
 
 
 def table_lines(reading: Reading) -> Iterator[str]:
@@ -40,7 +41,7 @@ class Output:
     Args:
         where: see `output.open_output`; None: lines on a terminal, JSON Lines into a pipe.
         asked: answers in the records, which are a table's columns; None where the records have no table form.
-        model, resume: see `output.open_output`.
+        tasks, model, resume: see `output.open_output`.
     """
 
     def __init__(
@@ -48,6 +49,7 @@ class Output:
         where: str | None,
         asked: Sequence[str] | None = None,
         *,
+        tasks: Iterable[Task[Any]] = (),
         model: str = "",
         resume: bool = False,
     ):
@@ -64,7 +66,7 @@ class Output:
         self.writer = (
             None
             if where is None and self.lines and not resume
-            else open_output(where, asked or (), model=model, resume=resume)
+            else open_output(where, asked or (), tasks=tasks, model=model, resume=resume)
         )
         self._plain = plain
 

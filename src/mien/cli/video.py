@@ -214,9 +214,11 @@ def video(
         reading = Reading(
             film, reader, Tracker(gap=gap), stride=stride, every=draw is not None, max_seconds=max_seconds
         )
-        place, names = "-" if to_pipe else out, columns(reader.requested)
+        place, names = "-" if to_pipe else out, columns(reader.requested, reader.model.tasks)
         rows = stack.enter_context(open_rows(place, FACE, names)) if place else None
-        means = [c for c in columns(n for n in reader.requested if averaged(n)) if c.name not in OF_A_FRAME]
+        own = reader.model.tasks
+        mean_names = [n for n in reader.requested if averaged(n, own)]
+        means = [c for c in columns(mean_names, own) if c.name not in OF_A_FRAME]
         about = stack.enter_context(open_rows(tracks, TRACK, means)) if tracks else None
         if draw:
             draw.parent.mkdir(parents=True, exist_ok=True)

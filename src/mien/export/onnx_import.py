@@ -8,6 +8,7 @@ both are undone here by name. The statistics of a norm are lost: it comes back a
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from mien.models.torch_model import as_module
 from mien.training import checkpoint
 from mien.types import FaceModel, LoadedModel
 
+_log = logging.getLogger(__name__)
 _ROOT = "model."  # the exporter's own wrapper
 _SHIFT = "folded_shift"  # what a layer adds in the file: its own bias, or that of the norm after it
 
@@ -75,6 +77,12 @@ def load_onnx(path: Path | str) -> LoadedModel:
             them.
     """
     tensors, header = read(Path(path))
+    if own := [str(t["name"]) for t in header.get("tasks", ()) if "kind" in t]:
+        _log.warning(
+            "%s: the torch model has no head for the fine-tuned %s; fine-tune again after training",
+            path,
+            own[0],
+        )
     model = checkpoint.build(header, path)
     fill(model, tensors, Path(path))
     return model.eval()

@@ -18,8 +18,9 @@ from mien.inference import onnx_prune
 from mien.inference.provenance import json_object
 from mien.inference.weights_file import FORMAT, calibrated, read_weights, temperatures_of
 from mien.settings import cpu_quota, inference_threads
-from mien.tasks import DERIVED, Boxes, Map, Points, Shape, Task, Vector, task
+from mien.tasks import DERIVED, Boxes, Map, Points, Shape, Task, Vector
 from mien.tasks.base import configured
+from mien.tasks.kinds import task_of
 from mien.types import Floats, View
 
 MAX_SIDE = 4096  # pixels of a crop; no network of ours sees a thousand
@@ -55,7 +56,7 @@ def _view(given: Any) -> View:
 
 def _tasks(given: Any) -> tuple[Task[Any], ...]:
     """A header's tasks; errors as in `_view`, and UnknownTask."""
-    tasks = tuple(configured(task(str(t["name"])), t) for t in given)
+    tasks = tuple(configured(task_of(t), t) for t in given)
     for own, t in zip(tasks, given, strict=True):
         if t["labels"] != own.labels:
             raise ValueError(f"{own.name} with labels {t['labels']!r}, where this version has {own.labels!r}")

@@ -39,6 +39,17 @@ def weights_id(model: object) -> WeightsId:
     return WeightsId(name, model.sha256 if isinstance(model, HasSha256) else "")
 
 
+def measured_sha256(model: object) -> str:
+    """The sha256 of the weights whose measurements hold for a model; empty where it is not of a file.
+
+    A fine-tuned file answers the old tasks bit for bit as the file that it was made from.
+    """
+    header = getattr(model, "header", {})
+    frozen = header.get("frozen") if isinstance(header, Mapping) else None
+    origin = frozen.get("weights") if isinstance(frozen, Mapping) else None
+    return origin if isinstance(origin, str) else weights_id(model).sha256
+
+
 def read_weights(path: Path) -> tuple[bytes, str]:
     """The bytes of a weights file and their sha256, checked against the provenance file next to it, if there
     is one.

@@ -10,6 +10,7 @@ import numpy as np
 
 from mien.errors import UsageError
 from mien.io.writers import columns, rows
+from mien.tasks import described
 
 
 def to_dataframe(readings: Any) -> Any:
@@ -30,7 +31,12 @@ def to_dataframe(readings: Any) -> Any:
             "to_dataframe needs pandas: pip install pandas; or use mien analyze --out faces.csv"
         ) from e
     many = [readings] if hasattr(readings, "to_dict") else list(readings)
-    of_face = columns(_requested(many))
+    first = {name: face[name] for reading in reversed(many) for face in reversed(reading) for name in face}
+    requested = _requested(many)
+    of_face = columns(n for n in requested if described(n))
+    for name in requested:
+        if not described(name):
+            of_face += first[name].own_columns(name)
     table = pandas.DataFrame([row for r in many for row in rows(r.to_dict(), of_face)])
     return table.astype({n: "Int64" for n in ("width", "height", "faces", "face") if n in table})
 

@@ -20,7 +20,7 @@ from typing import Any, Self, TextIO
 
 from mien.errors import UsageError
 from mien.io.storage import is_uri
-from mien.tasks import described
+from mien.tasks import Task, described
 from mien.tasks.columns import Column, json_column, point_column, value_at
 
 Record = Mapping[str, Any]
@@ -41,18 +41,21 @@ PHOTO: tuple[tuple[str, type], ...] = (
 )
 
 
-def columns(requested: Iterable[str]) -> list[Column]:
+def columns(requested: Iterable[str], tasks: Iterable[Task[Any]] = ()) -> list[Column]:
     """The columns of a face for the requested tasks, by name (`Reader.requested`); docs/cli.md lists them.
 
-    A task that the catalogue does not have is one text column of JSON.
+    Args:
+        requested: names.
+        tasks: of the network. A task that neither these nor the catalogue have is one text column of JSON.
     """
+    own = tuple(tasks)
     out = [Column(n, float, lambda face, i=i: face["box"][i]) for i, n in enumerate(("x1", "y1", "x2", "y2"))]  # type: ignore[misc]
     out += [Column("score", float, value_at("score")), point_column("points5", 5)]
     for name in requested:
         if name == "points5":  # the column of this name is the detector's
             out.append(point_column("points5_network", 5))
         else:
-            known = described(name)
+            known = described(name, own)
             out += [json_column(name)] if known is None else known.columns()
     return out
 
@@ -345,13 +348,19 @@ def standard_output() -> TextIO:
 
 
 def open_output(
-    where: str | None, requested: Sequence[str], *, model: str = "", resume: bool = False
+    where: str | None,
+    requested: Sequence[str],
+    *,
+    tasks: Iterable[Task[Any]] = (),
+    model: str = "",
+    resume: bool = False,
 ) -> Writer:
     """The writer for a file's extension.
 
     Args:
         where: FILE.jsonl, FILE.json, FILE.csv or FILE.parquet; "-" or None: JSON Lines on stdout.
         requested: answers in the records, `Reader.requested`.
+        tasks: of the network, see `columns`.
         model: "name:first 12 of sha256"; a resumed file of another model is refused.
         resume: keep the records of the file; `done` names the photos in it.
 
@@ -374,7 +383,7 @@ def open_output(
         return JsonArray(path.open("w", encoding="utf-8"))
     if suffix == ".jsonl":
         return JsonLines(path, model, resume)
-    return (Csv if suffix == ".csv" else Parquet)(path, columns(requested), model, resume)
+    return (Csv if suffix == ".csv" else Parquet)(path, columns(requested, tasks), model, resume)
 
 
 def rows_kind(where: str, option: str = "--out") -> str:

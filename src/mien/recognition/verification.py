@@ -9,7 +9,7 @@ import numpy as np
 
 from mien.errors import UsageError
 from mien.inference.provenance import provenance_of
-from mien.inference.weights_file import weights_id
+from mien.inference.weights_file import measured_sha256
 from mien.io.image import Source
 from mien.types import Face, Floats, HasPath, InferenceModel
 
@@ -70,7 +70,7 @@ def match_threshold(
 
     if fmr is not None and threshold is not None:
         raise UsageError("a threshold and a false-match rate set the same thing; give one of them")
-    sha256 = weights_id(model).sha256
+    sha256 = measured_sha256(model)
     rates = Rates.of(sha256) if TABLE.is_file() and sha256 else None
     if threshold is not None:
         if not -1 <= threshold <= 1:

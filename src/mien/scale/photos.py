@@ -94,7 +94,7 @@ class Worker:
 
     def __init__(self, load: Callable[[], Reader], out: str):
         self.reader, self.parts = load(), Parts(out)
-        self.columns = columns(self.reader.requested)
+        self.columns = columns(self.reader.requested, self.reader.model.tasks)
         self.schema, self.stamp = arrow_schema(self.columns), model_of(self.reader)
         self.schema = self.schema.with_metadata({"mien.model": self.stamp})
 
@@ -180,7 +180,8 @@ def analyze(
         raise UsageError(f"a part has 1 or more photos, not {photos}")
     out = out if is_uri(out) else os.path.abspath(out)  # an actor may have another working folder
     found, parts, reader = find(inputs), Parts(out), load()
-    schema, model = arrow_schema(columns(reader.requested)), model_of(reader)
+    schema = arrow_schema(columns(reader.requested, reader.model.tasks))
+    model = model_of(reader)
     del reader  # the workers have their own
 
     def goes_on(name: str, there: Any) -> None:

@@ -5,7 +5,7 @@ Pictures are uploaded and kept in memory until the reply; URLs and paths are nev
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
@@ -32,7 +32,7 @@ from mien.server.errors import envelope
 from mien.server.limits import Keys, Limits, check_origins
 from mien.server.page import Page
 from mien.server.worker import AnalyzeRequest
-from mien.tasks import DERIVED, TASKS
+from mien.tasks import Task, described
 
 if TYPE_CHECKING:
     from mien.recognition.gallery import Gallery
@@ -198,8 +198,10 @@ def _about(api: FastAPI, service: Service) -> None:
     @api.get("/v1/models", responses=openapi.replies(schema.Models, 401, 403, 429, 500))
     async def models(request: Request) -> JSONResponse:
         """The offered tasks, the weights and the limits."""
+        own = service.work.reader.model.tasks
         tasks = [
-            {"name": n, "sensitive": _sensitive(n), "default": n in service.default} for n in service.offered
+            {"name": n, "sensitive": _sensitive(n, own), "default": n in service.default}
+            for n in service.offered
         ]
         limits = {name: value for name, value in asdict(service.limits).items() if value is not None}
         return JSONResponse(
@@ -235,9 +237,9 @@ def _about(api: FastAPI, service: Service) -> None:
         return PlainTextResponse(service.counts.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
 
-def _sensitive(name: str) -> bool:
-    base = name.partition("@")[0]
-    return bool((DERIVED[base] if base in DERIVED else TASKS[base]).sensitive)
+def _sensitive(name: str, tasks: Iterable[Task[Any]]) -> bool:
+    known = described(name, tasks)
+    return known is None or bool(known.sensitive)
 
 
 def _errors(api: FastAPI) -> None:

@@ -103,10 +103,18 @@ class Attributes(Answer):
         """{name: probability}."""
         return rounded(self.probabilities)
 
+    def own_columns(self, name: str) -> list[Column]:
+        return number_columns(name, self.probabilities)
+
     def summary(self) -> str:
         """The likeliest of those above one half, at most four; gender and age have words of their own."""
         likely = [n for n, p in self.probabilities.items() if p >= 0.5 and n not in _NOT_SUMMARIZED]
         return ", ".join(sorted(likely, key=lambda n: -self.probabilities[n])[:4])
+
+    def tag(self) -> str:
+        """The likeliest of those above one half."""
+        best = max(self.probabilities, key=lambda n: self.probabilities[n])
+        return best if self.probabilities[best] >= 0.5 else ""
 
     def mean_terms(self) -> Array:
         return np.array(list(self.probabilities.values()))

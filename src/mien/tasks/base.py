@@ -94,6 +94,10 @@ class Answer(ABC):
         """Columns of the flat record for a task of that name; by default one text column of JSON."""
         return [json_column(name)]
 
+    def own_columns(self, name: str) -> list[Column]:
+        """Columns of this answer, where no task is at hand to ask: as `Task.columns` has them."""
+        return type(self).columns(name)
+
     def summary(self) -> str:
         """A few words for one line of text about a face; empty where there is nothing to say in a line."""
         return ""

@@ -113,9 +113,16 @@ def task(name: str) -> Task[Any]:
     return replace(TASKS[base], name=name)
 
 
-def described(name: str) -> Task[Any] | Derived[Any] | None:
-    """The task or derived answer of that name, or of "name@set"; None where the catalogue has none."""
+def described(name: str, tasks: Iterable[Task[Any]] = ()) -> Task[Any] | Derived[Any] | None:
+    """The task or derived answer of that name, or of "name@set"; None where there is none.
+
+    Args:
+        name: of an answer.
+        tasks: of the network that gives it, which may have tasks that the catalogue does not have.
+    """
     base = name.partition("@")[0]
+    if base not in TASKS and (own := next((t for t in tasks if t.name == name), None)):
+        return own
     if base in DERIVED:
         return replace(DERIVED[base], name=name)
     return task(name) if base in TASKS else None

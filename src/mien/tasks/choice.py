@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import KW_ONLY, dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -41,6 +41,9 @@ class Choice(Answer):
         """{"set", "label", "probabilities"}."""
         return {"set": self.labels, "label": self.label, "probabilities": rounded(self.probabilities)}
 
+    def own_columns(self, name: str) -> list[Column]:
+        return _columns(name, self.probabilities)
+
     def summary(self) -> str:
         """The label and its probability, such as `happiness  97%`."""
         return f"{self.label:<{max(map(len, self.probabilities))}} {self.probabilities[self.label]:4.0%}"
@@ -59,6 +62,10 @@ class Choice(Answer):
     def from_mean(self, terms: Array) -> Choice:
         probabilities = dict(zip(self.probabilities, terms.tolist(), strict=True))
         return Choice(max(probabilities, key=lambda n: probabilities[n]), probabilities, self.labels)
+
+
+def _columns(name: str, shown: Iterable[str]) -> list[Column]:
+    return [Column(name, str, value_at(name, "label")), *number_columns(name, shown, "probabilities")]
 
 
 @dataclass(frozen=True)
@@ -115,8 +122,7 @@ class ChoiceTask(Task[Choice]):
         return Choice(max(shown, key=lambda n: shown[n]), shown, self.labels)
 
     def columns(self) -> list[Column]:
-        label = Column(self.name, str, value_at(self.name, "label"))
-        return [label, *number_columns(self.name, self._shown, "probabilities")]
+        return _columns(self.name, self._shown)
 
     def decoder(self) -> dict[str, Any]:
         return {

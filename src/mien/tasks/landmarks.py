@@ -38,6 +38,9 @@ class Landmarks(Answer):
             "points": [[round(float(x), 2), round(float(y), 2)] for x, y in self.points],
         }
 
+    def own_columns(self, name: str) -> list[Column]:
+        return [point_column(name, len(self.points), "points")]
+
     def value(self) -> Floats:
         """The points."""
         return self.points

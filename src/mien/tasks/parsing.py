@@ -46,6 +46,9 @@ class Parsing(Answer):
         """The mask in photo geometry: (height, width) uint8, 255 where the crop does not reach."""
         return geometry.warp_mask(self.mask, geometry.invert(self.from_photo), (width, height), UNKNOWN)
 
+    def own_columns(self, name: str) -> list[Column]:
+        return fraction_columns(name, self.names, "classes")
+
     def to_dict(self) -> dict[str, Any]:
         """{"set": id, "classes": {name: fraction of the crop}}."""
         return {"set": self.labels, "classes": rounded(self.fractions)}

@@ -15,13 +15,14 @@ from torch import Tensor, nn
 
 from mien.errors import BadWeights, UsageError
 from mien.inference.weights_file import FORMAT
+from mien.tasks.kinds import entry_of
 from mien.types import FaceModel, LoadedModel
 
 
 def header_of(model: FaceModel, **more: Any) -> dict[str, Any]:
     """The header of weights: builder, arguments, view, tasks, label sets, and the given fields."""
     name, arguments = model.builder
-    tasks = [t.header() for t in model.tasks]
+    tasks = [entry_of(t) for t in model.tasks]
     return {
         "format": FORMAT,
         "builder": name,

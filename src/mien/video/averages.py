@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from typing import Any
 
-from mien.tasks import Answer, described
+from mien.tasks import Answer, Task, described
 from mien.tasks.base import WeightedMean
 from mien.types import Floats
 
@@ -37,7 +38,7 @@ class TrackAverages:
         return None
 
 
-def averaged(name: str) -> bool:
-    """Whether answers of that name have a mean."""
-    known = described(name)
+def averaged(name: str, tasks: Iterable[Task[Any]] = ()) -> bool:
+    """Whether answers of that name have a mean; tasks: of the network."""
+    known = described(name, tasks)
     return known is not None and known.answer.averaged

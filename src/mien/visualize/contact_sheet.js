@@ -3,6 +3,12 @@ const sheet = JSON.parse(document.getElementById("data").textContent);
 const at = id => document.getElementById(id);
 const make = (tag, text, kind) => { const e = document.createElement(tag); if (text !== undefined) e.textContent = text;
   if (kind) e.className = kind; return e; };
+// answers to tasks that only the weights define: a word or a number each
+const known = ["age", "gender", "expression", "expression7", "attributes", "pose"];
+const own = f => Object.entries(f).filter(([n, v]) => v && !known.includes(n) && typeof v === "object").map(([, v]) =>
+  v.probabilities ? v.label : v.estimate !== undefined ? (+v.estimate.toPrecision(3) + " " + v.unit).trim() : "").filter(Boolean);
+const rates = v => v && typeof v === "object" && !Array.isArray(v) && Object.values(v).length
+  && Object.values(v).every(p => typeof p === "number" && p >= 0 && p <= 1);
 const words = name => name.replaceAll("_", " ");
 const mood = f => f.expression || f.expression7;
 const likely = f => Object.entries(f.attributes || {}).filter(([, p]) => p >= 0.5).sort((a, b) => b[1] - a[1]).map(([n]) => n);
@@ -22,7 +28,7 @@ const cards = sheet.faces.map((f, i) => {
   const card = make("button"); card.type = "button"; f.place = i;
   const image = make("img"); image.src = "data:image/jpeg;base64," + f.thumb; image.alt = "face " + f.face + " of " + f.path;
   image.loading = "lazy"; card.append(image, make("span", f.name, "name")); card.title = f.path;
-  const line = [f.gender && f.gender.label, f.age && Math.round(f.age.years) + " years", mood(f) && mood(f).label].filter(Boolean);
+  const line = [f.gender && f.gender.label, f.age && Math.round(f.age.years) + " years", mood(f) && mood(f).label, ...own(f)].filter(Boolean);
   if (line.length) card.append(make("span", line.join(", ")));
   if (f.person !== undefined) card.append(make("span", f.person ? "person " + f.person : "seen once", "soft"));
   const few = (f.notable || []).slice(0, 3).map(words).join(", ");
@@ -47,7 +53,9 @@ function show(f) {
     else if (name === "gender") row(table, name, v.label, v.probability);
     else if (v && v.yaw !== undefined) row(table, name, "yaw " + v.yaw + ", pitch " + v.pitch + ", roll " + v.roll);
     else if (v && v.classes) for (const [n, p] of Object.entries(v.classes)) row(table, n + " (share)", p.toFixed(3), p);
-    else if (["attributes", "units8", "units12"].includes(name)) for (const [n, p] of Object.entries(v)) row(table, n, p.toFixed(2), p);
+    else if (v && v.estimate !== undefined) row(table, name, +v.estimate.toPrecision(3) + " " + v.unit + " (" + +v.low.toPrecision(3)
+      + " to " + +v.high.toPrecision(3) + ")");
+    else if (rates(v)) for (const [n, p] of Object.entries(v)) row(table, n, p.toFixed(2), p);
   }
   const done = make("button", "Close"); done.onclick = () => box.close();
   // the title gets the focus, and what gets it is scrolled into view

@@ -119,8 +119,9 @@ def annotate(
 ) -> Pixels:
     """A copy of the photo with its faces drawn in.
 
-    Labels say gender, age and expression as far as they were read. An answer whose probability is low gets a
-    question mark or is left out, see `mien.visualize.labels`. A label never covers another face.
+    Labels say gender, age and expression as far as they were read, and what tasks of the weights' own answer.
+    An answer whose probability is low gets a question mark or is left out, see `mien.visualize.labels`. A
+    label never covers another face.
 
     Args:
         pixels: (H, W, 3) uint8 RGB; not changed.

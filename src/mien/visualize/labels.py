@@ -11,12 +11,13 @@ import os
 import unicodedata
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from mien.errors import UsageError
+from mien.tasks import described
 from mien.types import Array, Face, Pixels
 
 Font = ImageFont.FreeTypeFont
@@ -74,7 +75,8 @@ def width_of(face: Face) -> float:
 def texts(face: Face, name: str | None = None) -> list[str]:
     """Ways to describe a face, the fullest first: "F 34 (28-41) happiness", "F 34 happiness", "F 34".
 
-    Gender and expression below `CONFIDENT` get a question mark and below `LEAST` are left out.
+    Gender and expression below `CONFIDENT` get a question mark and below `LEAST` are left out. So do the
+    answers to tasks that only the weights define; they come last.
 
     Args:
         face: with "gender", "age" and "expression" as far as they were read.
@@ -91,12 +93,20 @@ def texts(face: Face, name: str | None = None) -> list[str]:
     if "expression" in face:
         choice = face["expression"]
         mood = _marked(str(choice.label), float(choice.probabilities[choice.label]))
-    short = [gender, age] if gender or age else [mood]
-    ways = [short] if width_of(face) < SMALL else [[gender, age, interval, mood], [gender, age, mood], short]
+    more = [_own_tag(answer) for task, answer in face.answers.items() if described(task) is None]
+    short = [gender, age] if gender or age else [mood or " ".join(more[:1])]
+    fullest, full = [gender, age, interval, mood, *more], [gender, age, mood, *more]
+    ways = [short] if width_of(face) < SMALL else [fullest, full, short]
     if name:
         ways = [[name, *way] for way in ways] + [[name]]
     found = [" ".join(filter(None, way)) for way in ways]
     return [text for text in dict.fromkeys(found) if text]
+
+
+def _own_tag(answer: Any) -> str:
+    """What the answer to a task of the weights' own says in a word."""
+    label, probabilities = getattr(answer, "label", None), getattr(answer, "probabilities", {})
+    return _marked(answer.tag(), float(probabilities[label])) if label in probabilities else str(answer.tag())
 
 
 def _marked(word: str, probability: float) -> str:

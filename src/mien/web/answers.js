@@ -45,6 +45,12 @@ function tiles(face) {
   if (face.gender) out.push(el("div", el("b", { id: "gender" }, face.gender.label), el("small", `perceived; ${percent(face.gender.probability)}`)));
   const mood = face.expression ?? face.expression7;
   if (mood) out.push(el("div", el("b", { id: "expression" }, mood.label), el("small", `expression; ${percent(mood.probabilities[mood.label])}`)));
+  for (const [name, answer] of Object.entries(face)) {
+    if (answer?.estimate === undefined) continue;
+    const { estimate, low, high, unit } = answer;
+    const text = (v) => String(Number(v.toPrecision(3)));
+    out.push(el("div", el("b", text(estimate)), el("small", `${words(name)}${unit ? `, ${unit}` : ""}; from ${text(low)} to ${text(high)}`)));
+  }
   return el("div", { className: "tiles" }, ...out);
 }
 
@@ -92,6 +98,13 @@ function partsOf(answer, sets) {
   return group("Parts, by share of the crop", el("ul", { className: "parts" }, ...shown), el("p", { className: "soft" }, "Left and right are the person's own."));
 }
 
+/** Whether an answer is yes/no attributes of the weights' own. */
+function isRates(answer) {
+  if (!answer || typeof answer !== "object" || Array.isArray(answer)) return false;
+  const values = Object.values(answer);
+  return values.length > 0 && values.every((v) => typeof v === "number" && v >= 0 && v <= 1);
+}
+
 /** All answers of a face. about: about.json. */
 export function answersOf(face, about) {
   const out = [tiles(face)];
@@ -101,6 +114,7 @@ export function answersOf(face, about) {
     else if (name.startsWith("units")) out.push(group("Action units", bars(Object.entries(answer))));
     else if (answer?.classes) out.push(partsOf(answer, about.sets));
     else if (typeof answer?.yaw === "number") out.push(poseOf(answer, "Head pose"));
+    else if (name !== "age" && isRates(answer)) out.push(group(words(name), bars(Object.entries(answer))));
   }
   // expression and pose come first
   const order = ["Expression", "Head pose"];

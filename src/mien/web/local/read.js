@@ -82,6 +82,14 @@ function choice(raw, task) {
   return { set: task.labels, label, probabilities: Object.fromEntries(task.display.map((n) => [n, round(p[task.names.indexOf(n)], 4)])) };
 }
 
+function number(raw, task) {
+  const clipped = (v) => Math.min(task.maximum, Math.max(task.minimum, v));
+  const half = task.interval * task.scale * Math.exp(Math.min(5, Math.max(-5, raw[1])));
+  const middle = clipped(task.center + task.scale * raw[0]);
+  const [estimate, low, high] = [middle, clipped(middle - half), clipped(middle + half)].map((v) => round(v, 4));
+  return { estimate, low, high, unit: task.unit, coverage: task.coverage };
+}
+
 /** A vector of length 1. */
 export function unit(raw) {
   const length = Math.max(Math.hypot(...raw), 1e-12);
@@ -109,6 +117,7 @@ export function readFace(found, raw, aligned, tasks, order) {
     } else if (task.kind === "map") out[task.name] = parsing(data, dims, aligned, task);
     else if (task.kind === "age") out[task.name] = age(data, task.temperature);
     else if (task.kind === "choice") out[task.name] = choice(data, task);
+    else if (task.kind === "number") out[task.name] = number(data, task);
     else if (task.kind === "attributes") {
       const p = task.names.map((name, k) => [name, sigmoid(data[k] / task.temperature)]);
       out[task.name] = Object.fromEntries(p.map(([name, v]) => [name, round(v, 4)]));
