@@ -204,8 +204,7 @@ Numbers: `bench/results/comparison.json`, with learning curves (every 500 steps)
   pairs. Metrics: [protocols](data.md#protocols).
 - **Test sets** are reported only, with one exception: the learning rate of iFAN's dense heads was chosen by training losses while the errors of 300
   MTFL test pictures were visible (`dev/LOG.md`, entry 19).
-- **Not included**: the embedded network, which saw over nine times as many pictures, and the correction of horizontal label offsets in flipped pictures
-  (`dev/LOG.md`, entries 13 and 14).
+- **Not included**: the embedded network, which saw over nine times as many pictures.
 
 ## Models
 

@@ -1,4 +1,4 @@
-"""Roofline of the networks on this machine; writes docs/benchmark.md.
+"""Roofline of the networks on this machine; writes docs/benchmark.md and bench/results/operations.csv.
 
 python -m bench.speed.roofline [--threads 1] [--runs 30] [--dry]      # needs mien[train] (onnx), no data
 
@@ -9,6 +9,7 @@ the rate of a copy, whichever is larger. The ratio of the measured time to it sh
 from __future__ import annotations
 
 import argparse
+import csv
 import json
 import math
 import subprocess
@@ -29,6 +30,8 @@ from mien.inference.onnx_model import OnnxModel
 from mien.inference.weights_file import WEIGHTS
 
 PAGE = Path("docs/benchmark.md")
+KINDS = Path("bench/results/operations.csv")
+KINDS_HEAD = ("operation", "count", "mac_m", "mac_pct", "mb_moved", "mb_moved_pct")
 MARK = ("<!-- floor: begin -->", "<!-- floor: end -->")
 # operations that only change shapes and names, and move no bytes
 FREE = frozenset(
@@ -254,8 +257,8 @@ HEAD = (
 )
 
 
-def section(threads: int, runs: int) -> str:
-    """What is measured."""
+def section(threads: int, runs: int) -> tuple[str, list[list[str]]]:
+    """What is measured, as text; and the operations of the face network by kind."""
     found = [(case, nodes(case.path, case.shape), timer(case, threads, runs)) for case in cases()]
     rounds = [(matmul_rate(threads), copy_rate(), [take() for _, _, take in found]) for _ in range(ROUNDS)]
     macs_a_second, bytes_a_second = (max(r[i] for r in rounds) for i in (0, 1))
@@ -281,7 +284,7 @@ def section(threads: int, runs: int) -> str:
     load, cores = whole["machine"]["load"], whole["machine"]["cores"]
     busy = bool(load) and load[0] > 0.75 * cores
     clock = "CPU time of one thread" if threads == 1 else "wall time"
-    return "\n".join([
+    text = "\n".join([
         f"Float32 matrix product of 1,024 x 1,024 by ONNX Runtime, {threads} thread(s): "
         f"**{macs_a_second / 1e9:.1f} billion MAC/s**.",
         f"Copy of 128 MB, one thread: **{bytes_a_second / 1e9:.1f} GB/s**, read and written.",
@@ -289,12 +292,11 @@ def section(threads: int, runs: int) -> str:
         f"Load: {' '.join(map(str, load)) or 'unknown'} on {cores} cores"
         + (". **It was busy**: the ratios are rough, and wall times too long.\n" if busy else ".\n"),
         markdown(HEAD, lines), "",
-        "Face network, one face, by kind of operation:\n",
-        markdown(("operation", "count", "MAC, M", "%", "MB moved", "%"),
-        list(kinds(found[0][1]))), "",
+        f"Operations of the face network by kind: `{KINDS}`.\n",
         f"`mien bench --threads {threads}` on synthetic pictures, wall time:\n",
         "```text", *report(whole), "```",
     ])  # fmt: skip
+    return text, list(kinds(found[0][1]))
 
 
 def main() -> None:
@@ -306,12 +308,14 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=30)
     parser.add_argument("--dry", action="store_true", help="print instead of writing the page")
     given = parser.parse_args()
-    text = section(given.threads, given.runs)
+    text, operations = section(given.threads, given.runs)
     if given.dry:
         print(text)
         return
     before, _, rest = PAGE.read_text(encoding="utf-8").partition(MARK[0])
     after = rest.partition(MARK[1])[2]
+    with KINDS.open("w", encoding="utf-8", newline="") as file:
+        csv.writer(file, lineterminator="\n").writerows([KINDS_HEAD, *operations])
     PAGE.write_text(f"{before}{MARK[0]}\n{text}\n{MARK[1]}{after}", encoding="utf-8")
 
 
