@@ -16,6 +16,7 @@ from mien.errors import BadWeights, UnknownTask, UsageError
 from mien.geometry import TEMPLATES
 from mien.inference import onnx_prune
 from mien.inference.provenance import json_object
+from mien.inference.providers import CPU, Provider, available, name_of, warn_if_lost
 from mien.inference.weights_file import FORMAT, calibrated, read_weights, temperatures_of
 from mien.settings import cpu_quota, inference_threads
 from mien.tasks import DERIVED, Boxes, Map, Points, Shape, Task, Vector, task
@@ -88,7 +89,8 @@ class OnnxModel:
     Args:
         path: an .onnx file that mien exported.
         threads: of one forward; None for all cores, or as many as a container is given.
-        providers: ONNX Runtime execution providers, in order of preference.
+        providers: ONNX Runtime execution providers, in order of preference: names, or (name, options). One
+            that is not installed is left out with a warning; the CPU is always the last.
         tasks: names of the tasks to compute, or a function that says so of a name; None for all. Derived
             names count for the task that they derive from, unknown ones are ignored. The rest of the network
             is pruned away, but the tasks are still listed in `known_tasks`. Where no name fits, all are
@@ -97,9 +99,11 @@ class OnnxModel:
     Attributes:
         tasks: the tasks that this object computes.
         known_tasks: all tasks of the file.
+        providers: names of the execution providers that run the network.
 
     Raises:
-        BadWeights: unreadable, altered, or without a mien header. UsageError: a provider that is not here.
+        BadWeights: unreadable, altered, or without a mien header. UsageError: a provider that ONNX Runtime
+            does not know.
     """
 
     def __init__(
@@ -107,18 +111,18 @@ class OnnxModel:
         path: str | os.PathLike[str],
         *,
         threads: int | None = None,
-        providers: Sequence[str] = ("CPUExecutionProvider",),
+        providers: Sequence[Provider] = (CPU,),
         tasks: Sequence[str] | Callable[[str], bool] | None = None,
     ):
         if threads is not None and threads < 1:
             raise UsageError(f"threads must be 1 or more, not {threads}")
-        missing = [p for p in providers if p not in ort.get_available_providers()]
-        if missing:
-            raise UsageError(f"no {missing[0]} here; there are: {', '.join(ort.get_available_providers())}")
-        self.path, self.threads, self.providers = Path(path), threads, list(providers)
+        self._wanted = available(providers)
+        self.path, self.threads = Path(path), threads
         self._data, self.sha256 = read_weights(self.path)
         kept = self._prune(tasks)
         self._session: ort.InferenceSession | None = self._start()
+        self.providers = [p for p in self._session.get_providers() if p in map(name_of, self._wanted)]
+        warn_if_lost(self._wanted, self.providers)
         self._owner = os.getpid()
         self._parents: list[ort.InferenceSession] = []
         self.header = self._read_header()
@@ -162,7 +166,7 @@ class OnnxModel:
             "session.model_external_initializers_file_folder_path", f"{self.path}/none"
         )
         try:
-            return ort.InferenceSession(self._data, options, providers=self.providers)
+            return ort.InferenceSession(self._data, options, providers=self._wanted)
         except _REFUSALS as e:
             raise BadWeights(f"{self.path} is no ONNX network that runs here: {e}") from e
 
