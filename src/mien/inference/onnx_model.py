@@ -23,6 +23,8 @@ from mien.tasks import DERIVED, Boxes, Map, Points, Shape, Task, Vector, task
 from mien.tasks.base import configured
 from mien.types import Floats, View
 
+if os.environ.get("ORT_DISABLE_TELEMETRY") != "0":
+    ort.disable_telemetry_events()  # where it was imported before mien, which sets that variable
 MAX_SIDE = 4096  # pixels of a crop; no network of ours sees a thousand
 HUGE = 1e6  # no head of ours answers by a logit, an offset or a fraction near it
 # The runtime's own errors share no base class.
