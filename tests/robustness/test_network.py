@@ -176,10 +176,12 @@ def test_every_command_is_in_a_list(tmp_path: Path) -> None:
     assert {" ".join(w[:2]) if w[0] == "gallery" else w[0] for w, _ in listed} == set(COMMANDS) - LISTENS
 
 
+@pytest.mark.slow
 def test_no_command_opens_an_internet_socket(tmp_path: Path) -> None:
     guarded("socket", commands(tmp_path), tmp_path)
 
 
+@pytest.mark.slow
 def test_no_gallery_command_connects(tmp_path: Path) -> None:
     guarded("connect", gallery_commands(tmp_path), tmp_path)
 
