@@ -10,6 +10,7 @@ for face in reader("photo.jpg"):
 from __future__ import annotations
 
 import importlib
+import os
 from typing import TYPE_CHECKING, Any
 
 from mien.errors import BadWeights, MienError, PhotoError, UnknownTask, UsageError
@@ -25,6 +26,10 @@ if TYPE_CHECKING:
     from mien.visualize import annotate, anonymize
 
 __version__ = "0.2.0"
+
+# Official builds of ONNX Runtime (1.29 and later) report their use to Microsoft, and begin when they are
+# imported. mien opens no connection that nobody asked for. A value that is set already stays: 0 allows it.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 # `import mien` must stay cheap: what needs OpenCV or ONNX Runtime is imported on first use.
 _LAZY = {

@@ -27,7 +27,7 @@ def web(
             "--ort",
             metavar="FILE|FOLDER",
             help="onnxruntime-web: its .tgz file from npm, or a folder with its files.",
-            show_default="download with npm",
+            show_default="npm downloads it from its registry",
         ),
     ] = None,
     weights: OnnxWeights = None,
@@ -45,11 +45,12 @@ def web(
     """Build the web page as a folder for any static server.
 
     The page analyzes photos in the browser; no photo leaves the machine.
+    Without --ort, this command runs npm, which connects to its registry.
     """
     from mien.inference.detector import Detector
     from mien.inference.onnx_model import OnnxModel
     from mien.inference.weights_file import WEIGHTS
-    from mien.web.build import fetch_ort, model_table, ort_files, write
+    from mien.web.build import ORT, fetch_ort, model_table, ort_files, write
 
     model, finder = (
         OnnxModel(weights or WEIGHTS / "mien.onnx", threads=1),
@@ -59,6 +60,8 @@ def web(
     left = [t.name for t in model.tasks if t.name not in [d["name"] for d in table["network"]["tasks"]]]
     if left:
         typer.echo(f"mien: the page cannot read {', '.join(left)}; left out", err=True)
+    if ort is None:
+        note(f"npm downloads onnxruntime-web {ORT} from its registry; with --ort nothing connects")
     with tempfile.TemporaryDirectory() as temporary:
         # checked before anything is written
         runtime = ort_files(ort or fetch_ort(Path(temporary)))

@@ -16,6 +16,7 @@ from mien.errors import BadWeights, UnknownTask, UsageError
 from mien.geometry import TEMPLATES
 from mien.inference import onnx_prune
 from mien.inference.provenance import json_object
+from mien.inference.providers import CPU, Provider, available, name_of, warn_if_lost
 from mien.inference.weights_file import FORMAT, calibrated, read_weights, temperatures_of
 from mien.settings import cpu_quota, inference_threads
 from mien.tasks import DERIVED, Boxes, Map, Points, Shape, Task, Vector
@@ -23,6 +24,8 @@ from mien.tasks.base import configured
 from mien.tasks.kinds import task_of
 from mien.types import Floats, View
 
+if os.environ.get("ORT_DISABLE_TELEMETRY") != "0":
+    ort.disable_telemetry_events()  # where it was imported before mien, which sets that variable
 MAX_SIDE = 4096  # pixels of a crop; no network of ours sees a thousand
 HUGE = 1e6  # no head of ours answers by a logit, an offset or a fraction near it
 # The runtime's own errors share no base class.
@@ -89,7 +92,8 @@ class OnnxModel:
     Args:
         path: an .onnx file that mien exported.
         threads: inference threads; None for all cores, or the container's quota.
-        providers: ONNX Runtime execution providers, in order of preference.
+        providers: ONNX Runtime execution providers, in order of preference: names, or (name, options). One
+            that is not installed is left out with a warning; the CPU is always the last.
         tasks: names of the tasks to compute, or a function that says so of a name; None for all. Derived
             names count for the task that they derive from, unknown ones are ignored. The rest of the network
             is pruned away, but the tasks are still listed in `known_tasks`. Where no name fits, all are
@@ -98,10 +102,11 @@ class OnnxModel:
     Attributes:
         tasks: the tasks that this object computes.
         known_tasks: all tasks of the file.
+        providers: names of the execution providers that run the network.
 
     Raises:
         BadWeights: unreadable, altered, or without a mien header.
-        UsageError: a provider is not available.
+        UsageError: ONNX Runtime does not know a provider.
     """
 
     def __init__(
@@ -109,18 +114,18 @@ class OnnxModel:
         path: str | os.PathLike[str],
         *,
         threads: int | None = None,
-        providers: Sequence[str] = ("CPUExecutionProvider",),
+        providers: Sequence[Provider] = (CPU,),
         tasks: Sequence[str] | Callable[[str], bool] | None = None,
     ):
         if threads is not None and threads < 1:
             raise UsageError(f"threads must be 1 or more, not {threads}")
-        missing = [p for p in providers if p not in ort.get_available_providers()]
-        if missing:
-            raise UsageError(f"no {missing[0]} here; there are: {', '.join(ort.get_available_providers())}")
-        self.path, self.threads, self.providers = Path(path), threads, list(providers)
+        self._wanted = available(providers)
+        self.path, self.threads = Path(path), threads
         self._data, self.sha256 = read_weights(self.path)
         kept = self._prune(tasks)
         self._session: ort.InferenceSession | None = self._start()
+        self.providers = [p for p in self._session.get_providers() if p in map(name_of, self._wanted)]
+        warn_if_lost(self._wanted, self.providers)
         self._owner = os.getpid()
         self._parents: list[ort.InferenceSession] = []
         self.header = self._read_header()
@@ -164,7 +169,7 @@ class OnnxModel:
             "session.model_external_initializers_file_folder_path", f"{self.path}/none"
         )
         try:
-            return ort.InferenceSession(self._data, options, providers=self.providers)
+            return ort.InferenceSession(self._data, options, providers=self._wanted)
         except _REFUSALS as e:
             raise BadWeights(f"{self.path} is no ONNX network that runs here: {e}") from e
 

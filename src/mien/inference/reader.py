@@ -15,6 +15,7 @@ from mien.errors import PhotoError, UnknownTask, UsageError, without_frames
 from mien.inference.detector import Detector
 from mien.inference.flip_tta import FlipTTA
 from mien.inference.onnx_model import OnnxModel
+from mien.inference.providers import CPU, Provider, providers_of
 from mien.inference.reading import Reading
 from mien.inference.weights_file import WEIGHTS, weights_id
 from mien.io.image import MAX_PIXELS, Color, Source, load_photo
@@ -328,6 +329,8 @@ def load(
     score: float | None = None,
     mirror: bool = False,
     thorough: bool = False,
+    device: str | None = None,
+    providers: Sequence[Provider] | None = None,
 ) -> Reader:
     """A reader with the embedded weights, or with others.
 
@@ -341,24 +344,31 @@ def load(
         score: minimum detection score, 0..1; None for the detector's own.
         mirror: horizontal-flip test-time augmentation: slightly more accurate, twice the time per face.
         thorough: see `Reader`.
+        device: where network and detector run: "cpu", "cuda", "cuda:1", "coreml" or "directml"; None for
+            the CPU. A network that is passed loaded stays where it is.
+        providers: in place of `device`, ONNX Runtime execution providers as in `OnnxModel`.
 
     Raises:
         BadWeights: a file is missing, truncated or altered.
         UnknownTask: see `Reader`.
-        UsageError: `tasks` is one string in place of a list, or `score` is out of range.
+        UsageError: `tasks` is one string in place of a list, `score` is out of range, the device is not
+            available, or both `device` and `providers` are given.
     """
     if isinstance(tasks, str):
         raise UsageError(f"tasks must be a list of names, not a string: tasks=[{tasks!r}]")
     if score is not None and not 0 < score < 1:
         raise UsageError(f"score must lie between 0 and 1, not {score}")
+    if device is not None and providers is not None:
+        raise UsageError(f"pass device={device!r} or providers={list(providers)!r}, not both")
+    where = providers_of(device) if device is not None else (CPU,) if providers is None else providers
     path = WEIGHTS / "mien.onnx" if weights is None else weights
     model: InferenceModel
     model = (
-        OnnxModel(path, threads=threads, tasks=default_task if tasks is None else tasks)
+        OnnxModel(path, threads=threads, providers=where, tasks=default_task if tasks is None else tasks)
         if isinstance(path, (str, os.PathLike))
         else path
     )
-    finder = OnnxModel(detector or WEIGHTS / "detector.onnx", threads=threads)
+    finder = OnnxModel(detector or WEIGHTS / "detector.onnx", threads=threads, providers=where)
     find = Detector(finder) if score is None else Detector(finder, threshold=score)
     return Reader(
         find,
