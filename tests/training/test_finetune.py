@@ -41,7 +41,7 @@ def _cache(home, monkeypatch):
 
 
 @pytest.fixture(scope="module")
-def choice(home, pictures):
+def choice(home, pictures, astronaut):
     """The task by class folders, with what does not fit among them."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MIEN_CACHE", str(home / "cache"))
@@ -52,8 +52,9 @@ def choice(home, pictures):
                 (folder / kind / path.name).write_bytes(path.read_bytes())
         (folder / "worn" / "broken.jpg").write_bytes(b"no picture")
         Image.new("RGB", (80, 80)).save(folder / "worn" / "empty.png")
-        first = np.asarray(Image.open(next((pictures / "worn").iterdir())))
-        Image.fromarray(np.hstack([first, first])).save(folder / "worn" / "two.png")
+        with Image.open(astronaut) as photo:
+            face = np.asarray(photo.convert("RGB"))
+        Image.fromarray(np.hstack([face, face])).save(folder / "worn" / "two.png")
         lines = list[str]()
         made = finetune(folder, "masked", home / "masked.onnx", threads=1, told=lines.append)
         return made, lines
@@ -101,7 +102,8 @@ def test_the_report(choice):
     card = (made.report / "report.md").read_text(encoding="utf-8")
     assert "What to do next" in card
     assert "broken.jpg" in card
-    assert Image.open(made.report / "confusion.png").size[0] > 200
+    with Image.open(made.report / "confusion.png") as drawn:
+        assert drawn.size[0] > 200
     if record["test"]["value"] < 100:
         assert "label:" in (made.report / "errors.html").read_text(encoding="utf-8")
 
