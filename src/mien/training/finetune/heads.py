@@ -158,10 +158,10 @@ class Trainer:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 part = path.with_suffix(".part")
                 with part.open("wb") as file:
-                    np.savez(
-                        file,
-                        **{k + str(i): v for i, w in enumerate(layers) for k, v in zip("wb", w, strict=True)},
-                    )
+                    arrays: dict[str, Any] = {
+                        k + str(i): v for i, w in enumerate(layers) for k, v in zip("wb", w, strict=True)
+                    }
+                    np.savez(file, **arrays)
                 part.replace(path)
         head = Head(layers, l2, hidden, 0.0, 0.0)
         raw = head(self.features[val, 0])

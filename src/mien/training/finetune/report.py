@@ -241,7 +241,10 @@ def error_picture(truth: Array, guess: Array, unit: str, path: Path) -> None:
     draw, font = ImageDraw.Draw(image), _font(13)
     low, high = float(min(truth.min(), guess.min())), float(max(truth.max(), guess.max()))
     high = high if high > low else low + 1
-    place = lambda v: (v - low) / (high - low) * size  # noqa: E731
+
+    def place(v: float) -> float:
+        return (v - low) / (high - low) * size
+
     draw.rectangle((pad, pad, pad + size, pad + size), outline=LINE)
     draw.line((pad, pad + size, pad + size, pad), fill=LINE)
     for t, g in zip(truth, guess, strict=True):

@@ -29,6 +29,7 @@ from mien.training.finetune import report, table
 from mien.training.finetune.faces import FaceReader, Faces, crop_of
 from mien.training.finetune.graph import Graph
 from mien.training.finetune.heads import Head, Trainer, higher_is_better, score_of
+from mien.training.finetune.report import Interval
 from mien.training.finetune.splits import Split, split
 from mien.types import Crop, Face, Floats
 from mien.visualize.contact_sheet import ContactSheet
@@ -58,7 +59,7 @@ class Finetuned:
     path: Path
     report: Path
     task: Task[Any]
-    score: report.Interval
+    score: Interval
     record: dict[str, Any]
 
 
@@ -254,7 +255,7 @@ def _strata(kind: str, rows: Sequence[table.Row]) -> list[Any]:
     if kind == "number":
         values = np.array([r.label for r in rows], np.float64)
         edges = np.quantile(values, np.arange(1, STRATA) / STRATA)
-        return np.searchsorted(edges, values).tolist()
+        return list(np.searchsorted(edges, values))
     return [tuple(sorted(r.label.items())) if len(r.label) == 1 else 0 for r in rows]
 
 
