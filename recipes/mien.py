@@ -8,8 +8,11 @@ r"""The embedded network: every task of the data pack, trained longer than the n
         --start runs/mien-masks/model.safetensors
     mien train recipes/mien.py --out runs/further --part finish --start src/mien/weights/mien.onnx
     python -m recipes.teacher_labels points ...    # five points of the second data pack
-    python -m recipes.teacher_labels identity ...  # embeddings of the second data pack
     mien train recipes/mien.py --out runs/wild --part wild --start src/mien/weights/mien.onnx
+    mien export runs/wild --out runs/wild.onnx
+    python -m recipes.average_weights src/mien/weights/mien.onnx runs/wild.onnx --share 0.85 \
+        --out runs/mien.onnx
+    python -m recipes.teacher_labels identity ...  # embeddings of the second data pack, not used so far
     mien train recipes/mien.py --out runs/identity-wild --part identity-wild \
         --start runs/wild/model.safetensors
 
