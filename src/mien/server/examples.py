@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 _ID = "5b0f4c1e9d6a4e0f8b1d2c3a4f5e6d7c"
-_NETWORK = {"name": "mien_tiny", "sha256": "e23c6c83410c195d5ed669077406b7644c82bb09aa05e599f5abacf55bfffc1e"}
+_NETWORK = {"name": "mien_tiny", "sha256": "97e98527fffce9d056039ca2c1da9bed0eb89043a0fa09e8f57c6d1ca3e9ef28"}
 _BOX = [172.4, 52.1, 275.9, 178.6]
 _POINTS5 = [[202.1, 108.9], [245.6, 107.2], [224.4, 131.5], [207.3, 150.2], [243.1, 149.0]]
 _ANN = {"person": "p_1", "name": "Ann", "similarity": 0.731, "fmr": 0.0011}
