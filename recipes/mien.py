@@ -277,7 +277,9 @@ def recipe(
             )
         model.learn_from(onnx_import.load(keep), frozen or now.frozen, alone=("identity",), skip=("age",))
     before = (
-        p for name, p in PARTS.items() if (part in ADDS and name not in KEEPS) or name == part
+        p
+        for name, p in PARTS.items()
+        if name == part or part == "identity-wild" or (part in ADDS and name not in (*KEEPS, "identity-wild"))
     )  # frozen weights were trained on the sets of all parts
     sets = dict.fromkeys(
         name.split("-")[0] for p in before for name in p.shares if name != "face_morphs"

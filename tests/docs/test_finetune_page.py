@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import re
 import shlex
+import warnings
 from pathlib import Path
 
 import pytest
@@ -55,11 +56,14 @@ def test_the_page_runs_from_pictures_to_a_served_task(tmp_path, monkeypatch, rea
     assert {"hair", "glasses", "age"} <= set(mien.load("both.onnx", threads=1).requested)
 
     pytest.importorskip("fastapi")
-    from fastapi.testclient import TestClient
+    with warnings.catch_warnings():  # a newer Starlette asks for another HTTP client
+        warnings.simplefilter("ignore", DeprecationWarning)
+        warnings.filterwarnings("ignore", message="Using `httpx` with `starlette.testclient`")
+        from fastapi.testclient import TestClient
 
     from mien.server.app import app as serve
 
-    with TestClient(serve(mien.load("both.onnx", threads=1))) as client:
+    with TestClient(serve(mien.load("both.onnx", threads=1)), base_url="http://127.0.0.1") as client:
         told = {t["name"]: t for t in client.get("/v1/models").json()["models"][0]["tasks"]}
         assert told["hair"]["default"]
         assert told["glasses"]["sensitive"]

@@ -604,10 +604,14 @@ def test_color_says_the_order_of_an_array_s_channels_and_of_nothing_else() -> No
 
 
 def test_urls_are_refused_with_the_fix() -> None:
-    for url in ("https://example.org/a.jpg", "s3://bucket/a.jpg", "file:///a.jpg"):
-        with pytest.raises(NotFound, match=r"opens no socket.*curl"):
+    for url, fix in (
+        ("https://example.org/a.jpg", r"opens no socket.*curl"),
+        ("file:///a.jpg", r"opens no socket.*curl"),
+        ("s3://bucket/a.jpg", "in an object store; mien analyze reads it with --engine local"),
+    ):
+        with pytest.raises(NotFound, match=fix):
             load_photo(url)
-        with pytest.raises(UsageError, match="opens no socket"):
+        with pytest.raises(UsageError, match=fix):
             find_photos([url])
 
 

@@ -38,7 +38,14 @@ from mien.types import View
 from tests.conftest import ROOT, needs_pack
 from tests.support.layouts_people import encoded, put, which
 
-SCRIPTS = ("__init__", "average_weights", "detector_labels", "dlib_descriptors", "teacher_labels")
+SCRIPTS = (
+    "__init__",
+    "average_weights",
+    "detector_labels",
+    "dlib_descriptors",
+    "false_faces",
+    "teacher_labels",
+)
 NAMES = sorted(p.stem for p in (ROOT / "recipes").glob("*.py") if p.stem not in SCRIPTS)
 TINY = [n for n in NAMES if n.endswith("_tiny")]
 NEED_PACK = ["detector"]  # it raises what the package ships, on the pack alone

@@ -22,7 +22,7 @@ from mien.evaluation.protocols import Protocol
 from mien.evaluation.scoring import evaluate
 from mien.inference.weights_file import WEIGHTS
 from mien.web.build import ORT_FILES
-from tests.cli.test_cli import TOY_RECIPE
+from tests.cli.test_train_and_export import TOY_RECIPE
 from tests.contracts.test_cli_contract import COMMANDS
 from tests.support.socket_guard import NO_GUARD
 
@@ -136,6 +136,10 @@ def commands(folder: Path) -> list[tuple[list[str], int]]:
         (["doctor"], 0),
         (["bench", ASTRONAUT, "--runs", "1", *ONE], 0),
         (["models"], 0),
+        (["tasks"], 0),
+        (["features", ASTRONAUT, "--out", str(folder / "features.csv"), *ONE], 0),
+        (["finetune", str(folder), "--name", "x", "--out", str(folder / "y.onnx"), *ONE], 2),  # no classes
+        (["merge", str(folder / "a.onnx"), str(folder / "b.onnx"), "--out", str(folder / "c.onnx")], 2),
     ]
 
 
