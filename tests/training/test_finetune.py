@@ -6,13 +6,14 @@ import csv
 import json
 
 import numpy as np
+import onnx
 import pytest
 from PIL import Image
 
 import mien
-from mien.errors import UsageError
+from mien.errors import BadWeights, UsageError
 from mien.inference.onnx_model import OnnxModel
-from mien.inference.provenance import WEIGHTS, read
+from mien.inference.provenance import WEIGHTS, provenance_of, read
 from mien.io.writers import open_output
 from mien.tasks import summaries
 from mien.training.finetune import finetune, merge
@@ -287,3 +288,17 @@ def test_temperature_makes_confidence_honest():
     raw[np.arange(4000), np.where(wrong, 1 - truth, truth)] = 4.0
     task = calibrated(ChoiceTask("a", "a", ("x", "y")), raw, truth.tolist())
     assert task.temperature == pytest.approx(4.0 / np.log(4), rel=0.05)
+
+
+def test_the_license_is_that_of_the_frozen_network(choice):
+    facts, base = (provenance_of(p) for p in (choice[0].path, WEIGHTS / "mien.onnx"))
+    assert facts["license"] == base["license"]
+    assert facts["uses"] == base["uses"]
+    assert "licence" not in facts
+
+
+def test_an_8_bit_network_is_refused(tmp_path):
+    graph = Graph(WEIGHTS / "mien.onnx")
+    graph.proto.graph.node.append(onnx.helper.make_node("QuantizeLinear", ["images", "s"], ["q"]))
+    with pytest.raises(BadWeights, match="not an 8-bit file"):
+        graph.features()

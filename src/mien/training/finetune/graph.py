@@ -23,7 +23,6 @@ from mien.inference.weights_file import FORMAT, read_weights
 from mien.types import Floats
 
 PREFIX = "head."
-_ENCODER = "model.encoder."  # weights of the encoder, by the exporter's names
 _SUMMARY = "model.values.whole."  # what reads the summary of the face
 
 Layers = Sequence[tuple[Floats, Floats]]  # weight (out, in) and bias (out,) of each
@@ -86,43 +85,14 @@ class Graph:
             BadWeights: the network has no encoder by the names of mien's export, or it is an 8-bit file.
         """
         graph = self.proto.graph
-        own = {i.name for i in graph.initializer if i.name.startswith(_ENCODER)}
-        if not own:
+        maps = onnx_prune.encoder_maps(self.proto.SerializeToString())
+        if not maps or any(n.op_type == "QuantizeLinear" for n in graph.node):
             raise BadWeights(
                 f"{self.path} has no encoder that a new head can read: take a float file of the builder"
                 " mien_tiny or mien, such as the embedded one, not an 8-bit file"
             )
-        inside = {"images"}
-        read = dict[str, None]()  # read outside the encoder, in the order of the nodes that make them
-        vectors = list[str]()
-        for node in graph.node:
-            weights = [n for n in node.input if n.startswith("model.")]
-            if all(n in inside or n in own or self._constant(n) for n in node.input) and not any(
-                n not in own for n in weights
-            ):
-                inside |= set(node.output)
-            elif node.op_type == "Conv" and node.input[0] in inside:
-                read.setdefault(node.input[0])
-            if node.op_type == "Gemm" and node.input[1].startswith(_SUMMARY):
-                vectors = vectors or [node.input[0]]
-        order = {o: i for i, n in enumerate(graph.node) for o in n.output}
-        maps = sorted(read, key=lambda n: -order[n])
-        if not maps:
-            raise BadWeights(
-                f"{self.path}: no head reads a map of the encoder; a new head has nothing to read"
-            )
-        return Features(tuple(maps), tuple(vectors))
-
-    def _constant(self, name: str) -> bool:
-        """Whether a tensor depends on no picture: a weight, or a constant of the exporter."""
-        if not hasattr(self, "_constants"):
-            self._constants = {
-                i.name for i in self.proto.graph.initializer if not i.name.startswith("model.")
-            }
-            for node in self.proto.graph.node:
-                if all(n in self._constants or not n for n in node.input):
-                    self._constants |= set(node.output)
-        return name in self._constants or not name
+        readers = (n for n in graph.node if n.op_type == "Gemm" and n.input[1].startswith(_SUMMARY))
+        return Features(tuple(reversed(maps)), tuple(n.input[0] for n in readers)[:1])
 
     def frozen_sha256(self) -> str:
         """Identifies the frozen part: nodes and weights without the appended heads, input, and view."""
@@ -140,15 +110,8 @@ class Graph:
 
     def reading(self, tensors: Sequence[str], threads: int | None) -> FeatureNetwork:
         """A network that computes these tensors and nothing else."""
-        import onnx
-
-        proto = onnx.ModelProto()
-        proto.CopyFrom(self.proto)
-        present = {o.name for o in proto.graph.output}
-        for name in tensors:
-            if name not in present:
-                proto.graph.output.append(onnx.helper.make_empty_tensor_value_info(name))
-        return FeatureNetwork(onnx_prune.prune(proto.SerializeToString(), tensors), tensors, threads)
+        data = onnx_prune.expose(self.proto.SerializeToString(), tensors)
+        return FeatureNetwork(data, tensors, threads)
 
     # --- Heads
 

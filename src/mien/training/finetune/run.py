@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from mien import settings
+from mien import geometry, settings
 from mien.errors import BadWeights, UsageError
 from mien.inference.detector import Detector
 from mien.inference.onnx_model import OnnxModel
@@ -28,10 +28,10 @@ from mien.tasks.number import COVERAGE, NumberTask
 from mien.training.finetune import report, table
 from mien.training.finetune.faces import FaceReader, Faces, crop_of
 from mien.training.finetune.graph import Graph
-from mien.training.finetune.heads import Head, Trainer, higher_is_better, score_of
+from mien.training.finetune.heads import Head, Trainer, higher_is_better, score_of, targets_of
 from mien.training.finetune.report import Interval
 from mien.training.finetune.splits import Split, split
-from mien.types import Crop, Face, Floats
+from mien.types import Face, Floats
 from mien.visualize.contact_sheet import ContactSheet
 
 DEPTHS = ("head", "decoder", "all")
@@ -327,8 +327,7 @@ def calibrated(task: Task[Any], raw: Floats, labels: Sequence[Any]) -> Task[Any]
     if isinstance(task, ChoiceTask | AttributesTask):
         import torch
 
-        pairs = [task.encode_target(v, np.eye(2, 3), False, (2, 2)) for v in labels]
-        target, mask = (torch.from_numpy(np.stack([p[i] for p in pairs])) for i in (0, 1))
+        target, mask = (torch.from_numpy(part) for part in targets_of(task, labels, mirror=False))
         criterion, scores = task.criterion(), torch.from_numpy(np.asarray(raw, np.float32))
         grid = np.exp(np.linspace(np.log(0.25), np.log(4), 121))
         losses = [float(criterion(scores / float(t), target, mask)) for t in grid]
@@ -432,7 +431,7 @@ def _provenance(base: Path, out: Path, record: dict[str, Any], graph: Graph) -> 
     facts = {k: v for k, v in before.items() if k not in ("file", "sha256", "bytes", "header", "parity")}
     keys = ("kind", "names", "unit", "pictures", "seed", "test", "baseline", "split_by")
     facts |= {
-        "licence": before.get("licence", "not said"),
+        "license": before.get("license", "not stated"),
         "uses": before.get("uses", []),
         "sets": before.get("sets", {})
         | {record["name"]: "labeled pictures of whoever fine-tuned this file: terms not stated"},
@@ -482,15 +481,15 @@ def _error_sheet(
     sheet = ContactSheet(path, f"{task.name}: errors on the test pictures")
     for i in wrong[: report.ERRORS]:
         row, kept = pictures[i]
-        crop: Crop = crop_of(row, kept, reader.view)
+        photo = load_photo(row.source)
+        crop = geometry.align(photo.pixels, kept.points, reader.view)
         answer = task.read(raw[i], crop)
         label = f"{row.name} (label: {report.words(task, truth[i])})"
         face = Face(kept.box.astype(np.float32), kept.score, kept.points.astype(np.float32),
             {task.name: answer}, crop)  # fmt: skip
-        reading = Reading(label, load_photo(row.source))
+        reading = Reading(label, photo)
         reading.append(face)
         sheet.add(reading)
-        if reading.photo is not None:
-            reading.photo.release()
+        photo.release()
     sheet.close()
     return path
