@@ -66,8 +66,8 @@ def stills(count: int) -> list[tuple[Pixels, np.ndarray]]:
         faces = np.array(row["faces"], float).reshape(-1, 15)
         faces = faces[faces[:, 14] >= SURE]
         if len(faces):
-            boxes = np.hstack([faces[:, :2], faces[:, :2] + faces[:, 2:4]])
-            out.append((np.asarray(Image.open(io.BytesIO(row["image"])).convert("RGB")), boxes))
+            picture = Image.open(io.BytesIO(row["image"])).convert("RGB")
+            out.append((np.asarray(picture), geometry.corners(faces)))
     return out[:count]
 
 

@@ -21,8 +21,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import typer
 
-from mien import geometry
 from mien.data import set_aside
+from mien.geometry import corners, iou
 from mien.tasks.detection import CONFIDENT
 
 SIZES = (320, 640)
@@ -56,8 +56,8 @@ def joined(passes: list[np.ndarray]) -> np.ndarray:
     rows = rows[np.argsort(-rows[:, 14], kind="stable")]
     kept: list[np.ndarray] = []
     for row in rows:
-        if not kept or geometry.iou(_box(row)[0], _box(np.array(kept)))[0].max() < 0.45:
-            seen = sum(bool(len(p)) and geometry.iou(_box(row)[0], _box(p))[0].max() >= 0.45 for p in passes)
+        if not kept or iou(corners(row)[0], corners(np.array(kept)))[0].max() < 0.45:
+            seen = sum(bool(len(p)) and iou(corners(row)[0], corners(p))[0].max() >= 0.45 for p in passes)
             kept.append(np.append(row[:14], row[14] - (0.15 if seen < len(passes) else 0.0)))
     found = np.array(kept).reshape(-1, 15)
     return found[found[:, 14] >= FLOOR]
@@ -69,7 +69,7 @@ def hand_rows(boxes: np.ndarray, teacher: np.ndarray) -> np.ndarray:
     """
     rows = []
     for x1, y1, x2, y2 in boxes:
-        overlap = geometry.iou(np.array([x1, y1, x2, y2]), _box(teacher))[0] if len(teacher) else np.zeros(0)
+        overlap = iou(np.array([x1, y1, x2, y2]), corners(teacher))[0] if len(teacher) else np.zeros(0)
         if len(overlap) and overlap.max() >= 0.5:
             points = teacher[overlap.argmax(), 4:14].reshape(5, 2)
         else:
@@ -77,21 +77,16 @@ def hand_rows(boxes: np.ndarray, teacher: np.ndarray) -> np.ndarray:
         rows.append([x1, y1, x2 - x1, y2 - y1, *points.ravel(), 1.0])
     drawn = np.array(rows).reshape(-1, 15)
     for row in teacher[teacher[:, 14] >= CONFIDENT]:
-        if geometry.iou(_box(row)[0], _box(drawn))[0].max() < 0.2:
+        if iou(corners(row)[0], corners(drawn))[0].max() < 0.2:
             drawn = np.vstack([drawn, np.append(row[:14], 0.5)])
     return drawn
 
 
 def shows_center(rows: np.ndarray, width: int, height: int) -> bool:
     """Whether a confident face contains the picture's center."""
-    boxes = _box(rows[rows[:, 14] >= CONFIDENT])
+    boxes = corners(rows[rows[:, 14] >= CONFIDENT])
     x, y = width / 2, height / 2
     return bool(((boxes[:, 0] < x) & (boxes[:, 2] > x) & (boxes[:, 1] < y) & (boxes[:, 3] > y)).any())
-
-
-def _box(rows: np.ndarray) -> np.ndarray:
-    r = np.atleast_2d(rows)
-    return np.hstack([r[:, :2], r[:, :2] + r[:, 2:4]])
 
 
 def main(

@@ -52,7 +52,7 @@ def shows_no_face(teacher: Any, pixels: Pixels, box: np.ndarray) -> bool:
     found = teacher.detect(shown)[1]
     if found is None:
         return True
-    boxes = np.hstack([found[:, :2], found[:, :2] + found[:, 2:4]]) / scale + [x, y, x, y]
+    boxes = geometry.corners(found) / scale + [x, y, x, y]
     return bool(geometry.iou(box, boxes)[0].max() < 0.15)
 
 
@@ -72,7 +72,7 @@ def main(
     photos = read_labeled(table, labels) if labels else read_photos(table.parent.parent, table.stem)
     rows: dict[str, list[list[float]]] = {}
     for photo in photos:
-        known = np.hstack([photo.faces[:, :2], photo.faces[:, :2] + photo.faces[:, 2:4]])
+        known = geometry.corners(photo.faces)
         for face in detector(photo.pixels):
             box = np.asarray(face.box, float)
             if len(known) and geometry.iou(box, known)[0].max() > 0.05:

@@ -94,6 +94,13 @@ def test_fit_refuses_what_has_no_size():
         geometry.template_points(View((64, 64), "nose", VIEW.mean, VIEW.std))
 
 
+def test_corners_of_boxes_with_sizes():
+    rows = [(1, 2, 10, 20, 0.9), (0, 0, 3, 4, 0.1)]
+    assert geometry.corners(rows).tolist() == [[1, 2, 11, 22], [0, 0, 3, 4]]
+    assert geometry.corners(rows[0]).tolist() == [[1, 2, 11, 22]]
+    assert geometry.corners(np.zeros((0, 15))).shape == (0, 4)
+
+
 def test_iou_by_hand():
     boxes = [(0, 0, 10, 10), (0, 0, 10, 5), (20, 20, 30, 30)]
     assert geometry.iou(boxes[:1], boxes)[0].tolist() == pytest.approx([1, 0.5, 0])

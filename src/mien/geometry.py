@@ -157,6 +157,12 @@ def five_of_68(points: npt.ArrayLike) -> Array:
     return np.stack([p[list(group)].mean(0) for group in FIVE_OF_68])
 
 
+def corners(boxes: npt.ArrayLike) -> Array:
+    """Rows of x, y, width, height and anything more, or one row -> (n, 4) xyxy."""
+    b = np.atleast_2d(np.asarray(boxes, np.float64))
+    return np.hstack([b[:, :2], b[:, :2] + b[:, 2:4]])
+
+
 def iou(a: npt.ArrayLike, b: npt.ArrayLike) -> Array:
     """(n, 4) and (m, 4) xyxy boxes -> (n, m) intersection over union."""
     x, y = np.asarray(a, np.float64).reshape(-1, 1, 4), np.asarray(b, np.float64).reshape(1, -1, 4)

@@ -248,7 +248,7 @@ def border(rng: np.random.Generator) -> tuple[int, int, int]:
 
 
 def around_face(
-    photo: Photo, size: int, rng: np.random.Generator, boxes: Floats | None = None
+    photo: Photo, size: int, rng: np.random.Generator, boxes: npt.NDArray[Any] | None = None
 ) -> tuple[geometry.Array, bool]:
     """A random affine around one face of the photo, or one of the boxes (k, 4), and whether it flips the
     photo.
@@ -260,8 +260,7 @@ def around_face(
     mirrored = bool(rng.random() < 0.5)
     h, w = photo.pixels.shape[:2]
     if boxes is None:
-        boxes = photo.faces[photo.faces[:, 14] >= CONFIDENT, :4]
-        boxes = np.hstack([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]])
+        boxes = geometry.corners(photo.faces[photo.faces[:, 14] >= CONFIDENT])
     if len(boxes):
         x1, y1, x2, y2 = boxes[rng.choice(len(boxes))].astype(float)
         x, y, fw, fh = x1, y1, x2 - x1, y2 - y1
@@ -332,7 +331,7 @@ def show(
 def background(photo: Photo, size: int, rng: np.random.Generator) -> Pixels | None:
     """A square of the photo without a labeled face, enlarged to the picture's size; None if none is found."""
     h, w = photo.pixels.shape[:2]
-    boxes = np.hstack([photo.faces[:, :2], photo.faces[:, :2] + photo.faces[:, 2:4]])
+    boxes = geometry.corners(photo.faces)
     for _ in range(8):
         side = int(rng.integers(40, 161))
         if side > min(h, w):

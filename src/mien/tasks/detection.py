@@ -355,7 +355,7 @@ class DetectionMetrics:
 
     def update(self, answer: list[Detection], label: Any) -> None:
         f = np.asarray(label, np.float64).reshape(-1, 15)
-        boxes = np.hstack([f[:, :2], f[:, :2] + f[:, 2:4]])
+        boxes = geometry.corners(f)
         confident = f[:, 14] >= CONFIDENT
         unmatched = set(np.flatnonzero(confident).tolist())
         self.faces += len(unmatched)
