@@ -146,9 +146,6 @@ PARTS = {
         {"celebamask": 16}, 3000, 1e-3, 0.998, 100, 1, rates={"dense.branch.maps.": 0.4},
         class_weights=CLASS_WEIGHTS, validation_protocols=("celebamask",), every=500,
     ),
-    # faces in the wild, for all but the encoder's first two stages
-    "wild": Part(WILD, 2600, 1.5e-4, 0.998, 200, 8, augment=MILD, every=10000, fixed_norms=True,
-        loss_weights={"age": 1.0}),
     # the identity branch, with all else frozen
     "identity": Part(
         {"celeba": 13, "utkface": 13, "mtfl": 6, "face_morphs": 32}, 8000, 2e-3, 0.998, 100, 1,
@@ -156,6 +153,9 @@ PARTS = {
         augment=Augment(degrees=10, scale=0.08, shift=0.03, erase=0.05, fill_border=0.75,
         paste_background=0.3), bf16=True,
     ),
+    # faces in the wild, for all but the encoder's first two stages
+    "wild": Part(WILD, 2600, 1.5e-4, 0.998, 200, 8, augment=MILD, every=10000, fixed_norms=True,
+        loss_weights={"age": 1.0}),
     # the same branch, from the second teacher's embeddings of faces in the wild
     "identity-wild": Part(
         {"fairface": 28, "utkface-full": 14, "aaf-faces": 7, "celeba_wild": 4, "celeba": 11}, 3000, 1.5e-3,
@@ -276,11 +276,8 @@ def recipe(
                 f" {keep!r}"
             )
         model.learn_from(onnx_import.load(keep), frozen or now.frozen, alone=("identity",), skip=("age",))
-    before = (
-        p
-        for name, p in PARTS.items()
-        if name == part or part == "identity-wild" or (part in ADDS and name not in (*KEEPS, "identity-wild"))
-    )  # frozen weights were trained on the sets of all parts
+    # frozen weights were trained on the sets of all parts before
+    before = (PARTS[n] for n in ([*PARTS][: [*PARTS].index(part) + 1] if part in ADDS else [part]))
     sets = dict.fromkeys(
         name.split("-")[0] for p in before for name in p.shares if name != "face_morphs"
     )  # morphs are made of the other sets' pictures

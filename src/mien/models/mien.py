@@ -316,8 +316,7 @@ class Mien(nn.Module):
         super().__init__()
         self.reference: tuple[
             Any, ...
-        ] = ()  # see `learn_from`; a tuple, so that it is not part of the weights
-        self._kinds = {t.name: t for t in tasks}
+        ] = ()  # see `learn_from`; in a tuple, so that torch does not register it
         self.early = 1 if finer else 0  # number of maps before the four that all heads share
         self.encoder, self.tasks, self.view, self.levels = encoder, tuple(tasks), view, levels
         kinds: tuple[Any, ...] = (Vector, Points, Map)
@@ -387,6 +386,7 @@ class Mien(nn.Module):
         every = torch.arange(0, len(images), 3)
         reference_maps = self._reference_maps(maps, every) if self.reference else []
         alone, skip = self.reference[2:] if self.reference else ((), ())
+        by_name = {t.name: t for t in self.tasks}
         for names, head in self.heads.items():
             labeled = torch.stack(
                 [mask[n].flatten(1).any(1) if mask[n].ndim > 1 else mask[n] for n in names]
@@ -406,12 +406,10 @@ class Mien(nn.Module):
                 shared = torch.searchsorted(rows, every)
                 for n in names:
                     if n in alone:
-                        losses[n] = distance(self._kinds[n], outputs[n][shared], goals[n])
+                        losses[n] = distance(by_name[n], outputs[n][shared], goals[n])
                     elif n not in skip:
                         unlabeled = ~mask[n][every]
-                        losses[n] = losses[n] + distance(
-                            self._kinds[n], outputs[n][shared], goals[n], unlabeled
-                        )
+                        losses[n] = losses[n] + distance(by_name[n], outputs[n][shared], goals[n], unlabeled)
         return {t.name: losses[t.name] for t in self.tasks}
 
     def learn_from(

@@ -169,9 +169,11 @@ def descriptors(*, left: float = 0.0, root: Path | None = None) -> dict[str, np.
     )
 
 
-def _with_identity(
+def with_identity(
     folder: str, labels: Callable[[Row], dict[str, Any]], teacher: Mapping[str, np.ndarray] | None
 ) -> Callable[[Row], dict[str, Any]]:
+    """The labels of a row, and as identity the teacher's descriptor "folder/NAME" if there is one."""
+
     def both(row: Row) -> dict[str, Any]:
         known = teacher.get(f"{folder}/{row['name']}") if teacher else None
         return labels(row) | ({} if known is None else {"identity": known})
@@ -191,7 +193,7 @@ def mtfl(split: str, *, teacher: Mapping[str, np.ndarray] | None = None, turned:
         facts = {"Male": row["male"], "Smiling": row["smile"], "Eyeglasses": row["glasses"]}
         return {"points5": np.asarray(row["points"], np.float64).reshape(5, 2), "attributes": facts}
 
-    named, keep = _with_identity("mtfl", labels, teacher), (lambda r: r["pose"] != 2) if turned else None
+    named, keep = with_identity("mtfl", labels, teacher), (lambda r: r["pose"] != 2) if turned else None
     return PackDataset(
         "mtfl", split, named, points=lambda r: r["points"], keep=keep, label_offset_x=LABEL_OFFSET_X["mtfl"]
     )
@@ -231,7 +233,7 @@ def celeba(split: str, *, teacher: Mapping[str, np.ndarray] | None = None) -> Pa
     def labels(row: Row) -> dict[str, Any]:
         return {"attributes": dict(zip(CELEBA40, row["attributes"], strict=True))}
 
-    return PackDataset("celeba", split, _with_identity("celeba", labels, teacher))
+    return PackDataset("celeba", split, with_identity("celeba", labels, teacher))
 
 
 def utkface(split: str, *, teacher: Mapping[str, np.ndarray] | None = None) -> PackDataset:
@@ -240,7 +242,7 @@ def utkface(split: str, *, teacher: Mapping[str, np.ndarray] | None = None) -> P
     def labels(row: Row) -> dict[str, Any]:
         return {"age": float(row["age"]), "attributes": {"Male": row["male"]}}
 
-    return PackDataset("utkface", split, _with_identity("utkface", labels, teacher))
+    return PackDataset("utkface", split, with_identity("utkface", labels, teacher))
 
 
 def majority(votes: Sequence[int]) -> int | None:

@@ -21,6 +21,7 @@ import pyarrow.parquet as pq
 
 from mien import geometry, settings
 from mien.data import set_aside
+from mien.data.formats.pack import with_identity
 from mien.errors import MissingData
 from mien.tasks.age import AgeClass, AgeRange
 from mien.tasks.attributes import CELEBA40
@@ -220,12 +221,6 @@ def identity_descriptors(d: int = 128) -> dict[str, Floats]:
     return dict(zip(names, turned.astype(np.float32), strict=True))
 
 
-def _identity(teacher: Mapping[str, Floats] | None, folder: str, row: Row) -> dict[str, Any]:
-    """The identity label of a row, if the teacher has one."""
-    known = teacher.get(f"{folder}/{row['name']}") if teacher else None
-    return {} if known is None else {"identity": known}
-
-
 def fairface(split: str, *, race: str = "", teacher: Mapping[str, Floats] | None = None) -> WildDataset:
     """FairFace: age class and gender.
 
@@ -238,14 +233,13 @@ def fairface(split: str, *, race: str = "", teacher: Mapping[str, Floats] | None
     """
 
     def labels(row: Row) -> dict[str, Any]:
-        found: dict[str, Any] = {"age": AGE_BINS[row["age_bin"]], "attributes": {"Male": row["male"]}}
-        return found | _identity(teacher, "fairface", row)
+        return {"age": AGE_BINS[row["age_bin"]], "attributes": {"Male": row["male"]}}
 
     aside, only = set_aside.names("fairface"), split == "aside"
     return WildDataset(
         "fairface",
         "train" if only else split,
-        labels,
+        with_identity("fairface", labels, teacher),
         keep=(lambda r: r["race"] == race) if race else None,
         aside=aside if only or split == "train" else (),
         only_aside=only,
@@ -266,9 +260,11 @@ def utkface(split: str, *, teacher: Mapping[str, np.ndarray] | None = None) -> W
         found: dict[str, Any] = {"age": float(row["age"])} | (
             {"attributes": {"Male": row["male"]}} if known else {}
         )
-        return found | _identity(teacher, "utkface", row)
+        return found
 
-    return WildDataset("utkface", split, labels, confident=_confident(split))
+    return WildDataset(
+        "utkface", split, with_identity("utkface", labels, teacher), confident=_confident(split)
+    )
 
 
 def aaf(split: str, *, landmarks: bool = True, teacher: Mapping[str, Floats] | None = None) -> WildDataset:
@@ -285,9 +281,9 @@ def aaf(split: str, *, landmarks: bool = True, teacher: Mapping[str, Floats] | N
         if landmarks and row["points49"] is not None:
             found["landmarks"] = np.full((68, 2), np.nan)
             found["landmarks"][list(AAF49)] = np.asarray(row["points49"], np.float64).reshape(49, 2)
-        return found | _identity(teacher, "aaf", row)
+        return found
 
-    return WildDataset("aaf", split, labels, confident=_confident(split))
+    return WildDataset("aaf", split, with_identity("aaf", labels, teacher), confident=_confident(split))
 
 
 def celeba_wild(split: str, *, teacher: Mapping[str, Floats] | None = None) -> WildDataset:
@@ -301,14 +297,13 @@ def celeba_wild(split: str, *, teacher: Mapping[str, Floats] | None = None) -> W
     """
 
     def labels(row: Row) -> dict[str, Any]:
-        found: dict[str, Any] = {"attributes": dict(zip(CELEBA40, row["attributes"], strict=True))}
-        return found | _identity(teacher, "celeba_wild", row)
+        return {"attributes": dict(zip(CELEBA40, row["attributes"], strict=True))}
 
     only = split == "aside"
     return WildDataset(
         "celeba_wild",
         "train",
-        labels,
+        with_identity("celeba_wild", labels, teacher),
         aside=set_aside.names("celeba_wild"),
         only_aside=only,
         confident=_confident(split),
