@@ -95,7 +95,7 @@ class Answer(ABC):
         return [json_column(name)]
 
     def own_columns(self, name: str) -> list[Column]:
-        """Columns of this answer, where no task is at hand to ask: as `Task.columns` has them."""
+        """Columns of this answer without its task; the same as `Task.columns`."""
         return type(self).columns(name)
 
     def summary(self) -> str:
