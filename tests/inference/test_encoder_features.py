@@ -68,6 +68,17 @@ def test_an_encoder_ends_with_its_activations():
     assert {o.type.tensor_type.elem_type for o in graph.output} == {TensorProto.FLOAT}
 
 
+def test_a_picture_made_8_bit_and_float_again_is_no_map():
+    model = onnx.load_from_string(small())
+    graph = model.graph
+    graph.node[0].input[0] = "pixels"
+    graph.node.insert(0, helper.make_node("QuantizeLinear", ["images", "scale"], ["bytes"]))
+    graph.node.insert(1, helper.make_node("DequantizeLinear", ["bytes", "scale"], ["pixels"]))
+    graph.node.append(helper.make_node("ReduceMean", ["pixels"], ["mean"]))
+    graph.initializer.append(helper.make_tensor("scale", TensorProto.FLOAT, [], [0.1]))
+    assert onnx_prune.encoder_maps(model.SerializeToString()) == ["e"]
+
+
 def test_a_network_without_an_encoder_is_refused(tmp_path):
     assert onnx_prune.encoder_maps(small().replace(b"model.encoder.", b"model.nothing.")) == []
     path = tmp_path / "other.onnx"

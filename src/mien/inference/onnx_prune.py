@@ -78,7 +78,11 @@ def encoder_maps(data: bytes) -> list[str]:
         if i not in inside and ends and not any(n.startswith(b"model.") for n in own - weights):
             inside.add(i)
             made |= out
-    handed = (n for i in sorted(inside) if nodes[i][2] in _MAPS for n in nodes[i][1] - constants)
+    computed = set(weights)  # from an encoder's weight: not a picture that is made 8-bit and float again
+    for inputs, out, _ in nodes:
+        if inputs & computed:
+            computed |= out
+    handed = (n for i in sorted(inside) if nodes[i][2] in _MAPS for n in (nodes[i][1] & computed) - constants)
     return [n.decode() for n in handed if any(i not in inside for i in readers.get(n, ()))]
 
 
