@@ -87,6 +87,28 @@ def test_align_brings_the_points_to_the_template():
     )
 
 
+@given(turns, st.floats(0.2, 5), shifts)
+@settings(deadline=None)
+def test_pixels_outside_the_photo_are_those_that_a_warped_mask_leaves_empty(degrees, scale, shift):
+    affine = geometry.about((30, 20), degrees=degrees, scale=scale, shift=shift)
+    outside = geometry.outside_photo(affine, (60, 40), (48, 32))
+    there = geometry.warp_mask(np.ones((40, 60), np.uint8), affine, (48, 32), outside=0) > 0
+    if outside is None:
+        assert there.all()
+    else:
+        assert outside.shape == (32, 48)
+        # OpenCV rounds places to 1/32 of a pixel, so that a pixel on the very edge may differ
+        assert (outside == there).mean() < 0.02
+
+
+def test_a_crop_inside_the_photo_has_nothing_outside():
+    assert geometry.outside_photo(np.eye(2, 3), (100, 100), (50, 50)) is None
+    beyond = geometry.outside_photo(np.eye(2, 3), (40, 50), (50, 50))
+    assert beyond is not None
+    assert beyond[:, 40:].all()
+    assert not beyond[:, :40].any()
+
+
 def test_fit_refuses_what_has_no_size():
     with pytest.raises(UsageError, match="coincide"):
         geometry.fit_similarity(np.zeros((5, 2)), geometry.template_points(VIEW))

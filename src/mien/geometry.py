@@ -148,7 +148,30 @@ def warp_mask(mask: Pixels, affine: npt.ArrayLike, size: tuple[int, int], outsid
 def align(pixels: Pixels, points: npt.ArrayLike, view: View) -> Crop:
     """Align a face to a view by five points: photo (H, W, 3), points (5, 2) -> Crop of the view's size."""
     a = fit_similarity(points, template_points(view))
-    return Crop(warp(pixels, a, view.size), a)
+    return Crop(warp(pixels, a, view.size), a, (pixels.shape[1], pixels.shape[0]))
+
+
+def outside_photo(
+    affine: npt.ArrayLike, photo_size: tuple[int, int], size: tuple[int, int]
+) -> npt.NDArray[np.bool_] | None:
+    """Which pixels of a crop lie outside the photo, (height, width); None where none does.
+
+    Args:
+        affine: (2, 3), photo pixels -> crop pixels.
+        photo_size: (width, height) of the photo.
+        size: (width, height) of the crop.
+    """
+    (w, h), home = size, invert(affine)
+    limit = np.asarray(photo_size, np.float64) - 0.5
+    ends = move_points([(0, 0), (w - 1, 0), (0, h - 1), (w - 1, h - 1)], home)
+    if (ends >= -0.5).all() and (ends <= limit).all():
+        return None
+    x, y = np.arange(w, dtype=np.float64), np.arange(h, dtype=np.float64)[:, None]
+    beyond = np.zeros((h, w), np.bool_)
+    for axis in (0, 1):
+        place = home[axis, 0] * x + home[axis, 1] * y + home[axis, 2]
+        beyond |= (place < -0.5) | (place > limit[axis])
+    return beyond
 
 
 def five_of_68(points: npt.ArrayLike) -> Array:

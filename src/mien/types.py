@@ -84,10 +84,12 @@ class Crop:
     Attributes:
         pixels: (H, W, 3) uint8 RGB.
         from_photo: (2, 3) affine, photo pixels -> crop pixels.
+        photo_size: (width, height) of the photo, where the crop may reach beyond it; None: unknown.
     """
 
     pixels: Pixels
     from_photo: npt.NDArray[np.float64]
+    photo_size: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)

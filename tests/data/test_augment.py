@@ -9,7 +9,7 @@ import numpy as np
 
 from mien import geometry
 from mien.data import synthetic
-from mien.data.augment import Augment, crop_example, grayed
+from mien.data.augment import NONE, Augment, crop_example, grayed, tightened
 from mien.data.dataset import FaceSource
 from mien.data.mixture import Mixture
 from mien.tasks import EXPRESSION, task
@@ -123,3 +123,20 @@ def test_labels_are_encoded_by_the_tasks_that_are_given():
     every = FaceSource(Faces(dataset), view, Augment()).example(0, np.random.default_rng(0))
     assert every.labels["age"][0].tolist() == [35, 35]
     assert set(every.labels) == {"age", "expression"}
+
+
+def test_a_tight_picture_shows_the_face_where_it_was_and_less_around_it():
+    view = View((128, 128), "head", (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+    points = geometry.move_points(geometry.template_points(view), geometry.about((0, 0), shift=(200, 150)))
+    picture = np.random.default_rng(0).integers(1, 256, (500, 600, 3)).astype(np.uint8)
+    sample = Sample(picture, {}, points)
+    plain = crop_example(sample, view, NONE, np.random.default_rng(1)).pixels
+    tight = crop_example(sample, view, replace(NONE, tighten=1.0), np.random.default_rng(1)).pixels
+    kept = tight.any(2)
+    assert 0.2 < kept.mean() < 0.98
+    assert kept[48:80, 48:80].all()
+    assert np.abs(tight[kept].astype(int) - plain[kept]).mean() < 8  # edges are blended with black
+    with_labels = np.random.default_rng(2)
+    image, affine = tightened(picture, np.eye(2, 3), view, with_labels)
+    assert image.shape[0] < 500
+    assert affine[0, 2] >= 0

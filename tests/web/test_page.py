@@ -206,7 +206,11 @@ const tilePasses = job.sizes.flatMap(
   ([w, h]) => job.candidates.map((boxes) => detect.tilePasses(w, h, boxes, job.passes)));
 const [pose, found] = [job.faces.map(geometry.poseFrom68), detect.weightedNms(rows, 0.4)];
 const runs = read.runs([3, 3, 0, 3]);
-console.log(JSON.stringify({ fromPhoto, pose, found, plans, tilePasses, runs }));
+const outside = job.outside.map(([affine, [w, h]]) => {
+  const found = read.outsidePhoto(affine, photo, w, h);
+  return found && Array.from(found);
+});
+console.log(JSON.stringify({ fromPhoto, pose, found, plans, tilePasses, runs, outside }));
 """
 
 
@@ -234,6 +238,10 @@ def checked(tmp_path_factory, reader):
         "points": face.points.tolist(),
         "raw": raw.reshape(-1).tolist(), "canvas": [64, 64],
         "passes": passes, "sizes": sizes, "faces": turned,
+        "outside": [
+            (geometry.about((140, 150), degrees=d, shift=s).tolist(), (70, 50))
+            for d, s in ((0, (0, 0)), (20, (30, 10)), (-75, (-250, -280)))
+        ],
         "candidates": [[], boxes[:3], boxes[:60], boxes],
         "view": {"size": [64, 48], "points": geometry.TEMPLATES["arcface"].tolist()},
     }  # fmt: skip
@@ -285,6 +293,17 @@ def test_faces_are_decoded_and_merged_as_in_python(checked):
         np.testing.assert_allclose(a["points"], b.points, rtol=1e-6)
         assert a["score"] == pytest.approx(b.score)
     assert out["runs"] == [3, 2, 0, 1, 3, 1]
+
+
+def test_pixels_outside_the_photo_are_those_of_python(checked):
+    _, out, job, _, _ = checked
+    photo = (job["width"], job["height"])
+    want = [geometry.outside_photo(affine, photo, size) for affine, size in job["outside"]]
+    assert want[0] is None
+    assert out["outside"][0] is None
+    for found, expected in zip(out["outside"][1:], want[1:], strict=True):
+        assert expected is not None
+        assert found == expected.ravel().astype(int).tolist()
 
 
 def test_passes_are_those_of_the_detector(checked, reader):

@@ -139,13 +139,17 @@ class ParsingTask(Task[Parsing]):
             2 if 2 * raw.shape[1] >= h else 1
         )  # where an edge passes between two cells is known to about a quarter of a cell
         mask = _winners(np.ascontiguousarray(raw, np.float32), (k * w, k * h))
+        to_mask = geometry.compose(
+            geometry.about((-0.5, -0.5), scale=k), crop.from_photo
+        )  # pixels are counted from their centers
+        if crop.photo_size is not None:  # there is nothing to see outside the photo
+            outside = geometry.outside_photo(to_mask, crop.photo_size, (k * w, k * h))
+            if outside is not None:
+                mask[outside] = 0
         share = (
             cv2.calcHist([mask], [0], None, [len(self.names)], [0, len(self.names)]).reshape(-1) / mask.size
         )
         fractions = {n: float(s) for n, s in zip(self.names, share, strict=True) if s > 0}
-        to_mask = geometry.compose(
-            geometry.about((-0.5, -0.5), scale=k), crop.from_photo
-        )  # pixels are counted from their centers
         return Parsing(mask, to_mask, self.names, self.labels, fractions)
 
     def columns(self) -> list[Column]:

@@ -36,6 +36,7 @@ def adamw(
     head_lr_multiplier: float = 2.0,
     weight_decay: float = 0.02,
     rates: Mapping[str, float] | None = None,
+    relative: bool = False,
 ) -> torch.optim.AdamW:
     """AdamW over the trainable weights, with a higher learning rate outside `model.encoder`.
 
@@ -45,6 +46,10 @@ def adamw(
         head_lr_multiplier: factor on the learning rate of weights outside the encoder, which start untrained.
         weight_decay: of all weights.
         rates: prefix of weight names -> factor on their learning rate, instead of `head_lr_multiplier`.
+        relative: `lr` is a fraction of each weight tensor's root mean square (to a power of two), as in
+            Adafactor (Shazeer and Stern, ICML 2018, section 8). The batch norms of an exported network are
+            folded into its convolutions, whose weights then differ in size by a factor of 30: one rate for
+            all would be too high for the smallest.
     """
     groups, rates = dict[float, list[nn.Parameter]]({1.0: []}), rates or {}  # the encoder's come first
     others = (
@@ -58,10 +63,17 @@ def adamw(
                 (f for begin, f in rates.items() if name.startswith(begin)),
                 1.0 if name.startswith("encoder.") else others,
             )
-            groups.setdefault(factor, []).append(p)
+            groups.setdefault(factor * (_size(p) if relative else 1.0), []).append(p)
     return torch.optim.AdamW(
         [{"params": p, "lr": lr * factor} for factor, p in groups.items() if p], weight_decay=weight_decay
     )
+
+
+def _size(weights: nn.Parameter) -> float:
+    """Root mean square of a tensor's weights, as a power of two; 1/512 or more, for biases 1/8 or less."""
+    size = float(weights.detach().square().mean().sqrt())
+    most = math.inf if weights.ndim > 1 else 1 / 8
+    return float(2.0 ** round(math.log2(min(max(size, 1 / 512), most))))
 
 
 @dataclass

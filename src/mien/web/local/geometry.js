@@ -46,7 +46,7 @@ export function align(photo, points, view) {
     affine = compose(affine, [[sx, 0, (sx - 1) / 2], [0, sy, (sy - 1) / 2]]);
     source = less;
   }
-  return { crop: warpAffine(source, invert(affine), width, height), fromPhoto };
+  return { crop: warpAffine(source, invert(affine), width, height), fromPhoto, photo: { width: photo.width, height: photo.height } };
 }
 
 /** Intersection over union of two boxes, x1, y1, x2, y2. */

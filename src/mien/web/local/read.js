@@ -42,20 +42,37 @@ export function runs(values) {
   return out;
 }
 
-function parsing(raw, [n, h, w], { fromPhoto, crop }, task) {
+/** Whether each pixel of a crop lies outside the photo; null where none does. */
+export function outsidePhoto(toCrop, photo, width, height) {
+  const home = invert(toCrop);
+  const beyond = (x, y) => {
+    const [px, py] = move(home, [x, y]);
+    return px < -0.5 || py < -0.5 || px > photo.width - 0.5 || py > photo.height - 0.5;
+  };
+  const corners = [[0, 0], [width - 1, 0], [0, height - 1], [width - 1, height - 1]];
+  if (!corners.some(([x, y]) => beyond(x, y))) return null;
+  return Uint8Array.from({ length: width * height }, (_, i) => beyond(i % width, Math.floor(i / width)));
+}
+
+function parsing(raw, [n, h, w], { fromPhoto, crop, photo }, task) {
   const k = 2 * h >= crop.height ? 2 : 1; // as fine maps as these tell edges to half a pixel of the crop
   const [width, height] = [k * crop.width, k * crop.height];
   const maps = enlargeMaps(raw, n, h, w, height, width);
   const mask = new Uint8Array(width * height);
   const counts = new Array(n).fill(0);
+  const toMask = compose([[k, 0, (k - 1) / 2], [0, k, (k - 1) / 2]], fromPhoto);
+  const outside = outsidePhoto(toMask, photo, width, height); // where there is nothing to see
   for (let i = 0; i < mask.length; i++) {
+    if (outside && outside[i]) {
+      counts[0]++;
+      continue;
+    }
     let best = 0;
     for (let c = 1; c < n; c++) if (maps[c * mask.length + i] > maps[best * mask.length + i]) best = c;
     mask[i] = best;
     counts[best]++;
   }
   const seen = task.names.map((name, c) => [name, round(counts[c] / mask.length, 4)]).filter((_, c) => counts[c]);
-  const toMask = compose([[k, 0, (k - 1) / 2], [0, k, (k - 1) / 2]], fromPhoto);
   return { set: task.labels, classes: Object.fromEntries(seen), mask: { size: [width, height], from_photo: toMask, runs: runs(mask) } };
 }
 
