@@ -5,7 +5,7 @@ r"""Average the weights of two exported networks, one of which was trained on fr
         --start runs/detector/model.safetensors
     mien export runs/second --out out/second.onnx
     python -m recipes.average_weights src/mien/weights/detector.onnx out/second.onnx \
-        --share 0.6 --out out/detector.onnx
+        --share 0.8 --widened --out out/detector.onnx
 
 A network that is trained on with other data gains there and loses elsewhere; between the two sets of weights
 there are networks that keep most of both (WiSE-FT, Wortsman et al. 2022). Batch norms are folded in an
@@ -23,17 +23,21 @@ from mien.errors import UsageError
 from mien.inference.provenance import provenance_of, write_provenance
 
 
-def average(first: Path, second: Path, share: float, out: Path) -> None:
+def average(first: Path, second: Path, share: float, out: Path, *, widened: bool = False) -> None:
     """Write (1 - share) x first + share x second, with the provenance of both.
+
+    The second may have been widened from the first (`recipes.detector.grow`): what the first does not have
+    counts as in the second, and as zero where old channels would read new ones.
 
     Args:
         first: FILE.onnx with its provenance file.
         second: the same network with other weights.
         share: of the second, 0..1.
         out: FILE.onnx to write.
+        widened: average only the weights that the second has more of; the others are the second's.
 
     Raises:
-        UsageError: the share is out of range, or the files do not hold the same network.
+        UsageError: the share is out of range, or the files do not hold the same network or a wider one.
     """
     import onnx
     from onnx import numpy_helper
@@ -43,12 +47,15 @@ def average(first: Path, second: Path, share: float, out: Path) -> None:
     model = onnx.load(str(second))
     other = {t.name: numpy_helper.to_array(t) for t in onnx.load(str(first)).graph.initializer}
     shapes = {t.name: tuple(t.dims) for t in model.graph.initializer}
-    if shapes != {name: value.shape for name, value in other.items()}:
+    if shapes.keys() != other.keys() or not all(_fits(other[n].shape, s) for n, s in shapes.items()):
         raise UsageError(f"{first} and {second} do not hold the same network; export both from one recipe")
     for tensor in model.graph.initializer:
         value = numpy_helper.to_array(tensor)
         if value.dtype == np.float32:
-            mixed = (1 - share) * other[tensor.name].astype(np.float64) + share * value.astype(np.float64)
+            old = value.astype(np.float64)
+            if not widened or old.shape != other[tensor.name].shape:
+                place(old, other[tensor.name])
+            mixed = (1 - share) * old + share * value.astype(np.float64)
             tensor.CopyFrom(numpy_helper.from_array(mixed.astype(np.float32), tensor.name))
     out.parent.mkdir(parents=True, exist_ok=True)
     onnx.save(model, str(out))
@@ -63,6 +70,17 @@ def average(first: Path, second: Path, share: float, out: Path) -> None:
     write_provenance(out, **facts)
 
 
+def _fits(small: tuple[int, ...], large: tuple[int, ...]) -> bool:
+    return len(small) == len(large) and all(a <= b for a, b in zip(small, large, strict=True))
+
+
+def place(large: np.ndarray, small: np.ndarray) -> None:
+    """Put the weights of a narrower network into those of a wider one, with the same outputs; in place."""
+    if small.shape[1:] != large.shape[1:]:
+        large[: small.shape[0]] = 0.0
+    large[tuple(slice(n) for n in small.shape)] = small
+
+
 def main() -> None:
     """The command."""
     parser = argparse.ArgumentParser(
@@ -72,8 +90,9 @@ def main() -> None:
     parser.add_argument("second", type=Path)
     parser.add_argument("--share", type=float, default=0.5, help="weight of the second network, 0..1")
     parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--widened", action="store_true", help="average only the widened layers")
     given = parser.parse_args()
-    average(given.first, given.second, given.share, given.out)
+    average(given.first, given.second, given.share, given.out, widened=given.widened)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from mien.inference.provenance import provenance_of, write_provenance
 onnx = pytest.importorskip("onnx")
 from onnx import numpy_helper  # noqa: E402
 
-from recipes.average_weights import average  # noqa: E402
+from recipes.average_weights import average, place  # noqa: E402
 
 DETECTOR = Path("src/mien/weights/detector.onnx")
 
@@ -49,6 +49,17 @@ def test_weights_lie_between_both_and_the_provenance_names_them(tmp_path):
     assert "others" in record["data"] and "photos" in record["sets"] and record["note"].endswith("Twice.")
     assert "scores" not in record, "they are of other weights"
     assert OnnxModel(tmp_path / "out" / "mixed.onnx", threads=1).tasks[0].name == "faces"
+
+
+def test_a_narrower_network_in_a_wider_one_answers_as_before():
+    rng = np.random.default_rng(1)
+    x, inner, last = rng.normal(size=5), rng.normal(size=(4, 5)), rng.normal(size=(3, 4))
+    wide_inner, wide_last = rng.normal(size=(6, 5)), rng.normal(size=(3, 6))
+    added = wide_inner[4:].copy()
+    place(wide_inner, inner)
+    place(wide_last, last)
+    np.testing.assert_allclose(wide_last @ (wide_inner @ x), last @ (inner @ x))
+    np.testing.assert_array_equal(wide_inner[4:], added)  # new channels keep their own weights
 
 
 def test_other_networks_and_shares_are_refused(tmp_path):

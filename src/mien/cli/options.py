@@ -115,7 +115,7 @@ Score = Annotated[
         max=1.0,
         metavar="0..1",
         help="Minimum detection score.",
-        show_default="0.56",
+        show_default="0.54",
         rich_help_panel=DETECTION,
     ),
 ]

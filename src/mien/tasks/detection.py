@@ -157,7 +157,7 @@ class FaceTask(Task[list[Detection]]):
 
     name: str = "faces"
     labels: str = "photo5"
-    threshold: float = 0.56
+    threshold: float = 0.54
     overlap: float = 0.4
     box_weight: float = 1.5
     point_weight: float = 0.7

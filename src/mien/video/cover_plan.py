@@ -17,7 +17,7 @@ from mien.video.following import Follower, Line, Sightings, grown, widened
 Visible = Callable[[Floats], bool]  # a mean embedding of length 1 -> whether this person stays visible
 
 LASTING = 0.5  # Ours: seconds of detections after which a track is covered whatever its scores are
-SURE, FEW, SHORT = 0.56, 5, 0.2  # Ours: a track without this score, of fewer detections, has shorter margins
+SURE, FEW, SHORT = 0.54, 5, 0.2  # Ours: a track without this score, of fewer detections, has shorter margins
 AROUND, SHRUNK = (
     0.3,
     0.85,
