@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Annotated
 
@@ -69,7 +70,8 @@ def evaluate(
     find = Detector(OnnxModel(WEIGHTS / "detector.onnx", threads=threads)) if detect else None
     scores = run(FlippedModel(model) if flip_tta else model, protocol or None, find=find)
     typer.echo(as_table(scores))
-    values = {s.protocol: {k: round(v, 5) for k, v in s.values.items()} for s in scores}
+    # JSON has no NaN, which stands for what a set cannot measure
+    values = {s.protocol: {k: round(v, 5) for k, v in s.values.items() if math.isfinite(v)} for s in scores}
     if out:
         out.parent.mkdir(parents=True, exist_ok=True)
         out.write_text(
