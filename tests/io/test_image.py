@@ -337,6 +337,15 @@ def test_junk_exif_is_logged(junk: bytes, caplog: pytest.LogCaptureFixture) -> N
     assert "upright" in caplog.text
 
 
+@pytest.mark.parametrize(("kind", "size"), [(1, "B3x"), (3, "H2x"), (4, "I")])
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_every_type_of_the_orientation_tag(order: str, kind: int, size: str) -> None:
+    head = {"<": b"II*\0", ">": b"MM\0*"}[order] + struct.pack(order + "IHHHI", 8, 1, 0x112, kind, 1)
+    block = head + struct.pack(order + size, 6) + bytes(4)
+    for exif in (block, b"Exif\0\0" + block, b"Exif\0\0Exif\0\0" + block):
+        same(load_photo(encode(corners(), "PNG", exif=exif)), np.rot90(corners(), 3))
+
+
 # Arrays
 
 
@@ -354,7 +363,12 @@ def test_junk_exif_is_logged(junk: bytes, caplog: pytest.LogCaptureFixture) -> N
         (np.zeros((5, 0, 3), np.uint8), "no pixels"),
         (np.zeros((4, 5, 3), np.float32), "(a * 255).round().astype(np.uint8)"),
         (np.zeros((4, 5, 3), np.float64), "a.clip(0, 255).astype(np.uint8)"),
+        (np.full((4, 5, 3), np.nan, np.float32), "not a number (NaN)"),
+        (np.full((4, 5, 3), np.inf), "infinite"),
+        (np.zeros((4, 5, 3), np.complex64), "no whole numbers"),
+        (np.zeros((4, 5, 3), "M8[s]"), "no whole numbers"),
         (np.zeros((4, 5, 3), np.uint16), "(a // 257).astype(np.uint8)"),
+        (np.zeros((4, 5, 3), ">u2"), "(a // 257).astype(np.uint8)"),
         (np.zeros((4, 5, 3), bool), "a.astype(np.uint8) * 255"),
         (np.zeros((4, 5, 3), np.int64), "a.astype(np.uint8)"),
         (np.zeros((4, 5, 3), object), "a.astype(np.uint8)"),
@@ -494,6 +508,12 @@ def test_permission_denied_as_the_system_says_it(tmp_path: Path, monkeypatch: py
     monkeypatch.setattr(Path, "open", refuse)
     with pytest.raises(Unreadable, match="permissions"):
         load_photo(path)
+
+
+def test_a_link_to_nothing(tmp_path: Path) -> None:
+    (tmp_path / "a.jpg").symlink_to("gone.jpg")
+    with pytest.raises(NotFound, match=r"a\.jpg' is a link to a file that is not there"):
+        load_photo(tmp_path / "a.jpg")
 
 
 def test_a_link_to_itself(tmp_path: Path) -> None:

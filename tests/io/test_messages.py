@@ -69,6 +69,7 @@ def test_none_is_what_imread_gives() -> None:
         b"FLV\x01\x05",
         b"\0\0\x01\xba\x44",
         b"G" + bytes(187) + b"G",
+        bytes(4) + b"G" + bytes(191) + b"G",
     ],
 )
 def test_a_video_is_sent_to_the_video_command(head: bytes) -> None:
@@ -76,9 +77,18 @@ def test_a_video_is_sent_to_the_video_command(head: bytes) -> None:
         load_photo(head + bytes(200))
 
 
-def test_a_pointer_of_git_lfs_is_called_that() -> None:
-    with pytest.raises(NotAPicture, match="Git LFS pointer"):
-        load_photo(b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 1\n")
+@pytest.mark.parametrize(
+    ("data", "what"),
+    [
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 1\n", "a Git LFS pointer"),
+        (b"\n<!DOCTYPE html>\n<html><title>404</title>", "a web page"),
+        (b"\xef\xbb\xbf<html>", "a web page"),
+        (b'{"error": "not found"}', "a JSON text"),
+    ],
+)
+def test_what_a_failed_download_left_is_called_that(data: bytes, what: str) -> None:
+    with pytest.raises(NotAPicture, match=f"is {what} in place of the picture; download it again"):
+        load_photo(data)
 
 
 def test_an_attribute_that_is_not_there_names_those_that_are() -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import struct
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -257,6 +258,42 @@ def test_exif_comes_before_xmp(kind: str) -> None:
     data = encode(corners(64, 32), kind, exif=exif_of(3), xmp=xmp_of(6, "attribute"), **options)
     for source in (data, Image.open(io.BytesIO(data))):
         alike(load_photo(source), np.rot90(corners(64, 32), 2))
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG"])
+def test_an_exif_tag_without_a_meaning_leaves_the_word_to_xmp(kind: str) -> None:
+    exif = exif_of(0)
+    if kind == "PNG":
+        info = PngImagePlugin.PngInfo()
+        info.add_itxt("XML:com.adobe.xmp", xmp_of(6, "attribute").decode())
+        data = encode(corners(64, 32), kind, exif=exif, pnginfo=info)
+    else:
+        data = encode(corners(64, 32), kind, exif=exif, xmp=xmp_of(6, "attribute"), quality=95)
+    for source in (data, Image.open(io.BytesIO(data))):
+        alike(load_photo(source), np.rot90(corners(64, 32), 3))
+
+
+@pytest.mark.parametrize("form", ["attribute", "element"])
+def test_any_prefix_may_stand_for_the_namespace_of_xmp(form: str) -> None:
+    packet = xmp_of(6, form).replace(b"tiff:Orientation", b"ns1.t:Orientation")
+    declared = packet.replace(b"<rdf:RDF>", b'<rdf:RDF xmlns:ns1.t="http://ns.adobe.com/tiff/1.0/">')
+    data = encode(corners(64, 32), "JPEG", xmp=declared, quality=95)
+    alike(load_photo(data), np.rot90(corners(64, 32), 3))
+    other = declared.replace(b"ns.adobe.com/tiff", b"example.org/else")
+    alike(load_photo(encode(corners(64, 32), "JPEG", xmp=other, quality=95)), corners(64, 32))
+
+
+@pytest.mark.parametrize("name", [b"eXIf", b"iTXt"])
+def test_chunks_after_the_pixels_of_a_png_count(name: bytes) -> None:
+    """Where ExifTool writes them."""
+    exif = exif_of(6).tobytes().removeprefix(b"Exif\0\0")
+    body = exif if name == b"eXIf" else b"XML:com.adobe.xmp\0\0\0\0\0" + xmp_of(6, "attribute")
+    chunk = struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
+    data = encode(corners(64, 32), "PNG")
+    end = data.rindex(b"IEND") - 4
+    late = data[:end] + chunk + data[end:]
+    for source in (late, Image.open(io.BytesIO(late))):
+        alike(load_photo(source), np.rot90(corners(64, 32), 3))
 
 
 def test_a_damaged_raw_profile_does_not_lose_the_picture(caplog: pytest.LogCaptureFixture) -> None:

@@ -22,6 +22,44 @@ def test_a_name_is_kept_in_one_form() -> None:
     assert records.clean_name(f" {DECOMPOSED} ") == records.clean_name(COMPOSED) == COMPOSED
 
 
+@pytest.mark.parametrize(
+    "typed",
+    [
+        "Anne Marie",
+        "Anne\u00a0Marie",
+        "  Anne \u2009 Marie\u3000",
+        "\ufeffAnne Marie",
+        "\u200eAnne Marie\u200f",
+        "An\u00adne Ma\u200brie",
+        "\u2068Anne\u2069 Marie",
+        "Anne\u200c \u200dMarie",
+    ],
+)
+def test_spaces_and_invisible_characters_do_not_make_a_name_new(typed: str) -> None:
+    assert records.clean_name(typed) == "Anne Marie"
+    assert "Anne Marie" in records.spellings(typed)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "\u0646\u0631\u06af\u0633\u200c\u062e\u0627\u062a\u0648\u0646",
+        "\u0915\u094d\u200d\u0937",
+        "O'Neil-Lopez",
+        "\u674e\u96f7",
+    ],
+)
+def test_names_of_all_scripts_stay_as_they_are(name: str) -> None:
+    assert records.clean_name(name) == name
+
+
+@pytest.mark.parametrize("name", ["", " ", "\u200b", "\u200c\u200d", "a\nb", "a\0b", "\ud800", "x" * 201])
+def test_what_is_no_name(name: str) -> None:
+    with pytest.raises(UsageError, match="1 to 200 printable characters") as caught:
+        records.clean_name(name)
+    assert len(str(caught.value)) < 130
+
+
 def test_both_forms_are_looked_up() -> None:
     assert {COMPOSED, DECOMPOSED} <= set(records.spellings(DECOMPOSED)) & set(records.spellings(COMPOSED))
 

@@ -14,8 +14,10 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 from typer.testing import CliRunner
@@ -23,8 +25,9 @@ from typer.testing import CliRunner
 import mien
 from mien.cli import app
 from mien.errors import NotFound, StorageError, Unreadable
+from mien.recognition.records import new_id, now
+from mien.recognition.store import FACE, Row, new_store
 from mien.scale import people, photos, places
-from tests.scale.test_scale_slow import READER, WRITER
 
 fs = pytest.importorskip("pyarrow.fs", reason="pip install 'mien[scale]'")
 pytest.importorskip("moto", reason="pip install 'moto[server]'")
@@ -234,20 +237,71 @@ def test_a_bucket_that_is_missing_and_a_store_that_does_not_answer(server: Serve
         places._file_system.cache_clear()
 
 
+# adds and erases a person, `rounds` times, after a line on stdin
+WRITER = """
+import sys
+import numpy as np
+from mien.recognition.gallery import Gallery
+from mien.recognition.records import new_id, now
+from mien.recognition.store import FACE, Row
+place, rounds = sys.argv[1], int(sys.argv[2])
+axes, gallery = np.eye(64, dtype=np.float32), Gallery(place, threshold=0.5)
+print("ready", flush=True)
+sys.stdin.readline()
+for i in range(20, 20 + rounds):
+    gallery.store.add([Row(new_id("f"), f"p_{i:016x}", f"Person {i}", FACE, "", "", now(), axes[i])])
+    gallery.forget(f"Person {i}")
+"""
+# searches until stdin is closed, at least once, so that a slow machine only makes it slow
+READER = """
+import json, select, sys
+import numpy as np
+from mien.recognition.gallery import Gallery
+axes, gallery = np.eye(64, dtype=np.float32), Gallery(sys.argv[1], threshold=0.5)
+print("ready", flush=True)
+rounds, people = 0, set()
+while not rounds or not select.select([sys.stdin], [], [], 0)[0]:
+    for i in (0, 19):
+        answer = gallery.search(axes[i])
+        assert answer.match is not None and answer.match.name == f"Person {i}", (i, answer)
+        assert answer.match.similarity > 0.999
+    people.add(len(gallery.people()))
+    rounds += 1
+print(json.dumps({"rounds": rounds, "people": sorted(people)}))
+"""
+
+
 def test_many_readers_and_one_writer_of_a_gallery(bucket: str) -> None:
     uri = f"s3://{bucket}/people"
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    writer = subprocess.Popen([sys.executable, "-c", WRITER, uri, "5"], **pipes)
-    assert writer.stdout is not None and writer.stdout.readline() == "ready\n"
-    readers = [subprocess.Popen([sys.executable, "-c", READER, uri, "15"], **pipes) for _ in range(2)]
-    said = [r.communicate(timeout=300) for r in readers]
-    _, writer_error = writer.communicate(timeout=300)
-    assert writer.returncode == 0, writer_error[-2000:]
-    for process, (out, error) in zip(readers, said, strict=True):
-        assert process.returncode == 0, error[-2000:]
-        found = json.loads(out)
-        assert found["rounds"] >= 1
-        assert set(found["people"]) <= {20, 21}
+    store = new_store(uri, None, None, {"model": "m" * 64, "task": "identity", "view": {}, "d": 64})
+    people = [
+        (f"p_{i:016x}", f"Person {i}", vector) for i, vector in enumerate(np.eye(64, dtype=np.float32)[:20])
+    ]
+    store.add([Row(new_id("f"), who, name, FACE, "", "", now(), vector) for who, name, vector in people])
+    commands = [[WRITER, uri, "2"], *([READER, uri] for _ in range(2))]
+    with ExitStack() as running:
+        processes = []
+        for words in commands:
+            process = subprocess.Popen(
+                [sys.executable, "-c", *words],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+            running.callback(process.kill)
+            processes.append(process)
+        for process in processes:
+            assert process.stdout.readline() == "ready\n", process.stderr.read()[-2000:]
+        writer, *readers = processes
+        _, error = writer.communicate("go\n", timeout=1200)
+        assert writer.returncode == 0, error[-2000:]
+        for process in readers:
+            out, error = process.communicate(timeout=1200)  # closes stdin
+            assert process.returncode == 0, error[-2000:]
+            found = json.loads(out)
+            assert found["rounds"] >= 1
+            assert set(found["people"]) <= {20, 21}
     assert len(mien.Gallery(uri, threshold=0.5).people()) == 20
 
 
@@ -270,23 +324,24 @@ print(json.dumps({"photos": done.photos, "others": len(pids - set(killed)), "ski
 
 def test_ray_reads_and_writes_and_a_killed_worker_loses_nothing(bucket: str, small: bytes, server) -> None:
     pytest.importorskip("ray", reason="pip install 'mien[scale]'")
-    for i in range(30):
+    count = 12
+    for i in range(count):
         server.put(f"{bucket}/many/{i:02}.jpg", small)
     uri, out = f"s3://{bucket}/many", f"s3://{bucket}/ray"
 
     def run() -> dict:
         done = subprocess.run(
-            [sys.executable, "-c", JOB, uri, out], capture_output=True, text=True, timeout=500, check=False
+            [sys.executable, "-c", JOB, uri, out], capture_output=True, text=True, timeout=1500, check=False
         )
         assert done.returncode == 0, done.stderr[-3000:]
         return json.loads(done.stdout.splitlines()[-1])
 
     first = run()
-    assert (first["photos"], first["skipped"]) == (30, 0)
+    assert (first["photos"], first["skipped"]) == (count, 0)
     assert first["others"] >= 1, "the job was over before the worker died"
-    assert [Path(r["path"]).name for r in rows_of(out)] == [f"{i:02}.jpg" for i in range(30)]
+    assert [Path(r["path"]).name for r in rows_of(out)] == [f"{i:02}.jpg" for i in range(count)]
     server.store.delete_file(f"{bucket}/ray/{places.Parts(out).names()[0]}")  # as after a killed job
     again = run()
-    assert again["photos"] + again["skipped"] == 30
+    assert again["photos"] + again["skipped"] == count
     assert again["photos"] > 0
-    assert [Path(r["path"]).name for r in rows_of(out)] == [f"{i:02}.jpg" for i in range(30)]
+    assert [Path(r["path"]).name for r in rows_of(out)] == [f"{i:02}.jpg" for i in range(count)]

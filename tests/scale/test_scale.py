@@ -9,6 +9,8 @@ import os
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -154,6 +156,46 @@ def test_ray_workers_are_not_nicer_than_this_process(ray, capsys) -> None:
 class Refusing:
     def __call__(self, item: dict) -> dict:
         raise UsageError(f"no {item['x']} here")
+
+
+class NoRay:
+    """Ray on a machine that is too busy: `init` fails a few times."""
+
+    def __init__(self, failures: int):
+        self.failures, self.calls = failures, list[str]()
+
+    def is_initialized(self) -> bool:
+        return False
+
+    def init(self, **options: Any) -> None:
+        self.calls.append("init")
+        if self.calls.count("init") <= self.failures:
+            raise Exception("The current node timed out during startup.\nMore lines")
+
+    def shutdown(self) -> None:
+        self.calls.append("shutdown")
+
+
+def test_ray_is_started_again_and_its_failure_is_one_sentence(monkeypatch, capsys) -> None:
+    context = SimpleNamespace(DataContext=SimpleNamespace(get_current=SimpleNamespace))
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    slow = NoRay(2)
+    monkeypatch.setattr(engine, "libraries", lambda: (slow, context))
+    assert engine.start() is slow
+    assert slow.calls == ["init", "shutdown", "init", "shutdown", "init"]
+    assert capsys.readouterr().err.count("did not start (The current node timed out during startup.)") == 2
+    never = NoRay(9)
+    monkeypatch.setattr(engine, "libraries", lambda: (never, context))
+    with pytest.raises(UsageError, match=r"Ray does not start \(The current node.*--workers N") as caught:
+        engine.start()
+    assert "More lines" not in str(caught.value)
+    assert never.calls.count("init") == 3
+    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
+    absent = NoRay(9)
+    monkeypatch.setattr(engine, "libraries", lambda: (absent, context))
+    with pytest.raises(UsageError, match=r"cannot connect to RAY_ADDRESS '10\.0\.0\.1:6379'"):
+        engine.start()
+    assert absent.calls == ["init", "shutdown"]
 
 
 def test_what_is_there_is_not_read_again(six, tmp_path) -> None:

@@ -4,7 +4,7 @@
 
 The first argument is what the kernel forbids: "socket", an internet socket, or "connect", any connection.
 COMMANDS.json: a list of [arguments, exit code]. Each command that ends is printed. The process exits with 1
-at the first other exit code, with 3 where this system has no such guard, and is killed by SIGSYS at what is
+if an exit code was another, with 3 where this system has no such guard, and is killed by SIGSYS at what is
 forbidden.
 """
 
@@ -85,6 +85,7 @@ def main() -> None:
 
     from mien.cli import app
 
+    wrong = False
     for words, expected in json.loads(Path(sys.argv[2]).read_text(encoding="utf-8")):
         done = CliRunner().invoke(app, words)
         code = (
@@ -92,8 +93,10 @@ def main() -> None:
         )
         print(*words[:2], flush=True)
         if code != expected:
-            print(f"exit code {code}, not {expected}:", done.output[-2000:], done.exception, file=sys.stderr)
-            sys.exit(1)
+            said = (done.output[-1000:], done.exception)
+            print(f"{words[:2]}: exit code {code}, not {expected}:", *said, file=sys.stderr)
+            wrong = True
+    sys.exit(int(wrong))
 
 
 if __name__ == "__main__":

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -33,15 +32,17 @@ def _targets(found: list[tuple[str, Any]], out: Path) -> dict[str, Path]:
     Raises:
         UsageError: a photo would be written over an original.
     """
+    from mien.io.paths import file_key
+
     paths = [path for path, _ in found]
     targets = {}
     for path, name in zip(paths, output_names(paths), strict=True):
         targets[path] = (
             out / f"{name if path != '-' else 'photo'}{'.png' if path.lower().endswith(LOSSLESS) else '.jpg'}"
         )
-    originals = {os.path.realpath(path) for path in paths}
+    originals = {file_key(path) for path in paths}
     for target in targets.values():
-        if os.path.realpath(target) in originals:
+        if file_key(target) in originals:
             raise UsageError(f"{str(target)!r} is one of the photos; write into another folder with --out")
     return targets
 

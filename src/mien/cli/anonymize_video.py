@@ -28,6 +28,8 @@ def video_targets(videos: Sequence[str], out: Path) -> dict[str, Path]:
     Raises:
         UsageError: a video would be written over an original, or FILE.mp4 is named for several.
     """
+    from mien.io.paths import file_key
+
     if out.suffix.lower() == ".mp4" and not out.is_dir():
         if len(videos) > 1:
             raise UsageError(f"{str(out)!r} is one file and there are {len(videos)} videos; give a folder")
@@ -36,9 +38,9 @@ def video_targets(videos: Sequence[str], out: Path) -> dict[str, Path]:
         targets = {
             video: out / f"{name}.mp4" for video, name in zip(videos, output_names(list(videos)), strict=True)
         }
-    originals = {os.path.realpath(video) for video in videos}
+    originals = {file_key(video) for video in videos}
     for target in targets.values():
-        if os.path.realpath(target) in originals:
+        if file_key(target) in originals:
             raise UsageError(f"{str(target)!r} is one of the videos; write into another folder with --out")
     return targets
 

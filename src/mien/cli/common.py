@@ -126,6 +126,8 @@ def photos_of(inputs: list[str]) -> list[tuple[str, Any]]:
     return [("-", sys.stdin.buffer.read())]
 
 
+# Stems that Windows takes for devices, whatever the ending
+_DEVICES = {"con", "prn", "aux", "nul", *(f"{port}{n}" for port in ("com", "lpt") for n in "0123456789¹²³")}
 STEM_BYTES = 180  # a file name may have 255 bytes; the rest is left for numbers, task names and the ending
 
 
@@ -135,7 +137,7 @@ def output_names(paths: list[str]) -> list[str]:
     No two names are equal on any file system: they are compared without case and in one Unicode form. A
     numbered name is never the stem of another photo. A long stem is shortened to `STEM_BYTES`.
     """
-    stems = [_bounded(Path(path).stem.replace("\n", "_") or "photo", STEM_BYTES) for path in paths]
+    stems = [_bounded(_stem(path), STEM_BYTES) for path in paths]
     used = {_name_key(stem) for stem in stems}
     first: set[str] = set()
     numbers: dict[str, int] = {}
@@ -150,6 +152,12 @@ def output_names(paths: list[str]) -> list[str]:
         first.add(key)
         names.append(name)
     return names
+
+
+def _stem(path: str) -> str:
+    """A path's stem, as a name that every system takes for a file."""
+    stem = Path(path).stem.replace("\n", "_") or "photo"
+    return f"_{stem}" if stem.partition(".")[0].rstrip().lower() in _DEVICES else stem
 
 
 def _name_key(name: str) -> str:
@@ -191,12 +199,14 @@ def refuse_originals(paths: list[str], folders: dict[str, Path | None]) -> None:
     Raises:
         UsageError: a folder holds a photo of this run, or two options name one folder.
     """
-    originals = {os.path.dirname(os.path.realpath(path)) for path in paths if path != "-"}
-    used: dict[str, str] = {}
+    from mien.io.paths import file_key
+
+    originals = {file_key(os.path.dirname(os.path.realpath(path))) for path in paths if path != "-"}
+    used: dict[str | tuple[int, int], str] = {}
     for option, folder in folders.items():
         if folder is None:
             continue
-        place = os.path.realpath(folder)
+        place = file_key(folder)
         if place in originals:
             raise UsageError(f"{option} {str(folder)!r} is a folder of these photos; name another folder")
         if place in used:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -73,16 +72,17 @@ def stoppable() -> Iterator[list[bool]]:
 
 def _check_places(source: str, places: Mapping[str, str | Path | None]) -> None:
     """No output may be the film, or another output; rows must have a format."""
+    from mien.io.paths import file_key
     from mien.io.writers import rows_kind
 
     for option in ("--out", "--tracks"):
         if places[option] is not None:
             rows_kind(str(places[option]), option)
-    used = {os.path.realpath(source): "the film itself"}
+    used: dict[str | tuple[int, int], str] = {file_key(source): "the film itself"}
     for option, place in places.items():
         if place is None or str(place) == "-":
             continue
-        at = os.path.realpath(place)
+        at = file_key(place)
         if at in used:
             raise UsageError(f"{option} {str(place)!r} would overwrite {used[at]}; name another file")
         used[at] = f"what {option} writes"

@@ -96,8 +96,9 @@ _BASE64_STARTS = (
     *("Qk0", "Qk1", "Qk2", "Qk3"),
 )
 _FULL = 0.8  # a RAW file's preview counts as full-size from this share of the sensor's longer side
+_PACKETS = ((0, 188), (4, 192))  # of MPEG transport streams: first sync byte, size
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
-_HEAD = 192  # bytes that tell the format
+_HEAD = 256  # bytes that tell the format
 _UNKNOWN_KIND = re.compile("unknown pixel mode|cannot handle|[Uu]nsupported|unknown compression", re.ASCII)
 _RAW = (
     "{name} is {what}, which mien does not develop{why}; export it as JPEG or TIFF with your photo software"
@@ -359,12 +360,16 @@ def check_pixels(array: object, what: str = "a photo") -> None:
         raise BadArray(f"{what} must be (H, W, 3); got shape {shape}: {fix}")
     if array.dtype == np.uint8:
         return
-    if array.dtype.kind == "f":
+    if array.dtype.kind == "f" and np.isfinite(array).all():
         fix = (
             "for values 0..1 use (a * 255).round().astype(np.uint8), for 0..255 a.clip(0,"
             " 255).astype(np.uint8)"
         )
-    elif array.dtype == np.uint16:
+    elif array.dtype.kind == "f":
+        fix = "it has values that are infinite or not a number (NaN); check what computed it"
+    elif array.dtype.kind not in "biuO":
+        fix = "its values are no whole numbers; check what made it"
+    elif array.dtype.kind == "u" and array.dtype.itemsize == 2:
         fix = "for values 0..65535 use (a // 257).astype(np.uint8), for 0..255 a.astype(np.uint8)"
     elif array.dtype.kind == "b":
         fix = "use a.astype(np.uint8) * 255"
@@ -421,6 +426,8 @@ def _read(path: str) -> bytes:
             file.seek(0)
             return file.read()
     except (FileNotFoundError, NotADirectoryError) as error:
+        if os.path.islink(path):
+            raise NotFound(f"{name} is a link to a file that is not there; check the link") from error
         raise NotFound(f"there is no file {name}; check the path") from error
     except PermissionError as error:
         raise Unreadable(f"{name} may not be read; change its permissions") from error
@@ -462,6 +469,8 @@ def _format_of(head: bytes, name: str) -> str:
         raise NotAPicture(f"{name} is a video; read it with: mien video FILE, or mien.read_video")
     if other := _foreign(head):
         raise NotAPicture(f"{name} is {other}, which mien does not read; convert it to JPEG or PNG")
+    if instead := _instead_of_a_file(head):
+        raise NotAPicture(f"{name} is {instead} in place of the picture; download it again")
     raise NotAPicture(f"{name} is no picture that mien reads ({_ALLOWED}); it starts with {head[:8]!r}")
 
 
@@ -485,9 +494,11 @@ def _is_video(head: bytes) -> bool:
         return head[8:12] not in (b"M4A ", b"M4B ", b"jxl ", b"jp2 ", b"jpx ")
     if head[4:8] in (b"moov", b"mdat", b"wide") or (head[:4] == b"RIFF" and head[8:12] == b"AVI "):
         return True
-    # Matroska and WebM, ASF, Flash, Ogg, MPEG program and transport streams
+    # Matroska and WebM, ASF, Flash, Ogg, MPEG program stream
     starts = (b"\x1a\x45\xdf\xa3", b"\x30\x26\xb2\x75\x8e\x66\xcf\x11", b"FLV\1", b"OggS", b"\0\0\1\xba")
-    return head.startswith(starts) or (head[:1] == b"G" and head[188:189] == b"G")
+    # MPEG transport stream: packets of 188 bytes, or of 192 from camcorders and Blu-ray discs
+    packets = any(head[at : at + 1] == head[at + size : at + size + 1] == b"G" for at, size in _PACKETS)
+    return head.startswith(starts) or packets
 
 
 def _foreign(head: bytes) -> str:
@@ -501,11 +512,18 @@ def _foreign(head: bytes) -> str:
     if head.startswith(b"8BPS"):
         return "a Photoshop picture"
     text = head.lstrip().lower()
+    if text.startswith(b"%pdf"):
+        return "a PDF"
+    return "an SVG or XML file" if text.startswith((b"<svg", b"<?xml")) else ""
+
+
+def _instead_of_a_file(head: bytes) -> str:
+    """What a download left in place of a picture, or ""."""
+    text = head.removeprefix(b"\xef\xbb\xbf").lstrip().lower()
     starts = {
-        "a PDF": (b"%pdf",),
-        "an SVG or XML file": (b"<svg", b"<?xml"),
-        "a web page": (b"<!doctype", b"<html"),
-        "a Git LFS pointer and not the file itself": (b"version https://git-lfs",),
+        "a web page": (b"<!doctype html", b"<html"),
+        "a Git LFS pointer": (b"version https://git-lfs",),
+        "a JSON text": (b'{"', b"{\n", b"{\r\n"),
     }
     return next((name for name, first in starts.items() if text.startswith(first)), "")
 

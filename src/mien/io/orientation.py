@@ -9,8 +9,10 @@ import struct
 from PIL import Image
 
 _TAG = 0x0112
-# as an attribute or as an element, with any prefix that stands for the TIFF namespace
-_XMP = re.compile(rb"""tiff:Orientation\s*(?:=\s*["']|>)\s*([1-8])\s*[<"']""")
+# the prefixes that stand for the TIFF namespace, and the tag with one of them, as an attribute or an element
+_PREFIX = re.compile(rb"""xmlns:([\w.-]+)\s*=\s*["']http://ns\.adobe\.com/tiff/1\.0/["']""")
+_XMP = rb"""\b(?:%s):Orientation\s*(?:=\s*["']|>)\s*([1-8])\s*[<"']"""
+_LETTERS = {1: "B", 3: "H", 4: "I"}  # field types that are seen: BYTE, SHORT, LONG
 # The container of these formats says which way up a picture is, and their readers have applied it or put it
 # into EXIF; an XMP packet is a left-over there.
 _CONTAINERS = ("AVIF", "HEIF", "HEIC")
@@ -24,7 +26,7 @@ def orientation_of(image: Image.Image, name: str) -> int:
     """The EXIF orientation of a picture, 1..8; 1 if there is none.
 
     The first of these that has the tag decides: the EXIF block; EXIF as ImageMagick writes it into a PNG's
-    text; XMP; the EXIF tags that were set on a Pillow image.
+    text; XMP; the EXIF tags that were set on a Pillow image. A value outside 1..8 counts as no tag.
 
     Args:
         image: open; its pixels need not be decoded.
@@ -64,7 +66,8 @@ def _of_exif(exif: bytes, name: str) -> int | None:
 
     We read the one tag ourselves: Pillow's parser reads all of them, and gives up on any that is broken.
     """
-    exif = exif.removeprefix(b"Exif\0\0")
+    while exif.startswith(b"Exif\0\0"):  # some programs write it twice
+        exif = exif[6:]
     order = {b"II": "<", b"MM": ">"}.get(exif[:2])
     if not exif:
         return None
@@ -76,8 +79,8 @@ def _of_exif(exif: bytes, name: str) -> int | None:
         for at in range(start + 2, start + 2 + 12 * count, 12):
             tag, kind = struct.unpack_from(order + "HH", exif, at)
             if tag == _TAG:
-                (value,) = struct.unpack_from(order + ("H" if kind == 3 else "I"), exif, at + 8)
-                return int(value)
+                (value,) = struct.unpack_from(order + _LETTERS.get(kind, "I"), exif, at + 8)
+                return int(value) if 1 <= value <= 8 else None
     except struct.error as error:
         _log.warning("%s: its EXIF is damaged (%s); read as upright", name, error)
     return None
@@ -89,6 +92,11 @@ def _of_xmp(image: Image.Image) -> int | None:
         packet = image.info.get(key)
         for part in packet if isinstance(packet, tuple) else (packet,):
             text = part.encode("utf-8", "replace") if isinstance(part, str) else part
-            if isinstance(text, bytes) and (found := _XMP.search(text.replace(b"\0", b""))):
-                return int(found[1])  # without zeros: the packet may be UTF-16
+            if not isinstance(text, bytes):
+                continue
+            text = text.replace(b"\0", b"")  # without zeros: the packet may be UTF-16
+            prefixes = {b"tiff", *_PREFIX.findall(text)}
+            found = re.search(_XMP % b"|".join(re.escape(p) for p in sorted(prefixes)), text)
+            if found:
+                return int(found[1])
     return None

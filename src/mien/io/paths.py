@@ -35,6 +35,30 @@ VIDEO_EXTENSIONS = frozenset(
 )
 
 
+def file_key(path: str | os.PathLike[str]) -> str | tuple[int, int]:
+    """Equal for two names of one file or folder: links of both kinds, and names that differ in case where the
+    file system ignores case.
+
+    Args:
+        path: what is not there is compared by its path.
+    """
+    try:
+        status = os.stat(path)
+    except (OSError, ValueError):
+        return os.path.realpath(path)
+    return (status.st_dev, status.st_ino) if status.st_ino else os.path.realpath(path)
+
+
+def drop_link(path: str | os.PathLike[str]) -> None:
+    """Remove a name before it is written, if it is a link: the file that it shares must not change.
+
+    Raises:
+        OSError: it cannot be removed.
+    """
+    if os.path.islink(path) or (os.path.isfile(path) and os.stat(path).st_nlink > 1):
+        os.unlink(path)
+
+
 def split_videos(inputs: Iterable[str]) -> tuple[list[str], list[str]]:
     """Videos among files, folders and globs, each once, and the inputs that are left for `find_photos`.
 

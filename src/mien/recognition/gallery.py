@@ -424,7 +424,7 @@ class Gallery:
             UsageError: no person has that name, or several people have exactly the same name.
         """
         if not self.store.rows("person", [person], full=False):
-            clean = records.normalized(person.strip())
+            clean = records.normalized(person)
             rows = [r for r in self.store.rows(full=False) if records.normalized(r.name) == clean]
             if len({r.person for r in rows}) == len({r.name for r in rows}) > 1:
                 return self.store.rows("person", {r.person for r in rows})

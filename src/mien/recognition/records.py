@@ -239,29 +239,40 @@ def ids_of(rows: Iterable[Row]) -> str:
     return ", ".join(sorted({r.person for r in rows}))
 
 
+_JOINERS = "\u200c\u200d"  # zero-width non-joiner and joiner
+
+
 def clean_name(name: str) -> str:
-    """A name without surrounding spaces, in NFC.
+    """A name as it is stored, see `normalized`.
 
     Raises:
         UsageError: it is empty, too long, or not printable.
     """
-    clean = normalized(name.strip())
-    if not clean or len(clean) > 200 or not clean.isprintable():
-        raise UsageError(f"a name needs 1 to 200 printable characters, not {name!r}")
+    clean = normalized(name)
+    printable = clean.translate(dict.fromkeys(map(ord, _JOINERS))).isprintable()
+    if not clean or len(clean) > 200 or not printable:
+        shown = repr(name) if len(name) <= 60 else f"{name[:40]!r}... ({len(name)} characters)"
+        raise UsageError(f"a name needs 1 to 200 printable characters, not {shown}")
     return clean
 
 
 def normalized(name: str) -> str:
-    """A name in the Unicode form in which it is stored, NFC."""
-    return unicodedata.normalize("NFC", name)
+    """A name in the form in which it is stored: NFC, one plain space between words, nothing invisible.
+
+    Invisible are marks of direction, byte order marks and the like, as they come along when text is pasted.
+    The two joiners stay inside a name: Persian and Indic names are written with them.
+    """
+    seen = (c for c in name.strip() if c in _JOINERS or unicodedata.category(c) != "Cf")
+    spaced = "".join(" " if unicodedata.category(c) == "Zs" else c for c in seen)
+    words = (word.strip(_JOINERS) for word in spaced.split(" "))
+    return unicodedata.normalize("NFC", " ".join(word for word in words if word))
 
 
 def spellings(name: str) -> list[str]:
-    """The Unicode forms in which a gallery may hold a name: older galleries stored it as typed."""
+    """The forms in which a gallery may hold a name: older galleries stored it as typed."""
     clean = name.strip()
-    return list(
-        dict.fromkeys((unicodedata.normalize("NFC", clean), unicodedata.normalize("NFD", clean), clean))
-    )
+    nfc, nfd = (unicodedata.normalize(form, clean) for form in ("NFC", "NFD"))
+    return list(dict.fromkeys((normalized(name), nfc, nfd, clean)))
 
 
 def day_of(until: date | str) -> str:

@@ -61,16 +61,20 @@ def check(engine: str) -> None:
 
 
 def start() -> Any:
-    """Ray: the one that runs in this process, the cluster of RAY_ADDRESS, or a new local one."""
+    """Ray: the one that runs in this process, the cluster of RAY_ADDRESS, or a new local one.
+
+    Raises:
+        UsageError: it does not start.
+    """
     ray, data = libraries()
     # Ray's default is 15: next to a busy process such workers get hardly any processor time
     os.environ.setdefault("RAY_worker_niceness", "0")
     if not ray.is_initialized():
         quiet = {"logging_level": logging.ERROR, "log_to_driver": False}
         if os.environ.get("RAY_ADDRESS"):
-            ray.init(**quiet)
+            _init(ray, **quiet)
         else:
-            ray.init(address="local", include_dashboard=False, object_store_memory=OBJECT_STORE, **quiet)
+            _init(ray, address="local", include_dashboard=False, object_store_memory=OBJECT_STORE, **quiet)
     with warnings.catch_warnings():
         warnings.simplefilter(
             "ignore", DeprecationWarning
@@ -79,6 +83,28 @@ def start() -> Any:
     context.enable_progress_bars = False  # ours counts photos
     logging.getLogger("ray.data").setLevel(logging.WARNING)
     return ray
+
+
+def _init(ray: Any, **options: Any) -> None:
+    """Start Ray, again if it fails: its processes wait only 30 s for each other. Or connect to a cluster."""
+    cluster = os.environ.get("RAY_ADDRESS")
+    for left in (0,) if cluster else (2, 1, 0):
+        try:
+            ray.init(**options)
+            return
+        except Exception as error:  # Ray raises bare exceptions here
+            ray.shutdown()
+            why = (str(error).strip() or type(error).__name__).split("\n")[0]
+            if cluster:
+                raise UsageError(
+                    f"cannot connect to RAY_ADDRESS {cluster!r} ({why}); check the address and the cluster"
+                ) from error
+            if not left:
+                raise UsageError(
+                    f"Ray does not start ({why}); stop what keeps the cores busy, or use mien analyze"
+                    " --workers N without --engine ray"
+                ) from error
+            say(f"Ray did not start ({why}); trying again")
 
 
 def worker_count(engine: str, workers: int | None, threads: int) -> int:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from mien import geometry
 from mien.errors import PhotoError, UsageError
+from mien.io.paths import file_key
 from mien.types import Detection, Face, Pixels
 from mien.video.container import VideoContainer, Writer
 from mien.video.cover_plan import Check, CoveredTrack, Plan, Visible, plan_cover, stretch
@@ -170,7 +171,7 @@ def _check_arguments(
         )
     if os.fspath(source) == "-":
         raise UsageError("a video is read twice, so it cannot come from stdin; save it to a file")
-    if os.path.realpath(source) == os.path.realpath(target):
+    if file_key(source) == file_key(target):
         raise UsageError(f"{os.fspath(target)!r} is the source itself; name another file")
     if not CANDIDATE <= score < 1:
         raise UsageError(f"score must lie between {CANDIDATE} and 1, not {score}")

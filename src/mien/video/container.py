@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from mien.errors import EmptyFile, NotFound, PhotoError, Truncated, Unreadable, UsageError
+from mien.io.paths import drop_link
 from mien.types import Pixels
 
 RESTART = 0.3  # seconds; a frame's time that falls back further is a clock that starts again
@@ -311,6 +312,7 @@ class Writer:
         if Path(path).suffix.lower() != ".mp4":
             raise UsageError(f"an annotated film is written as FILE.mp4, not {os.fspath(path)!r}")
         self._path = Path(path)
+        drop_link(self._path)
         self.container = self._av.open(f"file:{self._path}", "w", format="mp4")
         self._rate, self._film, self._last = Fraction(rate).limit_denominator(TICKS), sound_of, -1
         self._video: Any = None

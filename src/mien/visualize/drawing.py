@@ -18,6 +18,7 @@ from PIL import Image
 
 from mien.errors import BadArray, UsageError
 from mien.io.image import check_pixels
+from mien.io.paths import drop_link
 from mien.types import Array, Face, Pixels
 from mien.visualize import labels as plates
 from mien.visualize import overlay as parts
@@ -223,6 +224,7 @@ def save_png(path: str | os.PathLike[str], pixels: Pixels) -> None:
         BadArray: not such an array. OSError: the place cannot be written.
     """
     check_pixels(pixels, "the picture to save")
+    drop_link(path)
     Image.fromarray(pixels).save(path, format="PNG")
 
 
@@ -233,6 +235,7 @@ def save_jpeg(path: str | os.PathLike[str], pixels: Pixels, *, quality: int = 92
         BadArray: not such an array. OSError: the place cannot be written.
     """
     check_pixels(pixels, "the picture to save")
+    drop_link(path)
     Image.fromarray(pixels).save(path, format="JPEG", quality=quality, subsampling=0)
 
 
@@ -250,6 +253,7 @@ def save_mask(path: str | os.PathLike[str], mask: Pixels) -> None:
         raise BadArray(f"a mask to save must be a numpy array (H, W) of uint8 labels, not empty; got {got}")
     image = Image.fromarray(np.ascontiguousarray(mask))
     image.putpalette(_color_table(tuple(COLORS)).tobytes())
+    drop_link(path)
     image.save(path, format="PNG")
 
 
