@@ -212,6 +212,7 @@ def faces(
     weights: Annotated[Path, typer.Option(help="The network whose landmarks and attributes are used.")] = (
         WEIGHTS / "mien.onnx"
     ),
+    share: Annotated[float, typer.Option(help="Fewer faces: this fraction of the plan.")] = 1.0,
 ) -> None:
     """Eyes by teacher and lids, gaze, head pose, and what covers the eyes."""
     plan = {
@@ -228,7 +229,7 @@ def faces(
     since = time.perf_counter()
     for name, (lowest, others) in plan.items():
         data, rng = SETS[name](), np.random.default_rng([1, len(name)])
-        for i in chosen(seen[name], lowest, others, 2):
+        for i in chosen(seen[name], round(share * lowest), round(share * others), 2):
             sample = data[int(i)]
             crop = geometry.align(sample.image, sample.points, VIEW)
             raw = network(network.view.tensor(crop.pixels[None]))
