@@ -113,11 +113,18 @@ def of_faces(f: Mapping[str, np.ndarray]) -> Faces:
     return Faces(f["crop"], labels, aside, np.arange(len(labels)), facts)
 
 
-def of_occluded(f: Mapping[str, np.ndarray], real: Faces) -> Faces:
+_UNKNOWN: dict[str, Any] = {
+    "eyes": {"left": None, "right": None},
+    "occlusion": {"sunglasses": 0.0, "left_eye": 0.0, "right_eye": 0.0},
+}
+
+
+def of_occluded(f: Mapping[str, np.ndarray], real: Faces | None) -> Faces:
     """Drawn occluders on real faces; eyes and gaze keep their labels where they are seen."""
     labels, facts = list[dict[str, Any]](), list[dict[str, Any]]()
     for i, kind in enumerate(f["kind"].tolist()):
-        source = real.labels[int(f["source"][i])]
+        number = int(f["source"][i])
+        source = real.labels[number] if real is not None and number >= 0 else _UNKNOWN
         left, right, nose, mouth = (float(v) for v in f["shares"][i])
         old = source["occlusion"]
         shares = {
@@ -138,7 +145,8 @@ def of_occluded(f: Mapping[str, np.ndarray], real: Faces) -> Faces:
             found["gaze"] = source["gaze"]
         labels.append(found)
         facts.append({"from": "occluded", "kind": kind})
-    return Faces(f["crop"], labels, f["aside"].astype(bool), f["source"].astype(int), facts)
+    group = np.where(f["source"] >= 0, f["source"], 2_000_000 + np.arange(len(labels)))
+    return Faces(f["crop"], labels, f["aside"].astype(bool), group.astype(int), facts)
 
 
 def of_photos(f: Mapping[str, np.ndarray]) -> Faces:
@@ -176,10 +184,10 @@ def gathered() -> Faces:
     parts = list[Faces]()
     if (f := read("faces")) is not None:
         parts.append(of_faces(f))
-        if (f := read("occluded")) is not None:
-            parts.append(of_occluded(f, parts[0]))
-        if (f := read("degraded")) is not None:
-            parts.append(of_degraded(f))
+    if (f := read("occluded")) is not None:
+        parts.append(of_occluded(f, parts[0] if parts else None))
+    if (f := read("degraded")) is not None:
+        parts.append(of_degraded(f))
     if (f := read("photos")) is not None:
         parts.append(of_photos(f))
     if not parts:

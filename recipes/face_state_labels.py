@@ -46,6 +46,7 @@ app = typer.Typer(add_completion=False)
 VIEW = View((128, 128), "head", (0, 0, 0), (1, 1, 1))
 LARGE = View((224, 224), "head", (0, 0, 0), (1, 1, 1))  # where the teachers read eyes
 EYE_WIDTH = 0.47  # of the distance between the eyes
+MAYBE_SUNGLASSES = 0.6  # `darkness` below which a face is not taken as one without sunglasses
 OPEN_CROP, GAZE_CROP = 1.6, 1.8  # side of an eye's crop in widths of the eye
 Teachers = Annotated[Path, typer.Option(help="Folder of the teacher networks.")]
 SETS = {
@@ -304,22 +305,45 @@ def write(name: str, columns: dict[str, list[Any]]) -> None:
 
 
 @app.command()
-def occluded(count: Annotated[int, typer.Option(help="Number of training crops.")] = 2000) -> None:
-    """Drawn masks, sunglasses, hands and blocks, with the covered shares."""
-    known, rng = np.load(folder() / "faces.npz"), np.random.default_rng(5)
-    crops, points, sets = known["crop"], known["points5"], known["set"]
-    train = np.flatnonzero([not s.endswith("aside") for s in sets])
-    aside = np.flatnonzero([s.endswith("aside") for s in sets])
+def occluded(count: Annotated[int, typer.Option(help="Number of training crops.")] = 3000) -> None:
+    """Drawn masks, sunglasses, hands and blocks, with the covered shares.
+
+    Half of the faces are those of `faces`, if that file is there, so that they keep their other labels.
+    """
+    rng, path = np.random.default_rng(5), folder() / "faces.npz"
+    known = np.load(path) if path.is_file() else None
     columns: dict[str, list[Any]] = {k: [] for k in ("crop", "points5", "source", "kind", "shares", "aside")}
-    for j in (*rng.choice(train, count), *rng.choice(aside, count // 5)):
+
+    def add(crop: np.ndarray, points: np.ndarray, source: int, aside: bool) -> None:
         kind = OCCLUDERS[int(rng.integers(len(OCCLUDERS)))]
-        drawn, alpha = draw_occluder(crops[j], points[j], kind, rng)
+        drawn, alpha = draw_occluder(crop, points, kind, rng)
         row = {
-            "crop": drawn, "points5": points[j], "source": j, "kind": kind,
-            "shares": covered_shares(alpha, points[j]), "aside": bool(sets[j].endswith("aside")),
+            "crop": drawn, "points5": points, "source": source, "kind": kind,
+            "shares": covered_shares(alpha, points), "aside": aside,
         }  # fmt: skip
         for key, value in row.items():
             columns[key].append(value)
+
+    if known is not None:
+        crops, points, sets = known["crop"], known["points5"], known["set"].tolist()
+        of = [np.flatnonzero([s.endswith("aside") == kept for s in sets]) for kept in (False, True)]
+        for j in (*rng.choice(of[0], count // 2), *rng.choice(of[1], count // 10)):
+            add(crops[j], points[j], int(j), sets[j].endswith("aside"))
+    done = len(columns["crop"])
+    for name in ("fairface", "celeba_wild-aside"):
+        data = SETS[name]()
+        for i in rng.permutation(len(data)):
+            aside = name.endswith("aside")
+            if sum(a == aside for a in columns["aside"][done:]) >= (count // 5 if aside else count - done):
+                break
+            sample = data[int(i)]
+            large = geometry.align(sample.image, sample.points, VIEW)
+            eyes = geometry.move_points(sample.points[:2], large.from_photo)
+            width = EYE_WIDTH * float(np.hypot(*(eyes[1] - eyes[0])))
+            if darkness(large.pixels, list(eyes), [width, width]) < MAYBE_SUNGLASSES:
+                continue
+            crop = geometry.align(sample.image, sample.points if aside else moved(sample.points, rng), VIEW)
+            add(crop.pixels, geometry.move_points(sample.points, crop.from_photo), -1, aside)
     write("occluded", columns)
     typer.echo(f"{len(columns['crop'])} crops")
 
