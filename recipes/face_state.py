@@ -38,10 +38,10 @@ from mien.types import Crop
 TASKS: dict[str, Task[Any]] = {t.name: t for t in (EYES, GAZE, OCCLUSION, QUALITY)}
 REGIONS = {"eyes": EYE_REGION, "gaze": EYE_REGION, "occlusion": FACE_REGION, "quality": FACE_REGION}
 OPEN, CLOSED = 0.75, 0.25  # the teacher's probability of "open"
-LID_OPEN, LID_CLOSED = 0.22, 0.20  # distance of the lids by the eye's width
+LID_OPEN, LID_CLOSED = 0.24, 0.27  # least and largest distance of the lids by the eye's width
 TURNED = 40.0  # degrees of yaw from which on eyes have no label
 GAZE_GAP = 12.0  # degrees between the teacher's answers for a face and for its mirror image
-DARK, LIGHT = 0.5, 0.75  # brightness around the eyes by that of the cheeks
+DARK, LIGHT = 0.4, 0.55  # brightness around the eyes by that of the cheeks
 STEPS, BATCH, RATE = 1500, 128, 2e-3
 TEACHERS = {
     "open-closed-eye-0001": "eyes were taught by this network (Open Model Zoo): Apache-2.0",

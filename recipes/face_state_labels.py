@@ -46,7 +46,7 @@ app = typer.Typer(add_completion=False)
 VIEW = View((128, 128), "head", (0, 0, 0), (1, 1, 1))
 LARGE = View((224, 224), "head", (0, 0, 0), (1, 1, 1))  # where the teachers read eyes
 EYE_WIDTH = 0.47  # of the distance between the eyes
-MAYBE_SUNGLASSES = 0.6  # `darkness` below which a face is not taken as one without sunglasses
+MAYBE_SUNGLASSES = 0.4  # `darkness` below which a face is not taken as one without sunglasses
 OPEN_CROP, GAZE_CROP = 1.6, 1.8  # side of an eye's crop in widths of the eye
 Teachers = Annotated[Path, typer.Option(help="Folder of the teacher networks.")]
 SETS = {

@@ -7,7 +7,6 @@ import json
 import cv2
 import numpy as np
 import pytest
-from PIL import Image
 from typer.testing import CliRunner
 
 from mien.cli import app
@@ -96,7 +95,7 @@ def test_the_command_prints_draws_and_exits_by_the_verdict(astronaut, tmp_path) 
     done = CliRunner().invoke(app, [*words, "--out", str(out)])
     assert done.exit_code == 0, done.output
     assert done.output.startswith("pass  faces: 1 (at least 1)")
-    assert Image.open(out).width > 512
+    assert load_photo(out).width > 512
     done = CliRunner().invoke(app, [*words, "--json"])
     assert json.loads(done.stdout)["passed"] is True
     own.write_text('[[rule]]\nmeasure = "faces"\nminimum = 2\n')

@@ -283,12 +283,11 @@ def _sunglasses(out: Pixels, points: npt.NDArray[np.float64], rng: np.random.Gen
         cv2.fillPoly(lenses, [shape], 255, cv2.LINE_AA)
         cv2.polylines(frame, [shape], True, 255, thick, cv2.LINE_AA)
     unit_x = across / max(unit, 1e-6)
-    ends = [points[0] - unit_x * wide * unit, points[1] + unit_x * wide * unit]
-    for start, end in (
-        (points[0], points[1]),
-        (ends[0], ends[0] - unit_x * 0.5 * unit),
-        (ends[1], ends[1] + unit_x * 0.5 * unit),
-    ):
+    inner, outer = unit_x * wide * unit, unit_x * (wide + 0.5) * unit
+    lines = [(points[0] - inner, points[0] - outer), (points[1] + inner, points[1] + outer)]
+    if 2 * wide < 1:
+        lines.append((points[0] + inner, points[1] - inner))
+    for start, end in lines:
         a, b = (tuple(int(v) for v in np.round(p)) for p in (start, end))
         cv2.line(frame, a, b, 255, thick, cv2.LINE_AA)
     ramp = np.linspace(rng.uniform(-15, 0), rng.uniform(0, 50), size[1])[:, None, None]
