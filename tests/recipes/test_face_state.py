@@ -16,7 +16,8 @@ def faces_file(**changes) -> dict[str, np.ndarray]:
     found = {
         "crop": np.zeros((2, 128, 128, 3), np.uint8), "set": np.array(["fairface", "fairface-aside"]),
         "eyes": np.array([[0.9, 0.8], [0.1, 0.2]]), "lids": np.array([[0.3, 0.3], [0.2, 0.4]]),
-        "gaze": np.array([[5.0, -3.0], [0.0, 0.0]]), "gaze_gap": np.array([3.0, 3.0]), "yaw": np.array([0.0, 5.0]),
+        "gaze": np.array([[5.0, -3.0], [0.0, 0.0]]), "gaze_gap": np.array([3.0, 3.0]),
+        "yaw": np.array([0.0, 5.0]),
         "pitch": np.zeros(2), "glasses": np.zeros(2), "dark": np.full(2, 0.7),
     }  # fmt: skip
     return found | {k: np.array(v) for k, v in changes.items()}
@@ -43,7 +44,8 @@ def test_real_faces_have_labels_on_the_subjects_side() -> None:
 def test_drawn_occluders_hide_the_labels_below_them() -> None:
     real = of_faces(faces_file())
     file = {
-        "crop": np.zeros((3, 128, 128, 3), np.uint8), "source": np.array([0, 0, -1]), "aside": np.array([0, 0, 1]),
+        "crop": np.zeros((3, 128, 128, 3), np.uint8), "source": np.array([0, 0, -1]),
+        "aside": np.array([0, 0, 1]),
         "kind": np.array(["mask", "sunglasses", "mask"]),
         "shares": np.array([[0, 0, 0.8, 1], [1, 0.05, 0.1, 0], [0, 0, 0.7, 1]]),
     }  # fmt: skip
@@ -75,7 +77,7 @@ def test_without_labels_the_command_is_named(tmp_path, monkeypatch) -> None:
 
 @pytest.mark.heavy
 def test_a_head_learns_what_its_features_say(rng, monkeypatch) -> None:
-    """The sign of one channel at the left eye decides; features have another scale than the head's weights."""
+    """The sign of one channel at the left eye decides; features have another scale than weights."""
     monkeypatch.setattr(face_state, "STEPS", 300)
     n = 400
     maps = [rng.standard_normal((n, c, s, s)).astype(np.float16) for c, s in ((40, 16), (112, 8), (320, 4))]
