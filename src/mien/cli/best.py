@@ -36,7 +36,7 @@ def best(
         typer.Option(
             "--sheet",
             metavar="FILE.html",
-            help="Save a contact sheet of the bursts, with reasons.",
+            help="Save a contact sheet with the bursts and the reasons.",
             rich_help_panel=PICTURES,
         ),
     ] = None,
