@@ -1,5 +1,6 @@
 r"""Labels for the heads of eyes, gaze, occlusion and quality, on aligned crops of faces.
 
+    python -m recipes.face_state_labels all --teachers TEACHERS     # or, step by step:
     python -m recipes.face_state_labels screen --teachers TEACHERS
     python -m recipes.face_state_labels faces --teachers TEACHERS
     python -m recipes.face_state_labels occluded
@@ -429,6 +430,16 @@ def degraded(
                 columns[key].append(value)
     write("degraded", columns)
     typer.echo(f"{len(columns['crop'])} crops")
+
+
+@app.command(name="all")
+def everything(teachers: Teachers) -> None:
+    """All steps, one after another: about ten minutes on one idle core."""
+    screen(teachers, 9000)
+    faces(teachers, WEIGHTS / "mien.onnx", 1.0)
+    occluded(3000)
+    photos(16.0)
+    degraded(1200, WEIGHTS / "mien.onnx")
 
 
 if __name__ == "__main__":
