@@ -11,7 +11,7 @@ from mien.types import Floats
 
 
 class TrackAverages:
-    """Running means of answers, each frame weighing as its detection score times its box's side, and times its
+    """Running means of answers, each frame weighing as its detection score times its box's side, and its
     quality where that was read.
 
     Averaged are ages (years, low, high), genders, choices and yes/no answers (probabilities), and embeddings.
