@@ -350,7 +350,10 @@ def occluded(count: Annotated[int, typer.Option(help="Number of training crops."
 
 
 @app.command()
-def photos(least: Annotated[float, typer.Option(help="Minimum width of a face in pixels.")] = 16.0) -> None:
+def photos(
+    least: Annotated[float, typer.Option(help="Minimum width of a face in pixels.")] = 16.0,
+    copies: Annotated[int, typer.Option(help="Crops of each training face; all but one are moved.")] = 2,
+) -> None:
     """Faces of `face_boxes` as the detector finds them, with and without masks."""
     aside, rng = set_aside.names("face_boxes"), np.random.default_rng(6)
     detector = Detector(OnnxModel(WEIGHTS / "detector.onnx", threads=1))
@@ -375,8 +378,7 @@ def photos(least: Annotated[float, typer.Option(help="Minimum width of a face in
                 if found
                 else placed_by_box(box)
             )
-            copies = 1 if record["name"] in aside else 2
-            for copy in range(copies):
+            for copy in range(1 if record["name"] in aside else copies):
                 crop = geometry.align(pixels, moved(points, rng) if copy else points, VIEW)
                 row = {
                     "crop": crop.pixels, "points5": geometry.move_points(points, crop.from_photo),
@@ -438,7 +440,7 @@ def everything(teachers: Teachers) -> None:
     screen(teachers, 9000)
     faces(teachers, WEIGHTS / "mien.onnx", 1.0)
     occluded(3000)
-    photos(16.0)
+    photos(16.0, 2)
     degraded(1200, WEIGHTS / "mien.onnx")
 
 
