@@ -14,8 +14,8 @@ from typer.testing import CliRunner
 from mien.cli import app
 from mien.errors import UsageError
 from mien.io.image import load_photo
-from mien.selection import best as module
-from mien.selection.best import SMILE, WISHES, Shot, best, grouped, likeness, loaded, taken
+from mien.selection import best_shots as module
+from mien.selection.best_shots import SMILE, WISHES, Shot, best, grouped, likeness, loaded, taken
 
 
 def save(path: Path, pixels: np.ndarray, time: str = "", fraction: str = "") -> Path:

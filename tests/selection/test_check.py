@@ -13,7 +13,7 @@ from mien.cli import app
 from mien.inference.reading import Reading
 from mien.io.image import load_photo
 from mien.selection import measures
-from mien.selection.check import check, judged
+from mien.selection.checking import check, judged
 from mien.selection.measures import Scene
 from mien.selection.rules import Rules
 from mien.tasks.eyes import Eyes

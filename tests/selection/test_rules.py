@@ -56,3 +56,12 @@ def test_a_file_is_read_and_a_missing_one_is_named(tmp_path) -> None:
     assert Rules.load(path).name == "door"
     with pytest.raises(UsageError, match=r"no rules .*gone.toml"):
         Rules.load(tmp_path / "gone.toml")
+
+
+def test_the_front_door_gives_functions_however_often_it_is_asked() -> None:
+    import mien
+    from mien.selection import best_shots, checking
+
+    for _ in range(2):
+        assert mien.best is best_shots.best
+        assert mien.check is checking.check

@@ -78,8 +78,8 @@ def best(
     that nothing covers.
     """
     from mien.io.paths import find_photos
-    from mien.selection.best import best as selected
-    from mien.selection.best import loaded
+    from mien.selection.best_shots import best as selected
+    from mien.selection.best_shots import loaded
 
     if out is not None and out.suffix.lower() != ".json":
         raise UsageError(f"--out takes FILE.json, not {str(out)!r}")

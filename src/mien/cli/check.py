@@ -44,7 +44,7 @@ def check(
     fails, and some could not be checked.
     """
     from mien.inference.reader import load
-    from mien.selection.check import check as checked
+    from mien.selection.checking import check as checked
     from mien.selection.rules import Rules
     from mien.visualize.drawing import save_jpeg, save_png
 

@@ -7,12 +7,19 @@ from typing import TYPE_CHECKING
 from mien._lazy import attach
 
 if TYPE_CHECKING:
-    from mien.selection.best import Selection, best
-    from mien.selection.check import Checked, check
+    from mien.selection.best_shots import Selection, best
+    from mien.selection.checking import Checked, check
     from mien.selection.rules import Rules
 
 __all__ = ["Checked", "Rules", "Selection", "best", "check"]
 
 __getattr__ = attach(
-    __name__, {"best": "best", "Selection": "best", "check": "check", "Checked": "check", "Rules": "rules"}
+    __name__,
+    {
+        "best": "best_shots",
+        "Selection": "best_shots",
+        "check": "checking",
+        "Checked": "checking",
+        "Rules": "rules",
+    },
 )

@@ -18,7 +18,7 @@ from mien.types import Pixels
 from mien.visualize.contact_sheet import short_names
 
 if TYPE_CHECKING:
-    from mien.selection.best import Burst, Selection
+    from mien.selection.best_shots import Burst, Selection
 
 _STYLE = """body{font:15px/1.4 system-ui,sans-serif;margin:24px;color:#14161c;background:#fff}
 section{border-top:1px solid #d9dde3;padding:14px 0}h2{font-size:16px;margin:0 0 8px}
