@@ -268,18 +268,11 @@ def _sunglasses(out: Pixels, points: npt.NDArray[np.float64], rng: np.random.Gen
     oval, thick = rng.random() < 0.5, max(1, round(unit * rng.uniform(0.02, 0.12)))
     for eye in points[:2] + [0, rng.uniform(-0.03, 0.08) * unit]:
         if oval:
-            shape = cv2.ellipse2Poly(
-                (round(eye[0]), round(eye[1])),
-                (round(wide * unit), round(high * unit)),
-                round(angle),
-                0,
-                360,
-                10,
-            )
+            middle, axes = (round(eye[0]), round(eye[1])), (round(wide * unit), round(high * unit))
+            shape = np.asarray(cv2.ellipse2Poly(middle, axes, round(angle), 0, 360, 10), np.int32)
         else:
-            shape = cv2.boxPoints(
-                ((float(eye[0]), float(eye[1])), (2 * wide * unit, 2 * high * unit), angle)
-            ).astype(np.int32)
+            middle_of, sides = (float(eye[0]), float(eye[1])), (2 * wide * unit, 2 * high * unit)
+            shape = np.asarray(cv2.boxPoints((middle_of, sides, angle)), np.int32)
         cv2.fillPoly(lenses, [shape], 255, cv2.LINE_AA)
         cv2.polylines(frame, [shape], True, 255, thick, cv2.LINE_AA)
     unit_x = across / max(unit, 1e-6)
@@ -353,13 +346,13 @@ def degrade_for_identity(
     if rng.random() < 0.75:
         h, w = out.shape[:2]
         detail = float(np.exp(rng.uniform(np.log(1 / 14), 0)))
-        kind = rng.random()
-        if kind < 0.5:
+        how = rng.random()
+        if how < 0.5:
             small = cv2.resize(
                 out, (max(4, round(w * detail)), max(4, round(h * detail))), interpolation=cv2.INTER_AREA
             )
             out = np.asarray(cv2.resize(small, (w, h), interpolation=cv2.INTER_LINEAR), np.uint8)
-        elif kind < 0.75:
+        elif how < 0.75:
             out = np.asarray(cv2.GaussianBlur(out, (0, 0), max(0.05, 0.45 * (1 / detail - 1))), np.uint8)
         else:
             out = _motion_blur(out, max(1, round(1.6 / detail)), float(rng.uniform(0, 180)))
@@ -367,7 +360,9 @@ def degrade_for_identity(
     if rng.random() < 0.25:
         ok, data = cv2.imencode(".jpg", out[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, int(rng.integers(5, 60))])
         assert ok
-        out = np.ascontiguousarray(cv2.imdecode(data, cv2.IMREAD_COLOR)[..., ::-1], np.uint8)
+        again = cv2.imdecode(data, cv2.IMREAD_COLOR)
+        assert again is not None
+        out = np.ascontiguousarray(again[..., ::-1], np.uint8)
     return Degraded(out, sharpness, float(light), occlusion)
 
 

@@ -139,11 +139,11 @@ class QualityError:
 
     def compute(self) -> dict[str, float]:
         guess, truth = np.asarray(self.rows, np.float64).reshape(-1, 2).T
-        ranks = [np.argsort(np.argsort(v)) for v in (guess, truth)]
+        one, other = (np.argsort(np.argsort(v)).astype(np.float64) for v in (guess, truth))
         varied = len(guess) > 1 and guess.std() > 0 and truth.std() > 0
         return {
             "mae": float(np.abs(guess - truth).mean()),
-            **({"rank_correlation": float(np.corrcoef(*ranks)[0, 1])} if varied else {}),
+            **({"rank_correlation": float(np.corrcoef(one, other)[0, 1])} if varied else {}),
             "n": len(guess),
         }
 
