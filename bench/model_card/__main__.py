@@ -23,6 +23,7 @@ from typing import Any
 
 import numpy as np
 
+from bench.model_card import age_bounds
 from bench.model_card.calibration import bootstrap, bootstrap_pairs
 from bench.model_card.data import MALE, NO_CROP, YOUNG, Answers, Fit, fit, gather, inside
 from mien.inference.onnx_model import OnnxModel
@@ -392,7 +393,9 @@ def failures(a: Answers, model: OnnxModel, scores: Mapping[str, Any]) -> Iterato
 # --- The page
 
 
-def page(model: OnnxModel, known: Provenance, a: Answers, f: Fit) -> str:
+def page(
+    model: OnnxModel, known: Provenance, a: Answers, f: Fit, bounds: Sequence[age_bounds.Bounded]
+) -> str:
     """All of it."""
     scores = known.record["scores"]
     sets = "\n".join(f"- {name}: {terms}" for name, terms in sorted(known.sets.items()))
@@ -421,7 +424,7 @@ def page(model: OnnxModel, known: Provenance, a: Answers, f: Fit) -> str:
         " pictures. If all predictions of a group "
         "are correct, or all wrong, the interval has no width: look at n.\n",
         *age_and_gender(a, f), "", *attributes(a), "", *expression(a), "", *identity(a, model), "",
-        *calibration(f), *failures(a, model, scores), "",
+        *age_bounds.section(bounds), *calibration(f), *failures(a, model, scores), "",
         OFF.read_text(encoding="utf-8").format(
             gender=f.abstain.get("gender", 0.9), expression=f.abstain.get("expression", 0.9)
         ),
@@ -498,7 +501,8 @@ def main() -> None:
         if not TABLE.is_file() or Rates.of(model.sha256) is None:
             subprocess.run([sys.executable, "bench/speed/gallery.py", "rates"], check=True)
     write_tables(a, f)
-    write(PAGE, page(model, read(model.path), a, f))
+    bounds = age_bounds.gather(OnnxModel(model.path, threads=1))  # with the temperatures that were written
+    write(PAGE, page(model, read(model.path), a, f, bounds))
     print(f"{PAGE}: temperatures {f.temperatures}, cuts {f.abstain}")
 
 

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from mien.inference import OnnxModel, Reader, Reading, features, load
     from mien.io import find_photos
     from mien.recognition import Gallery, cluster_faces, verify
+    from mien.selection import best, check
     from mien.tasks import AGE, ATTRIBUTES, EXPRESSION, GENDER, IDENTITY, LANDMARKS, PARSING, POINTS5, POSE
     from mien.training.finetune import finetune
     from mien.video import anonymize_video, read_video
@@ -36,6 +37,7 @@ _LAZY = {
     **dict.fromkeys(("OnnxModel", "Reader", "Reading", "features", "load"), "mien.inference"),
     **dict.fromkeys(("find_photos",), "mien.io"),
     **dict.fromkeys(("Gallery", "cluster_faces", "verify"), "mien.recognition"),
+    **dict.fromkeys(("best", "check"), "mien.selection"),
     **dict.fromkeys(
         ("AGE", "ATTRIBUTES", "EXPRESSION", "GENDER", "IDENTITY", "LANDMARKS", "PARSING", "POINTS5", "POSE"),
         "mien.tasks",
@@ -48,8 +50,8 @@ __all__ = [
     "AGE", "ATTRIBUTES", "EXPRESSION", "GENDER", "IDENTITY", "LANDMARKS", "PARSING", "POINTS5", "POSE",
     "BadWeights", "Crop", "Detection", "Face", "Gallery", "MienError", "OnnxModel", "PhotoError", "Reader",
     "Reading",
-    "UnknownTask", "UsageError", "View", "annotate", "anonymize", "anonymize_video", "cluster_faces",
-    "features", "find_photos", "finetune", "load", "read_video", "verify",
+    "UnknownTask", "UsageError", "View", "annotate", "anonymize", "anonymize_video", "best", "check",
+    "cluster_faces", "features", "find_photos", "finetune", "load", "read_video", "verify",
 ]  # fmt: skip
 
 

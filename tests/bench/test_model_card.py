@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from bench.model_card import __main__ as card
-from bench.model_card import data
+from bench.model_card import age_bounds, data
 from bench.model_card.calibration import abstaining
 from mien.tasks.attributes import CELEBA40
 
@@ -90,3 +90,18 @@ def test_no_number_is_read_from_a_cell_without_one() -> None:
     assert card.numbers("4.88 [4.54, 5.25]") == ["4.88", "4.54", "5.25"]
     assert card.numbers("-0.46 [-1.41, 0.48]") == ["-0.46", "-1.41", "0.48"]
     assert card.numbers("too few") == ["", "", ""]
+
+
+def test_age_bounds_of_a_perfect_predictor_have_no_errors(rng) -> None:
+    years = rng.integers(1, 60, 400)
+    over = (years[:, None] >= np.array(age_bounds.BOUNDS)).astype(float)
+    one = age_bounds.Bounded("set", 420, over, years, rng.integers(0, 2, 400), np.full(400, -1))
+    lines = list(age_bounds.section([one]))
+    (calibrated,) = [line for line in lines if line.startswith("| set | 400")]
+    assert calibrated == "| set | 400 of 420 |" + " 0.0 (0.0) |" * 5
+    (every,) = [line for line in lines if line.startswith("| set, all |")]
+    assert every.endswith("|" + " 0.0 [0.0, 0.0] |" * 4)
+    assert not any("White" in line for line in lines)
+    wrong = age_bounds.Bounded("set", 420, np.ones_like(over), years, one.male, one.race)
+    (every,) = [line for line in age_bounds.section([wrong]) if line.startswith("| set, all |")]
+    assert "100.0 [100.0, 100.0]" in every

@@ -88,6 +88,7 @@ def test_columns_of_every_task_have_their_numbers() -> None:
         "age",
         "age_low",
         "age_high",
+        "age_at_least_18",
         "gender",
         "gender_probability",
         "expression",

@@ -8,6 +8,7 @@ import shlex
 import subprocess
 import sys
 import threading
+from dataclasses import replace
 from datetime import date
 from pathlib import Path
 
@@ -21,13 +22,14 @@ from mien.errors import UnknownTask, UsageError
 from mien.inference.reader import Reader
 from mien.inference.weights_file import WEIGHTS
 from mien.tasks import TASKS
+from mien.tasks.quality import Quality
 from mien.types import Detection, Face, View
 
 pytest.importorskip("lancedb")
 
 from mien.recognition import records, store
 from mien.recognition.error_rates import Rates, measure
-from mien.recognition.gallery import ErasureFailed, Gallery, NoFace, SeveralFaces, new_key
+from mien.recognition.gallery import ErasureFailed, Gallery, LowQuality, NoFace, SeveralFaces, new_key
 
 SHA = json.loads((WEIGHTS / "mien.json").read_text())["sha256"]
 VIEW = View((32, 32), "head", (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
@@ -682,3 +684,30 @@ def test_the_page_shows_the_table_and_commands_that_exist():
         text = gallery(verb, "--help").output
         assert "Usage" in text, verb
         assert all(w in text for w in words if w.startswith("--")), command
+
+
+# --- Quality
+
+
+def judged(faces, score: float):
+    """The same faces with a quality."""
+    found = Quality(score, 0.2, 0.9, 0.9, 0.9, 0.9)
+    return [replace(f, answers={**f.answers, "quality": found}) for f in faces]
+
+
+def test_a_poor_face_is_not_enrolled_and_not_identified(place):
+    here, reader = Gallery(place, colors(), threshold=0.5, min_quality=0.4), colors()
+    good, poor = judged(reader(photo(1, 1)), 0.8), judged(reader(photo(1, 2)), 0.3)
+    with pytest.raises(LowQuality, match=r"0\.30, below 0\.4; its weakest part is sharpness"):
+        here.enroll(poor, "Ann")
+    here.enroll(good, "Ann")
+    (found,) = here.answers(judged(reader(photo(1, 3)), 0.9))
+    assert name_of(found) == "Ann" and "cannot_tell" not in found.to_dict()
+    (found,) = here.answers(poor)
+    assert name_of(found) is None and found.cannot_tell and found.to_dict()["cannot_tell"] is True
+    assert found.candidates[0].name == "Ann"
+    assert len(here.people()[0].faces) == 1
+    with pytest.raises(UsageError, match="needs the task quality"):
+        here.enroll(reader(photo(2, 1)), "Bob")
+    with pytest.raises(UsageError, match="between 0 and 1"):
+        Gallery(place, colors(), min_quality=3)

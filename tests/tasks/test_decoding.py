@@ -196,3 +196,24 @@ def test_a_protocol_reads_as_the_weights_were_trained_to_be_read():
     ]
     assert scores[0] == pytest.approx(0, abs=0.005)
     assert scores[1] == pytest.approx(33.60 - 30.97, abs=0.01)
+
+
+def test_age_bounds_are_shares_of_the_distribution():
+    raw = np.full(101, -60.0)
+    raw[[12, 16, 18, 30]] = np.log([0.1, 0.2, 0.3, 0.4])
+    age = AGE.read(raw.astype(np.float32), CROP)
+    assert age.at_least == pytest.approx({13: 0.9, 16: 0.9, 18: 0.7, 21: 0.4, 25: 0.4})
+    assert age.to_dict()["at_least"]["18"] == pytest.approx(0.7)
+    later = replace(AGE, year_offset=10).read(raw.astype(np.float32), CROP)
+    assert later.at_least == pytest.approx({13: 1.0, 16: 1.0, 18: 1.0, 21: 1.0, 25: 0.9})
+    flat = replace(AGE, temperature=4.0).read(raw.astype(np.float32), CROP)
+    assert 0.4 < flat.at_least[21] < 0.8 and flat.years == pytest.approx(age.years)
+
+
+def test_age_bounds_have_a_mean_and_columns():
+    one = AGE.read(ages(0.9, (1.0, 10)).astype(np.float32), CROP)
+    two = AGE.read(ages(0.9, (1.0, 40)).astype(np.float32), CROP)
+    mean = one.from_mean((one.mean_terms() + two.mean_terms()) / 2)
+    assert mean.at_least[18] == pytest.approx((one.at_least[18] + two.at_least[18]) / 2)
+    cells = {c.name: c.get({"age": mean.to_dict()}) for c in AGE.columns()}
+    assert cells["age_at_least_18"] == mean.to_dict()["at_least"]["18"]

@@ -13,12 +13,15 @@ from mien.tasks import POSE
 from mien.tasks.age import Age
 from mien.tasks.attributes import Attributes, Gender
 from mien.tasks.choice import Choice
+from mien.tasks.eyes import Eyes
 from mien.tasks.identity import Identity
 from mien.tasks.landmarks import Landmarks
 from mien.tasks.pose import Pose
+from mien.tasks.quality import Quality
 from mien.types import Crop, Face
 from mien.video.assignment import assign
 from mien.video.averages import TrackAverages
+from mien.video.blinks import Blinks
 from mien.video.one_euro import OneEuro
 from mien.video.tracker import Tracker
 
@@ -287,6 +290,39 @@ def test_the_best_face_looks_ahead():
     tracker.update([straight], 0, 0.0)
     tracker.update([aside], 1, 0.1)
     assert tracker.summaries()[0].best_frame == 0
+
+
+def test_quality_weighs_and_open_eyes_make_the_best_frame():
+    tracker = Tracker()
+    poor, good = (Quality(q, q, q, q, q, q) for q in (0.1, 0.9))
+    tracker.update([face(80, 80, 40, age=Age(20, 10, 30), quality=poor, eyes=Eyes(1, 1))], 0, 0.0)
+    tracker.update([face(80, 80, 40, age=Age(60, 50, 70), quality=good, eyes=Eyes(0.1, 0.9))], 1, 0.1)
+    tracker.update([face(80, 80, 40, age=Age(60, 50, 70), quality=good, eyes=Eyes(0.9, 0.9))], 2, 0.2)
+    (found,) = tracker.summaries()
+    assert found.answers["age"].years == pytest.approx((0.1 * 20 + 1.8 * 60) / 1.9)
+    assert found.best_frame == 2 and found.blinks_per_minute is None
+    assert "blinks_per_minute" not in found.to_dict()
+
+
+def test_blinks_are_short_and_counted_per_minute():
+    tracker = Tracker()
+    for i in range(250):  # ten seconds
+        closed = i % 50 in (10, 11, 12) or 200 <= i < 230  # five blinks, of which one is too long
+        tracker.update([face(80, 80, 40, eyes=Eyes(*(2 * [0.1 if closed else 0.9])))], i, i / 25)
+    (found,) = tracker.summaries()
+    assert found.blinks_per_minute == pytest.approx(60 * 4 / 9.96)
+    assert found.to_dict()["blinks_per_minute"] == 24.1
+
+
+def test_blinks_need_enough_frames():
+    few, short, hesitant = Blinks(), Blinks(), Blinks()
+    for i in range(20):
+        few.add(0.9, i / 4)
+        short.add(0.9, i / 25)
+    assert few.per_minute() is None and short.per_minute() is None and Blinks().per_minute() is None
+    for i in range(100):
+        hesitant.add((0.9, 0.5)[i % 2], i / 25)
+    assert hesitant.count == 0 and hesitant.per_minute() == 0
 
 
 def test_landmarks_are_smoothed_and_the_pose_follows_them(rng):

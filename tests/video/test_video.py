@@ -592,7 +592,7 @@ def test_a_video_without_faces_still_gives_a_table(tmp_path):
     assert (table.num_rows, table.column_names[:4], table.column_names[-1]) == (
         0,
         ["frame", "time", "track", "x1"],
-        "age_high",
+        "age_at_least_25",
     )
     assert (tmp_path / "rows.csv").read_text().startswith("frame,time,track,x1,")
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).parents[1]
 # Modules that are imported on first use, by name.
-LAZY = ("inference", "io", "recognition", "tasks", "video", "visualize")
+LAZY = ("inference", "io", "recognition", "selection", "tasks", "video", "visualize")
 
 # The networks with their provenance, the page, and the templates of drawings.
 datas = [

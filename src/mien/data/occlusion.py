@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import cv2
 import numpy as np
 import numpy.typing as npt
 
-from mien.types import Pixels
+from mien.types import Floats, Pixels
 
 MASK_COLORS = (
     (235, 240, 245),
@@ -197,3 +199,180 @@ def degrade(pixels: Pixels, rng: np.random.Generator) -> Pixels:
     ok, data = cv2.imencode(".jpg", pixels, [cv2.IMWRITE_JPEG_QUALITY, int(rng.integers(20, 80))])
     assert ok
     return cv2.imdecode(data, cv2.IMREAD_COLOR)  # type: ignore[return-value]
+
+
+# --- One aligned face, with a label of what was done to it
+
+OCCLUDERS = ("mask", "mask", "sunglasses", "sunglasses", "hand", "block", "none")
+
+
+def draw_occluder(
+    pixels: Pixels, points: npt.NDArray[np.float64], kind: str, rng: np.random.Generator
+) -> tuple[Pixels, npt.NDArray[np.bool_]]:
+    """A copy of an aligned face (H, W, 3) with one thing drawn in front, and where it was drawn (H, W).
+
+    Args:
+        pixels: (H, W, 3) uint8 RGB.
+        points: (5, 2) of the face, pixels, picture order.
+        kind: one of `OCCLUDERS`.
+    """
+    out = np.ascontiguousarray(pixels).copy()
+    unit = float(np.hypot(*(points[1] - points[0])))
+    center = points.mean(0)
+    box = np.array([center[0] - 1.1 * unit, center[1] - 1.5 * unit, 2.2 * unit, 2.9 * unit])
+    if kind == "mask":
+        _mask(out, points, box, rng)
+    elif kind == "sunglasses":
+        _sunglasses(out, points, rng)
+    elif kind == "hand":
+        _hand(out, box, rng)
+    elif kind == "block":
+        _block(out, box, rng)
+    changed = np.abs(out.astype(np.int16) - pixels).max(2) > 6
+    closed = cv2.morphologyEx(changed.astype(np.uint8), cv2.MORPH_CLOSE, np.ones((5, 5), np.uint8))
+    return out, closed.astype(bool)
+
+
+def covered_shares(covered: npt.NDArray[np.bool_], points: npt.NDArray[np.float64]) -> Floats:
+    """(4,) covered shares, 0..1, of the picture's left eye, its right eye, the nose and the mouth.
+
+    Args:
+        covered: (H, W).
+        points: (5, 2), pixels, picture order.
+    """
+    unit = float(np.hypot(*(points[1] - points[0])))
+    nose = (points[2] + (points[0] + points[1]) / 2 * 0.35) / 1.35
+    mouth = (points[3] + points[4]) / 2
+    places = (
+        (points[0], (0.27, 0.17)),
+        (points[1], (0.27, 0.17)),
+        (nose, (0.22, 0.3)),
+        (mouth, (0.38, 0.2)),
+    )
+    y, x = np.mgrid[: covered.shape[0], : covered.shape[1]]
+    shares = []
+    for (cx, cy), (rx, ry) in places:
+        inside = ((x - cx) / (rx * unit)) ** 2 + ((y - cy) / (ry * unit)) ** 2 <= 1
+        shares.append(float(covered[inside].mean()) if inside.any() else 0.0)
+    return np.array(shares, np.float32)
+
+
+def _sunglasses(out: Pixels, points: npt.NDArray[np.float64], rng: np.random.Generator) -> None:
+    """Two dark lenses with a gradient, a highlight, a frame and arms."""
+    across = points[1] - points[0]
+    unit, angle = float(np.hypot(*across)), float(np.degrees(np.arctan2(across[1], across[0])))
+    size = out.shape[1], out.shape[0]
+    tone = rng.integers(0, 75) + rng.normal(0, 10, 3)
+    wide, high = rng.uniform(0.34, 0.5), rng.uniform(0.24, 0.4)
+    lenses, frame = np.zeros(out.shape[:2], np.uint8), np.zeros(out.shape[:2], np.uint8)
+    oval, thick = rng.random() < 0.5, max(1, round(unit * rng.uniform(0.02, 0.12)))
+    for eye in points[:2] + [0, rng.uniform(-0.03, 0.08) * unit]:
+        if oval:
+            middle, axes = (round(eye[0]), round(eye[1])), (round(wide * unit), round(high * unit))
+            shape = np.asarray(cv2.ellipse2Poly(middle, axes, round(angle), 0, 360, 10), np.int32)
+        else:
+            middle_of, sides = (float(eye[0]), float(eye[1])), (2 * wide * unit, 2 * high * unit)
+            shape = np.asarray(cv2.boxPoints((middle_of, sides, angle)), np.int32)
+        cv2.fillPoly(lenses, [shape], 255, cv2.LINE_AA)
+        cv2.polylines(frame, [shape], True, 255, thick, cv2.LINE_AA)
+    unit_x = across / max(unit, 1e-6)
+    inner, outer = unit_x * wide * unit, unit_x * (wide + 0.5) * unit
+    lines = [(points[0] - inner, points[0] - outer), (points[1] + inner, points[1] + outer)]
+    if 2 * wide < 1:
+        lines.append((points[0] + inner, points[1] - inner))
+    for start, end in lines:
+        a, b = (tuple(int(v) for v in np.round(p)) for p in (start, end))
+        cv2.line(frame, a, b, 255, thick, cv2.LINE_AA)
+    ramp = np.linspace(rng.uniform(-15, 0), rng.uniform(0, 50), size[1])[:, None, None]
+    paint = np.clip(tone + ramp + np.zeros((size[1], size[0], 3)), 0, 255)
+    if rng.random() < 0.4:  # something bright is reflected
+        shine = np.zeros(out.shape[:2], np.uint8)
+        for eye in points[:2]:
+            a = eye + rng.uniform(-0.3, 0.1, 2) * unit
+            axes = (max(1, round(0.15 * unit)), max(1, round(0.06 * unit)))
+            tilt = float(rng.uniform(-40, 40))
+            cv2.ellipse(shine, (round(a[0]), round(a[1])), axes, tilt, 0, 360, 255, -1, cv2.LINE_AA)
+        paint = paint + cv2.GaussianBlur(shine, (0, 0), 1.2)[..., None] * rng.uniform(0.2, 0.7)
+    dense = rng.uniform(0.8, 1.0)
+    alpha = lenses[..., None] / 255 * dense
+    shown = out * (1 - alpha) + np.clip(paint, 0, 255) * alpha
+    rim = frame[..., None] / 255
+    shown = shown * (1 - rim) + np.array(_color(rng) if rng.random() < 0.3 else (20, 20, 22)) * rim
+    out[:] = np.clip(shown, 0, 255).astype(np.uint8)
+
+
+@dataclass(frozen=True, slots=True)
+class Degraded:
+    """An aligned face that was made worse.
+
+    Attributes:
+        pixels: (H, W, 3) uint8 RGB.
+        sharpness: 0..1: 1 is as sharp as before, 0 has an eighth of the detail.
+        light: 0..1: 1 is as bright and even as before.
+        occlusion: 0..1: mean covered share of eyes, nose and mouth.
+    """
+
+    pixels: Pixels
+    sharpness: float
+    light: float
+    occlusion: float
+
+
+def degrade_for_identity(
+    pixels: Pixels, points: npt.NDArray[np.float64], rng: np.random.Generator
+) -> Degraded:
+    """Make an aligned face harder to recognize: one to three of blur, few pixels, noise, bad light, an
+    occluder, and a bad crop.
+
+    Args:
+        pixels: (H, W, 3) uint8 RGB.
+        points: (5, 2) of the face, pixels, picture order.
+    """
+    out, sharpness, light, occlusion = np.ascontiguousarray(pixels).copy(), 1.0, 1.0, 0.0
+    if rng.random() < 0.3:
+        kind = ("mask", "sunglasses", "hand", "block")[int(rng.integers(4))]
+        out, covered = draw_occluder(out, points, kind, rng)
+        occlusion = float(covered_shares(covered, points).mean())
+    if rng.random() < 0.35:
+        gain = float(np.exp(rng.uniform(np.log(0.06), 0)))
+        if rng.random() < 0.5:
+            out = np.clip(out * gain + rng.normal(0, rng.uniform(0, 5), out.shape), 0, 255).astype(np.uint8)
+        elif rng.random() < 0.5:
+            ramp = np.linspace(gain, 1, out.shape[1])[None, :, None]
+            out = np.clip(out * (ramp if rng.random() < 0.5 else ramp[:, ::-1]), 0, 255).astype(np.uint8)
+        else:
+            out = np.clip(255 - (255 - out.astype(np.float32)) * gain, 0, 255).astype(np.uint8)  # overexposed
+        light = 1 + np.log(gain) / np.log(1 / 0.06)
+    if rng.random() < 0.75:
+        h, w = out.shape[:2]
+        detail = float(np.exp(rng.uniform(np.log(1 / 14), 0)))
+        how = rng.random()
+        if how < 0.5:
+            small = cv2.resize(
+                out, (max(4, round(w * detail)), max(4, round(h * detail))), interpolation=cv2.INTER_AREA
+            )
+            out = np.asarray(cv2.resize(small, (w, h), interpolation=cv2.INTER_LINEAR), np.uint8)
+        elif how < 0.75:
+            out = np.asarray(cv2.GaussianBlur(out, (0, 0), max(0.05, 0.45 * (1 / detail - 1))), np.uint8)
+        else:
+            out = _motion_blur(out, max(1, round(1.6 / detail)), float(rng.uniform(0, 180)))
+        sharpness = float(np.clip(1 + np.log(detail) / np.log(8), 0, 1))
+    if rng.random() < 0.25:
+        ok, data = cv2.imencode(".jpg", out[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, int(rng.integers(5, 60))])
+        assert ok
+        again = cv2.imdecode(data, cv2.IMREAD_COLOR)
+        assert again is not None
+        out = np.ascontiguousarray(again[..., ::-1], np.uint8)
+    return Degraded(out, sharpness, float(light), occlusion)
+
+
+def _motion_blur(pixels: Pixels, length: int, degrees: float) -> Pixels:
+    """Blur along a line of that many pixels."""
+    n = 2 * length + 1
+    kernel = np.zeros((n, n), np.float32)
+    c, s = np.cos(np.radians(degrees)) * length / 2, np.sin(np.radians(degrees)) * length / 2
+    a, b = (round(length - c), round(length - s)), (round(length + c), round(length + s))
+    cv2.line(kernel, a, b, 1.0, 1)
+    return np.asarray(
+        cv2.filter2D(pixels, -1, kernel / kernel.sum(), borderType=cv2.BORDER_REPLICATE), np.uint8
+    )

@@ -6,6 +6,8 @@
   pictures it learned more than queries did. All dense tasks share the pyramid. Points and maps have one
   convolution each; parsing has a second one at twice the resolution, on the encoder's first map, since eyes
   are only two cells high without it.
+- Tasks of `state` (eyes, gaze, occlusion, quality) have a small head each, `StateHead`, on places of the
+  encoder's maps. They are trained alone, on the frozen network, and change none of its other outputs.
 - Identity has its own last stages, plain residual blocks on the encoder's maps of strides 8, 16 and 32, since
   it needs other features than age or expression. A global depthwise convolution pools their map
   (MobileFaceNet, Chen et al. 2018).
@@ -243,6 +245,71 @@ class IdentityHead(nn.Module):
         return self.out(self.norm(self.places(self.widen(x)).flatten(1)))
 
 
+# Rows and columns of the maps of strides 8 and 16 that a state head reads, in sixteenths of the crop's side.
+EYE_REGION = ((5, 11), (2, 14))
+FACE_REGION = ((4, 14), (2, 14))
+_REGIONS = {"eyes": EYE_REGION, "gaze": EYE_REGION}  # by task; all others read the face
+
+
+class StateHead(nn.Module):
+    """Maps of strides 8, 16 and 32 -> (B, n): what a face does, or what covers it.
+
+    Both finer maps are narrowed by a 1x1 convolution and read place by place in one region of the aligned
+    face; of the last map the mean is read. Two linear layers follow.
+
+    Args:
+        channels: channels of the three maps.
+        n: number of outputs.
+        region: rows and columns, in sixteenths of the crop's side.
+        grid: (height, width) of the first map.
+        narrow: channels per place of the first two maps.
+        hidden: width of the middle layer.
+    """
+
+    def __init__(
+        self,
+        channels: Sequence[int],
+        n: int,
+        region: tuple[tuple[int, int], tuple[int, int]],
+        grid: tuple[int, int],
+        *,
+        narrow: tuple[int, int] = (12, 20),
+        hidden: int = 48,
+    ):
+        super().__init__()
+        self.places = tuple(_places(region, (grid[0] >> k, grid[1] >> k)) for k in (0, 1))
+        self.near, self.far = nn.Conv2d(channels[0], narrow[0], 1), nn.Conv2d(channels[1], narrow[1], 1)
+        cells = [(b - a) * (d - c) for (a, b), (c, d) in self.places]
+        width = cells[0] * narrow[0] + cells[1] * narrow[1] + channels[2]
+        self.hidden, self.out = nn.Linear(width, hidden), nn.Linear(hidden, n)
+
+    def cut(self, maps: Sequence[Tensor]) -> list[Tensor]:
+        """The parts of the three maps that the head reads."""
+        parts = [m[:, :, a:b, c:d] for m, ((a, b), (c, d)) in zip(maps, self.places, strict=False)]
+        return [*parts, maps[2].mean((2, 3))]
+
+    def read(self, parts: Sequence[Tensor], dropout: float = 0.0) -> Tensor:
+        """The outputs by what `cut` gives; dropout: rate on what the first linear layer reads."""
+        near, far, mean = parts
+        x = torch.cat([F.relu(self.near(near)).flatten(1), F.relu(self.far(far)).flatten(1), mean], 1)
+        if dropout:
+            x = F.dropout(x, dropout)
+        return self.out(F.relu(self.hidden(x)))
+
+    def forward(self, maps: Sequence[Tensor]) -> Tensor:
+        return self.read(self.cut(maps))
+
+
+def _places(
+    region: tuple[tuple[int, int], tuple[int, int]], grid: tuple[int, int]
+) -> tuple[tuple[int, int], tuple[int, int]]:
+    """A region in cells of a map; at least one cell."""
+    rows, columns = (
+        (a * n // 16, max(a * n // 16 + 1, -(-b * n // 16))) for (a, b), n in zip(region, grid, strict=True)
+    )
+    return rows, columns
+
+
 def distance(task: Task, outputs: Tensor, goal: Tensor, unlabeled: Tensor | None = None) -> Tensor:
     """Distance of raw outputs from another network's, mean over what has no label.
 
@@ -291,6 +358,7 @@ class Mien(nn.Module):
         hidden: channels inside an identity head.
         own: channels of identity's own last stages, see `IdentityBranch`; 0: it reads the encoder's last map.
         dropout: dropout rate before the last layer of values.
+        state: names of tasks with a `StateHead`.
     """
 
     builder: tuple[str, dict[str, object]]
@@ -312,6 +380,7 @@ class Mien(nn.Module):
         dropout: float = 0.2,
         finer: int = 0,
         own: int = 0,
+        state: Sequence[str] = (),
     ):
         super().__init__()
         self.reference: tuple[
@@ -323,9 +392,14 @@ class Mien(nn.Module):
         vectors, points, maps = (
             {t.name: cast(Vector, t.shape).n for t in tasks if isinstance(t.shape, kind)} for kind in kinds
         )
+        if wrong := [n for n in state if n not in vectors]:
+            raise UsageError(f"this network has no state head for {wrong[0]!r}; name a task with numbers")
+        states = {n: vectors.pop(n) for n in state}
         embeddings = {t.name: t.shape.d for t in tasks if isinstance(t.shape, Embedding)}
         if unknown := [
-            t.name for t in tasks if not any(t.name in part for part in (vectors, points, maps, embeddings))
+            t.name
+            for t in tasks
+            if not any(t.name in part for part in (vectors, states, points, maps, embeddings))
         ]:
             raise UsageError(f"this network has no head for: {', '.join(unknown)}")
         last, stride = encoder.channels[-1], encoder.strides[-1]
@@ -344,16 +418,26 @@ class Mien(nn.Module):
         self.who = nn.ModuleDict(
             {name: IdentityHead(own or last, grid, hidden, d) for name, d in embeddings.items()}
         )
+        side = encoder.strides[-3]
+        cells = (-(-view.size[1] // side), -(-view.size[0] // side))
+        self.state = nn.ModuleDict(
+            {
+                name: StateHead(encoder.channels[-3:], n, _REGIONS.get(name, FACE_REGION), cells)
+                for name, n in states.items()
+            }
+        )
         self.heads: dict[tuple[str, ...], Callable[[list[Tensor]], dict[str, Tensor]]] = {
             **({tuple(vectors): self._values} if vectors else {}),
             **({(*points, *maps): self.dense} if self.dense else {}),
             **{(name,): self._embedding(name) for name in embeddings},
+            **{(name,): self._state(name) for name in states},
         }
         parts: dict[tuple[str, ...], list[Any]] = {
             tuple(vectors): [self.values, self.summary],
             (*points, *maps): [self.dense],
         }
         parts |= {(name,): [self.who[name], *([self.own[name]] if own else [])] for name in embeddings}
+        parts |= {(name,): [self.state[name]] for name in states}
         self.parts = {
             names: tuple(p for p in of if p is not None) for names, of in parts.items()
         }  # what only that head uses
@@ -366,6 +450,9 @@ class Mien(nn.Module):
         return lambda maps: {
             name: self.who[name](self.own[name](maps[-3:]) if name in self.own else maps[-1])
         }
+
+    def _state(self, name: str) -> Callable[[list[Tensor]], dict[str, Tensor]]:
+        return lambda maps: {name: self.state[name](maps[-3:])}
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         maps, outputs = self.encoder(images), dict[str, Tensor]()
@@ -481,6 +568,7 @@ def mien_tiny(
     imagenet: bool = False,
     finer: int = 0,
     own: int = 0,
+    state: Sequence[str] = (),
 ) -> Mien:
     """The embedded network, on EfficientNet-Lite0.
 
@@ -491,11 +579,15 @@ def mien_tiny(
         finer: inner channels of `ParsingRefinement`; 0: parsing on a quarter of the crop's side, as in older
             networks.
         own: channels of identity's own last stages; 0: none, as in older networks.
+        state: names of tasks with a `StateHead`; none in older networks.
     """
     encoder, view = efficientnet_lite(size, imagenet, early=finer > 0)
-    model = Mien(encoder, tasks, view, finer=finer, own=own)
-    model.builder = (
-        "mien_tiny",
-        {"tasks": [t.name for t in tasks], "size": size, "finer": finer, "own": own},
-    )
+    model = Mien(encoder, tasks, view, finer=finer, own=own, state=state)
+    arguments: dict[str, object] = {
+        "tasks": [t.name for t in tasks],
+        "size": size,
+        "finer": finer,
+        "own": own,
+    }
+    model.builder = ("mien_tiny", arguments | ({"state": list(state)} if state else {}))
     return model

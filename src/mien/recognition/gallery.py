@@ -24,7 +24,16 @@ from mien.errors import StorageError, UsageError
 from mien.io.image import Source
 from mien.recognition import records
 from mien.recognition.error_rates import Rates
-from mien.recognition.records import Added, Forgotten, Identification, Match, NoFace, Person, SeveralFaces
+from mien.recognition.records import (
+    Added,
+    Forgotten,
+    Identification,
+    LowQuality,
+    Match,
+    NoFace,
+    Person,
+    SeveralFaces,
+)
 from mien.recognition.store import (
     CORRECTION,
     FACE,
@@ -46,6 +55,7 @@ __all__ = [
     "Forgotten",
     "Gallery",
     "Identification",
+    "LowQuality",
     "Match",
     "NoFace",
     "Person",
@@ -84,6 +94,8 @@ class Gallery:
         key: the key file (`new_key`) of a sealed gallery.
         thumbnails: store a small picture of each enrolled face.
         options: LanceDB's storage options.
+        min_quality: refuse to enroll faces of a lower quality, 0..1, and do not identify them; needs a reader
+            of the task quality. None: no such limit.
 
     Raises:
         UsageError: another network's gallery, a missing or wrong key, a missing extra, a reader without
@@ -100,7 +112,11 @@ class Gallery:
         key: str | os.PathLike[str] | None = None,
         thumbnails: bool = True,
         options: dict[str, str] | None = None,
+        min_quality: float | None = None,
     ):
+        if min_quality is not None and not 0 <= min_quality <= 1:
+            raise UsageError(f"min_quality lies between 0 and 1, not {min_quality}")
+        self.min_quality = min_quality
         self.uri, self.reader, self.thumbnails, self._key, self._options = (
             os.fspath(uri),
             reader,
@@ -262,11 +278,14 @@ class Gallery:
         Raises:
             UsageError: no face was given, or see `add`.
             UnknownTask: a face lacks that task. No face of this call is enrolled.
+            LowQuality: a face has less than `min_quality`. No face of this call is enrolled.
         """
         name, last = records.clean_name(name), None if until is None else records.day_of(until)
         reader = self._reader()
         if not faces:
             raise UsageError("no face was given; give at least one")
+        if self.min_quality is not None:
+            records.demand_quality(faces, self.min_quality)
         sizes = [len(face[self.task].embedding) for face in faces]
         if self._store is None and open_store(self.uri, self._key, self._options) is None:
             pin = {
@@ -362,8 +381,14 @@ class Gallery:
             raise UsageError(f"top must be 1 or more people, not {top}")
         people = self._people(np.asarray(embedding, np.float32), max(top, 2))
         margin = people[0].similarity - people[1].similarity if len(people) > 1 else None
-        match = people[0] if people and people[0].similarity >= self.threshold else None
-        return Identification(match, tuple(people[:top]), margin, self.threshold, face)
+        poor = (
+            face is not None
+            and self.min_quality is not None
+            and records.quality_of(face).score < self.min_quality
+        )
+        found = bool(people) and people[0].similarity >= self.threshold and not poor
+        match = people[0] if found else None
+        return Identification(match, tuple(people[:top]), margin, self.threshold, face, poor)
 
     def _people(self, vector: Floats, wanted: int) -> list[Match]:
         """The nearest people.

@@ -22,6 +22,7 @@ from mien.types import Crop, Face
 if TYPE_CHECKING:
     from mien.inference.reader import Reader
     from mien.inference.reading import Reading
+    from mien.tasks.quality import Quality
 
 THUMBNAIL = 96  # pixels of the longer side
 
@@ -36,6 +37,12 @@ class SeveralFaces(PhotoError):
     """A picture to enroll shows several faces."""
 
     code = "several_faces"
+
+
+class LowQuality(PhotoError):
+    """A face to enroll has too low a quality."""
+
+    code = "low_quality"
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +78,8 @@ class Identification:
         margin: similarity of the first minus that of the second; None with fewer than two people.
         threshold: minimum similarity of a match.
         face: the face; None for a search by embedding.
+        cannot_tell: whether the quality of the face is below that of the gallery: there is no match then, and
+            the candidates mean little.
     """
 
     match: Match | None
@@ -78,6 +87,7 @@ class Identification:
     margin: float | None
     threshold: float
     face: Face | None = field(default=None, repr=False)
+    cannot_tell: bool = False
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values, without the embedding."""
@@ -90,7 +100,39 @@ class Identification:
         margin = None if self.margin is None else round(self.margin, 3)
         match = None if self.match is None else self.match.to_dict()
         rest = {"threshold": round(self.threshold, 4), "candidates": [c.to_dict() for c in self.candidates]}
-        return head | {"match": match, "margin": margin} | rest
+        unsure = {"cannot_tell": True} if self.cannot_tell else {}
+        return head | {"match": match, "margin": margin} | unsure | rest
+
+
+def quality_of(face: Face) -> Quality:
+    """The quality of a face that was read.
+
+    Raises:
+        UsageError: the reader was not asked for it.
+    """
+    if "quality" not in face:
+        raise UsageError(
+            "min_quality needs the task quality; load the reader with tasks=['identity', 'quality'] and a"
+            " network that has it, or leave min_quality out"
+        )
+    found: Quality = face["quality"]
+    return found
+
+
+def demand_quality(faces: Iterable[Face], minimum: float) -> None:
+    """Check that faces are good enough to enroll.
+
+    Raises:
+        LowQuality: one is not; the message says what is wrong with it.
+        UsageError: see `quality_of`.
+    """
+    for face in faces:
+        quality = quality_of(face)
+        if quality.score < minimum:
+            raise LowQuality(
+                f"the quality of a face is {quality.score:.2f}, below {minimum:g}; its weakest part is"
+                f" {quality.weakest}. Enroll another photo, or lower min_quality"
+            )
 
 
 @dataclass(frozen=True, slots=True)

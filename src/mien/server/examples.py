@@ -37,7 +37,13 @@ EXAMPLES: dict[str, dict[str, Any]] = {
                         "box": _BOX,
                         "score": 0.9712,
                         "points5": _POINTS5,
-                        "age": {"years": 33.1, "low": 25.0, "high": 42.0, "coverage": 0.8},
+                        "age": {
+                            "years": 33.1,
+                            "low": 25.0,
+                            "high": 42.0,
+                            "coverage": 0.8,
+                            "at_least": {"13": 1.0, "16": 0.9996, "18": 0.9981, "21": 0.9852, "25": 0.9011},
+                        },
                         "pose": {"yaw": 3.1, "pitch": -4.2, "roll": -1.5},
                     }
                 ],

@@ -21,10 +21,14 @@ from mien.tasks.catalogue import (
 )
 from mien.tasks.choice import EMOTION7, EXPRESSION, EXPRESSION7, POSE5
 from mien.tasks.detection import FACES
+from mien.tasks.eyes import EYES
+from mien.tasks.gaze import GAZE
 from mien.tasks.identity import IDENTITY, IDENTITY512
 from mien.tasks.landmarks import AFLW19, COFW29, LANDMARKS, POINTS5, WFLW98
+from mien.tasks.occlusion import OCCLUSION
 from mien.tasks.parsing import HELEN9, LAPA11, PARSING
 from mien.tasks.pose import EULER, POSE
+from mien.tasks.quality import QUALITY
 
 __all__ = [
     "AFLW19",
@@ -38,18 +42,22 @@ __all__ = [
     "EULER",
     "EXPRESSION",
     "EXPRESSION7",
+    "EYES",
     "FACES",
+    "GAZE",
     "GENDER",
     "HELEN9",
     "IDENTITY",
     "IDENTITY512",
     "LANDMARKS",
     "LAPA11",
+    "OCCLUSION",
     "ON_REQUEST",
     "PARSING",
     "POINTS5",
     "POSE",
     "POSE5",
+    "QUALITY",
     "TASKS",
     "UNITS8",
     "UNITS12",

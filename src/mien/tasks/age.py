@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -16,6 +17,8 @@ from mien.types import Array, Crop, Floats
 if TYPE_CHECKING:
     from torch import Tensor
 
+BOUNDS = (13, 16, 18, 21, 25)  # years of `Age.at_least`
+
 
 @dataclass(frozen=True, slots=True)
 class Age(Answer):
@@ -25,27 +28,35 @@ class Age(Answer):
         years: expectation of the predicted distribution, 0..100.
         low, high: years between which the middle `coverage` of that distribution lies.
         coverage: 0..1, the share of the distribution between low and high.
+        at_least: years of `BOUNDS` -> probability, 0..1, that the face looks at least so old. Estimates, as
+            the years are: no age check may rest on them alone.
     """
 
     years: float
     low: float
     high: float
     coverage: float = 0.8
+    at_least: Mapping[int, float] = field(default_factory=dict, hash=False)
 
     averaged: ClassVar[bool] = True
 
     def to_dict(self) -> dict[str, Any]:
-        """{"years", "low", "high", "coverage"}."""
+        """{"years", "low", "high", "coverage", "at_least": {"13": ...}}."""
         return {
             "years": round(self.years, 1),
             "low": round(self.low, 1),
             "high": round(self.high, 1),
             "coverage": self.coverage,
+            "at_least": {str(bound): round(p, 4) for bound, p in self.at_least.items()},
         }
 
     @classmethod
     def columns(cls, name: str) -> list[Column]:
-        return [Column(name, float, value_at(name, "years")), *number_columns(name, ("low", "high"))]
+        return [
+            Column(name, float, value_at(name, "years")),
+            *number_columns(name, ("low", "high")),
+            *(Column(f"{name}_at_least_{b}", float, value_at(name, "at_least", str(b))) for b in BOUNDS),
+        ]
 
     def summary(self) -> str:
         """` 34 years (28-41)`."""
@@ -65,10 +76,11 @@ class Age(Answer):
         return self.years
 
     def mean_terms(self) -> Array:
-        return np.array([self.years, self.low, self.high])
+        return np.array([self.years, self.low, self.high, *self.at_least.values()])
 
     def from_mean(self, terms: Array) -> Age:
-        return Age(float(terms[0]), float(terms[1]), float(terms[2]), self.coverage)
+        years, low, high, *over = terms.tolist()
+        return Age(years, low, high, self.coverage, dict(zip(self.at_least, over, strict=True)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,8 +110,8 @@ class AgeTask(Task[Age]):
     Attributes:
         sigma: years, of the Gaussian.
         l1_weight: of the error in years next to the KL.
-        temperature: what logits are divided by for the interval, not for the years; weights may bring theirs,
-            see `mien.evaluation.calibration`.
+        temperature: what logits are divided by for the interval and `Age.at_least`, not for the years;
+            weights may bring theirs, see docs/model-card.md.
         decoding: how logits become a distribution. "softmax", or "sigmoid": sigmoids divided by their sum, as
             in Faceptor.
         year_offset: years of the first bin; the distribution covers year_offset .. year_offset + 100.
@@ -147,7 +159,13 @@ class AgeTask(Task[Age]):
         if self.temperature != 1:  # a narrowed interval of a lopsided distribution may lie next to its mean
             low, high = min(low, years), max(high, years)
         first = self.year_offset
-        return Age(first + years, first + float(np.clip(low, 0, 100)), first + float(np.clip(high, 0, 100)))
+        over = {b: float(np.clip(spread[max(0, b - first) :].sum(), 0, 1)) for b in BOUNDS}
+        return Age(
+            first + years,
+            first + float(np.clip(low, 0, 100)),
+            first + float(np.clip(high, 0, 100)),
+            at_least=over,
+        )
 
     def _distribution(self, logits: npt.ArrayLike) -> npt.NDArray[np.float64]:
         """(101,) logits -> (101,) probabilities."""

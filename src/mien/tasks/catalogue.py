@@ -12,11 +12,15 @@ from mien.tasks.attributes import ATTRIBUTES, GENDER, UNITS8, UNITS12
 from mien.tasks.base import Answer, Derived, Task
 from mien.tasks.choice import EMOTION7, EXPRESSION, EXPRESSION7, POSE5
 from mien.tasks.detection import FACES
+from mien.tasks.eyes import EYES
+from mien.tasks.gaze import GAZE
 from mien.tasks.identity import IDENTITY, IDENTITY512
 from mien.tasks.landmarks import AFLW19, COFW29, LANDMARKS, POINTS5, WFLW98
+from mien.tasks.occlusion import OCCLUSION
 from mien.tasks.parsing import HELEN9, LAPA11, PARSING
 from mien.tasks.plugins import Catalogue, check_name
 from mien.tasks.pose import EULER, POSE
+from mien.tasks.quality import QUALITY
 
 _ALL: tuple[Task[Any], ...] = (
     LANDMARKS,
@@ -36,6 +40,10 @@ _ALL: tuple[Task[Any], ...] = (
     ATTRIBUTES,
     UNITS12,
     UNITS8,
+    EYES,
+    GAZE,
+    OCCLUSION,
+    QUALITY,
     IDENTITY,
     IDENTITY512,
     FACES,
@@ -84,13 +92,19 @@ ANSWER_ORDER = (
     "pose",
     "euler",
     "pose5",
+    "eyes",
+    "gaze",
+    "occlusion",
+    "quality",
     "identity",
     "identity512",
 )
 
 
 # The order of the words about a face in one line of text; other answers follow in their own order.
-SUMMARY_ORDER = ("gender", "age", "expression", "pose", "attributes")
+SUMMARY_ORDER = (
+    "gender", "age", "expression", "pose", "eyes", "gaze", "occlusion", "quality", "attributes",
+)  # fmt: skip
 
 
 ON_REQUEST = frozenset({"identity", "identity512"})

@@ -11,10 +11,11 @@ from mien.types import Floats
 
 
 class TrackAverages:
-    """Running means of answers, each frame weighing as its detection score times its box's side.
+    """Running means of answers, each frame weighing as its detection score times its box's side, and its
+    quality where that was read.
 
     Averaged are ages (years, low, high), genders, choices and yes/no answers (probabilities), and embeddings.
-    Points, masks and poses belong to a frame and are left out.
+    Points, masks, poses and gazes belong to a frame and are left out.
     """
 
     def __init__(self) -> None:

@@ -22,6 +22,7 @@ from mien.tasks import DERIVED
 from mien.types import Array, Crop, Face, Floats
 from mien.video.assignment import assign
 from mien.video.averages import TrackAverages
+from mien.video.blinks import Blinks
 from mien.video.one_euro import OneEuro
 
 
@@ -57,9 +58,10 @@ class Summary:
         first_frame, last_frame: frame numbers.
         frames: how often it was read.
         answers: see `TrackAverages`.
-        best_frame, best_score: the frame where the face is largest, surest and most frontal, and its
-            detection score.
+        best_frame, best_score: the frame where the face is largest, surest and most frontal, with open eyes
+            and the best quality where these were read, and its detection score.
         best: that face's crop as a JPEG file, if the faces had crops.
+        blinks_per_minute: None where eyes were not read, or in too few frames per second.
     """
 
     track: int
@@ -72,6 +74,7 @@ class Summary:
     best_frame: int
     best_score: float
     best: bytes | None = field(default=None, repr=False)
+    blinks_per_minute: float | None = None
 
     @property
     def duration(self) -> float:
@@ -92,6 +95,8 @@ class Summary:
             "best_score",
         )
         head: dict[str, Any] = {n: round(getattr(self, n), 4) for n in names}
+        if self.blinks_per_minute is not None:
+            head["blinks_per_minute"] = round(self.blinks_per_minute, 1)
         return head | {name: answer.to_dict() for name, answer in self.answers.items()}
 
 
@@ -106,6 +111,7 @@ class Track:
         self.points: Floats = face.points
         self.best: Crop | bytes | None = None
         self.best_frame, self.best_score = frame, 0.0
+        self.blinks = Blinks()
 
     def predict(self, time: float, *, horizon: float = 0.5) -> Array:
         """(4,) xyxy box at `time`: constant velocity of center and log size, for `horizon` seconds and then
@@ -132,11 +138,16 @@ class Track:
         self.frames += 1
         side = float(np.exp(place[2:].mean()))
         weight = max(float(face.score), 1e-3) * side
+        if "quality" in face:
+            weight *= max(float(face["quality"].score), 1e-3)
         self.means.add(face.answers, weight)
-        facing = np.cos(np.radians(min(abs(face["pose"].yaw), 90.0))) if "pose" in face else 1.0
-        if weight * facing > self.quality:
+        worth = weight * np.cos(np.radians(min(abs(face["pose"].yaw), 90.0))) if "pose" in face else weight
+        if "eyes" in face:
+            self.blinks.add((face["eyes"].left + face["eyes"].right) / 2, time)
+            worth *= 0.2 + 0.8 * float(face["eyes"].both_open)  # ours: closed eyes count a fifth
+        if worth > self.quality:
             self.quality, self.best_frame, self.best_score, self.best = (
-                float(weight * facing),
+                float(worth),
                 frame,
                 float(face.score),
                 face.crop,
@@ -203,6 +214,7 @@ class Track:
             self.best_frame,
             self.best_score,
             _jpeg(self.best),
+            self.blinks.per_minute(),
         )
 
 

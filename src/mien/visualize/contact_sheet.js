@@ -11,6 +11,8 @@ const rates = v => v && typeof v === "object" && !Array.isArray(v) && Object.val
   && Object.values(v).every(p => typeof p === "number" && p >= 0 && p <= 1);
 const words = name => name.replaceAll("_", " ");
 const mood = f => f.expression || f.expression7;
+const eyesOf = f => f.eyes ? (Math.min(f.eyes.left, f.eyes.right) >= 0.5 ? "open" : "closed") : undefined;
+const looks = f => f.gaze ? (f.gaze.at_camera ? "at the camera" : "elsewhere") : undefined;
 const likely = f => Object.entries(f.attributes || {}).filter(([, p]) => p >= 0.5).sort((a, b) => b[1] - a[1]).map(([n]) => n);
 const option = (select, value, text) => { const o = make("option", text); o.value = value; select.append(o); };
 const offer = (id, values) => { const list = [...new Set(values)].filter(v => v !== undefined);
@@ -21,6 +23,9 @@ for (const o of at("person").options) if (o.value === "0") o.textContent = "seen
 offer("gender", sheet.faces.map(f => f.gender && f.gender.label).filter(Boolean).sort());
 offer("mood", sheet.faces.flatMap(f => mood(f) ? Object.keys(mood(f).probabilities) : []));
 offer("attribute", sheet.faces.flatMap(f => Object.keys(f.attributes || {})));
+offer("eyes", sheet.faces.map(eyesOf));
+offer("gaze", sheet.faces.map(looks));
+at("quality").closest("label").hidden = !sheet.faces.some(f => f.quality);
 at("has").closest("label").hidden = at("attribute").closest("label").hidden;
 for (const id of ["young", "old"]) at(id).closest("label").hidden = !sheet.faces.some(f => f.age);
 
@@ -51,7 +56,8 @@ function show(f) {
     if (name === "age") row(table, name, Math.round(v.years) + " years (" + Math.round(v.low) + " to " + Math.round(v.high) + ")");
     else if (v && v.probabilities) for (const [n, p] of Object.entries(v.probabilities)) row(table, n, p.toFixed(2), p);
     else if (name === "gender") row(table, name, v.label, v.probability);
-    else if (v && v.yaw !== undefined) row(table, name, "yaw " + v.yaw + ", pitch " + v.pitch + ", roll " + v.roll);
+    else if (v && v.yaw !== undefined) row(table, name, "yaw " + v.yaw + ", pitch " + v.pitch
+      + (v.roll === undefined ? ", " + looks(f) : ", roll " + v.roll));
     else if (v && v.classes) for (const [n, p] of Object.entries(v.classes)) row(table, n + " (share)", p.toFixed(3), p);
     else if (v && v.estimate !== undefined) row(table, name, +v.estimate.toPrecision(3) + " " + v.unit + " (" + +v.low.toPrecision(3)
       + " to " + +v.high.toPrecision(3) + ")");
@@ -65,12 +71,13 @@ function show(f) {
 function apply() {
   const text = at("text").value.toLowerCase().split(/\s+/).filter(Boolean), order = at("order").value, min = at("young").value,
     max = at("old").value, who = at("person").value, gender = at("gender").value, feel = at("mood").value, a = at("attribute").value,
-    yes = at("has").value === "yes";
+    yes = at("has").value === "yes", eyes = at("eyes").value, gaze = at("gaze").value, good = at("quality").value;
   const fits = f => text.every(w => f.text.includes(w)) && (!who || String(f.person) === who) && (!gender || f.gender?.label === gender)
     && (!feel || mood(f)?.label === feel) && (min === "" || f.age?.years >= +min) && (max === "" || f.age?.years <= +max)
-    && (!a || ((f.attributes?.[a] ?? -1) >= 0 && (f.attributes[a] >= 0.5) === yes));
+    && (!a || ((f.attributes?.[a] ?? -1) >= 0 && (f.attributes[a] >= 0.5) === yes))
+    && (!eyes || eyesOf(f) === eyes) && (!gaze || looks(f) === gaze) && (good === "" || f.quality?.score >= +good);
   const by = { photo: f => f.place, young: f => f.age?.years ?? 999, old: f => -(f.age?.years ?? -1), large: f => f.box[0] - f.box[2],
-    person: f => f.person || 1e9 }[order];
+    person: f => f.person || 1e9, quality: f => -(f.quality?.score ?? -1) }[order];
   let shown = 0;
   const sorted = [...sheet.faces].sort((x, y) => by(x) - by(y) || x.place - y.place);
   sorted.forEach(f => { const fit = fits(f); cards[f.place].hidden = !fit; shown += fit; });

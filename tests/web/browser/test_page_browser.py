@@ -450,7 +450,8 @@ def compared(record, reading) -> None:
             ).mean()
         ),
         "shares": max(abs(a["parsing"]["classes"][n] - v) for n, v in b["parsing"]["classes"].items()),
-        "years": max(abs(a["age"][n] - b["age"][n]) for n in b["age"]),
+        "years": max(abs(a["age"][n] - b["age"][n]) for n in ("years", "low", "high", "coverage")),
+        "age_bounds": max(abs(a["age"]["at_least"][n] - p) for n, p in b["age"]["at_least"].items()),
         "gender": abs(a["gender"]["probability"] - b["gender"]["probability"]),
         "expression": max(
             abs(a["expression"]["probabilities"][n] - v) for n, v in b["expression"]["probabilities"].items()
@@ -461,7 +462,7 @@ def compared(record, reading) -> None:
     print({n: float(v) for n, v in off.items()})
     allowed = {
         "box": 0.1, "points5": 0.1, "landmarks": 0.1, "score": 0.002, "mask": 0.002, "shares": 0.001,
-        "years": 0.2, "gender": 0.005,
+        "years": 0.2, "age_bounds": 0.005, "gender": 0.005,
         "expression": 0.005, "attributes": 0.005, "degrees": 0.2,
     }  # fmt: skip
     assert {n: v for n, v in off.items() if v > allowed[n]} == {}

@@ -90,7 +90,9 @@ function age(raw, temperature) {
   let [low, high] = [edge(0.1), edge(0.9)];
   if (temperature !== 1) [low, high] = [Math.min(low, years), Math.max(high, years)];
   const within = (v) => round(Math.min(100, Math.max(0, v)), 1);
-  return { years: round(years, 1), low: within(low), high: within(high), coverage: 0.8 };
+  const over = (bound) => round(Math.min(1, spread.slice(bound).reduce((s, p) => s + p, 0)), 4);
+  const bounds = Object.fromEntries([13, 16, 18, 21, 25].map((bound) => [bound, over(bound)]));
+  return { years: round(years, 1), low: within(low), high: within(high), coverage: 0.8, at_least: bounds };
 }
 
 function choice(raw, task) {
