@@ -1,4 +1,4 @@
-"""How many tracks and people `mien video --tasks identity` finds in a film of a few people.
+"""How many tracks and people `mien video --tasks identity` finds in a video of a few people.
 
 python -m bench.video_people [--people 2] [--shots 240] [--seconds 3] [--seed 1] [--films 1] [--out FILE.json]
 
@@ -112,10 +112,10 @@ def shot(
         yield picture, boxes
 
 
-def film(
+def write_video(
     path: Path, people: dict[str, list[tuple[Pixels, np.ndarray]]], shots: int, seconds: float, seed: int
 ) -> tuple[int, list[Shown]]:
-    """Write the film; its frames and who is where."""
+    """Write the video; return its frames and who is where."""
     rng, shown, number, names = np.random.default_rng(seed), list[Shown](), 0, list(people)
     now: list[str] = []
     with Writer(path, rate=RATE) as out:
@@ -167,10 +167,10 @@ def counted(shown: list[Shown], seen: list[Sighting], people: dict[int, int]) ->
 
 
 def measured(reader: mien.Reader, people: int, shots: int, seconds: float, seed: int) -> dict[str, Any]:
-    """One film."""
+    """One video."""
     with tempfile.TemporaryDirectory() as made:
-        path = Path(made) / "film.mp4"
-        frames, shown = film(path, stills(reader, people, seed), shots, seconds, seed)
+        path = Path(made) / "video.mp4"
+        frames, shown = write_video(path, stills(reader, people, seed), shots, seconds, seed)
         start, seen = time.perf_counter(), []
         reading = read_video(path, reader)
         for frame in reading:

@@ -94,8 +94,8 @@ def points(
             bgr = cv2.imdecode(np.frombuffer(record["image"], np.uint8), cv2.IMREAD_COLOR)
             face = find_face(detector, bgr, side=side, pad=pad)
             if face is None or face[14] < CONFIDENT:
-                again = find_face(detector, bgr, side=2 * side, pad=max(pad, 0.25))
-                face = again if face is None or (again is not None and again[14] > face[14]) else face
+                second = find_face(detector, bgr, side=2 * side, pad=max(pad, 0.25))
+                face = second if face is None or (second is not None and second[14] > face[14]) else face
             row = np.zeros(15) if face is None else face
             rows.append(
                 {
@@ -162,8 +162,8 @@ def identity(
         found.append(raw / np.linalg.norm(raw, axis=1, keepdims=True))
     out.parent.mkdir(parents=True, exist_ok=True)
     values = np.concatenate(found).astype(np.float16)
-    kept = pa.FixedSizeListArray.from_arrays(pa.array(values.ravel()), values.shape[1])
-    pq.write_table(pa.table({"name": names, "descriptor": kept}), out)
+    column = pa.FixedSizeListArray.from_arrays(pa.array(values.ravel()), values.shape[1])
+    pq.write_table(pa.table({"name": names, "descriptor": column}), out)
     typer.echo(f"{out}: {len(names)} pictures")
 
 

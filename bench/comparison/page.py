@@ -154,16 +154,16 @@ def claims(results: Results) -> str:
     """The verdicts: one line per idea, with the tasks on which it helps, harms, or neither."""
     lines, task_of = [], {protocol: task for task, protocol in MEASURE.items()}
     for study in ABLATIONS:
-        said = []
+        findings = []
         for side, verdicts in judged(results, study).items():
             words = [
                 f"{words} {', '.join(task_of[p] for p, v in verdicts.items() if v == word)}"
                 for word, words in zip(VERDICTS, ("better on", "worse on", "unclear on"), strict=True)
                 if word in verdicts.values()
             ]
-            said.append(f"*{next(iter(study.sides))}* against *{side}*: {'; '.join(words)}.")
-        if said:
-            lines.append(f"- **{study.paper}**, {study.idea}. {' '.join(said)}")
+            findings.append(f"*{next(iter(study.sides))}* against *{side}*: {'; '.join(words)}.")
+        if findings:
+            lines.append(f"- **{study.paper}**, {study.idea}. {' '.join(findings)}")
     return "\n".join(lines) or NOT_YET
 
 

@@ -41,7 +41,7 @@ TABLES = Path("bench/results/model_card")
 RACES = ("White", "Black", "Asian", "Indian", "other")
 BANDS = ((0, 2), (3, 9), (10, 19), (20, 29), (30, 39), (40, 49), (50, 59), (60, 69), (70, 120))
 WIDE = ((0, 17), (18, 39), (40, 64), (65, 120))
-FEW = 10  # a smaller group gets its count only
+MINIMUM_GROUP = 10  # a smaller group gets its count only
 Groups = Mapping[str, np.ndarray]
 
 ABOUT = Path(__file__).with_name("intended_use.txt")
@@ -55,7 +55,7 @@ OFF = Path(__file__).with_name("switch_off.txt")
 def shown(values: Any, scale: float = 100.0, digits: int = 1) -> str:
     """Mean and 95 % interval, or "too few"."""
     values = np.asarray(values, float)
-    if len(values) < FEW:
+    if len(values) < MINIMUM_GROUP:
         return "too few"
     mean, low, high = (scale * v for v in bootstrap(values))
     return f"{mean:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
@@ -134,7 +134,7 @@ def age_and_gender(a: Answers, f: Fit) -> Iterator[str]:
 def age_and_gender_csv(a: Answers, f: Fit) -> Iterator[list[str]]:
     """All groups of UTKFace, crossed groups of `FEW` or more included."""
     yield ["group", "n", *with_interval("age_mae", "age_bias", "inside_interval_pct", "gender_accuracy_pct")]
-    groups = {**people_groups(a), **{n: g for n, g in crossed(a).items() if g.sum() >= FEW}}
+    groups = {**people_groups(a), **{n: g for n, g in crossed(a).items() if g.sum() >= MINIMUM_GROUP}}
     for name, n, *cells in people_lines(a, f, groups):
         yield [name, n.replace(",", ""), *(v for c in cells for v in numbers(c))]
 
@@ -252,19 +252,19 @@ def _pairs(a: Answers, at: float) -> Iterator[list[str]]:
         "age: 13-59": (u.years > 12) & (u.years < 60),
         "age: 60+": u.years >= 60,
     }
-    wanted = {n: g for n, g in people.items() if not n.startswith("age")} | ages
-    for name, raw, who, groups in (
-        ("UTKFace", u.raw["identity"], np.arange(len(u.years)), wanted),
+    selected = {n: g for n, g in people.items() if not n.startswith("age")} | ages
+    for name, raw, identities, groups in (
+        ("UTKFace", u.raw["identity"], np.arange(len(u.years)), selected),
         ("CelebA", a.celeba["identity"], a.persons, slices(a)),
     ):
         unit = raw / np.linalg.norm(raw, axis=1, keepdims=True)
         match, once = unit @ unit.T >= at, np.triu(np.ones((len(unit), len(unit)), bool), 1)
-        same = who[:, None] == who[None, :]
+        same = identities[:, None] == identities[None, :]
         for label, g in groups.items():
             both = np.ix_(g, g)
             cells = [f"{name}, {label}"]
             for pairs, hits in (((once & ~same)[both], match[both]), ((once & same)[both], ~match[both])):
-                few = pairs.sum() < 10 * FEW
+                few = pairs.sum() < 10 * MINIMUM_GROUP
                 mean, low, high = (0.0, 0.0, 0.0) if few else (100 * v for v in bootstrap_pairs(hits, pairs))
                 cells += [f"{pairs.sum():,}", "too few" if few else f"{mean:.2f} [{low:.2f}, {high:.2f}]"]
             yield cells if same[once].any() else cells[:3]
@@ -364,22 +364,22 @@ def failures(a: Answers, model: OnnxModel, scores: Mapping[str, Any]) -> Iterato
         abs(softmax(u.raw["age"]) @ np.arange(101) - u.years),
         (u.raw["attributes"][:, MALE] >= 0) == (u.male == 1),
     )
-    groups = {n: g for n, g in people_groups(a).items() if g.sum() >= FEW}
+    groups = {n: g for n, g in people_groups(a).items() if g.sum() >= MINIMUM_GROUP}
     old = [n for n, g in groups.items() if bootstrap(off[g])[1] > off.mean()]
     sex = [n for n, g in groups.items() if bootstrap(right[g])[2] < right.mean()]
     yield f"- Age error significantly above average: {', '.join(old) or 'no group'}."
     yield f"- Gender accuracy significantly below average: {', '.join(sex) or 'no group'}."
     table = Rates.of(model.sha256)
     if table is not None and "identity" in a.celeba:
-        told = (
+        rates = (
             (line[0], float(line[2].split()[0]))
             for line in _pairs(a, table.threshold(VERIFY_FMR))
             if line[2] != "too few"
         )
-        alike = [name for name, v in told if v > 200 * VERIFY_FMR]
+        similar = [name for name, v in rates if v > 200 * VERIFY_FMR]
         yield (
             f"- Strangers match at more than twice the stated rate ({100 * VERIFY_FMR:g} %):"
-            f" {'; '.join(alike) or 'no group'}."
+            f" {'; '.join(similar) or 'no group'}."
         )
     yield (
         "\nExpected, but not measured: errors on profiles, on faces behind hands or masks, on faces of a few"

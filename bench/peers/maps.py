@@ -139,10 +139,10 @@ def expression(face: Mapping[str, Any]) -> Choice | None:
     Raises:
         KeyError: a word that `EXPRESSIONS` lacks.
     """
-    told = face.get("expression")
-    if not told:
+    scores = face.get("expression")
+    if not scores:
         return None
-    shown = dict.fromkeys(EXPRESSION8, 0.0) | {EXPRESSIONS[name]: float(p) for name, p in told.items()}
+    shown = dict.fromkeys(EXPRESSION8, 0.0) | {EXPRESSIONS[name]: float(p) for name, p in scores.items()}
     return Choice(max(shown, key=lambda n: shown[n]), shown, "expression8")
 
 

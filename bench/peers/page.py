@@ -75,7 +75,7 @@ def section(found: Mapping[str, Any]) -> str:
             "\n### Single tasks\n",
             *like_for_like(found["speed"]),
             "\n### All predictions\n",
-            *whole(found["speed"]),
+            *speed_lines(found["speed"]),
         ]
     if "accuracy" in found:
         parts += [
@@ -101,11 +101,11 @@ def stages(found: Mapping[str, Any]) -> Iterator[str]:
             else ""
         )
         cut = f"; at most {f['limit']:,} pictures (or pairs) per set, fixed seed" if f.get("limit") else ""
-        mine = f"; mien's network {f['network']}" if "network" in f else ""
+        network = f"; mien's network {f['network']}" if "network" in f else ""
         yield (
             f"- {what}: {f['date']}, {m.get('cpu') or 'processor unknown'}, {cores} cores, load before"
             f" {' '.join(map(str, load)) or 'unknown'}{busy if stage == 'speed' else ''}; {f['threads']}"
-            f" threads per tool{cut}{mine}. `{f['command']}`"
+            f" threads per tool{cut}{network}. `{f['command']}`"
         )
 
 
@@ -141,7 +141,7 @@ def _ms(value: float) -> str:
     return f"{value:,.0f}" if value >= 10 else f"{value:.1f}"
 
 
-def whole(speed: Mapping[str, Any]) -> Iterator[str]:
+def speed_lines(speed: Mapping[str, Any]) -> Iterator[str]:
     """What each tool predicts in its common use, and one table: time, memory, start and size."""
     rows = speed["peers"]
     for p in _present(rows):
@@ -267,15 +267,15 @@ def blanks(found: Mapping[str, Any]) -> Iterator[str]:
     """The tools that are not in the tables, with reasons."""
     reasons = dict[str, str]()
     for p in PEERS:
-        told = [found.get("not_installed", {}).get(p.name)]
-        told += [found.get("speed", {}).get("peers", {}).get(p.name, {}).get("reason")]
-        told += [
+        candidates = [found.get("not_installed", {}).get(p.name)]
+        candidates += [found.get("speed", {}).get("peers", {}).get(p.name, {}).get("reason")]
+        candidates += [
             rows.get(p.name, {}).get("reason")
             for s in found.get("accuracy", {}).get("sets", {}).values()
             for rows in s["shown"].values()
         ]
-        if said := next((t for t in told if t), None):
-            reasons[p.title] = said
+        if reason := next((t for t in candidates if t), None):
+            reasons[p.title] = reason
     by_reason: dict[str, list[str]] = {}
     for name, why in (reasons | BLANKS).items():
         by_reason.setdefault(why, []).append(name)

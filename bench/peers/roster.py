@@ -67,7 +67,7 @@ class Peer:
         ]
 
 
-_AT_HOME = {
+_LOCAL = {
     "mtfl": "‡",
     "helen68": "‡",
     "utkface-age": "‡",
@@ -85,7 +85,7 @@ PEERS = (
         "read_mien.py",
         "5 and 68 points, parsing, age, gender, expression, 40 attributes, pose, embedding",
         tuple(JOBS),
-        marks=_AT_HOME,
+        marks=_LOCAL,
     ),
     Peer(
         "mediapipe",

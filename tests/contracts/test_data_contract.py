@@ -222,7 +222,7 @@ def test_a_model_is_not_scored_on_what_it_does_not_answer():
     from mien.models.torch_model import TorchModel
 
     model = TorchModel(faceptor_tiny(tasks=(AGE,), size=64))
-    with pytest.raises(UsageError, match=r"does not answer 'landmarks'.*answers: age"):
+    with pytest.raises(UsageError, match=r"does not predict 'landmarks'.*tasks: age"):
         evaluate(model, PROTOCOLS["helen68"])
 
 

@@ -132,7 +132,7 @@ def test_a_reader_knows_the_tasks_it_was_loaded_without_and_takes_another_model(
     photo = "examples/astronaut.jpg"
     with pytest.raises(UnknownTask, match=r"loaded without 'identity'; load it with tasks="):
         reader.read(photo, tasks=["identity"])
-    with pytest.raises(UnknownTask, match=r"does not answer 'nose'; it answers: age"):
+    with pytest.raises(UnknownTask, match=r"does not predict 'nose'; its tasks: age"):
         reader.read(photo, tasks=["nose"])
 
     class Other:

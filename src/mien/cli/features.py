@@ -88,7 +88,7 @@ def features(
                 faces, failed, count = faces + len(rows), failed + (reading.error is not None), count + 1
                 step()
     except KeyboardInterrupt:
-        typer.echo(f"mien: interrupted; the faces of {count} of {len(found)} photos are kept", err=True)
+        typer.echo(f"mien: interrupted; the faces of {count} of {len(found)} photos are saved", err=True)
         raise typer.Exit(INTERRUPTED) from None
     finally:
         output.close()

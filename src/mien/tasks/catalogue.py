@@ -54,7 +54,7 @@ def _check(name: str, value: Any) -> str:
     if not isinstance(value, Task):
         return f"it is of type {type(value).__name__}; name an instance of a subclass of mien.tasks.Task"
     if not name.isidentifier():
-        return f"the name {name!r} is no identifier; use letters, digits and _"
+        return f"the name {name!r} is not an identifier; use letters, digits and _"
     return check_name(name, value)
 
 

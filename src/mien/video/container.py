@@ -1,7 +1,7 @@
-"""Film files and cameras: packets in, upright pixels and times out, and an annotated film with its sound
+"""Video files and cameras: packets in, upright pixels and times out, and an annotated video with its sound
 written back.
 
-Needs PyAV (`pip install 'mien[video]'`), which is imported when a film is opened.
+Needs PyAV (`pip install 'mien[video]'`), which is imported when a video is opened.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ from mien.types import Pixels
 
 RESTART = 0.3  # seconds; a frame's time that falls back further is a clock that starts again
 BT709 = 1  # in the numbering of ITU-T H.273, for primaries, transfer and matrix alike
-# a second in annotated films: all usual rates are whole numbers, and MPEG-4 Part 2 allows no more than 65,535
+# ticks per second of annotated videos: all usual rates are whole numbers, and MPEG-4 Part 2 allows at most
+# 65,535
 TICKS = 60_000
 CAMERAS = ("v4l2", "avfoundation", "dshow")
 RATES = (8_000, 11_025, 12_000, 16_000, 22_050, 24_000, 32_000, 44_100, 48_000, 96_000)
@@ -104,7 +105,7 @@ class _Clock:
 
 
 class VideoContainer:
-    """An open film: its frames, upright, with their times; what was damaged on the way. A context manager.
+    """An open video: its frames, upright, with their times; what was damaged on the way. A context manager.
 
     Args:
         source: a file; "-" for what is piped into stdin; a camera: /dev/video0, or "avfoundation:0",
@@ -128,7 +129,7 @@ class VideoContainer:
         self.container = _opened(self._av, self.name)
         if not self.container.streams.video:
             self.container.close()
-            raise NotAVideo(f"{self.name!r} holds no moving pictures; give a film")
+            raise NotAVideo(f"{self.name!r} has no video stream; give a video file")
         self.stream = self.container.streams.best("video")
         live = self.container.duration is None or self.container.duration <= 0
         self.duration = None if live else self.container.duration / self._av.time_base
@@ -238,12 +239,12 @@ def _opened(av: Any, name: str) -> Any:
             )
         mode = os.stat(name).st_mode
         if stat.S_ISDIR(mode):
-            raise Unreadable(f"{name!r} is a folder, not a film")
+            raise Unreadable(f"{name!r} is a folder, not a video file")
         if stat.S_ISCHR(mode):
             return av.open(name, format=CAMERAS[0])
         if stat.S_ISREG(mode) and not os.path.getsize(name):
             raise EmptyFile(f"{name!r} is empty (0 bytes); save or download it again")
-        # with "file:" a colon in a name is no protocol; and a play list, here or in a pipe, may name no site
+        # "file:" prevents that a colon in a name is read as a protocol; a playlist must not name a site
         return av.open(f"file:{name}", options={"protocol_whitelist": "file,crypto,data"})
     except FileNotFoundError as error:
         raise NotFound(f"there is no file {name!r}; check the path") from error
@@ -259,7 +260,7 @@ def _opened(av: Any, name: str) -> Any:
         )
         why = getattr(error, "strerror", None) or error  # without FFmpeg's number
         raise NotAVideo(
-            f"{name!r} is no film that FFmpeg can open ({why}); it may be cut short, or no film{hint}"
+            f"{name!r} cannot be opened by FFmpeg ({why}); it may be incomplete, or not a video{hint}"
         ) from error
 
 
@@ -291,13 +292,13 @@ class Writer:
     Args:
         path: FILE.mp4.
         rate: frames a second, for players and the encoder; the frames' own times are kept.
-        sound_of: a film whose sound is kept: packets copied, or made AAC where an MP4 does not take them.
+        sound_of: a video whose sound is kept: packets copied, or made AAC where an MP4 does not take them.
 
     Attributes:
         warnings: what was lost, such as sound that could not be decoded.
 
     Raises:
-        UsageError: the path is no .mp4. OSError: it cannot be written.
+        UsageError: the path is not an .mp4. OSError: it cannot be written.
     """
 
     def __init__(
@@ -309,7 +310,7 @@ class Writer:
     ):
         self._av, self.warnings = library(), list[str]()
         if Path(path).suffix.lower() != ".mp4":
-            raise UsageError(f"an annotated film is written as FILE.mp4, not {os.fspath(path)!r}")
+            raise UsageError(f"an annotated video is written as FILE.mp4, not {os.fspath(path)!r}")
         self._path = Path(path)
         self.container = self._av.open(f"file:{self._path}", "w", format="mp4")
         self._rate, self._film, self._last = Fraction(rate).limit_denominator(TICKS), sound_of, -1
@@ -366,7 +367,7 @@ class Writer:
         self._early = []
 
     def _hear(self, packet: Any, shift: float) -> None:
-        """A packet of the film's sound, and the seconds to add to its times."""
+        """A packet of the video's sound, and the seconds to add to its times."""
         if self._video is None:
             self._early.append((packet, shift))
             return
@@ -377,7 +378,7 @@ class Writer:
             sound.lost.note(error.strerror)
 
     def close(self) -> None:
-        """Finish the file; a film of no frames leaves none. Again is nothing."""
+        """Finish the file; a video without frames leaves no file. A second call does nothing."""
         if self._film is not None:
             self._film.sound = None
         container, self.container = self.container, None
