@@ -205,12 +205,6 @@ def lines(result: dict[str, Any]) -> Iterator[str]:
         f"- Merges are suggested from a similarity of {result['suggest']:g}: {s['pairs']} pairs of groups of"
         f" {names[0]}; {s['right']} of them are one person."
     )
-    for method, row in result["other_linkages"].items():
-        at = ", ".join(f"{n} {row[n]['precision']:.3f} and {row[n]['recall']:.3f}" for n in names)
-        yield (
-            f"- {method} linkage at its best threshold by the same rule ({row['threshold']:g}), precision and"
-            f" recall: {at}."
-        )
     yield ""
     yield (
         f"{result['date']}; set aside with seed {result['set_aside_seed']}; the largest face that the"

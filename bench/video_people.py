@@ -1,6 +1,6 @@
 """How many tracks and people `mien video --tasks identity` finds in a video of a few people.
 
-python -m bench.video_people [--people 2] [--shots 240] [--seconds 3] [--seed 1] [--films 1] [--out FILE.json]
+python -m bench.video_people [--people 2] [--shots 240] [--seconds 3] [--seed 1] [--videos 1] [--out FILE.json]
 
 Each shot shows one still of one person, or of two side by side, 320 x 180 at 5 frames per second: moved,
 zoomed, slightly turned, brighter or darker, in half of the shots with a patch that crosses the picture, and
@@ -189,7 +189,7 @@ def measured(reader: mien.Reader, people: int, shots: int, seconds: float, seed:
 
 
 def main() -> None:
-    """Make the films, read them, count."""
+    """Make the videos, read them, count."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -197,12 +197,12 @@ def main() -> None:
     parser.add_argument("--shots", type=int, default=240)
     parser.add_argument("--seconds", type=float, default=3.0)
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--films", type=int, default=1, help="Number of films, with seeds from --seed up.")
+    parser.add_argument("--videos", type=int, default=1, help="Number of videos, with seeds from --seed up.")
     parser.add_argument("--out", type=Path, help="FILE.json for the numbers.")
     args = parser.parse_args()
     reader = mien.load(tasks=["identity"], threads=1)
     numbers = []
-    for seed in range(args.seed, args.seed + args.films):
+    for seed in range(args.seed, args.seed + args.videos):
         numbers.append(measured(reader, args.people, args.shots, args.seconds, seed))
         print(json.dumps(numbers[-1]), flush=True)
     if args.out:

@@ -123,9 +123,8 @@ def age_and_gender(a: Answers, f: Fit) -> Iterator[str]:
     """The table of UTKFace."""
     yield "### Age and gender: UTKFace val\n"
     yield (
-        "Bias: mean of prediction minus label. Race, gender and age are labels of the set. For these groups"
-        " and for race, gender and age combined, with the percentage of labels inside the predicted"
-        f" interval: `{TABLES}/age_gender.csv`.\n"
+        "Bias: mean of prediction minus label. Race, gender and age are labels of the set. More groups, and"
+        f" interval coverage: `{TABLES}/age_gender.csv`.\n"
     )
     head = ("group", "n", "age MAE, years", "bias, years", "gender accuracy, %")
     yield rows(head, [line[:4] + line[5:] for line in people_lines(a, f, people_groups(a))])
@@ -161,10 +160,7 @@ def attribute_lines(a: Answers) -> Iterator[list[str]]:
 def attributes(a: Answers) -> Iterator[str]:
     """Mean accuracy of the forty, by group."""
     yield "### Attributes: CelebA val\n"
-    yield (
-        f"Mean accuracy over the 40 attributes at 0.5, %. Each attribute: `{TABLES}/attributes.csv`; its"
-        " column `constant` is the accuracy of always predicting the more frequent value.\n"
-    )
+    yield (f"Mean accuracy over the 40 attributes at 0.5, %. Each attribute: `{TABLES}/attributes.csv`.\n")
     _, _, *mean = next(attribute_lines(a))
     names = [f"{n} ({g.sum():,})" for n, g in slices(a).items()]
     yield rows(names, [mean])
@@ -212,9 +208,8 @@ def identity(a: Answers, model: OnnxModel) -> Iterator[str]:
     }
     yield (
         f"Pairs of different people: {table.impostors:,}; of the same: {table.genuine:,}. LFW View 1,"
-        " development pictures, found by our detector: mostly adult men in news photos. Children,"
-        " siblings and"
-        " people of similar sex, age and origin match more often.\n"
+        " development pictures: mostly adult men. Children, siblings and people of similar sex, age and"
+        " origin match more often.\n"
     )
     cut = {n: table.threshold(fmr) for n, fmr in cuts.items()}
     fnmr = {r["fmr"]: r["fnmr"] for r in table.rows}
@@ -232,8 +227,8 @@ def identity(a: Answers, model: OnnxModel) -> Iterator[str]:
         " pictures, not pairs."
     )
     yield (
-        "UTKFace has no names: its pairs count as strangers, so a few false matches may be correct. CelebA's"
-        " photos have 89x109 pixels; none of these people was used in training.\n"
+        "UTKFace has no names: all its pairs count as strangers. CelebA's photos have 89x109 pixels; none of"
+        " these people was used in training.\n"
     )
     strangers = ("set, group", "pairs of strangers", "false matches, %")
     lines = list(_pairs(a, at))
@@ -278,10 +273,8 @@ def calibration(f: Fit) -> Iterator[str]:
     yield "## Calibration\n"
     yield (
         "Expected calibration error (ECE): mean difference between confidence and accuracy in 15"
-        " bins of equal"
-        " width. A temperature divides the logits of a task. It is fitted on validation pictures"
-        " and kept only"
-        " if ECE and negative log-likelihood both improve on other pictures.\n"
+        " bins. A temperature divides the logits of a task. It is kept only if ECE and negative"
+        " log-likelihood both improve on other pictures.\n"
     )
     head = (
         "task",
@@ -382,10 +375,9 @@ def failures(a: Answers, model: OnnxModel, scores: Mapping[str, Any]) -> Iterato
             f" {'; '.join(similar) or 'no group'}."
         )
     yield (
-        "\nExpected, but not measured: errors on profiles, on faces behind hands or masks, on faces of a few"
-        " pixels, at night and in infrared. Drawn and sculpted faces get predictions, too. The"
-        " pictures of the"
-        " sets are small, mostly of adults, mostly from the web before 2018, and labeled by few people."
+        "\nExpected, but not measured: errors on profiles, covered and tiny faces, at night and in infrared."
+        " Drawn and sculpted faces get predictions, too. The pictures of the sets are mostly of adults and"
+        " from the web before 2018."
     )
 
 
@@ -412,14 +404,11 @@ def page(model: OnnxModel, known: Provenance, a: Answers, f: Fit) -> str:
         " `note`. How to repeat"
         " them: [the embedded network](default-model.md#reproduce-the-training).\n",
         "## Numbers\n",
-        "Faces are aligned by labeled points. The pictures are small: do not compare with papers that used"
-        " full-size pictures. With our detector: "
-        "[the embedded network](default-model.md#accuracy). Speed:"
+        "Faces are aligned by labeled points. The pictures are small: do not compare with papers. With our"
+        " detector: [the embedded network](default-model.md#accuracy). Speed:"
         f" [benchmark](benchmark.md).\n\n{numbers}\n",
         "## By group\n",
-        "Brackets: 95 % bootstrap intervals (1,000 resamples). They cover chance, not the selection of"
-        " pictures. If all predictions of a group "
-        "are correct, or all wrong, the interval has no width: look at n.\n",
+        "Brackets: 95 % bootstrap intervals. They cover chance, not the selection of pictures.\n",
         *age_and_gender(a, f), "", *attributes(a), "", *expression(a), "", *identity(a, model), "",
         *calibration(f), *failures(a, model, scores), "",
         OFF.read_text(encoding="utf-8").format(

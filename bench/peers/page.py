@@ -31,9 +31,7 @@ TITLES: dict[str, tuple[str, str]] = {
     "helen68": (
         "68 points",
         "Helen val, 224 px. NME by outer eye corners, %; lower is better. `bench/peers/maps.py` maps the"
-        " mesh; part of its error is another definition of the jaw. human truncates coordinates to integers."
-        " The labels are about one pixel to the right of where all tools see the points, and to the left on"
-        " flipped pictures (60 training pictures)",
+        " mesh; part of its error is another definition of the jaw. human truncates coordinates to integers",
     ),
     "utkface-age": ("age", "UTKFace val, 112 px tight crops. MAE, years; lower is better"),
     "utkface-gender": ("gender", "the same pictures. Accuracy of the perceived gender, %"),
@@ -124,8 +122,7 @@ def like_for_like(speed: Mapping[str, Any]) -> Iterator[str]:
     w, h = STAGES[5][:2]
     yield (
         f"Five faces, {w}x{h}: milliseconds, p50 of {speed['rounds']} rounds, and (faces found, median). An"
-        " empty cell: the tool does not predict this. Times for one face and for 20 faces, p95 and CPU times:"
-        " `bench/results/peers.json`.\n"
+        " empty cell: the tool does not predict this.\n"
     )
 
     def cell(jobs: Mapping[str, Any], job: str) -> str:
@@ -247,8 +244,7 @@ def faces_found(found: Mapping[str, Any]) -> Iterator[str]:
     sets = [(s, found["sets"][s.name]) for s in SITTINGS if s.name in found["sets"]]
     counts = ", ".join(f"{FACES[s.name]} {r['pictures']:,}" for s, r in sets)
     yield (
-        "Pictures in which a box contains the center of the labeled face, %, as stored / framed; each tool's"
-        " own detector and threshold. Most stored pictures are small and tightly cropped. Pictures:"
+        "Pictures in which a box contains the center of the labeled face, %, as stored / framed. Pictures:"
         f" {counts}.\n"
     )
     body = []

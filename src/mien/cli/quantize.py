@@ -58,6 +58,6 @@ def quantize(
         typer.echo(f"  {task:<12} predictions change by {100 * moved:.1f} % of their spread")
     for name, file in (("float", source), ("int8", out)):
         typer.echo(
-            f"  {name:<12} {milliseconds(file, images[:1], threads):.1f} ms a face, {threads} thread(s),"
+            f"  {name:<12} {milliseconds(file, images[:1], threads):.1f} ms per face, {threads} thread(s),"
             " median"
         )

@@ -41,7 +41,7 @@ class _InMemory(MultiPartParser):
     def on_part_data(self, data: bytes, start: int, end: int) -> None:
         self._seen += end - start
         if self._current_part.file is not None and self._seen > self._maximum:
-            text = f"a picture has more than {self._most} bytes, which is the limit; save it smaller"
+            text = f"a picture has more than {self._maximum} bytes, which is the limit; save it smaller"
             raise ApiError(
                 413, "picture_too_large", text, details={"limit": self._maximum, "image": self._current_files}
             )
