@@ -1,6 +1,6 @@
 """How many tracks and people `mien video --tasks identity` finds in a video of a few people.
 
-python -m bench.video_people [--people 2] [--shots 240] [--seconds 3] [--seed 1] [--videos 1] [--out FILE.json]
+python -m bench.video_people [--people 2] [--shots 240] [--seconds 3] [--seed 1] [--videos 1] [--out FILE]
 
 Each shot shows one still of one person, or of two side by side, 320 x 180 at 5 frames per second: moved,
 zoomed, slightly turned, brighter or darker, in half of the shots with a patch that crosses the picture, and

@@ -64,7 +64,7 @@ def test_the_report_is_complete(astronaut, tmp_path, monkeypatch) -> None:
         "threads 1",
         "decode",
         "pictures/s",
-        "processor seconds",
+        "CPU seconds",
         "resident",
         "load weights",
         about["cpu"],

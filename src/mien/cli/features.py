@@ -59,8 +59,8 @@ def features(
 ) -> None:
     """Write the frozen features of each face as a table.
 
-    A feature vector is the mean over all places of a map of the encoder: 320 numbers for the last map of the
-    embedded network. Use them to train a classifier of your own.
+    A feature vector is the spatial mean of an encoder map: 320 numbers for the last map of the embedded
+    network. Use them to train a classifier of your own.
     """
     from mien.inference.encoder_features import FeatureReader
     from mien.inference.weights_file import weights_id
