@@ -35,15 +35,15 @@ def check(kind: str, folder: Path, first: int, count: int) -> None:
 
 
 def test_mutated_networks(tmp_path: Path) -> None:
-    check("networks", tmp_path, 1_000_000, 150)
+    check("networks", tmp_path, 1_000_000, 100)
 
 
 def test_mutated_provenance(tmp_path: Path) -> None:
-    check("promises", tmp_path, 1_000_000, 150)
+    check("promises", tmp_path, 1_000_000, 100)
 
 
 def test_mutated_headers(tmp_path: Path) -> None:
-    check("headers", tmp_path, 1_000_000, 150)
+    check("headers", tmp_path, 1_000_000, 100)
 
 
 def test_a_header_written_by_hand_is_the_library_s() -> None:
