@@ -145,9 +145,7 @@ def anonymize(
             "--stride", min=1, metavar="N", help="Detect faces in every N-th frame.", rich_help_panel=VIDEOS
         ),
     ] = 1,
-    mute: Annotated[
-        bool, typer.Option("--mute", help="Remove the sound.", rich_help_panel=VIDEOS)
-    ] = False,
+    mute: Annotated[bool, typer.Option("--mute", help="Remove the sound.", rich_help_panel=VIDEOS)] = False,
     report: Annotated[
         Path | None,
         typer.Option(

@@ -313,7 +313,7 @@ class Writer:
             raise UsageError(f"an annotated video is written as FILE.mp4, not {os.fspath(path)!r}")
         self._path = Path(path)
         self.container = self._av.open(f"file:{self._path}", "w", format="mp4")
-        self._rate, self._film, self._last = Fraction(rate).limit_denominator(TICKS), sound_of, -1
+        self._rate, self._sound_source, self._last = Fraction(rate).limit_denominator(TICKS), sound_of, -1
         self._video: Any = None
         self._convert = self._av.video.reformatter.VideoReformatter()
         self._sounds: dict[int, _Sound] = {}
@@ -358,9 +358,12 @@ class Writer:
         context.time_base = Fraction(1, TICKS)
         context.color_primaries = context.color_trc = context.colorspace = BT709
         context.color_range = 1  # limited, as players expect
-        for stream in self._film.container.streams.audio if self._film is not None else ():
+        for stream in self._sound_source.container.streams.audio if self._sound_source is not None else ():
             self._sounds[stream.index] = _Sound(
-                self._av, self.container, stream, self._film.start if self._film else Fraction(0)
+                self._av,
+                self.container,
+                stream,
+                self._sound_source.start if self._sound_source else Fraction(0),
             )
         for packet, shift in self._early:
             self._hear(packet, shift)
@@ -379,8 +382,8 @@ class Writer:
 
     def close(self) -> None:
         """Finish the file; a video without frames leaves no file. A second call does nothing."""
-        if self._film is not None:
-            self._film.sound = None
+        if self._sound_source is not None:
+            self._sound_source.sound = None
         container, self.container = self.container, None
         if container is None:
             return

@@ -269,7 +269,7 @@ class Tracker:
             track.leave()
         self.live, self.ended = [t for t in self.live if t.present], self.ended + gone
         given: dict[int, Track] = {}
-        self._give(faces, self.live, given, lambda f, t: self._apart(f, t, time))
+        self._give(faces, self.live, given, lambda f, t: self._distance(f, t, time))
         self._give(faces, self.live + self.ended[-self.remembered :], given, self._unlike)
         back = [t for t in given.values() if not t.present]
         if back:
@@ -299,7 +299,7 @@ class Tracker:
         for row, column in assign([[cost(faces[i], t) for t in open_] for i in free]):
             given[free[row]] = open_[column]
 
-    def _apart(self, face: Face, track: Track, time: float) -> float:
+    def _distance(self, face: Face, track: Track, time: float) -> float:
         """Cost of going on with a track by place: 0..2, infinite where it cannot be."""
         box, place = track.predict(time), _place(face.box)
         old = _place(box)
