@@ -40,8 +40,8 @@ from mien.recognition.clustering import CHILD, CHILD_MARGIN, TABLE, Album, group
 from mien.recognition.verification import MatchThreshold
 
 PRECISION = 0.98
-USEFUL = 0.25  # least mean recall of a default that both albums decide on
-HALF = 0.5  # least share of suggested merges that are right
+USEFUL = 0.25  # minimum mean recall of a default that both albums decide on
+HALF = 0.5  # minimum share of suggested merges that are right
 LINKAGES = ("average", "complete", "single")
 GRID = np.round(np.arange(0.6, 0.9501, 0.005), 4)
 PRINTED = np.round(np.arange(0.7, 0.9201, 0.04), 4)

@@ -38,7 +38,7 @@ from mien.video.people import join_tracks
 from mien.video.reader import read_video
 
 WIDTH, HEIGHT, RATE = 320, 180, 5
-PHOTOS = 10  # least number of a person's photos
+PHOTOS = 10  # minimum number of a person's photos
 AROUND = 2.6  # side of a still, in sides of the face's box
 
 

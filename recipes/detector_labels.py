@@ -65,7 +65,7 @@ def merge_passes(passes: list[np.ndarray]) -> np.ndarray:
 
 def hand_rows(boxes: np.ndarray, teacher: np.ndarray) -> np.ndarray:
     """Hand-drawn boxes (n, 4) xyxy with points; a confident teacher face that nobody drew is kept as an
-    unsure one.
+    uncertain one.
     """
     rows = []
     for x1, y1, x2, y2 in boxes:

@@ -30,7 +30,7 @@ from mien import geometry
 app = typer.Typer(add_completion=False)
 FLOOR = 0.3  # minimum teacher score
 CONFIDENT = 0.7  # below it the picture is read once more, larger
-# Where the identity teacher wants the five points, in pixels of its 128 x 128 picture
+# The five points of the identity teacher, in pixels of its 128 x 128 picture
 IDENTITY_POINTS = 128 * np.array(
     [(0.3156, 0.4616), (0.6827, 0.4616), (0.5003, 0.6405), (0.3495, 0.8247), (0.6534, 0.8247)]
 )

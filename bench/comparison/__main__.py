@@ -3,7 +3,7 @@ bench/results/ablations.csv.
 
 python -m bench.comparison               # everything: about ten hours on two cores; resumes where it stopped
 python -m bench.comparison train faceptor far_amtn
-python -m bench.comparison cost                # parameters, speeds: wants an idle machine
+python -m bench.comparison cost                # parameters, speeds: needs an idle machine
 python -m bench.comparison page
 """
 

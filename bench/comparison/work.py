@@ -139,7 +139,7 @@ def curve(name: str, out: Path) -> list[dict[str, Any]]:
 def cost(name: str, out: Path) -> dict[str, Any]:
     """Parameters, multiply-adds of one face, training speed and time in ONNX Runtime.
 
-    Kept in cost.json; wants an idle machine.
+    Kept in cost.json; needs an idle machine.
     """
     cache = out / name / "cost.json"
     if cache.exists():

@@ -127,7 +127,7 @@ class Fit:
 
     Attributes:
         temperatures: task -> number, only where it helps pictures that it was not fitted on.
-        abstain: answer -> least probability.
+        abstain: answer -> minimum probability.
         rows: of the calibration table.
         tables: answer -> coverage and accuracy by cut, and on which pictures.
         covered: (n,) whether the age interval holds the truth, as trained and as it will be read.

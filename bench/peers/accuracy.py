@@ -29,7 +29,7 @@ class Sitting:
 
     Attributes:
         name: for the result.
-        job: asked of those that can do it; of the others, detection alone.
+        job: for tools that support it; the others only detect.
         protocols: names in `mien.evaluation.protocols.PROTOCOLS`; the first opens the set.
     """
 

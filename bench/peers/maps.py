@@ -147,7 +147,7 @@ def expression(face: Mapping[str, Any]) -> Choice | None:
 
 
 def answer(task: str, face: Mapping[str, Any]) -> Any:
-    """A face as a tool told it -> the answer of that task of ours, or None where it gave none."""
+    """The output of a tool for one face -> our prediction of that task; None if the tool has none."""
     if task in ("landmarks", "points5"):
         points = sixty_eight(face) if task == "landmarks" else five(face)
         return None if points is None else Landmarks(points.astype(np.float32), task)

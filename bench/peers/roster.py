@@ -10,7 +10,7 @@ from bench.peers.install import DLIB, MEDIAPIPE, NODE, OPENCV, OWN, ROOT, Enviro
 WORKERS = Path("bench/peers/workers")
 ALL = "all"
 
-# job -> what is asked; like for like: everybody does just this, with the network that it uses for it
+# job -> what is measured: every tool does only this
 JOBS = {
     "detect": "detection only",
     "points": "detection and points",

@@ -83,7 +83,7 @@ def measure(peers: Sequence[Peer], rounds: int, threads: int, root: Path = ROOT)
 
 
 def _started(p: Peer, threads: int, root: Path) -> tuple[dict[str, Any], Worker]:
-    """The last of a few fresh processes, and the least time that one took to be ready."""
+    """The last of a few fresh processes, and the minimum time to be ready."""
     starts = []
     for _ in range(STARTS - 1):
         with Worker(

@@ -58,7 +58,7 @@ class Worker:
             )
         if hasattr(
             os, "sched_setaffinity"
-        ):  # some libraries take every core that they see, whatever they are told
+        ):  # some libraries take every core that they see, whatever is configured
             os.sched_setaffinity(self.process.pid, sorted(os.sched_getaffinity(0))[:threads])
         self._lines: queue.Queue[str] = queue.Queue()
         assert self.process.stdin and self.process.stdout

@@ -1,11 +1,10 @@
-"""Names use the words of the field: no public name has a word that `docs/architecture.md` replaces."""
+"""Names use the words of the field: no name in src, recipes and bench has a word of `REPLACED`."""
 
 from __future__ import annotations
 
 import ast
 import re
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 

@@ -40,7 +40,7 @@ class Output:
 
     Args:
         where: see `output.open_output`; None: lines on a terminal, JSON Lines into a pipe.
-        asked: answers in the records, which are a table's columns; None where the records have no table form.
+        requested: predictions in the records, the columns of a table; None for records without a table form.
         tasks, model, resume: see `output.open_output`.
     """
 

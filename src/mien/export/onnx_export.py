@@ -34,7 +34,7 @@ class _Traced(nn.Module):
 
 
 def export(model: FaceModel, path: Path, *, free_size: bool = False, **header: Any) -> None:
-    """Write a model as one ONNX file: input "images" (B, 3, H, W), an output a task, any batch size.
+    """Write a model as one ONNX file: input "images" (B, 3, H, W), one output per task, any batch size.
 
     Args:
         free_size: leave height and width free too (a detector's), in multiples of 32.
@@ -73,7 +73,7 @@ def export(model: FaceModel, path: Path, *, free_size: bool = False, **header: A
 
 
 def difference(model: FaceModel, onnx_path: Path, images: np.ndarray) -> dict[str, float]:
-    """Largest absolute difference a task between torch and ONNX on (B, 3, H, W) float32."""
+    """Largest absolute difference per task between torch and ONNX on (B, 3, H, W) float32."""
     with torch.inference_mode():
         ours = {k: v.numpy() for k, v in model.eval()(torch.from_numpy(images)).items()}
     exported = OnnxModel(onnx_path)(images)

@@ -22,7 +22,7 @@ from mien.io.image import MAX_PIXELS, Color, Source, load_photo
 from mien.tasks import DERIVED, ON_REQUEST, supported_tasks
 from mien.types import Crop, Detection, Face, InferenceModel, KnowsTasks
 
-GROUP_PIXELS = 16_000_000  # photos read together hold no more than this, and one photo; 3 bytes a pixel
+GROUP_PIXELS = 16_000_000  # photos read together hold no more than this, and one photo; 3 bytes per pixel
 _log = logging.getLogger(__name__)
 
 
@@ -168,7 +168,7 @@ class Reader:
     ) -> Iterator[Reading]:
         """Read photos of any number in order, a few at a time; memory does not grow with their number.
 
-        Faces of photos that are read together share forward passes. When the next reading is asked for, the
+        Faces of photos that are read together share forward passes. When the next reading is requested, the
         pixels of a photo that came from a path or from bytes are forgotten; `reading.photo.pixels` reads them
         again.
 

@@ -17,7 +17,7 @@ from mien.types import Floats
 BLOCK = 4096  # Ours: side of a block of pairs in faces, 64 MB of similarities
 LARGEST = 8192  # Ours: maximum faces of one average linkage, 0.5 GB of similarities
 SLACK = 1e-4  # below the threshold: other matrix shapes round differently, and an extra pair changes nothing
-TIGHTER = 0.01  # Ours: step by which the threshold is raised until every part is small enough
+TIGHTER = 0.01  # Ours: step by which the threshold increases until every part is small enough
 
 
 @dataclass(frozen=True, slots=True)

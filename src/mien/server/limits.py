@@ -66,7 +66,7 @@ class Limits:
                 raise UsageError(f"the limit {name} must be above 0, not {getattr(self, name)}")
         if self.rate is not None and self.rate <= 0:
             raise UsageError(
-                f"the limit rate must be above 0 pictures a minute, not {self.rate}; None switches it off"
+                f"the limit rate must be above 0 pictures per minute, not {self.rate}; None switches it off"
             )
 
 

@@ -9,7 +9,7 @@ from mien.types import Array
 
 
 def assign(cost: npt.ArrayLike) -> list[tuple[int, int]]:
-    """The pairs (row, column) of least total cost, as many as can be; infinite costs are never paired.
+    """The pairs (row, column) of minimum total cost, as many as possible; infinite costs are never paired.
 
     Hungarian method with potentials, O(rows^2 columns) (Kuhn 1955; shortest augmenting paths as in Jonker and
     Volgenant 1987).

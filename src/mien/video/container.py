@@ -113,7 +113,7 @@ class VideoContainer:
 
     Attributes:
         duration: seconds by the header, or None.
-        rate: mean frames a second by the header.
+        rate: mean frames per second by the header.
         damage: what went wrong so far.
 
     Raises:
@@ -291,7 +291,7 @@ class Writer:
 
     Args:
         path: FILE.mp4.
-        rate: frames a second, for players and the encoder; the frames' own times are kept.
+        rate: frames per second, for players and the encoder; the frames' own times are kept.
         sound_of: a video whose sound is kept: packets copied, or made AAC where an MP4 does not take them.
 
     Attributes:

@@ -5,7 +5,7 @@
         for face in frame.faces:
             print(frame.time, face.track, face["age"].years)
 
-Everything is a stream: a frame is forgotten when the next is asked for, so an hour costs the memory of a
+Everything is a stream: a frame is dropped when the next one is requested, so an hour costs the memory of a
 minute.
 """
 

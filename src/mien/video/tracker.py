@@ -226,8 +226,8 @@ class Tracker:
     Args:
         gap: seconds without a sight after which a track has ended (at least two and a half readings are
             waited for).
-        nearness: least (IoU + closeness of centers) / 2 of a face and a predicted box, 0..1.
-        same: least cosine of embeddings at which a face that returns is the one of an ended track.
+        nearness: minimum (IoU + closeness of centers) / 2 of a face and a predicted box, 0..1.
+        same: minimum cosine of embeddings at which a face that returns is the one of an ended track.
         other: cosine below which a face is not the track's, however near it is.
         smooth: whether points are filtered.
         remembered: most ended tracks, the latest, that a face may return to.
@@ -290,7 +290,7 @@ class Tracker:
         given: dict[int, Track],
         cost: Callable[[Face, Track], float],
     ) -> None:
-        """Pair the faces that have no track with the tracks that have no face, at the least total cost."""
+        """Pair the faces that have no track with the tracks that have no face, at minimum total cost."""
         taken = {t.number for t in given.values()}
         free, open_ = (
             [i for i in range(len(faces)) if i not in given],

@@ -116,11 +116,11 @@ def chosen(model: object, requested: Sequence[str], label: str | None = None) ->
 
     Args:
         model: see `network_of`.
-        asked: names of the tasks that are answered.
+        requested: names of the predicted tasks.
         label: this one only, wherever it occurs; None for every label of every task whose labels have names.
 
     Raises:
-        UsageError: see `network_of`; no asked task has that label, or any named label.
+        UsageError: see `network_of`; no requested task has that label, or any named label.
     """
     network = network_of(model)
     # a network may have answers that no query of their own gave

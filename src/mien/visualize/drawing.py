@@ -164,7 +164,7 @@ def annotate(
             _draw_landmarks(out, faces[i], draw_style)
         if draw_style.pose:
             _draw_pose(out, faces[i])
-    # small faces have the least room for a label, so they choose first
+    # small faces have little room for a label, so they choose first
     chosen = [faces[i] for i in reversed(order)], [names[i] for i in reversed(order)]
     for plate in plates.place(chosen[0], out.shape, chosen[1], font):
         plates.draw(out, plate, draw_style.ground, draw_style.ink, draw_style.plate)

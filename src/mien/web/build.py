@@ -47,7 +47,7 @@ def model_table(model: OnnxModel, finder: Detector) -> dict[str, Any]:
     """
     if model.view.template not in TEMPLATES:
         raise BadWeights(
-            f"{model.path} wants the view {model.view.template!r}; the page aligns faces to:"
+            f"{model.path} has the view {model.view.template!r}; the page aligns faces to:"
             f" {', '.join(TEMPLATES)}"
         )
     assert isinstance(finder.model, OnnxModel)

@@ -1,8 +1,8 @@
 """Parquet packs: one row per picture, with its encoded bytes in `image` and its labels in other columns.
 
 A pack's pictures are decoded once, into one flat memory-mapped file in the cache folder; labels stay in
-memory. Five points bring each picture to a model's view; where a set has none of its own, a detector's points
-stand next to it (`*_points5.parquet`), and where that found no face, or is unsure, the median of the set: its
+memory. Five points align each picture to a model's view. Sets without points have those of a detector
+(`*_points5.parquet`), or, where the detector found no face or is uncertain, the median of the set, whose
 pictures are registered.
 """
 

@@ -329,14 +329,14 @@ def verification(root: Path, split: str, *, task: str = "identity512") -> Table:
 def read_pairs(path: Path) -> list[tuple[str, str, bool]]:
     """LFW's pairs in order: (picture, picture, same?), pictures as NAME/NAME_0001.jpg.
 
-    The first line says folds and pairs a fold ("10 300"), or pairs alone for one fold; a fold lists its
+    The first line says folds and pairs per fold ("10 300"), or pairs alone for one fold; a fold lists its
     matched pairs (name n1 n2), then as many others (name1 n1 name2 n2).
     """
     lines = [line.split() for line in need(path).read_text(encoding="utf-8").split("\n") if line.strip()]
     head = lines[0] if lines else []
     if len(head) not in (1, 2) or not all(h.isdigit() for h in head):
         raise UsageError(
-            f"{path} begins with {' '.join(head)!r}; folds and pairs a fold are needed, such as '10 300'"
+            f"{path} begins with {' '.join(head)!r}; folds and pairs per fold are needed, such as '10 300'"
         )
     folds, per = (1, int(head[0])) if len(head) == 1 else (int(head[0]), int(head[1]))
     if len(lines) - 1 != 2 * folds * per:
