@@ -40,8 +40,8 @@ from mien.recognition.clustering import CHILD, CHILD_MARGIN, TABLE, Album, group
 from mien.recognition.verification import MatchThreshold
 
 PRECISION = 0.98
-USEFUL = 0.25  # least mean recall of a default that both albums decide on
-HALF = 0.5  # least share of suggested merges that are right
+USEFUL = 0.25  # minimum mean recall of a default that both albums decide on
+HALF = 0.5  # minimum share of suggested merges that are right
 LINKAGES = ("average", "complete", "single")
 GRID = np.round(np.arange(0.6, 0.9501, 0.005), 4)
 PRINTED = np.round(np.arange(0.7, 0.9201, 0.04), 4)
@@ -71,8 +71,8 @@ def albums() -> Iterator[tuple[str, list[dict[str, Any]]]]:
 def read(reader: mien.Reader, name: str, rows: list[dict[str, Any]]) -> Faces:
     """The largest face of each photo, from the cache where this network has read the album before."""
     stamp = f"{reader.model.sha256[:12]}-{len(rows)}"  # type: ignore[attr-defined]
-    kept = settings.cache_root() / f"clustering-{name.partition(',')[0].replace('/', '-')}-{stamp}.npz"
-    if not kept.is_file():
+    cached = settings.cache_root() / f"clustering-{name.partition(',')[0].replace('/', '-')}-{stamp}.npz"
+    if not cached.is_file():
         found = []
         for row in rows:
             faces = reader.read(Image.open(io.BytesIO(row["image"])).convert("RGB"))
@@ -81,8 +81,8 @@ def read(reader: mien.Reader, name: str, rows: list[dict[str, Any]]) -> Faces:
                     (faces[0]["identity"].embedding, str(row["identity"]), faces[0]["age"].years < CHILD)
                 )
         vectors, people, children = zip(*found, strict=True)
-        np.savez(kept, embeddings=np.stack(vectors), people=np.array(people), children=np.array(children))
-    data = np.load(kept)
+        np.savez(cached, embeddings=np.stack(vectors), people=np.array(people), children=np.array(children))
+    data = np.load(cached)
     return Faces(data["embeddings"], data["people"], data["children"], len(rows))
 
 
@@ -114,13 +114,13 @@ def curve(method: str, faces: Faces) -> list[dict[str, Any]]:
     distance = 1 - e @ e.T
     np.fill_diagonal(distance, 0)
     tree = linkage(squareform(distance.clip(0), checks=False), method)
-    return [measured(fcluster(tree, 1 - cut, "distance"), faces.people) for cut in GRID]
+    return [measured(fcluster(tree, 1 - threshold, "distance"), faces.people) for threshold in GRID]
 
 
 def choose(curves: dict[str, list[dict[str, Any]]]) -> tuple[int, str]:
     """Place in GRID of the default, and the rule by which it was chosen."""
 
-    def kept(names: tuple[str, ...]) -> list[int]:
+    def precise(names: tuple[str, ...]) -> list[int]:
         low = [k for k in range(len(GRID)) if any(curves[n][k]["precision"] < PRECISION for n in names)]
         return list(range(max(low, default=-1) + 1, len(GRID)))
 
@@ -128,8 +128,8 @@ def choose(curves: dict[str, list[dict[str, Any]]]) -> tuple[int, str]:
         return float(np.mean([curves[n][k][what] for n in names]))
 
     both = tuple(curves)
-    for names, least in ((both, USEFUL), ((WILD,), 0.0)):
-        fit = [k for k in kept(names) if mean(k, "recall", names) >= least]
+    for names, minimum in ((both, USEFUL), ((WILD,), 0.0)):
+        fit = [k for k in precise(names) if mean(k, "recall", names) >= minimum]
         if fit:
             best = max(fit, key=lambda k: mean(k, "f1", names))
             rule = f"best pair F1 with precision >= {PRECISION:g} on {' and '.join(names)}"
@@ -139,9 +139,9 @@ def choose(curves: dict[str, list[dict[str, Any]]]) -> tuple[int, str]:
     raise SystemExit(f"no threshold up to {GRID[-1]:g} has precision {PRECISION:g} on {WILD}")
 
 
-def grouped(faces: Faces, cut: float) -> Album:
+def grouped(faces: Faces, threshold: float) -> Album:
     """The album as `mien cluster` groups it."""
-    album = Album(MatchThreshold(cut, None, "given"))
+    album = Album(MatchThreshold(threshold, None, "given"))
     album.rows = [
         {"path": str(i), "face": 1, "box": [], "photo": i, "child": bool(c)}
         for i, c in enumerate(faces.children)
@@ -151,9 +151,9 @@ def grouped(faces: Faces, cut: float) -> Album:
     return album
 
 
-def suggestions(faces: Faces, cut: float) -> list[tuple[float, bool]]:
+def suggestions(faces: Faces, threshold: float) -> list[tuple[float, bool]]:
     """Similarity of each pair of groups from 0.6 on, best first, and whether both are mostly one person."""
-    album = grouped(faces, cut)
+    album = grouped(faces, threshold)
     people = np.array(faces.people)
 
     def person(rows: tuple[int, ...]) -> str:
@@ -164,14 +164,14 @@ def suggestions(faces: Faces, cut: float) -> list[tuple[float, bool]]:
     return [(s.similarity, person(s.first) == person(s.second)) for s in found]
 
 
-def suggest_from(faces: Faces, cut: float) -> tuple[float, int, int]:
+def suggest_from(faces: Faces, threshold: float) -> tuple[float, int, int]:
     """The lowest similarity with at least half of the suggestions right; how many, and how many are right."""
-    found = suggestions(faces, cut)
+    found = suggestions(faces, threshold)
     right = np.cumsum([r for _, r in found])
     share = right / np.arange(1, len(found) + 1)
     good = np.flatnonzero(share >= HALF)
     if not len(good):
-        return cut, 0, 0
+        return threshold, 0, 0
     last = int(good[-1])
     return float(np.floor(found[last][0] * 200) / 200), last + 1, int(right[last])
 
@@ -191,8 +191,8 @@ def lines(result: dict[str, Any]) -> Iterator[str]:
         chosen = row["threshold"] == result["threshold"]
         if row["threshold"] in PRINTED or chosen:
             numbers = [f"{row[n][k]:.3f}" for n in names for k in ("precision", "recall", "f1")]
-            cut = f"**{row['threshold']:.3f}**" if chosen else f"{row['threshold']:.3f}"
-            yield f"| {cut} | {' | '.join(numbers)} |"
+            threshold = f"**{row['threshold']:.3f}**" if chosen else f"{row['threshold']:.3f}"
+            yield f"| {threshold} | {' | '.join(numbers)} |"
     yield ""
     for name, at in result["at_threshold"].items():
         about = result["sets"][name]
@@ -205,12 +205,6 @@ def lines(result: dict[str, Any]) -> Iterator[str]:
         f"- Merges are suggested from a similarity of {result['suggest']:g}: {s['pairs']} pairs of groups of"
         f" {names[0]}; {s['right']} of them are one person."
     )
-    for method, row in result["other_linkages"].items():
-        at = ", ".join(f"{n} {row[n]['precision']:.3f} and {row[n]['recall']:.3f}" for n in names)
-        yield (
-            f"- {method} linkage at its best threshold by the same rule ({row['threshold']:g}), precision and"
-            f" recall: {at}."
-        )
     yield ""
     yield (
         f"{result['date']}; set aside with seed {result['set_aside_seed']}; the largest face that the"
@@ -230,8 +224,8 @@ def result_of(model: str, faces: dict[str, Faces]) -> dict[str, Any]:
     curves = {m: {name: curve(m, f) for name, f in faces.items()} for m in LINKAGES}
     place, rule = choose(curves["average"])
     others = {m: choose(curves[m])[0] for m in LINKAGES if m != "average"}
-    cut = float(GRID[place])
-    suggest, count, right = suggest_from(faces[WILD], cut)
+    threshold = float(GRID[place])
+    suggest, count, right = suggest_from(faces[WILD], threshold)
 
     def row(method: str, k: int) -> dict[str, Any]:
         return {"threshold": float(GRID[k])} | {name: curves[method][name][k] for name in faces}
@@ -240,8 +234,8 @@ def result_of(model: str, faces: dict[str, Faces]) -> dict[str, Any]:
         "model": model,
         "task": "identity",
         "linkage": "average",
-        "mirror": True,
-        "threshold": cut,
+        "flip_tta": True,
+        "threshold": threshold,
         "suggest": suggest,
         "rule": rule,
         "date": datetime.now(UTC).strftime("%Y-%m-%d"),
@@ -253,7 +247,8 @@ def result_of(model: str, faces: dict[str, Faces]) -> dict[str, Any]:
         "set_aside_seed": 1,
         "at_threshold": {
             name: measured(
-                np.array(group(f.embeddings, cut, margins=np.where(f.children, CHILD_MARGIN, 0))), f.people
+                np.array(group(f.embeddings, threshold, margins=np.where(f.children, CHILD_MARGIN, 0))),
+                f.people,
             )
             for name, f in faces.items()
         },
@@ -272,7 +267,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=TABLE, help="FILE.json for the choice and the curve.")
     parser.add_argument("--page", type=Path, help="Page whose table is written anew.")
     args = parser.parse_args()
-    reader = mien.load(args.weights, tasks=["identity", "age"], threads=1, mirror=True)
+    reader = mien.load(args.weights, tasks=["identity", "age"], threads=1, flip_tta=True)
     faces = {name: read(reader, name, rows) for name, rows in albums()}
     result = result_of(reader.model.sha256, faces)  # type: ignore[attr-defined]
     args.out.write_text(stored(result), encoding="utf-8")

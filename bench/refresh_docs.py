@@ -111,26 +111,26 @@ def on_a_terminal(command: str, folder: Path) -> str:
         "TERM": "dumb",
         "NO_COLOR": "1",
     }
-    ours, theirs = pty.openpty()
+    leader, follower = pty.openpty()
     try:
         process = subprocess.Popen(
             [sys.executable, "-m", "mien", *words],
             cwd=folder,
             env=environment,
             stdin=subprocess.DEVNULL,
-            stdout=theirs,
-            stderr=theirs,
+            stdout=follower,
+            stderr=follower,
         )
     finally:
-        os.close(theirs)
+        os.close(follower)
     text = bytearray()
     try:
         # Linux reports the end of a pseudo-terminal as an input/output error.
         with contextlib.suppress(OSError):
-            while part := os.read(ours, 65536):
+            while part := os.read(leader, 65536):
                 text += part
     finally:
-        os.close(ours)
+        os.close(leader)
         process.wait()
     if process.returncode not in (0, 1):
         raise RuntimeError(f"{command!r} ended with exit code {process.returncode}: {text.decode()}")
@@ -142,10 +142,10 @@ def of_python(code: tuple[str, ...]) -> str:
     scope: dict[str, object] = {}
     with contextlib.chdir(ROOT):
         for block in code:
-            said = io.StringIO()
-            with contextlib.redirect_stdout(said):
+            printed = io.StringIO()
+            with contextlib.redirect_stdout(printed):
                 exec(compile(block, "documentation", "exec"), scope)
-    return said.getvalue()
+    return printed.getvalue()
 
 
 def real(output: Printed) -> str:
@@ -159,9 +159,9 @@ def real(output: Printed) -> str:
 def refreshed(text: str) -> str:
     """A page with today's outputs. A block whose timings alone differ stays as it is."""
     for output in reversed(printed(text)):
-        now = real(output).rstrip("\n") + "\n"
-        if TIMING.sub("", now) != TIMING.sub("", output.shown):
-            text = text[: output.start] + now + text[output.end :]
+        current = real(output).rstrip("\n") + "\n"
+        if TIMING.sub("", current) != TIMING.sub("", output.shown):
+            text = text[: output.start] + current + text[output.end :]
     return text
 
 

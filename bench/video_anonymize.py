@@ -35,7 +35,7 @@ from mien.video.container import VideoContainer, Writer
 from mien.visualize.anonymization import GRAY
 
 WIDTH, HEIGHT, RATE = 640, 360, 25
-SURE = 0.6  # score of the teacher from which a box counts
+CONFIDENT = 0.6  # score of the teacher from which a box counts
 SMALLEST = 16  # pixels, shorter side of a box that counts
 COVERED = 0.9
 TOLERANCE = 16  # of 255, between the fill and what the video codec makes of it
@@ -64,7 +64,7 @@ def stills(count: int) -> list[tuple[Pixels, np.ndarray]]:
     table = Path(os.environ["MIEN_DATA"]) / "photos" / "val.parquet"
     for row in pq.read_table(table).to_pylist():
         faces = np.array(row["faces"], float).reshape(-1, 15)
-        faces = faces[faces[:, 14] >= SURE]
+        faces = faces[faces[:, 14] >= CONFIDENT]
         if len(faces):
             picture = Image.open(io.BytesIO(row["image"])).convert("RGB")
             out.append((np.asarray(picture), geometry.corners(faces)))
@@ -90,7 +90,7 @@ def shot(
         interpolation=cv2.INTER_CUBIC,
     )
     crossing = bool(rng.random() < 0.5)
-    came, took = rng.uniform(0.0, 0.5) * frames, rng.uniform(0.3, 0.6) * frames
+    entered, took = rng.uniform(0.0, 0.5) * frames, rng.uniform(0.3, 0.6) * frames
     fill = np.array(still.reshape(-1, 3).mean(0), float)
     for i in range(frames):
         t = i / max(frames - 1, 1)
@@ -106,8 +106,8 @@ def shot(
         # a turned box is not the box of the turned face: the middle and the scaled sides are
         middle, sides = moved.mean(1), (boxes[:, 2:] - boxes[:, :2]) * scale
         window = None
-        if crossing and came <= i < came + took:
-            x = round((i - came) / took * (WIDTH + patch.shape[1])) - patch.shape[1]
+        if crossing and entered <= i < entered + took:
+            x = round((i - entered) / took * (WIDTH + patch.shape[1])) - patch.shape[1]
             y = (HEIGHT - patch.shape[0]) // 2
             x1, x2 = max(0, x), min(WIDTH, x + patch.shape[1])
             if x2 > x1:
@@ -116,7 +116,7 @@ def shot(
         yield picture, np.hstack([middle - sides / 2, middle + sides / 2]), window
 
 
-def film(path: Path, count: int, seconds: float, seed: int) -> tuple[int, int, list[Truth]]:
+def write_video(path: Path, count: int, seconds: float, seed: int) -> tuple[int, int, list[Truth]]:
     """Write the video; its shots, its frames and the boxes that count."""
     rng, pictures, truth, number = np.random.default_rng(seed), stills(count), list[Truth](), 0
     order = rng.permutation(len(pictures))
@@ -207,7 +207,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as made:
         folder = args.keep or Path(made)
         folder.mkdir(parents=True, exist_ok=True)
-        shots, frames, truth = film(folder / "stills.mp4", args.stills, args.seconds, args.seed)
+        shots, frames, truth = write_video(folder / "stills.mp4", args.stills, args.seconds, args.seed)
         print(f"{shots} shots, {frames} frames, {len(truth)} boxes", flush=True)
         reader = mien.load(tasks=[], threads=1)
         start, used = time.perf_counter(), time.process_time()

@@ -1,6 +1,6 @@
-"""How many tracks and people `mien video --tasks identity` finds in a film of a few people.
+"""How many tracks and people `mien video --tasks identity` finds in a video of a few people.
 
-python -m bench.video_people [--people 2] [--shots 240] [--seconds 3] [--seed 1] [--films 1] [--out FILE.json]
+python -m bench.video_people [--people 2] [--shots 240] [--seconds 3] [--seed 1] [--videos 1] [--out FILE]
 
 Each shot shows one still of one person, or of two side by side, 320 x 180 at 5 frames per second: moved,
 zoomed, slightly turned, brighter or darker, in half of the shots with a patch that crosses the picture, and
@@ -38,7 +38,7 @@ from mien.video.people import join_tracks
 from mien.video.reader import read_video
 
 WIDTH, HEIGHT, RATE = 320, 180, 5
-PHOTOS = 10  # least number of a person's photos
+PHOTOS = 10  # minimum number of a person's photos
 AROUND = 2.6  # side of a still, in sides of the face's box
 
 
@@ -112,10 +112,10 @@ def shot(
         yield picture, boxes
 
 
-def film(
+def write_video(
     path: Path, people: dict[str, list[tuple[Pixels, np.ndarray]]], shots: int, seconds: float, seed: int
 ) -> tuple[int, list[Shown]]:
-    """Write the film; its frames and who is where."""
+    """Write the video; return its frames and who is where."""
     rng, shown, number, names = np.random.default_rng(seed), list[Shown](), 0, list(people)
     now: list[str] = []
     with Writer(path, rate=RATE) as out:
@@ -167,10 +167,10 @@ def counted(shown: list[Shown], seen: list[Sighting], people: dict[int, int]) ->
 
 
 def measured(reader: mien.Reader, people: int, shots: int, seconds: float, seed: int) -> dict[str, Any]:
-    """One film."""
+    """One video."""
     with tempfile.TemporaryDirectory() as made:
-        path = Path(made) / "film.mp4"
-        frames, shown = film(path, stills(reader, people, seed), shots, seconds, seed)
+        path = Path(made) / "video.mp4"
+        frames, shown = write_video(path, stills(reader, people, seed), shots, seconds, seed)
         start, seen = time.perf_counter(), []
         reading = read_video(path, reader)
         for frame in reading:
@@ -189,7 +189,7 @@ def measured(reader: mien.Reader, people: int, shots: int, seconds: float, seed:
 
 
 def main() -> None:
-    """Make the films, read them, count."""
+    """Make the videos, read them, count."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -197,12 +197,12 @@ def main() -> None:
     parser.add_argument("--shots", type=int, default=240)
     parser.add_argument("--seconds", type=float, default=3.0)
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--films", type=int, default=1, help="Number of films, with seeds from --seed up.")
+    parser.add_argument("--videos", type=int, default=1, help="Number of videos, with seeds from --seed up.")
     parser.add_argument("--out", type=Path, help="FILE.json for the numbers.")
     args = parser.parse_args()
     reader = mien.load(tasks=["identity"], threads=1)
     numbers = []
-    for seed in range(args.seed, args.seed + args.films):
+    for seed in range(args.seed, args.seed + args.videos):
         numbers.append(measured(reader, args.people, args.shots, args.seconds, seed))
         print(json.dumps(numbers[-1]), flush=True)
     if args.out:

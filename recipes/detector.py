@@ -41,7 +41,7 @@ def grow(small: nn.Module, large: nn.Module) -> None:
 WIDTHS = (32, 64, 112, 192)
 # Pictures of each source per step of 24. Photos of crowds and masked faces help most; the others add faces of
 # all ages, poses and lighting.
-SHARES = {"photos": 11, "face_boxes": 6, "fairface": 3, "celeba_wild": 4}
+PICTURES = {"photos": 11, "face_boxes": 6, "fairface": 3, "celeba_wild": 4}
 # Options of each source: photos with many faces are drawn more often where they exist.
 OPTIONS = {
     "photos": {"groups": 0.7, "empty": 0.1},
@@ -79,8 +79,8 @@ def sources(
         tables[name] = read_labeled(data_more_root() / name / "train.parquet", labels)
     for name, photos in tables.items():
         tables[name] = with_false_faces(photos, cache_root() / "detector" / f"false-{name}.json")
-    more = {"occluded": occluded, "degraded": degraded, "lettered": lettered, "hard": hard}
-    return [(MosaicSource(tables[n], size=size, **OPTIONS[n], **more), k) for n, k in SHARES.items()]
+    options = {"occluded": occluded, "degraded": degraded, "lettered": lettered, "hard": hard}
+    return [(MosaicSource(tables[n], size=size, **OPTIONS[n], **options), k) for n, k in PICTURES.items()]
 
 
 def recipe(

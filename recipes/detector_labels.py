@@ -45,27 +45,27 @@ def teacher_rows(teacher: Any, bgr: np.ndarray, sizes: tuple[int, ...] = SIZES) 
         rows[:, :14] /= scale
         # the teacher lists the subject's right eye first, which is the picture's left: already picture order
         passes.append(rows)
-    return joined(passes)
+    return merge_passes(passes)
 
 
-def joined(passes: list[np.ndarray]) -> np.ndarray:
+def merge_passes(passes: list[np.ndarray]) -> np.ndarray:
     """One row per face: the best of the passes; the score of a face that not all passes show is lowered by
     0.15.
     """
     rows = np.concatenate(passes)
     rows = rows[np.argsort(-rows[:, 14], kind="stable")]
-    kept: list[np.ndarray] = []
+    merged: list[np.ndarray] = []
     for row in rows:
-        if not kept or iou(corners(row)[0], corners(np.array(kept)))[0].max() < 0.45:
+        if not merged or iou(corners(row)[0], corners(np.array(merged)))[0].max() < 0.45:
             seen = sum(bool(len(p)) and iou(corners(row)[0], corners(p))[0].max() >= 0.45 for p in passes)
-            kept.append(np.append(row[:14], row[14] - (0.15 if seen < len(passes) else 0.0)))
-    found = np.array(kept).reshape(-1, 15)
+            merged.append(np.append(row[:14], row[14] - (0.15 if seen < len(passes) else 0.0)))
+    found = np.array(merged).reshape(-1, 15)
     return found[found[:, 14] >= FLOOR]
 
 
 def hand_rows(boxes: np.ndarray, teacher: np.ndarray) -> np.ndarray:
     """Hand-drawn boxes (n, 4) xyxy with points; a confident teacher face that nobody drew is kept as an
-    unsure one.
+    uncertain one.
     """
     rows = []
     for x1, y1, x2, y2 in boxes:
@@ -110,10 +110,10 @@ def main(
     chosen = [i for i, n in enumerate(listed) if n not in aside]
     if limit and limit < len(chosen):
         chosen = [chosen[i] for i in np.linspace(0, len(chosen) - 1, limit).astype(int)]
-    wanted, rows, at = set(chosen), [], 0
+    selected, rows, at = set(chosen), [], 0
     for batch in pq.ParquetFile(table).iter_batches(256):
         for record in batch.to_pylist():
-            if at in wanted:
+            if at in selected:
                 bgr = cv2.imdecode(np.frombuffer(record["image"], np.uint8), cv2.IMREAD_COLOR)
                 faces = teacher_rows(detector, bgr)
                 if record.get("faces") and "box" in record["faces"][0]:

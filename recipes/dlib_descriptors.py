@@ -58,12 +58,12 @@ def layers(path: Path) -> Iterator[tuple[str, np.ndarray]]:
     """
     data = path.read_bytes()
     for found in re.finditer(rb"\x05(con_4)|\x07(affine_)|\x04(fc_2)", data):
-        kind, at, whole = found.group()[1:].decode(), found.end(), list[int]()
+        kind, at, header = found.group()[1:].decode(), found.end(), list[int]()
         for _ in range(7 if kind == "fc_2" else 5):  # a linear layer tells its two sizes first
             n = data[at]
-            whole.append(int.from_bytes(data[at + 1 : at + 1 + n], "little"))
+            header.append(int.from_bytes(data[at + 1 : at + 1 + n], "little"))
             at += 1 + n
-        yield kind, np.frombuffer(data, "<f4", int(np.prod(whole[-4:])), at)
+        yield kind, np.frombuffer(data, "<f4", int(np.prod(header[-4:])), at)
 
 
 class Scaled(nn.Module):
@@ -159,14 +159,14 @@ def installed() -> Path:
     return Path(package.origin).parent / "models" / FILE
 
 
-def pairs(names: list[str], alone: list[str], n: int, seed: int) -> list[tuple[str, str, float]]:
+def pairs(names: list[str], unpaired: list[str], n: int, seed: int) -> list[tuple[str, str, float]]:
     """n blends of two different faces, the second between a quarter and three quarters; and each of `alone`
     by itself.
     """
     rng = np.random.default_rng(seed)
     chosen = (rng.choice(len(names), 2, replace=False) for _ in range(n))
     return [(names[a], names[b], float(np.float32(rng.uniform(0.25, 0.75)))) for a, b in chosen] + [
-        (name, "", 0.0) for name in alone
+        (name, "", 0.0) for name in unpaired
     ]
 
 
@@ -175,14 +175,16 @@ def describe(
     teacher: Teacher, faces: Faces, rows: list[tuple[str, str, float]], batch: int = 64
 ) -> np.ndarray:
     """(rows, 128) float16."""
-    affine, told = geometry.fit_similarity(POINTS, PLACES), []
+    affine, embeddings = geometry.fit_similarity(POINTS, PLACES), []
     for start in range(0, len(rows), batch):
         blends = (faces.blend(*row) for row in rows[start : start + batch])
         chips = np.stack([cv2.warpAffine(b, affine, (SIDE, SIDE), flags=cv2.INTER_LINEAR) for b in blends])
-        told.append(teacher(torch.from_numpy(chips).permute(0, 3, 1, 2).float()).numpy().astype(np.float16))
+        embeddings.append(
+            teacher(torch.from_numpy(chips).permute(0, 3, 1, 2).float()).numpy().astype(np.float16)
+        )
         if start % (50 * batch) == 0:
             print(f"{start}/{len(rows)}", flush=True)
-    return np.concatenate(told)
+    return np.concatenate(embeddings)
 
 
 def main() -> None:
@@ -197,12 +199,12 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1)
     given = parser.parse_args()
     teacher, faces = Teacher(given.weights or installed()).eval(), Faces()
-    alone = [n for n in faces.names if n.split("/")[0] not in pack.DESCRIBED]
-    rows = pairs(faces.names, alone, given.n, given.seed)
-    told = describe(teacher, faces, rows)
+    unpaired = [n for n in faces.names if n.split("/")[0] not in pack.DESCRIBED]
+    rows = pairs(faces.names, unpaired, given.n, given.seed)
+    embeddings = describe(teacher, faces, rows)
     columns = dict(zip(("first", "second", "weight"), zip(*rows, strict=True), strict=True))
     pq.write_table(
-        pa.table({**{k: list(v) for k, v in columns.items()}, "descriptor": told.tolist()}), table()
+        pa.table({**{k: list(v) for k, v in columns.items()}, "descriptor": embeddings.tolist()}), table()
     )
     print(f"{len(rows)} faces in {table()}")
 

@@ -79,7 +79,7 @@ MARKS = Augment(
     fill_border=0,
 )
 
-SEVEN, WHOLE = {"classes": 7}, {"whole": True}
+SEVEN, FULL_PICTURE = {"classes": 7}, {"full_picture": True}
 # (what a set gives to every batch, over all GPUs; what its loss weighs)
 BASE: tuple[tuple[SourceSpec, float], ...] = (
     (SourceSpec("ms1mv3", "train", "identity512@ms1mv3", 256, FLIP), 5.0),
@@ -87,7 +87,7 @@ BASE: tuple[tuple[SourceSpec, float], ...] = (
     (SourceSpec("celeba-official", "train+val", "attributes@celeba", 64, VALUES), 2.0),
     (SourceSpec("affectnet", "train", "expression7@affectnet", 64, VALUES, SEVEN), 4.0),
     (SourceSpec("rafdb", "train", "expression7@rafdb", 16, VALUES), 1.0),
-    (SourceSpec("celebamask-hq", "train+val", "parsing@celebamask", 4, MASKS, WHOLE), 100.0),
+    (SourceSpec("celebamask-hq", "train+val", "parsing@celebamask", 4, MASKS, FULL_PICTURE), 100.0),
     (SourceSpec("300w", "train", "landmarks@300w", 4, MARKS), 1000.0),
 )
 FULL: tuple[tuple[SourceSpec, float], ...] = (
@@ -98,7 +98,7 @@ FULL: tuple[tuple[SourceSpec, float], ...] = (
     (SourceSpec("affectnet", "train", "expression7@affectnet", 64, VALUES, SEVEN), 6.66),
     (SourceSpec("rafdb", "train", "expression7@rafdb", 16, VALUES), 1.67),
     (SourceSpec("ferplus-official", "train+val", "expression7@ferplus", 16, VALUES, SEVEN), 1.67),
-    (SourceSpec("celebamask-hq", "train+val", "parsing@celebamask", 4, MASKS, WHOLE), 100.0),
+    (SourceSpec("celebamask-hq", "train+val", "parsing@celebamask", 4, MASKS, FULL_PICTURE), 100.0),
     (SourceSpec("lapa", "train+val", "lapa11", 4, MASKS), 100.0),
     (SourceSpec("300w", "train", "landmarks@300w", 4, MARKS), 250.0),
     (SourceSpec("wflw", "train", "wflw98", 4, MARKS), 250.0),
@@ -136,8 +136,10 @@ def naive_weights_of(rows: Sequence[tuple[SourceSpec, float]]) -> dict[str, floa
     batches.
     """
     kinds = {part.task: kind_of(part.task) for part, _ in rows}
-    whole = {kind: sum(part.n for part, _ in rows if kinds[part.task] == kind) for kind in kinds.values()}
-    return {part.task: summed(part.task) * part.n / whole[kinds[part.task]] / len(whole) for part, _ in rows}
+    totals = {kind: sum(part.n for part, _ in rows if kinds[part.task] == kind) for kind in kinds.values()}
+    return {
+        part.task: summed(part.task) * part.n / totals[kinds[part.task]] / len(totals) for part, _ in rows
+    }
 
 
 def kind_of(name: str) -> str:
@@ -189,8 +191,8 @@ def second_stage(
         )
     model = faceptor_base(tasks=tasks, size=size, levels=(11, 1, 3, 5, 7, 9))
     if start:
-        left = model.load_state_dict(checkpoint.load(start).state_dict(), strict=False)
-        assert all(n.startswith(("decoder.project.", "decoder.level.")) for n in left.missing_keys), left
+        result = model.load_state_dict(checkpoint.load(start).state_dict(), strict=False)
+        assert all(n.startswith(("decoder.project.", "decoder.level.")) for n in result.missing_keys), result
     view = model.view if isinstance(task(name).shape, Points | Map) else values_view(small)
     # the others stay in the mixture, unlabeled: their queries are in the weights
     mixture = Mixture(open_parts([parts[name]], view, synthetic=synthetic), tasks, seed=seed, view=view)

@@ -60,19 +60,22 @@ def recipe(
         synthetic: Train on synthetic faces, to try the recipe without data.
     """
     torch.manual_seed(seed)
-    asked = [task(n) for n in tasks.split(",")] if tasks else list(DEFAULT_TASKS)
+    requested = [task(n) for n in tasks.split(",")] if tasks else list(DEFAULT_TASKS)
     model = faceptor_tiny(
-        tasks=asked, size=size, imagenet=imagenet and not start, levels=[int(i) for i in levels.split(",")]
+        tasks=requested,
+        size=size,
+        imagenet=imagenet and not start,
+        levels=[int(i) for i in levels.split(",")],
     )
     model.encoder.freeze(frozen)
     if start:
-        left = model.load_state_dict(checkpoint.load(start).state_dict(), strict=False)
-        assert all(n.startswith(("decoder.project.", "decoder.level.")) for n in left.missing_keys), left
+        result = model.load_state_dict(checkpoint.load(start).state_dict(), strict=False)
+        assert all(n.startswith(("decoder.project.", "decoder.level.")) for n in result.missing_keys), result
         model.second_stage()
     mixture = pack_mixture(
-        allocate_batch(asked, batch),
+        allocate_batch(requested, batch),
         model.view,
-        asked,
+        requested,
         seed=seed,
         synthetic=synthetic,
         max_samples=parse_counts(max_samples),
@@ -91,8 +94,8 @@ def recipe(
         loss_weighting=Fixed(LOSS_WEIGHTS),
         seed=seed,
         ema=0.998,
-        data=tuple(allocate_batch(asked, batch)),
-        protocols=() if synthetic else validation_protocols(asked),
+        data=tuple(allocate_batch(requested, batch)),
+        protocols=() if synthetic else validation_protocols(requested),
         every=500,
         limit=300,
     )

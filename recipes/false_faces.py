@@ -5,7 +5,7 @@ r"""Places in training photos that a trained detector takes for faces, for the d
     python -m recipes.false_faces ... --table face_boxes/train.parquet \
         --labels .cache/detector/face_boxes.parquet --out .cache/detector/false-face_boxes.json
 
-A place counts where no labeled face is, not even an unsure one, and where the teacher, which reads it
+A place counts where no labeled face is, not even an uncertain one, and where the teacher, which reads it
 enlarged, finds none at a low score. `recipes/detector.py` reads the files: name of a photo -> rows of x1, y1,
 x2, y2, score, in pixels of the photo as it is trained on.
 """

@@ -49,14 +49,21 @@ def recipe(
         synthetic: Train on synthetic faces, to try the recipe without data.
     """
     torch.manual_seed(seed)
-    asked = [task(n) for n in tasks.split(",")]
-    model = ifan_tiny(tasks=asked, size=size, laps=laps, norms=norms)
-    mixture = pack_mixture(allocate_batch(asked, batch), model.view, asked, seed=seed, synthetic=synthetic)
+    requested = [task(n) for n in tasks.split(",")]
+    model = ifan_tiny(tasks=requested, size=size, laps=laps, norms=norms)
+    mixture = pack_mixture(
+        allocate_batch(requested, batch), model.view, requested, seed=seed, synthetic=synthetic
+    )
     if start:
         model.load_state_dict(checkpoint.load(start).state_dict())  # the mean answers come along
     else:
         plain = pack_mixture(
-            allocate_batch(asked, batch), model.view, asked, seed=seed, augment=NONE, synthetic=synthetic
+            allocate_batch(requested, batch),
+            model.view,
+            requested,
+            seed=seed,
+            augment=NONE,
+            synthetic=synthetic,
         )
         model.set_means(model.mean_answers(plain.batch(i) for i in range(1 if synthetic else 50)))
         model.begin_at_means()
@@ -73,8 +80,8 @@ def recipe(
         loss_weighting=Fixed(weights),
         seed=seed,
         ema=0.998,
-        data=tuple(allocate_batch(asked, batch)),
-        protocols=() if synthetic else validation_protocols(asked),
+        data=tuple(allocate_batch(requested, batch)),
+        protocols=() if synthetic else validation_protocols(requested),
         every=500,
         limit=300,
     )

@@ -70,18 +70,18 @@ def recipe(
         model.learn_masks()
         afw = max(1, batch // 8)  # the smaller set
         # the batch carries landmarks, of which the masks are made; the model does not answer them
-        shares, tasks = {"helen68": batch - afw, "afw68": afw}, (*model.tasks, LANDMARKS)
+        counts, tasks = {"helen68": batch - afw, "afw68": afw}, (*model.tasks, LANDMARKS)
         optimizer, warmup, protocols = adamw(model, 10 * lr), 50, ()
     else:
         model.learn_attributes()
         model.encoder.freeze(frozen)
-        shares, tasks = allocate_batch(model.tasks, batch), model.tasks
+        counts, tasks = allocate_batch(model.tasks, batch), model.tasks
         optimizer, warmup, protocols = adamw(model, lr), 150, validation_protocols(model.tasks)
-    learned_from = shares if part == "masks" or not masks else [*shares, "helen68", "afw68"]
+    learned_from = counts if part == "masks" or not masks else [*counts, "helen68", "afw68"]
     return Recipe(
         name=f"mgmtn_tiny/{part}",
         model=model,
-        mixture=pack_mixture(shares, model.view, tasks, seed=seed, synthetic=synthetic),
+        mixture=pack_mixture(counts, model.view, tasks, seed=seed, synthetic=synthetic),
         optimizer=optimizer,
         schedule=cosine(warmup),
         steps=steps,

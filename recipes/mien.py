@@ -22,9 +22,9 @@ validation sets are in the README and in docs/benchmark.md, their history in dev
 
 The weights in the package differ from this recipe: they were trained without pasted backgrounds, with a
 shorter second part in between, and with class weights only in the last 1,000 of 4,000 steps of masks.
-Descriptors kept nothing of their mean until the part identity, which had 3,500 steps without morphs, and
-6,500 and 8,000 with them (40 and 55 minutes). The provenance file lists the steps; the log (entries 12 to 14,
-18, 22, 26) lists the batches.
+The mean of descriptors was removed entirely until the part identity, which had 3,500 steps without morphs,
+and 6,500 and 8,000 with them (40 and 55 minutes). The provenance file lists the steps; the log (entries 12
+to 14, 18, 22, 26) lists the batches.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ from mien.training.loop import to_tensors
 from mien.training.loss_weighting import Fixed
 from mien.training.recipe import Recipe, adamw, cosine
 
-# pictures of each set per step: the first network needed FER+ and points most, and masks need other sets
+# pictures of each set per step: the first network needed FER+ and points most; masks need other sets
 # (log, entry 7)
 TRAIN = {"ferplus": 9, "utkface": 6, "celeba": 6, "mtfl": 4, "helen68": 3, "afw68": 1, "celebamask": 5}
 # more of the weakest sets, and turned faces a second time (log, entry 14)
@@ -61,8 +61,8 @@ FINISH = {
     "celebamask": 6,
 }
 AUGMENT = Augment(fill_border=0.75, paste_background=0.7)
-# Faces in the wild, mostly with an age and a gender; the released network's answers teach the other tasks
-# on them. The machine-made points of All-Age-Faces are left out: they mark other places than Helen's.
+# Faces in the wild, mostly with an age and a gender; the released network's outputs are the targets of the
+# other tasks. The machine-made points of All-Age-Faces are left out: their positions differ from Helen's.
 WILD = {
     "fairface": 18, "utkface-full": 8, "aaf-faces": 4, "celeba_wild": 2, "celeba": 2, "ferplus": 5, "mtfl": 1,
     "helen68": 2,
@@ -89,17 +89,16 @@ MILD = Augment(
 )
 
 
-FINER = 16  # width of the parsing refinement
-OWN = 192  # width of the last stages of the identity branch
-# fraction of their mean that descriptors keep, see `pack.centered`; chosen on LFW's View 1, which is for
-# such choices
-LEFT = 0.3
+REFINEMENT_WIDTH = 16  # width of the parsing refinement
+IDENTITY_WIDTH = 192  # width of the last stages of the identity branch
+# fraction of the mean that descriptors keep, see `pack.centered`; chosen on LFW's View 1
+MEAN_FRACTION = 0.3
 CLASS_WEIGHTS = {
     "necklace": 10.0,
     "earring": 3.0,
     "hat": 2.0,
     "cloth": 1.5,
-}  # loss weight per pixel: few pixels, and more often missed than invented
+}  # loss weight per pixel: small classes, more often missed than predicted wrongly
 VALIDATION_PROTOCOLS = (*validation_protocols(DEFAULT_TASKS), "utkface-gender")
 
 
@@ -108,7 +107,7 @@ class Part:
     """What differs between the parts of the training.
 
     Attributes:
-        shares: pictures of each set per step.
+        batch: pictures of each set per step.
         steps: see `Recipe`.
         lr: learning rate of the encoder.
         ema: see `Recipe`.
@@ -122,12 +121,12 @@ class Part:
         bf16: see `Recipe`.
         frozen: stages of the encoder, after the stem, that are not trained.
         relative: whether `lr` is a fraction of the weights' size, see `adamw`.
-        fixed_norms: whether batch norms keep their statistics and scales, so that the network starts with
-            exactly the answers that it had.
-        loss_weights: task -> weight, where not the usual one.
+        fixed_norms: whether batch norms keep their statistics and scales, so that the network's outputs do
+            not change at the start.
+        loss_weights: task -> weight, where it differs from the default.
     """
 
-    shares: Mapping[str, int]
+    batch: Mapping[str, int]
     steps: int
     lr: float
     ema: float
@@ -181,29 +180,29 @@ PARTS = {
 
 IDENTITY = ("identity", "identity-wild")
 SECOND_TEACHER = ("identity-wild", "wild-finish")  # parts whose identity labels are its embeddings
-KEEPS = ("wild", "wild-finish")  # parts that learn what has no label from a released network
+WITH_REFERENCE = ("wild", "wild-finish")  # parts that use a released network's outputs for missing labels
 # part -> what it adds to the network, and prefixes of the weights that it trains; all others are frozen
 ADDS = {
-    "masks": ({"finer": FINER}, ("dense.finer.", "dense.branch.maps.")),
-    "identity": ({"own": OWN}, ("own.", "who.")),
+    "masks": ({"finer": REFINEMENT_WIDTH}, ("dense.finer.", "dense.branch.maps.")),
+    "identity": ({"own": IDENTITY_WIDTH}, ("own.", "who.")),
     "identity-wild": ({}, ("own.", "who.")),
 }
 
 
-def grown(start: str, part: str) -> Mien:
+def extended(start: str, part: str) -> Mien:
     """The network of a checkpoint, extended by what a part adds; only the weights of that part are trained.
 
     Raises:
         UsageError: the checkpoint is of another architecture.
     """
-    old, (more, learns) = onnx_import.load(start), ADDS[part]
+    old, (added, learns) = onnx_import.load(start), ADDS[part]
     if not isinstance(old, Mien):
         raise UsageError(f"{start} holds a {type(old).__name__}; the part {part} adds to a Mien")
-    model = mien_tiny(**{**old.builder[1], "tasks": old.tasks, **more})
-    fresh, theirs = model.state_dict(), old.state_dict()
-    kept = {n: t for n, t in theirs.items() if n in fresh and t.shape == fresh[n].shape}
-    left = model.load_state_dict(kept, strict=False)
-    assert all(n.startswith(learns) for n in {*left.missing_keys, *theirs} - {*kept}), left
+    model = mien_tiny(**{**old.builder[1], "tasks": old.tasks, **added})
+    fresh, loaded = model.state_dict(), old.state_dict()
+    matching = {n: t for n, t in loaded.items() if n in fresh and t.shape == fresh[n].shape}
+    result = model.load_state_dict(matching, strict=False)
+    assert all(n.startswith(learns) for n in {*result.missing_keys, *loaded} - {*matching}), result
     for name, p in model.named_parameters():
         p.requires_grad_(name.startswith(learns))
     return model
@@ -219,7 +218,7 @@ def recipe(
     encoder: str = "",
     start: str = "",
     lr: float = 0.0,
-    keep: str = "",
+    reference: str = "",
     synthetic: bool = False,
 ) -> Recipe:
     """See the module's text.
@@ -235,7 +234,7 @@ def recipe(
             ImageNet weights.
         start: Checkpoint or .onnx file of this network to start from.
         lr: Learning rate of the encoder, the heads learn twice as fast; 0 for the default of the part.
-        keep: For wild: the .onnx file whose answers teach what has no label; `start` if empty.
+        reference: For wild: the .onnx file whose outputs replace missing labels; `start` if empty.
         synthetic: Train on synthetic faces, to try the recipe without data.
 
     Raises:
@@ -245,34 +244,34 @@ def recipe(
         raise UsageError(f"no part {part!r}; there are: {', '.join(PARTS)}")
     if part in ADDS and not start:
         raise UsageError(f"the part {part} needs a trained network; name it with start=")
-    now = PARTS[part]
-    seed = seed or now.seed
+    settings = PARTS[part]
+    seed = seed or settings.seed
     torch.manual_seed(seed)
     if part in ADDS:
-        model = grown(start, part)
+        model = extended(start, part)
     else:
         model = (
             onnx_import.load(start) if start else mien_tiny(size=size, imagenet=not (encoder or synthetic))
         )
     if encoder:
-        theirs = load_file(encoder)
+        loaded = load_file(encoder)
         model.encoder.load_state_dict(
-            {k.removeprefix("encoder."): v for k, v in theirs.items() if k.startswith("encoder.")}
+            {k.removeprefix("encoder."): v for k, v in loaded.items() if k.startswith("encoder.")}
         )
-    model.encoder.freeze(frozen or now.frozen)
+    model.encoder.freeze(frozen or settings.frozen)
     mixture = pack_mixture(
-        now.shares,
+        settings.batch,
         model.view,
         model.tasks,
         seed=seed,
-        augment=now.augment,
+        augment=settings.augment,
         synthetic=synthetic,
         paste_background=True,
-        left=LEFT,
+        mean_fraction=MEAN_FRACTION,
         only="identity" if part in IDENTITY else "",
         teacher=wild.identity_descriptors() if part in SECOND_TEACHER and not synthetic else None,
     )
-    if now.fixed_norms:
+    if settings.fixed_norms:
         for module in model.modules():
             if isinstance(module, torch.nn.modules.batchnorm._BatchNorm):
                 module.weight.requires_grad_(False)
@@ -282,38 +281,42 @@ def recipe(
         onnx_import.recompute_batchnorm_stats(
             model, (to_tensors(mixture.batch(i), model.view)[0] for i in range(16))
         )
-    if part in KEEPS:  # after the statistics, which identity's frozen layers keep
-        keep = keep or start
-        if not keep.endswith(".onnx"):
+    if part in WITH_REFERENCE:  # after the statistics, which identity's frozen layers keep
+        reference = reference or start
+        if not reference.endswith(".onnx"):
             raise UsageError(
-                f"the part {part} learns from the answers of a released network; name its .onnx by keep=, not"
-                f" {keep!r}"
+                f"the part {part} learns from the outputs of a released network; name its .onnx by"
+                f" reference=, not {reference!r}"
             )
         # the released network takes the edges of tight photos for hats
         skip = ("age", "parsing") if part == "wild-finish" else ("age",)
-        alone = () if part in SECOND_TEACHER else ("identity",)
-        model.learn_from(onnx_import.load(keep), frozen or now.frozen, alone=alone, skip=skip)
+        model.learn_from(
+            onnx_import.load(reference),
+            frozen or settings.frozen,
+            reference_only=() if part in SECOND_TEACHER else ("identity",),
+            skip=skip,
+        )
     # frozen weights were trained on the sets of all parts before
     before = (PARTS[n] for n in ([*PARTS][: [*PARTS].index(part) + 1] if part in ADDS else [part]))
     sets = dict.fromkeys(
-        name.split("-")[0] for p in before for name in p.shares if name != "face_morphs"
+        name.split("-")[0] for p in before for name in p.batch if name != "face_morphs"
     )  # morphs are made of the other sets' pictures
-    taught = ("imagenet", "descriptors", *(("yunet",) if part in KEEPS else ()))
-    parsing = replace(PARSING, class_weights=now.class_weights)
+    taught = ("imagenet", "descriptors", *(("yunet",) if part in WITH_REFERENCE else ()))
+    parsing = replace(PARSING, class_weights=settings.class_weights)
     return Recipe(
         name="mien",
         model=model,
         mixture=mixture,
-        optimizer=adamw(model, lr or now.lr, rates=now.rates, relative=now.relative),
-        schedule=cosine(now.warmup),
-        steps=steps or now.steps,
-        bf16=now.bf16,
-        loss_weighting=Fixed({**LOSS_WEIGHTS, "parsing": 1.5, **now.loss_weights}),
+        optimizer=adamw(model, lr or settings.lr, rates=settings.rates, relative=settings.relative),
+        schedule=cosine(settings.warmup),
+        steps=steps or settings.steps,
+        bf16=settings.bf16,
+        loss_weighting=Fixed({**LOSS_WEIGHTS, "parsing": 1.5, **settings.loss_weights}),
         seed=seed,
-        ema=now.ema,
-        criteria={"parsing": parsing.criterion()} if now.class_weights else {},
+        ema=settings.ema,
+        criteria={"parsing": parsing.criterion()} if settings.class_weights else {},
         data=(*sets, *taught),
-        protocols=() if synthetic else now.validation_protocols,
-        every=now.every,
+        protocols=() if synthetic else settings.validation_protocols,
+        every=settings.every,
         limit=600,
     )

@@ -45,10 +45,12 @@ def recipe(
         synthetic: Train on synthetic faces, to try the recipe without data.
     """
     torch.manual_seed(seed)
-    asked = [task(n) for n in tasks.split(",")] if tasks else list(DEFAULT_TASKS)
-    model = naive_faceptor_tiny(tasks=asked, size=size, imagenet=imagenet)
+    requested = [task(n) for n in tasks.split(",")] if tasks else list(DEFAULT_TASKS)
+    model = naive_faceptor_tiny(tasks=requested, size=size, imagenet=imagenet)
     model.encoder.freeze(frozen)
-    mixture = pack_mixture(allocate_batch(asked, batch), model.view, asked, seed=seed, synthetic=synthetic)
+    mixture = pack_mixture(
+        allocate_batch(requested, batch), model.view, requested, seed=seed, synthetic=synthetic
+    )
     return Recipe(
         name="naive_faceptor_tiny",
         model=model,
@@ -59,8 +61,8 @@ def recipe(
         loss_weighting=Fixed(LOSS_WEIGHTS),
         seed=seed,
         ema=0.998,
-        data=tuple(allocate_batch(asked, batch)),
-        protocols=() if synthetic else validation_protocols(asked),
+        data=tuple(allocate_batch(requested, batch)),
+        protocols=() if synthetic else validation_protocols(requested),
         every=500,
         limit=300,
     )

@@ -65,14 +65,14 @@ def recipe(
         synthetic: Use synthetic faces instead of the data sets, to try the recipe without data.
     """
     torch.manual_seed(seed)
-    asked = tasks.split(",")
-    if unknown := [n for n in asked if n not in SCORED]:
+    requested = tasks.split(",")
+    if unknown := [n for n in requested if n not in SCORED]:
         raise UsageError(f"no set here teaches {unknown[0]!r}; there are sets for: {', '.join(SCORED)}")
-    model = qface_base(tasks=[task(n) for n in asked], size=size, fusion=fusion, drop_path=drop_path)
+    model = qface_base(tasks=[task(n) for n in requested], size=size, fusion=fusion, drop_path=drop_path)
     if encoder:
         load_clip(model.encoder, torch.load(encoder, map_location="cpu", weights_only=True))  # type: ignore[arg-type]
     # these sets' crops end near the face; no color is made up around it, since protocols crop alike
-    parts = [replace(p, augment=Augment(fill_border=0)) for p in PARTS if p.task in asked]
+    parts = [replace(p, augment=Augment(fill_border=0)) for p in PARTS if p.task in requested]
     mixture = Mixture(
         open_parts(parts, model.view, synthetic=synthetic), model.tasks, seed=seed, size=model.view.size
     )
@@ -87,5 +87,5 @@ def recipe(
         seed=seed,
         data=[p.dataset for p in parts],
         every=steps,
-        protocols=() if synthetic else [SCORED[n] for n in asked],
+        protocols=() if synthetic else [SCORED[n] for n in requested],
     )

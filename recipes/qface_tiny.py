@@ -46,12 +46,14 @@ def recipe(
         synthetic: Train on synthetic faces, to try the recipe without data.
     """
     torch.manual_seed(seed)
-    asked = [task(n) for n in tasks.split(",")]
+    requested = [task(n) for n in tasks.split(",")]
     model = qface_tiny(
-        tasks=asked, size=size, imagenet=imagenet, fusion=fusion, taps=[int(i) for i in taps.split(",")]
+        tasks=requested, size=size, imagenet=imagenet, fusion=fusion, taps=[int(i) for i in taps.split(",")]
     )
     model.encoder.freeze(frozen)
-    mixture = pack_mixture(allocate_batch(asked, batch), model.view, asked, seed=seed, synthetic=synthetic)
+    mixture = pack_mixture(
+        allocate_batch(requested, batch), model.view, requested, seed=seed, synthetic=synthetic
+    )
     return Recipe(
         name="qface_tiny",
         model=model,
@@ -62,8 +64,8 @@ def recipe(
         loss_weighting=Fixed(LOSS_WEIGHTS),
         seed=seed,
         ema=0.998,
-        data=tuple(allocate_batch(asked, batch)),
-        protocols=() if synthetic else validation_protocols(asked),
+        data=tuple(allocate_batch(requested, batch)),
+        protocols=() if synthetic else validation_protocols(requested),
         every=500,
         limit=300,
     )

@@ -30,7 +30,7 @@ from mien import geometry
 app = typer.Typer(add_completion=False)
 FLOOR = 0.3  # minimum teacher score
 CONFIDENT = 0.7  # below it the picture is read once more, larger
-# Where the identity teacher wants the five points, in pixels of its 128 x 128 picture
+# The five points of the identity teacher, in pixels of its 128 x 128 picture
 IDENTITY_POINTS = 128 * np.array(
     [(0.3156, 0.4616), (0.6827, 0.4616), (0.5003, 0.6405), (0.3495, 0.8247), (0.6534, 0.8247)]
 )
@@ -94,8 +94,8 @@ def points(
             bgr = cv2.imdecode(np.frombuffer(record["image"], np.uint8), cv2.IMREAD_COLOR)
             face = find_face(detector, bgr, side=side, pad=pad)
             if face is None or face[14] < CONFIDENT:
-                again = find_face(detector, bgr, side=2 * side, pad=max(pad, 0.25))
-                face = again if face is None or (again is not None and again[14] > face[14]) else face
+                second = find_face(detector, bgr, side=2 * side, pad=max(pad, 0.25))
+                face = second if face is None or (second is not None and second[14] > face[14]) else face
             row = np.zeros(15) if face is None else face
             rows.append(
                 {
@@ -162,8 +162,8 @@ def identity(
         found.append(raw / np.linalg.norm(raw, axis=1, keepdims=True))
     out.parent.mkdir(parents=True, exist_ok=True)
     values = np.concatenate(found).astype(np.float16)
-    kept = pa.FixedSizeListArray.from_arrays(pa.array(values.ravel()), values.shape[1])
-    pq.write_table(pa.table({"name": names, "descriptor": kept}), out)
+    column = pa.FixedSizeListArray.from_arrays(pa.array(values.ravel()), values.shape[1])
+    pq.write_table(pa.table({"name": names, "descriptor": column}), out)
     typer.echo(f"{out}: {len(names)} pictures")
 
 

@@ -66,6 +66,14 @@ def rng() -> np.random.Generator:
 
 
 @pytest.fixture(scope="session")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with m.safetensors and m.onnx of `tests.support.exported.network`; needs torch."""
+    from tests.support.exported import exported
+
+    return exported(tmp_path_factory)
+
+
+@pytest.fixture(scope="session")
 def astronaut() -> str:
     return str(ROOT / "examples" / "astronaut.jpg")
 

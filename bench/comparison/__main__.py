@@ -3,7 +3,7 @@ bench/results/ablations.csv.
 
 python -m bench.comparison               # everything: about ten hours on two cores; resumes where it stopped
 python -m bench.comparison train faceptor far_amtn
-python -m bench.comparison cost                # parameters, speeds: wants an idle machine
+python -m bench.comparison cost                # parameters, speeds: needs an idle machine
 python -m bench.comparison page
 """
 
@@ -15,7 +15,7 @@ from pathlib import Path
 
 from bench.comparison.guess import score_guess
 from bench.comparison.page import GUESS, ablation_numbers, page
-from bench.comparison.runs import SINGLE, SYSTEMS, asked_of, every_run
+from bench.comparison.runs import SINGLE, SYSTEMS, every_run, protocols_of
 from bench.comparison.work import cost, curve, score, train_all
 
 KEPT = Path("bench/results/comparison.json")  # every number
@@ -40,7 +40,7 @@ def main() -> None:
         train_all(names, arguments.out, arguments.workers)
     shown = {r.name for r in (*SYSTEMS, *SINGLE) if r.answers}
     trained = [
-        n for n in every_run() if (n in shown or asked_of(n)) and (arguments.out / n / "done").exists()
+        n for n in every_run() if (n in shown or protocols_of(n)) and (arguments.out / n / "done").exists()
     ]
     results = json.loads(KEPT.read_text(encoding="utf-8")) if KEPT.exists() else {}
     if arguments.what in ("all", "score"):

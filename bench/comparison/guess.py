@@ -9,7 +9,7 @@ import numpy as np
 
 from bench.comparison.work import scores_of
 from mien.data.augment import NONE
-from mien.data.pack_mixture import SHARES, pack_mixture
+from mien.data.pack_mixture import PROPORTIONS, pack_mixture
 from mien.models.ifan import ifan_tiny, unsettled
 from mien.tasks import AGE, ATTRIBUTES, EXPRESSION, LANDMARKS, PARSING, POINTS5
 from mien.types import Floats
@@ -37,7 +37,7 @@ class Guess:
 def guess(*, batches: int = 100, synthetic: bool = False) -> Guess:
     """From so many batches of twenty faces of the training sets, as they are."""
     net = ifan_tiny(tasks=TASKS)
-    faces = pack_mixture(SHARES, net.view, TASKS, seed=1, augment=NONE, synthetic=synthetic)
+    faces = pack_mixture(PROPORTIONS, net.view, TASKS, seed=1, augment=NONE, synthetic=synthetic)
     return Guess(net.mean_answers(faces.batch(i) for i in range(batches)), net.view)
 
 

@@ -154,16 +154,16 @@ def claims(results: Results) -> str:
     """The verdicts: one line per idea, with the tasks on which it helps, harms, or neither."""
     lines, task_of = [], {protocol: task for task, protocol in MEASURE.items()}
     for study in ABLATIONS:
-        said = []
+        findings = []
         for side, verdicts in judged(results, study).items():
             words = [
                 f"{words} {', '.join(task_of[p] for p, v in verdicts.items() if v == word)}"
                 for word, words in zip(VERDICTS, ("better on", "worse on", "unclear on"), strict=True)
                 if word in verdicts.values()
             ]
-            said.append(f"*{next(iter(study.sides))}* against *{side}*: {'; '.join(words)}.")
-        if said:
-            lines.append(f"- **{study.paper}**, {study.idea}. {' '.join(said)}")
+            findings.append(f"*{next(iter(study.sides))}* against *{side}*: {'; '.join(words)}.")
+        if findings:
+            lines.append(f"- **{study.paper}**, {study.idea}. {' '.join(findings)}")
     return "\n".join(lines) or NOT_YET
 
 
@@ -192,39 +192,36 @@ $ make compare                          # train everything and write this page: 
 $ python -m bench.comparison page       # write this page again from the kept results; do not edit it by hand
 ```
 
-Numbers: `bench/results/comparison.json`, with learning curves (every 500 steps).
+Numbers and learning curves: `bench/results/comparison.json`.
 
-- **Models**: the tiny version of each design on EfficientNet-Lite0 with ImageNet weights; stem and first two stages are frozen. iFAN has its own
-  trunk. Pictures have 112 x 112 pixels and show the whole head.
+- **Models**: the tiny version of each design on EfficientNet-Lite0 with ImageNet weights, partly frozen. iFAN has its own trunk. Pictures have 112 x
+  112 pixels and show the whole head.
 - **Training**: {steps:,} steps of {batch} pictures, AdamW, learning rate 5e-4 in the encoder and 1e-3 elsewhere, cosine decay after 150 warm-up
-  steps, the same augmentation, weights averaged with decay 0.998, seed 1. The sets of a model's tasks share the batch in fixed proportions
-  (`src/mien/data/pack_mixture.py`), so a model with fewer tasks sees more pictures of each.
-- **Evaluation**: small pictures, own splits, faces aligned by the points of each set (or of a detector). Do not compare with numbers on the full sets.
-  Pictures: MTFL test 2,995, Helen val 100, CelebAMask val 80, CelebA val 1,030, UTKFace val 1,000, FER+ val 3,199, FER+ test 3,152; LFW View 1: 1,000
-  pairs. Metrics: [protocols](data.md#protocols).
-- **Test sets** are reported only, with one exception: the learning rate of iFAN's dense heads was chosen by training losses while the errors of 300
-  MTFL test pictures were visible (`dev/LOG.md`, entry 19).
-- **Not included**: the embedded network, which saw over nine times as many pictures.
+  steps, weights averaged with decay 0.998, seed 1. A model with fewer tasks sees more pictures of each.
+- **Evaluation**: small pictures, own splits, labeled points. Do not compare with numbers on the full sets. Sets and metrics:
+  [protocols](data.md#protocols).
+- **Test sets** are reported only, with one exception: the errors of 300 MTFL test pictures were visible when the learning rate of iFAN's dense heads
+  was chosen (`dev/LOG.md`, entry 19).
+- **Not included**: the embedded network, which saw more pictures.
 
 ## Models
 
 {systems}
 
 {notes}
-- Constant prediction: for every face the mean of the labels of 2,000 training faces; per pixel, the most common class (`bench/comparison/guess.py`).
+- Constant prediction: the mean of the labels of 2,000 training faces; per pixel, the most common class.
 - Training speed: entire steps on two idle cores. ONNX Runtime: one face, one thread, median of 40.
 
 ## All tasks or one task
 
-Naive Faceptor, {fewer:,} steps of {batch} on both sides, two seeds: mean ± half of the range. A single task gets the entire batch. The row
-"single task" above has {steps:,} steps.
+Naive Faceptor, {fewer:,} steps of {batch} on both sides, two seeds: mean ± half of the range. A single task gets the entire batch.
 
 {single_tasks}
 
 ## Ablations
 
-{fewer:,} steps of {batch} unless noted, the same on both sides; two seeds. *Better* and *worse*: all seeds of the first side beat all seeds of
-the second, or the reverse. With two seeds this is a hint, not a proof. Scores of both sides: `bench/results/ablations.csv`.
+{fewer:,} steps of {batch} unless noted, two seeds. *Better*, *worse*: all seeds of the first side beat all seeds of the second, or the reverse: a
+hint, not a proof. Scores: `bench/results/ablations.csv`.
 
 {claims}
 """

@@ -61,7 +61,7 @@ def _seeds(
     )
 
 
-_OWN = (
+_IFAN_STEPS = (
     "trunk from random weights, pretrained by {} more steps with one lap; learning rate 2e-3, and 50 divided"
     " by the number of inputs for a dense head"
 )
@@ -71,7 +71,7 @@ SYSTEMS: tuple[Run, ...] = (
     Run("naive", "naive_faceptor_tiny", {"steps": STEPS}, title="Naive Faceptor"),
     Run("faceptor", "faceptor_tiny", {"steps": STEPS}, title="Faceptor"),
     Run("ifan-start", "ifan_tiny", {"steps": STEPS, "laps": 1}, title="iFAN, one lap"),
-    Run("ifan", "ifan_tiny", {"steps": STEPS}, "ifan-start", "iFAN", _OWN.format(f"{STEPS:,}")),
+    Run("ifan", "ifan_tiny", {"steps": STEPS}, "ifan-start", "iFAN", _IFAN_STEPS.format(f"{STEPS:,}")),
     Run("far_amtn", "far_amtn_tiny", {"steps": STEPS}, title="FAR-AMTN"),
     Run(
         "mgmtn-masks",
@@ -106,7 +106,7 @@ SINGLE: tuple[Run, ...] = tuple(
 TOGETHER = _seeds("naive-short", "naive_faceptor_tiny")
 SINGLE_TASK = {t: _seeds(f"alone-{t}", "naive_faceptor_tiny", tasks=t) for t in TASKS}
 
-FEW = {"age": "utkface=1500", "expression": "ferplus=1500"}
+FEWER_SAMPLES = {"age": "utkface=1500", "expression": "ferplus=1500"}
 
 ABLATIONS: tuple[Ablation, ...] = (
     Ablation(
@@ -142,14 +142,14 @@ ABLATIONS: tuple[Ablation, ...] = (
             " or alone",
             "Faceptor",
             {
-                "with other tasks": _seeds(f"aux-{task}-on", "faceptor_tiny", max_samples=few),
-                "alone": _seeds(f"aux-{task}-off", "faceptor_tiny", max_samples=few, tasks=task),
+                "with other tasks": _seeds(f"aux-{task}-on", "faceptor_tiny", max_samples=max_samples_text),
+                "alone": _seeds(f"aux-{task}-off", "faceptor_tiny", max_samples=max_samples_text, tasks=task),
             },
             (protocol,),
         )
-        for task, few, protocol in (
-            ("age", FEW["age"], "utkface-age"),
-            ("expression", FEW["expression"], "ferplus-val"),
+        for task, max_samples_text, protocol in (
+            ("age", FEWER_SAMPLES["age"], "utkface-age"),
+            ("expression", FEWER_SAMPLES["expression"], "ferplus-val"),
         )
     ),
     Ablation(
@@ -218,16 +218,16 @@ def every_run() -> dict[str, Run]:
     return {r.name: r for r in runs}
 
 
-def asked_of(name: str) -> tuple[str, ...]:
+def protocols_of(name: str) -> tuple[str, ...]:
     """The protocols that the page shows for a run; empty for all of its tasks."""
     if name in {r.name for r in (*SYSTEMS, *SINGLE)}:
         return ()
-    asked = {
+    names = {
         p
         for a in ABLATIONS
         for side in a.sides.values()
         if name in {r.name for r in side}
         for p in a.measures
     }
-    asked |= {MEASURE[t] for t, runs in SINGLE_TASK.items() if name in {r.name for r in runs}}
-    return tuple(sorted(asked))
+    names |= {MEASURE[t] for t, runs in SINGLE_TASK.items() if name in {r.name for r in runs}}
+    return tuple(sorted(names))

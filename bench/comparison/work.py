@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from bench.comparison.runs import Run, asked_of, every_run
+from bench.comparison.runs import Run, every_run, protocols_of
 
 BATCH = 20
 
@@ -59,7 +59,7 @@ def train_all(names: Sequence[str], out: Path, workers: int) -> None:
         RuntimeError: runs failed; the rest were trained, and their logs say why.
     """
     runs, failed, lock, busy = every_run(), dict[str, str](), threading.Lock(), set[str]()
-    left = [n for n in names if not (out / n / "done").exists()]
+    waiting = [n for n in names if not (out / n / "done").exists()]
 
     def ready(name: str) -> bool:
         start = runs[name].start
@@ -68,11 +68,11 @@ def train_all(names: Sequence[str], out: Path, workers: int) -> None:
     def work() -> None:
         while True:
             with lock:
-                name = next((n for n in left if ready(n)), None)
-                if name is None and not (left and busy):
+                name = next((n for n in waiting if ready(n)), None)
+                if name is None and not (waiting and busy):
                     return
                 if name is not None:
-                    left.remove(name)
+                    waiting.remove(name)
                     busy.add(name)
             if name is None:
                 time.sleep(1)  # what is left waits for a run that another worker trains
@@ -91,7 +91,7 @@ def train_all(names: Sequence[str], out: Path, workers: int) -> None:
         w.start()
     for w in workers_:
         w.join()
-    failed |= {n: f"it starts from {runs[n].start}, which is not trained" for n in left}
+    failed |= {n: f"it starts from {runs[n].start}, which is not trained" for n in waiting}
     if failed:
         raise RuntimeError("; ".join(f"{n}: {why}" for n, why in failed.items()))
 
@@ -121,12 +121,12 @@ def score(name: str, out: Path, *, threads: int | None = None) -> dict[str, Any]
     """
     from mien.inference.onnx_model import OnnxModel
 
-    kept, weights = out / name / "scores.json", out / name / "model.safetensors"
-    if kept.exists() and kept.stat().st_mtime >= weights.stat().st_mtime:
-        return json.loads(kept.read_text(encoding="utf-8"))  # type: ignore[no-any-return]
+    cache, weights = out / name / "scores.json", out / name / "model.safetensors"
+    if cache.exists() and cache.stat().st_mtime >= weights.stat().st_mtime:
+        return json.loads(cache.read_text(encoding="utf-8"))  # type: ignore[no-any-return]
     model = OnnxModel(exported(name, out), threads=threads)
-    scores = scores_of(model, asked_of(name))
-    kept.write_text(json.dumps(scores, indent=1) + "\n", encoding="utf-8")
+    scores = scores_of(model, protocols_of(name))
+    cache.write_text(json.dumps(scores, indent=1) + "\n", encoding="utf-8")
     return scores
 
 
@@ -139,22 +139,22 @@ def curve(name: str, out: Path) -> list[dict[str, Any]]:
 def cost(name: str, out: Path) -> dict[str, Any]:
     """Parameters, multiply-adds of one face, training speed and time in ONNX Runtime.
 
-    Kept in cost.json; wants an idle machine.
+    Kept in cost.json; needs an idle machine.
     """
-    kept = out / name / "cost.json"
-    if kept.exists():
-        return json.loads(kept.read_text(encoding="utf-8"))  # type: ignore[no-any-return]
+    cache = out / name / "cost.json"
+    if cache.exists():
+        return json.loads(cache.read_text(encoding="utf-8"))  # type: ignore[no-any-return]
     from mien.training import checkpoint
 
     model = checkpoint.load(out / name / "model.safetensors")
-    told = {
+    record = {
         "parameters": sum(p.numel() for p in model.parameters()),
         "multiply_adds": multiply_adds(model),
         "train_images_per_s": train_speed(every_run()[name], out),
         "onnx_ms": onnx_ms(exported(name, out)),
     }
-    kept.write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
-    return told
+    cache.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    return record
 
 
 def multiply_adds(model: Any) -> int:

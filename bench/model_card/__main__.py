@@ -42,7 +42,7 @@ TABLES = Path("bench/results/model_card")
 RACES = ("White", "Black", "Asian", "Indian", "other")
 BANDS = ((0, 2), (3, 9), (10, 19), (20, 29), (30, 39), (40, 49), (50, 59), (60, 69), (70, 120))
 WIDE = ((0, 17), (18, 39), (40, 64), (65, 120))
-FEW = 10  # a smaller group gets its count only
+MINIMUM_GROUP = 10  # a smaller group gets its count only
 Groups = Mapping[str, np.ndarray]
 
 ABOUT = Path(__file__).with_name("intended_use.txt")
@@ -56,7 +56,7 @@ OFF = Path(__file__).with_name("switch_off.txt")
 def shown(values: Any, scale: float = 100.0, digits: int = 1) -> str:
     """Mean and 95 % interval, or "too few"."""
     values = np.asarray(values, float)
-    if len(values) < FEW:
+    if len(values) < MINIMUM_GROUP:
         return "too few"
     mean, low, high = (scale * v for v in bootstrap(values))
     return f"{mean:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
@@ -124,9 +124,8 @@ def age_and_gender(a: Answers, f: Fit) -> Iterator[str]:
     """The table of UTKFace."""
     yield "### Age and gender: UTKFace val\n"
     yield (
-        "Bias: mean of prediction minus label. Race, gender and age are labels of the set. For these groups"
-        " and for race, gender and age combined, with the percentage of labels inside the predicted"
-        f" interval: `{TABLES}/age_gender.csv`.\n"
+        "Bias: mean of prediction minus label. Race, gender and age are labels of the set. More groups, and"
+        f" interval coverage: `{TABLES}/age_gender.csv`.\n"
     )
     head = ("group", "n", "age MAE, years", "bias, years", "gender accuracy, %")
     yield rows(head, [line[:4] + line[5:] for line in people_lines(a, f, people_groups(a))])
@@ -135,7 +134,7 @@ def age_and_gender(a: Answers, f: Fit) -> Iterator[str]:
 def age_and_gender_csv(a: Answers, f: Fit) -> Iterator[list[str]]:
     """All groups of UTKFace, crossed groups of `FEW` or more included."""
     yield ["group", "n", *with_interval("age_mae", "age_bias", "inside_interval_pct", "gender_accuracy_pct")]
-    groups = {**people_groups(a), **{n: g for n, g in crossed(a).items() if g.sum() >= FEW}}
+    groups = {**people_groups(a), **{n: g for n, g in crossed(a).items() if g.sum() >= MINIMUM_GROUP}}
     for name, n, *cells in people_lines(a, f, groups):
         yield [name, n.replace(",", ""), *(v for c in cells for v in numbers(c))]
 
@@ -162,10 +161,7 @@ def attribute_lines(a: Answers) -> Iterator[list[str]]:
 def attributes(a: Answers) -> Iterator[str]:
     """Mean accuracy of the forty, by group."""
     yield "### Attributes: CelebA val\n"
-    yield (
-        f"Mean accuracy over the 40 attributes at 0.5, %. Each attribute: `{TABLES}/attributes.csv`; its"
-        " column `constant` is the accuracy of always predicting the more frequent value.\n"
-    )
+    yield (f"Mean accuracy over the 40 attributes at 0.5, %. Each attribute: `{TABLES}/attributes.csv`.\n")
     _, _, *mean = next(attribute_lines(a))
     names = [f"{n} ({g.sum():,})" for n, g in slices(a).items()]
     yield rows(names, [mean])
@@ -213,9 +209,8 @@ def identity(a: Answers, model: OnnxModel) -> Iterator[str]:
     }
     yield (
         f"Pairs of different people: {table.impostors:,}; of the same: {table.genuine:,}. LFW View 1,"
-        " development pictures, found by our detector: mostly adult men in news photos. Children,"
-        " siblings and"
-        " people of similar sex, age and origin match more often.\n"
+        " development pictures: mostly adult men. Children, siblings and people of similar sex, age and"
+        " origin match more often.\n"
     )
     cut = {n: table.threshold(fmr) for n, fmr in cuts.items()}
     fnmr = {r["fmr"]: r["fnmr"] for r in table.rows}
@@ -233,8 +228,8 @@ def identity(a: Answers, model: OnnxModel) -> Iterator[str]:
         " pictures, not pairs."
     )
     yield (
-        "UTKFace has no names: its pairs count as strangers, so a few false matches may be correct. CelebA's"
-        " photos have 89x109 pixels; none of these people was used in training.\n"
+        "UTKFace has no names: all its pairs count as strangers. CelebA's photos have 89x109 pixels; none of"
+        " these people was used in training.\n"
     )
     strangers = ("set, group", "pairs of strangers", "false matches, %")
     lines = list(_pairs(a, at))
@@ -253,19 +248,19 @@ def _pairs(a: Answers, at: float) -> Iterator[list[str]]:
         "age: 13-59": (u.years > 12) & (u.years < 60),
         "age: 60+": u.years >= 60,
     }
-    wanted = {n: g for n, g in people.items() if not n.startswith("age")} | ages
-    for name, raw, who, groups in (
-        ("UTKFace", u.raw["identity"], np.arange(len(u.years)), wanted),
+    selected = {n: g for n, g in people.items() if not n.startswith("age")} | ages
+    for name, raw, identities, groups in (
+        ("UTKFace", u.raw["identity"], np.arange(len(u.years)), selected),
         ("CelebA", a.celeba["identity"], a.persons, slices(a)),
     ):
         unit = raw / np.linalg.norm(raw, axis=1, keepdims=True)
         match, once = unit @ unit.T >= at, np.triu(np.ones((len(unit), len(unit)), bool), 1)
-        same = who[:, None] == who[None, :]
+        same = identities[:, None] == identities[None, :]
         for label, g in groups.items():
             both = np.ix_(g, g)
             cells = [f"{name}, {label}"]
             for pairs, hits in (((once & ~same)[both], match[both]), ((once & same)[both], ~match[both])):
-                few = pairs.sum() < 10 * FEW
+                few = pairs.sum() < 10 * MINIMUM_GROUP
                 mean, low, high = (0.0, 0.0, 0.0) if few else (100 * v for v in bootstrap_pairs(hits, pairs))
                 cells += [f"{pairs.sum():,}", "too few" if few else f"{mean:.2f} [{low:.2f}, {high:.2f}]"]
             yield cells if same[once].any() else cells[:3]
@@ -279,10 +274,8 @@ def calibration(f: Fit) -> Iterator[str]:
     yield "## Calibration\n"
     yield (
         "Expected calibration error (ECE): mean difference between confidence and accuracy in 15"
-        " bins of equal"
-        " width. A temperature divides the logits of a task. It is fitted on validation pictures"
-        " and kept only"
-        " if ECE and negative log-likelihood both improve on other pictures.\n"
+        " bins. A temperature divides the logits of a task. It is kept only if ECE and negative"
+        " log-likelihood both improve on other pictures.\n"
     )
     head = (
         "task",
@@ -365,28 +358,27 @@ def failures(a: Answers, model: OnnxModel, scores: Mapping[str, Any]) -> Iterato
         abs(softmax(u.raw["age"]) @ np.arange(101) - u.years),
         (u.raw["attributes"][:, MALE] >= 0) == (u.male == 1),
     )
-    groups = {n: g for n, g in people_groups(a).items() if g.sum() >= FEW}
+    groups = {n: g for n, g in people_groups(a).items() if g.sum() >= MINIMUM_GROUP}
     old = [n for n, g in groups.items() if bootstrap(off[g])[1] > off.mean()]
     sex = [n for n, g in groups.items() if bootstrap(right[g])[2] < right.mean()]
     yield f"- Age error significantly above average: {', '.join(old) or 'no group'}."
     yield f"- Gender accuracy significantly below average: {', '.join(sex) or 'no group'}."
     table = Rates.of(model.sha256)
     if table is not None and "identity" in a.celeba:
-        told = (
+        rates = (
             (line[0], float(line[2].split()[0]))
             for line in _pairs(a, table.threshold(VERIFY_FMR))
             if line[2] != "too few"
         )
-        alike = [name for name, v in told if v > 200 * VERIFY_FMR]
+        similar = [name for name, v in rates if v > 200 * VERIFY_FMR]
         yield (
             f"- Strangers match at more than twice the stated rate ({100 * VERIFY_FMR:g} %):"
-            f" {'; '.join(alike) or 'no group'}."
+            f" {'; '.join(similar) or 'no group'}."
         )
     yield (
-        "\nExpected, but not measured: errors on profiles, on faces behind hands or masks, on faces of a few"
-        " pixels, at night and in infrared. Drawn and sculpted faces get predictions, too. The"
-        " pictures of the"
-        " sets are small, mostly of adults, mostly from the web before 2018, and labeled by few people."
+        "\nExpected, but not measured: errors on profiles, covered and tiny faces, at night and in infrared."
+        " Drawn and sculpted faces get predictions, too. The pictures of the sets are mostly of adults and"
+        " from the web before 2018."
     )
 
 
@@ -415,14 +407,11 @@ def page(
         " `note`. How to repeat"
         " them: [the embedded network](default-model.md#reproduce-the-training).\n",
         "## Numbers\n",
-        "Faces are aligned by labeled points. The pictures are small: do not compare with papers that used"
-        " full-size pictures. With our detector: "
-        "[the embedded network](default-model.md#accuracy). Speed:"
+        "Faces are aligned by labeled points. The pictures are small: do not compare with papers. With our"
+        " detector: [the embedded network](default-model.md#accuracy). Speed:"
         f" [benchmark](benchmark.md).\n\n{numbers}\n",
         "## By group\n",
-        "Brackets: 95 % bootstrap intervals (1,000 resamples). They cover chance, not the selection of"
-        " pictures. If all predictions of a group "
-        "are correct, or all wrong, the interval has no width: look at n.\n",
+        "Brackets: 95 % bootstrap intervals. They cover chance, not the selection of pictures.\n",
         *age_and_gender(a, f), "", *attributes(a), "", *expression(a), "", *identity(a, model), "",
         *age_bounds.section(bounds), *calibration(f), *failures(a, model, scores), "",
         OFF.read_text(encoding="utf-8").format(

@@ -37,10 +37,10 @@ NO_CROP = Crop(np.zeros((1, 1, 3), np.uint8), np.eye(2, 3))
 
 
 def answers(
-    model: OnnxModel, name: str, dataset: Any, kept: tuple[str, ...], batch: int = 32
+    model: OnnxModel, name: str, dataset: Any, names_kept: tuple[str, ...], batch: int = 32
 ) -> dict[str, Floats]:
     """Raw answers on a set's pictures, in its order; kept in the cache folder by the weights' sha256."""
-    names = {k: next((t.name for t in model.tasks if t.name in (k, f"{k}512")), None) for k in kept}
+    names = {k: next((t.name for t in model.tasks if t.name in (k, f"{k}512")), None) for k in names_kept}
     if lacks := [k for k, n in names.items() if n is None and k != "identity"]:
         raise UsageError(
             "the card is of networks that answer age, attributes and expression; this one lacks"
@@ -92,9 +92,9 @@ class Answers:
 def gather(model: OnnxModel) -> Answers:
     """Run the network, or read what it answered before."""
     raw, data = {}, {}
-    for name, (opened, kept) in SETS.items():
+    for name, (opened, names_kept) in SETS.items():
         data[name] = opened()
-        raw[name] = answers(model, name, data[name], kept)
+        raw[name] = answers(model, name, data[name], names_kept)
         print(f"{name}: {len(data[name])} pictures", flush=True)
     root = settings.data_root()
     utk = pq.read_table(root / "utkface" / "val.parquet", columns=["name", "age", "male", "race"]).to_pydict()
@@ -127,7 +127,7 @@ class Fit:
 
     Attributes:
         temperatures: task -> number, only where it helps pictures that it was not fitted on.
-        abstain: answer -> least probability.
+        abstain: answer -> minimum probability.
         rows: of the calibration table.
         tables: answer -> coverage and accuracy by cut, and on which pictures.
         covered: (n,) whether the age interval holds the truth, as trained and as it will be read.
@@ -154,12 +154,12 @@ class Fit:
         before: tuple[float, float],
         after: tuple[float, float],
         found: float,
-        kept: str,
+        names_kept: str,
     ) -> None:
         """A row; before and after are (ECE, loss)."""
         self.rows.append(
             f"| {name} | {where} | {n:,} | {100 * before[0]:.2f} | {100 * after[0]:.2f} | {before[1]:.4f} |"
-            f" {after[1]:.4f} | {found:.3f} | {kept} |"
+            f" {after[1]:.4f} | {found:.3f} | {names_kept} |"
         )
 
 
@@ -183,8 +183,10 @@ def _fit_expression(a: Answers, out: Fit) -> None:
     def quality(z: Floats, y: np.ndarray, t: Any) -> tuple[float, float]:
         return calibration.ece(*top(softmax(z / t), y)), calibration.choice_loss(z / t, y, 1)
 
-    kept = out.decide("expression", found, quality(z, y, 1), quality(z, y, each))
-    out.add("expression", "FER+ val, 5 folds", len(y), quality(z, y, 1), quality(z, y, each), found, kept)
+    names_kept = out.decide("expression", found, quality(z, y, 1), quality(z, y, each))
+    out.add(
+        "expression", "FER+ val, 5 folds", len(y), quality(z, y, 1), quality(z, y, each), found, names_kept
+    )
     out.add(
         "expression",
         "FER+ test, fitted on val",
@@ -192,7 +194,7 @@ def _fit_expression(a: Answers, out: Fit) -> None:
         quality(shown, truth, 1),
         quality(shown, truth, found),
         found,
-        kept,
+        names_kept,
     )
 
 
@@ -206,15 +208,23 @@ def _fit_attributes(a: Answers, out: Fit) -> None:
     def quality(t: Any) -> tuple[float, float]:
         return calibration.ece(sigmoid(z / t), y), calibration.binary_loss(z / t, y, 1)
 
-    kept = out.decide("attributes", found, quality(1), quality(each))
-    out.add("attributes, all 40", "CelebA val, 5 folds", y.size, quality(1), quality(each), found, kept)
+    names_kept = out.decide("attributes", found, quality(1), quality(each))
+    out.add("attributes, all 40", "CelebA val, 5 folds", y.size, quality(1), quality(each), found, names_kept)
     male, truth = a.utk.raw["attributes"][:, MALE], a.utk.male
 
     def other(t: float) -> tuple[float, float]:
-        return calibration.ece(*sure(sigmoid(male / t), truth)), calibration.binary_loss(male, truth, t)
+        return calibration.ece(*confidence_and_truth(sigmoid(male / t), truth)), calibration.binary_loss(
+            male, truth, t
+        )
 
     out.add(
-        "gender", "UTKFace val, fitted with the attributes", len(truth), other(1), other(found), found, kept
+        "gender",
+        "UTKFace val, fitted with the attributes",
+        len(truth),
+        other(1),
+        other(found),
+        found,
+        names_kept,
     )
 
 
@@ -243,7 +253,7 @@ def _fit_age(utk: People, out: Fit) -> None:
 
 def _fit_cuts(a: Answers, out: Fit) -> None:
     """Cuts that halve the share of errors, on validation pictures."""
-    male = sure(
+    male = confidence_and_truth(
         sigmoid(a.utk.raw["attributes"][:, MALE] / out.temperatures.get("attributes", 1.0)), a.utk.male
     )
     face = {s: top(softmax(z / out.temperatures.get("expression", 1.0)), y) for s, (z, y) in a.fer.items()}
@@ -269,6 +279,6 @@ def top(p: np.ndarray, truth: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return p.max(1), p.argmax(1) == truth
 
 
-def sure(p: np.ndarray, truth: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def confidence_and_truth(p: np.ndarray, truth: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """(n,) of "yes" -> probability of the answer given, and whether it is right."""
     return np.maximum(p, 1 - p), (p >= 0.5) == (truth == 1)

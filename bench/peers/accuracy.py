@@ -29,7 +29,7 @@ class Sitting:
 
     Attributes:
         name: for the result.
-        job: asked of those that can do it; of the others, detection alone.
+        job: for tools that support it; the others only detect.
         protocols: names in `mien.evaluation.protocols.PROTOCOLS`; the first opens the set.
     """
 
@@ -61,11 +61,11 @@ class Tally:
 
     Attributes:
         found: pictures in which it found the labeled face.
-        told: protocol -> number of the picture -> (answer, label).
+        predictions: protocol -> number of the picture -> (answer, label).
     """
 
     found: int = 0
-    told: dict[str, dict[int, tuple[Any, Any]]] = field(default_factory=dict)
+    predictions: dict[str, dict[int, tuple[Any, Any]]] = field(default_factory=dict)
 
     def add(self, number: int, sample: Sample, faces: Sequence[Mapping[str, Any]]) -> None:
         """Keep what was answered of the labeled face.
@@ -76,11 +76,11 @@ class Tally:
         if face is None:
             return
         self.found += 1
-        for name, told in self.told.items():
+        for name, predictions in self.predictions.items():
             task = PROTOCOLS[name].task
             got = answer(task, face)
             if got is not None:
-                told[number] = (got, sample.labels[task])
+                predictions[number] = (got, sample.labels[task])
 
 
 def the_face(faces: Sequence[Mapping[str, Any]], points: np.ndarray) -> Mapping[str, Any] | None:
@@ -91,7 +91,7 @@ def the_face(faces: Sequence[Mapping[str, Any]], points: np.ndarray) -> Mapping[
     return None if which is None else faces[which]
 
 
-def some(dataset: Any, protocol: Protocol, limit: int | None) -> list[Sample]:
+def limited(dataset: Any, protocol: Protocol, limit: int | None) -> list[Sample]:
     """At most `limit` samples drawn with a fixed seed, in the set's order; of pairs, so many pairs, half of
     them the same person.
     """
@@ -148,7 +148,7 @@ def sit(
 ) -> dict[str, Any]:
     """One set before all tools, in each way of showing it. `failed` takes those that fail on the way."""
     protocol = PROTOCOLS[sitting.protocols[0]]
-    samples = some((opened or protocol.dataset)(), protocol, limit)
+    samples = limited((opened or protocol.dataset)(), protocol, limit)
     shown = {}
     for way, change in WAYS.items():
         tallies = show(sitting, [change(s) for s in samples], peers, workers, failed, root)
@@ -156,7 +156,7 @@ def sit(
         print(f"{sitting.name}, {way}: {len(samples)} pictures shown", flush=True)
     return {
         "pictures": len(samples),
-        "asked": {n: _asked(n, samples) for n in sitting.protocols},
+        "asked": {n: _requested(n, samples) for n in sitting.protocols},
         "shown": shown,
     }
 
@@ -171,7 +171,9 @@ def show(
 ) -> dict[str, Tally]:
     """Picture by picture; the tools work side by side, for nothing is timed here."""
     able = {p.name: sitting.job in p.jobs for p in peers}
-    tallies = {p.name: Tally(told={n: {} for n in sitting.protocols} if able[p.name] else {}) for p in peers}
+    tallies = {
+        p.name: Tally(predictions={n: {} for n in sitting.protocols} if able[p.name] else {}) for p in peers
+    }
     path = (root / "picture.npy").absolute()
     for i, sample in enumerate(samples):
         np.save(path, np.ascontiguousarray(sample.image))
@@ -196,8 +198,12 @@ def rows_of(sitting: Sitting, tallies: Mapping[str, Tally], failed: Mapping[str,
         name: {"found": tally.found, "scores": {}} for name, tally in tallies.items() if name not in failed
     }
     for name in sitting.protocols:
-        told = {p: tally.told[name] for p, tally in tallies.items() if name in tally.told and p not in failed}
-        for p, scores in compared(name, told).items():
+        predictions = {
+            p: tally.predictions[name]
+            for p, tally in tallies.items()
+            if name in tally.predictions and p not in failed
+        }
+        for p, scores in compared(name, predictions).items():
             rows[p]["scores"][name] = scores
     return rows
 
@@ -227,39 +233,39 @@ SIDE = 224
 WAYS: dict[str, Callable[[Sample], Sample]] = {"stored": lambda s: s, "framed": framed}
 
 
-def _asked(name: str, samples: Sequence[Sample]) -> int:
+def _requested(name: str, samples: Sequence[Sample]) -> int:
     """Pictures, or pairs."""
     if PROTOCOLS[name].task != "identity":
         return len(samples)
     return len({number for s in samples for number, _ in s.labels["identity"]})
 
 
-Told = Mapping[int, tuple[Any, Any]]
+Predictions = Mapping[int, tuple[Any, Any]]
 
 
-def compared(name: str, told: Mapping[str, Told]) -> dict[str, dict[str, float]]:
+def compared(name: str, predictions: Mapping[str, Predictions]) -> dict[str, dict[str, float]]:
     """Each tool's score on what it answered, and, as "common", on what all answered: whoever finds only easy
     faces errs less.
     """
-    everywhere = set.intersection(*(set(t) for t in told.values())) if told else set()
+    everywhere = set.intersection(*(set(t) for t in predictions.values())) if predictions else set()
     out = {}
-    for p, mine in told.items():
-        scores = score(name, mine)
-        common = score(name, {i: mine[i] for i in everywhere})
+    for p, own in predictions.items():
+        scores = score(name, own)
+        common = score(name, {i: own[i] for i in everywhere})
         out[p] = scores | {f"common_{k}": v for k, v in common.items()}
     return out
 
 
-def score(name: str, told: Told) -> dict[str, float]:
+def score(name: str, predictions: Predictions) -> dict[str, float]:
     """{"answered", "value", "half"}: the protocol's number with half of its 95 % interval; the count alone
     below `MINIMUM`.
     """
     protocol = PROTOCOLS[name]
-    metrics: Any = _collected(protocol, told.values())
+    metrics: Any = _collected(protocol, predictions.values())
     n = (
         len([1 for _, embeddings in metrics.seen.values() if len(embeddings) == 2])
         if protocol.task == "identity"
-        else len(told)
+        else len(predictions)
     )
     if n < MINIMUM:
         return {"answered": n}
@@ -267,7 +273,9 @@ def score(name: str, told: Told) -> dict[str, float]:
     if SHOWN[name].startswith("accuracy"):
         return {"answered": n, "value": value, "half": 100 * half_of_share(value / 100 * n, n)}
     # the other numbers are means over pictures
-    spread = float(np.std([_collected(protocol, [one]).compute()[SHOWN[name]] for one in told.values()]))
+    spread = float(
+        np.std([_collected(protocol, [one]).compute()[SHOWN[name]] for one in predictions.values()])
+    )
     return {"answered": n, "value": value, "half": 1.96 * spread / float(np.sqrt(n))}
 
 
@@ -277,8 +285,8 @@ def half_of_share(hits: float, n: int) -> float:
     return float(1.96 * np.sqrt(share * (1 - share) / (n + 4)))
 
 
-def _collected(protocol: Protocol, told: Iterable[tuple[Any, Any]]) -> Metrics:
+def _collected(protocol: Protocol, predictions: Iterable[tuple[Any, Any]]) -> Metrics:
     metrics = TASKS[protocol.task].metrics()
-    for got, label in told:
+    for got, label in predictions:
         metrics.update(got, label)
     return metrics

@@ -139,15 +139,15 @@ def expression(face: Mapping[str, Any]) -> Choice | None:
     Raises:
         KeyError: a word that `EXPRESSIONS` lacks.
     """
-    told = face.get("expression")
-    if not told:
+    scores = face.get("expression")
+    if not scores:
         return None
-    shown = dict.fromkeys(EXPRESSION8, 0.0) | {EXPRESSIONS[name]: float(p) for name, p in told.items()}
+    shown = dict.fromkeys(EXPRESSION8, 0.0) | {EXPRESSIONS[name]: float(p) for name, p in scores.items()}
     return Choice(max(shown, key=lambda n: shown[n]), shown, "expression8")
 
 
 def answer(task: str, face: Mapping[str, Any]) -> Any:
-    """A face as a tool told it -> the answer of that task of ours, or None where it gave none."""
+    """The output of a tool for one face -> our prediction of that task; None if the tool has none."""
     if task in ("landmarks", "points5"):
         points = sixty_eight(face) if task == "landmarks" else five(face)
         return None if points is None else Landmarks(points.astype(np.float32), task)

@@ -31,9 +31,7 @@ TITLES: dict[str, tuple[str, str]] = {
     "helen68": (
         "68 points",
         "Helen val, 224 px. NME by outer eye corners, %; lower is better. `bench/peers/maps.py` maps the"
-        " mesh; part of its error is another definition of the jaw. human truncates coordinates to integers."
-        " The labels are about one pixel to the right of where all tools see the points, and to the left on"
-        " flipped pictures (60 training pictures)",
+        " mesh; part of its error is another definition of the jaw. human truncates coordinates to integers",
     ),
     "utkface-age": ("age", "UTKFace val, 112 px tight crops. MAE, years; lower is better"),
     "utkface-gender": ("gender", "the same pictures. Accuracy of the perceived gender, %"),
@@ -75,7 +73,7 @@ def section(found: Mapping[str, Any]) -> str:
             "\n### Single tasks\n",
             *like_for_like(found["speed"]),
             "\n### All predictions\n",
-            *whole(found["speed"]),
+            *speed_lines(found["speed"]),
         ]
     if "accuracy" in found:
         parts += [
@@ -101,11 +99,11 @@ def stages(found: Mapping[str, Any]) -> Iterator[str]:
             else ""
         )
         cut = f"; at most {f['limit']:,} pictures (or pairs) per set, fixed seed" if f.get("limit") else ""
-        mine = f"; mien's network {f['network']}" if "network" in f else ""
+        network = f"; mien's network {f['network']}" if "network" in f else ""
         yield (
             f"- {what}: {f['date']}, {m.get('cpu') or 'processor unknown'}, {cores} cores, load before"
             f" {' '.join(map(str, load)) or 'unknown'}{busy if stage == 'speed' else ''}; {f['threads']}"
-            f" threads per tool{cut}{mine}. `{f['command']}`"
+            f" threads per tool{cut}{network}. `{f['command']}`"
         )
 
 
@@ -124,8 +122,7 @@ def like_for_like(speed: Mapping[str, Any]) -> Iterator[str]:
     w, h = STAGES[5][:2]
     yield (
         f"Five faces, {w}x{h}: milliseconds, p50 of {speed['rounds']} rounds, and (faces found, median). An"
-        " empty cell: the tool does not predict this. Times for one face and for 20 faces, p95 and CPU times:"
-        " `bench/results/peers.json`.\n"
+        " empty cell: the tool does not predict this.\n"
     )
 
     def cell(jobs: Mapping[str, Any], job: str) -> str:
@@ -141,7 +138,7 @@ def _ms(value: float) -> str:
     return f"{value:,.0f}" if value >= 10 else f"{value:.1f}"
 
 
-def whole(speed: Mapping[str, Any]) -> Iterator[str]:
+def speed_lines(speed: Mapping[str, Any]) -> Iterator[str]:
     """What each tool predicts in its common use, and one table: time, memory, start and size."""
     rows = speed["peers"]
     for p in _present(rows):
@@ -247,8 +244,7 @@ def faces_found(found: Mapping[str, Any]) -> Iterator[str]:
     sets = [(s, found["sets"][s.name]) for s in SITTINGS if s.name in found["sets"]]
     counts = ", ".join(f"{FACES[s.name]} {r['pictures']:,}" for s, r in sets)
     yield (
-        "Pictures in which a box contains the center of the labeled face, %, as stored / framed; each tool's"
-        " own detector and threshold. Most stored pictures are small and tightly cropped. Pictures:"
+        "Pictures in which a box contains the center of the labeled face, %, as stored / framed. Pictures:"
         f" {counts}.\n"
     )
     body = []
@@ -267,15 +263,15 @@ def blanks(found: Mapping[str, Any]) -> Iterator[str]:
     """The tools that are not in the tables, with reasons."""
     reasons = dict[str, str]()
     for p in PEERS:
-        told = [found.get("not_installed", {}).get(p.name)]
-        told += [found.get("speed", {}).get("peers", {}).get(p.name, {}).get("reason")]
-        told += [
+        candidates = [found.get("not_installed", {}).get(p.name)]
+        candidates += [found.get("speed", {}).get("peers", {}).get(p.name, {}).get("reason")]
+        candidates += [
             rows.get(p.name, {}).get("reason")
             for s in found.get("accuracy", {}).get("sets", {}).values()
             for rows in s["shown"].values()
         ]
-        if said := next((t for t in told if t), None):
-            reasons[p.title] = said
+        if reason := next((t for t in candidates if t), None):
+            reasons[p.title] = reason
     by_reason: dict[str, list[str]] = {}
     for name, why in (reasons | BLANKS).items():
         by_reason.setdefault(why, []).append(name)

@@ -10,7 +10,7 @@ from bench.peers.install import DLIB, MEDIAPIPE, NODE, OPENCV, OWN, ROOT, Enviro
 WORKERS = Path("bench/peers/workers")
 ALL = "all"
 
-# job -> what is asked; like for like: everybody does just this, with the network that it uses for it
+# job -> what is measured: every tool does only this
 JOBS = {
     "detect": "detection only",
     "points": "detection and points",
@@ -67,7 +67,7 @@ class Peer:
         ]
 
 
-_AT_HOME = {
+_LOCAL = {
     "mtfl": "‡",
     "helen68": "‡",
     "utkface-age": "‡",
@@ -85,7 +85,7 @@ PEERS = (
         "read_mien.py",
         "5 and 68 points, parsing, age, gender, expression, 40 attributes, pose, embedding",
         tuple(JOBS),
-        marks=_AT_HOME,
+        marks=_LOCAL,
     ),
     Peer(
         "mediapipe",

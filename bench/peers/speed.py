@@ -83,7 +83,7 @@ def measure(peers: Sequence[Peer], rounds: int, threads: int, root: Path = ROOT)
 
 
 def _started(p: Peer, threads: int, root: Path) -> tuple[dict[str, Any], Worker]:
-    """The last of a few fresh processes, and the least time that one took to be ready."""
+    """The last of a few fresh processes, and the minimum time to be ready."""
     starts = []
     for _ in range(STARTS - 1):
         with Worker(
@@ -118,13 +118,13 @@ def _rounds(
                     if job not in p.jobs or "reason" in out[p.name]:
                         continue
                     try:
-                        told = workers[p.name].ask(path, job, times=WARM if r < 0 else 1, tell=False)
+                        reply = workers[p.name].ask(path, job, times=WARM if r < 0 else 1, tell=False)
                     except PeerFailed as e:
                         out[p.name] = {"reason": str(e)}
                         continue
                     if r >= 0:
                         times.setdefault((p.name, job, faces), []).append(
-                            (told["ms"][0], told["cpu_ms"][0], told["found"])
+                            (reply["ms"][0], reply["cpu_ms"][0], reply["found"])
                         )
         print(f"round {r + 1} of {rounds}", flush=True)
     return times

@@ -17,7 +17,7 @@ from mien.diagnostics.memory import resident
 
 
 class PeerFailed(Exception):
-    """A tool's process ended, was too slow or said what is no answer; the message is the reason that stands
+    """A tool's process ended, was too slow or sent an invalid reply; the message is the reason that stands
     in the table.
     """
 
@@ -58,7 +58,7 @@ class Worker:
             )
         if hasattr(
             os, "sched_setaffinity"
-        ):  # some libraries take every core that they see, whatever they are told
+        ):  # some libraries take every core that they see, whatever is configured
             os.sched_setaffinity(self.process.pid, sorted(os.sched_getaffinity(0))[:threads])
         self._lines: queue.Queue[str] = queue.Queue()
         assert self.process.stdin and self.process.stdout
@@ -105,10 +105,10 @@ class Worker:
             self.process.wait()
             raise PeerFailed(self._reason(f"ended with code {self.process.returncode}"))
         try:
-            told: dict[str, Any] = json.loads(line)
+            reply: dict[str, Any] = json.loads(line)
         except json.JSONDecodeError as e:
-            raise PeerFailed(f"said what is no answer: {line.strip()[:80]!r}") from e
-        return told
+            raise PeerFailed(f"sent an invalid reply: {line.strip()[:80]!r}") from e
+        return reply
 
     def ask(self, photo: Path, job: str, *, times: int = 1, tell: bool = True) -> dict[str, Any]:
         """`send`, then `receive`."""
@@ -120,13 +120,13 @@ class Worker:
         return resident(self.process.pid)
 
     def _reason(self, what: str) -> str:
-        said = [
+        lines = [
             line.strip()
             for line in self.log.read_text(encoding="utf-8", errors="replace").splitlines()
             if line.strip()
         ]
-        named = [line for line in said if "error" in line.lower()]
-        return f"{what}: {(named or said or ['it said nothing'])[-1][:200]}"
+        named = [line for line in lines if "error" in line.lower()]
+        return f"{what}: {(named or lines or ['no output'])[-1][:200]}"
 
     def close(self) -> None:
         """End it: by the end of its input, or by force after ten seconds."""

@@ -117,10 +117,10 @@ def measured(table: store.PlainStore, people: np.ndarray, queries: np.ndarray) -
     """p50 and p95 of a search for the 16 nearest faces in milliseconds, and recall@1 against numpy."""
     times, right = [], 0
     for q in queries[:5]:
-        table.near(q, 16)
+        table.nearest(q, 16)
     for q in queries:
         start = time.perf_counter()
-        found = table.near(q, 16)
+        found = table.nearest(q, 16)
         times.append(1e3 * (time.perf_counter() - start))
         right += bool(found) and found[0][0].id == f"f_{int(np.argmax(people @ q)):016x}"
     return (

@@ -179,9 +179,9 @@ def main() -> None:
     )
     print("| " + columns.replace(",", " | ") + " |")
     print("|" + "---|" * 13)
-    bad = 0
-    for most, wait_ms in settings:
-        with server(most, wait_ms, given.threads) as (url, pid):
+    failures = 0
+    for maximum, wait_ms in settings:
+        with server(maximum, wait_ms, given.threads) as (url, pid):
             Run(url, 2, 2.0, pictures, expected)()  # to warm up
             for n in clients:
                 before, used, (f0, n0) = now_mb(pid), cpu(pid), forwards(url)
@@ -190,7 +190,7 @@ def main() -> None:
                 used = 1e3 * (cpu(pid) - used) / max(len(run.times), 1)
                 p50, p95 = 1e3 * np.percentile(run.times or [float("nan")], [50, 95])
                 row = [
-                    f"{most}",
+                    f"{maximum}",
                     f"{wait_ms:g}",
                     f"{n}",
                     f"{run.rate:.1f}",
@@ -209,8 +209,8 @@ def main() -> None:
                 print("| " + " | ".join(row) + " |", flush=True)
                 for reason in sorted(run.reasons):
                     print("lost:", reason, file=sys.stderr)
-                bad += run.wrong + run.lost
-    raise SystemExit(1 if bad else 0)
+                failures += run.wrong + run.lost
+    raise SystemExit(1 if failures else 0)
 
 
 if __name__ == "__main__":

@@ -144,7 +144,7 @@ def multiply_adds(node: Any, ins: Sequence[Sequence[int]], outs: Sequence[Sequen
     return "element by element", 0
 
 
-def least_ms(call: Callable[[], Any], runs: int, threads: int, warm: int = 3) -> float:
+def minimum_ms(call: Callable[[], Any], runs: int, threads: int, warm: int = 3) -> float:
     """The minimum over several calls; with one thread, processor time, which other work affects less."""
     clock = time.process_time if threads == 1 else time.perf_counter
     taken = []
@@ -167,14 +167,14 @@ def matmul_rate(threads: int, n: int = 1024, runs: int = 20) -> float:
     options.intra_op_num_threads = threads
     session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
     x = np.random.default_rng(0).standard_normal((n, n), np.float32)
-    return n**3 / (1e-3 * least_ms(lambda: session.run(None, {"a": x, "b": x}), runs, threads))
+    return n**3 / (1e-3 * minimum_ms(lambda: session.run(None, {"a": x, "b": x}), runs, threads))
 
 
 def copy_rate(megabytes: int = 128, runs: int = 10) -> float:
     """Bytes per second, read and written, of copying more than any cache holds; one thread."""
     source = np.ones(megabytes * 2**20, np.uint8)
     target = np.empty_like(source)
-    return 2 * source.nbytes / (1e-3 * least_ms(lambda: np.copyto(target, source), runs, 1))
+    return 2 * source.nbytes / (1e-3 * minimum_ms(lambda: np.copyto(target, source), runs, 1))
 
 
 # --- The page
@@ -202,7 +202,7 @@ def cases() -> list[Case]:
 def timer(case: Case, threads: int, runs: int) -> Callable[[], float]:
     """Measures one forward pass per call, in milliseconds."""
     model, images = OnnxModel(case.path, threads=threads), np.zeros(case.shape, np.float32)
-    return lambda: least_ms(lambda: model(images), runs, threads)
+    return lambda: minimum_ms(lambda: model(images), runs, threads)
 
 
 def row(
@@ -211,12 +211,12 @@ def row(
     """A line of the table."""
     macs, weights = sum(n.macs for n in ops), sum(n.weights for n in ops)
     ends = 4 * math.prod(case.shape)
-    compute, least = 1e3 * macs / macs_a_second, 1e3 * (weights + ends) / bytes_a_second
+    compute, memory_ms = 1e3 * macs / macs_a_second, 1e3 * (weights + ends) / bytes_a_second
     layers = 1e3 * sum(n.bytes for n in ops) / bytes_a_second
-    floor, moved = max(compute, least), sum(n.bytes for n in ops)
+    floor, moved = max(compute, memory_ms), sum(n.bytes for n in ops)
     return [
         case.name, f"{macs / 1e6:,.1f}", f"{weights / 1e6:.2f}", f"{moved / 1e6:,.1f}", f"{compute:.2f}",
-        f"{least:.2f}",
+        f"{memory_ms:.2f}",
         f"{layers:.2f}", f"{took:.2f}", f"**{took / floor:.1f}**", f"{took / max(compute, layers):.1f}",
     ]  # fmt: skip
 

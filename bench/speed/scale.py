@@ -41,21 +41,21 @@ PAPERS = (
 )
 
 
-def kept() -> dict[str, Any]:
+def stored() -> dict[str, Any]:
     """All measurements so far."""
     return dict(json.loads(OUT.read_text(encoding="utf-8"))) if OUT.exists() else {}
 
 
-def keep(kind: str, key: str, value: dict[str, Any]) -> None:
+def store(kind: str, key: str, value: dict[str, Any]) -> None:
     """Add one measurement, with its day and the machine's load."""
-    known = kept()
+    results = stored()
     about = {
         "date": datetime.now(UTC).strftime("%Y-%m-%d"),
         "cores": os.cpu_count(),
         "load": round(os.getloadavg()[0], 1),
     }
-    known.setdefault(kind, {})[key] = value | about
-    OUT.write_text(json.dumps(known, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+    results.setdefault(kind, {})[key] = value | about
+    OUT.write_text(json.dumps(results, indent=1, sort_keys=True) + "\n", encoding="utf-8")
     print(kind, key, json.dumps(value), flush=True)
 
 
@@ -141,16 +141,16 @@ def read(sizes: list[int], workers: list[int], folder: Path) -> None:
                 "--photos",
                 str(part),
             ]
-            said = subprocess.run(
+            output = subprocess.run(
                 [sys.executable, "-m", "bench.speed.scale", *words],
                 check=True,
                 stdout=subprocess.PIPE,
                 text=True,
             ).stdout
-            keep(
+            store(
                 "read",
                 f"{n} x {w}",
-                json.loads(said.splitlines()[-1])
+                json.loads(output.splitlines()[-1])
                 | {
                     "size": n,
                     "workers": w,
@@ -198,13 +198,13 @@ def train(ranks: list[int], steps: int) -> None:
             speeds = [r["images_per_s"] for r in rows if "images_per_s" in r]
         if done.returncode or not speeds:
             last = [line for line in done.stdout.splitlines() if line.strip()][-1:]
-            keep(
+            store(
                 "train",
                 str(n),
                 {"ranks": n, "images_per_s": None, "failed": (last or ["said nothing"])[0][:200]},
             )
         else:
-            keep("train", str(n), {"ranks": n, "images_per_s": speeds[-1], "steps": steps, "threads": 1})
+            store("train", str(n), {"ranks": n, "images_per_s": speeds[-1], "steps": steps, "threads": 1})
 
 
 def named(sizes: list[int], faces: int = 4096) -> None:
@@ -237,14 +237,14 @@ def named(sizes: list[int], faces: int = 4096) -> None:
             table.table.add(rows_of(people, table.table.schema))
             if n >= store.INDEX_ROWS:
                 store.build_index(table.table, n)
-            some = queries[:100]
-            table.near(some[0], 16)
+            sample = queries[:100]
+            table.nearest(sample[0], 16)
             start = time.perf_counter()
-            for q in some:
-                table.near(q, 16)
-            found["lancedb_faces_per_s"] = len(some) / (time.perf_counter() - start)
+            for q in sample:
+                table.nearest(q, 16)
+            found["lancedb_faces_per_s"] = len(sample) / (time.perf_counter() - start)
         found["peak_mb"] = resident()["peak"]
-        keep("people", str(n), found)
+        store("people", str(n), found)
 
 
 def papers() -> None:
@@ -264,7 +264,7 @@ def papers() -> None:
                 with FlopCounterMode(display=False) as counter:
                     model(torch.zeros(1, 3, side, side))
             views.append({"side": side, "pictures": pictures, "macs": counter.get_total_flops() // 2})
-        keep(
+        store(
             "papers",
             name,
             {"steps": steps, "views": views, "parameters": sum(p.numel() for p in model.parameters())},
@@ -309,7 +309,7 @@ def main() -> None:
         papers()
     from bench.speed.scale_page import write
 
-    write(kept())
+    write(stored())
 
 
 if __name__ == "__main__":

@@ -82,12 +82,12 @@ def section(threads: int, runs: int) -> str:
         took = times(models, images[:n], runs)
         body += [[f"{n} face{'s' * (n > 1)}, ms", *(f"{took[m]:.1f}" for m in models)]]
     load = " ".join(f"{v:.2f}" for v in os.getloadavg())
-    said = f"Median of {runs} forward passes, {threads} thread(s), load {load} on {os.cpu_count()} cores."
-    said += (
+    note = f"Median of {runs} forward passes, {threads} thread(s), load {load} on {os.cpu_count()} cores."
+    note += (
         f" Calibrated on {len(images)} training faces, {EACH} per set. All pictures of each set; weights"
         f" {float32.sha256[:12]}."
     )
-    return markdown(["", *models], body) + "\n\n" + said
+    return markdown(["", *models], body) + "\n\n" + note
 
 
 def main() -> None:

@@ -93,7 +93,7 @@ def long(folder: Path, threads: int, minutes: float) -> None:
     path = make_video(folder / "long.mp4", count, 320, 180, 2)
     reading = video.read_video(path, mien.load(threads=threads), stride=25, every=True)
     start = time.perf_counter()
-    with Writer(folder / "out.mp4", rate=25, sound_of=reading.film) as out:
+    with Writer(folder / "out.mp4", rate=25, sound_of=reading.container) as out:
         for frame in reading:
             out.add(frame.drawn(), frame.time)
             if frame.number in (250, 2500) or frame.number % (count // 10) == 0:

@@ -78,7 +78,7 @@ class BadWeights(MienError):
 
 
 class UnknownTask(MienError, KeyError):
-    """A task was asked for by a name that nothing here answers."""
+    """A requested task does not exist, or the network does not predict it."""
 
     code = "unknown_task"
 
@@ -87,7 +87,7 @@ class UnknownTask(MienError, KeyError):
 
 
 class UnknownLabel(MienError, KeyError):
-    """A label was asked for by a name that the answer does not have."""
+    """A requested label does not exist in the prediction."""
 
     code = "unknown_label"
 

@@ -33,14 +33,14 @@ from bench.comparison.runs import (
     TOGETHER,
     Ablation,
     Run,
-    asked_of,
     every_run,
+    protocols_of,
 )
 from bench.comparison.work import curve, multiply_adds, train_all
 from mien.cli import load_recipe
 from mien.data.augment import NONE
 from mien.data.dataset import RandomSubset
-from mien.data.pack_mixture import MADE_FOR, SHARES, allocate_batch, pack_mixture
+from mien.data.pack_mixture import MADE_FOR, PROPORTIONS, allocate_batch, pack_mixture
 from mien.errors import UsageError
 from mien.models.ifan import ifan_tiny
 from mien.tasks import ATTRIBUTES, DEFAULT_TASKS, POINTS5, task
@@ -170,10 +170,10 @@ def test_a_task_alone_is_judged_against_all_together():
 
 
 def test_only_tasks_of_the_page_are_requested():
-    assert asked_of("qface") == ()
-    assert asked_of("far-all-1") == ("celeba",)
-    assert asked_of("alone-points5-2") == (MEASURE["points5"],)
-    assert set(MEASURE.values()) <= set(asked_of("naive-short-1"))
+    assert protocols_of("qface") == ()
+    assert protocols_of("far-all-1") == ("celeba",)
+    assert protocols_of("alone-points5-2") == (MEASURE["points5"],)
+    assert set(MEASURE.values()) <= set(protocols_of("naive-short-1"))
 
 
 def test_a_run_without_its_start_is_reported_and_not_trained(tmp_path):
@@ -201,13 +201,13 @@ def test_multiply_adds_are_those_of_the_layers():
 
 def test_shares_keep_their_proportions_and_room_for_all():
     every = allocate_batch(DEFAULT_TASKS, 20)
-    assert every == SHARES
+    assert every == PROPORTIONS
     assert allocate_batch([task("age")], 20) == {"utkface": 20}
     assert allocate_batch([task("landmarks")], 20) == {"helen68": 10, "afw68": 10}
     few = allocate_batch([task("expression"), task("attributes"), task("age")], 20)
     assert few == {"ferplus": 8, "utkface": 6, "celeba": 6}
     assert sum(allocate_batch(DEFAULT_TASKS, 8).values()) == 8
-    assert set(allocate_batch(DEFAULT_TASKS, 8)) == set(SHARES)
+    assert set(allocate_batch(DEFAULT_TASKS, 8)) == set(PROPORTIONS)
     with pytest.raises(UsageError, match="no room for 7 sets"):
         allocate_batch(DEFAULT_TASKS, 6)
     with pytest.raises(UsageError, match="no set of the pack is made for 'euler'"):
@@ -232,7 +232,7 @@ def test_the_guess_is_the_mean_of_the_labels_whatever_it_is_shown():
     answers = model(np.random.default_rng(0).normal(size=(3, 3, h, w)).astype(np.float32))
     assert all(np.array_equal(a[0], a[2]) for a in answers.values())
     net = ifan_tiny(tasks=[POINTS5, ATTRIBUTES])
-    faces = pack_mixture(SHARES, net.view, net.tasks, seed=1, augment=NONE, synthetic=True)
+    faces = pack_mixture(PROPORTIONS, net.view, net.tasks, seed=1, augment=NONE, synthetic=True)
     means = net.mean_answers(faces.batch(i) for i in range(2))
     np.testing.assert_allclose(answers["points5"][0], means["points5"], atol=1e-6)
     np.testing.assert_allclose(

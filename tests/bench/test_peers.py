@@ -173,7 +173,7 @@ def test_a_worker_answers_over_its_chatter_and_its_failure_has_a_reason(tmp_path
 @pytest.mark.parametrize(
     ("body", "reason"),
     [
-        ("print('hello')", "no answer: 'hello'"),
+        ("print('hello')", "invalid reply: 'hello'"),
         ("import nowhere_to_be_found", "ModuleNotFoundError"),
         ("input()", "no answer in 1 s"),
     ],

@@ -99,14 +99,14 @@ def test_piped_output_is_json_lines_and_errors_go_to_stderr(album):
     [
         (("analyze",), "Missing argument"),
         (("analyze", "examples", "--out", "x.xml"), "FILE.jsonl, FILE.json, FILE.csv, FILE.parquet or -"),
-        (("analyze", "examples", "--tasks", "agee"), "does not answer 'agee'"),
+        (("analyze", "examples", "--tasks", "agee"), "does not predict 'agee'"),
         (("analyze", "examples", "--batch", "0"), "batch"),
         (("analyze", "examples", "--masks", "m", "--tasks", "age"), "parsing"),
         (("analyze", "examples", "--weights", "no.onnx"), "no.onnx"),
         (("analyze", "examples", "--attention", "never"), "gives answers only"),
         (("analyze", "examples", "--label", "Eyeglasses"), "--attention FOLDER"),
         (("analyze", "https://example.org/a.jpg"), "is a URL, and mien opens no socket"),
-        (("analyze", "-", "examples"), "comes alone"),
+        (("analyze", "-", "examples"), "cannot be combined"),
         (("analyze", "examples", "--crops", "c", "--crops-as", "gif"), "'gif' is not one of"),
         (("analyze", "examples", "--resume"), "--out FILE.jsonl"),
         (

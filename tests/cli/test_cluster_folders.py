@@ -8,7 +8,7 @@ from mien.cli.cluster import _check_unused
 from mien.errors import UsageError
 
 
-@pytest.mark.parametrize("name", ["person-001", "alone"])
+@pytest.mark.parametrize("name", ["person-001", "single"])
 def test_a_folder_of_an_earlier_run_is_refused(tmp_path: Path, name: str) -> None:
     (tmp_path / name).mkdir()
     with pytest.raises(UsageError, match="earlier run"):

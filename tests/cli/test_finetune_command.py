@@ -61,7 +61,7 @@ def test_from_folders_to_a_table_of_answers(home):
     ("words", "message"),
     [
         (["--name", "masked", "--out", "m.txt"], "FILE.onnx"),
-        (["--name", "Mask!", "--out", "m.onnx"], "is no name for a task"),
+        (["--name", "Mask!", "--out", "m.onnx"], "is not a name for a task"),
         (["--name", "masked", "--out", "m.onnx", "--depth", "decoder"], "depth 'decoder' is not there yet"),
         (["--name", "masked", "--out", "m.onnx", "--kind", "masks"], "give a .csv or .parquet table"),
     ],

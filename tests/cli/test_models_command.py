@@ -116,7 +116,7 @@ def test_provenance_of_another_file_is_refused(weights, tmp_path) -> None:
     with pytest.raises(BadWeights, match=r"own\.onnx is not the file that own\.json describes"):
         provenance.read(weights(sha256="0" * 64))
     path = weights(header=None)
-    with pytest.raises(BadWeights, match="is no provenance file"):
+    with pytest.raises(BadWeights, match="is not a provenance file"):
         provenance.read(path)
     os.remove(tmp_path / "own.json")
     with pytest.raises(BadWeights, match="cannot be read"):

@@ -222,25 +222,19 @@ def test_a_model_is_not_scored_on_what_it_does_not_answer():
     from mien.models.torch_model import TorchModel
 
     model = TorchModel(faceptor_tiny(tasks=(AGE,), size=64))
-    with pytest.raises(UsageError, match=r"does not answer 'landmarks'.*answers: age"):
+    with pytest.raises(UsageError, match=r"does not predict 'landmarks'.*tasks: age"):
         evaluate(model, PROTOCOLS["helen68"])
 
 
 @needs_pack
-def test_a_protocol_runs_on_torch_and_onnx(tmp_path):
-    import torch
-
-    from mien.export.onnx_export import export
+def test_a_protocol_runs_on_torch_and_onnx(exported):
     from mien.inference.onnx_model import OnnxModel
     from mien.models.torch_model import TorchModel
-    from mien.tasks import LANDMARKS
+    from tests.support.exported import network
 
-    torch.manual_seed(0)
-    model = faceptor_tiny(tasks=(LANDMARKS,), size=64).eval()
-    export(model, tmp_path / "m.onnx")
     scores = [
         evaluate(m, PROTOCOLS["helen68"], limit=8)
-        for m in (TorchModel(model), OnnxModel(tmp_path / "m.onnx", threads=1))
+        for m in (TorchModel(network()), OnnxModel(exported / "m.onnx", threads=1))
     ]
     assert scores[0].headline == pytest.approx(scores[1].headline, rel=1e-4)
     assert "| helen68 | Helen val | 8 |" in as_table(scores[:1])

@@ -59,7 +59,7 @@ def test_morph2_says_what_is_missing(tmp_path: Path):
     ):
         attributes.morph2(tmp_path, "train", points=unsure)
     draw.morph2(tmp_path, (16, "old", 77))
-    with pytest.raises(UsageError, match=r"nonCommercial\.csv, row 2: 'old' is no number"):
+    with pytest.raises(UsageError, match=r"nonCommercial\.csv, row 2: 'old' is not a number"):
         attributes.morph2(tmp_path, "train")
     draw.morph2(tmp_path, (16, 20, 770))
     with pytest.raises(UsageError, match=r"row 3: '770' is not within 0\.\.120"):

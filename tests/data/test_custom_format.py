@@ -61,7 +61,7 @@ def test_table_parquet_with_pictures_inside(tmp_path: Path):
         "note": ["a", "b", "c"],
     }
     pq.write_table(pa.table(columns), tmp_path / "faces.parquet")
-    with pytest.raises(UsageError, match=r"faces\.parquet has a column 'note' that is no label"):
+    with pytest.raises(UsageError, match=r"faces\.parquet has a column 'note' that is not a label"):
         custom.table(tmp_path / "faces.parquet")
     train = custom.table(tmp_path / "faces.parquet", "train", ignore=["note"])
     assert [train[i].labels for i in range(len(train))] == [
@@ -152,7 +152,7 @@ def test_parsing(tmp_path: Path):
     with pytest.raises(UsageError, match=r"mask\.png has the mode RGB"):
         data[0]
     (tmp_path / "mask.png").write_bytes(b"no picture")
-    with pytest.raises(UsageError, match=r"mask\.png is no PNG"):
+    with pytest.raises(UsageError, match=r"mask\.png is not a PNG"):
         data[0]
     (tmp_path / "mask.png").unlink()
     with pytest.raises(MissingData, match=r"expected .*mask\.png; it is missing"):
@@ -162,17 +162,17 @@ def test_parsing(tmp_path: Path):
 @pytest.mark.parametrize(
     ("column", "value", "why"),
     [
-        ("age", "old", r"row 2: 'old' is no number"),
+        ("age", "old", r"row 2: 'old' is not a number"),
         ("age", "-3", r"row 2: '-3' is not within 0\.\.120"),
         ("age", "nan", r"row 2: 'nan' is not within 0\.\.120"),
         (
             "expression",
             "joy",
-            r"row 2: 'joy' in column expression is no class; there are: neutral, happiness,",
+            r"row 2: 'joy' in column expression is not a class; there are: neutral, happiness,",
         ),
         ("expression", "8", r"row 2: '8' is not within 0\.\.7"),
-        ("expression7", "contempt", r"row 2: 'contempt' in column expression7 is no class"),
-        ("expression7", "2.5", r"row 2: '2\.5' in column expression7 is no whole number"),
+        ("expression7", "contempt", r"row 2: 'contempt' in column expression7 is not a class"),
+        ("expression7", "2.5", r"row 2: '2\.5' in column expression7 is not a whole number"),
         ("identity512", "-1", r"row 2: '-1' is not within"),
         ("Male", "-1", r"row 2: '-1' in column Male is neither 1 nor 0; leave it empty"),
         ("points5", "1 2 3", r"row 2: '1 2 3' in column points5 holds 3 numbers; x y of five points are 10"),
@@ -188,7 +188,7 @@ def test_a_wrong_value_is_named(tmp_path: Path, column: str, value: str, why: st
 @pytest.mark.parametrize(
     ("columns", "why"),
     [
-        (["path", "Smilling"], r"has a column 'Smilling' that is no label; is it 'Smiling'\? Rename it"),
+        (["path", "Smilling"], r"has a column 'Smilling' that is not a label; is it 'Smiling'\? Rename it"),
         (["age"], "needs one of the columns 'path' and 'image'"),
         (["path", "age", "age"], "has a column twice: 'age'"),
         (["path", "px1", "py1"], "has 'px1' and lacks 'px2'; 'px1' to 'py5' go together"),
@@ -256,7 +256,7 @@ def test_folder_messages(tmp_path: Path):
         custom.folder(tmp_path / "faces")
     draw.put(tmp_path / "joy" / "1.jpg", draw.encoded(0))
     with pytest.raises(
-        UsageError, match="the folder 'joy' is no class of expression; there are: neutral, happiness"
+        UsageError, match="the folder 'joy' is not a class of expression; there are: neutral, happiness"
     ):
         custom.folder(tmp_path)
     with pytest.raises(

@@ -139,7 +139,7 @@ def test_celebamask_parts_that_overlap(order: str, seen: str, tmp_path: Path) ->
 
 def test_entire_celebamask_pictures_are_head_crops(tmp_path: Path) -> None:
     layouts.celebamask_hq(tmp_path)
-    sample = parsing.celebamask_hq(tmp_path, "test", whole=True)[0]
+    sample = parsing.celebamask_hq(tmp_path, "test", full_picture=True)[0]
     crop = geometry.align(sample.image, sample.points, View((16, 16), "head", VIEW.mean, VIEW.std))
     np.testing.assert_allclose(crop.from_photo, np.eye(2, 3), atol=1e-12)
     np.testing.assert_array_equal(crop.pixels, sample.image)

@@ -66,7 +66,7 @@ def test_ms1mv3_messages(tmp_path: Path):
         with pytest.raises(MissingData, match=f"expected .*{gone}; it is missing"):
             recognition.ms1mv3(root)
     root = draw.ms1mv3(tmp_path / "classes", people=(0, 2, 1))
-    with pytest.raises(UsageError, match=r"train\.rec, row 2: 2\.0 is no class of 0\.\.1"):
+    with pytest.raises(UsageError, match=r"train\.rec, row 2: 2\.0 is not a class of 0\.\.1"):
         recognition.ms1mv3(root)[1]
     idx = (root / "train.idx").read_text()
     (root / "train.idx").write_text(
@@ -78,7 +78,7 @@ def test_ms1mv3_messages(tmp_path: Path):
     with pytest.raises(UsageError, match="no record begins at byte 1"):
         recognition.ms1mv3(root)[0]
     (root / "train.idx").write_text("one\ttwo\n")
-    with pytest.raises(UsageError, match="is no list of number and byte"):
+    with pytest.raises(UsageError, match="is not a list of number and byte"):
         recognition.ms1mv3(root)
     cut = draw.put(tmp_path / "cut.rec", draw.part(b"x" * 100, 0)[:50])
     with pytest.raises(UsageError, match="the record at byte 0 is damaged or cut short"):
@@ -166,17 +166,17 @@ def test_a_file_that_would_run_code_is_refused_and_does_not_run(tmp_path: Path, 
             "calls _codecs.encode in a way",
         ),
         (b"\x80\x02]K\x01R.", "calls something without a name"),
-        (b"\x80\x02]K\x01b.", "sets the state of something that is no array"),
-        (b"\x80\x02K\x01K\x01a.", "appends to something that is no list"),
-        (b"\x80\x04]\x8c\x01a\x93.", "a name in it is no text"),
+        (b"\x80\x02]K\x01b.", "sets the state of something that is not an array"),
+        (b"\x80\x02K\x01K\x01a.", "appends to something that is not a list"),
+        (b"\x80\x04]\x8c\x01a\x93.", "a name in it is not a text"),
         (b"\x80\x02]q\x00h\x00a\x85.", "does not hold two lists"),  # a list within itself
-        (b"\x80\x02" + b"]" * 3000 + b"a" * 2999 + b"]\x86.", "is no encoded picture"),
+        (b"\x80\x02" + b"]" * 3000 + b"a" * 2999 + b"]\x86.", "is not an encoded picture"),
         (b"\x80\x02h\x05.", "is refused"),  # a memo that was never set
         (b"\x80\x02e.", "is refused"),  # no mark
         (b"\x80\x02]T\xff\xff\xff\x7fabc", "is refused"),  # a length beyond the file's end
         (b"\x80\x02]", "is refused"),
         (b"", "is refused"),
-        (b"\x80\x02](K\x01K\x02e](\x88e\x86.", "row 1: 'int' is no encoded picture"),
+        (b"\x80\x02](K\x01K\x02e](\x88e\x86.", "row 1: 'int' is not an encoded picture"),
         (b"\x80\x02](U\x01aU\x01be](K\x02e\x86.", "row 1: 'int' is neither yes nor no"),
         (b"\x80\x02](U\x01ae](\x88e\x86.", "has 1 pictures and 1 pairs"),
     ],
@@ -242,11 +242,11 @@ def test_lfw_messages(tmp_path: Path):
         (text.replace("2\t1\n", "ten\t1\n", 1), r"begins with 'ten 1'"),
         (
             text.replace("2\t1\n", "1\t2\n", 1),
-            r"row 2: 'Abel_Pacheco 1 Aaron_Eckhart 1' is no pair; name n1 n2 is needed here",
+            r"row 2: 'Abel_Pacheco 1 Aaron_Eckhart 1' is not a pair; name n1 n2 is needed here",
         ),
         (
             text.replace("Eckhart\t1\tAbel", "Eckhart\tx\tAbel"),
-            r"row 4: 'Aaron_Eckhart x Abel_Pacheco 4' is no pair; name1 n1 name2 n2",
+            r"row 4: 'Aaron_Eckhart x Abel_Pacheco 4' is not a pair; name1 n1 name2 n2",
         ),
     ):
         (tmp_path / "pairs.txt").write_text(new)

@@ -46,7 +46,7 @@ def test_the_report_is_complete(astronaut, tmp_path, monkeypatch) -> None:
     found = json.loads(done.stdout)
     (group,) = found["groups"]
     assert group["name"] == "1 pictures (1 could not be read)"
-    assert group["faces_a_picture"] == 1
+    assert group["faces_per_picture"] == 1
     assert list(group["ms"]) == [*benchmark.STAGES, "all"]
     assert all(0 < v["p50"] <= v["p95"] for v in group["ms"].values())
     assert group["stream"]["pictures"] == group["stream"]["faces"] == 2
@@ -64,7 +64,7 @@ def test_the_report_is_complete(astronaut, tmp_path, monkeypatch) -> None:
         "threads 1",
         "decode",
         "pictures/s",
-        "processor seconds",
+        "CPU seconds",
         "resident",
         "load weights",
         about["cpu"],

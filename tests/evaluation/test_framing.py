@@ -10,7 +10,7 @@ import pytest
 from mien import geometry
 from mien.data.formats import pack
 from mien.data.formats.parsing import CELEBAMASK_FIVE
-from mien.evaluation.scoring import whole_picture
+from mien.evaluation.scoring import full_picture_crop
 from mien.tasks import PARSING
 from mien.tasks.parsing import Parsing
 from mien.types import View
@@ -19,13 +19,13 @@ from tests.conftest import needs_pack
 
 def test_a_picture_of_the_views_size_is_shown_as_it_is():
     pixels = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
-    crop = whole_picture(pixels, View((64, 64), "head", (0.5,) * 3, (0.5,) * 3))
+    crop = full_picture_crop(pixels, View((64, 64), "head", (0.5,) * 3, (0.5,) * 3))
     np.testing.assert_array_equal(crop.pixels, pixels)
     np.testing.assert_array_equal(crop.from_photo, np.eye(2, 3))
 
 
 def test_a_larger_picture_is_shown_from_edge_to_edge():
-    crop = whole_picture(np.zeros((40, 80, 3), np.uint8), View((20, 10), "head", (0.5,) * 3, (0.5,) * 3))
+    crop = full_picture_crop(np.zeros((40, 80, 3), np.uint8), View((20, 10), "head", (0.5,) * 3, (0.5,) * 3))
     assert crop.pixels.shape == (10, 20, 3)
     corners = geometry.move_points([(-0.5, -0.5), (79.5, 39.5)], crop.from_photo)
     np.testing.assert_allclose(corners, [(-0.5, -0.5), (19.5, 9.5)])
@@ -55,7 +55,7 @@ def test_a_perfect_answer_on_celebamask(whole: bool, ceiling: float):
         image, truth = dataset[i].image, dataset[i].labels["parsing"]
         h, w = truth.shape
         crop = (
-            whole_picture(image, view)
+            full_picture_crop(image, view)
             if whole
             else geometry.align(image, CELEBAMASK_FIVE * (w, h) - 0.5, view)
         )

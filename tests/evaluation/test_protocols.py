@@ -16,7 +16,7 @@ from mien.data.catalogue import DATASETS, OFFICIAL, Official
 from mien.data.formats import landmarks
 from mien.errors import MissingData, UsageError
 from mien.evaluation.protocols import Protocol
-from mien.evaluation.scoring import PROTOCOLS, Score, as_table, evaluate, run, whole_picture
+from mien.evaluation.scoring import PROTOCOLS, Score, as_table, evaluate, full_picture_crop, run
 from mien.tasks import TASKS, task
 from mien.tasks.attributes import AttributesTask
 from mien.tasks.base import Embedding, Map, Points, Vector
@@ -145,7 +145,11 @@ def raw_of(p: Protocol, label: Any, sample: Sample, view: View) -> np.ndarray:
                 for k in range(t.shape.n)
             ]
         )
-    crop = whole_picture(sample.image, view) if p.whole else geometry.align(sample.image, sample.points, view)
+    crop = (
+        full_picture_crop(sample.image, view)
+        if p.full_picture
+        else geometry.align(sample.image, sample.points, view)
+    )
     target, _ = t.encode_target(label, crop.from_photo, False, view.size)
     if isinstance(t.shape, Points):
         return target
@@ -198,7 +202,7 @@ def test_the_official_protocols_are_these():
         "agedb_30", "calfw", "cplfw",
         "lfw-official",
     }  # fmt: skip
-    assert {n for n, p in PROTOCOLS.items() if p.mirror} == set(OF[Embedding])
+    assert {n for n, p in PROTOCOLS.items() if p.flip_tta} == set(OF[Embedding])
 
 
 @pytest.mark.parametrize("name", [n for n in MINE if n not in OF[Embedding]])
@@ -366,7 +370,7 @@ def test_pairs_need_the_mirror_image_here(name: str, build: Callable[[str], None
     assert score.values["threshold"] == pytest.approx(0.5, abs=1e-6)
     # alone: both folds see a same pair at 0 and another at 1; of the two equally bad cuts the upper is taken,
     # all are "different"
-    assert evaluate(Fake("identity512", straight), dataclasses.replace(p, mirror=False)).headline == 50
+    assert evaluate(Fake("identity512", straight), dataclasses.replace(p, flip_tta=False)).headline == 50
 
 
 def test_folds_of_lfw_are_those_of_its_list(build: Callable[[str], None]):
@@ -439,7 +443,7 @@ def test_the_answer_for_the_set_is_preferred_to_the_plain_one(build: Callable[[s
         assert evaluate(Has(*names), p).headline == pytest.approx(years - mean), names
     with pytest.raises(
         UsageError,
-        match="does not answer 'age' or 'age@morph2', which morph2 scores; it answers: age@utkface",
+        match="does not predict 'age' or 'age@morph2', which morph2 scores; its tasks: age@utkface",
     ):
         evaluate(Has("age@utkface"), p)
 
@@ -458,7 +462,7 @@ def test_without_names_all_possible_protocols_run_and_the_others_are_reported(
         f"mien: skipped utkface-official: expected {tmp_path / 'utkface-official'}, laid out as"
         " mien.data.formats.attributes.utkface says" in told
     )
-    assert "does not answer them: " in told and "wflw (wflw98)" in told and "morph2" not in told
+    assert "does not predict them: " in told and "wflw (wflw98)" in told and "morph2" not in told
     with pytest.raises(MissingData, match=r"utkface-official.*it is missing"):
         run(Has("age"), ["utkface-official"])
     with pytest.raises(MissingData, match="no protocol was run"):
@@ -466,7 +470,7 @@ def test_without_names_all_possible_protocols_run_and_the_others_are_reported(
     # damage is no absence: it is not passed over
     (tmp_path / "utkface-official" / "UTKFace").mkdir(parents=True)
     (tmp_path / "morph2" / "morph_2008_nonCommercial.csv").write_text("photo,age\na.jpg,young\n")
-    with pytest.raises(UsageError, match="'young' is no number"):
+    with pytest.raises(UsageError, match="'young' is not a number"):
         run(Has("age"))
 
 

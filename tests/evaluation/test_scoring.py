@@ -22,7 +22,7 @@ from mien.io.image import load_photo
 from mien.types import Detection, Pixels, Sample
 from tests.conftest import needs_pack
 
-PROTOCOL = dataclasses.replace(PROTOCOLS["helen68"], mirror=False)
+PROTOCOL = dataclasses.replace(PROTOCOLS["helen68"], flip_tta=False)
 
 
 @pytest.fixture(scope="module")

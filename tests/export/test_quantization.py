@@ -82,7 +82,7 @@ def test_a_kept_task_has_float_convolutions_of_its_own(small: tuple[Path, dict])
 
 @pytest.mark.parametrize(
     ("keep", "n", "says"),
-    [(("hair",), MINIMUM, "'hair' is no task"), ((), MINIMUM - 1, f"{MINIMUM - 1} faces are too few")],
+    [(("hair",), MINIMUM, "'hair' is not a task"), ((), MINIMUM - 1, f"{MINIMUM - 1} faces are too few")],
 )
 def test_what_cannot_be_made_is_refused(
     keep: tuple[str, ...], n: int, says: str, faces: np.ndarray, tmp_path: Path

@@ -266,5 +266,5 @@ def test_an_interrupted_run_keeps_its_rows(tmp_path, monkeypatch):
 
     monkeypatch.setattr(FeatureReader, "stream", interrupted)
     done = run(*PHOTOS, "--out", str(tmp_path / "part.parquet"), code=130)
-    assert "interrupted; the faces of 1 of 2 photos are kept" in done.stderr
+    assert "interrupted; the faces of 1 of 2 photos are saved" in done.stderr
     assert pq.read_table(tmp_path / "part.parquet").num_rows == 1

@@ -39,7 +39,7 @@ def test_answers_are_the_mean_of_both_in_one_call():
 
 def test_flip_tta_gives_a_face_and_its_mirror_image_equal_answers():
     plain, mirrored = (
-        mien.load(threads=1, tasks=["age", "expression", "identity", "landmarks"], mirror=m)
+        mien.load(threads=1, tasks=["age", "expression", "identity", "landmarks"], flip_tta=m)
         for m in (False, True)
     )
     crop = plain("examples/astronaut.jpg")[0].crop
@@ -74,7 +74,7 @@ def test_records_state_flip_tta_and_a_table_without_it_is_not_resumed(tmp_path):
         str(tmp_path / "rows.jsonl"),
     ]
     assert CliRunner().invoke(app, [*words, "--flip-tta"]).exit_code == 0
-    assert '"name": "mien_tiny+mirror"' in (tmp_path / "rows.jsonl").read_text(encoding="utf-8")
+    assert '"name": "mien_tiny+flip_tta"' in (tmp_path / "rows.jsonl").read_text(encoding="utf-8")
     assert CliRunner().invoke(app, [*words, "--flip-tta", "--resume"]).exit_code == 0
     refused = CliRunner().invoke(app, [*words, "--resume"])
-    assert isinstance(refused.exception, UsageError) and "mien_tiny+mirror" in str(refused.exception)
+    assert isinstance(refused.exception, UsageError) and "mien_tiny+flip_tta" in str(refused.exception)

@@ -120,7 +120,7 @@ def test_bytes_that_cannot_be_followed_are_refused_by_the_runtime(tmp_path: Path
     )  # two outputs, then a node of a kind of field that there is not
     graph = output + b"\x0a\x02\x0b\x00"
     path.write_bytes(b"\x3a" + bytes([len(graph)]) + graph)
-    with pytest.raises(BadWeights, match="no ONNX network that runs here"):
+    with pytest.raises(BadWeights, match="not an ONNX network that runs here"):
         OnnxModel(path, tasks=["a"])
 
 
@@ -132,7 +132,7 @@ def test_a_reader_knows_the_tasks_it_was_loaded_without_and_takes_another_model(
     photo = "examples/astronaut.jpg"
     with pytest.raises(UnknownTask, match=r"loaded without 'identity'; load it with tasks="):
         reader.read(photo, tasks=["identity"])
-    with pytest.raises(UnknownTask, match=r"does not answer 'nose'; it answers: age"):
+    with pytest.raises(UnknownTask, match=r"does not predict 'nose'; its tasks: age"):
         reader.read(photo, tasks=["nose"])
 
     class Other:

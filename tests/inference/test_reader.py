@@ -264,7 +264,7 @@ def test_tasks_choose_and_identity_comes_only_when_named(astronaut):
         face["agee"]
     with pytest.raises(KeyError):
         face[mien.AGE]
-    with pytest.raises(UnknownTask, match=r"does not answer 'agee'; it answers: .*age"):
+    with pytest.raises(UnknownTask, match=r"does not predict 'agee'; its tasks: .*age"):
         mien.load(tasks=["agee"])
 
 

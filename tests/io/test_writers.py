@@ -315,6 +315,6 @@ def test_ctrl_c_keeps_what_was_done_and_says_so(album, tmp_path) -> None:
     where = tmp_path / "f.jsonl"
     code, error = started(album, where, signal.SIGINT)
     assert code == 130
-    assert "photos are kept; --resume goes on" in error
+    assert "photos are saved; --resume continues" in error
     assert "Traceback" not in error
     assert 3 <= len(paths(where)) < 40

@@ -275,12 +275,10 @@ def plain() -> NaiveFaceptor:
     return model
 
 
-@pytest.mark.parametrize(
-    "build", [lambda: naive_faceptor_tiny(tasks=[LANDMARKS, AGE, IDENTITY]), plain], ids=["tiny", "plain"]
-)
-def test_torch_and_onnx_agree_at_any_batch_size(build, tmp_path):
+def test_torch_and_onnx_agree_at_any_batch_size(tmp_path):
+    """With maps of one stride; the tiny network is among those of tests/contracts."""
     torch.manual_seed(0)
-    model = build().eval()
+    model = plain().eval()
     export(model, tmp_path / "m.onnx")
     for n in (1, 3):
         images = torch.randn(n, 3, 112, 112, generator=torch.Generator().manual_seed(n)).numpy()

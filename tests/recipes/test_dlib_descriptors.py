@@ -132,7 +132,7 @@ def test_blends_of_the_pack_are_described(
         "descriptor": told.tolist(),
     }
     pq.write_table(pa.table(table), tmp_path / "blends.parquet")
-    data = face_morphs.FaceMorphs(left=0.3)
+    data = face_morphs.FaceMorphs(mean_fraction=0.3)
     assert len(data) == 2 and data[0].image.shape == (176, 176, 3)
     np.testing.assert_allclose(
         data[0].labels["identity"], pack.centered(told.astype(np.float32), 0.3)[0], rtol=1e-5
@@ -142,7 +142,7 @@ def test_blends_of_the_pack_are_described(
 
 @needs_pack
 def test_centered_descriptors_have_no_mean_or_what_is_left_of_it() -> None:
-    none, some = (np.stack(list(pack.descriptors(left=left).values())) for left in (0.0, 0.3))
+    none, some = (np.stack(list(pack.descriptors(mean_fraction=left).values())) for left in (0.0, 0.3))
     assert np.abs(none.mean(0)).max() < 1e-3 and none.std() == pytest.approx(1, abs=1e-3)
     np.testing.assert_allclose(
         some - none, np.broadcast_to(some.mean(0) - none.mean(0), some.shape), atol=1e-4

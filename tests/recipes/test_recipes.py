@@ -522,7 +522,7 @@ def test_faces_in_the_wild_start_from_the_answers_of_a_released_network(tmp_path
     with torch.no_grad():
         for name, answer in old(images).items():
             assert torch.allclose(recipe.model.eval()(images)[name], answer, atol=1e-3), name
-    assert not any("reference" in n for n in names), "the other network is no part of the weights"
+    assert not any("reference" in n for n in names), "the other network is not a part of the weights"
     before = {k: v.clone() for k, v in recipe.model.state_dict().items()}
     learned(recipe, tmp_path / "run")
     moved = {k for k, v in recipe.model.state_dict().items() if not torch.equal(v, before[k])}
@@ -533,7 +533,7 @@ def test_faces_in_the_wild_start_from_the_answers_of_a_released_network(tmp_path
     losses = json.loads((tmp_path / "run" / "log.jsonl").read_text().splitlines()[-1])["losses"]
     assert losses["identity"] < 0.5, "it starts at the released network's embeddings"
     further = {"start": str(tmp_path / "run" / "model.safetensors"), "steps": 2}
-    with pytest.raises(UsageError, match=r"name its \.onnx by keep="):
+    with pytest.raises(UsageError, match=r"name its \.onnx by reference="):
         module.recipe(synthetic=True, part="wild", **further)
     with pytest.raises(UsageError, match="can share 1, 2, 3, 5, 7 stages of the encoder, not 4"):
         module.recipe(synthetic=True, part="wild", start=start, frozen=4)

@@ -79,7 +79,7 @@ def test_as_the_definition_says(seed, rng) -> None:
     e = np.repeat(rng.normal(size=(6, 8)), 5, axis=0) + 0.5 * rng.normal(size=(30, 8))
     e /= np.linalg.norm(e, axis=1, keepdims=True)
     apart = rng.integers(0, 12, 30).tolist()
-    labels = np.array(group(e, 0.7, apart=apart))
+    labels = np.array(group(e, 0.7, photos=apart))
     found = sorted(np.flatnonzero(labels == k).tolist() for k in set(labels.tolist()))
     assert found == naive(e.astype(np.float32), 0.7, apart)
     sizes = np.bincount(labels)
@@ -89,7 +89,7 @@ def test_as_the_definition_says(seed, rng) -> None:
 def test_faces_of_one_photo_are_two_people() -> None:
     twins = directions(0, 1, 2)
     assert group(twins, 0.9) == [0, 0, 0]
-    assert group(twins, 0.9, apart=[0, 0, 1]) == [1, 0, 0]
+    assert group(twins, 0.9, photos=[0, 0, 1]) == [1, 0, 0]
 
 
 def test_margins_ask_for_more() -> None:
@@ -124,7 +124,7 @@ def test_an_album() -> None:
     assert [f["path"] for f in d["people"][0]["faces"]] == ["a.jpg", "b.jpg"]
     assert d["people"][0]["faces"][0]["similarity"] == round(float(np.cos(np.radians(5))), 4)
     assert d["people"][0]["faces"][0]["next"] is None
-    assert d["alone"][0]["next"] == round(float(np.cos(np.radians(85))), 4)
+    assert d["single_faces"][0]["next"] == round(float(np.cos(np.radians(85))), 4)
     assert (d["photos"], d["too_small"]) == (3, 1)
 
 
@@ -313,7 +313,7 @@ def test_cluster_sorts_an_album(tmp_path, astronaut) -> None:
     assert [[f["path"].split("/")[-1] for f in p["faces"]] for p in d["people"]] == [
         ["astronaut-mirrored.png", "astronaut.png"], ["grace_hopper-mirrored.png", "grace_hopper.png"],
     ]  # fmt: skip
-    assert (d["alone"], d["not_read"], d["cut"]["source"]) == ([], 1, "given")
+    assert (d["single_faces"], d["not_read"], d["threshold"]["source"]) == ([], 1, "given")
     assert sorted(p.name for p in (tmp_path / "people").iterdir()) == ["person-001", "person-002"]
     assert len(list((tmp_path / "people" / "person-001").iterdir())) == 2
     assert '"person": 2' in (tmp_path / "who.html").read_text()
@@ -329,10 +329,10 @@ def test_cluster_without_rates_is_stricter_than_the_best_threshold(table, monkey
     monkeypatch.setattr(clustering, "TABLE", table.with_name("clustering.json"))
     d = json.loads(run("cluster", astronaut).stdout)
     lfw = json.loads((WEIGHTS / "mien.json").read_text())["scores"]["lfw"]["threshold"]
-    assert d["cut"]["threshold"] == pytest.approx(lfw + STRICTER, abs=1e-4)
-    assert len(d["alone"]) == 1
+    assert d["threshold"]["threshold"] == pytest.approx(lfw + STRICTER, abs=1e-4)
+    assert len(d["single_faces"]) == 1
 
 
 def test_a_network_without_identity_is_refused(astronaut) -> None:
     done = run("verify", astronaut, astronaut, "--weights", str(WEIGHTS / "detector.onnx"))
-    assert "does not answer identity" in str(done.exception)
+    assert "does not predict identity" in str(done.exception)

@@ -256,7 +256,7 @@ def test_a_picture_to_enroll_shows_one_face(place, picture, error, said):
         (lambda g: g.forget("Nobody"), "called 'Nobody'"),
         (lambda g: g.forget("Person000xyz", "Nobody"), "called 'Nobody'"),
         (lambda g: g.forget(), "at least one"),
-        (lambda g: g.edit("Person000xyz", name="Person001xyz"), "here already"),
+        (lambda g: g.edit("Person000xyz", name="Person001xyz"), "is already used"),
         (lambda g: g.merge("Person000xyz", "Person000xyz"), "another person"),
         (lambda g: g.split("Person000xyz", ["f_0"], "B"), "no face 'f_0'"),
         (lambda g: g.split("Person000xyz", g.person("Person000xyz").faces, "B"), "some of the 2"),
@@ -667,7 +667,7 @@ def test_the_commands_from_add_to_forget(place, tmp_path):
         "faces": 2,
         "corrections": 0,
     }
-    with pytest.raises(UsageError, match="nobody here"):
+    with pytest.raises(UsageError, match="no person is called"):
         CliRunner().invoke(app, ["gallery", "forget", at, "Eileen"], catch_exceptions=False)
 
 

@@ -134,5 +134,5 @@ def test_a_gallery_that_cannot_be_written_is_still_read(place, monkeypatch, capl
 
 def test_a_person_cannot_be_renamed_to_another_spelling_of_somebody_s_name(place) -> None:
     gallery = Gallery(place[0], key=place[1])
-    with pytest.raises(UsageError, match="here already"):
+    with pytest.raises(UsageError, match="is already used"):
         gallery.edit("Ann", name=DECOMPOSED)

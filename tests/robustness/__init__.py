@@ -1,4 +1,4 @@
 """Hard use: damaged bytes, many threads and processes, long runs, full disks, no network.
 
-See docs/robustness.md.
+See README.md in this folder.
 """

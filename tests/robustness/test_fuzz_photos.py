@@ -45,7 +45,7 @@ def check(folder: Path, first: int, count: int) -> None:
 
 
 def test_mutated_pictures(tmp_path: Path) -> None:
-    check(tmp_path, 1_000_000, 150)
+    check(tmp_path, 1_000_000, 100)
 
 
 @pytest.mark.slow
@@ -70,7 +70,7 @@ def test_checksums_are_fixed_so_that_mutants_pass_them() -> None:
     assert load_photo(bytes(with_sums(bytearray(broken)))).height == 32
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(data=st.data(), dtype=DTYPES, shape=SHAPES)
 def test_any_array(reader: Any, data: Any, dtype: np.dtype, shape: tuple[int, ...]) -> None:
     array = (

@@ -35,15 +35,15 @@ def check(kind: str, folder: Path, first: int, count: int) -> None:
 
 
 def test_mutated_networks(tmp_path: Path) -> None:
-    check("networks", tmp_path, 1_000_000, 150)
+    check("networks", tmp_path, 1_000_000, 100)
 
 
 def test_mutated_provenance(tmp_path: Path) -> None:
-    check("promises", tmp_path, 1_000_000, 150)
+    check("promises", tmp_path, 1_000_000, 100)
 
 
 def test_mutated_headers(tmp_path: Path) -> None:
-    check("headers", tmp_path, 1_000_000, 150)
+    check("headers", tmp_path, 1_000_000, 100)
 
 
 def test_a_header_written_by_hand_is_the_library_s() -> None:
@@ -214,7 +214,7 @@ def test_outputs_that_are_no_numbers_are_refused(number: float, tmp_path: Path) 
     weights = next(w for w in proto.graph.initializer if w.name == "age_w")
     weights.CopyFrom(onnx.numpy_helper.from_array(np.full((101, 3, 1, 1), number, np.float32), "age_w"))
     onnx.save(proto, tmp_path / "w.onnx")
-    with pytest.raises(BadWeights, match="answers 'age' by numbers that are none"):
+    with pytest.raises(BadWeights, match="predicts 'age' as NaN or too large"):
         OnnxModel(tmp_path / "w.onnx")(np.ones((1, 3, 64, 64), np.float32))
 
 

@@ -315,10 +315,10 @@ def drawn(people_: int, each: int, spread: float, seed: int = 0) -> np.ndarray:
 def test_blocks_of_an_album_give_what_all_pairs_give(spread) -> None:
     e = drawn(20, 8, spread)
     apart, margins = [i // 2 for i in range(160)], np.where(np.arange(160) % 9 == 0, 0.05, 0.0)
-    exact = clustering.group(e, 0.6, apart=apart, margins=margins)
+    exact = clustering.group(e, 0.6, photos=apart, margins=margins)
     assert 20 <= max(exact) + 1 < 160
     for block in (7, 64, 4096):
-        found = album.group(e, 0.6, apart=apart, margins=margins, block=block)
+        found = album.group(e, 0.6, photos=apart, margins=margins, block=block)
         assert (found.labels, found.approximate) == (exact, 0)
     assert album.group(np.zeros((0, 8)), 0.5).labels == []
 

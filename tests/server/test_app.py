@@ -353,7 +353,7 @@ def test_other_routes_methods_and_forms(http):
     strange = {"content-type": "multipart/form-data; boundary=b; charset=unicode_escape"}
     refusal(
         http.post("/v1/analyze", content=odd, headers=strange), 400, "bad_field"
-    )  # half a pair is no Unicode
+    )  # half a pair is not Unicode
 
 
 def test_sizes(reader):

@@ -79,9 +79,9 @@ def test_eight_pictures_on_their_way_are_one_forward_and_each_gets_its_own(model
     together = threading.Barrier(8)
 
     def picture(i: int) -> list[float]:
-        with batcher.visit(Deadline(10)) as visit:
+        with batcher.lease(Deadline(10)) as lease:
             together.wait(5)  # all are on their way before the first asks
-            return visit(faces(i, 10 * i))["double"].tolist()
+            return lease(faces(i, 10 * i))["double"].tolist()
 
     start = time.monotonic()
     assert list(pool.map(picture, range(8))) == [[2 * i, 20 * i] for i in range(8)]
@@ -93,9 +93,9 @@ def test_eight_pictures_on_their_way_are_one_forward_and_each_gets_its_own(model
 def test_one_alone_does_not_wait(model):
     batcher = Batcher(model, wait_ms=60_000)
     start = time.monotonic()
-    with batcher.visit(Deadline(10)) as visit:
-        assert visit(faces(3))["double"].tolist() == [6]
-        assert visit(faces(4))["double"].tolist() == [8]  # a second part of the same picture
+    with batcher.lease(Deadline(10)) as lease:
+        assert lease(faces(3))["double"].tolist() == [6]
+        assert lease(faces(4))["double"].tolist() == [8]  # a second part of the same picture
     assert batcher(faces(5))["double"].tolist() == [10]
     assert time.monotonic() - start < 5
     assert model.sizes == [1, 1, 1]
@@ -104,7 +104,7 @@ def test_one_alone_does_not_wait(model):
 
 def test_a_face_waits_for_one_on_its_way_but_not_for_ever(model):
     batcher = Batcher(model, wait_ms=80)
-    with batcher.visit(Deadline(10)), batcher.visit(Deadline(10)) as quick:
+    with batcher.lease(Deadline(10)), batcher.lease(Deadline(10)) as quick:
         start = time.monotonic()
         quick(faces(1))
         assert 0.07 < time.monotonic() - start < 4
@@ -113,8 +113,8 @@ def test_a_face_waits_for_one_on_its_way_but_not_for_ever(model):
 
 def test_a_picture_without_faces_is_waited_for_no_longer(model, pool):
     batcher = Batcher(model, wait_ms=60_000)
-    with batcher.visit(Deadline(10)) as quick:
-        with batcher.visit(Deadline(10)):
+    with batcher.lease(Deadline(10)) as quick:
+        with batcher.lease(Deadline(10)):
             answer = pool.submit(quick, faces(1))
             assert not wait([answer], timeout=0.1).done
         assert answer.result(5)["double"].tolist() == [2]

@@ -144,7 +144,7 @@ def test_merge_split_and_edit(client, served):
     assert (caught.value.status, caught.value.code) == (404, "no_person")
     with pytest.raises(ServerError, match="no face 'f_none'"):
         client.split(ann, ["f_none"], "Zoe")
-    with pytest.raises(ServerError, match="is here already"):
+    with pytest.raises(ServerError, match="is already used"):
         client.edit(ann, name="Eve")
 
 

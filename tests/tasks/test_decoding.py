@@ -12,15 +12,14 @@ import torch
 
 from mien.errors import BadWeights, UsageError
 from mien.evaluation.scoring import PROTOCOLS, evaluate
-from mien.export.onnx_export import export
 from mien.geometry import template_points
 from mien.inference.onnx_model import OnnxModel
-from mien.models.faceptor import faceptor_tiny
 from mien.tasks import AGE, LANDMARKS, POINTS5, task
 from mien.tasks.base import configured
 from mien.tasks.landmarks import expected_place
 from mien.training import checkpoint
 from mien.types import Crop, Sample, View
+from tests.support.exported import network
 
 SIGMOID = {"decoding": "sigmoid"}
 CROP = Crop(np.zeros((512, 512, 3), np.uint8), np.array([[1.0, 0, 0], [0, 1, 0]]))
@@ -155,14 +154,11 @@ def test_sigmoid_decoding_needs_maps():
         )
 
 
-def test_weights_keep_how_they_are_decoded(tmp_path):
+def test_weights_keep_how_they_are_decoded(exported):
     """Through a checkpoint and through an exported file, and a damaged setting is refused."""
-    settings = {"age": {**SIGMOID, "year_offset": 21}, "landmarks": SIGMOID}
-    model = faceptor_tiny(tasks=[task("age"), task("landmarks"), task("expression")], size=64).eval()
-    model.tasks = tuple(configured(t, settings.get(t.name, {})) for t in model.tasks)
-    checkpoint.save(tmp_path / "model.safetensors", model)
-    export(model, tmp_path / "model.onnx")
-    for again in (checkpoint.load(tmp_path / "model.safetensors"), OnnxModel(tmp_path / "model.onnx")):
+    model = network()
+    assert [t.name for t in model.tasks if t.header().get("decoding") == "sigmoid"] == ["landmarks", "age"]
+    for again in (checkpoint.load(exported / "m.safetensors"), OnnxModel(exported / "m.onnx")):
         assert [t.header() for t in again.tasks] == [t.header() for t in model.tasks]
         age = next(t for t in again.tasks if t.name == "age")
         assert age.read(ages(0.5, (0.7, 30), (0.3, 42)), CROP).years == pytest.approx(33.60 + 21, abs=0.005)

@@ -247,7 +247,7 @@ def test_every_group_refuses_what_does_not_belong_there(site, found):
     catalogues = {"mien.datasets": DATASETS, "mien.protocols": PROTOCOLS, "mien.systems": MODELS}
     assert set(catalogues) | {"mien.tasks"} == set(GROUPS)
     for group, catalogue in catalogues.items():
-        with pytest.raises(PluginError, match=f"is no {GROUPS[group]} for mien: it is of type int"):
+        with pytest.raises(PluginError, match=f"is not a {GROUPS[group]} for mien: it is of type int"):
             catalogue["numbers"]
     done = CliRunner().invoke(app, ["models"])
     assert done.exit_code == 0

@@ -170,7 +170,7 @@ WRONG = {
     "import it in criterion.. only": ReadsWithTorch(),
     "compute.. has no 'n'": NoCount(),
     "the headline 'error' is not among the numbers: mae, n": OtherHeadline(),
-    "to_dict.. is no plain JSON": with_answer("A", to_dict=lambda self: {"pixels": np.float32(1)}),
+    "to_dict.. is not plain JSON": with_answer("A", to_dict=lambda self: {"pixels": np.float32(1)}),
     "summary.. or tag.. has a line break": with_answer("B", summary=lambda self: "a\nb"),
     "column 'width' must be named 'length'": with_answer(
         "C", columns=classmethod(lambda cls, name: [Column("width", float, value_at(name, "pixels"))])

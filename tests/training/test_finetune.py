@@ -57,7 +57,7 @@ def choice(home, pictures, astronaut):
             face = np.asarray(photo.convert("RGB"))
         Image.fromarray(np.hstack([face, face])).save(folder / "worn" / "two.png")
         lines = list[str]()
-        made = finetune(folder, "masked", home / "masked.onnx", threads=1, told=lines.append)
+        made = finetune(folder, "masked", home / "masked.onnx", threads=1, log=lines.append)
         return made, lines
 
 

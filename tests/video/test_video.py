@@ -130,7 +130,7 @@ def contents(path) -> dict:
 
 def annotate(source, target, reader=squares, **settings) -> film.Writer:
     reading = video.read_video(source, reader, every=True, **settings)
-    with film.Writer(target, rate=reading.film.rate, sound_of=reading.film) as out:
+    with film.Writer(target, rate=reading.container.rate, sound_of=reading.container) as out:
         for frame in reading:
             out.add(frame.drawn(), frame.time)
     return out
@@ -353,7 +353,7 @@ def test_memory_stays_flat(tmp_path):
 
     path = clip(tmp_path / "a.mp4", moved(600), rate=25, sound="aac")
     sizes, reading = [], video.read_video(path, squares, every=True, stride=2)
-    with film.Writer(tmp_path / "b.mp4", rate=25, sound_of=reading.film) as out:
+    with film.Writer(tmp_path / "b.mp4", rate=25, sound_of=reading.container) as out:
         for frame in reading:
             out.add(frame.drawn(), frame.time)
             if frame.number % 100 == 99:
@@ -415,7 +415,7 @@ def test_what_cannot_be_opened_says_why(tmp_path):
         ("empty.mp4", EmptyFile, "0 bytes"),
         ("", Unreadable, "folder"),
         ("noise.mp4", film.NotAVideo, "no film"),
-        ("sound.wav", film.NotAVideo, "no moving pictures"),
+        ("sound.wav", film.NotAVideo, "no video stream"),
     ):
         with pytest.raises(kind, match=said):
             film.VideoContainer(tmp_path / name)

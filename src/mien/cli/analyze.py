@@ -77,7 +77,7 @@ class Pictures:
             raise UsageError("--masks needs the parsing task; add parsing to --tasks")
         if label is not None and attention is None:
             raise UsageError("--label selects what --attention FOLDER draws; give both")
-        self.look = drawing_of(style, overlay, draw, "--draw", reader.requested)
+        self.style_options = drawing_of(style, overlay, draw, "--draw", reader.requested)
         self.draw, self.masks, self.crops, self.kind, self.reader = draw, masks, crops, kind, reader
         self.show: Callable[[str, Any], Any] | None = (
             _attention_saver(reader, attention, label) if attention else None
@@ -114,7 +114,7 @@ class Pictures:
         from mien.visualize import drawing
 
         if self.draw:
-            drawn = drawing.annotate(reading.photo.pixels, reading, **self.look)
+            drawn = drawing.annotate(reading.photo.pixels, reading, **self.style_options)
             drawing.save_jpeg(self.draw / f"{name}.jpg", drawn)
         for number, face in enumerate(reading, 1):
             if self.masks:
@@ -161,7 +161,7 @@ def _at_scale(
     return 1 if done.failed else 0
 
 
-def _records_here(
+def _records_of_reader(
     reader: Any, photos: list[tuple[str, Any]], names: dict[str, str], pictures: Pictures
 ) -> Generator[tuple[dict[str, Any], Iterable[str]], None, None]:
     """Records of photos in order, with lines for people, read by this process.
@@ -276,7 +276,7 @@ def analyze(
         batch=batch,
         max_pixels=max_pixels,
         score=score,
-        mirror=flip_tta,
+        flip_tta=flip_tta,
         thorough=thorough,
     )
     if engine is not None:
@@ -318,22 +318,31 @@ def analyze(
     left = [(path, source) for path, source in found if not output.has(path)]
     if len(left) < len(found):
         note(f"{out} has {len(found) - len(left)} of {len(found)} photos; {len(left)} are left")
-    failed = count = 0
     records = (
         records_of(left, names, make, saved, workers)
         if workers
-        else _records_here(reader, left, names, pictures)
+        else _records_of_reader(reader, left, names, pictures)
     )
     try:
-        for record, lines in records:
-            output.add(record, lines)
-            failed, count = failed + ("error" in record), count + 1
-    except KeyboardInterrupt:
-        go_on = "; --resume goes on" if out and out.endswith((".jsonl", ".csv", ".parquet")) else ""
-        typer.echo(f"mien: interrupted; {count} of {len(left)} photos are kept{go_on}", err=True)
-        raise typer.Exit(INTERRUPTED) from None
+        failed = _write(records, output, len(left), out)
     finally:
         records.close()  # ends other processes
         pictures.close()
         output.close()
     raise typer.Exit(1 if failed else 0)
+
+
+def _write(
+    records: Iterable[tuple[dict[str, Any], Iterable[str]]], output: Output, total: int, out: str | None
+) -> int:
+    """Write the records of `total` photos; the number of photos that could not be read."""
+    failed = count = 0
+    try:
+        for record, lines in records:
+            output.add(record, lines)
+            failed, count = failed + ("error" in record), count + 1
+    except KeyboardInterrupt:
+        resume = "; --resume continues" if out and out.endswith((".jsonl", ".csv", ".parquet")) else ""
+        typer.echo(f"mien: interrupted; {count} of {total} photos are saved{resume}", err=True)
+        raise typer.Exit(INTERRUPTED) from None
+    return failed

@@ -102,7 +102,7 @@ def anonymize(
         typer.Option(
             "--visible",
             metavar="PERSON",
-            help="Person who stays visible: a name of --gallery, or a photo; can be repeated.",
+            help="Person who stays visible: a name in --gallery, or a photo; can be repeated.",
             show_default="nobody",
             rich_help_panel=VIDEOS,
         ),
@@ -143,12 +143,10 @@ def anonymize(
     stride: Annotated[
         int,
         typer.Option(
-            "--stride", min=1, metavar="N", help="Search faces in every N-th frame.", rich_help_panel=VIDEOS
+            "--stride", min=1, metavar="N", help="Detect faces in every N-th frame.", rich_help_panel=VIDEOS
         ),
     ] = 1,
-    mute: Annotated[
-        bool, typer.Option("--mute", help="Leave the sound out.", rich_help_panel=VIDEOS)
-    ] = False,
+    mute: Annotated[bool, typer.Option("--mute", help="Remove the sound.", rich_help_panel=VIDEOS)] = False,
     report: Annotated[
         Path | None,
         typer.Option(

@@ -163,8 +163,8 @@ class _Bar:
     def __init__(self, video: str):
         from mien.video.container import VideoContainer
 
-        with VideoContainer(video) as film:
-            self._frames = round((film.duration or 0.0) * float(film.rate))
+        with VideoContainer(video) as container:
+            self._frames = round((container.duration or 0.0) * float(container.rate))
 
     def __enter__(self) -> Callable[[int, int, float], None]:
         self._progress = progress(2 * self._frames)
@@ -175,7 +175,7 @@ class _Bar:
         self._progress.__exit__(*error)
 
 
-def report_lines(result: AnonymizationReport, most: int = 10) -> list[str]:
+def report_lines(result: AnonymizationReport, maximum: int = 10) -> list[str]:
     """A report for people."""
     count = len(result.tracks)
     shown = sum(t.visible > 0 for t in result.tracks)
@@ -189,9 +189,9 @@ def report_lines(result: AnonymizationReport, most: int = 10) -> list[str]:
     lines = [head]
     if result.check:
         lines.append(f"  look at {len(result.check)} stretch{'' if len(result.check) == 1 else 'es'}:")
-        lines += [f"  {_stretch(c)}" for c in result.check[:most]]
-    if len(result.check) > most:
-        lines.append(f"  ... and {len(result.check) - most} more; --report FILE.json has all")
+        lines += [f"  {_stretch(c)}" for c in result.check[:maximum]]
+    if len(result.check) > maximum:
+        lines.append(f"  ... and {len(result.check) - maximum} more; --report FILE.json has all")
     return lines
 
 

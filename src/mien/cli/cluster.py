@@ -27,6 +27,8 @@ from mien.cli.options import (
 from mien.cli.streams import say
 from mien.errors import NotWritten, UsageError
 
+SINGLE = "single"  # subfolder of --crops for faces without a group
+
 
 @app.command(rich_help_panel=READ)
 def cluster(
@@ -81,7 +83,7 @@ def cluster(
 ) -> None:
     """Group the faces of an album by person.
 
-    People with one face only are listed as alone. Pairs of groups that may be one person are listed as
+    Faces without a group are listed as single faces. Pairs of groups that may be one person are listed as
     merges.
     """
     from mien.recognition.clustering import Album, album_threshold, suggestion_threshold
@@ -92,10 +94,10 @@ def cluster(
         _check_unused(crops)
     also = ("age", "gender", "expression", "attributes") if sheet else ("age",)
     detection = {"score": score, "thorough": thorough, "max_pixels": max_pixels}
-    reader = _identity_reader(weights, threads, also, mirror=True, **detection)  # as `cluster_faces`
-    cut = album_threshold(reader.model, fmr=fmr, threshold=threshold)
+    reader = _identity_reader(weights, threads, also, flip_tta=True, **detection)  # as `cluster_faces`
+    chosen = album_threshold(reader.model, fmr=fmr, threshold=threshold)
     found = photos_of(photos)
-    album = Album(cut, min_width, same_photo, suggestion_threshold(reader.model, cut.similarity))
+    album = Album(chosen, min_width, same_photo, suggestion_threshold(reader.model, chosen.similarity))
     kept, failed = list[tuple[Any, list[int | None]]](), 0
     try:
         for reading in readings_of(reader, found):
@@ -115,10 +117,10 @@ def cluster(
         typer.echo(text)
     failed += _save_people(album, kept, crops, sheet)
     people = max(album.persons, default=0)
-    alone = sum(p == 0 for p in album.persons)
+    single = sum(p == 0 for p in album.persons)
     note(
         f"{len(album.rows)} faces in {album.photos} photos: {people} people with more than one face,"
-        f" {alone} single faces"
+        f" {single} single faces"
     )
     if merges := len(album.suggest_merges()):
         note(
@@ -137,7 +139,7 @@ def _check_unused(folder: Path) -> None:
     if folder.exists() and not folder.is_dir():
         raise UsageError(f"--crops takes a folder, and {str(folder)!r} is a file; name another")
     there = (
-        sorted(p.name for p in folder.iterdir() if p.name == "alone" or p.name.startswith("person-"))
+        sorted(p.name for p in folder.iterdir() if p.name == SINGLE or p.name.startswith("person-"))
         if folder.exists()
         else []
     )
@@ -151,7 +153,7 @@ def _check_unused(folder: Path) -> None:
 def _save_people(
     album: Any, kept: list[tuple[Any, list[int | None]]], crops: Path | None, sheet: Path | None
 ) -> int:
-    """Crops, one subfolder per person ("alone" for the rest), and the contact sheet.
+    """Save crops, one subfolder per person (`SINGLE` for the others), and the contact sheet.
 
     Returns:
         the number of photos whose crops could not be written.
@@ -169,7 +171,7 @@ def _save_people(
             with writing(reading.path):
                 for i, (face, place, person) in enumerate(zip(reading, places, persons, strict=False), 1):
                     if crops and place is not None:
-                        folder = crops / (f"person-{person:03d}" if person else "alone")
+                        folder = crops / (f"person-{person:03d}" if person else SINGLE)
                         folder.mkdir(parents=True, exist_ok=True)
                         drawing.save_png(folder / f"{number:05d}-{name}-{i}.png", face.crop.pixels)
         except NotWritten as error:

@@ -116,7 +116,10 @@ def photos_of(inputs: list[str]) -> list[tuple[str, Any]]:
     if "-" not in inputs:
         return [(path, path) for path in find_photos(inputs)]
     if len(inputs) > 1:
-        raise UsageError("- is one picture on stdin and comes alone; a file of that name is ./-")
+        raise UsageError(
+            "- reads one picture from stdin and cannot be combined with other photos;"
+            " a file of that name is ./-"
+        )
     if sys.stdin is None:
         raise UsageError("- waits for a picture on stdin, and stdin is closed; give the path of a photo")
     if sys.stdin.isatty():
@@ -278,5 +281,5 @@ def _identity_reader(
     can = supported_tasks(t.name for t in model.tasks)
     identity = [n for n in can if n.startswith("identity")][:1]
     if not identity:
-        raise UsageError(f"this network does not answer identity; it answers: {', '.join(can)}")
+        raise UsageError(f"this network does not predict identity; its tasks: {', '.join(can)}")
     return load(model, tasks=[*identity, *(n for n in also if n in can)], threads=threads, **more)

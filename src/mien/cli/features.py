@@ -59,8 +59,8 @@ def features(
 ) -> None:
     """Write the frozen features of each face as a table.
 
-    A feature vector is the mean over all places of a map of the encoder: 320 numbers for the last map of the
-    embedded network. Use them to train a classifier of your own.
+    A feature vector is the spatial mean of an encoder map: 320 numbers for the last map of the embedded
+    network. Use them to train a classifier of your own.
     """
     from mien.inference.encoder_features import FeatureReader
     from mien.inference.weights_file import weights_id
@@ -88,7 +88,7 @@ def features(
                 faces, failed, count = faces + len(rows), failed + (reading.error is not None), count + 1
                 step()
     except KeyboardInterrupt:
-        typer.echo(f"mien: interrupted; the faces of {count} of {len(found)} photos are kept", err=True)
+        typer.echo(f"mien: interrupted; the faces of {count} of {len(found)} photos are saved", err=True)
         raise typer.Exit(INTERRUPTED) from None
     finally:
         output.close()

@@ -106,7 +106,7 @@ def finetune(
         folder=report_folder,
         seed=seed,
         threads=threads,
-        told=note,
+        log=note,
         progress=progress,
     )
     if as_json:

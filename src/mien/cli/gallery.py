@@ -78,7 +78,7 @@ Note = Annotated[
     str | None,
     typer.Option("--note", metavar="TEXT", help="Consent note: who agreed to what, and when."),
 ]
-Who = Annotated[str, typer.Argument(metavar="PERSON", help="A name or an id.")]
+Person = Annotated[str, typer.Argument(metavar="PERSON", help="A name or an id.")]
 
 
 def _open(place: str, key: Path | None, **more: Any) -> Any:
@@ -135,13 +135,13 @@ def add(
     if (name is None) == (name_from is None):
         raise UsageError("name the people: --name NAME, --name-from folder or --name-from file")
     reader = _reader(weights, threads, score=score, thorough=thorough, max_pixels=max_pixels)
-    here, failed = _open(place, key, reader=reader, thumbnails=thumbnails), 0
+    opened, failed = _open(place, key, reader=reader, thumbnails=thumbnails), 0
     paths = find_photos(photos)
     with progress(len(paths)) as step:
         for path in paths:
             whose = name or (Path(path).resolve().parent.name if name_from == "folder" else Path(path).stem)
             try:
-                [done] = here.add(path, whose, note=note, until=until, pick=pick)
+                [done] = opened.add(path, whose, note=note, until=until, pick=pick)
             except PhotoError as e:
                 failed += 1
                 say(f"mien: {e}", err=True)
@@ -156,7 +156,10 @@ def add(
                 twin = done.possible_duplicate
                 like = f"; also matches {twin.name} ({twin.similarity:.3f})" if twin else ""
                 record["possible_duplicate"] = twin.to_dict() if twin else None
-                _say(record, f"{path}: {done.name}, {done.face}{'' if done.new else ' (was here)'}{like}")
+                _say(
+                    record,
+                    f"{path}: {done.name}, {done.face}{'' if done.new else ' (already enrolled)'}{like}",
+                )
             step()
     raise typer.Exit(1 if failed else 0)
 
@@ -233,7 +236,7 @@ def identify(
         raise UsageError("identify takes PHOTOS, or --table PARTS with --out FOLDER")
     if table and draw:
         raise UsageError("--draw draws on photos, and --table has none; name photos instead")
-    look = drawing_of(draw_style, None, draw, "--draw", []) | {"overlay": "none"}
+    style_options = drawing_of(draw_style, None, draw, "--draw", []) | {"overlay": "none"}
     if table and out:
         from mien.scale.people import identify as job
 
@@ -244,20 +247,20 @@ def identify(
         )
         return
     reader = _reader(weights, threads, score=score, thorough=thorough, max_pixels=max_pixels)
-    here, failed = _open(place, key, reader=reader, fmr=fmr, threshold=threshold), 0
-    _ = here.store, here.threshold  # report what is missing once, before any photo is read
+    opened, failed = _open(place, key, reader=reader, fmr=fmr, threshold=threshold), 0
+    _ = opened.store, opened.threshold  # report what is missing once, before any photo is read
     paths = find_photos(photos or [])
     names = output_names(paths)
     if draw:
         draw.mkdir(parents=True, exist_ok=True)
     with progress(len(paths)) as step:
-        for name, reading in zip(names, here.reader.stream(paths), strict=True):
+        for name, reading in zip(names, opened.reader.stream(paths), strict=True):
             record = reading.to_dict()
             if reading.error is None:
-                answers = here.answers(reading, top=top)
+                answers = opened.answers(reading, top=top)
                 record["faces"] = [a.to_dict() for a in answers]
                 if draw:
-                    _draw(draw / f"{name}.jpg", reading, answers, font=font, **look)
+                    _draw(draw / f"{name}.jpg", reading, answers, font=font, **style_options)
             else:
                 failed += 1
             _say(record, "\n".join(face_lines(record)))
@@ -265,12 +268,12 @@ def identify(
     raise typer.Exit(1 if failed else 0)
 
 
-def _draw(path: Path, reading: Any, answers: list[Any], **look: Any) -> None:
+def _draw(path: Path, reading: Any, answers: list[Any], **style_options: Any) -> None:
     """A copy of the photo with everybody's name."""
     from mien.visualize import drawing
 
     names = [answer.match.name if answer.match else "unknown" for answer in answers]
-    drawing.save_jpeg(path, drawing.annotate(reading.photo.pixels, reading, names=names, **look))
+    drawing.save_jpeg(path, drawing.annotate(reading.photo.pixels, reading, names=names, **style_options))
 
 
 def face_lines(record: dict[str, Any]) -> Iterator[str]:
@@ -282,9 +285,10 @@ def face_lines(record: dict[str, Any]) -> Iterator[str]:
     yield f"{record['path']}: {len(faces)} face{'' if len(faces) == 1 else 's'}"
     for number, face in enumerate(faces, 1):
         margin = "" if face["margin"] is None else f"  margin {face['margin']:.3f}"
-        near = ", ".join(f"{c['name']} {c['similarity']:.3f}" for c in face["candidates"])
-        who = face["match"]["name"] if face["match"] else "unknown"
-        yield f"{number:>4}  {who}{margin}  ({near or 'nobody here'}; asked for {face['threshold']:.3f})"
+        candidates = ", ".join(f"{c['name']} {c['similarity']:.3f}" for c in face["candidates"])
+        person = face["match"]["name"] if face["match"] else "unknown"
+        threshold = f"threshold {face['threshold']:.3f}"
+        yield f"{number:>4}  {person}{margin}  ({candidates or 'no candidates'}; {threshold})"
 
 
 @gallery.command("list", rich_help_panel=PEOPLE)
@@ -302,14 +306,14 @@ def list_(place: Place, key: Key = None) -> None:
 @gallery.command(rich_help_panel=ERASE)
 def forget(
     place: Place,
-    who: Annotated[list[str], typer.Argument(metavar="PERSON...", help="Names or ids.")],
+    people: Annotated[list[str], typer.Argument(metavar="PERSON...", help="Names or ids.")],
     key: Key = None,
 ) -> None:
     """Erase people permanently.
 
     Embeddings, pictures, names, notes, old versions and index files are deleted.
     """
-    gone = _open(place, key).forget(*who)
+    gone = _open(place, key).forget(*people)
     record = {"people": gone.people, "faces": gone.faces, "corrections": gone.corrections}
     _say(
         record,
@@ -361,30 +365,30 @@ def stats(place: Place, fmr: GalleryFmr = 1e-3, key: Key = None) -> None:
 @gallery.command(rich_help_panel=PEOPLE)
 def merge(
     place: Place,
-    into: Who,
+    into: Person,
     others: Annotated[list[str], typer.Argument(metavar="OTHERS...", help="Names or ids.")],
     key: Key = None,
 ) -> None:
     """Merge people: OTHERS become PERSON, which keeps its id and name."""
-    person = _open(place, key).merge(into, *others)
-    _say({"person": person}, f"{into} is {person}")
+    merged = _open(place, key).merge(into, *others)
+    _say({"person": merged}, f"{into} is {merged}")
 
 
 @gallery.command(rich_help_panel=PEOPLE)
 def split(
     place: Place,
-    who: Who,
+    person: Person,
     faces: Annotated[
         list[str], typer.Argument(metavar="FACES...", help="Ids of faces; see mien gallery list.")
     ],
     to: Annotated[
-        str, typer.Option("--to", metavar="PERSON", help="The person of these faces, new or known.")
+        str, typer.Option("--to", metavar="PERSON", help="The person of these faces, new or existing.")
     ],
     key: Key = None,
 ) -> None:
     """Move faces of PERSON to another person."""
-    person = _open(place, key).split(who, faces, to)
-    _say({"person": person, "name": to}, f"{to} is {person}")
+    other = _open(place, key).split(person, faces, to)
+    _say({"person": other, "name": to}, f"{to} is {other}")
 
 
 @gallery.command(rich_help_panel=FACES)
@@ -412,7 +416,7 @@ def correct(
 @gallery.command(rich_help_panel=PEOPLE)
 def edit(
     place: Place,
-    who: Who,
+    person: Person,
     name: Annotated[str | None, typer.Option("--name", metavar="NAME", help="The new name.")] = None,
     note: Note = None,
     until: Annotated[
@@ -426,10 +430,11 @@ def edit(
     key: Key = None,
 ) -> None:
     """Change the name, the consent note or the last day of storage."""
-    here = _open(place, key)
-    person = here.person(who).id
-    here.edit(person, name=name, note=note, until=until)
-    _say(here.person(person).to_dict(), f"{person}  {here.person(person).name}")
+    opened = _open(place, key)
+    number = opened.person(person).id
+    opened.edit(number, name=name, note=note, until=until)
+    edited = opened.person(number)
+    _say(edited.to_dict(), f"{number}  {edited.name}")
 
 
 @gallery.command("key", rich_help_panel=STORAGE)

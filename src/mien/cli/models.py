@@ -46,7 +46,7 @@ def models(
 ) -> None:
     """List weights with licenses, and architectures to train.
 
-    Of the weights, it also prints builder, size, sha256, training data, tasks, input view and calibration.
+    For weights, it also prints builder, size, sha256, training data, tasks, input view and calibration.
     """
     from mien.inference import provenance
 

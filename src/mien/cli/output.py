@@ -40,14 +40,14 @@ class Output:
 
     Args:
         where: see `output.open_output`; None: lines on a terminal, JSON Lines into a pipe.
-        asked: answers in the records, which are a table's columns; None where the records have no table form.
+        requested: predictions in the records, the columns of a table; None for records without a table form.
         tasks, model, resume: see `output.open_output`.
     """
 
     def __init__(
         self,
         where: str | None,
-        asked: Sequence[str] | None = None,
+        requested: Sequence[str] | None = None,
         *,
         tasks: Iterable[Task[Any]] = (),
         model: str = "",
@@ -56,7 +56,7 @@ class Output:
         from mien.io.writers import open_output, plain
 
         if (
-            asked is None
+            requested is None
             and where not in (None, "-")
             and not str(where).lower().endswith((".jsonl", ".json"))
         ):
@@ -66,7 +66,7 @@ class Output:
         self.writer = (
             None
             if where is None and self.lines and not resume
-            else open_output(where, asked or (), tasks=tasks, model=model, resume=resume)
+            else open_output(where, requested or (), tasks=tasks, model=model, resume=resume)
         )
         self._plain = plain
 

@@ -55,9 +55,9 @@ def quantize(
         f" {len(images)} faces"
     )
     for task, moved in shift(source, out, images[-16:]).items():
-        typer.echo(f"  {task:<12} answers move by {100 * moved:.1f} % of their spread")
+        typer.echo(f"  {task:<12} predictions change by {100 * moved:.1f} % of their spread")
     for name, file in (("float", source), ("int8", out)):
         typer.echo(
-            f"  {name:<12} {milliseconds(file, images[:1], threads):.1f} ms a face, {threads} thread(s),"
+            f"  {name:<12} {milliseconds(file, images[:1], threads):.1f} ms per face, {threads} thread(s),"
             " median"
         )

@@ -36,21 +36,21 @@ def verify(
 
     reader = _identity_reader(weights, threads, score=score, thorough=thorough, max_pixels=max_pixels)
     found = compare(first, second, reader=reader, fmr=fmr, threshold=threshold)
-    same, similarity, cut = found.same, found.similarity, found.threshold
+    same, similarity, chosen = found.same, found.similarity, found.threshold
     faces = list(zip((first, second), found.counts, found.faces, strict=True))
-    record = {"schema": 1, "same": same, "similarity": round(similarity, 4), **cut.to_dict()}
+    record = {"schema": 1, "same": same, "similarity": round(similarity, 4), **chosen.to_dict()}
     record["faces"] = [
         {"path": p, "faces": n, "box": [round(float(v), 2) for v in f.box]} for p, n, f in faces
     ]
     if sys.stdout.isatty():
-        rate = "how often it errs was not measured"
-        if cut.fmr is not None and cut.fnmr is not None:
-            rate = f"{cut.fmr:.2g} of strangers' pairs reach it, and {cut.fnmr:.0%} of one person's do not"
+        rates = "its error rates were not measured"
+        if chosen.fmr is not None and chosen.fnmr is not None:
+            rates = f"false match rate {chosen.fmr:.2g}, false non-match rate {chosen.fnmr:.0%}"
         typer.echo(
-            f"{'same person' if same else 'not the same person'}: similarity {similarity:.3f}, asked for"
-            f" {cut.similarity:.3f}"
+            f"{'same person' if same else 'not the same person'}: similarity {similarity:.3f}, threshold"
+            f" {chosen.similarity:.3f}"
         )
-        typer.echo(f"the threshold is from {cut.source}; {rate}")
+        typer.echo(f"threshold from {chosen.source}: {rates}")
         for path, n, _ in faces:
             if n > 1:
                 typer.echo(f"{path} shows {n} faces; the largest was taken")

@@ -71,14 +71,14 @@ def stoppable() -> Iterator[list[bool]]:
 
 
 def _check_places(source: str, places: Mapping[str, str | Path | None]) -> None:
-    """No output may be the film, or another output; rows must have a format."""
+    """No output may be the input video, or another output; rows must have a format."""
     from mien.io.paths import file_key
     from mien.io.writers import rows_kind
 
     for option in ("--out", "--tracks"):
         if places[option] is not None:
             rows_kind(str(places[option]), option)
-    used: dict[str | tuple[int, int], str] = {file_key(source): "the film itself"}
+    used: dict[str | tuple[int, int], str] = {file_key(source): "the input video"}
     for option, place in places.items():
         if place is None or str(place) == "-":
             continue
@@ -205,14 +205,19 @@ def video(
     to_pipe = out is None and tracks is None and draw is None and crops is None and not sys.stdout.isatty()
     with ExitStack() as stack:
         try:
-            film = stack.enter_context(VideoContainer(source))
+            container = stack.enter_context(VideoContainer(source))
         except PhotoError as error:
             say(f"mien: {error}", err=True)
             raise typer.Exit(1) from error
         reader = load(path_or_model(weights, threads), tasks=names_of(tasks), threads=threads, score=score)
-        look = drawing_of(draw_style, overlay, draw, "--draw", reader.requested)
+        style_options = drawing_of(draw_style, overlay, draw, "--draw", reader.requested)
         reading = Reading(
-            film, reader, Tracker(gap=gap), stride=stride, every=draw is not None, max_seconds=max_seconds
+            container,
+            reader,
+            Tracker(gap=gap),
+            stride=stride,
+            every=draw is not None,
+            max_seconds=max_seconds,
         )
         place, names = "-" if to_pipe else out, columns(reader.requested, reader.model.tasks)
         rows = stack.enter_context(open_rows(place, FACE, names)) if place else None
@@ -222,8 +227,8 @@ def video(
         about = stack.enter_context(open_rows(tracks, TRACK, means)) if tracks else None
         if draw:
             draw.parent.mkdir(parents=True, exist_ok=True)
-        writer = stack.enter_context(Writer(draw, rate=film.rate, sound_of=film)) if draw else None
-        code = _run(reading, rows, writer, look)
+        writer = stack.enter_context(Writer(draw, rate=container.rate, sound_of=container)) if draw else None
+        code = _run(reading, rows, writer, style_options)
         if writer:
             writer.close()
             for warning in writer.warnings:
@@ -233,24 +238,27 @@ def video(
     files = (out, tracks, draw, crops) != (None, None, None, None)
     if out != "-" and not to_pipe and not (files and is_quiet()):
         count = len(set(people.values()))
-        who = f" of {count} {'person' if count == 1 else 'people'}" if people else ""
-        typer.echo(f"{source}: {reading.count} frames, {len(reading.tracks)} tracks{who}")
+        people_text = f" of {count} {'person' if count == 1 else 'people'}" if people else ""
+        typer.echo(f"{source}: {reading.count} frames, {len(reading.tracks)} tracks{people_text}")
         for line in track_lines(reading.tracks):
             typer.echo(line)
     raise typer.Exit(code)
 
 
-def _run(reading: Any, rows: RecordWriter | None, writer: Any, look: Mapping[str, str]) -> int:
-    """All frames into the outputs; the exit code: 1 for a damaged film, 130 for Ctrl-C."""
-    seconds = min(s for s in (reading.film.duration or 0.0, reading.max_seconds) if s is not None)
+def _run(reading: Any, rows: RecordWriter | None, writer: Any, style_options: Mapping[str, str]) -> int:
+    """All frames into the outputs; the exit code: 1 for a damaged video, 130 for Ctrl-C."""
+    seconds = min(s for s in (reading.container.duration or 0.0, reading.max_seconds) if s is not None)
     step_size = 1 if writer else reading.stride
-    with stoppable() as stopped, progress(round(seconds * float(reading.film.rate)) // step_size) as step:
+    with (
+        stoppable() as stopped,
+        progress(round(seconds * float(reading.container.rate)) // step_size) as step,
+    ):
         try:
             for frame in reading:
                 for face in frame.faces if rows and frame.read else ():
                     rows.add({"frame": frame.number, "time": round(frame.time, 4)} | face.to_dict())  # type: ignore[union-attr]
                 if writer:
-                    writer.add(frame.drawn(**look), frame.time)
+                    writer.add(frame.drawn(**style_options), frame.time)
                 step()
                 if stopped:
                     typer.echo(

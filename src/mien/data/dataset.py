@@ -24,7 +24,7 @@ class Dataset(Protocol):
 
 
 class FaceSource:
-    """A data set as the trainer wants it: each sample brought to a view, moved at random, with its labels.
+    """A data set for training: each sample is aligned to a view and augmented, with its labels.
 
     Args:
         at: labels of "task" become labels of "task@at", see `mien.tasks.catalogue.task`; "" for no change.

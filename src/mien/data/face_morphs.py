@@ -72,20 +72,20 @@ class FaceMorphs:
     """The morphs of the table, with centered descriptors as identity.
 
     Args:
-        left: see `pack.centered`.
+        mean_fraction: see `pack.centered`.
 
     Raises:
         MissingData: there is no table; the message says how to make one.
     """
 
-    def __init__(self, *, left: float = 0.0) -> None:
+    def __init__(self, *, mean_fraction: float = 0.0) -> None:
         path = table()
         if not path.is_file():
             raise MissingData(f"expected {path}; make it with: python -m recipes.dlib_descriptors")
         rows = pq.read_table(path).to_pydict()
         self.name, self.faces = "face_morphs", Faces()
         self.rows = list(zip(rows["first"], rows["second"], rows["weight"], strict=True))
-        values = pack.centered(np.asarray(rows["descriptor"], np.float32), left)
+        values = pack.centered(np.asarray(rows["descriptor"], np.float32), mean_fraction)
         self.labels: list[Mapping[str, np.ndarray]] = [{"identity": v} for v in values]
 
     def __len__(self) -> int:

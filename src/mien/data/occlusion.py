@@ -69,8 +69,8 @@ def draw_letters(pixels: Pixels, boxes: npt.ArrayLike, rng: np.random.Generator)
         x, y = int(rng.integers(-w // 3, width)), int(rng.integers(h // 2, height + h // 2))
         margin = thick + 3 + h // 2  # some letters reach beyond the size that is computed for them
         x1, y1, x2, y2 = x - margin, y - h - margin, x + w + margin, y + below + margin
-        apart = (kept[:, 0] > x2) | (kept[:, 2] < x1) | (kept[:, 1] > y2) | (kept[:, 3] < y1)
-        if not apart.all():
+        separate = (kept[:, 0] > x2) | (kept[:, 2] < x1) | (kept[:, 1] > y2) | (kept[:, 3] < y1)
+        if not separate.all():
             continue
         ink, ground = (tuple(int(v) for v in rng.integers(0, 256, 3)) for _ in range(2))
         kind, center = rng.random(), (x + w // 2, y - h // 2)

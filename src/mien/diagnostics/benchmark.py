@@ -204,7 +204,7 @@ def measure(
             {
                 "name": group.name,
                 "pictures": len(group.photos),
-                "faces_a_picture": round(faces, 2),
+                "faces_per_picture": round(faces, 2),
                 "ms": times,
                 "stream": passed,
             }
@@ -251,11 +251,11 @@ def table(found: Mapping[str, Any]) -> Iterator[str]:
         f"weights {about['weights']['mien']['name']} {about['weights']['mien']['sha256'][:12]}; threads"
         f" {found['threads']}"
     )
-    yield f"answers {', '.join(found['tasks'])}"
+    yield f"tasks {', '.join(found['tasks'])}"
     for group in found["groups"]:
         yield ""
-        yield f"{group['name']}: {group['faces_a_picture']:g} faces a picture, {found['runs']} runs"
-        yield f"{'ms a picture':>14} {'p50':>9} {'p95':>9}"
+        yield f"{group['name']}: {group['faces_per_picture']:g} faces per picture, {found['runs']} runs"
+        yield f"{'ms per picture':>14} {'p50':>9} {'p95':>9}"
         for name in (*STAGES, "all"):
             yield f"{name:>14} {group['ms'][name]['p50']:9.2f} {group['ms'][name]['p95']:9.2f}" + (
                 "   without draw" if name == "all" else ""
@@ -263,7 +263,7 @@ def table(found: Mapping[str, Any]) -> Iterator[str]:
         s = group["stream"]
         yield (
             f"{s['pictures']} pictures in a stream: {s['pictures_per_second']:g} pictures/s,"
-            f" {s['faces_per_second']:g} faces/s, {s['cpu_seconds_per_picture']:g} processor seconds a"
+            f" {s['faces_per_second']:g} faces/s, {s['cpu_seconds_per_picture']:g} CPU seconds per"
             " picture"
         )
     yield ""

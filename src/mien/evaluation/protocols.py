@@ -42,11 +42,11 @@ class Protocol:
         note: what a reader must know to compare the number.
         at: a model that keeps an answer for each set is scored by its "task@at"; one that does not, by its
             "task".
-        mirror: raw answers on a crop and on its mirror image are added, as verification of faces does.
+        flip_tta: raw outputs of a crop and of its horizontal flip are added, as usual in face verification.
         metrics: in place of the task's own.
         crop: what cuts the faces out, unless a detector does (`evaluate`).
-        whole: the whole picture, resized, is shown to the model in place of an aligned crop, as the published
-            code does.
+        full_picture: the model gets the entire picture, resized, in place of an aligned crop, as in the
+            published code.
         tanh: factor of FaRL's tanh-warp, which shows the whole picture in an aligned crop; 0: none. For
             parsing only.
     """
@@ -58,10 +58,10 @@ class Protocol:
     keys: tuple[str, ...]
     note: str = ""
     at: str = ""
-    mirror: bool = False
+    flip_tta: bool = False
     metrics: Callable[[], Metrics] | None = None
     crop: str = CROP
-    whole: bool = False
+    full_picture: bool = False
     tanh: float = 0.0
 
     @property
@@ -378,13 +378,13 @@ _LANDMARKS = (
             name,
             _of("aflw19", s),
             "aflw19",
-            f"AFLW-19 {said}",
+            f"AFLW-19 {title}",
             ("nme", "nme_box", "auc_box@0.07"),
             _BOX,
             "aflw19",
             crop=TRUE_POINTS,
         )
-        for name, s, said in (
+        for name, s, title in (
             ("aflw19", "test", "full (4,386)"),
             ("aflw19-frontal", "frontal", "frontal (1,314)"),
         )
@@ -411,7 +411,7 @@ _PARSING = (
         f"{_PIXELS} at 512 px, mean of 18 classes; parts painted in FaRL's order",
         "celebamask",
         crop="whole pictures, not aligned",
-        whole=True,
+        full_picture=True,
     ),
     Protocol(
         "lapa",
@@ -520,12 +520,12 @@ _VALUES = (
             name,
             _of(name, "test"),
             "attributes",
-            f"{said} test ({n})",
+            f"{title} test ({n})",
             ("mean_accuracy",),
             "mean of 40 accuracies at 0.5",
             at,
         )
-        for name, said, n, at in (
+        for name, title, n, at in (
             ("celeba-official", "CelebA", "19,962", "celeba"),
             ("lfwa", "LFWA", "6,880", "lfwa"),
         )
@@ -538,14 +538,14 @@ _IDENTITY = (
             name,
             _of(name, "test"),
             "identity512",
-            f"{said} pairs",
+            f"{title} pairs",
             ("accuracy", "threshold"),
             _VERIFY,
             "ms1mv3",
-            mirror=True,
+            flip_tta=True,
             crop="crops of 112 px as published",
         )
-        for name, said in (
+        for name, title in (
             ("lfw.bin", "LFW, 6,000"),
             ("cfp_fp", "CFP-FP, 7,000"),
             ("agedb_30", "AgeDB-30, 6,000"),
@@ -561,7 +561,7 @@ _IDENTITY = (
         ("accuracy", "threshold"),
         f"the ten folds of pairs.txt; {_VERIFY}",
         "ms1mv3",
-        mirror=True,
+        flip_tta=True,
     ),
 )
 

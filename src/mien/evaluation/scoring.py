@@ -70,9 +70,9 @@ def evaluate(
     names = [t.name for t in model.tasks]
     answer = protocol.answer(names)
     if answer is None:
-        wanted = " or ".join(map(repr, reversed(protocol.task_names)))
+        expected = " or ".join(map(repr, reversed(protocol.task_names)))
         raise UsageError(
-            f"this model does not answer {wanted}, which {protocol.name} scores; it answers:"
+            f"this model does not predict {expected}, which {protocol.name} scores; its tasks:"
             f" {', '.join(names)}"
         )
     dataset = protocol.dataset() if dataset is None else dataset
@@ -121,12 +121,12 @@ def _score_faces(
     found = 0
     for start in range(0, n, batch):
         samples = [dataset[i] for i in range(start, min(start + batch, n))]
-        whole = protocol.whole and find is None
+        full_picture = protocol.full_picture and find is None
         placed = [(s, points) for s in samples if (points := _points(s, find)) is not None]
         found += len(placed)
-        crops = [_crop(s.image, points, model.view, whole, protocol.tanh) for s, points in placed]
+        crops = [_crop(s.image, points, model.view, full_picture, protocol.tanh) for s, points in placed]
         for (sample, _), crop, numbers in zip(
-            placed, crops, _raw(model, crops, answer, protocol.mirror) if crops else (), strict=True
+            placed, crops, _raw(model, crops, answer, protocol.flip_tta) if crops else (), strict=True
         ):
             read = (
                 _read_tanh(task, numbers, crop, sample.image, protocol.tanh)
@@ -141,9 +141,9 @@ def _score_faces(
     return metrics.compute() | ({"found": 100 * found / n} if find else {})
 
 
-def _crop(pixels: Pixels, points: Any, view: View, whole: bool, tanh: float) -> Crop:
-    if whole:
-        return whole_picture(pixels, view)
+def _crop(pixels: Pixels, points: Any, view: View, full_picture: bool, tanh: float) -> Crop:
+    if full_picture:
+        return full_picture_crop(pixels, view)
     return (
         geometry.tanh_align(pixels, points, view.size, tanh) if tanh else geometry.align(pixels, points, view)
     )
@@ -156,7 +156,7 @@ def _read_tanh(task: Task[Any], raw: Floats, crop: Crop, pixels: Pixels, factor:
     return Parsing(mask, np.eye(2, 3), task.label_names, task.labels, {})
 
 
-def whole_picture(pixels: Pixels, view: View) -> Crop:
+def full_picture_crop(pixels: Pixels, view: View) -> Crop:
     """A picture (H, W, 3) resized to a view, edge to edge; a picture of the view's size stays as it is."""
     (h, w), (width, height) = pixels.shape[:2], view.size
     x, y = width / w, height / h
@@ -186,11 +186,11 @@ def face_at(points: Any, boxes: Sequence[Any]) -> int | None:
     return min(away, key=away.__getitem__, default=None)
 
 
-def _raw(model: InferenceModel, crops: Sequence[Crop], answer: str, mirror: bool) -> Floats:
-    """Raw answers on these crops, plus, with `mirror`, those on their mirror images."""
+def _raw(model: InferenceModel, crops: Sequence[Crop], answer: str, flip_tta: bool) -> Floats:
+    """Raw answers on these crops, plus, with `flip_tta`, those on their mirror images."""
     pixels = np.stack([c.pixels for c in crops])
     raw = model(model.view.tensor(pixels))[answer]
-    return raw + model(model.view.tensor(pixels[:, :, ::-1]))[answer] if mirror else raw
+    return raw + model(model.view.tensor(pixels[:, :, ::-1]))[answer] if flip_tta else raw
 
 
 def run(
@@ -220,11 +220,11 @@ def run(
             absent.setdefault(str(e), []).append(p.name)
             continue
         scores.append(evaluate(model, p, dataset=dataset, find=find))
-    _say_skipped(absent, [f"{p.name} ({p.task})" for p in every if p.answer(answered) is None])
+    _report_skipped(absent, [f"{p.name} ({p.task})" for p in every if p.answer(answered) is None])
     if not scores:
         raise MissingData(
-            "no protocol was run: the model answers none whose data is here; see above, and name one to"
-            " insist"
+            "no protocol was run: the model predicts no task whose data is available;"
+            " see above, or name a protocol for a full message"
         )
     return scores
 
@@ -240,11 +240,14 @@ def _all_protocols() -> list[Protocol]:
     return every
 
 
-def _say_skipped(absent: dict[str, list[str]], unanswered: list[str]) -> None:
+def _report_skipped(absent: dict[str, list[str]], unanswered: list[str]) -> None:
     for why, skipped in absent.items():
         print(f"mien: skipped {', '.join(skipped)}: {why}", file=sys.stderr)
     if unanswered:
-        print(f"mien: skipped, for the model does not answer them: {', '.join(unanswered)}", file=sys.stderr)
+        print(
+            f"mien: skipped, because the model does not predict them: {', '.join(unanswered)}",
+            file=sys.stderr,
+        )
 
 
 def as_table(scores: Sequence[Score]) -> str:

@@ -34,7 +34,7 @@ class _Traced(nn.Module):
 
 
 def export(model: FaceModel, path: Path, *, free_size: bool = False, **header: Any) -> None:
-    """Write a model as one ONNX file: input "images" (B, 3, H, W), an output a task, any batch size.
+    """Write a model as one ONNX file: input "images" (B, 3, H, W), one output per task, any batch size.
 
     Args:
         free_size: leave height and width free too (a detector's), in multiples of 32.
@@ -73,27 +73,27 @@ def export(model: FaceModel, path: Path, *, free_size: bool = False, **header: A
 
 
 def difference(model: FaceModel, onnx_path: Path, images: np.ndarray) -> dict[str, float]:
-    """Largest absolute difference a task between torch and ONNX on (B, 3, H, W) float32."""
+    """Largest absolute difference per task between torch and ONNX on (B, 3, H, W) float32."""
     with torch.inference_mode():
         ours = {k: v.numpy() for k, v in model.eval()(torch.from_numpy(images)).items()}
-    theirs = OnnxModel(onnx_path)(images)
-    return {k: float(np.abs(ours[k] - theirs[k]).max()) for k in ours}
+    exported = OnnxModel(onnx_path)(images)
+    return {k: float(np.abs(ours[k] - exported[k]).max()) for k in ours}
 
 
 def commit() -> str:
     """The checkout's commit, "+" when it has uncommitted changes, or "" outside a checkout."""
-    here = Path(__file__).parent
+    folder = Path(__file__).parent
     try:
-        told = subprocess.run(
+        result = subprocess.run(
             ["git", "describe", "--always", "--abbrev=12", "--dirty=+"],
-            cwd=here,
+            cwd=folder,
             capture_output=True,
             text=True,
             check=False,
         )
     except FileNotFoundError:  # no git
         return ""
-    return told.stdout.strip()
+    return result.stdout.strip()
 
 
 LICENSE = "research use only: trained on sets that allow no other (see `sets`)"

@@ -42,7 +42,7 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         proto = onnx.load_from_string(data)
         header = json.loads({p.key: p.value for p in proto.metadata_props}.get("mien", "{}"))
     except (ValueError, DecodeError) as e:
-        raise BadWeights(f"{path} is no readable ONNX file ({e}); export or copy it again") from e
+        raise BadWeights(f"{path} is not a readable ONNX file ({e}); export or copy it again") from e
     if header.get("format") != FORMAT:
         raise BadWeights(f"{path} has no header of mien; it was not written by `mien export`")
     if any(i.data_location == onnx.TensorProto.EXTERNAL for i in proto.graph.initializer):
@@ -116,13 +116,13 @@ def fill(model: FaceModel, found: dict[str, Tensor], path: Path) -> None:
             }
     found |= {n: own[n] for n in own if n.endswith("num_batches_tracked")}
     if bad := [n for n, t in own.items() if n not in found or found[n].shape != t.shape]:
-        told = (
+        problem = (
             "is not in it"
             if bad[0] not in found
             else f"has the shape {tuple(found[bad[0]].shape)} in it, not {tuple(own[bad[0]].shape)}"
         )
         raise BadWeights(
-            f"{path}: {bad[0]} {told}; only the float file of `mien export` can be trained further"
+            f"{path}: {bad[0]} {problem}; only the float file of `mien export` can be trained further"
         )
     model.load_state_dict({n: found[n] for n in own})
 

@@ -63,7 +63,7 @@ def quantize(
 
     own = [t.name for t in OnnxModel(weights).tasks]
     if unknown := [n for n in keep if n not in own]:
-        raise UsageError(f"keep={unknown[0]!r} is no task of {weights}; it answers: {', '.join(own)}")
+        raise UsageError(f"keep={unknown[0]!r} is not a task of {weights}; its tasks: {', '.join(own)}")
     if len(images) < MINIMUM:
         raise UsageError(
             f"{len(images)} faces are too few to see the network's ranges; give photos with {MINIMUM} or more"
@@ -97,13 +97,13 @@ def quantize(
     entry = proto.metadata_props.add()
     entry.key, entry.value = "mien", json.dumps(OnnxModel(weights).header)
     onnx.save(proto, out)
-    told = {
+    details = {
         k: v
         for k, v in provenance_of(weights).items()
         if k not in ("file", "sha256", "bytes", "scores", "parity")
     }
     made = {"of": OnnxModel(weights).sha256, "faces": len(images), "float": list(keep)}
-    return write_provenance(out, **told, int8=made)
+    return write_provenance(out, **details, int8=made)
 
 
 def shift(before: Path, after: Path, images: Floats) -> dict[str, float]:

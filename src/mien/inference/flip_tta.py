@@ -30,13 +30,13 @@ class FlipTTA:
     def __init__(self, model: InferenceModel):
         if found := [t.name for t in model.tasks if isinstance(t.shape, Boxes)]:
             raise UsageError(
-                f"{found[0]!r} cannot be predicted from flipped photos; mirror=True is for networks of"
+                f"{found[0]!r} cannot be predicted from flipped photos; flip_tta=True is for networks of"
                 " aligned faces"
             )
         self.model = model
         # another name, since records with and without flips do not belong in one table
         name, self.sha256 = weights_id(model)
-        self.name = f"{name}+mirror"
+        self.name = f"{name}+flip_tta"
         if isinstance(model, HasPath):
             self.path = model.path
 

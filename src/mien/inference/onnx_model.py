@@ -119,13 +119,13 @@ class OnnxModel:
     ):
         if threads is not None and threads < 1:
             raise UsageError(f"threads must be 1 or more, not {threads}")
-        self._wanted = available(providers)
+        self._requested = available(providers)
         self.path, self.threads = Path(path), threads
         self._data, self.sha256 = read_weights(self.path)
         kept = self._prune(tasks)
         self._session: ort.InferenceSession | None = self._start()
-        self.providers = [p for p in self._session.get_providers() if p in map(name_of, self._wanted)]
-        warn_if_lost(self._wanted, self.providers)
+        self.providers = [p for p in self._session.get_providers() if p in map(name_of, self._requested)]
+        warn_if_lost(self._requested, self.providers)
         self._owner = os.getpid()
         self._parents: list[ort.InferenceSession] = []
         self.header = self._read_header()
@@ -134,7 +134,7 @@ class OnnxModel:
             self.header["builder"]
         except UnknownTask as e:
             raise BadWeights(
-                f"{self.path} answers what this version of mien does not know ({e}); install a newer one"
+                f"{self.path} has outputs that this version of mien does not know ({e}); install a newer one"
             ) from e
         except (LookupError, TypeError, ValueError, ArithmeticError) as e:
             raise BadWeights(
@@ -169,9 +169,9 @@ class OnnxModel:
             "session.model_external_initializers_file_folder_path", f"{self.path}/none"
         )
         try:
-            return ort.InferenceSession(self._data, options, providers=self._wanted)
+            return ort.InferenceSession(self._data, options, providers=self._requested)
         except _REFUSALS as e:
-            raise BadWeights(f"{self.path} is no ONNX network that runs here: {e}") from e
+            raise BadWeights(f"{self.path} is not an ONNX network that runs here: {e}") from e
 
     def _prune(self, tasks: Sequence[str] | Callable[[str], bool] | None) -> frozenset[str]:
         """Reduce the bytes to what these tasks need; their outputs, empty where nothing was pruned.
@@ -200,7 +200,7 @@ class OnnxModel:
             text = self._session.get_modelmeta().custom_metadata_map.get("mien")
         except UnicodeDecodeError as e:
             raise BadWeights(
-                f"the header of {self.path} is damaged: it is no UTF-8 ({e.reason}); copy the file again"
+                f"the header of {self.path} is damaged: it is not UTF-8 ({e.reason}); copy the file again"
             ) from e
         header = json_object(text, f"the header of {self.path}") if text else {}
         if header.get("format") != FORMAT:
@@ -227,9 +227,10 @@ class OnnxModel:
         )
         absent = [t.name for t in self.tasks if t.name not in out]
         if into != ["images"] or absent:
-            said = f"its header promises {absent[0]!r}" if absent else "mien gives it 'images'"
+            problem = f"its header promises {absent[0]!r}" if absent else "mien gives it 'images'"
             raise BadWeights(
-                f"{self.path} takes {into} and answers {out}, but {said}; export it with: mien export"
+                f"{self.path} has the inputs {into} and the outputs {out}, but {problem}; export"
+                " it with: mien export"
             )
         return out
 
@@ -258,6 +259,5 @@ class OnnxModel:
         # NaN is neither: both comparisons are false
         if raw.size and not (raw.min() >= -HUGE and raw.max() <= HUGE):
             raise BadWeights(
-                f"{self.path} answers {of.name!r} by numbers that are none (NaN, or beyond {HUGE:.0e});"
-                " export it again"
+                f"{self.path} predicts {of.name!r} as NaN or too large (beyond {HUGE:.0e}); export it again"
             )

@@ -95,13 +95,13 @@ def expose(data: bytes, tensors: Collection[str]) -> bytes:
     around, fields = _graph(data)
     if _nested(fields):
         raise ValueError("a graph with graphs inside")
-    more = list[tuple[int, memoryview, memoryview]]()
+    added = list[tuple[int, memoryview, memoryview]]()
     for name in tensors:
         text = name.encode()
         value = memoryview(bytes([_NAME[_OUTPUT] << 3 | _BYTES]) + _varint(len(text)) + text + _FLOAT_TENSOR)
         key = memoryview(_varint(_OUTPUT << 3 | _BYTES) + _varint(len(value)) + value)
-        more.append((_OUTPUT, value, key))
-    return _rebuilt(around, [f for f in fields if f[0] != _OUTPUT] + more, set(tensors))
+        added.append((_OUTPUT, value, key))
+    return _rebuilt(around, [f for f in fields if f[0] != _OUTPUT] + added, set(tensors))
 
 
 def _nested(fields: list[tuple[int, memoryview, memoryview]]) -> bool:
@@ -160,13 +160,13 @@ def _fields(view: memoryview) -> Iterator[tuple[int, memoryview, memoryview]]:
     at = 0
     while at < len(view):
         start = at
-        key, at = _whole(view, at)
+        key, at = _read_varint(view, at)
         value = view[:0]
         if key & 7 == _BYTES:
-            n, at = _whole(view, at)
+            n, at = _read_varint(view, at)
             value, at = view[at : at + n], at + n
         elif key & 7 == 0:
-            _, at = _whole(view, at)
+            _, at = _read_varint(view, at)
         elif key & 7 in (1, 5):
             at += 8 if key & 7 == 1 else 4
         else:
@@ -176,7 +176,7 @@ def _fields(view: memoryview) -> Iterator[tuple[int, memoryview, memoryview]]:
         yield key >> 3, value, view[start:at]
 
 
-def _whole(view: memoryview, at: int) -> tuple[int, int]:
+def _read_varint(view: memoryview, at: int) -> tuple[int, int]:
     """A whole number, seven bits a byte, lowest first; and where it ends."""
     n = shift = 0
     while True:

@@ -31,7 +31,7 @@ def provenance_of(path: Path) -> dict[str, Any]:
     """The provenance file next to a weights file, FILE.json next to FILE.onnx; empty if there is none.
 
     Raises:
-        BadWeights: it cannot be read, or is no JSON object.
+        BadWeights: it cannot be read, or is not a JSON object.
     """
     sidecar = provenance_path(path)
     if not sidecar.is_file():
@@ -101,7 +101,7 @@ def json_object(text: bytes | str, whose: object) -> dict[str, Any]:
     """Parse a JSON object.
 
     Raises:
-        BadWeights: the text is no JSON object.
+        BadWeights: the text is not a JSON object.
     """
     try:
         found = json.loads(text)
@@ -209,7 +209,7 @@ def read(weights: str | os.PathLike[str]) -> Provenance:
         )
     except (ValueError, KeyError, TypeError) as e:
         raise BadWeights(
-            f"{sidecar} is no provenance file ({type(e).__name__}: {e}); export the weights again"
+            f"{sidecar} is not a provenance file ({type(e).__name__}: {e}); export the weights again"
         ) from e
 
 

@@ -22,7 +22,7 @@ from mien.io.image import MAX_PIXELS, Color, Source, load_photo
 from mien.tasks import DERIVED, ON_REQUEST, supported_tasks
 from mien.types import Crop, Detection, Face, InferenceModel, KnowsTasks
 
-GROUP_PIXELS = 16_000_000  # photos read together hold no more than this, and one photo; 3 bytes a pixel
+GROUP_PIXELS = 16_000_000  # photos read together hold no more than this, and one photo; 3 bytes per pixel
 _log = logging.getLogger(__name__)
 
 
@@ -97,7 +97,7 @@ class Reader:
                 raise UnknownTask(
                     f"this network was loaded without {wrong[0]!r}; load it with tasks=[..., {wrong[0]!r}]"
                 )
-            raise UnknownTask(f"this model does not answer {wrong[0]!r}; it answers: {', '.join(supported)}")
+            raise UnknownTask(f"this model does not predict {wrong[0]!r}; its tasks: {', '.join(supported)}")
         if tasks is None:
             return tuple(n for n in supported if n.partition("@")[0] not in ON_REQUEST)
         return tuple(n for n in supported if n in tasks)
@@ -168,7 +168,7 @@ class Reader:
     ) -> Iterator[Reading]:
         """Read photos of any number in order, a few at a time; memory does not grow with their number.
 
-        Faces of photos that are read together share forward passes. When the next reading is asked for, the
+        Faces of photos that are read together share forward passes. When the next reading is requested, the
         pixels of a photo that came from a path or from bytes are forgotten; `reading.photo.pixels` reads them
         again.
 
@@ -327,7 +327,7 @@ def load(
     batch: int = 8,
     max_pixels: int = MAX_PIXELS,
     score: float | None = None,
-    mirror: bool = False,
+    flip_tta: bool = False,
     thorough: bool = False,
     device: str | None = None,
     providers: Sequence[Provider] | None = None,
@@ -342,7 +342,7 @@ def load(
         batch: batch size, faces per forward pass.
         max_pixels: photos with more pixels are refused.
         score: minimum detection score, 0..1; None for the detector's own.
-        mirror: horizontal-flip test-time augmentation: slightly more accurate, twice the time per face.
+        flip_tta: horizontal-flip test-time augmentation: slightly more accurate, twice the time per face.
         thorough: see `Reader`.
         device: where network and detector run: "cpu", "cuda", "cuda:1", "coreml" or "directml"; None for
             the CPU. A network that is passed loaded stays where it is.
@@ -372,7 +372,7 @@ def load(
     find = Detector(finder) if score is None else Detector(finder, threshold=score)
     return Reader(
         find,
-        FlipTTA(model) if mirror else model,
+        FlipTTA(model) if flip_tta else model,
         tasks=tasks,
         batch=batch,
         max_pixels=max_pixels,

@@ -135,8 +135,7 @@ class Reading(list[Face]):
         return head | size | {"model": self.model, "timing_ms": timing, "faces": [f.to_dict() for f in self]}
 
     def to_dataframe(self) -> Any:
-        """A pandas DataFrame, one row a face: `mien.io.dataframe.to_dataframe`, which takes several readings
-        too.
+        """A pandas DataFrame, one row per face; `mien.io.dataframe.to_dataframe` takes several readings.
 
         Raises:
             UsageError: pandas is not installed.

@@ -71,26 +71,26 @@ def read_weights(path: Path) -> tuple[bytes, str]:
     return data, found
 
 
-def calibrated(asked: Task[Any], temperatures: Mapping[str, float]) -> Task[Any]:
+def calibrated(task: Task[Any], temperatures: Mapping[str, float]) -> Task[Any]:
     """The task, reading at the temperature that the weights bring for it; the task itself where they bring
     none.
 
     Raises:
-        BadWeights: a temperature that is no number above 0, or of a task that has none.
+        BadWeights: a temperature that is not a number above 0, or of a task that has none.
     """
-    if asked.name not in temperatures:
-        return asked
-    value = temperatures[asked.name]
+    if task.name not in temperatures:
+        return task
+    value = temperatures[task.name]
     if (
-        not asked.has_setting("temperature")
+        not task.has_setting("temperature")
         or not isinstance(value, (int, float))
         or not 0 < value < float("inf")
     ):
         raise BadWeights(
-            f"{asked.name} cannot be read at temperature {value!r}; fix `calibration` in the weights'"
+            f"{task.name} cannot be read at temperature {value!r}; fix `calibration` in the weights'"
             " provenance file"
         )
-    return replace(asked, temperature=float(value))  # type: ignore[call-arg]
+    return replace(task, temperature=float(value))  # type: ignore[call-arg]
 
 
 def temperatures_of(path: Path) -> dict[str, float]:
@@ -100,7 +100,7 @@ def temperatures_of(path: Path) -> dict[str, float]:
         found = found.get(key, {})
         if not isinstance(found, dict):
             raise BadWeights(
-                f"`{key}` in {provenance_path(path)} is no JSON object; fix it, or copy the file again"
+                f"`{key}` in {provenance_path(path)} is not a JSON object; fix it, or copy the file again"
             )
     temperatures: dict[str, float] = found
     return temperatures

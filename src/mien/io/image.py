@@ -243,7 +243,7 @@ def load_photo(source: Source, *, max_pixels: int = MAX_PIXELS, color: Color = "
         NotAPicture: not one of the formats.
         Truncated: cut short or damaged.
         TooLarge: more than max_pixels, or than memory holds.
-        BadArray: an array, or another object, that is no RGB picture.
+        BadArray: an array, or another object, that is not an RGB picture.
         UsageError: another color.
     """
     if color not in ("rgb", "bgr"):
@@ -420,7 +420,7 @@ def _read(path: str) -> bytes:
                 raise Unreadable(f"the folder {name} may not be listed; change its permissions")
             raise Unreadable(f"{name} is a folder, not a picture; find_photos lists the pictures in a folder")
         if not stat.S_ISREG(mode):  # a pipe could block for ever, a device never end
-            raise Unreadable(f"{name} is no regular file; read it yourself and pass the bytes")
+            raise Unreadable(f"{name} is not a regular file; read it yourself and pass the bytes")
         with Path(path).open("rb") as file:
             _format_of(file.read(_HEAD), name)
             file.seek(0)
@@ -471,11 +471,11 @@ def _format_of(head: bytes, name: str) -> str:
         raise NotAPicture(f"{name} is {other}, which mien does not read; convert it to JPEG or PNG")
     if instead := _instead_of_a_file(head):
         raise NotAPicture(f"{name} is {instead} in place of the picture; download it again")
-    raise NotAPicture(f"{name} is no picture that mien reads ({_ALLOWED}); it starts with {head[:8]!r}")
+    raise NotAPicture(f"{name} is not a picture that mien reads ({_ALLOWED}); it starts with {head[:8]!r}")
 
 
 def _raw_brand(head: bytes) -> str:
-    """The name of a camera's RAW format that is no TIFF file, or ""."""
+    """The name of a camera's RAW format that is not a TIFF file, or ""."""
     starts = {
         "Olympus ORF": (b"IIRO", b"IIRS", b"MMOR"),
         "Panasonic RW2": (b"IIU\0",),

@@ -1,4 +1,4 @@
-"""Object stores: what their errors mean, and the settings that two libraries need alike."""
+"""Object stores: what their errors mean, and the settings that two libraries need."""
 
 from __future__ import annotations
 

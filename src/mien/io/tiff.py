@@ -15,7 +15,7 @@ _TAGS = {
     339: "sample_format", 513: "jpeg", 514: "jpeg_length", 50706: "dng",
 }  # fmt: skip
 _SIZES = {1: "B", 3: "H", 4: "I", 13: "I", 16: "Q", 18: "Q"}  # the field types of integers
-_MOST = 64  # directories that are looked at, and values of one field
+_MAXIMUM = 64  # directories that are looked at, and values of one field
 _SENSOR = (32803, 34892)  # photometric: color filter array, and linear RAW
 # How cameras compress a sensor's values: Kodak, Sony, Nikon, packed, Samsung, Nikon, lossy DNG, Kodak, Pentax
 _RAW_COMPRESSION = (262, 32767, 32769, 32770, 34713, 34892, 65000, 65535)
@@ -84,7 +84,7 @@ def directories(data: bytes) -> list[Directory]:
     chain, below = [_first_offset(data, order, big)], list[int]()
     found: dict[int, Directory] = {}
     for waiting in (chain, below):
-        while waiting and len(found) < _MOST:
+        while waiting and len(found) < _MAXIMUM:
             offset = waiting.pop(0)
             if offset in found or not 0 < offset < len(data):
                 continue
@@ -125,7 +125,7 @@ def _values(data: bytes, at: int, kind: int, count: int, order: str, long: str) 
     letter, room = _SIZES[kind], struct.calcsize(long)
     if count * struct.calcsize(letter) > room:
         (at,) = struct.unpack_from(order + long, data, at)
-    count = min(count, _MOST)
+    count = min(count, _MAXIMUM)
     try:
         return struct.unpack_from(f"{order}{count}{letter}", data, at)
     except (struct.error, OverflowError):

@@ -413,7 +413,7 @@ def _check_local(where: str) -> None:
     """
     if is_uri(where):
         raise UsageError(
-            f"{where!r} is no file of this machine; mien analyze writes a table into an object store with"
+            f"{where!r} is not a file of this machine; mien analyze writes a table into an object store with"
             " --engine local or ray and --out FOLDER"
         )
 

@@ -138,7 +138,9 @@ class Faceptor(nn.Module):
             [torch.full((n,), i) for i, n in enumerate(self.query_tasks.values())] or [torch.zeros(0)]
         )
         # a large negative number, not -inf: exporters and float16 handle it
-        self.register_buffer("apart", (owner[:, None] != owner[None]).float() * -1e4, persistent=False)
+        self.register_buffer(
+            "attention_mask", (owner[:, None] != owner[None]).float() * -1e4, persistent=False
+        )
         for p in self.decoder.layers.parameters():
             if p.ndim >= 2:
                 nn.init.normal_(p, std=p.shape[1] ** -0.5)
@@ -166,16 +168,16 @@ class Faceptor(nn.Module):
             self.query_feat,
             self.query_embed,
             self.decoder.memory([maps[i] for i in self.levels]),
-            cast(Tensor, self.apart),
+            cast(Tensor, self.attention_mask),
         )
         return dict(zip(self.query_tasks, seen.split(list(self.query_tasks.values()), 1), strict=True))
 
     def _read(self, queries: dict[str, int], memory: list[Tensor]) -> dict[str, Tensor]:
         """Outputs (B, n, dim) of the queries of these tasks, name -> number of queries."""
-        feat, embed, apart = (
+        feat, embed, attention_mask = (
             cast(Tensor, self.query_feat),
             cast(Tensor, self.query_embed),
-            cast(Tensor, self.apart),
+            cast(Tensor, self.attention_mask),
         )
         if not queries:
             return {}
@@ -186,11 +188,11 @@ class Faceptor(nn.Module):
                 .squeeze(1)
                 .to(feat.device)
             )
-            feat, embed, apart = feat[rows], embed[rows], apart[rows][:, rows]
+            feat, embed, attention_mask = feat[rows], embed[rows], attention_mask[rows][:, rows]
         return dict(
             zip(
                 queries,
-                self.decoder(feat, embed, memory, apart).split(list(queries.values()), 1),
+                self.decoder(feat, embed, memory, attention_mask).split(list(queries.values()), 1),
                 strict=True,
             )
         )

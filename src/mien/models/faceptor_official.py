@@ -304,11 +304,11 @@ def check_state(official: Mapping[str, Tensor], places: Places, ignored: Collect
         "unknown": [k for k in official if k not in places and k not in ignored],
         "of another shape (file for model)": wrong,
     }
-    said = [
+    messages = [
         f"{len(keys)} {what}: {', '.join(keys[:5])}{', ...' * (len(keys) > 5)}"
         for what, keys in problems.items()
         if keys
     ]
-    if said:
+    if messages:
         fix = "check that tasks and levels are the file's, and put data sets you do not want in `leave`"
-        raise BadWeights(f"these are not official weights of this model. {'; '.join(said)}. Fix: {fix}")
+        raise BadWeights(f"these are not official weights of this model. {'; '.join(messages)}. Fix: {fix}")

@@ -216,7 +216,7 @@ class IFAN(nn.Module):
         The factor is `inputs` divided by the head's number of inputs.
 
         Ours: a dense head reads a flattened map, thousands of numbers, and AdamW moves all its weights by one
-        learning rate a step: its answer would move by thousands of them. At the rate of the convolutions
+        learning rate per step: its answer would move by thousands of them. At the rate of the convolutions
         points never came back from that.
         """
         dense = {n: h.out for n, h in self.heads.items() if isinstance(h.out, nn.Linear)}

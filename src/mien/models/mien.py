@@ -69,7 +69,9 @@ class VectorHeads(nn.Module):
             if p.ndim >= 2:
                 nn.init.normal_(p, std=p.shape[1] ** -0.5)
         owner = torch.cat([torch.full((n,), i) for i, n in enumerate(self.queries.values())])
-        self.register_buffer("apart", (owner[:, None] != owner[None]).float() * -1e4, persistent=False)
+        self.register_buffer(
+            "attention_mask", (owner[:, None] != owner[None]).float() * -1e4, persistent=False
+        )
         self.own = nn.ParameterDict(
             {t: nn.Parameter(torch.randn(n, dim) * dim**-0.5) for t, n in answers.items() if n <= _MANY}
         )
@@ -83,7 +85,9 @@ class VectorHeads(nn.Module):
 
     def forward(self, maps: list[Tensor], summary: Tensor) -> dict[str, Tensor]:
         x = self.dropout(
-            self.decoder(self.content, self.place, self.decoder.memory(maps), cast(Tensor, self.apart))
+            self.decoder(
+                self.content, self.place, self.decoder.memory(maps), cast(Tensor, self.attention_mask)
+            )
         )
         summary, outputs = self.dropout(summary), {}
         for name, part in self.split(x).items():
@@ -197,7 +201,7 @@ class Residual(nn.Module):
 
 
 class IdentityBranch(nn.Module):
-    """Last stages of identity alone: maps of strides 8, 16 and 32 -> one map of stride 32.
+    """Last stages for identity only: maps of strides 8, 16 and 32 -> one map of stride 32.
 
     Args:
         channels: channels of the three maps.
@@ -465,14 +469,14 @@ class Mien(nn.Module):
     ) -> dict[str, Tensor]:
         """Losses by task. Each head runs on the pictures that label one of its tasks, or on all if none does.
 
-        The losses are those on all pictures, except that batch norms follow labeled pictures alone. A frozen
+        The losses are those on all pictures, except that batch norms follow only labeled pictures. A frozen
         head without labeled pictures runs on one picture, for a loss of zero. After `learn_from`, every third
         picture is also trained on the reference's outputs for whatever it has no label for.
         """
         maps, losses = self.encoder(images), dict[str, Tensor]()
         every = torch.arange(0, len(images), 3)
         reference_maps = self._reference_maps(maps, every) if self.reference else []
-        alone, skip = self.reference[2:] if self.reference else ((), ())
+        reference_only, skip = self.reference[2:] if self.reference else ((), ())
         by_name = {t.name: t for t in self.tasks}
         for names, head in self.heads.items():
             labeled = torch.stack(
@@ -492,7 +496,7 @@ class Mien(nn.Module):
                     goals = self.reference[0].heads[names](reference_maps)
                 shared = torch.searchsorted(rows, every)
                 for n in names:
-                    if n in alone:
+                    if n in reference_only:
                         losses[n] = distance(by_name[n], outputs[n][shared], goals[n])
                     elif n not in skip:
                         unlabeled = ~mask[n][every]
@@ -500,7 +504,7 @@ class Mien(nn.Module):
         return {t.name: losses[t.name] for t in self.tasks}
 
     def learn_from(
-        self, reference: Mien, stages: int, *, alone: Sequence[str] = (), skip: Sequence[str] = ()
+        self, reference: Mien, stages: int, *, reference_only: Sequence[str] = (), skip: Sequence[str] = ()
     ) -> None:
         """Use another network's outputs as targets where a picture has no label, so that a network trained on
         new sets keeps its other tasks (learning without forgetting, Li and Hoiem, ECCV 2016).
@@ -510,7 +514,7 @@ class Mien(nn.Module):
         Args:
             reference: a network of the same form; it is not part of this one's weights.
             stages: number of frozen stages; the encoder must return the map after the last of them.
-            alone: names of tasks trained on the reference's outputs only: their labels are not used.
+            reference_only: names of tasks trained on the reference's outputs only: their labels are not used.
             skip: names of tasks for which the reference is not used.
 
         Raises:
@@ -519,7 +523,7 @@ class Mien(nn.Module):
         if stages - 1 not in self.encoder._taps:
             places = ", ".join(str(t + 1) for t in self.encoder._taps)
             raise UsageError(f"a reference can share {places} stages of the encoder, not {stages}")
-        self.reference = (reference.eval().requires_grad_(False), stages, tuple(alone), tuple(skip))
+        self.reference = (reference.eval().requires_grad_(False), stages, tuple(reference_only), tuple(skip))
 
     def _reference_maps(self, maps: list[Tensor], rows: Tensor) -> list[Tensor]:
         """The reference's maps of these pictures, computed from the last one that both networks share."""
@@ -549,7 +553,9 @@ class Mien(nn.Module):
         maps, values = self.encoder(images), self.values
         memory = values.decoder.memory([maps[self.early + i] for i in self.levels])
         seen = values.split(
-            values.decoder.attention(values.content, values.place, memory, cast(Tensor, values.apart))
+            values.decoder.attention(
+                values.content, values.place, memory, cast(Tensor, values.attention_mask)
+            )
         )
         return {name: seen[name] for name in self.query_tasks}
 

@@ -20,7 +20,7 @@ def as_module(model: object) -> nn.Module:
     from torch import nn
 
     if not isinstance(model, nn.Module):
-        raise UsageError(f"a {type(model).__name__} is no torch.nn.Module; give the torch network itself")
+        raise UsageError(f"a {type(model).__name__} is not a torch.nn.Module; give the torch network itself")
     return model
 
 

@@ -1,8 +1,7 @@
-"""Who is the same person: the similarity that is asked for, two faces against it, and an album's faces in
-groups.
+"""Group the faces of an album by person.
 
-A similarity is a cosine, -1..1, and no probability. What it is worth depends on the network: see the numbers
-in docs/cli.md.
+A similarity is a cosine, -1..1, not a probability. What it means depends on the network: docs/cli.md has the
+measured numbers.
 """
 
 from __future__ import annotations
@@ -30,11 +29,10 @@ Array = npt.NDArray[np.float64]
 TABLE = WEIGHTS / "clustering.json"
 # Ours: without a measured value, merges are suggested down to this much below the threshold.
 SUGGESTED_BELOW = 0.05
-# Ours: where no false-match rates were measured, groups ask for this much more than the best threshold for
+# Ours: without measured false-match rates, the threshold of groups is this much higher than the best one for
 # pairs.
 STRICTER = 0.1
-# Ours, not measured: faces of children are alike, so a pair with one must be this much more similar to be
-# grouped.
+# Ours, not measured: children look alike, so a pair that includes a child must be this much more similar.
 CHILD, CHILD_MARGIN = 13.0, 0.03
 
 
@@ -43,21 +41,21 @@ CHILD, CHILD_MARGIN = 13.0, 0.03
 
 def group(
     embeddings: npt.ArrayLike,
-    cut: float,
+    threshold: float,
     *,
-    apart: Sequence[int] | None = None,
+    photos: Sequence[int] | None = None,
     margins: npt.ArrayLike | None = None,
 ) -> list[int]:
-    """Faces in groups by average linkage: two groups join while their mean similarity is at least `cut`.
+    """Group faces by average linkage: two groups join while their mean similarity is at least `threshold`.
 
-    A chain of lookalikes does not join two people as it would by nearest neighbors. Exact: parts between
-    which no pair reaches the cut can never join, so each part is solved alone, and memory grows with the
-    largest part only.
+    Unlike nearest neighbors, a chain of similar faces does not join two people. The result is exact:
+    components that no pair above the threshold connects can never join, so each is solved separately, and
+    memory grows with the largest component only.
 
     Args:
         embeddings: (n, d), length 1.
-        apart: a number a face; faces with the same number are never one person (those of one photo).
-        margins: (n,) added to the cut of every pair that a face is in; the larger of the two counts.
+        photos: photo number of each face; two faces of one photo are never one person. None: no such rule.
+        margins: (n,) added to the threshold of every pair of that face; the larger of the two counts.
 
     Returns:
         A group's number for each face, 0.. by size, ties by first appearance.
@@ -65,7 +63,7 @@ def group(
     e = np.asarray(embeddings, np.float32)
     n = len(e)
     m = np.zeros(n, np.float32) if margins is None else np.asarray(margins, np.float32)
-    photo = np.arange(n) if apart is None else np.asarray(apart)
+    photo = np.arange(n) if photos is None else np.asarray(photos)
 
     def similarity(rows: npt.NDArray[np.int64], others: npt.NDArray[np.int64]) -> Array:
         s = (e[rows] @ e[others].T - np.maximum(m[rows, None], m[None, others])).astype(np.float64)
@@ -79,11 +77,11 @@ def group(
         while edge.size and rest.size:
             near = np.zeros(rest.size, bool)
             for start in range(0, edge.size, 256):
-                near |= (similarity(edge[start : start + 256], rest) >= cut).any(0)
+                near |= (similarity(edge[start : start + 256], rest) >= threshold).any(0)
             edge, rest = rest[near], rest[~near]
             part = np.concatenate([part, edge])
         part.sort()
-        found += [[int(part[i]) for i in members] for members in _linked(similarity(part, part), cut)]
+        found += [[int(part[i]) for i in members] for members in _linked(similarity(part, part), threshold)]
     found.sort(key=lambda members: (-len(members), members[0]))
     labels = [0] * n
     for number, members in enumerate(found):
@@ -92,11 +90,11 @@ def group(
     return labels
 
 
-def _linked(s: Array, cut: float) -> list[list[int]]:
+def _linked(s: Array, threshold: float) -> list[list[int]]:
     """Average linkage on similarities (n, n), -inf where two may not merge and on the diagonal; changes s."""
     members = [[i] for i in range(len(s))]
     best, partner = s.max(1), s.argmax(1)
-    while len(s) and best.max() >= cut:
+    while len(s) and best.max() >= threshold:
         i = int(best.argmax())
         j = int(partner[i])
         share = len(members[i]) / (len(members[i]) + len(members[j]))
@@ -123,21 +121,21 @@ def cluster_faces(
 
     Args:
         photos: paths, bytes, Pillow images or RGB arrays. A photo that cannot be read is logged and left out.
-        reader: from `mien.load(tasks=["identity", "age"], mirror=True)`; None loads one. Without `mirror` it
-            takes less time, and the groups are less complete.
+        reader: from `mien.load(tasks=["identity", "age"], flip_tta=True)`; None loads one. Without `flip_tta`
+            it takes less time, and the groups are less complete.
         fmr: accepted false match rate per comparison, 0..1.
         threshold: a similarity, in place of `fmr`. Without both: see `album_threshold`.
         min_size: minimum width of a face in pixels.
         same_photo: whether two faces of one photo may be one person.
 
     Returns:
-        The album: `persons` holds one number per row of `rows`, 0 for faces that match nobody else's.
+        The album: `persons` holds one number per row of `rows`, 0 for a face without a group.
     """
     from mien.inference.reader import load
 
-    reader = reader or load(tasks=["identity", "age"], mirror=True)
-    cut = album_threshold(reader.model, fmr=fmr, threshold=threshold)
-    album = Album(cut, min_size, same_photo, suggestion_threshold(reader.model, cut.similarity))
+    reader = reader or load(tasks=["identity", "age"], flip_tta=True)
+    chosen = album_threshold(reader.model, fmr=fmr, threshold=threshold)
+    album = Album(chosen, min_size, same_photo, suggestion_threshold(reader.model, chosen.similarity))
     for reading in reader.stream(photos):
         if reading.error is None:
             album.add(reading.path, reading)
@@ -159,21 +157,21 @@ def album_threshold(
     """
     measured = _measured(model)
     if fmr is None and threshold is None and measured is not None:
-        cut = match_threshold(model, threshold=float(measured["threshold"]))
-        return MatchThreshold(cut.similarity, cut.fmr, TABLE.name, cut.fnmr)
-    cut = match_threshold(model, fmr=fmr, threshold=threshold, default_fmr=CLUSTER_FMR)
-    if cut.fmr is None and threshold is None:
-        return MatchThreshold(cut.similarity + STRICTER, None, f"{cut.source}; {STRICTER:g} stricter")
-    return cut
+        chosen = match_threshold(model, threshold=float(measured["threshold"]))
+        return MatchThreshold(chosen.similarity, chosen.fmr, TABLE.name, chosen.fnmr)
+    chosen = match_threshold(model, fmr=fmr, threshold=threshold, default_fmr=CLUSTER_FMR)
+    if chosen.fmr is None and threshold is None:
+        return MatchThreshold(chosen.similarity + STRICTER, None, f"{chosen.source}; {STRICTER:g} stricter")
+    return chosen
 
 
-def suggestion_threshold(model: InferenceModel, cut: float) -> float:
-    """The lowest similarity of two groups of an album, cut at `cut`, at which a merge is suggested."""
+def suggestion_threshold(model: InferenceModel, threshold: float) -> float:
+    """The lowest similarity of two groups of an album with this threshold at which a merge is suggested."""
     measured = _measured(model)
     below = SUGGESTED_BELOW
     if measured is not None:
         below = float(measured["threshold"]) - float(measured["suggest"])
-    return max(-1.0, cut - below)
+    return max(-1.0, threshold - below)
 
 
 def _measured(model: InferenceModel) -> dict[str, Any] | None:
@@ -202,18 +200,18 @@ class Merge:
 
 @dataclass
 class Album:
-    """An album's faces and who they are.
+    """The faces of an album, grouped by person.
 
     Attributes:
-        cut: the similarity asked for.
+        threshold: minimum mean similarity of two groups that are joined.
         suggest: lowest similarity of two groups at which `suggest_merges` names them; None for
-            `SUGGESTED_BELOW` below the cut.
-        rows: one a face, see `add`.
-        persons: after `solve`, a number a face: 1 .. by how often somebody was seen, 0 for faces that nobody
-            else's joined.
+            `SUGGESTED_BELOW` below the threshold.
+        rows: one per face, see `add`.
+        persons: after `solve`, one person number per face: 1, 2, ... by the number of faces; 0 for a face
+            without a group.
     """
 
-    cut: MatchThreshold
+    threshold: MatchThreshold
     smallest: float = 32.0
     same_photo: bool = False
     suggest: float | None = None
@@ -247,9 +245,9 @@ class Album:
         if not self.rows:
             return
         e = np.stack(self._embeddings)
-        apart = None if self.same_photo else [r["photo"] for r in self.rows]
+        photos = None if self.same_photo else [r["photo"] for r in self.rows]
         margins = [CHILD_MARGIN if r["child"] else 0.0 for r in self.rows]
-        labels = group(e, self.cut.similarity, apart=apart, margins=margins)
+        labels = group(e, self.threshold.similarity, photos=photos, margins=margins)
         counts = np.bincount(labels)
         self.persons = [label + 1 if counts[label] > 1 else 0 for label in labels]
         people = range(1, max(self.persons) + 1)
@@ -261,7 +259,7 @@ class Album:
             row["next"] = round(max(others), 4) if others else None
 
     def suggest_merges(self, *, minimum: float | None = None, limit: int | None = 100) -> list[Merge]:
-        """Pairs of groups that are similar, yet less than the threshold asks for: a person may decide.
+        """Pairs of groups that are similar, yet below the threshold, for a person to decide.
 
         Groups that share a photo are not suggested, unless the album was made with `same_photo`.
 
@@ -276,7 +274,7 @@ class Album:
             UsageError: `minimum` or `limit` is out of range.
         """
         if minimum is None:
-            minimum = self.cut.similarity - SUGGESTED_BELOW if self.suggest is None else self.suggest
+            minimum = self.threshold.similarity - SUGGESTED_BELOW if self.suggest is None else self.suggest
         if not -1 <= minimum <= 1:
             raise UsageError(f"minimum is a cosine, -1..1, not {minimum}")
         if limit is not None and limit < 1:
@@ -324,10 +322,10 @@ class Album:
             by.setdefault(person, []).append(i)
         return {
             "schema": 1,
-            "cut": self.cut.to_dict(),
+            "threshold": self.threshold.to_dict(),
             "photos": self.photos,
             "people": [{"person": p, "faces": [shown(i) for i in by[p]]} for p in sorted(by) if p],
-            "alone": [shown(i) for i in by.get(0, [])],
+            "single_faces": [shown(i) for i in by.get(0, [])],
             "merges": [
                 {"similarity": m.similarity, "first": side(m.first), "second": side(m.second)}
                 for m in self.suggest_merges()

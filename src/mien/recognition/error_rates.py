@@ -78,13 +78,13 @@ def measure(
     rows = []
     for fmr in wanted:
         allowed = int(fmr * n + 1e-9)
-        cut = float(np.floor(strangers[n - allowed - 1] * 1e6 + 1) / 1e6)
-        missed = int((same < cut).sum())
+        threshold = float(np.floor(strangers[n - allowed - 1] * 1e6 + 1) / 1e6)
+        missed = int((same < threshold).sum())
         rows.append(
             {
                 "fmr": float(f"{fmr:.3g}"),
-                "threshold": cut,
-                "false_matches": int((strangers >= cut).sum()),
+                "threshold": threshold,
+                "false_matches": int((strangers >= threshold).sum()),
                 "fnmr": round(missed / len(same), 4),
                 "false_non_matches": missed,
             }

@@ -158,7 +158,7 @@ class Gallery:
                 people = sorted(ids, key=lambda p: (first[p], p))
                 if len(people) > 1:
                     self.merge(*people)
-                    _log.warning("the people %s are one now: both were called %r", ", ".join(people), clean)
+                    _log.warning("the people %s were merged: both were called %r", ", ".join(people), clean)
                 self.store.replace([replace(r, name=clean) for r in self.store.rows("person", people[:1])])
         except (StorageError, RuntimeError, OSError, ValueError) as error:  # what LanceDB raises
             _log.warning(
@@ -183,9 +183,9 @@ class Gallery:
             "task": self.task,
             "view": reader.model.view.to_dict(),
         }
-        for what, mine in pins.items():
-            if (pinned := self._store.about[what]) != mine:
-                was, now = (f"{v[:16]}..." if what == "model" else str(v) for v in (pinned, mine))
+        for what, value in pins.items():
+            if (pinned := self._store.about[what]) != value:
+                was, now = (f"{v[:16]}..." if what == "model" else str(v) for v in (pinned, value))
                 raise UsageError(
                     f"the gallery {self.uri} was made with {what} {was}, and this reader has {now}: their"
                     " faces cannot be compared; load the same weights, or enroll the people again in a new"
@@ -301,7 +301,7 @@ class Gallery:
         known = self.store.rows("name", records.spellings(name))
         if len({r.person for r in known}) > 1:
             raise UsageError(
-                f"{name!r} is the name of several people here ({records.ids_of(known)}); merge them, or"
+                f"{name!r} is the name of several people ({records.ids_of(known)}); merge them, or"
                 " rename one by its id"
             )
         if known and (note is not None or until is not None):
@@ -402,7 +402,7 @@ class Gallery:
             )
         k, day = max(16, 4 * wanted), records.today()
         while True:
-            rows = self.store.near(vector, k)
+            rows = self.store.nearest(vector, k)
             first: dict[str, tuple[Row, float]] = {}
             for row, similarity in rows:
                 if not row.until or row.until >= day:
@@ -433,7 +433,7 @@ class Gallery:
         )
         if not rows:
             raise UsageError(
-                f"nobody here is called {person!r}; `mien gallery list` shows the names, which must be given"
+                f"no person is called {person!r}; `mien gallery list` shows the names, which must be given"
                 " exactly"
             )
         if len({r.person for r in rows}) > 1:
@@ -516,7 +516,9 @@ class Gallery:
         if name is not None and (clean := records.clean_name(name)) != found.name:
             there = self.store.rows("name", records.spellings(clean), full=False)
             if any(r.person != found.id for r in there):
-                raise UsageError(f"{clean!r} is here already; merge the two, or choose another name")
+                raise UsageError(
+                    f"the name {clean!r} is already used; merge the two people, or choose another name"
+                )
             changes["name"] = clean
         self.store.replace([replace(r, **{k: v for k, v in changes.items() if v is not None}) for r in rows])
 
@@ -530,13 +532,14 @@ class Gallery:
         Returns:
             the person's id.
         """
-        person, mine = self._find(into)
+        person, rows_of_person = self._find(into)
         rows = [r for o in others for r in self._find(o)[1] if r.person != person.id]
         if not rows:
-            raise UsageError(f"merge needs another person than {into!r}; name two people")
-        until = min((r.until for r in mine + rows if r.until), default="")
+            raise UsageError(f"merge needs two different people, not {into!r} twice")
+        until = min((r.until for r in rows_of_person + rows if r.until), default="")
         merged = [
-            replace(r, person=person.id, name=person.name, note=person.note, until=until) for r in mine + rows
+            replace(r, person=person.id, name=person.name, note=person.note, until=until)
+            for r in rows_of_person + rows
         ]
         self.store.replace(merged)
         self._drop(merged, [r.vector for r in merged if r.kind == FACE], self._resembles())
@@ -569,8 +572,7 @@ class Gallery:
         target = self.store.rows("name", records.spellings(name))
         if len({r.person for r in target}) > 1:
             raise UsageError(
-                f"{name!r} is the name of several people here ({records.ids_of(target)}); rename one by"
-                " its id"
+                f"{name!r} is the name of several people ({records.ids_of(target)}); rename one by its id"
             )
         there = target[0] if target else None
         if there and there.person == source.id:

@@ -262,11 +262,11 @@ def base64_of(row: Row) -> str:
 
 def people_of(rows: Iterable[Row]) -> list[Person]:
     """The people of a gallery's rows, in the order of enrollment."""
-    mine: dict[str, list[Row]] = {}
+    by_person: dict[str, list[Row]] = {}
     for r in sorted(rows, key=lambda r: (r.added, r.id)):
-        mine.setdefault(r.person, []).append(r)
+        by_person.setdefault(r.person, []).append(r)
     now, people = today(), []
-    for person, own in mine.items():
+    for person, own in by_person.items():
         faces, r = tuple(r.id for r in own if r.kind == FACE), own[0]
         people.append(
             Person(
@@ -321,7 +321,7 @@ def day_of(until: date | str) -> str:
     """A day as text, "2027-01-31"; "" means no last day.
 
     Raises:
-        UsageError: it is no date, or it is over.
+        UsageError: it is not a date, or it is over.
     """
     if until == "":
         return ""

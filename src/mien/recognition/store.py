@@ -103,13 +103,13 @@ def _cipher(key: str | os.PathLike[str]) -> Any:
         ) from e
     except ValueError as e:
         raise UsageError(
-            f"{os.fspath(key)} is no key file: it must hold 64 hexadecimal digits; make one with: mien"
+            f"{os.fspath(key)} is not a key file: it must hold 64 hexadecimal digits; make one with: mien"
             " gallery key --out FILE"
         ) from e
     if len(raw) != 32:
         raise UsageError(
-            f"{os.fspath(key)} is no key file: 32 bytes are needed, it holds {len(raw)}; make one with: mien"
-            " gallery key --out FILE"
+            f"{os.fspath(key)} is not a key file: 32 bytes are needed, it holds {len(raw)}; make one with:"
+            " mien gallery key --out FILE"
         )
     return AESGCM(raw)
 
@@ -137,7 +137,7 @@ class Store(Protocol):
 
     def add(self, rows: Sequence[Row]) -> None: ...
     def rows(self, column: str = "", values: Iterable[str] = (), *, full: bool = True) -> list[Row]: ...
-    def near(self, vector: Floats, k: int) -> list[tuple[Row, float]]: ...
+    def nearest(self, vector: Floats, k: int) -> list[tuple[Row, float]]: ...
     def replace(self, rows: Sequence[Row]) -> None: ...
     def remove(self, ids: Sequence[str]) -> None: ...
     def count(self) -> int: ...
@@ -153,7 +153,7 @@ def open_store(uri: str, key: str | os.PathLike[str] | None, options: dict[str, 
     """The table at a URI; None if there is none yet.
 
     Raises:
-        UsageError: it is no gallery, its key is missing or wrong, or a key was given for a plain gallery.
+        UsageError: it is not a gallery, its key is missing or wrong, or a key was given for a plain gallery.
         StorageError: an object store cannot be reached, or refuses the credentials.
     """
     lancedb, _ = libraries()
@@ -170,7 +170,7 @@ def open_store(uri: str, key: str | os.PathLike[str] | None, options: dict[str, 
         table = db.open_table(TABLE)
     about = json.loads((table.schema.metadata or {}).get(b"mien", b"{}"))
     if about.get("format") != FORMAT:
-        raise UsageError(f"{uri} holds a LanceDB table that is no {FORMAT}; name another folder")
+        raise UsageError(f"{uri} holds a LanceDB table that is not a {FORMAT}; name another folder")
     if not about["sealed"]:
         if key is not None:
             raise UsageError(
@@ -324,7 +324,7 @@ class PlainStore(_Table):
         search = self.table.search().select(names).limit(None)
         return (search.where(condition) if condition else search).to_arrow()
 
-    def near(self, vector: Floats, k: int) -> list[tuple[Row, float]]:
+    def nearest(self, vector: Floats, k: int) -> list[tuple[Row, float]]:
         """The k nearest rows and their similarities, nearest first, without thumbnails."""
 
         def search() -> Any:
@@ -375,7 +375,7 @@ class SealedStore(_Table):
     def __init__(self, uri: str, db: Any, table: Any, about: dict[str, Any], cipher: Any):
         super().__init__(uri, db, table, about)
         self._box = cipher
-        self._cache = self._kept(-1, {})
+        self._cache = self._cached(-1, {})
         self._open("check", bytes.fromhex(about["check"]))
 
     def _open(self, name: str, box: bytes) -> bytes:
@@ -401,7 +401,7 @@ class SealedStore(_Table):
             [pa.array([r.id for r in rows]), pa.array(boxes, pa.binary())], schema=self.table.schema
         )
 
-    def _kept(self, version: int, rows: dict[str, Row]) -> tuple[int, dict[str, Row], Floats]:
+    def _cached(self, version: int, rows: dict[str, Row]) -> tuple[int, dict[str, Row], Floats]:
         vectors = [r.vector for r in rows.values()]
         return version, rows, np.stack(vectors) if vectors else np.zeros((0, self.about["d"]), np.float32)
 
@@ -412,7 +412,7 @@ class SealedStore(_Table):
             rows = (
                 self._row(i, b) for i, b in zip(data["id"].to_pylist(), data["box"].to_pylist(), strict=True)
             )
-            self._cache = self._kept(version, {r.id: r for r in rows})
+            self._cache = self._cached(version, {r.id: r for r in rows})
         return self._cache
 
     def _row(self, name: str, box: bytes) -> Row:
@@ -430,7 +430,7 @@ class SealedStore(_Table):
         with explaining(self.uri):
             self.table.add(self._arrow(rows))
             self.tend()
-        self._cache = self._kept(
+        self._cache = self._cached(
             int(self.table.version), opened
         )  # one process writes, so there was no other change in between
 
@@ -438,7 +438,7 @@ class SealedStore(_Table):
         wanted = set(values)
         return [r for r in self._opened()[1].values() if not column or getattr(r, column) in wanted]
 
-    def near(self, vector: Floats, k: int) -> list[tuple[Row, float]]:
+    def nearest(self, vector: Floats, k: int) -> list[tuple[Row, float]]:
         _, rows, vectors = self._opened()
         similarity, listed = vectors @ vector, list(rows.values())
         best = np.argsort(-similarity, kind="stable")[:k]

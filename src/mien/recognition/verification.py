@@ -143,7 +143,7 @@ def verify(
     from mien.inference.reader import load
 
     reader = reader or load(tasks=["identity"])
-    cut = match_threshold(reader.model, fmr=fmr, threshold=threshold)
+    chosen = match_threshold(reader.model, fmr=fmr, threshold=threshold)
     readings = []
     for photo in (first, second):
         reading = reader(photo)
@@ -154,7 +154,7 @@ def verify(
     faces = (readings[0][0], readings[1][0])
     similarity = float(embedding_of(faces[0]) @ embedding_of(faces[1]))
     return Verification(
-        similarity >= cut.similarity, similarity, cut, faces, (len(readings[0]), len(readings[1]))
+        similarity >= chosen.similarity, similarity, chosen, faces, (len(readings[0]), len(readings[1]))
     )
 
 

@@ -16,8 +16,8 @@ from mien.types import Floats
 
 BLOCK = 4096  # Ours: side of a block of pairs in faces, 64 MB of similarities
 LARGEST = 8192  # Ours: maximum faces of one average linkage, 0.5 GB of similarities
-SLACK = 1e-4  # below the cut: other matrix shapes round differently, and an extra pair changes nothing
-TIGHTER = 0.01  # Ours: step by which the threshold is raised until every part is small enough
+SLACK = 1e-4  # below the threshold: other matrix shapes round differently, and an extra pair changes nothing
+TIGHTER = 0.01  # Ours: step by which the threshold increases until every part is small enough
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,49 +26,49 @@ class Groups:
 
     Attributes:
         labels: (n,) one group number per face, as `clustering.group` returns it.
-        approximate: number of faces in parts that were split at a higher cut.
+        approximate: number of faces in parts that were split at a higher threshold.
     """
 
     labels: list[int]
     approximate: int
 
 
-class Near:
+class BlockPairs:
     """Worker: a block of pairs -> a spanning forest of its connected faces."""
 
     def __init__(self, e: Floats, photo: npt.NDArray[np.int64], margins: Floats):
         self.e, self.photo, self.margins = e, photo, margins
 
     def __call__(self, item: dict[str, Any]) -> dict[str, Any]:
-        (a, b), cut = item["rows"], item["cut"]
+        (a, b), threshold = item["rows"], item["threshold"]
         rows, others = (
             np.arange(a, min(a + item["block"], len(self.e))),
             np.arange(b, min(b + item["block"], len(self.e))),
         )
-        near = (
+        above = (
             self.e[rows] @ self.e[others].T - np.maximum(self.margins[rows, None], self.margins[None, others])
-            >= cut - SLACK
+            >= threshold - SLACK
         )
-        near &= self.photo[rows, None] != self.photo[None, others]
-        i, j = (x.tolist() for x in np.nonzero(near))
-        forest, kept = Forest(), []
+        above &= self.photo[rows, None] != self.photo[None, others]
+        i, j = (x.tolist() for x in np.nonzero(above))
+        forest, pairs = Forest(), []
         for one, two in zip((rows[i]).tolist(), (others[j]).tolist(), strict=True):
             if one < two and forest.join(one, two):
-                kept.append([one, two])
-        return {"pairs": kept, "pid": os.getpid()}
+                pairs.append([one, two])
+        return {"pairs": pairs, "pid": os.getpid()}
 
 
-class Linked:
+class Linkage:
     """Worker: parts -> their groups by average linkage."""
 
-    def __init__(self, e: Floats, photo: npt.NDArray[np.int64], margins: Floats, cut: float):
-        self.e, self.photo, self.margins, self.cut = e, photo, margins, cut
+    def __init__(self, e: Floats, photo: npt.NDArray[np.int64], margins: Floats, threshold: float):
+        self.e, self.photo, self.margins, self.threshold = e, photo, margins, threshold
 
     def __call__(self, item: dict[str, Any]) -> dict[str, Any]:
         out = []
         for part in item["parts"]:
             labels = clustering.group(
-                self.e[part], self.cut, apart=self.photo[part].tolist(), margins=self.margins[part]
+                self.e[part], self.threshold, photos=self.photo[part].tolist(), margins=self.margins[part]
             )
             groups: dict[int, list[int]] = {}
             for face, label in zip(part, labels, strict=True):
@@ -99,9 +99,9 @@ class Forest:
 
 def group(
     embeddings: npt.ArrayLike,
-    cut: float,
+    threshold: float,
     *,
-    apart: Sequence[int] | None = None,
+    photos: Sequence[int] | None = None,
     margins: npt.ArrayLike | None = None,
     block: int = BLOCK,
     largest: int = LARGEST,
@@ -110,15 +110,15 @@ def group(
 ) -> Groups:
     """`clustering.group` in blocks of pairs and then in parts, on many cores or machines.
 
-    Faces that no chain of pairs above the cut connects can never be one group. So each connected part is
-    clustered separately, with the same result as `clustering.group`. A part of more than `largest` faces (a
-    chain of similar people, or a cut too low for the network) is split at higher cuts until it fits; groups
-    in it may be smaller than average linkage at the cut would make them.
+    Faces that no chain of pairs above the threshold connects can never be one group. So each connected part
+    is clustered separately, with the same result as `clustering.group`. A part of more than `largest` faces
+    (a chain of similar people, or a threshold too low for the network) is split at higher thresholds until it
+    fits; its groups may be smaller than those of average linkage.
 
     Args:
         embeddings: see `clustering.group`.
-        cut: see `clustering.group`.
-        apart: see `clustering.group`.
+        threshold: see `clustering.group`.
+        photos: see `clustering.group`.
         margins: see `clustering.group`.
         block: side of a block of pairs, in faces.
         largest: maximum number of faces in one part.
@@ -127,13 +127,15 @@ def group(
     """
     e = np.ascontiguousarray(embeddings, np.float32)
     m = np.zeros(len(e), np.float32) if margins is None else np.asarray(margins, np.float32)
-    photo = np.arange(len(e)) if apart is None else np.asarray(apart, np.int64)
+    photo = np.arange(len(e)) if photos is None else np.asarray(photos, np.int64)
 
     def parts_of(faces: npt.NDArray[np.int64], at: float) -> list[list[int]]:
         blocks = range(0, len(faces), block)
-        items = [{"rows": [a, b], "cut": at, "block": block} for a in blocks for b in blocks if b >= a]
+        items = [{"rows": [a, b], "threshold": at, "block": block} for a in blocks for b in blocks if b >= a]
         forest = Forest()
-        for result in run(items, Near, (e[faces], photo[faces], m[faces]), engine=engine, workers=workers):
+        for result in run(
+            items, BlockPairs, (e[faces], photo[faces], m[faces]), engine=engine, workers=workers
+        ):
             for i, j in result["pairs"]:
                 forest.join(i, j)
         found: dict[int, list[int]] = {}
@@ -142,14 +144,14 @@ def group(
         return list(found.values())
 
     fit, approximate = [], 0
-    waiting = [(part, cut) for part in parts_of(np.arange(len(e)), cut)]
+    waiting = [(part, threshold) for part in parts_of(np.arange(len(e)), threshold)]
     while waiting:
         part, at = waiting.pop()
         if len(part) <= largest:
             fit.append(part)
             continue
-        approximate += len(part) if at == cut else 0
-        # a cut above 1 splits nothing: identical pictures are one group
+        approximate += len(part) if at == threshold else 0
+        # a threshold above 1 splits nothing: identical pictures are one group
         higher = (
             parts_of(np.array(part), at + TIGHTER)
             if at + TIGHTER <= 1
@@ -158,7 +160,11 @@ def group(
         waiting += [(p, at + TIGHTER) for p in higher]
     groups = [part for part in fit if len(part) == 1]
     for result in run(
-        _bundles([p for p in fit if len(p) > 1]), Linked, (e, photo, m, cut), engine=engine, workers=workers
+        _bundles([p for p in fit if len(p) > 1]),
+        Linkage,
+        (e, photo, m, threshold),
+        engine=engine,
+        workers=workers,
     ):
         groups += result["groups"]
     groups.sort(key=lambda members: (-len(members), members[0]))

@@ -220,11 +220,11 @@ def run(
         results = iter(done.iter_rows())
         row = next(results, None)
     while row is not None:
-        said = json.loads(row["result"])
-        if "error" in said:
-            name, message = said["error"]
+        result = json.loads(row["result"])
+        if "error" in result:
+            name, message = result["error"]
             raise getattr(errors, name, MienError)(message)
-        yield said["done"]
+        yield result["done"]
         row = next(results, None)
     _log.info("Ray's account of the job:\n%s", done.stats())
 

@@ -146,14 +146,14 @@ def _pictures(api: FastAPI, service: Service) -> None:
         form = (await read_form(request, service.limits, request.state.deadline)).checked(schema.AnalyzeForm)
         if form.tasks is not None:
             service.allowed(form.tasks)
-        question = AnalyzeRequest(
+        analyze_request = AnalyzeRequest(
             form.tasks or service.default,
             form.score,
             form.faces,
             form.masks is not None,
             form.thorough or None,
         )
-        records = await service.each(service.work.record, form.image, question, request)
+        records = await service.each(service.work.record, form.image, analyze_request, request)
         if len(records) == 1 and records[0].error is not None:
             raise of_photo(records[0].error, 1)
         return JSONResponse({"request_id": request.state.request_id, "results": [r.json for r in records]})
@@ -169,7 +169,7 @@ def _pictures(api: FastAPI, service: Service) -> None:
             raise ApiError(501, "not_answered", "the model of this server does not predict identity")
         service.allowed([service.identity])
         form = (await read_form(request, service.limits, request.state.deadline)).checked(schema.VerifyForm)
-        cut = service.cut(form.threshold, form.fmr)
+        chosen = service.threshold_of(form.threshold, form.fmr)
         readings = await service.each(
             service.work.read, form.image, AnalyzeRequest((service.identity,), form.score), request
         )
@@ -186,8 +186,8 @@ def _pictures(api: FastAPI, service: Service) -> None:
         a, b = (r[0][service.identity] for r in readings)
         similarity = round(max(-1.0, min(1.0, a.similarity(b))), 3)
         out: dict[str, Any] = {"request_id": request.state.request_id, "similarity": similarity}
-        if cut is not None:
-            out |= {"same": similarity >= cut.similarity, **cut.to_dict()}
+        if chosen is not None:
+            out |= {"same": similarity >= chosen.similarity, **chosen.to_dict()}
         faces = [{k: r[0].to_dict()[k] for k in ("box", "score")} | {"found": len(r)} for r in readings]
         return JSONResponse(out | {"task": service.identity, "model": service.work.model, "faces": faces})
 

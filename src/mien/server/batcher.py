@@ -34,7 +34,7 @@ class Batcher:
     """An `InferenceModel` that many threads may call; one forward pass serves several calls.
 
     A call waits for others for at most `wait_ms`, and not at all if no other picture is in progress (see
-    `visit`). Calls are never split: a call with more than `faces` faces gets its own forward pass.
+    `lease`). Calls are never split: a call with more than `faces` faces gets its own forward pass.
 
     Args:
         model: called from one thread only.
@@ -65,9 +65,9 @@ class Batcher:
         self._closed = False
         self._thread: threading.Thread | None = None
 
-    def visit(self, deadline: Deadline) -> Visit:
+    def lease(self, deadline: Deadline) -> Lease:
         """Context of one picture: until its first call, faces of other pictures may wait for its faces."""
-        return Visit(self, deadline)
+        return Lease(self, deadline)
 
     def expect(self, more: int) -> None:
         """Change the number of pictures in progress by `more`."""
@@ -169,7 +169,7 @@ class Batcher:
         return taken
 
 
-class Visit:
+class Lease:
     """A `Batcher` for one picture: an `InferenceModel` with a deadline.
 
     Enter it before the picture is opened.
@@ -184,7 +184,7 @@ class Visit:
             0,
         )
 
-    def __enter__(self) -> Visit:
+    def __enter__(self) -> Lease:
         self._batcher.expect(1)
         self._expected = 1
         return self

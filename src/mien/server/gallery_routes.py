@@ -151,11 +151,11 @@ def one_face_each(readings: Sequence[Reading], pick: schema.Pick) -> list[Face]:
 def routes(api: FastAPI, service: Service, gallery: Gallery) -> None:
     """Add the routes that do what `mien gallery` does. Their work runs on the queue's threads."""
     _ = gallery.threshold  # without a threshold the server must not start
-    question = AnalyzeRequest((gallery.task,))
-    _identify(api, service, gallery, question)
-    _people(api, service, gallery, question)
+    analyze_request = AnalyzeRequest((gallery.task,))
+    _identify(api, service, gallery, analyze_request)
+    _people(api, service, gallery, analyze_request)
     _edit(api, service, gallery)
-    _correct(api, service, gallery, question)
+    _correct(api, service, gallery, analyze_request)
     _all_people(api, service, gallery)
 
 
@@ -163,9 +163,9 @@ def _reply(request: Request, **found: Any) -> JSONResponse:
     return JSONResponse({"request_id": request.state.request_id, **found})
 
 
-def _identify(api: FastAPI, service: Service, gallery: Gallery, question: AnalyzeRequest) -> None:
-    def who_is(top: int, data: bytes, question: AnalyzeRequest, deadline: Deadline) -> Record:
-        reading = service.work.read(data, question, deadline)
+def _identify(api: FastAPI, service: Service, gallery: Gallery, analyze_request: AnalyzeRequest) -> None:
+    def identify_faces(top: int, data: bytes, analyze_request: AnalyzeRequest, deadline: Deadline) -> Record:
+        reading = service.work.read(data, analyze_request, deadline)
         record = reading.to_dict()
         if reading.error is None:
             with gallery_errors(gallery):
@@ -182,13 +182,13 @@ def _identify(api: FastAPI, service: Service, gallery: Gallery, question: Analyz
         form = (await read_form(request, service.limits, request.state.deadline)).checked(schema.IdentifyForm)
         if not begun(gallery):
             raise ApiError(400, "gallery", "nobody was enrolled yet; POST /v1/gallery/people does that")
-        records = await service.each(partial(who_is, form.top), form.image, question, request)
+        records = await service.each(partial(identify_faces, form.top), form.image, analyze_request, request)
         if len(records) == 1 and records[0].error is not None:
             raise of_photo(records[0].error, 1)
         return JSONResponse({"request_id": request.state.request_id, "results": [r.json for r in records]})
 
 
-def _people(api: FastAPI, service: Service, gallery: Gallery, question: AnalyzeRequest) -> None:
+def _people(api: FastAPI, service: Service, gallery: Gallery, analyze_request: AnalyzeRequest) -> None:
     @api.post(
         "/v1/gallery/people",
         responses=openapi.replies(schema.Enrolled, *ERRORS),
@@ -197,7 +197,7 @@ def _people(api: FastAPI, service: Service, gallery: Gallery, question: AnalyzeR
     async def add(request: Request) -> JSONResponse:
         """Enroll the one face of each picture under one name. If one picture is refused, none is enrolled."""
         form = (await read_form(request, service.limits, request.state.deadline)).checked(schema.EnrollForm)
-        readings = await service.each(service.work.read, form.image, question, request)
+        readings = await service.each(service.work.read, form.image, analyze_request, request)
         faces = one_face_each(readings, form.pick)
         job = partial(enroll, gallery, faces, form.name, form.note, form.until)
         (added,) = await service.line.run([job], request.state.deadline)
@@ -260,7 +260,7 @@ def _edit(api: FastAPI, service: Service, gallery: Gallery) -> None:
         return _reply(request, person=found)
 
 
-def _correct(api: FastAPI, service: Service, gallery: Gallery, question: AnalyzeRequest) -> None:
+def _correct(api: FastAPI, service: Service, gallery: Gallery, analyze_request: AnalyzeRequest) -> None:
     replies = openapi.replies(schema.Corrected, 404, *ERRORS)
 
     @api.post(
@@ -276,7 +276,7 @@ def _correct(api: FastAPI, service: Service, gallery: Gallery, question: Analyze
         """
         form = (await read_form(request, service.limits, request.state.deadline)).checked(schema.CorrectForm)
         (face,) = one_face_each(
-            await service.each(service.work.read, form.image, question, request), form.pick
+            await service.each(service.work.read, form.image, analyze_request, request), form.pick
         )
         job = partial(of_people, gallery, [person], lambda: gallery.correct_face(face, person))
         (made,) = await service.line.run([job], request.state.deadline)

@@ -16,7 +16,7 @@ from mien.errors import MienError, PhotoError, UsageError
 
 MIB = 1 << 20
 _ORIGIN = re.compile(r"https?://[^/\s?#@*]+")
-LEAST_KEY = 16
+MINIMUM_KEY = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +66,7 @@ class Limits:
                 raise UsageError(f"the limit {name} must be above 0, not {getattr(self, name)}")
         if self.rate is not None and self.rate <= 0:
             raise UsageError(
-                f"the limit rate must be above 0 pictures a minute, not {self.rate}; None switches it off"
+                f"the limit rate must be above 0 pictures per minute, not {self.rate}; None switches it off"
             )
 
 
@@ -132,9 +132,9 @@ class Keys:
     def __init__(self, keys: Iterable[tuple[str, str]]):
         self._digests: list[tuple[str, bytes]] = []
         for name, key in keys:
-            if len(key) < LEAST_KEY:
+            if len(key) < MINIMUM_KEY:
                 raise UsageError(
-                    f"the key {name!r} has {len(key)} characters, it needs {LEAST_KEY}: "
+                    f"the key {name!r} has {len(key)} characters, it needs {MINIMUM_KEY}: "
                     'python -c "import secrets; print(secrets.token_urlsafe(32))"'
                 )
             if self.owner(key) is not None:

@@ -165,7 +165,7 @@ class Middleware:
         if wait > 0:
             text = f"more than {self.limits.rate:g} pictures per minute; try again in {wait:.1f} s"
             raise ApiError(
-                429, "rate_limited", text, details={"pictures_a_minute": self.limits.rate}, retry_after=wait
+                429, "rate_limited", text, details={"pictures_per_minute": self.limits.rate}, retry_after=wait
             )
 
 

@@ -32,7 +32,7 @@ class _InMemory(MultiPartParser):
 
     def __init__(self, headers: Headers, stream: AsyncGenerator[bytes, None], limits: Limits):
         super().__init__(headers, stream, max_files=limits.pictures, max_fields=16, max_part_size=4096)
-        self._most, self._seen = limits.picture_bytes, 0
+        self._maximum, self._seen = limits.picture_bytes, 0
 
     def on_part_begin(self) -> None:
         super().on_part_begin()
@@ -40,10 +40,10 @@ class _InMemory(MultiPartParser):
 
     def on_part_data(self, data: bytes, start: int, end: int) -> None:
         self._seen += end - start
-        if self._current_part.file is not None and self._seen > self._most:
-            text = f"a picture has more than {self._most} bytes, which is the limit; save it smaller"
+        if self._current_part.file is not None and self._seen > self._maximum:
+            text = f"a picture has more than {self._maximum} bytes, which is the limit; save it smaller"
             raise ApiError(
-                413, "picture_too_large", text, details={"limit": self._most, "image": self._current_files}
+                413, "picture_too_large", text, details={"limit": self._maximum, "image": self._current_files}
             )
         super().on_part_data(data, start, end)
 
@@ -257,7 +257,7 @@ def _object(body: bytes, wanted: tuple[str, ...]) -> dict[str, Any]:
         raise ApiError(
             400,
             "bad_json",
-            f"the body is no JSON ({type(e).__name__}); send an object with {', '.join(wanted)}",
+            f"the body is not JSON ({type(e).__name__}); send an object with {', '.join(wanted)}",
         ) from e
     if not isinstance(found, dict):
         raise ApiError(400, "bad_json", f"the body must be an object with {', '.join(wanted)}")
@@ -270,7 +270,7 @@ async def _take(form: Body, name: str, value: UploadFile | str) -> None:
         raise ApiError(
             400,
             "bad_field",
-            "a field's name or text is no Unicode; send UTF-8",
+            "a field's name or text is not Unicode; send UTF-8",
             details={"field": printable(name[:40])},
         )
     if isinstance(value, str):

@@ -79,28 +79,30 @@ class Service:
         self,
         how: Callable[[bytes, AnalyzeRequest, Deadline], T],
         images: Sequence[bytes],
-        question: AnalyzeRequest,
+        analyze_request: AnalyzeRequest,
         request: Request,
     ) -> list[T]:
         """All pictures of a request, in order, by `Pipeline.read` or `Pipeline.record`."""
         state = request.state
-        self.check(question)
+        self.check(analyze_request)
         if len(images) > 1:
             state.charge(state.key, len(images) - 1)
         deadline: Deadline = state.deadline
-        return await self.line.run([partial(how, data, question, deadline) for data in images], deadline)
+        return await self.line.run(
+            [partial(how, data, analyze_request, deadline) for data in images], deadline
+        )
 
-    def check(self, question: AnalyzeRequest) -> None:
+    def check(self, analyze_request: AnalyzeRequest) -> None:
         """Raises: UnknownTask, or ApiError 400 for a search that this server's detector does not offer."""
-        self.work.reader.select(question.tasks)
-        if question.score is not None and not isinstance(self.work.reader.detector, Detector):
+        self.work.reader.select(analyze_request.tasks)
+        if analyze_request.score is not None and not isinstance(self.work.reader.detector, Detector):
             raise ApiError(400, "bad_field", "the detector of this server takes no score; leave it out")
-        if question.thorough and not isinstance(self.work.reader.detector, Detector):
+        if analyze_request.thorough and not isinstance(self.work.reader.detector, Detector):
             raise ApiError(
                 400, "bad_field", "the detector of this server has no thorough search; leave thorough out"
             )
 
-    def cut(self, threshold: float | None, fmr: float | None) -> MatchThreshold | None:
+    def threshold_of(self, threshold: float | None, fmr: float | None) -> MatchThreshold | None:
         """The operating point of a comparison; None if none was requested and none was measured.
 
         Raises:

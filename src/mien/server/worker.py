@@ -54,8 +54,8 @@ class WorkQueue:
             raise ApiError(503, "queue_full", text, retry_after=1)
         futures = [self._submit(job) for job in jobs]
         wrapped = [_wrapped(f) for f in futures]
-        late = (await asyncio.wait(wrapped, timeout=deadline.left()))[1]
-        if not late:
+        pending = (await asyncio.wait(wrapped, timeout=deadline.left()))[1]
+        if not pending:
             results = []
             try:
                 while wrapped:
@@ -174,22 +174,22 @@ class Pipeline:
             thorough=self.reader.thorough,
         )
 
-    def read(self, data: bytes, question: AnalyzeRequest, deadline: Deadline) -> Reading:
+    def read(self, data: bytes, analyze_request: AnalyzeRequest, deadline: Deadline) -> Reading:
         """Read one picture. If that fails, the reading has `.error`, as in a list of `Reader`.
 
         Raises:
             DeadlineExceeded: between two stages, or while waiting for a forward pass.
         """
         deadline.check()
-        with self.batcher.visit(deadline) as visit:
+        with self.batcher.lease(deadline) as lease:
             try:
                 reading = self.reader.read(
                     data,
-                    tasks=question.tasks,
-                    score=question.score,
-                    thorough=question.thorough,
-                    max_faces=question.faces,
-                    model=visit,
+                    tasks=analyze_request.tasks,
+                    score=analyze_request.score,
+                    thorough=analyze_request.thorough,
+                    max_faces=analyze_request.faces,
+                    model=lease,
                     on_stage=partial(self._check, deadline),
                 )
             except PhotoError as e:  # not logged: its message may contain the picture's first bytes
@@ -210,11 +210,11 @@ class Pipeline:
             )
         deadline.check()
 
-    def record(self, data: bytes, question: AnalyzeRequest, deadline: Deadline) -> Record:
+    def record(self, data: bytes, analyze_request: AnalyzeRequest, deadline: Deadline) -> Record:
         """As `read`, but returns the record, which is made here and not in the event loop."""
-        reading = self.read(data, question, deadline)
+        reading = self.read(data, analyze_request, deadline)
         json = reading.to_dict()
-        if question.masks:
+        if analyze_request.masks:
             for plain, face in zip(json.get("faces", ()), reading, strict=True):
                 for name, answer in face.answers.items():
                     if detail := answer.detail():

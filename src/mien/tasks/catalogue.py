@@ -50,7 +50,7 @@ _ALL: tuple[Task[Any], ...] = (
 )
 
 
-# What a system that can answer every kind of question is asked, unless told otherwise.
+# The tasks of a system that supports every kind of task, by default.
 DEFAULT_TASKS = (LANDMARKS, POINTS5, PARSING, AGE, EXPRESSION, ATTRIBUTES, IDENTITY)
 
 
@@ -62,7 +62,7 @@ def _check(name: str, value: Any) -> str:
     if not isinstance(value, Task):
         return f"it is of type {type(value).__name__}; name an instance of a subclass of mien.tasks.Task"
     if not name.isidentifier():
-        return f"the name {name!r} is no identifier; use letters, digits and _"
+        return f"the name {name!r} is not an identifier; use letters, digits and _"
     return check_name(name, value)
 
 
@@ -71,7 +71,7 @@ TASKS: Catalogue[Task[Any]] = Catalogue(
 )
 
 
-# The order in which answers appear. Identity is biometric data and comes only when asked for by name.
+# The order of predictions. Identity is biometric data and must be requested by name.
 ANSWER_ORDER = (
     "points5",
     "landmarks",
@@ -114,7 +114,7 @@ def task(name: str) -> Task[Any]:
     """The task of that name, or of "name@set": the same question as one data set answers it.
 
     Two sets may label one question by different hands (ages of MORPH II and of UTKFace); a model that is
-    asked for "age@morph2" and "age@utkface" keeps queries or a head for each.
+    with the tasks "age@morph2" and "age@utkface" has queries or a head for each.
 
     Raises:
         UnknownTask: naming the ones there are.

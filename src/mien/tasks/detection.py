@@ -181,13 +181,17 @@ class FaceTask(Task[list[Detection]]):
             goal = torch.zeros_like(raw[..., 0])
             extra = raw.sum() * 0.0
             if len(face):
-                got, want = raw[picture[face], cell], truth[face]
+                got, expected = raw[picture[face], cell], truth[face]
                 boxes, points = unpack(got, centers[cell], strides[cell])
-                iou, box_loss = ciou(boxes, want[:, :4])
+                iou, box_loss = ciou(boxes, expected[:, :4])
                 goal[picture[face], cell] = 0.5 + 0.5 * iou.detach().clamp(0, 1)
                 counted[picture[face], cell] = 1.0
-                extent = ((want[:, 2] - want[:, 0]) * (want[:, 3] - want[:, 1])).clamp_min(1).sqrt()
-                off = (points - want[:, 4:14]) / extent[:, None]
+                extent = (
+                    ((expected[:, 2] - expected[:, 0]) * (expected[:, 3] - expected[:, 1]))
+                    .clamp_min(1)
+                    .sqrt()
+                )
+                off = (points - expected[:, 4:14]) / extent[:, None]
                 point_loss = F.smooth_l1_loss(off, torch.zeros_like(off), beta=0.03, reduction="none").sum(1)
                 extra = (self.box_weight * box_loss + self.point_weight * point_loss).mean()
             gap = (raw[..., 0].sigmoid() - goal).detach().square()

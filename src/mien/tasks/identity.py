@@ -124,7 +124,7 @@ class MarginTask(IdentityTask):
         scale, margin: s and m of the paper; the values are Faceptor's and InsightFace's.
         spread: standard deviation of the class weights at the start. Ours: normal, 0.01, as in InsightFace;
             official Faceptor starts uniform with 0.0255. The loss normalizes the weights, so that only their
-            directions count, and those are alike.
+            directions count, and those are similar.
     """
 
     name: str = "identity512"

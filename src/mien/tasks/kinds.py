@@ -49,11 +49,12 @@ def check_name(name: str) -> None:
     """Whether a new task may have that name.
 
     Raises:
-        UsageError: it is no name, or it has a meaning already.
+        UsageError: it is not a name, or it has a meaning already.
     """
     if not NAME.fullmatch(name):
         raise UsageError(
-            f"{name!r} is no name for a task: use at most 40 lower-case letters, digits and _, a letter first"
+            f"{name!r} is not a name for a task: use at most 40 lower-case letters, digits"
+            " and _, a letter first"
         )
     if name in TASKS or name in DERIVED or name in RESERVED:
         raise UsageError(f"{name!r} has a meaning already; choose another name, such as 'my_{name}'")
@@ -109,9 +110,9 @@ def _check_fits(made: Task[Any]) -> None:
     if isinstance(made, ChoiceTask) and len(made.names) < 2:
         raise ValueError(f"{made.name} has one class; a choice has two or more")
     if isinstance(made, ChoiceTask) and made.mirror and sorted(made.mirror) != list(range(len(made.names))):
-        raise ValueError(f"{made.name} has a mirror that is no order of its {len(made.names)} classes")
+        raise ValueError(f"{made.name} has a mirror that is not an order of its {len(made.names)} classes")
     if isinstance(made, LandmarkTask) and sorted(made.mirror) != list(range(len(made.mirror))):
-        raise ValueError(f"{made.name} has a mirror that is no order of its {len(made.mirror)} points")
+        raise ValueError(f"{made.name} has a mirror that is not an order of its {len(made.mirror)} points")
     if isinstance(made, LandmarkTask) and made.eyes and max(made.eyes) >= len(made.mirror):
         raise ValueError(f"{made.name} measures by points {made.eyes}, and has {len(made.mirror)}")
     if isinstance(made, ParsingTask) and (
@@ -147,13 +148,13 @@ def _indices(value: Any) -> tuple[int, ...]:
         or len(value) > MAX_NAMES
         or not all(type(n) is int and 0 <= n < MAX_NAMES for n in value)
     ):
-        raise ValueError(f"{str(value)[:80]} is no list of whole numbers from 0 on")
+        raise ValueError(f"{str(value)[:80]} is not a list of whole numbers from 0 on")
     return tuple(value)
 
 
 def _number(value: Any) -> float:
     if not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value):
-        raise ValueError(f"{value!r} is no finite number")
+        raise ValueError(f"{value!r} is not a finite number")
     return float(value)
 
 
@@ -171,7 +172,7 @@ def _flag(value: Any) -> bool:
 
 def _text(value: Any) -> str:
     if not isinstance(value, str) or len(value) > MAX_NAME or not (value == "" or value.isprintable()):
-        raise ValueError(f"{str(value)[:80]!r} is no printable text of at most {MAX_NAME} characters")
+        raise ValueError(f"{str(value)[:80]!r} is not a printable text of at most {MAX_NAME} characters")
     return value
 
 

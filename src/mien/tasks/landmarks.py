@@ -109,7 +109,7 @@ class LandmarkTask(Task[Landmarks]):
     """n places by heat maps, read as the expectation over the map.
 
     A label is (n, 2) pixels, or a mapping with these as "points" and the data set's face "box" (x1, y1, x2,
-    y2), which only the metric needs. NaN is a point that nobody labeled; known is told for each point.
+    y2), which only the metric needs. NaN is an unlabeled point; the mask has one element per point.
 
     Loss: KL from a Gaussian around the true place to the softmax of the map, plus the distance between the
         expected

@@ -157,7 +157,7 @@ class Catalogue(dict[str, V]):
                 " the package"
             ) from error
         if wrong := self._check(point.name, value):
-            raise PluginError(f"{_described(point)} is no {GROUPS[self.group]} for mien: {wrong}")
+            raise PluginError(f"{_described(point)} is not a {GROUPS[self.group]} for mien: {wrong}")
         return value
 
 

@@ -163,7 +163,7 @@ def check_answers_are_json(of: TaskCase) -> None:
         try:
             again = json.loads(json.dumps(record, allow_nan=False))
         except (TypeError, ValueError) as error:
-            raise AssertionError(f"{of.name}: to_dict() is no plain JSON: {error}") from error
+            raise AssertionError(f"{of.name}: to_dict() is not plain JSON: {error}") from error
         ensure(again == record, f"{of.name}: to_dict() comes back from JSON as {again!r}, not {record!r}")
 
 
@@ -192,7 +192,7 @@ def check_columns_hold_the_record(of: TaskCase) -> None:
             else:
                 ensure(
                     isinstance(cell, c.kind),
-                    f"{name}: the column {c.name!r} gives {cell!r}, which is no {c.kind.__name__}",
+                    f"{name}: the column {c.name!r} gives {cell!r}, which is not a {c.kind.__name__}",
                 )
             ensure(
                 c.get({}) is None, f"{name}: the column {c.name!r} must be None for a face without the answer"
@@ -315,7 +315,7 @@ def check_horizontal_flip(of: TaskCase) -> None:
 def check_header(of: TaskCase) -> None:
     """What the weights' header says of a task is JSON, and gives the task's settings again."""
     header = of.task.header()
-    ensure(json.loads(json.dumps(header)) == header, f"{of.name}: header() is no plain JSON: {header!r}")
+    ensure(json.loads(json.dumps(header)) == header, f"{of.name}: header() is not plain JSON: {header!r}")
     ensure(
         (header.get("name"), header.get("labels")) == (of.task.name, of.task.labels),
         f"{of.name}: header() must name the task and its label set, not {header!r}",

@@ -44,7 +44,7 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     try:
         with safe_open(path, "pt") as f:
             header = json.loads((f.metadata() or {}).get("mien", "{}"))
-            tensors = {k: f.get_tensor(k) for k in f.keys()}  # noqa: SIM118  (a safe_open is no mapping)
+            tensors = {k: f.get_tensor(k) for k in f.keys()}  # noqa: SIM118  (a safe_open is not a mapping)
     except (SafetensorError, OSError) as e:
         raise BadWeights(f"{path} is not a readable safetensors file ({e}); train or copy it again") from e
     if header.get("format") != FORMAT:

@@ -96,12 +96,11 @@ class Distributed:
         Raises:
             UsageError: they do not.
         """
-        mine = torch.zeros(self.world, dtype=torch.int64)
-        mine[self.rank] = value
-        if len(set(theirs := self.all_reduce(mine).tolist())) > 1:
+        local = torch.zeros(self.world, dtype=torch.int64)
+        local[self.rank] = value
+        if len(set(gathered := self.all_reduce(local).tolist())) > 1:
             raise UsageError(
-                f"the ranks do not agree on {what}: {theirs}; give all of them the same recipe, settings and"
-                " folder"
+                f"the ranks do not agree on {what}: {gathered}; give all the same recipe, settings and folder"
             )
 
     def all_reduce_losses(self, losses: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -170,8 +169,8 @@ class Distributed:
             }
         except RuntimeError:
             return "the store is gone too: rank 0 or torchrun has ended"
-        late = [f"rank {r} at {n}" for r, n in seen.items() if n < self.exchanges]
-        return "not arrived: " + ", ".join(late) if late else "all had arrived, one ended during it"
+        missing = [f"rank {r} at {n}" for r, n in seen.items() if n < self.exchanges]
+        return "not arrived: " + ", ".join(missing) if missing else "all had arrived, one ended during it"
 
 
 SINGLE_PROCESS = Distributed()
@@ -280,9 +279,9 @@ def batch_shares(
             + [len(batch.images)]
         )
     numbers = torch.tensor(rows, dtype=torch.float64)
-    mine = numbers.reshape(-1, mixtures, numbers.shape[1])  # (micro-batches, mixtures, names)
-    total = ranks.all_reduce(mine.sum(0))
-    share = (mine / total.clamp_min(torch.finfo(torch.float64).tiny)).flatten(0, 1)
+    local = numbers.reshape(-1, mixtures, numbers.shape[1])  # (micro-batches, mixtures, names)
+    total = ranks.all_reduce(local.sum(0))
+    share = (local / total.clamp_min(torch.finfo(torch.float64).tiny)).flatten(0, 1)
     return [dict(zip((*by_name, ""), row, strict=True)) for row in share.tolist()]
 
 

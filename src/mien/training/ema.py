@@ -23,11 +23,11 @@ class Average(AveragedModel):
             """`count`: weights averaged so far, the initial ones among them."""
             n = int(count)
             step_size = 1 - min(decay, n / (9 + n))
-            for mine, theirs in zip(averages, weights, strict=True):
-                if mine.dtype.is_floating_point:
-                    mine.lerp_(theirs, step_size)
+            for average, weight in zip(averages, weights, strict=True):
+                if average.dtype.is_floating_point:
+                    average.lerp_(weight, step_size)
                 else:
-                    mine.copy_(theirs)
+                    average.copy_(weight)
 
         super().__init__(model, multi_avg_fn=move, use_buffers=True)
         self.module.eval().requires_grad_(False)

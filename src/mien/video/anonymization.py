@@ -130,9 +130,9 @@ def anonymize_video(
     report = AnonymizationReport(
         os.fspath(source), os.fspath(target), how, strength, tuple((float(a), float(b)) for a, b in spans)
     )
-    with VideoContainer(source) as film:
+    with VideoContainer(source) as container:
         follower, times, size = _first_pass(
-            film,
+            container,
             reader,
             hold=hold,
             score=score,
@@ -141,7 +141,7 @@ def anonymize_video(
             visible=visible,
             on_frame=on_frame,
         )
-        damage = film.error()
+        damage = container.error()
     if not times:
         raise damage or PhotoError(f"{os.fspath(source)!r} has no frame that can be decoded; check the file")
     plan = plan_cover(follower, times, size, score, visible)
@@ -193,7 +193,7 @@ def _within(time: float, spans: Sequence[tuple[float, float]], margin: float = 0
 
 
 def _first_pass(
-    film: VideoContainer,
+    container: VideoContainer,
     reader: Reader,
     *,
     hold: float,
@@ -206,15 +206,15 @@ def _first_pass(
     """Detect and follow faces in every n-th frame within the spans."""
     follower, times, size = Follower(hold), list[float](), (1, 1)
     before, cut, analyzed = None, False, 0
-    for number, (time, raw) in enumerate(film.frames()):
+    for number, (time, raw) in enumerate(container.frames()):
         times.append(time)
         if on_frame:
             on_frame(1, number, time)
-        thumbnail = film.thumbnail(raw)
+        thumbnail = container.thumbnail(raw)
         cut, before = cut or (before is not None and is_cut(before, thumbnail)), thumbnail
         if number % stride or not _within(time, spans, hold):
             continue
-        pixels = film.pixels(raw)
+        pixels = container.pixels(raw)
         if (pixels.shape[1], pixels.shape[0]) != size:
             cut, size = True, (pixels.shape[1], pixels.shape[0])  # the picture's size changes within the file
         faces = _faces(reader, pixels, with_identity=visible is not None and analyzed % SAMPLE == 0)
@@ -243,13 +243,13 @@ def _second_pass(
 ) -> None:
     """Cover and write."""
     with (
-        VideoContainer(report.source) as film,
-        Writer(report.target, rate=film.rate, sound_of=film if sound else None) as writer,
+        VideoContainer(report.source) as container,
+        Writer(report.target, rate=container.rate, sound_of=container if sound else None) as writer,
     ):
-        for (number, (time, raw)), boxes in zip(enumerate(film.frames()), plan.frames(), strict=False):
+        for (number, (time, raw)), boxes in zip(enumerate(container.frames()), plan.frames(), strict=False):
             if abs(time - plan.times[number]) > 1e-3:
                 raise PhotoError(f"{report.source!r} changed while it was read; run it again")
-            pixels = film.pixels(raw)
+            pixels = container.pixels(raw)
             if boxes and _within(time, report.spans):
                 cover_boxes(pixels, boxes, how=report.how, strength=report.strength)  # type: ignore[arg-type]
                 report.covered_frames += 1

@@ -9,7 +9,7 @@ from mien.types import Array
 
 
 def assign(cost: npt.ArrayLike) -> list[tuple[int, int]]:
-    """The pairs (row, column) of least total cost, as many as can be; infinite costs are never paired.
+    """The pairs (row, column) of minimum total cost, as many as possible; infinite costs are never paired.
 
     Hungarian method with potentials, O(rows^2 columns) (Kuhn 1955; shortest augmenting paths as in Jonker and
     Volgenant 1987).
@@ -34,20 +34,20 @@ def _augment(cost: Array, row: int, owner: npt.NDArray[np.int_], over: Array, un
     """Find a column for one more row, moving others where that is cheaper; changes owner and potentials."""
     columns = cost.shape[1]
     owner[columns], at = row, columns
-    least, came, done = np.full(columns, np.inf), np.full(columns, columns), np.zeros(columns + 1, bool)
+    lowest, previous, done = np.full(columns, np.inf), np.full(columns, columns), np.zeros(columns + 1, bool)
     while owner[at] >= 0:
         done[at] = True
-        here = owner[at]
-        slack = cost[here] - over[here] - under[:columns]
-        nearer = ~done[:columns] & (slack < least)
-        least[nearer], came[nearer] = slack[nearer], at
-        step_to = int(np.argmin(np.where(done[:columns], np.inf, least)))
-        step = least[step_to]
+        row_now = owner[at]
+        slack = cost[row_now] - over[row_now] - under[:columns]
+        nearer = ~done[:columns] & (slack < lowest)
+        lowest[nearer], previous[nearer] = slack[nearer], at
+        step_to = int(np.argmin(np.where(done[:columns], np.inf, lowest)))
+        step = lowest[step_to]
         over[owner[done]] += step
         under[done] -= step
-        least[~done[:columns]] -= step
+        lowest[~done[:columns]] -= step
         at = step_to
     while at != columns:
-        owner[at] = owner[came[at]]
-        at = int(came[at])
+        owner[at] = owner[previous[at]]
+        at = int(previous[at])
     owner[columns] = -1

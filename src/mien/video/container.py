@@ -1,7 +1,7 @@
-"""Film files and cameras: packets in, upright pixels and times out, and an annotated film with its sound
+"""Video files and cameras: packets in, upright pixels and times out, and an annotated video with its sound
 written back.
 
-Needs PyAV (`pip install 'mien[video]'`), which is imported when a film is opened.
+Needs PyAV (`pip install 'mien[video]'`), which is imported when a video is opened.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ from mien.types import Pixels
 
 RESTART = 0.3  # seconds; a frame's time that falls back further is a clock that starts again
 BT709 = 1  # in the numbering of ITU-T H.273, for primaries, transfer and matrix alike
-# a second in annotated films: all usual rates are whole numbers, and MPEG-4 Part 2 allows no more than 65,535
+# ticks per second of annotated videos: all usual rates are whole numbers, and MPEG-4 Part 2 allows at most
+# 65,535
 TICKS = 60_000
 CAMERAS = ("v4l2", "avfoundation", "dshow")
 RATES = (8_000, 11_025, 12_000, 16_000, 22_050, 24_000, 32_000, 44_100, 48_000, 96_000)
@@ -105,7 +106,7 @@ class _Clock:
 
 
 class VideoContainer:
-    """An open film: its frames, upright, with their times; what was damaged on the way. A context manager.
+    """An open video: its frames, upright, with their times; what was damaged on the way. A context manager.
 
     Args:
         source: a file; "-" for what is piped into stdin; a camera: /dev/video0, or "avfoundation:0",
@@ -113,7 +114,7 @@ class VideoContainer:
 
     Attributes:
         duration: seconds by the header, or None.
-        rate: mean frames a second by the header.
+        rate: mean frames per second by the header.
         damage: what went wrong so far.
 
     Raises:
@@ -129,7 +130,7 @@ class VideoContainer:
         self.container = _opened(self._av, self.name)
         if not self.container.streams.video:
             self.container.close()
-            raise NotAVideo(f"{self.name!r} holds no moving pictures; give a film")
+            raise NotAVideo(f"{self.name!r} has no video stream; give a video file")
         self.stream = self.container.streams.best("video")
         live = self.container.duration is None or self.container.duration <= 0
         self.duration = None if live else self.container.duration / self._av.time_base
@@ -239,12 +240,12 @@ def _opened(av: Any, name: str) -> Any:
             )
         mode = os.stat(name).st_mode
         if stat.S_ISDIR(mode):
-            raise Unreadable(f"{name!r} is a folder, not a film")
+            raise Unreadable(f"{name!r} is a folder, not a video file")
         if stat.S_ISCHR(mode):
             return av.open(name, format=CAMERAS[0])
         if stat.S_ISREG(mode) and not os.path.getsize(name):
             raise EmptyFile(f"{name!r} is empty (0 bytes); save or download it again")
-        # with "file:" a colon in a name is no protocol; and a play list, here or in a pipe, may name no site
+        # "file:" prevents that a colon in a name is read as a protocol; a playlist must not name a site
         return av.open(f"file:{name}", options={"protocol_whitelist": "file,crypto,data"})
     except FileNotFoundError as error:
         raise NotFound(f"there is no file {name!r}; check the path") from error
@@ -260,7 +261,7 @@ def _opened(av: Any, name: str) -> Any:
         )
         why = getattr(error, "strerror", None) or error  # without FFmpeg's number
         raise NotAVideo(
-            f"{name!r} is no film that FFmpeg can open ({why}); it may be cut short, or no film{hint}"
+            f"{name!r} cannot be opened by FFmpeg ({why}); it may be incomplete, or not a video{hint}"
         ) from error
 
 
@@ -291,14 +292,14 @@ class Writer:
 
     Args:
         path: FILE.mp4.
-        rate: frames a second, for players and the encoder; the frames' own times are kept.
-        sound_of: a film whose sound is kept: packets copied, or made AAC where an MP4 does not take them.
+        rate: frames per second, for players and the encoder; the frames' own times are kept.
+        sound_of: a video whose sound is kept: packets copied, or made AAC where an MP4 does not take them.
 
     Attributes:
         warnings: what was lost, such as sound that could not be decoded.
 
     Raises:
-        UsageError: the path is no .mp4. OSError: it cannot be written.
+        UsageError: the path is not an .mp4. OSError: it cannot be written.
     """
 
     def __init__(
@@ -310,11 +311,11 @@ class Writer:
     ):
         self._av, self.warnings = library(), list[str]()
         if Path(path).suffix.lower() != ".mp4":
-            raise UsageError(f"an annotated film is written as FILE.mp4, not {os.fspath(path)!r}")
+            raise UsageError(f"an annotated video is written as FILE.mp4, not {os.fspath(path)!r}")
         self._path = Path(path)
         drop_link(self._path)
         self.container = self._av.open(f"file:{self._path}", "w", format="mp4")
-        self._rate, self._film, self._last = Fraction(rate).limit_denominator(TICKS), sound_of, -1
+        self._rate, self._sound_source, self._last = Fraction(rate).limit_denominator(TICKS), sound_of, -1
         self._video: Any = None
         self._convert = self._av.video.reformatter.VideoReformatter()
         self._sounds: dict[int, _Sound] = {}
@@ -359,16 +360,19 @@ class Writer:
         context.time_base = Fraction(1, TICKS)
         context.color_primaries = context.color_trc = context.colorspace = BT709
         context.color_range = 1  # limited, as players expect
-        for stream in self._film.container.streams.audio if self._film is not None else ():
+        for stream in self._sound_source.container.streams.audio if self._sound_source is not None else ():
             self._sounds[stream.index] = _Sound(
-                self._av, self.container, stream, self._film.start if self._film else Fraction(0)
+                self._av,
+                self.container,
+                stream,
+                self._sound_source.start if self._sound_source else Fraction(0),
             )
         for packet, shift in self._early:
             self._hear(packet, shift)
         self._early = []
 
     def _hear(self, packet: Any, shift: float) -> None:
-        """A packet of the film's sound, and the seconds to add to its times."""
+        """A packet of the video's sound, and the seconds to add to its times."""
         if self._video is None:
             self._early.append((packet, shift))
             return
@@ -379,9 +383,9 @@ class Writer:
             sound.lost.note(error.strerror)
 
     def close(self) -> None:
-        """Finish the file; a film of no frames leaves none. Again is nothing."""
-        if self._film is not None:
-            self._film.sound = None
+        """Finish the file; a video without frames leaves no file. A second call does nothing."""
+        if self._sound_source is not None:
+            self._sound_source.sound = None
         container, self.container = self.container, None
         if container is None:
             return

@@ -286,9 +286,9 @@ def _joined(
             other = float(np.sqrt(np.prod(b.boxes[0][2:] - b.boxes[0][:2])))
             if max(side, other) > 2 * min(side, other):
                 continue
-            apart = float(np.linalg.norm(_center(a.boxes[-1]) - _center(b.boxes[0])))
+            distance = float(np.linalg.norm(_center(a.boxes[-1]) - _center(b.boxes[0])))
             near = (
-                apart < 1.5 * side
+                distance < 1.5 * side
                 if a.scene == b.scene
                 else geometry.iou(a.boxes[-1], b.boxes[0])[0, 0] > 0.3
             )

@@ -20,13 +20,13 @@ Gray = npt.NDArray[np.uint8]
 START = (
     0.3  # Ours: detections from this score on start a track; weaker ones only continue one (as in ByteTrack)
 )
-NEAR = 0.3  # Ours: least IoU of a weak detection and an expected box
-SNAP = 0.5  # Ours: least IoU of a weak detection and a box moved by flow, from which the detection is taken
+NEAR = 0.3  # Ours: minimum IoU of a weak detection and an expected box
+SNAP = 0.5  # Ours: minimum IoU of a weak detection and a box moved by flow, to use the detection
 GROW = 0.1  # of the box's sides, added on each side of a detected box
 DRIFT = 0.3  # Ours: of the box's sides per second without a detection, added on each side, up to GUESS
 GUESS = 0.3
 SMALL = 320  # longer side of the gray frames in which motion is measured, pixels
-CONTEXT = 24  # Ours: least side of the area whose motion is measured, pixels of the gray frames
+CONTEXT = 24  # Ours: minimum side of the area whose motion is measured, pixels of the gray frames
 
 
 def follow(before: Gray, now: Gray, box: npt.ArrayLike) -> Array | None:
@@ -227,7 +227,8 @@ class Follower:
             if not _inside(box, self._size):
                 break
             overlaps = geometry.iou(box, candidates)[0] if len(candidates) else np.zeros(0)
-            if overlaps.size and overlaps.max() >= SNAP:  # too weak to start a track, yet surer than the flow
+            # too weak to start a track, but more reliable than the flow
+            if overlaps.size and overlaps.max() >= SNAP:
                 box, seen = candidates[int(overlaps.argmax())], time
             found.append((frame, grown(box, seen - time)))
             now = before

@@ -15,7 +15,7 @@ class OneEuro:
     Args:
         cutoff: Hz of the low-pass on a point at rest.
         speed_cutoff: Hz of the low-pass on the speed.
-        beta: Hz more for each unit of speed a second. The unit is the caller's; here the side of the face's
+        beta: Hz more for each unit of speed per second. The unit is the caller's; here the side of the face's
             box, so that near and far faces are smoothed alike. Ours: the speed is that of the point, not of
             each coordinate.
     """

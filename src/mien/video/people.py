@@ -71,7 +71,7 @@ class _Person:
         self.tracks += other.tracks
         self.sum = self.sum + other.sum
 
-    def apart(self, other: _Person) -> bool:
+    def is_distinct(self, other: _Person) -> bool:
         """Whether no track of one was detected while one of the other was."""
         return all(a.last < b.first or b.last < a.first for a in self.tracks for b in other.tracks)
 
@@ -85,7 +85,7 @@ def _join(people: list[_Person], k: int, same: float) -> bool:
     for i in np.argsort(-likeness):
         if likeness[i] < same:
             return False
-        if people[i].apart(people[k]):
+        if people[i].is_distinct(people[k]):
             people[i].take(people.pop(k))
             return True
     return False
@@ -99,7 +99,7 @@ def _attach(people: list[_Person], likely: float) -> bool:
     for k in sorted(range(len(people)), key=lambda k: people[k].frames):
         person, likeness = people[k], means @ means[k]
         likeness[k] = -np.inf
-        possible = [i for i in np.argsort(-likeness) if i != k and people[i].apart(person)]
+        possible = [i for i in np.argsort(-likeness) if i != k and people[i].is_distinct(person)]
         if not possible or likeness[possible[0]] < likely:
             continue
         best = possible[0]

@@ -1,11 +1,11 @@
-"""Films: decode -> read every n-th frame -> track -> rows and an annotated film. Needs PyAV (`pip install
+"""Videos: decode -> read every n-th frame -> track -> rows and an annotated video. Needs PyAV (`pip install
 'mien[video]'`).
 
     for frame in mien.read_video("clip.mp4", reader, stride=5):
         for face in frame.faces:
             print(frame.time, face.track, face["age"].years)
 
-Everything is a stream: a frame is forgotten when the next is asked for, so an hour costs the memory of a
+Everything is a stream: a frame is dropped when the next one is requested, so an hour costs the memory of a
 minute.
 """
 
@@ -32,7 +32,7 @@ class Frame:
 
     Attributes:
         number: from 0, counting every frame that could be decoded.
-        time: seconds from the start of the film.
+        time: seconds from the start of the video.
         pixels: (H, W, 3) uint8 RGB, upright.
         faces: largest first.
         read: False for a frame between two strides: its faces are predictions to draw, without answers of
@@ -64,8 +64,8 @@ def is_cut(before: Pixels, now: Pixels) -> bool:
     a, b = before.astype(np.float64).ravel(), now.astype(np.float64).ravel()
     changed = float(np.abs(a - b).mean()) / 255
     a, b = a - a.mean(), b - b.mean()
-    alike = float(a @ b) / max(float(np.linalg.norm(a) * np.linalg.norm(b)), 1e-9)
-    return changed > 0.06 and alike < 0.5
+    similarity = float(a @ b) / max(float(np.linalg.norm(a) * np.linalg.norm(b)), 1e-9)
+    return changed > 0.06 and similarity < 0.5
 
 
 # Reading
@@ -76,13 +76,13 @@ class Reading:
     """An iterable of frames, to be walked once. See `read`.
 
     Attributes:
-        film: what is read.
+        container: the video that is read.
         reader, stride, every, max_seconds: see `read`.
         tracker: what gives the tracks.
         count: frames decoded so far.
     """
 
-    film: VideoContainer
+    container: VideoContainer
     reader: Callable[[Any], Sequence[Face]]
     tracker: Tracker = field(default_factory=Tracker)
     stride: int = 1
@@ -96,17 +96,17 @@ class Reading:
         return self.tracker.summaries()
 
     def __iter__(self) -> Iterator[Frame]:
-        """Raises Truncated after the last frame that could be read, where the film is damaged."""
+        """Raises Truncated after the last frame that could be read, where the video is damaged."""
         before, cut = None, False
-        with self.film:
-            for number, (time, raw) in enumerate(self.film.frames()):
+        with self.container:
+            for number, (time, raw) in enumerate(self.container.frames()):
                 if self.max_seconds is not None and time >= self.max_seconds:
                     break
                 self.count += 1
-                thumbnail = self.film.thumbnail(raw)
+                thumbnail = self.container.thumbnail(raw)
                 cut, before = cut or (before is not None and is_cut(before, thumbnail)), thumbnail
                 if number % self.stride == 0:
-                    pixels = self.film.pixels(raw)
+                    pixels = self.container.pixels(raw)
                     found = self.reader(
                         Image.fromarray(pixels)
                     )  # an Image is RGB for sure; arrays are looked at for BGR
@@ -116,11 +116,11 @@ class Reading:
                     yield Frame(
                         number,
                         time,
-                        self.film.pixels(raw),
+                        self.container.pixels(raw),
                         [] if cut else self.tracker.expect(time),
                         read=False,
                     )
-        error = self.film.error()
+        error = self.container.error()
         if error is not None:
             raise error
 
@@ -134,7 +134,7 @@ def read_video(
     max_seconds: float | None = None,
     tracker: Tracker | None = None,
 ) -> Reading:
-    """Faces of a film, a frame at a time: `for frame in mien.read_video(path, mien.load()): ...`, then
+    """Faces of a video, frame by frame: `for frame in mien.read_video(path, mien.load()): ...`, then
     `.tracks`.
 
     Args:
@@ -146,7 +146,7 @@ def read_video(
         tracker: with other settings than `Tracker()`.
 
     Raises:
-        Truncated: after all frames that could be read, where the film is damaged. And what `VideoContainer`
+        Truncated: after all frames that could be read, where the video is damaged. And what `VideoContainer`
             raises, at once.
     """
     if stride < 1:

@@ -238,8 +238,8 @@ class Tracker:
     Args:
         gap: seconds without a sight after which a track has ended (at least two and a half readings are
             waited for).
-        nearness: least (IoU + closeness of centers) / 2 of a face and a predicted box, 0..1.
-        same: least cosine of embeddings at which a face that returns is the one of an ended track.
+        nearness: minimum (IoU + closeness of centers) / 2 of a face and a predicted box, 0..1.
+        same: minimum cosine of embeddings at which a face that returns is the one of an ended track.
         other: cosine below which a face is not the track's, however near it is.
         smooth: whether points are filtered.
         remembered: most ended tracks, the latest, that a face may return to.
@@ -281,7 +281,7 @@ class Tracker:
             track.leave()
         self.live, self.ended = [t for t in self.live if t.present], self.ended + gone
         given: dict[int, Track] = {}
-        self._give(faces, self.live, given, lambda f, t: self._apart(f, t, time))
+        self._give(faces, self.live, given, lambda f, t: self._distance(f, t, time))
         self._give(faces, self.live + self.ended[-self.remembered :], given, self._unlike)
         back = [t for t in given.values() if not t.present]
         if back:
@@ -302,7 +302,7 @@ class Tracker:
         given: dict[int, Track],
         cost: Callable[[Face, Track], float],
     ) -> None:
-        """Pair the faces that have no track with the tracks that have no face, at the least total cost."""
+        """Pair the faces that have no track with the tracks that have no face, at minimum total cost."""
         taken = {t.number for t in given.values()}
         free, open_ = (
             [i for i in range(len(faces)) if i not in given],
@@ -311,7 +311,7 @@ class Tracker:
         for row, column in assign([[cost(faces[i], t) for t in open_] for i in free]):
             given[free[row]] = open_[column]
 
-    def _apart(self, face: Face, track: Track, time: float) -> float:
+    def _distance(self, face: Face, track: Track, time: float) -> float:
         """Cost of going on with a track by place: 0..2, infinite where it cannot be."""
         box, place = track.predict(time), _place(face.box)
         old = _place(box)

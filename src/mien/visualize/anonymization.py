@@ -1,4 +1,4 @@
-"""Faces made unrecognisable: blurred, in mosaic, or filled, where the parsing mask says a face is, or else in
+"""Faces made unrecognizable: blurred, in mosaic, or filled, where the parsing mask says a face is, or else in
 its box.
 
 A face that the detector does not find stays visible, and blur can in part be undone by a network: `fill` is

@@ -31,7 +31,7 @@ HEAD, CAPTION = (
     3 * LETTERS,
 )  # heights of the line above a sheet, and of the two lines below a tile
 _GROUND, _TEXT = (24, 26, 32), (200, 204, 212)
-_MEND = "name the torch weights of a Q-Face or a Faceptor: a run's folder, or a .safetensors"
+_FIX = "name the torch weights of a Q-Face or a Faceptor: a run's folder, or a .safetensors"
 
 
 def network_of(model: object) -> HasAttention:
@@ -49,9 +49,9 @@ def network_of(model: object) -> HasAttention:
         return model
     if isinstance(model, HasPath):
         raise UsageError(
-            f"{model.path} gives answers only, as every ONNX network does; to see its attention, {_MEND}"
+            f"{model.path} gives answers only, as every ONNX network does; to see its attention, {_FIX}"
         )
-    raise UsageError(f"{type(model).__name__} has no attention to show; {_MEND}")
+    raise UsageError(f"{type(model).__name__} has no attention to show; {_FIX}")
 
 
 def labels_of(task: Task[Any]) -> tuple[str, ...]:
@@ -111,27 +111,27 @@ def attention_of(model: object, face: Face | Crop) -> dict[str, Maps]:
     }
 
 
-def chosen(model: object, asked: Sequence[str], label: str | None = None) -> dict[str, tuple[str, ...]]:
+def chosen(model: object, requested: Sequence[str], label: str | None = None) -> dict[str, tuple[str, ...]]:
     """What is worth drawing: task name -> labels.
 
     Args:
         model: see `network_of`.
-        asked: names of the tasks that are answered.
+        requested: names of the predicted tasks.
         label: this one only, wherever it occurs; None for every label of every task whose labels have names.
 
     Raises:
-        UsageError: see `network_of`; no asked task has that label, or any named label.
+        UsageError: see `network_of`; no requested task has that label, or any named label.
     """
     network = network_of(model)
     # a network may have answers that no query of their own gave
-    shown = network.query_tasks if isinstance(network, HasQueries) else asked
-    tasks = [t for t in network.tasks if t.name in asked and t.name in shown]
+    shown = network.query_tasks if isinstance(network, HasQueries) else requested
+    tasks = [t for t in network.tasks if t.name in requested and t.name in shown]
     named = {t.name: labels_of(t) for t in tasks if t.label_names}
     if label is None:
         if not named:
             raise UsageError(
-                f"none of {', '.join(asked)} has named labels to draw; add attributes or expression, or name"
-                " a label"
+                f"none of {', '.join(requested)} has named labels to draw; add attributes or expression,"
+                " or name a label"
             )
         return named
     found: dict[str, tuple[str, ...]] = {t.name: (label,) for t in tasks if label in labels_of(t)}
@@ -225,12 +225,12 @@ def save(
         maps = attention_of(model, face)
         for task, labels in wanted.items():
             assert face.crop is not None  # attention_of has looked at it
-            alone = len(labels) == 1
+            single = len(labels) == 1
             title = f"{task}: where the last layer looked; peak = largest cell / even share"
             shown = {n: maps[task][n] for n in labels}
             picture = sheet(
-                shown, face.crop, face.answers.get(task), title=title, side=LARGE if alone else SIDE
+                shown, face.crop, face.answers.get(task), title=title, side=LARGE if single else SIDE
             )
-            paths.append(folder / f"{name}-{number}-{task}{'-' + labels[0] if alone else ''}.jpg")
+            paths.append(folder / f"{name}-{number}-{task}{'-' + labels[0] if single else ''}.jpg")
             drawing.save_jpeg(paths[-1], picture)
     return paths

@@ -30,7 +30,7 @@ from mien.tasks.attribute_rates import notable
 from mien.types import Crop, Face, Pixels
 
 THUMB = 112  # pixels
-_TOLD_ELSEWHERE = frozenset(("Male", "Young", "Attractive"))
+_SHOWN_ELSEWHERE = frozenset(("Male", "Young", "Attractive"))
 _LEFT_OUT = frozenset((
     "points5", "points5_network", "landmarks", "wflw98", "cofw29", "aflw19", "identity", "identity512",
 ))  # fmt: skip
@@ -76,7 +76,7 @@ class ContactSheet:
             }
             if "attributes" in face:
                 likely = notable(face["attributes"].probabilities)
-                card["notable"] = [n for n in likely if n not in _TOLD_ELSEWHERE]
+                card["notable"] = [n for n in likely if n not in _SHOWN_ELSEWHERE]
             if persons is not None:
                 card["person"] = persons[number - 1]
             self.faces.append(card)

@@ -142,7 +142,7 @@ def annotate(
             unknown.
     """
     check_pixels(pixels, "the photo to draw on")
-    look = check_style(style, overlay)
+    draw_style = check_style(style, overlay)
     names = [None] * len(faces) if names is None else list(names)
     if len(names) != len(faces):
         raise UsageError(f"names has {len(names)} entries for {len(faces)} faces; give one per face, or None")
@@ -158,17 +158,17 @@ def annotate(
         for i in order:
             if "parsing" in faces[i]:
                 parts.tint(out, faces[i], painted)
-                _draw_outlines(out, faces[i], look)
+                _draw_outlines(out, faces[i], draw_style)
     for i in order:
-        _draw_box(out, faces[i], look)
+        _draw_box(out, faces[i], draw_style)
         if overlay == "landmarks":
-            _draw_landmarks(out, faces[i], look)
-        if look.pose:
+            _draw_landmarks(out, faces[i], draw_style)
+        if draw_style.pose:
             _draw_pose(out, faces[i])
-    # small faces have the least room for a label, so they choose first
+    # small faces have little room for a label, so they choose first
     chosen = [faces[i] for i in reversed(order)], [names[i] for i in reversed(order)]
     for plate in plates.place(chosen[0], out.shape, chosen[1], font):
-        plates.draw(out, plate, look.ground, look.ink, look.plate)
+        plates.draw(out, plate, draw_style.ground, draw_style.ink, draw_style.plate)
     return out
 
 
@@ -280,7 +280,7 @@ def _color_table(names: Sequence[str]) -> Pixels:
     return table
 
 
-def _draw_box(out: Pixels, face: Face, look: DrawStyle) -> None:
+def _draw_box(out: Pixels, face: Face, draw_style: DrawStyle) -> None:
     """The box's corners, slightly rounded, or the entire box."""
     height, width = out.shape[:2]
     line = _line_width(face, out.shape)
@@ -292,38 +292,38 @@ def _draw_box(out: Pixels, face: Face, look: DrawStyle) -> None:
     turn = np.linspace(0, math.pi / 2, 6)
     arc = radius * np.stack([1 - np.sin(turn), 1 - np.cos(turn)], 1)  # from (r, 0) on the top to (0, r)
     arms = np.array([[0.2 * (x2 - x1), 0], [0, 0.2 * (y2 - y1)]])
-    corner = np.concatenate([arms[:1], arc, arms[1:]]) if not look.frame else arc
+    corner = np.concatenate([arms[:1], arc, arms[1:]]) if not draw_style.frame else arc
     corners = [
         np.array([x, y]) + corner * [sx, sy]
         for x, y, sx, sy in ((x1, y1, 1, 1), (x2, y1, -1, 1), (x2, y2, -1, -1), (x1, y2, 1, -1))
     ]
-    if look.frame:
+    if draw_style.frame:
         ring = np.concatenate([corners[0][::-1], corners[1], corners[2][::-1], corners[3]])
         corners = [np.concatenate([ring, ring[:1]])]
-    _stroke(out, corners, line, look.color)
+    _stroke(out, corners, line, draw_style.color)
 
 
-def _draw_landmarks(out: Pixels, face: Face, look: DrawStyle) -> None:
+def _draw_landmarks(out: Pixels, face: Face, draw_style: DrawStyle) -> None:
     """Contours, or all points; the five points where there are no others. A small face is left free."""
     if width_of(face) < SMALL:
         return
     answer = face.answers.get("landmarks")
     points = np.asarray(face.points if answer is None else answer.points, np.float64)
     line = min(max(0.6 * _line_width(face, out.shape), 0.7), width_of(face) / 110)
-    if look.contours:
+    if draw_style.contours:
         if len(points) in _CURVES:
             curves = [_smooth(_near(points[list(curve)], out.shape)) for curve in _CURVES[len(points)]]
-            _stroke(out, curves, line, look.line, 0.85)
+            _stroke(out, curves, line, draw_style.line, 0.85)
         return
     radius = max(1.0, 1.5 * line)
-    _dots(out, _near(points, out.shape), radius, look.line)
+    _dots(out, _near(points, out.shape), radius, draw_style.line)
 
 
-def _draw_outlines(out: Pixels, face: Face, look: DrawStyle) -> None:
+def _draw_outlines(out: Pixels, face: Face, draw_style: DrawStyle) -> None:
     """Thin curves around the parts of the head, where the face is large enough for them."""
     if width_of(face) >= SMALL:
         line = min(0.55 * _line_width(face, out.shape), width_of(face) / 140)
-        _stroke(out, parts.outlines(face["parsing"]), line, look.line, 0.6)
+        _stroke(out, parts.outlines(face["parsing"]), line, draw_style.line, 0.6)
 
 
 def _draw_pose(out: Pixels, face: Face) -> None:

@@ -24,7 +24,7 @@ Font = ImageFont.FreeTypeFont
 Rectangle = tuple[float, float, float, float]  # x1, y1, x2, y2 in photo pixels
 
 CONFIDENT = 0.8  # a label below this probability gets a question mark
-LEAST = 0.6  # a label below this probability is left out
+MINIMUM = 0.6  # a label below this probability is left out
 ON_FACE = 0.3  # the largest share of its own face that a label may cover
 SMALL = 40  # pixels of face width, under which a face gets a short label
 
@@ -75,7 +75,7 @@ def width_of(face: Face) -> float:
 def texts(face: Face, name: str | None = None) -> list[str]:
     """Ways to describe a face, the fullest first: "F 34 (28-41) happiness", "F 34 happiness", "F 34".
 
-    Gender and expression below `CONFIDENT` get a question mark and below `LEAST` are left out. So do the
+    Gender and expression below `CONFIDENT` get a question mark and below `MINIMUM` are left out. So do the
     answers to tasks that only the weights define; they come last.
 
     Args:
@@ -110,7 +110,7 @@ def _own_tag(answer: Any) -> str:
 
 
 def _marked(word: str, probability: float) -> str:
-    if not probability >= LEAST:  # no comparison holds for NaN
+    if not probability >= MINIMUM:  # no comparison holds for NaN
         return ""
     return word if probability >= CONFIDENT else word + "?"
 
@@ -128,7 +128,7 @@ def font_for(text: str, size: int, font: str | os.PathLike[str] | None = None) -
             no font has them, accents are dropped, and letters that are still unknown become "?".
 
     Raises:
-        UsageError: the file is no font.
+        UsageError: the file is not a font.
     """
     if font is not None:
         try:
@@ -211,8 +211,8 @@ def place(
             width, height = math.ceil(letters.getlength(shown)) + 2 * pad, size + 2 * pad
             if width > shape[1] or height > shape[0]:
                 continue
-            for beside, x, y in _spots(boxes[i], width, height, shape, gap=max(2, size // 4)):
-                options[beside].append(Plate(shown, x, y, width, height, letters))
+            for next_to, x, y in _spots(boxes[i], width, height, shape, gap=max(2, size // 4)):
+                options[next_to].append(Plate(shown, x, y, width, height, letters))
         # next to the face with any text, before any text on the face
         for plate in options[True] + options[False]:
             area = plate.rectangle

@@ -60,7 +60,7 @@ def about() -> dict[str, Any]:
             {
                 "name": n,
                 "color": "#{:02x}{:02x}{:02x}".format(*(TINTS.get(n) or COLORS[SAME_COLOR.get(n, n)])),
-                "head": n in TINTS,  # what is no part of the head is listed and not painted
+                "head": n in TINTS,  # what is not a part of the head is listed and not painted
             }
             for n in t.names
         ]

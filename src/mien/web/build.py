@@ -47,7 +47,7 @@ def model_table(model: OnnxModel, finder: Detector) -> dict[str, Any]:
     """
     if model.view.template not in TEMPLATES:
         raise BadWeights(
-            f"{model.path} wants the view {model.view.template!r}; the page aligns faces to:"
+            f"{model.path} has the view {model.view.template!r}; the page aligns faces to:"
             f" {', '.join(TEMPLATES)}"
         )
     assert isinstance(finder.model, OnnxModel)
@@ -61,9 +61,9 @@ def model_table(model: OnnxModel, finder: Detector) -> dict[str, Any]:
     names = ("threshold", "overlap", "base", "thumbnail", "tiles", "max_upscale", "candidate")
     passes = {n: getattr(finder, n) for n in names}
     try:
-        cut: dict[str, Any] | None = match_threshold(model).to_dict()
+        threshold: dict[str, Any] | None = match_threshold(model).to_dict()
     except UsageError:  # nobody measured one for these weights; the page says so
-        cut = None
+        threshold = None
     return {
         "schema": SCHEMA,
         "network": {
@@ -80,7 +80,7 @@ def model_table(model: OnnxModel, finder: Detector) -> dict[str, Any]:
             "view": finder.model.view.to_dict(),
             **passes,
         },
-        "cut": cut,
+        "threshold": threshold,
     }
 
 
@@ -137,7 +137,7 @@ def _from_tar(source: Path, name: str) -> bytes:
             return member.read()
     except (tarfile.TarError, KeyError, AssertionError, EOFError) as e:
         raise MissingData(
-            f"{source} is no package of onnxruntime-web: no dist/{name} in it ({e}); npm pack makes one"
+            f"{source} is not a package of onnxruntime-web: no dist/{name} in it ({e}); npm pack makes one"
         ) from e
 
 

@@ -61,18 +61,20 @@ def analyze(
             cannot be read.
     """
     refuse_anti_spoofing(anti_spoofing)
-    asked = (actions,) if isinstance(actions, str) else tuple(_TASKS if actions is None else actions)
-    if "race" in asked:
-        if set(asked) == {"race"}:
+    requested = (actions,) if isinstance(actions, str) else tuple(_TASKS if actions is None else actions)
+    if "race" in requested:
+        if set(requested) == {"race"}:
             raise UsageError(f"{_NO_RACE}; ask for emotion, age or gender")
         if not silent:
             _log.warning("%s; 'race' is left out", _NO_RACE)
-        asked = tuple(a for a in asked if a != "race")
-    if unknown := [a for a in asked if a not in _TASKS]:
+        requested = tuple(a for a in requested if a != "race")
+    if unknown := [a for a in requested if a not in _TASKS]:
         raise UsageError(f"no action {unknown[0]!r}; there are: {', '.join(_TASKS)}")
     if several(img_path):
-        return [analyze(p, asked, enforce_detection, detector_backend) for p in img_path]
-    found = faces_of(reader_of(*(_TASKS[a] for a in asked)), img_path, enforce_detection, detector_backend)
+        return [analyze(p, requested, enforce_detection, detector_backend) for p in img_path]
+    found = faces_of(
+        reader_of(*(_TASKS[a] for a in requested)), img_path, enforce_detection, detector_backend
+    )
     return [_analyzed(face, area_of(face, found)) for face in found]
 
 
@@ -88,7 +90,7 @@ def _analyzed(face: Face, area: Record) -> Record:
     if "expression" in face:
         p = face["expression"].probabilities
         total = sum(p[ours] for ours in EMOTIONS.values())  # their seven know no contempt
-        out["emotion"] = {theirs: 100 * p[ours] / total for theirs, ours in EMOTIONS.items()}
+        out["emotion"] = {emotion: 100 * p[ours] / total for emotion, ours in EMOTIONS.items()}
         out["dominant_emotion"] = max(out["emotion"], key=out["emotion"].get)
     return out
 

@@ -65,7 +65,9 @@ class Table:
         fixed: Array | None = None,
     ):
         if not names:
-            raise MissingData(f"{name} holds no labeled picture; check that its archive was unpacked whole")
+            raise MissingData(
+                f"{name} holds no labeled picture; check that its archive was unpacked completely"
+            )
         self.name, self.names, self._picture, self._labels = name, names, picture, labels
         self._points, self._fixed = points, fixed
 
@@ -96,7 +98,7 @@ def number(path: Path, row: int | str, text: object, low: float, high: float) ->
     try:
         value = float(str(text))
     except ValueError as e:
-        raise bad(path, row, text, "is no number") from e
+        raise bad(path, row, text, "is not a number") from e
     if not low <= value <= high:
         raise bad(path, row, text, f"is not within {low:g}..{high:g}")
     return value

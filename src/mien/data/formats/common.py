@@ -29,7 +29,7 @@ def picture(path: Path) -> Pixels:
     """(H, W, 3) uint8 RGB of a file, upright.
 
     Raises:
-        MissingData: no such file. PhotoError: it is no picture that mien reads.
+        MissingData: no such file. PhotoError: it is not a picture that mien reads.
     """
     return load_photo(need(path)).pixels
 

@@ -66,7 +66,7 @@ _COLUMNS = (
 Cells = Mapping[str, str]
 
 
-class Own(Table):
+class CustomTable(Table):
     """Pictures with a user's labels.
 
     Attributes:
@@ -93,7 +93,7 @@ def _mask(path: Path, shape: tuple[int, ...]) -> Pixels:
         with Image.open(need(path), formats=["PNG"]) as image:
             mode, mask = image.mode, np.asarray(image)
     except OSError as e:
-        raise UsageError(f"{path} is no PNG that can be read ({e}); save the mask again") from e
+        raise UsageError(f"{path} is not a PNG that can be read ({e}); save the mask again") from e
     if mode not in ("L", "P"):
         raise UsageError(
             f"{path} has the mode {mode}; a mask is an 8-bit gray or palette PNG with one class per pixel"
@@ -148,10 +148,10 @@ def _read(path: Path) -> tuple[list[str], list[dict[str, str]], Any]:
 def _check_columns(path: Path, columns: Sequence[str], ignore: Sequence[str]) -> None:
     for column in columns:
         if column not in _COLUMNS and column not in ignore:
-            near = difflib.get_close_matches(column, _COLUMNS, 1)
-            guess = f"; is it {near[0]!r}?" if near else ";"
+            close = difflib.get_close_matches(column, _COLUMNS, 1)
+            guess = f"; is it {close[0]!r}?" if close else ";"
             raise UsageError(
-                f"{path} has a column {column!r} that is no label{guess} Rename it, or leave it out with"
+                f"{path} has a column {column!r} that is not a label{guess} Rename it, or leave it out with"
                 f" ignore=[{column!r}]"
             )
     if len(set(columns)) != len(columns):
@@ -167,10 +167,10 @@ def _check_columns(path: Path, columns: Sequence[str], ignore: Sequence[str]) ->
             )
 
 
-def _whole(path: Path, row: int, column: str, text: str, high: float) -> int:
+def _integer(path: Path, row: int, column: str, text: str, high: float) -> int:
     value = number(path, row, text, 0, high)
     if not value.is_integer():
-        raise bad(path, row, text, f"in column {column} is no whole number")
+        raise bad(path, row, text, f"in column {column} is not a whole number")
     return int(value)
 
 
@@ -214,12 +214,12 @@ def _labels(path: Path, row: int, cells: Cells) -> dict[str, Any]:
                 labels[name] = task.names.index(text)
             elif text[0].isalpha():
                 raise bad(
-                    path, row, text, f"in column {name} is no class; there are: {', '.join(task.names)}"
+                    path, row, text, f"in column {name} is not a class; there are: {', '.join(task.names)}"
                 )
             else:
-                labels[name] = _whole(path, row, name, text, len(task.names) - 1)
+                labels[name] = _integer(path, row, name, text, len(task.names) - 1)
     if text := cells.get("identity512", ""):
-        labels["identity512"] = _whole(path, row, "identity512", text, 2**31)
+        labels["identity512"] = _integer(path, row, "identity512", text, 2**31)
     facts = {c: cells[c] for c in CELEBA40 if cells.get(c, "")}
     for column, text in facts.items():
         if text.casefold() not in _YES_NO:
@@ -245,7 +245,7 @@ def table(
     template: str | None = None,
     points: Path | None = None,
     ignore: Sequence[str] = (),
-) -> Own:
+) -> CustomTable:
     """A CSV or Parquet file of a user's labels; the module's docstring lists the columns.
 
     Args:
@@ -264,13 +264,13 @@ def table(
     _check_columns(path, columns, ignore)
     if split and "split" not in columns:
         raise UsageError(f"{path} has no column 'split' to choose {split!r} by")
-    kept = [(i, cells) for i, cells in enumerate(rows, 1) if not split or cells["split"] == split]
-    if split and not kept:
+    chosen = [(i, cells) for i, cells in enumerate(rows, 1) if not split or cells["split"] == split]
+    if split and not chosen:
         raise UsageError(
             f"{path} has no split {split!r}; there are: {', '.join(sorted({c['split'] for c in rows}))}"
         )
     labels, five, names = list[dict[str, Any]](), list[Array | None](), list[str]()
-    for row, cells in kept:
+    for row, cells in chosen:
         if images is None:
             if not cells["path"]:
                 raise bad(path, row, "", "in column path names no picture")
@@ -282,16 +282,16 @@ def table(
         twice = next(n for i, n in enumerate(names) if n in names[:i])
         raise bad(
             path,
-            kept[len(names) - 1 - names[::-1].index(twice)][0],
+            chosen[len(names) - 1 - names[::-1].index(twice)][0],
             twice,
             "is the name of an earlier row too",
         )
 
     def picture(i: int) -> Pixels:
-        row, cells = kept[i]
+        row, cells = chosen[i]
         return load_photo(path.parent / cells["path"] if images is None else images[row - 1].as_py()).pixels
 
-    own = Own(
+    dataset = CustomTable(
         path.stem,
         names,
         picture,
@@ -299,8 +299,8 @@ def table(
         points=_all_points(path, names, five, points, template),
         fixed=_template(template),
     )
-    own.masks = [need(path.parent / c["parsing"]) if c.get("parsing") else None for _, c in kept]
-    return own
+    dataset.masks = [need(path.parent / c["parsing"]) if c.get("parsing") else None for _, c in chosen]
+    return dataset
 
 
 def _all_points(
@@ -327,7 +327,7 @@ def _all_points(
 
 def folder(
     path: Path, task: str = "expression", *, template: str | None = None, points: Path | None = None
-) -> Own:
+) -> CustomTable:
     """One folder per class with its pictures: `path/happiness/a.jpg`.
 
     Args:
@@ -347,7 +347,7 @@ def folder(
         order = _CHOICES[task].names
         if strange := [c for c in classes if c not in order]:
             raise UsageError(
-                f"{path}: the folder {strange[0]!r} is no class of {task}; there are: {', '.join(order)}"
+                f"{path}: the folder {strange[0]!r} is not a class of {task}; there are: {', '.join(order)}"
             )
     else:
         order = tuple(classes)
@@ -361,7 +361,7 @@ def folder(
         if not found:
             raise UsageError(f"{path / name} holds no pictures ({' '.join(sorted(EXTENSIONS))})")
         names += [f"{name}/{f}" for f in found]
-    own = Own(
+    dataset = CustomTable(
         path.name,
         names,
         lambda i: load_photo(path / names[i]).pixels,
@@ -369,5 +369,5 @@ def folder(
         points=_all_points(path, names, [None] * len(names), points, template),
         fixed=_template(template),
     )
-    own.classes = order
-    return own
+    dataset.classes = order
+    return dataset

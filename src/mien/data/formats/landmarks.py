@@ -126,7 +126,7 @@ def ibug300w(root: Path, split: str) -> Listed[Marked]:
             points = read_pts(file, 68)
             five = geometry.five_of_68(points)
             name = file.relative_to(root).with_suffix("").as_posix()
-            items.append(Marked(_beside(file), {"landmarks": points, "points5": five}, five, name))
+            items.append(Marked(_picture_of(file), {"landmarks": points, "points5": five}, five, name))
     return Listed(f"300w/{split}", items, Marked.sample)
 
 
@@ -140,7 +140,7 @@ def read_pts(path: Path, n: int) -> Array:
     return pairs(rest.partition("}")[0].split(), n, path) - 1.0
 
 
-def _beside(file: Path) -> Path:
+def _picture_of(file: Path) -> Path:
     for suffix in (".jpg", ".png"):
         if (path := file.with_suffix(suffix)).is_file():
             return path

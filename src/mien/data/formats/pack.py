@@ -1,8 +1,8 @@
 """Parquet packs: one row per picture, with its encoded bytes in `image` and its labels in other columns.
 
 A pack's pictures are decoded once, into one flat memory-mapped file in the cache folder; labels stay in
-memory. Five points bring each picture to a model's view; where a set has none of its own, a detector's points
-stand next to it (`*_points5.parquet`), and where that found no face, or is unsure, the median of the set: its
+memory. Five points align each picture to a model's view. Sets without points have those of a detector
+(`*_points5.parquet`), or, where the detector found no face or is uncertain, the median of the set, whose
 pictures are registered.
 """
 
@@ -73,7 +73,7 @@ class PackDataset:
         folder, split: `folder/split.parquet` below the data root.
         labels: row -> task name -> label.
         points: row -> (5, 2), or None to use the points table next to it.
-        keep: which rows take part.
+        select: whether a row is used; None: all rows.
         masks: task name -> column of pictures that are label maps.
         label_offset_x: see `Sample`.
     """
@@ -85,7 +85,7 @@ class PackDataset:
         labels: Callable[[Row], dict[str, Any]],
         *,
         points: Callable[[Row], Any] | None = None,
-        keep: Callable[[Row], bool] | None = None,
+        select: Callable[[Row], bool] | None = None,
         masks: Mapping[str, str] | None = None,
         root: Path | None = None,
         label_offset_x: float = 0.0,
@@ -103,7 +103,7 @@ class PackDataset:
         heavy = {"image", *(masks or {}).values()}
         columns = [c for c in pq.read_schema(path).names if c not in heavy]
         rows = pq.read_table(path, columns=columns).to_pylist()
-        self.rows = [i for i, row in enumerate(rows) if keep is None or keep(row)]
+        self.rows = [i for i, row in enumerate(rows) if select is None or select(row)]
         self.names = [rows[i]["name"] for i in self.rows]
         self.labels = [labels(rows[i]) for i in self.rows]
         if points:
@@ -141,29 +141,31 @@ def _described(folder: str, root: Path | None = None) -> tuple[list[str], np.nda
     return found["name"].to_pylist(), np.asarray(found["descriptor"].to_pylist(), np.float32)
 
 
-def centered(values: np.ndarray, left: float = 0.0, *, root: Path | None = None) -> np.ndarray:
+def centered(values: np.ndarray, mean_fraction: float = 0.0, *, root: Path | None = None) -> np.ndarray:
     """A teacher's descriptors (n, 128) minus the mean over the training sets, the numbers scaled to unit
     variance there (one factor for all 128, so that angles and order of distances stay).
 
     Args:
-        left: how much of the mean stays, 0..1. Without any, faces near the mean, which an unsure network
-            answers, have no direction; with all of it angles between people are small.
+        mean_fraction: fraction of the mean that stays, 0..1. At 0, faces near the mean, which an uncertain
+            network predicts, have no direction; at 1, angles between people are small.
     """
-    return _centered(values, np.concatenate([_described(folder, root)[1] for folder in DESCRIBED]), left)
+    return _centered(
+        values, np.concatenate([_described(folder, root)[1] for folder in DESCRIBED]), mean_fraction
+    )
 
 
-def _centered(values: np.ndarray, everything: np.ndarray, left: float) -> np.ndarray:
+def _centered(values: np.ndarray, everything: np.ndarray, mean_fraction: float) -> np.ndarray:
     mean = everything.mean(0)
-    return (values - (1 - left) * mean) * (1 / (everything - mean).std())
+    return (values - (1 - mean_fraction) * mean) * (1 / (everything - mean).std())
 
 
-def descriptors(*, left: float = 0.0, root: Path | None = None) -> dict[str, np.ndarray]:
+def descriptors(*, mean_fraction: float = 0.0, root: Path | None = None) -> dict[str, np.ndarray]:
     """The teacher's descriptors of training pictures by "set/name", (128,) float32 each; centered, see
-    `centered` for `left`.
+    `centered` for `mean_fraction`.
     """
     found = {folder: _described(folder, root) for folder in DESCRIBED}
     everything = np.concatenate([v for _, v in found.values()])
-    values = _centered(everything, everything, left)
+    values = _centered(everything, everything, mean_fraction)
     return dict(
         zip((f"{folder}/{n}" for folder, (names, _) in found.items() for n in names), values, strict=True)
     )
@@ -193,9 +195,14 @@ def mtfl(split: str, *, teacher: Mapping[str, np.ndarray] | None = None, turned:
         facts = {"Male": row["male"], "Smiling": row["smile"], "Eyeglasses": row["glasses"]}
         return {"points5": np.asarray(row["points"], np.float64).reshape(5, 2), "attributes": facts}
 
-    named, keep = with_identity("mtfl", labels, teacher), (lambda r: r["pose"] != 2) if turned else None
+    named, select = with_identity("mtfl", labels, teacher), (lambda r: r["pose"] != 2) if turned else None
     return PackDataset(
-        "mtfl", split, named, points=lambda r: r["points"], keep=keep, label_offset_x=LABEL_OFFSET_X["mtfl"]
+        "mtfl",
+        split,
+        named,
+        points=lambda r: r["points"],
+        select=select,
+        label_offset_x=LABEL_OFFSET_X["mtfl"],
     )
 
 
@@ -272,13 +279,13 @@ def ferplus(split: str, *, soft: bool = False) -> PackDataset:
 
     if soft:
         return PackDataset(
-            "ferplus", split, lambda r: {"expression": distribution(r)[:8]}, keep=mostly_emotion
+            "ferplus", split, lambda r: {"expression": distribution(r)[:8]}, select=mostly_emotion
         )
     return PackDataset(
         "ferplus",
         split,
         lambda r: {"expression": majority(r["votes"])},
-        keep=lambda r: majority(r["votes"]) is not None,
+        select=lambda r: majority(r["votes"]) is not None,
     )
 
 

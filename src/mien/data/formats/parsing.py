@@ -85,7 +85,7 @@ CELEBAMASK_PAINTED = (
 )
 
 
-def celebamask_hq(root: Path, split: str, *, order: str = "farl", whole: bool = False) -> Listed[int]:
+def celebamask_hq(root: Path, split: str, *, order: str = "farl", full_picture: bool = False) -> Listed[int]:
     """CelebAMask-HQ: `parsing`, 19 classes in the official order, at 512 x 512; the pictures (1024) shrink to
     the masks.
 
@@ -98,7 +98,8 @@ def celebamask_hq(root: Path, split: str, *, order: str = "farl", whole: bool = 
     Args:
         order: which part is on top where parts overlap. "farl": as in the evaluation code that published
             numbers come from (`CELEBAMASK_PAINTED`); "list": the later one in the set's own list of classes.
-        whole: the five points are those of the "head" template, so that a "head" crop is the whole picture.
+        full_picture: the five points are those of the "head" template, so that a "head" crop is the
+            entire picture.
 
     Raises:
         UsageError: no such split or order. MissingData: a file is missing, or a picture has no mask.
@@ -106,8 +107,8 @@ def celebamask_hq(root: Path, split: str, *, order: str = "farl", whole: bool = 
     if order not in ("farl", "list"):
         raise UsageError(f"no order {order!r}; use one of: farl, list")
     parts = CELEBAMASK_PAINTED if order == "farl" else CELEBAMASK19[1:]
-    points = TEMPLATES["head"] if whole else CELEBAMASK_FIVE
-    wanted = CELEBAMASK_SPLITS.index(one_of("CelebAMask-HQ", split, CELEBAMASK_SPLITS))
+    points = TEMPLATES["head"] if full_picture else CELEBAMASK_FIVE
+    part_number = CELEBAMASK_SPLITS.index(one_of("CelebAMask-HQ", split, CELEBAMASK_SPLITS))
     root = unpacked(root, "CelebAMask-HQ")
     images, masks = need(root / "CelebA-HQ-img"), need(root / "CelebAMask-HQ-mask-anno")
     mapping, partition = root / "CelebA-HQ-to-CelebA-mapping.txt", root / "list_eval_partition.txt"
@@ -117,7 +118,7 @@ def celebamask_hq(root: Path, split: str, *, order: str = "farl", whole: bool = 
         idx, _, original = row.split()
         if original not in part:
             raise MissingData(f"expected {original} in {partition}; it is missing")
-        if part[original] == wanted:
+        if part[original] == part_number:
             chosen.append(int(idx))
     return Listed(f"celebamask-hq/{split}", chosen, partial(_celebamask, images, masks, parts, points))
 

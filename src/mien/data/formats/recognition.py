@@ -95,7 +95,7 @@ class Records:
         labels, data = _unpack(read_record(self.path, int(self._offsets[i])), self.path, key)
         who = labels[0]
         if not (who.is_integer() and 0 <= who < self.classes):
-            raise bad(self.path, key, who, f"is no class of 0..{self.classes - 1}")
+            raise bad(self.path, key, who, f"is not a class of 0..{self.classes - 1}")
         pixels = load_photo(data).pixels
         return Sample(
             pixels,
@@ -126,9 +126,9 @@ def ms1mv3(root: Path, split: str = "train") -> Records:
     try:
         table = np.loadtxt(idx, np.int64, ndmin=2)
     except ValueError as e:
-        raise UsageError(f"{idx} is no list of number and byte: {e}") from e
+        raise UsageError(f"{idx} is not a list of number and byte: {e}") from e
     if table.shape[1:] != (2,) or not len(table):
-        raise UsageError(f"{idx} is no list of number and byte")
+        raise UsageError(f"{idx} is not a list of number and byte")
     table = table[np.argsort(table[:, 0], kind="stable")]
     keys, offsets = table.T
     if keys[0] == 0:
@@ -178,7 +178,7 @@ _MARK = object()
 
 def _text(value: object) -> str:
     if not isinstance(value, (str, bytes)):
-        raise _Refused("a name in it is no text")
+        raise _Refused("a name in it is not a text")
     return value.decode("latin-1") if isinstance(value, bytes) else value  # Python 2 wrote text as bytes
 
 
@@ -202,7 +202,7 @@ def _state(target: object, state: object) -> None:
     if isinstance(target, tuple) and target[:1] == (_TYPE,):
         return
     if not isinstance(target, _Raw) or not isinstance(state, tuple) or len(state) != 5:
-        raise _Refused("it sets the state of something that is no array")
+        raise _Refused("it sets the state of something that is not an array")
     _, shape, kind, _, data = state
     if kind != (_TYPE, "u1") or not isinstance(data, bytes) or shape != (len(data),):
         raise _Refused("it holds an array that is not one row of uint8")
@@ -244,7 +244,7 @@ def _walk(data: bytes) -> Any:
         elif name in ("APPEND", "APPENDS"):
             items = [stack.pop()] if name == "APPEND" else above_mark()
             if not isinstance(stack[-1], list):
-                raise _Refused(f"at byte {at} it appends to something that is no list")
+                raise _Refused(f"at byte {at} it appends to something that is not a list")
             stack[-1].extend(items)
         elif name == "MEMOIZE" or name in _PUTS:
             memo[len(memo) if arg is None else int(str(arg))] = stack[-1]
@@ -294,7 +294,7 @@ def read_bin(path: Path) -> tuple[list[bytes], list[bool]]:
     for i, item in enumerate(value[0], 1):
         picture = item.data if isinstance(item, _Raw) else item
         if not isinstance(picture, bytes):
-            raise bad(path, i, type(picture).__name__, "is no encoded picture; bytes are needed")
+            raise bad(path, i, type(picture).__name__, "is not an encoded picture; bytes are needed")
         pictures.append(picture)
     for i, answer in enumerate(same, 1):
         if not (isinstance(answer, int) and answer in (0, 1)):
@@ -329,14 +329,14 @@ def verification(root: Path, split: str, *, task: str = "identity512") -> Table:
 def read_pairs(path: Path) -> list[tuple[str, str, bool]]:
     """LFW's pairs in order: (picture, picture, same?), pictures as NAME/NAME_0001.jpg.
 
-    The first line says folds and pairs a fold ("10 300"), or pairs alone for one fold; a fold lists its
+    The first line says folds and pairs per fold ("10 300"), or pairs alone for one fold; a fold lists its
     matched pairs (name n1 n2), then as many others (name1 n1 name2 n2).
     """
     lines = [line.split() for line in need(path).read_text(encoding="utf-8").split("\n") if line.strip()]
     head = lines[0] if lines else []
     if len(head) not in (1, 2) or not all(h.isdigit() for h in head):
         raise UsageError(
-            f"{path} begins with {' '.join(head)!r}; folds and pairs a fold are needed, such as '10 300'"
+            f"{path} begins with {' '.join(head)!r}; folds and pairs per fold are needed, such as '10 300'"
         )
     folds, per = (1, int(head[0])) if len(head) == 1 else (int(head[0]), int(head[1]))
     if len(lines) - 1 != 2 * folds * per:
@@ -349,7 +349,7 @@ def read_pairs(path: Path) -> list[tuple[str, str, bool]]:
                 path,
                 row,
                 " ".join(cells),
-                f"is no pair; {'name n1 n2' if same else 'name1 n1 name2 n2'} is needed here",
+                f"is not a pair; {'name n1 n2' if same else 'name1 n1 name2 n2'} is needed here",
             )
         a, b = ((cells[0], cells[1]), (cells[-2] if not same else cells[0], cells[-1]))
         pairs.append((f"{a[0]}/{a[0]}_{int(a[1]):04}.jpg", f"{b[0]}/{b[0]}_{int(b[1]):04}.jpg", same))

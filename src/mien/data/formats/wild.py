@@ -64,12 +64,12 @@ def around_face(pixels: Pixels, points: npt.NDArray[np.float64]) -> tuple[Pixels
     x2, y2 = min(w, int(np.ceil(x + REACH * side)) + 1), min(h, int(np.ceil(y + REACH * side)) + 1)
     if x2 - x1 < 8 or y2 - y1 < 8:  # a face beyond the border: keep the entire picture
         x1, y1, x2, y2 = 0, 0, w, h
-    cut = pixels[y1:y2, x1:x2]
+    cropped = pixels[y1:y2, x1:x2]
     f = min(1.0, HEAD / side)
     size = (max(8, round(f * (x2 - x1))), max(8, round(f * (y2 - y1))))
     sx, sy = size[0] / (x2 - x1), size[1] / (y2 - y1)
     affine = np.array([[sx, 0, (sx - 1) / 2 - sx * x1], [0, sy, (sy - 1) / 2 - sy * y1]])
-    return cv2.resize(cut, size, interpolation=cv2.INTER_AREA) if f < 1 else cut.copy(), affine  # type: ignore[return-value]
+    return cv2.resize(cropped, size, interpolation=cv2.INTER_AREA) if f < 1 else cropped.copy(), affine  # type: ignore[return-value]
 
 
 class FaceCuts:
@@ -107,9 +107,9 @@ class FaceCuts:
                         raise MissingData(
                             f"picture {at} of {table} is not a readable JPEG or PNG; build the table again"
                         )
-                    cut, affine = around_face(cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB), points[at])  # type: ignore[arg-type]
-                    out.write(np.ascontiguousarray(cut).tobytes())
-                    shapes.append(list(cut.shape))
+                    cropped, affine = around_face(cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB), points[at])  # type: ignore[arg-type]
+                    out.write(np.ascontiguousarray(cropped).tobytes())
+                    shapes.append(list(cropped.shape))
                     affines.append(affine.tolist())
                     at += 1
         return shapes, affines
@@ -124,7 +124,7 @@ class WildDataset:
     Args:
         folder, split: `folder/split.parquet` below the second pack's root.
         labels: row -> task name -> label; places in pixels of the photo.
-        keep: which rows take part.
+        select: whether a row is used; None: all rows.
         aside: names that stay out, or with `only_aside` the only ones that take part.
         confident: minimum teacher score; 0 keeps pictures without a found face too, placed by the median of
             the set.
@@ -136,7 +136,7 @@ class WildDataset:
         split: str,
         labels: Callable[[Row], dict[str, Any]],
         *,
-        keep: Callable[[Row], bool] | None = None,
+        select: Callable[[Row], bool] | None = None,
         aside: Collection[str] = (),
         only_aside: bool = False,
         confident: float = 0.0,
@@ -160,7 +160,7 @@ class WildDataset:
         self.cuts = FaceCuts(path, every)
         self.rows = [
             i for i, r in enumerate(rows)
-            if (r["name"] in aside) == only_aside and scores[i] >= confident and (keep is None or keep(r))
+            if (r["name"] in aside) == only_aside and scores[i] >= confident and (select is None or select(r))
         ]  # fmt: skip
         self.facts = [rows[i] for i in self.rows]
         self.names, self.labels = [r["name"] for r in self.facts], [labels(r) for r in self.facts]
@@ -240,7 +240,7 @@ def fairface(split: str, *, race: str = "", teacher: Mapping[str, Floats] | None
         "fairface",
         "train" if only else split,
         with_identity("fairface", labels, teacher),
-        keep=(lambda r: r["race"] == race) if race else None,
+        select=(lambda r: r["race"] == race) if race else None,
         aside=aside if only or split == "train" else (),
         only_aside=only,
         confident=_confident(split),
@@ -324,4 +324,4 @@ def london(only: str = "") -> WildDataset:
             found["expression"] = EXPRESSION8.index(expression)
         return found
 
-    return WildDataset("london", "test", labels, keep=(lambda r: only in labels(r)) if only else None)
+    return WildDataset("london", "test", labels, select=(lambda r: only in labels(r)) if only else None)

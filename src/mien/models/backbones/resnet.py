@@ -114,15 +114,15 @@ class ResNet50(FourStages):
                 if k in loaded and loaded[k].shape != v.shape
             ],
         }
-        said = [
+        messages = [
             f"{len(keys)} {what}: {', '.join(keys[:5])}{', ...' * (len(keys) > 5)}"
             for what, keys in problems.items()
             if keys
         ]
-        if said:
+        if messages:
             raise BadWeights(
-                f"this is no ResNet-50 for the net at hand. {'; '.join(said)}. Blocks of the file that the"
-                " net lacks go in `leave`"
+                f"this is not a ResNet-50 for this network. {'; '.join(messages)}. Name blocks of the"
+                " file that the network lacks in `leave`"
             )
         self.load_state_dict({k: loaded.get(k, v.new_zeros(())) for k, v in ours.items()})
         return self

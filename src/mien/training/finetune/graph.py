@@ -198,12 +198,12 @@ class Graph:
         if twice := set(names) & {t["name"] for t in self.header["tasks"]}:
             task = sorted(twice)[0]
             raise UsageError(f"{self.path} and {other.path} both have a task {task!r}; rename one")
-        graph, theirs = self.proto.graph, other.proto.graph
+        graph, other_graph = self.proto.graph, other.proto.graph
         if clash := set(names) & self.tensors:
             raise UsageError(f"{sorted(clash)[0]!r} is the name of a tensor inside of {self.path}; rename it")
-        graph.node.extend(n for n in theirs.node if n.name.startswith(PREFIX))
-        graph.initializer.extend(i for i in theirs.initializer if i.name.startswith(PREFIX))
-        graph.output.extend(o for o in theirs.output if o.name in names)
+        graph.node.extend(n for n in other_graph.node if n.name.startswith(PREFIX))
+        graph.initializer.extend(i for i in other_graph.initializer if i.name.startswith(PREFIX))
+        graph.output.extend(o for o in other_graph.output if o.name in names)
         self.header["tasks"] += [t for t in other.header["tasks"] if t["name"] in names]
         return names
 

@@ -104,13 +104,13 @@ class Trainer:
         self,
         train: npt.NDArray[np.int64],
         val: npt.NDArray[np.int64],
-        told: Callable[[str], None] = lambda text: None,
+        log: Callable[[str], None] = lambda text: None,
     ) -> Head:
         """The head with the lowest loss on the validation part.
 
         Args:
             train, val: numbers of pictures.
-            told: takes a line about each stage.
+            log: called with one line per stage.
         """
         stages = [(0, l2) for l2 in L2]
         if len(train) >= HIDDEN_FROM:
@@ -122,7 +122,7 @@ class Trainer:
             found.append(head)
             better = head is min(found, key=lambda h: h.loss)
             kind = f"hidden layer of {hidden}" if hidden else "linear"
-            told(
+            log(
                 f"{kind}, l2 {l2:g}: validation loss {head.loss:.4f}, {self.task.metrics().headline}"
                 f" {head.score:.2f}{'  (best so far)' if better else ''}"
             )

@@ -256,15 +256,15 @@ def error_picture(truth: Array, guess: Array, unit: str, path: Path) -> None:
     draw.text((pad + size - 40, pad + size + 6), f"{high:.4g}", SOFT, font)
     left = 2 * pad + size + 20
     error = np.sort(np.abs(guess - truth))
-    most = float(error.max()) or 1.0
+    maximum = float(error.max()) or 1.0
     draw.rectangle((left, pad, left + size, pad + size), outline=LINE)
     shares = np.arange(1, len(error) + 1) / len(error)
     line = [(left, pad + size)]
-    line += [(left + e / most * size, pad + size - s * size) for e, s in zip(error, shares, strict=True)]
+    line += [(left + e / maximum * size, pad + size - s * size) for e, s in zip(error, shares, strict=True)]
     draw.line([(float(x), float(y)) for x, y in line], fill=BLUE, width=2)
     draw.text((left, pad - 22), f"share of pictures with at most this error{name}", INK, font)
     draw.text((left, pad + size + 6), "0", SOFT, font)
-    draw.text((left + size - 40, pad + size + 6), f"{most:.4g}", SOFT, font)
+    draw.text((left + size - 40, pad + size + 6), f"{maximum:.4g}", SOFT, font)
     image.save(path)
 
 

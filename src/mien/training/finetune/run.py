@@ -40,7 +40,7 @@ CHECKED = 8  # faces on which old and new file are compared
 TOLERANCE = 0.05  # raw numbers: kept features have 16 bits, the graph has 32
 STRATA = 5  # of a number
 
-Told = Callable[[str], None]
+Log = Callable[[str], None]
 Progress = Callable[[int], AbstractContextManager[Callable[[], None]]]
 
 
@@ -76,7 +76,7 @@ def finetune(
     folder: str | Path | None = None,
     seed: int = 0,
     threads: int | None = None,
-    told: Told = lambda text: None,
+    log: Log = lambda text: None,
     progress: Progress = lambda total: nullcontext(lambda: None),
 ) -> Finetuned:
     """Teach a network a new task from labeled pictures; its old answers stay bit for bit as they are.
@@ -95,7 +95,7 @@ def finetune(
         folder: of the report; None: OUT without its suffix, and `-report`.
         seed: of the split, the batches and the initial weights.
         threads: of inference and training; None for all cores.
-        told: takes lines about the progress.
+        log: called with lines about the progress.
         progress: number of pictures -> a context that gives what is called after each.
 
     Raises:
@@ -106,7 +106,7 @@ def finetune(
     check_name(name)
     _check_settings(out, base, depth)
     labels = _labels(Path(data), kind, columns)
-    told(f"kind: {labels.kind}, {labels.why}; {len(labels.rows)} labeled pictures")
+    log(f"kind: {labels.kind}, {labels.why}; {len(labels.rows)} labeled pictures")
     place = Path(folder) if folder is not None else out.with_name(out.stem + "-report")
     place.mkdir(parents=True, exist_ok=True)
     graph = Graph(base)
@@ -124,17 +124,17 @@ def finetune(
     parts = split(faces.rows, faces.kept, _strata(labels.kind, faces.rows), seed=seed)
     problems += parts.problems
     for text in problems:
-        told(f"warning: {text}")
+        log(f"warning: {text}")
     train, val, test = (parts.index(n) for n in table.SPLITS)
     _check_parts(train, val, test)
-    told(f"split: {len(train)} train, {len(val)} validation, {len(test)} test pictures")
+    log(f"split: {len(train)} train, {len(val)} validation, {len(test)} test pictures")
     task, targets = _task(labels, name, unit, faces.rows, train)
     if threads:
         import torch
 
         torch.set_num_threads(threads)
     trainer = Trainer(task, faces.features, targets, seed=seed, folder=place / "stages")
-    head = trainer.best(train, val, told)
+    head = trainer.best(train, val, log)
     task = calibrated(task, head(faces.features[val, 0]), [targets[i] for i in val])
     half = _half(trainer, head, train, val, parts.group, seed)
     graph.append_vector_head(entry_of(task), inputs, head.layers)
@@ -151,7 +151,7 @@ def finetune(
     }  # fmt: skip
     _provenance(base, out, record, graph)
     _write_report(task, head, faces, targets, parts, place, record, reader)
-    told(f"wrote {out} and {place / 'report.md'}")
+    log(f"wrote {out} and {place / 'report.md'}")
     score = report.Interval(
         record["test"]["metric"],
         *(record["test"][k] for k in ("value", "low", "high", "n", "groups")),

@@ -335,10 +335,10 @@ def _attributes(path: Path, columns: Sequence[str], cells: Cells) -> Read:
             )
         values.append({c: _YES[v.lower()] for c, v in known.items()} or None)
     for column in columns:
-        said = [v[column] for v in values if v and column in v]
-        if len(set(said)) < 2:
+        given = [v[column] for v in values if v and column in v]
+        if len(set(given)) < 2:
             raise UsageError(
-                f"the column {column!r} of {path} always says {'yes' if said and said[0] else 'no'}; add"
+                f"the column {column!r} of {path} always says {'yes' if given and given[0] else 'no'}; add"
                 " pictures"
                 " of the other answer, or leave it out by --columns"
             )

@@ -49,7 +49,7 @@ export async function compare(a, b) {
   }
   const cosine = embeddings[0].reduce((s, v, i) => s + v * embeddings[1][i], 0);
   const similarity = Number(Math.max(-1, Math.min(1, cosine)).toFixed(3));
-  return about.cut ? { similarity, same: similarity >= about.cut.threshold, ...about.cut } : { similarity };
+  return about.threshold ? { similarity, same: similarity >= about.threshold.threshold, ...about.threshold } : { similarity };
 }
 
 export function identify() {
