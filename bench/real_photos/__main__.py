@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ import pyarrow.parquet as pq
 
 from bench.model_card import calibration
 from bench.real_photos.answers import Answers, Row, pixels_of, read_set
+from bench.real_photos.page import page
 from bench.real_photos.stability import stability
 from mien import settings
 from mien.data import set_aside
@@ -170,6 +172,7 @@ def measure(face: OnnxModel, detector: Detector, with_london: bool) -> dict[str,
     at = match_threshold(face, fmr=0.01).similarity
     truth = read["utkface"].label("age").astype(float)
     out = {
+        "date": datetime.now(UTC).strftime("%Y-%m-%d"),
         "networks": {"face": face.sha256, "detector": detector.model.sha256},  # type: ignore[attr-defined]
         "fairface": fairface(read["fairface"]),
         "utkface": ages(read["utkface"]),
@@ -207,14 +210,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--weights", default=str(WEIGHTS / "mien.onnx"))
     parser.add_argument("--detector", default=str(WEIGHTS / "detector.onnx"))
-    parser.add_argument("--out", type=Path, default=RESULTS)
+    parser.add_argument("--out", type=Path, default=None)
     parser.add_argument("--london", action="store_true", help="also read the test set of studio portraits")
     args = parser.parse_args()
     cv2.setNumThreads(1)
     face = OnnxModel(args.weights, threads=1)
     results = measure(face, Detector(OnnxModel(args.detector, threads=1)), args.london)
-    args.out.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
-    print(json.dumps(results, indent=1))
+    out = args.out or RESULTS
+    text = json.dumps(results, indent=1)
+    out.write_text(text + "\n", encoding="utf-8")
+    print(text)
+    if out == RESULTS:
+        PAGE.write_text(page(results, results["date"]), encoding="utf-8")
 
 
 if __name__ == "__main__":

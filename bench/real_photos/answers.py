@@ -16,7 +16,7 @@ from mien.inference.detector import Detector
 from mien.inference.onnx_model import OnnxModel
 from mien.tasks.base import sigmoid, softmax
 from mien.tasks.choice import EXPRESSION8
-from mien.types import Detection
+from mien.types import Crop, Detection
 
 Row = dict[str, Any]
 BATCH = 16
@@ -94,12 +94,14 @@ def central(found: Sequence[Detection], width: int, height: int) -> Detection | 
     return min(found, key=distance, default=None)
 
 
-def crops_answers(face: OnnxModel, crops: list[np.ndarray]) -> dict[str, np.ndarray]:
-    """Answers on aligned crops (n, H, W, 3): probabilities, embeddings, and whether there is a hat."""
-    raw = face(face.view.tensor(np.stack(crops)))
+def crops_answers(face: OnnxModel, crops: list[Crop]) -> dict[str, np.ndarray]:
+    """Answers on aligned crops: probabilities, embeddings, and whether there is a hat."""
+    raw = face(face.view.tensor(np.stack([c.pixels for c in crops])))
     tasks = {t.name: t for t in face.tasks}
-    parsing = tasks["parsing"]
-    hat = raw["parsing"].argmax(1) == parsing.label_names.index("hat")  # type: ignore[attr-defined]
+    hat = [
+        tasks["parsing"].read(z, c).fractions.get("hat", 0.0)
+        for z, c in zip(raw["parsing"], crops, strict=True)
+    ]
     expression = np.asarray(raw["expression"], float) / tasks["expression"].temperature  # type: ignore[attr-defined]
     attributes = np.asarray(raw["attributes"], float) / tasks["attributes"].temperature  # type: ignore[attr-defined]
     return {
@@ -107,7 +109,7 @@ def crops_answers(face: OnnxModel, crops: list[np.ndarray]) -> dict[str, np.ndar
         "attributes": sigmoid(attributes),
         "expression": np.stack([softmax(z) for z in expression]),
         "identity": raw["identity"],
-        "hat": hat.mean((1, 2)) >= HAT_SHARE,
+        "hat": np.array(hat) >= HAT_SHARE,
     }
 
 
@@ -117,13 +119,13 @@ def read_set(name: str, rows: list[Row], face: OnnxModel, detector: Detector) ->
     stamp = hashlib.sha256(networks.encode()).hexdigest()[:12]
     path = settings.cache_root() / f"real-photos-{name}-{stamp}.npz"
     if not path.is_file():
-        parts, found, waiting = list[dict[str, np.ndarray]](), np.zeros(len(rows), bool), list[np.ndarray]()
+        parts, found, waiting = list[dict[str, np.ndarray]](), np.zeros(len(rows), bool), list[Crop]()
         for i, row in enumerate(rows):
             pixels = pixels_of(row)
             one = central(detector(pixels), pixels.shape[1], pixels.shape[0])
             if one is not None:
                 found[i] = True
-                waiting.append(geometry.align(pixels, one.points, face.view).pixels)
+                waiting.append(geometry.align(pixels, one.points, face.view))
             if waiting and (len(waiting) == BATCH or i == len(rows) - 1):
                 parts.append(crops_answers(face, waiting))
                 waiting = []

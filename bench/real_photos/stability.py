@@ -60,14 +60,14 @@ def stability(
             continue
         read += 1
         middle = (np.asarray(own.box[:2]) + own.box[2:]) / 2
-        crops = [geometry.align(pixels, own.points, face.view).pixels]
+        crops = [geometry.align(pixels, own.points, face.view)]
         for i in range(changes):
             other = changed(pixels, i % 4, rng)
             found = nearest(detector(other), middle * (other.shape[1] / w, other.shape[0] / h))
             if found is None:
                 lost += 1
                 continue
-            crops.append(geometry.align(other, found.points, face.view).pixels)
+            crops.append(geometry.align(other, found.points, face.view))
         answers = crops_answers(face, crops)
         years, male = answers["age"] @ np.arange(101), answers["attributes"][:, MALE] > 0.5
         spread.append(float(years[1:].std()))
