@@ -287,7 +287,7 @@ def started(album: Path, where: Path, sign: int) -> tuple[int, str]:
         ),  # a shell's background jobs are born deaf to Ctrl-C
     )
     growing = where.with_name(where.name + ".part") if where.suffix == ".parquet" else where
-    end = time.monotonic() + 60
+    end = time.monotonic() + 300  # a busy machine starts a process slowly
     while not (growing.exists() and growing.read_bytes().count(b"\n") >= 3):
         assert time.monotonic() < end
         assert process.poll() is None, process.communicate()

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from mien.export.onnx_export import export
+from mien.export.onnx_export import release
+from mien.inference.provenance import write_provenance
 from mien.models.faceptor import faceptor_tiny
 from mien.tasks import AGE, IDENTITY, LANDMARKS, PARSING
 from mien.tasks.base import configured
@@ -31,14 +32,16 @@ def network() -> FaceModel:
 
 
 def exported(factory: pytest.TempPathFactory) -> Path:
-    """The folder with m.safetensors and m.onnx of `network`, written by the first process of the run."""
+    """The folder with m.safetensors, m.onnx and m.json of `network`, by the first process of the run."""
     base = factory.getbasetemp()
     folder = (base.parent if os.environ.get("PYTEST_XDIST_WORKER") else base) / "exported"
     folder.mkdir(exist_ok=True)
     with (folder / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        if not (folder / "m.onnx").exists():
-            model = network()
-            checkpoint.save(folder / "m.safetensors", model, recipe="test", data=["toy"])
-            export(model, folder / "m.onnx", recipe="test")
+        if not (folder / "done").exists():
+            checkpoint.save(folder / "m.safetensors", network(), recipe="test", data=["toy"])
+            (folder / "m.onnx").write_bytes(b"an older file")  # an export replaces it, with its provenance
+            write_provenance(folder / "m.onnx", sets={"toy": "drawn"}, note="older")
+            release(folder / "m.safetensors", folder / "m.onnx", note="newer")
+            (folder / "done").touch()
     return folder
