@@ -18,7 +18,7 @@ from mien.io.writers import open_output
 from mien.tasks import summaries
 from mien.training.finetune import finetune, merge
 from mien.training.finetune.graph import Graph
-from mien.training.finetune.run import calibrated
+from mien.training.finetune.learn import calibrated
 from mien.video.averages import TrackAverages
 from mien.visualize.contact_sheet import ContactSheet
 from tests.support import drawn_labels
@@ -302,3 +302,53 @@ def test_an_8_bit_network_is_refused(tmp_path):
     graph.proto.graph.node.append(onnx.helper.make_node("QuantizeLinear", ["images", "s"], ["q"]))
     with pytest.raises(BadWeights, match="not an 8-bit file"):
         graph.features()
+
+
+# --- One gallery for files with one identity part
+
+
+def _altered(path, out, prefix):
+    """The file with one weight of that part changed, under the header of the first."""
+    graph = Graph(path)
+    weight = next(i for i in graph.proto.graph.initializer if i.name.startswith(prefix) and i.raw_data)
+    values = onnx.numpy_helper.to_array(weight) * np.float32(1.01)
+    weight.raw_data = values.tobytes()
+    graph.save(out)
+    return out
+
+
+def test_a_gallery_takes_the_fine_tuned_file_and_no_other_network(choice, home, astronaut):
+    pytest.importorskip("lancedb")
+    from mien.recognition.gallery import Gallery
+
+    made, _ = choice
+    base = mien.load(threads=1, tasks=["identity"])
+    Gallery(home / "people", base).add(str(astronaut), "Ann")
+    tuned = Gallery(home / "people", mien.load(made.path, threads=1, tasks=["identity"]))
+    [answer] = tuned.identify(str(astronaut))
+    assert answer.match is not None
+    assert answer.match.name == "Ann"
+    assert tuned.rates is not None
+    assert Gallery(home / "people", mien.load(made.path, threads=1, tasks=["identity"], mirror=True)).rates
+    other = _altered(made.path, home / "other-identity.onnx", "model.who.")
+    with pytest.raises(UsageError, match="was made with model"):
+        Gallery(home / "people", mien.load(other, threads=1, tasks=["identity"]))
+    aside = _altered(made.path, home / "other-age.onnx", "model.values.")
+    assert Gallery(home / "people", mien.load(aside, threads=1, tasks=["identity"]))
+
+
+def test_a_gallery_of_an_older_version_goes_by_the_origin(choice, home, monkeypatch, astronaut):
+    pytest.importorskip("lancedb")
+    from mien.recognition import records
+    from mien.recognition.gallery import Gallery
+
+    monkeypatch.setattr(records, "part_sha256_of", lambda reader, task: "")
+    Gallery(home / "older", mien.load(threads=1, tasks=["identity"])).add(str(astronaut), "Ann")
+    monkeypatch.undo()
+    monkeypatch.setenv("MIEN_CACHE", str(home / "cache"))
+    assert Gallery(home / "older", mien.load(choice[0].path, threads=1, tasks=["identity"])).rates
+    foreign = Graph(choice[0].path)
+    del foreign.header["frozen"]
+    foreign.save(home / "foreign.onnx")
+    with pytest.raises(UsageError, match="was made with model"):
+        Gallery(home / "older", mien.load(home / "foreign.onnx", threads=1, tasks=["identity"]))

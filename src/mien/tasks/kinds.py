@@ -112,6 +112,8 @@ def _check_fits(made: Task[Any]) -> None:
         raise ValueError(f"{made.name} has a mirror that is no order of its {len(made.names)} classes")
     if isinstance(made, LandmarkTask) and sorted(made.mirror) != list(range(len(made.mirror))):
         raise ValueError(f"{made.name} has a mirror that is no order of its {len(made.mirror)} points")
+    if isinstance(made, LandmarkTask) and made.names and len(made.names) != len(made.mirror):
+        raise ValueError(f"{made.name} has {len(made.names)} names for {len(made.mirror)} points")
     if isinstance(made, LandmarkTask) and made.eyes and max(made.eyes) >= len(made.mirror):
         raise ValueError(f"{made.name} measures by points {made.eyes}, and has {len(made.mirror)}")
     if isinstance(made, ParsingTask) and (
@@ -204,6 +206,6 @@ KINDS: dict[str, tuple[type[Task[Any]], Sequence[str]]] = {
     "choice": (ChoiceTask, ("names", "display", "mirror", "temperature", "sensitive")),
     "attributes": (AttributesTask, ("names", "temperature", "sensitive")),
     "number": (NumberTask, ("unit", "center", "scale", "minimum", "maximum", "interval", "sensitive")),
-    "points": (LandmarkTask, ("mirror", "eyes", "sensitive")),
+    "points": (LandmarkTask, ("mirror", "eyes", "names", "sensitive")),
     "masks": (ParsingTask, ("names", "mirror", "sensitive")),
 }
