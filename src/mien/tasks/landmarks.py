@@ -206,7 +206,8 @@ class LandmarkTask(Task[Landmarks]):
         return [point_column(self.name, len(self.mirror), "points")]
 
     def decoder(self) -> dict[str, Any] | None:
-        return {"kind": "points"} if self.decoding == "softmax" else None
+        names = {"names": list(self.names)} if self.names else {}
+        return {"kind": "points", **names} if self.decoding == "softmax" else None
 
     def metrics(self) -> NME:
         return NME(self.eyes)

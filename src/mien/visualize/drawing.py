@@ -18,6 +18,8 @@ from PIL import Image
 
 from mien.errors import BadArray, UsageError
 from mien.io.image import check_pixels
+from mien.tasks import DERIVED, TASKS
+from mien.tasks.parsing import UNKNOWN
 from mien.types import Array, Face, Pixels
 from mien.visualize import labels as plates
 from mien.visualize import overlay as parts
@@ -94,6 +96,9 @@ STYLES: dict[str, DrawStyle] = {
 }
 OVERLAYS = ("landmarks", "parsing", "none")
 
+# of the classes of masks that weights define themselves, from the first after the background
+OWN = ((230, 80, 60), (60, 140, 230), (240, 190, 50), (70, 180, 110), (170, 90, 200), (90, 200, 210))
+
 _HEAT_OPACITY = 0.7
 _SHIFT = 4  # OpenCV's sub-pixel bits
 
@@ -127,7 +132,8 @@ def annotate(
         pixels: (H, W, 3) uint8 RGB; not changed.
         faces: as read from this photo. Landmarks that are not finite are left out.
         style: "corners", "box", "points" or "print", see `STYLES`.
-        overlay: "landmarks"; "parsing", a tint of the parts of the head; or "none".
+        overlay: "landmarks"; "parsing", a tint of the parts of the head; or "none". With the first two, points
+            and masks of tasks that the weights define themselves are drawn too.
         names: for each face what its label says first, such as a person's name; None for no name.
         font: a font file for labels. None: a built-in font, and a font of the system for letters that the
             built-in one lacks.
@@ -162,6 +168,8 @@ def annotate(
         _draw_box(out, faces[i], look)
         if overlay == "landmarks":
             _draw_landmarks(out, faces[i], look)
+        if overlay != "none":
+            _draw_own(out, faces[i], look)
         if look.pose:
             _draw_pose(out, faces[i])
     # small faces have the least room for a label, so they choose first
@@ -313,6 +321,22 @@ def _draw_landmarks(out: Pixels, face: Face, look: DrawStyle) -> None:
         return
     radius = max(1.0, 1.5 * line)
     _dots(out, _near(points, out.shape), radius, look.line)
+
+
+def _draw_own(out: Pixels, face: Face, look: DrawStyle) -> None:
+    """Points and masks of tasks that the weights define themselves."""
+    known = {*TASKS, *DERIVED}
+    own = [answer for name, answer in face.answers.items() if name.partition("@")[0] not in known]
+    for answer in own:
+        if (mask := answer.photo_mask(out.shape[1], out.shape[0])) is not None:
+            for k, color in enumerate(OWN):
+                inside = (mask != UNKNOWN) & (mask > 0) & ((mask - 1) % len(OWN) == k)
+                mixed = (1 - parts.OPACITY) * out[inside] + parts.OPACITY * np.array(color)
+                out[inside] = np.rint(mixed).astype(np.uint8)
+    for answer in own:
+        if (points := answer.photo_points()) is not None:
+            radius = max(1.5, 0.012 * width_of(face))
+            _dots(out, _near(np.asarray(points, np.float64), out.shape), radius, look.line)
 
 
 def _draw_outlines(out: Pixels, face: Face, look: DrawStyle) -> None:

@@ -1,8 +1,8 @@
 """Fine-tuning of more than the head: the decoders, or the encoder too, while the old tasks are protected.
 
 A copy of the network as it was gives the targets of the old tasks on the user's own pictures (learning
-without forgetting, Li and Hoiem, ECCV 2016). Batch norms keep their statistics and scales, and the learning rate is
-low: other settings damage the old tasks within a hundred steps.
+without forgetting, Li and Hoiem, ECCV 2016). Batch norms keep their statistics and scales, and the learning
+rate is low: other settings damage the old tasks within a hundred steps.
 
 - `decoder`: the encoder stands still. What learns is between it and the answers: for classes, attributes and
   numbers the query decoder and the summary of the face; for points and masks the pyramid with its branches.
