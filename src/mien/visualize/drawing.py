@@ -132,8 +132,8 @@ def annotate(
         pixels: (H, W, 3) uint8 RGB; not changed.
         faces: as read from this photo. Landmarks that are not finite are left out.
         style: "corners", "box", "points" or "print", see `STYLES`.
-        overlay: "landmarks"; "parsing", a tint of the parts of the head; or "none". With the first two, points
-            and masks of tasks that the weights define themselves are drawn too.
+        overlay: "landmarks"; "parsing", a tint of the parts of the head; or "none". With the first two,
+            points and masks of tasks that the weights define themselves are drawn too.
         names: for each face what its label says first, such as a person's name; None for no name.
         font: a font file for labels. None: a built-in font, and a font of the system for letters that the
             built-in one lacks.

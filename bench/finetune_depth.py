@@ -1,0 +1,81 @@
+"""How far the old tasks move when more than the head learns: --depth decoder and --depth all.
+
+Run from the checkout, with MIEN_DATA and MIEN_DATA_MORE set; it writes bench/results/finetune_depth.json:
+
+    python -m bench.finetune_depth [DEPTH ...]
+
+The user's pictures are the first of FairFace's validation part by their order there, with a task that has no
+head yet: whether somebody is over 39, by the age class. Old tasks are measured on the validation sets of the
+data pack, whose pictures the training never sees.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import pyarrow.parquet as pq
+
+from mien import settings
+from mien.evaluation.protocols import PROTOCOLS
+from mien.evaluation.scoring import evaluate
+from mien.inference.onnx_model import OnnxModel
+from mien.inference.provenance import WEIGHTS
+from mien.training.finetune import dense, finetune
+
+RESULTS = Path("bench/results/finetune_depth.json")
+PICTURES = 150
+CHECKED = {"helen68": 100, "celeba": 200, "ferplus-val": 200, "utkface-age": 200}  # protocol -> pictures
+DEPTHS = ("decoder", "all")
+
+
+def _folder(root: Path) -> Path:
+    """The user's pictures in class folders."""
+    path = settings.data_more_root() / "fairface" / "val.parquet"
+    table = pq.read_table(path, columns=["age_bin", "image"]).slice(0, PICTURES).to_pylist()
+    for i, row in enumerate(table):
+        older = row["age_bin"] in ("40-49", "50-59", "60-69", "70+")
+        folder = root / ("older" if older else "younger")
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / f"{i:04d}.jpg").write_bytes(row["image"])
+    return root
+
+
+def scores(weights: Path) -> dict[str, float]:
+    """Headline number of each protocol."""
+    model = OnnxModel(weights, threads=1)
+    return {n: float(evaluate(model, PROTOCOLS[n], limit=k).headline) for n, k in CHECKED.items()}
+
+
+def main(depths: tuple[str, ...]) -> None:
+    """Fine-tune at each depth and measure the old tasks before and after."""
+    found = json.loads(RESULTS.read_text("utf-8")) if RESULTS.is_file() else {}
+    root = Path(tempfile.gettempdir()) / "mien-finetune-depth"
+    pictures = _folder(root / "pictures")
+    before = scores(WEIGHTS / "mien.onnx")
+    print("before", before, flush=True)
+    for depth in depths:
+        start = time.perf_counter()
+        made = finetune(pictures, "over39", root / f"{depth}.onnx", depth=depth, threads=1, told=print)
+        after = scores(made.path)
+        train = made.record["pictures"]["train"]
+        found[depth] = {
+            "weights": OnnxModel(WEIGHTS / "mien.onnx").sha256,
+            "pictures": made.record["pictures"],
+            "steps": dense.steps_for(train),
+            "batch": dense.BATCH,
+            "new_task": made.record["test"],
+            "checked": CHECKED,
+            "before": {k: round(v, 3) for k, v in before.items()},
+            "after": {k: round(v, 3) for k, v in after.items()},
+            "seconds": round(time.perf_counter() - start),
+        }
+        print(depth, {k: round(after[k] - before[k], 3) for k in before}, flush=True)
+        RESULTS.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main(tuple(sys.argv[1:]) or DEPTHS)
