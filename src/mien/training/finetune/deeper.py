@@ -17,7 +17,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -203,15 +202,6 @@ def write(body: Mien, path: Path, **header: Any) -> None:
     from mien.export.onnx_export import export
 
     export(body, path, **header)
-
-
-def moved(before: Mapping[str, Floats], after: Mapping[str, Floats]) -> dict[str, float]:
-    """Old task -> how far its raw numbers moved: mean distance over their spread, in percent."""
-    out = {}
-    for name, old in before.items():
-        spread = float(old.std()) or 1.0
-        out[name] = round(100 * float(np.abs(after[name] - old).mean()) / spread, 3)
-    return out
 
 
 def raw_of(
