@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 
 from mien.errors import UsageError
-from mien.training.finetune import annotations, table
-from mien.training.finetune.annotations import MaskLabel, Runs, decode_counts
+from mien.training.finetune import annotation_files, table
+from mien.training.finetune.annotation_files import MaskLabel, Runs, decode_counts
 
 
 def coco(root, notes, categories=None, images=("a.jpg", "b.jpg")):
@@ -234,8 +234,15 @@ def test_points_find_their_mirror_partners():
     assert mirror_of_points(("mole", "scar", "chin"), places + (0.2, 0)) == ((0, 1, 2), False)
 
 
-def test_unknown_class_numbers_stay_unknown():
+def test_a_polygon_has_the_pixels_whose_centers_are_inside():
     label = MaskLabel(shapes=((1, ((0, 0), (2, 0), (2, 2), (0, 2))),), size=(3, 2))
     assert label == MaskLabel(shapes=((1, ((0, 0), (2, 0), (2, 2), (0, 2))),), size=(3, 2))
-    assert annotations.UNKNOWN == 255
-    assert label.array((3, 2), 2)[0].tolist()[2] == 0
+    assert label.array((3, 2), 2).tolist() == [[1, 1, 0], [1, 1, 0]]
+
+
+def test_a_mask_that_cannot_be_read_is_left_out(tmp_path):
+    mask_folder(tmp_path, [[0, 1], [1, 0]])
+    (tmp_path / "masks" / "0.png").write_bytes(b"no picture")
+    found = table.read(tmp_path)
+    assert [r.name for r in found.rows] == ["images/1.jpg"]
+    assert "1 masks cannot be used and are left out" in found.problems[0]

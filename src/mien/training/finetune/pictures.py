@@ -12,7 +12,7 @@ from mien import geometry
 from mien.errors import PhotoError, UsageError
 from mien.io.image import load_photo
 from mien.tasks import Task
-from mien.training.finetune.annotations import UNKNOWN, MaskLabel
+from mien.training.finetune.annotation_files import UNKNOWN, MaskLabel
 from mien.training.finetune.faces import Kept
 from mien.training.finetune.table import Row
 from mien.types import Array, Crop, Pixels, View

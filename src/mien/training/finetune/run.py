@@ -28,7 +28,7 @@ from mien.tasks.kinds import check_name, label_set
 from mien.tasks.landmarks import LandmarkTask
 from mien.tasks.number import NumberTask
 from mien.tasks.parsing import ParsingTask
-from mien.training.finetune import annotations, pictures, report, table
+from mien.training.finetune import annotation_files, pictures, report, table
 from mien.training.finetune.faces import FaceReader, Faces, crop_of
 from mien.training.finetune.graph import Graph
 from mien.training.finetune.learn import (
@@ -126,7 +126,7 @@ def finetune(
         raise UsageError(
             f"{name!r} has a meaning in {base} already; choose another name, such as 'my_{name}'"
         )
-    dense = labels.kind in annotations.KINDS
+    dense = labels.kind in annotation_files.KINDS
     inputs = inputs_of(graph)
     reader = _face_reader(graph, [] if dense else inputs, threads)
     given = len(labels.rows)
@@ -254,7 +254,7 @@ def _strata(kind: str, rows: Sequence[table.Row]) -> list[Any]:
         values = np.array([r.label for r in rows], np.float64)
         edges = np.quantile(values, np.arange(1, STRATA) / STRATA)
         return list(np.searchsorted(edges, values))
-    if kind in annotations.KINDS:
+    if kind in annotation_files.KINDS:
         return [0] * len(rows)
     return [tuple(sorted(r.label.items())) if len(r.label) == 1 else 0 for r in rows]
 

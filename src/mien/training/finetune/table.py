@@ -3,7 +3,7 @@
 A table has a column `path` (relative to the table's folder; `image`, with encoded bytes, in Parquet),
 label columns, and if there are any: `person` (who stays on one side of a split) and `split` (train, val or
 test). Annotations are COCO's JSON, CVAT's XML, or a folder with `images` and `masks`, see
-`mien.training.finetune.annotations`.
+`mien.training.finetune.annotation_files`.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ import numpy as np
 
 from mien.errors import UsageError
 from mien.io.paths import EXTENSIONS
-from mien.training.finetune import annotations
-from mien.training.finetune.annotations import Annotations, MaskLabel
+from mien.training.finetune import annotation_files
+from mien.training.finetune.annotation_files import Annotations, MaskLabel
 
 Source = str | bytes
 KINDS = ("choice", "attributes", "number", "points", "masks")
@@ -98,13 +98,13 @@ def read(
             " annotations (COCO .json, CVAT .xml, a folder with images and masks)"
         )
     suffix = data.suffix.lower()
-    if suffix in (".json", ".xml") or (data.is_dir() and annotations.is_mask_folder(data)):
+    if suffix in (".json", ".xml") or (data.is_dir() and annotation_files.is_mask_folder(data)):
         return _annotated(data, kind, columns)
     if data.is_dir():
         if kind not in (None, "choice"):
             raise UsageError(
                 f"a folder of class folders is a choice; for {kind} give a .csv or .parquet table"
-                + (", or a COCO .json or CVAT .xml" if kind in annotations.KINDS else "")
+                + (", or a COCO .json or CVAT .xml" if kind in annotation_files.KINDS else "")
                 + (", or a folder with the folders images and masks" if kind == "masks" else "")
             )
         return _folder(data)
@@ -164,16 +164,16 @@ def _folder(data: Path) -> Labels:
 
 def _annotated(data: Path, kind: str | None, columns: Sequence[str]) -> Labels:
     """COCO's JSON, CVAT's XML, or a folder with images and masks."""
-    if kind not in (None, *annotations.KINDS):
+    if kind not in (None, *annotation_files.KINDS):
         raise UsageError(f"{data} holds points or masks; for {kind} give a .csv or .parquet table")
     if data.is_dir():
         if kind == "points":
             raise UsageError(
                 f"{data} has a folder masks; for points give a COCO .json, a CVAT .xml or a table"
             )
-        found = annotations.read_mask_folder(data)
+        found = annotation_files.read_mask_folder(data)
     else:
-        reader = annotations.read_cvat if data.suffix.lower() == ".xml" else annotations.read_coco
+        reader = annotation_files.read_cvat if data.suffix.lower() == ".xml" else annotation_files.read_coco
         found = reader(data, kind, columns)
     if not found.items:
         raise UsageError(f"{data} has no picture with {found.kind}; " + " ".join(found.problems))
@@ -419,12 +419,13 @@ def _points(path: Path, columns: Sequence[str], cells: Cells) -> Read:
 def _masks(path: Path, columns: Sequence[str], cells: Cells) -> Read:
     column = _one(path, columns, "masks")
     labels = [MaskLabel(path=str(path.parent / row[column])) if row[column] else None for row in cells]
-    items = [annotations.Item("", "", label) for label in labels if label is not None]
+    items = [annotation_files.Item("", "", label) for label in labels if label is not None]
     found = Annotations("masks", items, (), "", [])
     if items:
-        annotations.name_classes(found, path.parent)
+        annotation_files.name_classes(found, path.parent)
     named = iter(found.items)
-    return [None if label is None else next(named).label for label in labels], found.names
+    # what cannot be read keeps its label, and is told of with its picture
+    return [None if label is None else next(named).label or label for label in labels], found.names
 
 
 _READ = {

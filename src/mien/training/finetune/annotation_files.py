@@ -9,14 +9,12 @@ from __future__ import annotations
 
 import json
 import math
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
-import cv2
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
@@ -31,7 +29,6 @@ MAX_CLASSES = 255
 MAX_SIDE = 30_000  # pixels of a mask's side
 BACKGROUND = "background"
 CLASS_NAMES = "classes.txt"
-_SUBPIXEL = 4  # bits behind the point in cv2.fillPoly
 
 
 @dataclass(frozen=True)
@@ -157,9 +154,18 @@ def decode_counts(text: str) -> list[int]:
 
 
 def fill(mask: Pixels, polygon: Array, number: int) -> None:
-    """Write a class number inside of a polygon (n, 2), whose coordinates count from the picture's corner."""
-    fixed = np.round((polygon - 0.5) * (1 << _SUBPIXEL)).astype(np.int32)
-    cv2.fillPoly(mask, [fixed], (int(number),), shift=_SUBPIXEL)
+    """Write a class number where a pixel's center is inside of a polygon (n, 2), by the even-odd rule.
+
+    Coordinates count from the picture's corner.
+    """
+    (x, y), (x2, y2) = polygon.T, np.roll(polygon, -1, 0).T
+    h, w = mask.shape
+    first, last = (int(np.clip(math.ceil(v - 0.5), 0, h)) for v in (y.min(), y.max()))
+    for row in range(first, last):
+        crosses = (y <= row + 0.5) != (y2 <= row + 0.5)
+        at = np.sort(x[crosses] + (row + 0.5 - y[crosses]) * ((x2 - x)[crosses] / (y2 - y)[crosses]))
+        for a, b in np.clip(np.ceil(at - 0.5), 0, w).astype(int).reshape(-1, 2):
+            mask[row, a:b] = number
 
 
 def read_png(path: Path) -> Pixels:
@@ -495,21 +501,31 @@ def read_mask_folder(folder: Path) -> Annotations:
     ]
     found = Annotations("masks", items, (), "the folder has images and masks", problems)
     name_classes(found, folder)
+    found.items = [i for i in found.items if i.label is not None]
     return found
 
 
 def name_classes(found: Annotations, folder: Path) -> None:
     """Names of the classes of PNG masks: from `classes.txt` in the folder, else by number.
 
-    Masks of 0 and 255 alone have two classes.
+    Masks of 0 and 255 alone have two classes. Masks that cannot be read lose their label.
 
     Raises:
-        UsageError: a mask cannot be read, or shows one class only.
+        UsageError: no mask can be read, or the classes and their names do not fit.
     """
-    counts = Counter[int]()
+    classes, wrong, items = set[int](), list[UsageError](), list[Item]()
     for item in found.items:
-        counts.update(np.unique(read_png(Path(item.label.path))).tolist())
-    used = sorted(counts)
+        try:
+            classes.update(np.unique(read_png(Path(item.label.path))).tolist())
+            items.append(item)
+        except UsageError as e:
+            wrong.append(e)
+            items.append(replace(item, label=None))
+    if len(wrong) == len(items):
+        raise wrong[0]
+    if wrong:
+        found.problems.append(f"{len(wrong)} masks cannot be used and are left out: {wrong[0]}")
+    found.items, used = items, sorted(classes)
     listed = folder / CLASS_NAMES
     if listed.is_file():
         names = tuple(n.strip() for n in listed.read_text(encoding="utf-8-sig").splitlines() if n.strip())
@@ -524,5 +540,5 @@ def name_classes(found: Annotations, folder: Path) -> None:
             f" masks have 2 to {MAX_CLASSES} classes with different names, and a class number per pixel"
         )
     if set(used) == {0, UNKNOWN} and len(names) == 2:
-        found.items = [replace(i, label=replace(i.label, white=1)) for i in found.items]
+        found.items = [i if i.label is None else replace(i, label=replace(i.label, white=1)) for i in items]
     found.names = names
