@@ -28,7 +28,8 @@ from mien.training.finetune import dense, finetune
 
 RESULTS = Path("bench/results/finetune_depth.json")
 PICTURES = 150
-CHECKED = {"helen68": 100, "celeba": 200, "ferplus-val": 200, "utkface-age": 200}  # protocol -> pictures
+STEPS = 100  # of 16 pictures
+CHECKED = {"helen68": 60, "celeba": 120, "ferplus-val": 120, "utkface-age": 120}  # protocol -> pictures
 DEPTHS = ("decoder", "all")
 
 
@@ -44,6 +45,11 @@ def _folder(root: Path) -> Path:
     return root
 
 
+def say(text: str) -> None:
+    """A line of progress."""
+    print(text, flush=True)
+
+
 def scores(weights: Path) -> dict[str, float]:
     """Headline number of each protocol."""
     model = OnnxModel(weights, threads=1)
@@ -52,6 +58,7 @@ def scores(weights: Path) -> dict[str, float]:
 
 def main(depths: tuple[str, ...]) -> None:
     """Fine-tune at each depth and measure the old tasks before and after."""
+    dense.STEPS = (STEPS, STEPS)
     found = json.loads(RESULTS.read_text("utf-8")) if RESULTS.is_file() else {}
     root = Path(tempfile.gettempdir()) / "mien-finetune-depth"
     pictures = _folder(root / "pictures")
@@ -59,7 +66,7 @@ def main(depths: tuple[str, ...]) -> None:
     print("before", before, flush=True)
     for depth in depths:
         start = time.perf_counter()
-        made = finetune(pictures, "over39", root / f"{depth}.onnx", depth=depth, threads=1, told=print)
+        made = finetune(pictures, "over39", root / f"{depth}.onnx", depth=depth, threads=1, told=say)
         after = scores(made.path)
         train = made.record["pictures"]["train"]
         found[depth] = {

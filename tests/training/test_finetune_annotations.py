@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from mien.errors import UsageError
-from mien.training.finetune import annotation_files, table
+from mien.training.finetune import table
 from mien.training.finetune.annotation_files import MaskLabel, Runs, decode_counts
 
 

@@ -225,11 +225,14 @@ def train(
     every, note = recipe.steps // ROUNDS, run / "rounds.json"
     rounds: list[dict[str, float]] = json.loads(note.read_text("utf-8")) if note.is_file() else []
     model = cast(nn.Module, recipe.model)
+    rates = [group["lr"] for group in recipe.optimizer.param_groups]
     while len(rounds) < ROUNDS:
         last = run / "last.safetensors"
         done = _steps_done(last)
         goal = every * (len(rounds) + 1)
         if done < goal:
+            for group, rate in zip(recipe.optimizer.param_groups, rates, strict=True):
+                group["lr"] = rate  # `fit` takes it as the rate that its schedule changes
             averaged = cast(
                 nn.Module,
                 fit(
