@@ -21,6 +21,7 @@ from mien.training.finetune.graph import Graph
 from mien.training.finetune.learn import calibrated
 from mien.video.averages import TrackAverages
 from mien.visualize.contact_sheet import ContactSheet
+from mien.web.build import model_table
 from tests.support import drawn_labels
 
 COUNT = 40
@@ -140,6 +141,9 @@ def test_everything_knows_the_task_from_the_file(choice, pictures, tmp_path):
         mien.annotate(reading.photo.pixels, [f]) for f in (reading[0], mien.load(threads=1)(str(path))[0])
     )
     assert drawn.shape == plain.shape
+    page = {t["name"]: t for t in model_table(reader.model, reader.detector)["network"]["tasks"]}
+    assert page["masked"]["kind"] == "choice"
+    assert "masked" in read(made.path).record["finetuned"]
 
 
 def test_only_the_new_task_can_be_computed(choice):
@@ -167,6 +171,18 @@ def test_a_second_run_reads_no_picture_and_gives_the_same(choice, home, monkeypa
     again = finetune(home / "odd", "masked", home / "again.onnx", folder=made.report, threads=1)
     assert again.record["test"] == made.record["test"]
     assert again.path.read_bytes() == made.path.read_bytes()
+
+
+def test_a_damaged_file_of_the_cache_is_read_again(tmp_path):
+    from mien.training.finetune.faces import Kept, Store
+
+    store = Store(tmp_path)
+    store.add("a", Kept("no_face"))
+    store.flush()
+    (tmp_path / "half.npz").write_bytes(b"PK\x03\x04 half of a file")
+    again = Store(tmp_path)
+    assert list(again.known) == ["a"]
+    assert not (tmp_path / "half.npz").exists()
 
 
 def test_a_stopped_run_goes_on(pictures, tmp_path, monkeypatch):
@@ -258,7 +274,7 @@ def test_a_second_task_goes_onto_a_fine_tuned_file(choice, home, pictures):
         ({"name": "age"}, "'my_age'"),
         ({"name": "mean"}, "has a meaning in"),
         ({"out": "x.txt"}, "FILE.onnx"),
-        ({"depth": "all"}, "depth 'all' is not there yet"),
+        ({"depth": "deep"}, "no depth 'deep'; choose from: head, decoder, all"),
         ({"kind": "number"}, "give a .csv or .parquet table"),
         ({"unit": "cm"}, "--unit is of a number"),
     ],

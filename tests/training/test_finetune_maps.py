@@ -17,7 +17,9 @@ from mien.inference.provenance import WEIGHTS
 from mien.io.writers import open_output
 from mien.training.finetune import dense, finetune, merge
 from mien.training.finetune.graph import Graph
+from mien.video.averages import TrackAverages
 from mien.visualize.contact_sheet import ContactSheet
+from mien.web.build import model_table
 from tests.support import drawn_labels
 
 COUNT = 20
@@ -130,9 +132,13 @@ def test_everything_knows_points_and_masks_by_the_contract(both, data, tmp_path)
     text = (tmp_path / "s.html").read_text(encoding="utf-8")
     assert '"areas"' in text
     assert '"marks"' not in text  # coordinates say nothing on a card
-    decoders = {t.name: t.decoder() for t in reader.model.tasks}
-    assert decoders["marks"] == {"kind": "points", "names": list(drawn_labels.POINTS)}
-    assert decoders["areas"] == {"kind": "map", "names": drawn_labels.MASKS}
+    page = {t["name"]: t for t in model_table(reader.model, reader.detector)["network"]["tasks"]}
+    assert page["marks"]["kind"] == "points"
+    assert page["marks"]["names"] == list(drawn_labels.POINTS)
+    assert page["areas"]["kind"] == "map"
+    means = TrackAverages()
+    means.add(face.answers, 1.0)
+    assert not {"marks", "areas"} & set(means.answers())  # places belong to their frame
 
 
 def test_the_server_answers_points_and_masks(both, data):

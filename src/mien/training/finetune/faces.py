@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import cv2
 import numpy as np
@@ -83,8 +84,8 @@ class Store:
         try:
             with np.load(path, allow_pickle=False) as shard:
                 keys, small = shard["keys"].tolist(), {n: shard[n] for n in _SMALL}
-        except (OSError, ValueError, KeyError, EOFError):
-            path.unlink()  # half written by a run that was killed: its pictures are read again
+        except (OSError, ValueError, KeyError, EOFError, BadZipFile):
+            path.unlink()  # damaged, or half written by a run that was killed: its pictures are read again
             return
         row = 0  # of the arrays that only good pictures have
         for i, key in enumerate(keys):
