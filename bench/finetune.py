@@ -367,18 +367,32 @@ def means(about: dict[str, Any]) -> dict[tuple[str, str], dict[int, float]]:
 def write(about: dict[str, Any]) -> None:
     """The table of the page and the curve."""
     scores = means(about)
-    lines = ["| task | features | " + " | ".join(map(str, COUNTS)) + " |", "|---|---|" + "---|" * len(COUNTS)]
+    lines = [
+        *WORDS,
+        "| task | features | " + " | ".join(map(str, COUNTS)) + " |",
+        "|---|---|" + "---|" * len(COUNTS),
+    ]
     for name in TASKS:
-        for system, words in SYSTEMS.items():
+        for system in SYSTEMS:
             row = scores[name, system]
             cells = [f"{row[n]:.1f}" if n in row else "" for n in COUNTS]
-            lines.append(f"| {name} | {words} | " + " | ".join(cells) + " |")
+            lines.append(f"| {name} | {system} | " + " | ".join(cells) + " |")
+    lines += ["", f"![accuracy over pictures per class]({CURVE.name})"]
     text = PAGE.read_text(encoding="utf-8")
     before, rest = text.split(BEGIN)
     PAGE.write_text(before + BEGIN + "\n".join(lines) + "\n" + END + rest.split(END)[1], encoding="utf-8")
     CURVE.write_text(_curve(scores), encoding="utf-8")
 
 
+# of the page, above the table
+WORDS = (
+    "## How many pictures",
+    "",
+    "Mean accuracy over the classes, percent, by training pictures per class, of one head on mien's features,",
+    "on ImageNet's, and of full training from ImageNet (`python -m bench.finetune`). `ages`: FairFace, with an",
+    "older network that never saw it. `turned`: left, front, right (MTFL). `mask`: worn or not.",
+    "",
+)
 COLORS = {"frozen": "#2868c8", "imagenet": "#d08020", "full": "#6a7a5a"}
 
 
