@@ -388,8 +388,8 @@ def write(about: dict[str, Any]) -> None:
 WORDS = (
     "## How many pictures",
     "",
-    "Mean accuracy over the classes, percent, by training pictures per class: a head on mien's frozen features,",
-    "the same on ImageNet's, and full training from ImageNet (128 pixels, at most 110 steps, one seed).",
+    "Mean accuracy over the classes, percent, by training pictures per class: a head on mien's features, the",
+    "same on ImageNet's, and full training from ImageNet (128 pixels, at most 110 steps, one seed).",
     "`ages`: FairFace, with an older network that never saw it. `turned`: left, front, right (MTFL). `mask`:",
     "worn or not. `python -m bench.finetune` repeats it.",
     "",

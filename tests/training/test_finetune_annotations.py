@@ -246,3 +246,16 @@ def test_a_mask_that_cannot_be_read_is_left_out(tmp_path):
     found = table.read(tmp_path)
     assert [r.name for r in found.rows] == ["images/1.jpg"]
     assert "1 masks cannot be used and are left out" in found.problems[0]
+
+
+@pytest.mark.parametrize("names", [(), ("left", "right")])
+def test_points_travel_in_a_header_with_and_without_names(names):
+    from mien.tasks.kinds import entry_of, task_of
+    from mien.tasks.landmarks import LandmarkTask
+
+    task = LandmarkTask("marks", "marks-1", (1, 0), None, names=names)
+    entry = json.loads(json.dumps(entry_of(task)))
+    assert ("names" in entry) == bool(names)
+    assert task_of(entry) == task
+    with pytest.raises(ValueError, match="has 3 names for 2 points"):
+        task_of(entry | {"names": ["a", "b", "c"]})

@@ -76,7 +76,7 @@ def entry_of(of: Task[Any]) -> dict[str, Any]:
         return of.header()
     for kind, (build, names) in KINDS.items():
         if type(of) is build:
-            parameters = {n: _plain(getattr(of, n)) for n in names}
+            parameters = {n: _plain(value) for n in names if (value := getattr(of, n)) or n != "names"}
             return {**of.header(), "kind": kind, **parameters}
     raise UsageError(f"{of.name} is of no kind that a weights file can define; there are: {', '.join(KINDS)}")
 
