@@ -122,10 +122,11 @@ class Pictures:
             drawn = drawing.annotate(reading.photo.pixels, reading, **self.look)
             drawing.save_jpeg(self.draw / f"{name}.jpg", drawn)
         for number, face in enumerate(reading, 1):
-            for task in self.masked if self.masks else ():
-                mask = face[task].photo_mask(reading.photo.width, reading.photo.height)
-                end = "" if task == "parsing" else f"-{task}"
-                drawing.save_mask(self.masks / f"{name}-{number}{end}.png", mask)
+            if self.masks:
+                for task in self.masked:
+                    mask = face[task].photo_mask(reading.photo.width, reading.photo.height)
+                    end = "" if task == "parsing" else f"-{task}"
+                    drawing.save_mask(self.masks / f"{name}-{number}{end}.png", mask)
             if self.crops:
                 save = drawing.save_png if self.kind == "png" else drawing.save_jpeg
                 save(self.crops / f"{name}-{number}.{self.kind}", face.crop.pixels)

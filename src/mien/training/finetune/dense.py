@@ -258,7 +258,7 @@ def train(
         )
     best = Average(model, recipe.ema).module
     best.load_state_dict(load_file(run / "best.safetensors"))
-    return cast(nn.Module, best.eval())
+    return best.eval()
 
 
 # --- A head on the frozen network

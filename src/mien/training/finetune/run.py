@@ -328,7 +328,7 @@ def _points_task(
         for i in train
     ]
     seen = np.stack(places)
-    known = np.isfinite(seen).all(2)
+    known = np.asarray(np.isfinite(seen).all(2))
     if not known.any(0).all():
         lacking = labels.names[int(np.argmin(known.any(0)))]
         raise UsageError(f"no training picture has the point {lacking!r}; mark it, or remove it everywhere")
