@@ -82,7 +82,7 @@ class Store:
 
     def _index(self, path: Path) -> None:
         try:
-            with np.load(path, allow_pickle=False) as shard:
+            with path.open("rb") as file, np.load(file, allow_pickle=False) as shard:
                 keys, small = shard["keys"].tolist(), {n: shard[n] for n in _SMALL}
         except (OSError, ValueError, KeyError, EOFError, BadZipFile):
             path.unlink()  # damaged, or half written by a run that was killed: its pictures are read again
