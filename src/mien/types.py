@@ -343,6 +343,15 @@ class HasSha256(Protocol):
 
 
 @runtime_checkable
+class HasParts(Protocol):
+    """A model of a file whose tasks can be compared with those of other files."""
+
+    def part_sha256(self, task: str) -> str:
+        """Identifies what computes one task; empty where that cannot be told."""
+        ...
+
+
+@runtime_checkable
 class HasPath(Protocol):
     """A model of a file."""
 

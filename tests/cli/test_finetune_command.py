@@ -62,8 +62,8 @@ def test_from_folders_to_a_table_of_answers(home):
     [
         (["--name", "masked", "--out", "m.txt"], "FILE.onnx"),
         (["--name", "Mask!", "--out", "m.onnx"], "is not a name for a task"),
-        (["--name", "masked", "--out", "m.onnx", "--depth", "decoder"], "depth 'decoder' is not there yet"),
-        (["--name", "masked", "--out", "m.onnx", "--kind", "masks"], "give a .csv or .parquet table"),
+        (["--name", "masked", "--out", "m.onnx", "--kind", "masks"], "a folder with the folders images and"),
+        (["--name", "masked", "--out", "m.onnx", "--kind", "number"], "give a .csv or .parquet table"),
     ],
 )
 def test_wrong_words_say_the_fix(home, words, message):

@@ -41,6 +41,10 @@ def test_the_page_runs_from_pictures_to_a_served_task(tmp_path, monkeypatch, rea
     }.items():
         rows = "".join(f"{p},{v}\n" for p, v in zip(found, values, strict=True))
         (tmp_path / f"{name}.csv").write_text("path,value\n" + rows, encoding="utf-8")
+    coco, _ = drawn_labels.annotated(tmp_path, reader, 16)
+    text = coco.read_text(encoding="utf-8").replace('"file_name": "', '"file_name": "masks/images/')
+    (tmp_path / "points.json").write_text(text, encoding="utf-8")
+    monkeypatch.setattr("mien.training.finetune.dense.STEPS", (5, 5))
     Image.open(found[0]).convert("RGB").save(tmp_path / "photo.jpg", quality=95)
     monkeypatch.chdir(tmp_path)
     ran = list[str]()
@@ -50,7 +54,7 @@ def test_the_page_runs_from_pictures_to_a_served_task(tmp_path, monkeypatch, rea
             done = CliRunner().invoke(app, words)
             assert done.exit_code == 0, line + done.output + str(done.exception)
             ran.append(words[0])
-    assert ran.count("finetune") == 3
+    assert ran.count("finetune") == 5
     assert "analyze" in ran
     assert (tmp_path / "hair-report" / "report.md").is_file()
     assert {"hair", "glasses", "age"} <= set(mien.load("both.onnx", threads=1).requested)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -52,3 +53,35 @@ def table(root: Path, pictures: Path, columns: dict[str, Any], name: str = "labe
             kind, number = CLASSES.index(p.parent.name), int(p.stem)
             lines.writerow([str(p), *(f(kind, number) for f in columns.values())])
     return path
+
+
+POINTS = {"left_eye": 36, "right_eye": 45, "nose": 30, "chin": 8}  # names -> numbers among the 68
+MASKS = ("background", "skin", "hair")
+
+
+def annotated(root: Path, reader: Any, count: int, seed: int = 0) -> tuple[Path, Path]:
+    """(a COCO file with the keypoints `POINTS`, a folder with images and masks of `MASKS`)."""
+    home, images, notes = root / "masks", list[dict[str, Any]](), list[dict[str, Any]]()
+    for folder in ("images", "masks"):
+        (home / folder).mkdir(parents=True, exist_ok=True)
+    i = 0
+    while len(images) < count:
+        picture, labels, _ = synthetic.draw(np.random.default_rng([seed, i]))
+        i += 1
+        if len(reader.detector(picture)) != 1:
+            continue
+        name = f"{len(images):04d}.png"
+        Image.fromarray(picture).save(home / "images" / name)
+        skin, hair = (np.isin(labels["parsing"], part) for part in (range(1, 13), (13, 14)))
+        Image.fromarray((skin + 2 * hair).astype(np.uint8)).save(home / "masks" / name)
+        h, w = picture.shape[:2]
+        images.append({"id": len(images), "file_name": name, "width": w, "height": h})
+        places = labels["landmarks"][list(POINTS.values())] + 0.5
+        flat = np.hstack([places, np.full((len(places), 1), 2)]).reshape(-1).tolist()
+        notes.append({"id": len(notes), "image_id": images[-1]["id"], "category_id": 1, "keypoints": flat})
+    (home / "classes.txt").write_text("\n".join(MASKS) + "\n", encoding="utf-8")
+    coco = home / "points.json"
+    categories = [{"id": 1, "name": "face", "keypoints": list(POINTS)}]
+    content = {"images": images, "annotations": notes, "categories": categories}
+    coco.write_text(json.dumps(content), encoding="utf-8")
+    return coco, home

@@ -18,9 +18,10 @@ from mien.io.writers import open_output
 from mien.tasks import summaries
 from mien.training.finetune import finetune, merge
 from mien.training.finetune.graph import Graph
-from mien.training.finetune.run import calibrated
+from mien.training.finetune.learn import calibrated
 from mien.video.averages import TrackAverages
 from mien.visualize.contact_sheet import ContactSheet
+from mien.web.build import model_table
 from tests.support import drawn_labels
 
 COUNT = 40
@@ -140,6 +141,9 @@ def test_everything_knows_the_task_from_the_file(choice, pictures, tmp_path):
         mien.annotate(reading.photo.pixels, [f]) for f in (reading[0], mien.load(threads=1)(str(path))[0])
     )
     assert drawn.shape == plain.shape
+    page = {t["name"]: t for t in model_table(reader.model, reader.detector)["network"]["tasks"]}
+    assert page["masked"]["kind"] == "choice"
+    assert "masked" in read(made.path).record["finetuned"]
 
 
 def test_only_the_new_task_can_be_computed(choice):
@@ -167,6 +171,18 @@ def test_a_second_run_reads_no_picture_and_gives_the_same(choice, home, monkeypa
     again = finetune(home / "odd", "masked", home / "again.onnx", folder=made.report, threads=1)
     assert again.record["test"] == made.record["test"]
     assert again.path.read_bytes() == made.path.read_bytes()
+
+
+def test_a_damaged_file_of_the_cache_is_read_again(tmp_path):
+    from mien.training.finetune.faces import Kept, Store
+
+    store = Store(tmp_path)
+    store.add("a", Kept("no_face"))
+    store.flush()
+    (tmp_path / "half.npz").write_bytes(b"PK\x03\x04 half of a file")
+    again = Store(tmp_path)
+    assert list(again.known) == ["a"]
+    assert not (tmp_path / "half.npz").exists()
 
 
 def test_a_stopped_run_goes_on(pictures, tmp_path, monkeypatch):
@@ -258,7 +274,7 @@ def test_a_second_task_goes_onto_a_fine_tuned_file(choice, home, pictures):
         ({"name": "age"}, "'my_age'"),
         ({"name": "mean"}, "has a meaning in"),
         ({"out": "x.txt"}, "FILE.onnx"),
-        ({"depth": "all"}, "depth 'all' is not there yet"),
+        ({"depth": "deep"}, "no depth 'deep'; choose from: head, decoder, all"),
         ({"kind": "number"}, "give a .csv or .parquet table"),
         ({"unit": "cm"}, "--unit is of a number"),
     ],
@@ -302,3 +318,53 @@ def test_an_8_bit_network_is_refused(tmp_path):
     graph.proto.graph.node.append(onnx.helper.make_node("QuantizeLinear", ["images", "s"], ["q"]))
     with pytest.raises(BadWeights, match="not an 8-bit file"):
         graph.features()
+
+
+# --- One gallery for files with one identity part
+
+
+def _altered(path, out, prefix):
+    """The file with one weight of that part changed, under the header of the first."""
+    graph = Graph(path)
+    weight = next(i for i in graph.proto.graph.initializer if i.name.startswith(prefix) and i.raw_data)
+    values = onnx.numpy_helper.to_array(weight) * np.float32(1.01)
+    weight.raw_data = values.tobytes()
+    graph.save(out)
+    return out
+
+
+def test_a_gallery_takes_the_fine_tuned_file_and_no_other_network(choice, home, astronaut):
+    pytest.importorskip("lancedb")
+    from mien.recognition.gallery import Gallery
+
+    made, _ = choice
+    base = mien.load(threads=1, tasks=["identity"])
+    Gallery(home / "people", base).add(str(astronaut), "Ann")
+    tuned = Gallery(home / "people", mien.load(made.path, threads=1, tasks=["identity"]))
+    [answer] = tuned.identify(str(astronaut))
+    assert answer.match is not None
+    assert answer.match.name == "Ann"
+    assert tuned.rates is not None
+    assert Gallery(home / "people", mien.load(made.path, threads=1, tasks=["identity"], mirror=True)).rates
+    other = _altered(made.path, home / "other-identity.onnx", "model.who.")
+    with pytest.raises(UsageError, match="was made with model"):
+        Gallery(home / "people", mien.load(other, threads=1, tasks=["identity"]))
+    aside = _altered(made.path, home / "other-age.onnx", "model.values.")
+    assert Gallery(home / "people", mien.load(aside, threads=1, tasks=["identity"]))
+
+
+def test_a_gallery_of_an_older_version_goes_by_the_origin(choice, home, monkeypatch, astronaut):
+    pytest.importorskip("lancedb")
+    from mien.recognition import records
+    from mien.recognition.gallery import Gallery
+
+    monkeypatch.setattr(records, "part_sha256_of", lambda reader, task: "")
+    Gallery(home / "older", mien.load(threads=1, tasks=["identity"])).add(str(astronaut), "Ann")
+    monkeypatch.undo()
+    monkeypatch.setenv("MIEN_CACHE", str(home / "cache"))
+    assert Gallery(home / "older", mien.load(choice[0].path, threads=1, tasks=["identity"])).rates
+    foreign = Graph(choice[0].path)
+    del foreign.header["frozen"]
+    foreign.save(home / "foreign.onnx")
+    with pytest.raises(UsageError, match="was made with model"):
+        Gallery(home / "older", mien.load(home / "foreign.onnx", threads=1, tasks=["identity"]))

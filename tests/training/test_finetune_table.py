@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from mien.errors import UsageError
 from mien.training.finetune import table
@@ -56,6 +57,8 @@ def test_folders_of_splits(tmp_path):
     ],
 )
 def test_kinds_are_found(tmp_path, column, values, kind):
+    for value in values if kind == "masks" else ():
+        Image.fromarray(np.array([[0, 1]], np.uint8)).save(tmp_path / value)
     found = table.read(csv(tmp_path, rows(column, values)))
     assert found.kind == kind
     assert found.why

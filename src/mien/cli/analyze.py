@@ -44,6 +44,7 @@ from mien.cli.options import (
 from mien.cli.output import Output, table_lines
 from mien.cli.parallel import records_of
 from mien.errors import NotWritten, UsageError, without_frames
+from mien.tasks import Map
 
 _log = logging.getLogger(__name__)
 
@@ -73,8 +74,12 @@ class Pictures:
         style: str | None = None,
         overlay: str | None = None,
     ):
-        if masks and "parsing" not in reader.requested:
-            raise UsageError("--masks needs the parsing task; add parsing to --tasks")
+        masked = [t.name for t in reader.model.tasks if isinstance(t.shape, Map)]
+        self.masked = [n for n in masked if n in reader.requested]
+        if masks and not self.masked:
+            raise UsageError(
+                f"--masks needs the {masked[0] if masked else 'parsing'} task; add it to --tasks"
+            )
         if label is not None and attention is None:
             raise UsageError("--label selects what --attention FOLDER draws; give both")
         self.style_options = drawing_of(style, overlay, draw, "--draw", reader.requested)
@@ -118,8 +123,10 @@ class Pictures:
             drawing.save_jpeg(self.draw / f"{name}.jpg", drawn)
         for number, face in enumerate(reading, 1):
             if self.masks:
-                mask = face["parsing"].mask_in(reading.photo.width, reading.photo.height)
-                drawing.save_mask(self.masks / f"{name}-{number}.png", mask)
+                for task in self.masked:
+                    mask = face[task].photo_mask(reading.photo.width, reading.photo.height)
+                    end = "" if task == "parsing" else f"-{task}"
+                    drawing.save_mask(self.masks / f"{name}-{number}{end}.png", mask)
             if self.crops:
                 save = drawing.save_png if self.kind == "png" else drawing.save_jpeg
                 save(self.crops / f"{name}-{number}.{self.kind}", face.crop.pixels)

@@ -40,8 +40,8 @@ def finetune(
         Path,
         typer.Argument(
             metavar="DATA",
-            help="A folder with one folder of pictures per class, or a .csv or .parquet table with a column"
-            " path and label columns.",
+            help="A folder with one folder of pictures per class, a .csv or .parquet table with a column path"
+            " and label columns, or points or masks: COCO .json, CVAT .xml, a folder with images and masks.",
         ),
     ],
     name: Annotated[str, typer.Option("--name", metavar="NAME", help="Name of the new task, such as hair.")],
@@ -52,7 +52,7 @@ def finetune(
         Kind | None,
         typer.Option(
             "--kind",
-            help="Kind of the task: one of k, yes/no attributes, or a number.",
+            help="Kind of the task: one of k, yes/no attributes, a number, points or masks.",
             show_default="what the labels look like",
         ),
     ] = None,
@@ -61,7 +61,7 @@ def finetune(
         typer.Option(
             "--columns",
             metavar="NAMES",
-            help="Label columns of a table, comma-separated.",
+            help="Label columns of a table, or categories of annotations, comma-separated.",
             show_default="all that are not path, image, name, person, split or points5",
         ),
     ] = None,
@@ -77,7 +77,9 @@ def finetune(
     depth: Annotated[
         Depth,
         typer.Option(
-            "--depth", help="What learns; head leaves the network as it is.", rich_help_panel=NETWORK
+            "--depth",
+            help="What learns; head leaves the network as it is, the others change old answers a little.",
+            rich_help_panel=NETWORK,
         ),
     ] = Depth.head,
     weights: OnnxWeights = None,
@@ -90,7 +92,9 @@ def finetune(
     """Teach the network a new task from your own labeled pictures.
 
     The network itself stays as it is: a new head reads its features, and the old predictions do not change by
-    a bit. Run the same command again to continue a stopped run. Needs the extra: pip install 'mien[train]'.
+    a bit. With --depth decoder or all, more of it learns, and the old tasks are protected by its own answers
+    on your pictures. Run the same command again to continue a stopped run. Needs the extra: pip install
+    'mien[train]'.
     """
     from mien.training.finetune import finetune as run
 

@@ -17,7 +17,7 @@ import numpy as np
 from mien.errors import UsageError
 from mien.inference.weights_file import weights_id
 from mien.tasks import Boxes, Points, Task
-from mien.types import Floats, HasPath, InferenceModel, KnowsTasks, View
+from mien.types import Floats, HasParts, HasPath, InferenceModel, KnowsTasks, View
 
 
 class FlipTTA:
@@ -39,6 +39,8 @@ class FlipTTA:
         self.name = f"{name}+flip_tta"
         if isinstance(model, HasPath):
             self.path = model.path
+        if isinstance(model, HasParts):
+            self.part_sha256 = model.part_sha256
 
     @property
     def view(self) -> View:

@@ -150,6 +150,13 @@ class OnnxModel:
         """The builder's name, from the header."""
         return str(self.header["builder"])
 
+    def part_sha256(self, task: str) -> str:
+        """Identifies what computes one task, see `onnx_prune.part_sha256`.
+
+        Files that differ in other tasks share it.
+        """
+        return onnx_prune.part_sha256(self._data, [task])
+
     def _start(self) -> ort.InferenceSession:
         options = ort.SessionOptions()
         options.log_severity_level = 3

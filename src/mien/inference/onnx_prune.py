@@ -6,6 +6,7 @@ It works on the bytes, since the base install has no `onnx`: a message is a sequ
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Collection, Iterator
 
 _GRAPH = 7  # of the model
@@ -43,6 +44,27 @@ def prune(data: bytes, answers: Collection[str]) -> bytes:
     if not kept or kept == every or _nested(fields):
         return data
     return _rebuilt(around, fields, kept)
+
+
+def part_sha256(data: bytes, answers: Collection[str]) -> str:
+    """Identifies what computes these outputs: their nodes and weights, in order, byte for byte.
+
+    Heads that were added to a file, and its header, change nothing here. Empty where the graph lacks an
+    output, or has graphs inside.
+
+    Raises:
+        ValueError: these are no fields.
+    """
+    fields = _graph(data)[1]
+    every = {_name(value, _OUTPUT) for number, value, _ in fields if number == _OUTPUT}
+    if not answers or not set(answers) <= every or _nested(fields):
+        return ""
+    used, needed = _needed(fields, answers)
+    digest = hashlib.sha256()
+    for i, (number, value, raw) in enumerate(fields):
+        if i in used or (number == _INITIALIZER and _name(value, number).encode() in needed):
+            digest.update(raw)
+    return digest.hexdigest()
 
 
 def encoder_maps(data: bytes) -> list[str]:
@@ -113,14 +135,7 @@ def _rebuilt(
     around: tuple[bytes, bytes], fields: list[tuple[int, memoryview, memoryview]], kept: Collection[str]
 ) -> bytes:
     """A file of these fields of a graph, with these of its outputs and what they need."""
-    nodes = [_node(value) if number == _NODE else None for number, value, _ in fields]
-    needed = {n.encode() for n in kept}
-    used = set[int]()
-    for i in reversed(range(len(fields))):  # a node comes after those that it reads
-        node = nodes[i]
-        if node and needed & node[1]:
-            used.add(i)
-            needed |= node[0]
+    used, needed = _needed(fields, kept)
     graph = b"".join(
         bytes(raw)
         for i, (number, value, raw) in enumerate(fields)
@@ -130,6 +145,21 @@ def _rebuilt(
         or number not in (_NODE, _INITIALIZER, _OUTPUT)
     )
     return around[0] + _varint(_GRAPH << 3 | _BYTES) + _varint(len(graph)) + graph + around[1]
+
+
+def _needed(
+    fields: list[tuple[int, memoryview, memoryview]], kept: Collection[str]
+) -> tuple[set[int], set[bytes]]:
+    """(numbers of the fields of the nodes that these outputs need, names of the tensors that they read)."""
+    nodes = [_node(value) if number == _NODE else None for number, value, _ in fields]
+    needed = {n.encode() for n in kept}
+    used = set[int]()
+    for i in reversed(range(len(fields))):  # a node comes after those that it reads
+        node = nodes[i]
+        if node and needed & node[1]:
+            used.add(i)
+            needed |= node[0]
+    return used, needed
 
 
 def _graph(data: bytes) -> tuple[tuple[bytes, bytes], list[tuple[int, memoryview, memoryview]]]:

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mien.errors import UsageError
-from mien.inference.weights_file import WEIGHTS, weights_id
+from mien.inference.weights_file import WEIGHTS, measured_sha256
 from mien.io.image import Source
 from mien.recognition.verification import CLUSTER_FMR, MatchThreshold, embedding_of, match_threshold
 from mien.types import Face, Floats, InferenceModel
@@ -179,7 +179,7 @@ def _measured(model: InferenceModel) -> dict[str, Any] | None:
     if not TABLE.is_file():
         return None
     table: dict[str, Any] = json.loads(TABLE.read_text(encoding="utf-8"))
-    sha256 = weights_id(model).sha256
+    sha256 = measured_sha256(model)
     return table if sha256 and table["model"] == sha256 else None
 
 

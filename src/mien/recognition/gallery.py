@@ -1,8 +1,9 @@
 """A gallery: enrolled people, several faces each, on disk. It identifies, lists and erases them.
 
 A gallery belongs to one network, since similarities of two networks cannot be compared. It stores the
-weights' sha256 and the view, and refuses other networks. It holds biometric data; docs/gallery.md lists what
-is stored and what stays readable.
+weights' sha256, that of the part that computes identity, and the view, and refuses other networks. A file
+with a fine-tuned task has the same identity part and is accepted. It holds biometric data; docs/gallery.md
+lists what is stored and what stays readable.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from typing import TYPE_CHECKING, Any, Concatenate, Literal, ParamSpec, TypeVar
 import numpy as np
 
 from mien.errors import StorageError, UsageError
+from mien.inference.weights_file import measured_sha256
 from mien.io.image import Source
 from mien.recognition import records
 from mien.recognition.error_rates import Rates
@@ -131,6 +133,8 @@ class Gallery:
             self._check(reader)
         model = self._store.about["model"] if self._store else records.sha256_of(reader) if reader else ""
         self.rates = Rates.of(model)
+        if self.rates is None and reader is not None:
+            self.rates = Rates.of(measured_sha256(reader.model))
         self._threshold = threshold
         if threshold is None and self.rates is not None:
             self._threshold = self.rates.threshold(fmr)
@@ -184,13 +188,26 @@ class Gallery:
             "view": reader.model.view.to_dict(),
         }
         for what, value in pins.items():
-            if (pinned := self._store.about[what]) != value:
+            pinned = self._store.about[what]
+            if pinned != value and not (what == "model" and self._same(reader)):
                 was, now = (f"{v[:16]}..." if what == "model" else str(v) for v in (pinned, value))
                 raise UsageError(
                     f"the gallery {self.uri} was made with {what} {was}, and this reader has {now}: their"
                     " faces cannot be compared; load the same weights, or enroll the people again in a new"
                     " folder"
                 )
+
+    def _same(self, reader: Reader) -> bool:
+        """Whether another file computes identity by the same nodes and weights as the gallery's.
+
+        Galleries of older versions stored no hash of that part: for them, a fine-tuned file says which file
+        its frozen network came from.
+        """
+        assert self._store is not None
+        about = self._store.about
+        if about.get("part"):
+            return bool(about["part"] == records.part_sha256_of(reader, about["task"]))
+        return bool(about["model"] == measured_sha256(reader.model))
 
     @property
     def store(self) -> Store:
@@ -290,6 +307,7 @@ class Gallery:
         if self._store is None and open_store(self.uri, self._key, self._options) is None:
             pin = {
                 "model": records.sha256_of(reader),
+                "part": records.part_sha256_of(reader, self.task),
                 "task": self.task,
                 "view": reader.model.view.to_dict(),
                 "d": sizes[0],

@@ -17,7 +17,7 @@ from PIL import Image
 from mien.errors import PhotoError, UsageError
 from mien.inference.weights_file import weights_id
 from mien.recognition.store import FACE, Row
-from mien.types import Crop, Face
+from mien.types import Crop, Face, HasParts
 
 if TYPE_CHECKING:
     from mien.inference.reader import Reader
@@ -199,6 +199,12 @@ class Forgotten:
 def sha256_of(reader: Reader) -> str:
     """The sha256 of the reader's weights."""
     return weights_id(reader.model).sha256
+
+
+def part_sha256_of(reader: Reader, task: str) -> str:
+    """Identifies the part of the reader's network that computes one task; empty where that is not known."""
+    model = reader.model
+    return model.part_sha256(task) if isinstance(model, HasParts) else ""
 
 
 def one_face(reading: Reading, pick: str) -> Face:

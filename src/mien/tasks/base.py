@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from mien.errors import UsageError
 from mien.tasks.columns import Column, json_column
-from mien.types import Array, Crop, Floats
+from mien.types import Array, Crop, Floats, Pixels
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -117,6 +117,10 @@ class Answer(ABC):
     def with_photo_points(self, points: Floats) -> Self:
         """This answer with other `photo_points`."""
         raise TypeError(f"{type(self).__name__} has no points")
+
+    def photo_mask(self, width: int, height: int) -> Pixels | None:
+        """(height, width) uint8 classes in photo geometry, 255 where unknown; None if there is no mask."""
+        return None
 
     def direction(self) -> Floats | None:
         """(d,) unit vector of identity, compared by dot product; None if the answer has none."""

@@ -77,7 +77,7 @@ def entry_of(of: Task[Any]) -> dict[str, Any]:
         return of.header()
     for kind, (build, names) in KINDS.items():
         if type(of) is build:
-            parameters = {n: _plain(getattr(of, n)) for n in names}
+            parameters = {n: _plain(value) for n in names if (value := getattr(of, n)) or n != "names"}
             return {**of.header(), "kind": kind, **parameters}
     raise UsageError(f"{of.name} is of no kind that a weights file can define; there are: {', '.join(KINDS)}")
 
@@ -113,6 +113,8 @@ def _check_fits(made: Task[Any]) -> None:
         raise ValueError(f"{made.name} has a mirror that is not an order of its {len(made.names)} classes")
     if isinstance(made, LandmarkTask) and sorted(made.mirror) != list(range(len(made.mirror))):
         raise ValueError(f"{made.name} has a mirror that is not an order of its {len(made.mirror)} points")
+    if isinstance(made, LandmarkTask) and made.names and len(made.names) != len(made.mirror):
+        raise ValueError(f"{made.name} has {len(made.names)} names for {len(made.mirror)} points")
     if isinstance(made, LandmarkTask) and made.eyes and max(made.eyes) >= len(made.mirror):
         raise ValueError(f"{made.name} measures by points {made.eyes}, and has {len(made.mirror)}")
     if isinstance(made, ParsingTask) and (
@@ -205,6 +207,6 @@ KINDS: dict[str, tuple[type[Task[Any]], Sequence[str]]] = {
     "choice": (ChoiceTask, ("names", "display", "mirror", "temperature", "sensitive")),
     "attributes": (AttributesTask, ("names", "temperature", "sensitive")),
     "number": (NumberTask, ("unit", "center", "scale", "minimum", "maximum", "interval", "sensitive")),
-    "points": (LandmarkTask, ("mirror", "eyes", "sensitive")),
+    "points": (LandmarkTask, ("mirror", "eyes", "names", "sensitive")),
     "masks": (ParsingTask, ("names", "mirror", "sensitive")),
 }

@@ -26,16 +26,19 @@ class Landmarks(Answer):
     Attributes:
         points: (n, 2) float, photo pixels, in the order of the label set (picture order, left to right).
         labels: the label set's id.
+        names: of the points; empty for the known sets, whose order says what they are.
     """
 
     points: Floats
     labels: str
+    names: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
-        """{"set": id, "points": [[x, y], ...]}."""
+        """{"set": id, "points": [[x, y], ...]}, and "names" where the points have names of their own."""
         return {
             "set": self.labels,
             "points": [[round(float(x), 2), round(float(y), 2)] for x, y in self.points],
+            **({"names": list(self.names)} if self.names else {}),
         }
 
     def own_columns(self, name: str) -> list[Column]:
@@ -127,6 +130,7 @@ class LandmarkTask(Task[Landmarks]):
         distance_weight: of the distance (in fractions of the crop) next to the KL.
         decoding: how logits become a distribution over the map. "softmax", or "sigmoid": sigmoids divided by
             their sum.
+        names: of the points; empty for the known sets.
     """
 
     answer: ClassVar[type[Answer]] = Landmarks
@@ -136,10 +140,15 @@ class LandmarkTask(Task[Landmarks]):
     sigma: float = 1.0
     distance_weight: float = 20.0
     decoding: str = "softmax"
+    names: tuple[str, ...] = ()
 
     @property
     def shape(self) -> Points:
         return Points(len(self.mirror))
+
+    @property
+    def label_names(self) -> tuple[str, ...]:
+        return self.names
 
     def criterion(self) -> Criterion:
         import torch
@@ -188,14 +197,17 @@ class LandmarkTask(Task[Landmarks]):
         h, w = crop.pixels.shape[:2]
         points = fractions * (w, h) - 0.5
         return Landmarks(
-            geometry.move_points(points, geometry.invert(crop.from_photo)).astype(np.float32), self.labels
+            geometry.move_points(points, geometry.invert(crop.from_photo)).astype(np.float32),
+            self.labels,
+            self.names,
         )
 
     def columns(self) -> list[Column]:
         return [point_column(self.name, len(self.mirror), "points")]
 
     def decoder(self) -> dict[str, Any] | None:
-        return {"kind": "points"} if self.decoding == "softmax" else None
+        names = {"names": list(self.names)} if self.names else {}
+        return {"kind": "points", **names} if self.decoding == "softmax" else None
 
     def metrics(self) -> NME:
         return NME(self.eyes)

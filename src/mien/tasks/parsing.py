@@ -46,6 +46,9 @@ class Parsing(Answer):
         """The mask in photo geometry: (height, width) uint8, 255 where the crop does not reach."""
         return geometry.warp_mask(self.mask, geometry.invert(self.from_photo), (width, height), UNKNOWN)
 
+    def photo_mask(self, width: int, height: int) -> Pixels:
+        return self.mask_in(width, height)
+
     def own_columns(self, name: str) -> list[Column]:
         return fraction_columns(name, self.names, "classes")
 

@@ -66,7 +66,12 @@ class ContactSheet:
             return
         self.photos += 1
         for number, face in enumerate(reading, 1):
-            answers = {k: v for k, v in face.to_dict().items() if k.partition("@")[0] not in _LEFT_OUT}
+            marks = {n for n, a in face.answers.items() if a.photo_points() is not None}
+            answers = {
+                k: v
+                for k, v in face.to_dict().items()
+                if k.partition("@")[0] not in _LEFT_OUT and k not in marks
+            }
             card = {
                 "path": str(reading.path),
                 "face": number,

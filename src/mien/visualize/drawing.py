@@ -19,6 +19,8 @@ from PIL import Image
 from mien.errors import BadArray, UsageError
 from mien.io.image import check_pixels
 from mien.io.paths import drop_link
+from mien.tasks import DERIVED, TASKS
+from mien.tasks.parsing import UNKNOWN
 from mien.types import Array, Face, Pixels
 from mien.visualize import labels as plates
 from mien.visualize import overlay as parts
@@ -95,6 +97,9 @@ STYLES: dict[str, DrawStyle] = {
 }
 OVERLAYS = ("landmarks", "parsing", "none")
 
+# of the classes of masks that weights define themselves, from the first after the background
+OWN = ((230, 80, 60), (60, 140, 230), (240, 190, 50), (70, 180, 110), (170, 90, 200), (90, 200, 210))
+
 _HEAT_OPACITY = 0.7
 _SHIFT = 4  # OpenCV's sub-pixel bits
 
@@ -128,7 +133,8 @@ def annotate(
         pixels: (H, W, 3) uint8 RGB; not changed.
         faces: as read from this photo. Landmarks that are not finite are left out.
         style: "corners", "box", "points" or "print", see `STYLES`.
-        overlay: "landmarks"; "parsing", a tint of the parts of the head; or "none".
+        overlay: "landmarks"; "parsing", a tint of the parts of the head; or "none". With the first two,
+            points and masks of tasks that the weights define themselves are drawn too.
         names: for each face what its label says first, such as a person's name; None for no name.
         font: a font file for labels. None: a built-in font, and a font of the system for letters that the
             built-in one lacks.
@@ -163,6 +169,8 @@ def annotate(
         _draw_box(out, faces[i], draw_style)
         if overlay == "landmarks":
             _draw_landmarks(out, faces[i], draw_style)
+        if overlay != "none":
+            _draw_own(out, faces[i], draw_style)
         if draw_style.pose:
             _draw_pose(out, faces[i])
     # small faces have little room for a label, so they choose first
@@ -317,6 +325,22 @@ def _draw_landmarks(out: Pixels, face: Face, draw_style: DrawStyle) -> None:
         return
     radius = max(1.0, 1.5 * line)
     _dots(out, _near(points, out.shape), radius, draw_style.line)
+
+
+def _draw_own(out: Pixels, face: Face, draw_style: DrawStyle) -> None:
+    """Points and masks of tasks that the weights define themselves."""
+    known = {*TASKS, *DERIVED}
+    own = [answer for name, answer in face.answers.items() if name.partition("@")[0] not in known]
+    for answer in own:
+        if (mask := answer.photo_mask(out.shape[1], out.shape[0])) is not None:
+            for k, color in enumerate(OWN):
+                inside = (mask != UNKNOWN) & (mask > 0) & ((mask - 1) % len(OWN) == k)
+                mixed = (1 - parts.OPACITY) * out[inside] + parts.OPACITY * np.array(color)
+                out[inside] = np.rint(mixed).astype(np.uint8)
+    for answer in own:
+        if (points := answer.photo_points()) is not None:
+            radius = max(1.5, 0.012 * width_of(face))
+            _dots(out, _near(np.asarray(points, np.float64), out.shape), radius, draw_style.line)
 
 
 def _draw_outlines(out: Pixels, face: Face, draw_style: DrawStyle) -> None:

@@ -38,6 +38,10 @@ export function drawPose(ctx, pose, x, y, length, width) {
   }
 }
 
+// Classes of masks that weights define themselves; the first is the background.
+const TINTS = ["#e6503c", "#3c8ce6", "#f0be32", "#46b46e", "#aa5ac8", "#5ac8d2"];
+const OWN = Array.from({ length: 255 }, (_, i) => ({ color: TINTS[(i + TINTS.length - 1) % TINTS.length], head: i > 0 }));
+
 const painted = new WeakMap(); // mask -> canvas
 
 /** The parts of the head in their colors; the rest is transparent, so that the crop's edges do not show. */
@@ -63,8 +67,8 @@ function paint(mask, classes) {
 
 function drawMask(ctx, answer, sets, scale, [ox, oy], opacity) {
   const { mask } = answer;
-  const classes = sets[answer.set];
-  if (!mask || !classes) return;
+  const classes = sets[answer.set] ?? OWN;
+  if (!mask) return;
   const [[a, b, c], [d, e, f]] = mask.from_photo;
   const det = a * e - b * d;
   const m = [[e / det, -b / det, (b * f - e * c) / det], [-d / det, a / det, (d * c - a * f) / det]];

@@ -14,14 +14,16 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import cv2
 import numpy as np
 import numpy.typing as npt
+from PIL import Image
 
 from mien import geometry
 from mien.errors import PhotoError
-from mien.inference.detector import Detector
+from mien.inference.reader import Reader
 from mien.io.image import load_photo
 from mien.training.finetune.graph import FeatureNetwork
 from mien.training.finetune.table import Row
@@ -80,10 +82,10 @@ class Store:
 
     def _index(self, path: Path) -> None:
         try:
-            with np.load(path, allow_pickle=False) as shard:
+            with path.open("rb") as file, np.load(file, allow_pickle=False) as shard:
                 keys, small = shard["keys"].tolist(), {n: shard[n] for n in _SMALL}
-        except (OSError, ValueError, KeyError, EOFError):
-            path.unlink()  # half written by a run that was killed: its pictures are read again
+        except (OSError, ValueError, KeyError, EOFError, BadZipFile):
+            path.unlink()  # damaged, or half written by a run that was killed: its pictures are read again
             return
         row = 0  # of the arrays that only good pictures have
         for i, key in enumerate(keys):
@@ -161,26 +163,24 @@ class FaceReader:
     """Finds the face of each picture and reads its features.
 
     Args:
-        detector: finds faces.
-        network: pictures -> tensors.
+        reader: finds and aligns faces: the pipeline of `mien.load`, without tasks.
+        network: pictures -> tensors; None keeps no features.
         how: of each tensor: "vector" or "mean", see `Graph.append_vector_head`.
-        view: of the network.
         stamp: identifies network, detector and tensors; other stamps share nothing in the cache.
         cache: folder of the cache.
     """
 
     def __init__(
         self,
-        detector: Detector,
-        network: FeatureNetwork,
+        reader: Reader,
+        network: FeatureNetwork | None,
         how: Sequence[str],
-        view: View,
         *,
         stamp: str,
         cache: Path,
     ):
-        self.detector, self.network, self.how, self.view = detector, network, how, view
-        facts = json.dumps([RECIPE, COPIES, stamp, view.to_dict(), list(how)])
+        self.reader, self.network, self.how, self.view = reader, network, how, reader.model.view
+        facts = json.dumps([RECIPE, COPIES, stamp, self.view.to_dict(), list(how)])
         self.store = Store(cache / "finetune" / hashlib.sha256(facts.encode()).hexdigest()[:16])
 
     def read(self, rows: Sequence[Row], step: Callable[[], None] = lambda: None) -> Faces:
@@ -223,34 +223,36 @@ class FaceReader:
 
     def _picture(self, row: Row) -> Kept:
         try:
-            pixels = load_photo(row.source).pixels
+            reading = self.reader.read(row.source, max_faces=2)
         except PhotoError as e:
             return Kept("unreadable", f"{e.code}: {e}"[:300])
-        found = self._detect(pixels)
+        assert reading.photo is not None
+        pixels = reading.photo.pixels
+        found = [Detection(f.box, f.score, f.points) for f in reading] or self._with_border(pixels)
         if not found:
             return Kept("no_face")
         if len(found) > 1 and found[1].area > RIVAL * found[0].area:
             return Kept("several")
         return self._face(pixels, found[0])
 
-    def _detect(self, pixels: Pixels) -> list[Detection]:
-        if found := self.detector(pixels):
-            return found
-        # a picture that is nothing but a face: with a border, it looks like a face in a photo
+    def _with_border(self, pixels: Pixels) -> list[Detection]:
+        """Faces of a picture that is nothing but a face: with a border, it looks like a face in a photo."""
         h, w = pixels.shape[:2]
         y, x = round(PADDING * h), round(PADDING * w)
+        if (h + 2 * y) * (w + 2 * x) > self.reader.max_pixels:
+            return []
         wider = cv2.copyMakeBorder(pixels, y, y, x, x, cv2.BORDER_CONSTANT, value=(127, 127, 127))
         shift = np.array([x, y], np.float32)
-        return [
-            Detection(d.box - np.tile(shift, 2), d.score, d.points - shift)
-            for d in self.detector(np.asarray(wider, np.uint8))
-        ]
+        found = self.reader.read(Image.fromarray(np.asarray(wider, np.uint8)), max_faces=2)
+        return [Detection(f.box - np.tile(shift, 2), f.score, f.points - shift) for f in found]
 
     def _face(self, pixels: Pixels, face: Detection) -> Kept:
         digest = hashlib.sha256(f"{pixels.shape}".encode() + np.ascontiguousarray(pixels).tobytes())
         crops = list(copies(pixels, face.points, self.view, int.from_bytes(digest.digest()[:4], "big")))
-        tensors = self.network(self.view.tensor(np.stack([c.pixels for c in crops])))
-        parts = [flat(t, how) for t, how in zip(tensors, self.how, strict=True)]
+        parts = [np.zeros((COPIES, 0), np.float32)]
+        if self.network is not None:
+            tensors = self.network(self.view.tensor(np.stack([c.pixels for c in crops])))
+            parts += [flat(t, how) for t, how in zip(tensors, self.how, strict=True)]
         gray = [cv2.cvtColor(c.pixels, cv2.COLOR_RGB2GRAY) for c in crops[:2]]
         return Kept(
             "ok",

@@ -24,6 +24,7 @@ from mien.types import Floats
 
 PREFIX = "head."
 _SUMMARY = "model.values.whole."  # what reads the summary of the face
+_BRANCH = "model.dense.branch."  # what reads the pyramid
 
 Layers = Sequence[tuple[Floats, Floats]]  # weight (out, in) and bias (out,) of each
 
@@ -94,6 +95,14 @@ class Graph:
         readers = (n for n in graph.node if n.op_type == "Gemm" and n.input[1].startswith(_SUMMARY))
         return Features(tuple(reversed(maps)), tuple(n.input[0] for n in readers)[:1])
 
+    def pyramid(self) -> str | None:
+        """The map that the heads of points and parsing read, (B, c, h, w); None where there is none."""
+        for node in self.proto.graph.node:
+            weight = node.input[1] if len(node.input) > 1 else ""
+            if node.op_type == "Conv" and weight.startswith(_BRANCH) and weight.endswith(".0.0.weight"):
+                return str(node.input[0])
+        return None
+
     def frozen_sha256(self) -> str:
         """Identifies the frozen part: nodes and weights without the appended heads, input, and view."""
         graph, digest = self.proto.graph, hashlib.sha256()
@@ -141,6 +150,70 @@ class Graph:
             if not last:
                 x = self._node("Relu", [x], f"{name}.{i}.relu")
         self._end(entry, helper, (len(layers[-1][1]),))
+
+    def append_map_head(
+        self,
+        entry: Mapping[str, Any],
+        inputs: Sequence[tuple[str, int]],
+        arrays: Mapping[str, tuple[Floats, Floats]],
+        size: tuple[int, int],
+    ) -> None:
+        """Convolutions of the network's maps that give a map per point or class, as a new output.
+
+        Args:
+            entry: of the task, as `mien.tasks.kinds.entry_of` makes it.
+            inputs: (tensor, how many times its grid is enlarged) of the maps that are added up; 0 for the map
+                of twice the resolution, which corrects the sum.
+            arrays: weights and biases by name, as `mien.training.finetune.dense.DenseHead.arrays` gives them.
+            size: (width, height) of the output.
+        """
+        helper, name = self._begin(entry)
+        task = name.removeprefix(PREFIX)
+        fine = [t for t, k in inputs if k == 0]
+
+        def conv(x: str, part: str, output: str = "", groups: int = 1) -> str:
+            weight, bias = arrays[part]
+            given = [
+                x,
+                self._weight(f"{name}.{part}.weight", weight),
+                self._weight(f"{name}.{part}.bias", bias),
+            ]
+            pad, side = weight.shape[2] // 2, weight.shape[2]
+            return self._node(
+                "Conv",
+                given,
+                output or f"{name}.{part}",
+                kernel_shape=[side, side],
+                pads=[pad] * 4,
+                group=groups,
+            )
+
+        def enlarged(x: str, k: int, mode: str) -> str:
+            scales = f"{name}.scales{k}"
+            if scales not in {i.name for i in self.proto.graph.initializer}:
+                self._weight(scales, np.array([1, 1, k, k], np.float32))
+            how = {"coordinate_transformation_mode": "half_pixel" if mode == "linear" else "asymmetric"}
+            how |= {"nearest_mode": "floor"} if mode == "nearest" else {}
+            return self._node("Resize", [x, "", scales], f"{x}.x{k}", mode=mode, **how)
+
+        parts = list[str]()
+        for i, (tensor, k) in enumerate((t, k) for t, k in inputs if k):
+            part = conv(tensor, f"lateral{i}")
+            parts.append(enlarged(part, k, "nearest") if k > 1 else part)
+        total = self._node("Relu", [self._node("Sum", parts, f"{name}.sum")], f"{name}.sum.relu")
+        x = self._node("Relu", [conv(total, "mix")], f"{name}.mix.relu")
+        if not fine:
+            conv(x, "out", task)
+        else:
+            context = self._node("Relu", [enlarged(conv(x, "context"), 2, "linear")], f"{name}.context.relu")
+            plain = conv(fine[0], "early.scale", groups=len(arrays["early.scale"][1]))
+            early = self._node("Relu", [conv(plain, "early")], f"{name}.early.relu")
+            both = self._node("Concat", [early, context], f"{name}.both", axis=1)
+            joined = self._node("Relu", [conv(both, "join")], f"{name}.join.relu")
+            logits = enlarged(conv(x, "out"), 2, "linear")
+            self._node("Add", [logits, conv(joined, "correct")], task)
+        n = len(arrays["out"][1])
+        self._end(entry, helper, (n, size[1], size[0]))
 
     def _begin(self, entry: Mapping[str, Any]) -> tuple[Any, str]:
         import onnx
@@ -228,6 +301,9 @@ class FeatureNetwork:
         data: an ONNX file.
         tensors: its outputs.
         threads: of a forward; None for all cores.
+
+    Attributes:
+        sha256: of the file.
     """
 
     def __init__(self, data: bytes, tensors: Sequence[str], threads: int | None):
@@ -236,7 +312,7 @@ class FeatureNetwork:
         options = ort.SessionOptions()
         options.log_severity_level = 3
         options.intra_op_num_threads = threads or 0
-        self.tensors = list(tensors)
+        self.tensors, self.sha256 = list(tensors), hashlib.sha256(data).hexdigest()
         self._session = ort.InferenceSession(data, options, providers=["CPUExecutionProvider"])
 
     def __call__(self, images: Floats) -> list[Floats]:

@@ -71,11 +71,6 @@ def score_of(task: Task[Any], raw: Floats, labels: Sequence[Any]) -> dict[str, f
     return metrics.compute()
 
 
-def higher_is_better(headline: str) -> bool:
-    """Whether a larger headline metric is the better one; errors are not."""
-    return headline not in ("mae", "nme")
-
-
 class Trainer:
     """Trains heads of one task on kept features.
 

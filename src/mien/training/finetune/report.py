@@ -16,7 +16,9 @@ from PIL import Image, ImageDraw, ImageFont
 from mien.tasks import Task
 from mien.tasks.attributes import AttributesTask
 from mien.tasks.choice import ChoiceTask
+from mien.tasks.landmarks import LandmarkTask
 from mien.tasks.number import NumberTask
+from mien.tasks.parsing import ParsingTask
 from mien.types import Array, Crop, Floats
 
 RESAMPLES = 1000  # of the bootstrap
@@ -56,9 +58,23 @@ class Interval:
         }  # fmt: skip
 
 
-def errors_of(task: Task[Any], raw: Floats, labels: Sequence[Any]) -> tuple[str, Array]:
-    """(the headline metric, what each picture adds to it): its mean over pictures is the score."""
-    answers = [task.read(r, CROP) for r in raw]
+def answers_of(task: Task[Any], raw: Floats, crops: Sequence[Crop] | None = None) -> list[Any]:
+    """Answers from raw numbers; of points and masks in the photos that the crops are of."""
+    if crops is None:
+        return [task.read(r, CROP) for r in raw]
+    return [task.read(r, c) for r, c in zip(raw, crops, strict=True)]
+
+
+def higher_is_better(headline: str) -> bool:
+    """Whether a larger headline metric is the better one; errors are not."""
+    return headline not in ("mae", "nme")
+
+
+def errors_of(task: Task[Any], answers: Sequence[Any], labels: Sequence[Any]) -> tuple[str, Array]:
+    """(the headline metric, what each picture adds to it): its mean over pictures is the score.
+
+    For masks the mean over pictures of the mean F1, in which a class that a picture lacks does not count.
+    """
     if isinstance(task, ChoiceTask):
         hits = [100.0 * (a.label == task.names[y]) for a, y in zip(answers, labels, strict=True)]
         return "accuracy", np.array(hits, np.float64)
@@ -90,6 +106,14 @@ def bootstrap(name: str, values: Array, group: npt.NDArray[np.int64], seed: int 
     return Interval(name, float(values.mean()), float(low), float(high), len(values), len(sums))
 
 
+def metrics_of(task: Task[Any], answers: Sequence[Any], labels: Sequence[Any]) -> dict[str, float]:
+    """All metrics of the task."""
+    metrics = task.metrics()
+    for answer, label in zip(answers, labels, strict=True):
+        metrics.update(answer, label)
+    return metrics.compute()
+
+
 def baseline(task: Task[Any], train: Sequence[Any], test: Sequence[Any]) -> float:
     """The headline metric of one answer for every picture: the commonest class, or the median."""
     if isinstance(task, ChoiceTask):
@@ -101,10 +125,33 @@ def baseline(task: Task[Any], train: Sequence[Any], test: Sequence[Any]) -> floa
     return float(np.abs(np.asarray(test, np.float64) - np.median(np.asarray(train, np.float64))).mean())
 
 
-def confusion(task: ChoiceTask, raw: Floats, labels: Sequence[int]) -> npt.NDArray[np.int64]:
+def map_baseline(
+    task: Task[Any],
+    train: Sequence[Any],
+    test: Sequence[Any],
+    train_crops: Sequence[Crop],
+    crops: Sequence[Crop],
+) -> float:
+    """The headline metric of the mean training label, in the crop, as the answer for every picture."""
+    h, w = train_crops[0].pixels.shape[:2]
+    pairs = [
+        task.encode_target(y, c.from_photo, False, (w, h)) for y, c in zip(train, train_crops, strict=True)
+    ]
+    if isinstance(task, LandmarkTask):
+        known = np.stack([m for _, m in pairs])[..., None]
+        places = np.stack([t for t, _ in pairs])
+        mean = np.where(known, places, 0).sum(0) / np.maximum(known.sum(0), 1)
+    else:
+        classes = np.arange(len(task.label_names))[:, None, None]
+        mean = np.mean([(np.asarray(t)[None] == classes).astype(np.float32) for t, _ in pairs], 0)
+    mean = np.asarray(mean, np.float32)
+    return float(errors_of(task, [task.read(mean, c) for c in crops], test)[1].mean())
+
+
+def confusion(task: ChoiceTask, answers: Sequence[Any], labels: Sequence[int]) -> npt.NDArray[np.int64]:
     """(k, k): rows are labels, columns are answers."""
     k = len(task.names)
-    guess = [task.names.index(task.read(r, CROP).label) for r in raw]
+    guess = [task.names.index(a.label) for a in answers]
     return np.bincount(np.asarray(labels) * k + guess, minlength=k * k).reshape(k, k)
 
 
@@ -116,7 +163,7 @@ def advice(
     score: Interval,
     guess: float,
     halves: tuple[float, float] | None,
-    train_score: float,
+    train_score: float | None,
     val_score: float,
     matrix: npt.NDArray[np.int64] | None,
     by_person: bool,
@@ -127,11 +174,11 @@ def advice(
         score: on the test part.
         guess: of one answer for every picture.
         halves: validation scores with half of the training pictures and with all.
-        train_score, val_score: of the same head.
+        train_score, val_score: of the same head; None where the former was not measured.
         matrix: see `confusion`.
         by_person: whether people were told apart.
     """
-    lower = isinstance(task, NumberTask)
+    lower = not higher_is_better(score.name)
     out = list[str]()
     if (score.high >= guess) if lower else (score.low <= guess):
         out.append(
@@ -140,7 +187,7 @@ def advice(
             " about, or there are too few pictures."
         )
     width = score.high - score.low
-    if not lower and width > 10:
+    if score.name == "accuracy" and width > 10:
         out.append(
             f"The interval is {width:.0f} points wide, because the test part has {score.n} pictures. Four"
             " times"
@@ -173,8 +220,9 @@ def advice(
                 f" {int(matrix[worst].sum())} test pictures are right, and most errors are read as"
                 f" {task.names[other]!r}. Add pictures of both, or join them if people confuse them too."
             )
-    gap = (val_score - train_score) if lower else (train_score - val_score)
-    if gap > (0.5 * max(train_score, 1e-9) if lower else 15):
+    gap = 0.0 if train_score is None else train_score - val_score
+    gap = -gap if lower else gap
+    if train_score is not None and gap > (0.5 * max(train_score, 1e-9) if lower else 15):
         out.append(
             f"The head knows its training pictures by heart ({train_score:.3g} there, {val_score:.3g} on the"
             " validation part): more varied pictures help more than a larger head."
@@ -254,26 +302,18 @@ def error_picture(truth: Array, guess: Array, unit: str, path: Path) -> None:
     draw.text((pad, pad - 22), f"prediction{name} over label{name}", INK, font)
     draw.text((pad, pad + size + 6), f"{low:.4g}", SOFT, font)
     draw.text((pad + size - 40, pad + size + 6), f"{high:.4g}", SOFT, font)
-    left = 2 * pad + size + 20
-    error = np.sort(np.abs(guess - truth))
-    maximum = float(error.max()) or 1.0
-    draw.rectangle((left, pad, left + size, pad + size), outline=LINE)
-    shares = np.arange(1, len(error) + 1) / len(error)
-    line = [(left, pad + size)]
-    line += [(left + e / maximum * size, pad + size - s * size) for e, s in zip(error, shares, strict=True)]
-    draw.line([(float(x), float(y)) for x, y in line], fill=BLUE, width=2)
-    draw.text((left, pad - 22), f"share of pictures with at most this error{name}", INK, font)
-    draw.text((left, pad + size + 6), "0", SOFT, font)
-    draw.text((left + size - 40, pad + size + 6), f"{maximum:.4g}", SOFT, font)
+    _draw_curve(draw, guess - truth, name, (2 * pad + size + 20, pad), size, font)
     image.save(path)
 
 
-def rates_picture(rows: Sequence[tuple[str, float, int]], path: Path) -> None:
-    """A bar for each (name, accuracy in percent, pictures)."""
+def rates_picture(
+    rows: Sequence[tuple[str, float, int]], path: Path, what: str = "accuracy, percent"
+) -> None:
+    """A bar for each (name, percent, pictures)."""
     height, left, width = 24, 190, 420
     image = Image.new("RGB", (left + width + 130, height * len(rows) + 50), "white")
     draw, font = ImageDraw.Draw(image), _font(13)
-    draw.text((left, 10), "accuracy, percent", SOFT, font)
+    draw.text((left, 10), what, SOFT, font)
     for i, (name, value, n) in enumerate(rows):
         y = 36 + i * height
         draw.text((8, y), _short(name, 24), INK, font)
@@ -283,13 +323,45 @@ def rates_picture(rows: Sequence[tuple[str, float, int]], path: Path) -> None:
     image.save(path)
 
 
-def draw_errors(task: Task[Any], raw: Floats, labels: Sequence[Any], folder: Path) -> Path | None:
+def curve_picture(errors: Array, unit: str, path: Path) -> None:
+    """The share of pictures with at most so large an error."""
+    size, pad = 420, 60
+    image = Image.new("RGB", (size + 2 * pad, size + 2 * pad), "white")
+    draw, font = ImageDraw.Draw(image), _font(13)
+    _draw_curve(draw, errors, unit, (pad, pad), size, font)
+    image.save(path)
+
+
+def _draw_curve(draw: Any, errors: Array, unit: str, corner: tuple[int, int], size: int, font: Any) -> None:
+    left, top = corner
+    error = np.sort(np.abs(errors))
+    most = float(error.max()) or 1.0
+    draw.rectangle((left, top, left + size, top + size), outline=LINE)
+    shares = np.arange(1, len(error) + 1) / len(error)
+    line = [(left, top + size)]
+    line += [(left + e / most * size, top + size - s * size) for e, s in zip(error, shares, strict=True)]
+    draw.line([(float(x), float(y)) for x, y in line], fill=BLUE, width=2)
+    draw.text((left, top - 22), f"share of pictures with at most this error{unit}", INK, font)
+    draw.text((left, top + size + 6), "0", SOFT, font)
+    draw.text((left + size - 40, top + size + 6), f"{most:.4g}", SOFT, font)
+
+
+def draw_errors(task: Task[Any], answers: Sequence[Any], labels: Sequence[Any], folder: Path) -> Path | None:
     """The picture of a kind's errors; None for a kind that has none."""
     if isinstance(task, ChoiceTask):
         path = folder / "confusion.png"
-        confusion_picture(confusion(task, raw, labels), task.names, path)
+        confusion_picture(confusion(task, answers, labels), task.names, path)
         return path
-    answers = [task.read(r, CROP) for r in raw]
+    if isinstance(task, LandmarkTask):
+        path = folder / "errors.png"
+        curve_picture(errors_of(task, answers, labels)[1], " (percent of the face)", path)
+        return path
+    if isinstance(task, ParsingTask):
+        path = folder / "f1.png"
+        found = metrics_of(task, answers, labels)
+        bars = [(n, 100 * found[f"f1:{n}"], len(labels)) for n in task.names if f"f1:{n}" in found]
+        rates_picture(bars, path, "F1, percent")
+        return path
     if isinstance(task, NumberTask):
         path = folder / "errors.png"
         error_picture(
@@ -342,7 +414,7 @@ def card(record: Mapping[str, Any], picture: Path | None, sheet: Path | None) ->
         f"# {record['name']}: a fine-tuned task",
         "",
         f"- Kind: {record['kind']} ({record['why']})",
-        *([f"- Classes: {', '.join(record['names'])}"] if record["names"] else []),
+        *([f"- Names: {', '.join(record['names'])}"] if record["names"] else []),
         *([f"- Unit: {record['unit']}"] if record.get("unit") else []),
         f"- Weights: `{record['file']}`, on the frozen network `{record['frozen'][:12]}`",
         f"- Pictures: {counts['used']} used of {counts['given']} ({counts['train']} train, {counts['val']}"

@@ -121,8 +121,9 @@ def split(rows: Sequence[Row], kept: Sequence[Kept], strata: Sequence[Any], *, s
         if same and not _agree(rows[a].label, rows[b].label):
             dropped |= {a, b}
             problems.append(
-                f"{rows[a].name} and {rows[b].name} are one picture with two labels, {rows[a].label!r} and"
-                f" {rows[b].label!r}; both are left out, correct one and remove the other"
+                f"{rows[a].name} and {rows[b].name} are one picture with two labels"
+                f"{_both_words(rows[a].label, rows[b].label)}; both are left out, correct one and remove the"
+                " other"
             )
     if found:
         problems.append(
@@ -140,10 +141,15 @@ def split(rows: Sequence[Row], kept: Sequence[Kept], strata: Sequence[Any], *, s
     return Split(part, group, problems)
 
 
+def _both_words(a: Any, b: Any) -> str:
+    """Labels that are short enough to print."""
+    return f", {a!r} and {b!r}" if isinstance(a, str | int | float | dict) else ""
+
+
 def _agree(a: Any, b: Any) -> bool:
     if isinstance(a, dict):
         return all(a[k] == b[k] for k in a.keys() & b.keys())
-    return bool(np.array_equal(np.asarray(a), np.asarray(b))) if isinstance(a, np.ndarray) else bool(a == b)
+    return bool(np.array_equal(a, b, equal_nan=True)) if isinstance(a, np.ndarray) else bool(a == b)
 
 
 def _repair(

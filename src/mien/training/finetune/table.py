@@ -1,8 +1,9 @@
-"""Labels of a user's pictures: a folder of class folders, or a CSV or Parquet table.
+"""Labels of a user's pictures: a folder of class folders, a CSV or Parquet table, or annotations.
 
 A table has a column `path` (relative to the table's folder; `image`, with encoded bytes, in Parquet),
 label columns, and if there are any: `person` (who stays on one side of a split) and `split` (train, val or
-test).
+test). Annotations are COCO's JSON, CVAT's XML, or a folder with `images` and `masks`, see
+`mien.training.finetune.annotation_files`.
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ import numpy as np
 
 from mien.errors import UsageError
 from mien.io.paths import EXTENSIONS
+from mien.training.finetune import annotation_files
+from mien.training.finetune.annotation_files import Annotations, MaskLabel
 
 Source = str | bytes
 KINDS = ("choice", "attributes", "number", "points", "masks")
@@ -40,7 +43,7 @@ class Row:
     Attributes:
         name: for people: the path as the table or the folder has it.
         source: a path, or encoded bytes.
-        label: of the task's kind: class name, {attribute: 0 or 1}, number, (n, 2) points, or a mask's path.
+        label: of the task's kind: class name, {attribute: 0 or 1}, number, (n, 2) points, or `MaskLabel`.
         person: who is shown; empty where nobody says.
         split: "train", "val", "test", or empty.
     """
@@ -80,9 +83,9 @@ def read(
     """The labeled pictures of a folder or a table.
 
     Args:
-        data: a folder of class folders, or FILE.csv or FILE.parquet.
+        data: a folder of class folders, or with `images` and `masks`; FILE.csv, .parquet, .json or .xml.
         kind: of `KINDS`; None: it follows from the labels.
-        columns: label columns; none: all that have no other meaning.
+        columns: label columns, or names of categories; none: all that have no other meaning.
 
     Raises:
         UsageError: no such data, columns that do not fit, or labels that no task can be made of.
@@ -90,11 +93,19 @@ def read(
     if kind is not None and kind not in KINDS:
         raise UsageError(f"no kind of task {kind!r}; choose from: {', '.join(KINDS)}")
     if not data.exists():
-        raise UsageError(f"there is no {str(data)!r}; name a folder of class folders, a .csv or a .parquet")
+        raise UsageError(
+            f"there is no {str(data)!r}; name a folder of class folders, a table (.csv, .parquet), or"
+            " annotations (COCO .json, CVAT .xml, a folder with images and masks)"
+        )
+    suffix = data.suffix.lower()
+    if suffix in (".json", ".xml") or (data.is_dir() and annotation_files.is_mask_folder(data)):
+        return _annotated(data, kind, columns)
     if data.is_dir():
         if kind not in (None, "choice"):
             raise UsageError(
                 f"a folder of class folders is a choice; for {kind} give a .csv or .parquet table"
+                + (", or a COCO .json or CVAT .xml" if kind in annotation_files.KINDS else "")
+                + (", or a folder with the folders images and masks" if kind == "masks" else "")
             )
         return _folder(data)
     head, cells = _table(data)
@@ -146,6 +157,30 @@ def _folder(data: Path) -> Labels:
     _join_spellings(labels)
     _check_classes(labels)
     return labels
+
+
+# --- Annotations
+
+
+def _annotated(data: Path, kind: str | None, columns: Sequence[str]) -> Labels:
+    """COCO's JSON, CVAT's XML, or a folder with images and masks."""
+    if kind not in (None, *annotation_files.KINDS):
+        raise UsageError(f"{data} holds points or masks; for {kind} give a .csv or .parquet table")
+    if data.is_dir():
+        if kind == "points":
+            raise UsageError(
+                f"{data} has a folder masks; for points give a COCO .json, a CVAT .xml or a table"
+            )
+        found = annotation_files.read_mask_folder(data)
+    else:
+        reader = annotation_files.read_cvat if data.suffix.lower() == ".xml" else annotation_files.read_coco
+        found = reader(data, kind, columns)
+    if not found.items:
+        raise UsageError(f"{data} has no picture with {found.kind}; " + " ".join(found.problems))
+    rows = [
+        Row(i.name, i.path, i.label, i.person, _SPLIT_NAMES.get(i.split.lower(), "")) for i in found.items
+    ]
+    return Labels(found.kind, rows, found.names, found.why if kind is None else "as given", found.problems)
 
 
 # --- A table
@@ -383,7 +418,14 @@ def _points(path: Path, columns: Sequence[str], cells: Cells) -> Read:
 
 def _masks(path: Path, columns: Sequence[str], cells: Cells) -> Read:
     column = _one(path, columns, "masks")
-    return [str(path.parent / row[column]) if row[column] else None for row in cells], ()
+    labels = [MaskLabel(path=str(path.parent / row[column])) if row[column] else None for row in cells]
+    items = [annotation_files.Item("", "", label) for label in labels if label is not None]
+    found = Annotations("masks", items, (), "", [])
+    if items:
+        annotation_files.name_classes(found, path.parent)
+    named = iter(found.items)
+    # what cannot be read keeps its label, and is reported with its picture
+    return [None if label is None else next(named).label or label for label in labels], found.names
 
 
 _READ = {

@@ -128,7 +128,7 @@ export function readFace(found, raw, aligned, tasks, order) {
     if (task.kind === "points") {
       const p = points(data, dims, aligned);
       if (task.name === "points5") out.points5_network = plain(p);
-      else out[task.name] = { set: task.labels, points: plain(p) };
+      else out[task.name] = { set: task.labels, points: plain(p), ...(task.names ? { names: task.names } : {}) };
       if (task.name === "landmarks") {
         const [yaw, pitch, roll] = poseFrom68(p);
         derived.pose = { yaw: round(yaw, 1), pitch: round(pitch, 1), roll: round(roll, 1) };
