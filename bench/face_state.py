@@ -150,13 +150,13 @@ def sheet(
 ) -> None:
     """Faces that are set aside, with what the network answers; half of them are the least usual answers."""
     network = OnnxModel(weights, threads=1, tasks=[task])
-    asked = next(t for t in network.tasks if t.name == task)
+    chosen_task = next(t for t in network.tasks if t.name == task)
     rng, cells = np.random.default_rng(12), list[tuple[float, np.ndarray]]()
     for data in (wild.fairface("aside"), wild.celeba_wild("aside")):
         for i in rng.permutation(len(data))[: 100 * sheets]:
             sample = data[int(i)]
             crop = geometry.align(sample.image, sample.points, network.view)
-            answer = asked.read(network(network.view.tensor(crop.pixels[None]))[task][0], NO_CROP)
+            answer = chosen_task.read(network(network.view.tensor(crop.pixels[None]))[task][0], NO_CROP)
             words = " ".join(
                 f"{v:.2f}" if isinstance(v, float) else str(v) for v in answer.to_dict().values()
             )

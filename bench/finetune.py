@@ -317,8 +317,8 @@ def main() -> None:
             )
             x: np.ndarray | None = None
             for count in COUNTS:
-                least = min(Counter(bench.y[~bench.test].tolist()).values())
-                if count > COUNTS[0] and least <= COUNTS[COUNTS.index(count) - 1]:
+                smallest = min(Counter(bench.y[~bench.test].tolist()).values())
+                if count > COUNTS[0] and smallest <= COUNTS[COUNTS.index(count) - 1]:
                     continue  # no class would have more pictures than in the row before
                 for seed in SEEDS[count] if system != "full" else SEEDS[count][:1]:
                     key = f"{system} {of} {name} {count} {seed}"

@@ -72,8 +72,8 @@ def adamw(
 def _size(weights: nn.Parameter) -> float:
     """Root mean square of a tensor's weights, as a power of two; 1/512 or more, for biases 1/8 or less."""
     size = float(weights.detach().square().mean().sqrt())
-    most = math.inf if weights.ndim > 1 else 1 / 8
-    return float(2.0 ** round(math.log2(min(max(size, 1 / 512), most))))
+    maximum = math.inf if weights.ndim > 1 else 1 / 8
+    return float(2.0 ** round(math.log2(min(max(size, 1 / 512), maximum))))
 
 
 @dataclass

@@ -198,8 +198,8 @@ def _sources(graph: Graph, fine: bool, threads: int | None) -> tuple[list[Any], 
     w, h = graph.header["view"]["size"]
     maps = graph.reading(names, threads)(np.zeros((1, 3, h, w), np.float32))
     found = [Source(n, m.shape[1], w // m.shape[3]) for n, m in zip(names, maps, strict=True)]
-    least = GRID // 2 if fine else GRID
-    kept = [s for s in found if s.stride >= least]
+    minimum = GRID // 2 if fine else GRID
+    kept = [s for s in found if s.stride >= minimum]
     if not any(s.stride == GRID for s in kept):
         raise UsageError(f"{graph.path} has no map of stride {GRID}; take a network of mien_tiny")
     return kept, graph.reading([s.tensor for s in kept], threads)

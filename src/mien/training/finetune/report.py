@@ -335,15 +335,15 @@ def curve_picture(errors: Array, unit: str, path: Path) -> None:
 def _draw_curve(draw: Any, errors: Array, unit: str, corner: tuple[int, int], size: int, font: Any) -> None:
     left, top = corner
     error = np.sort(np.abs(errors))
-    most = float(error.max()) or 1.0
+    maximum = float(error.max()) or 1.0
     draw.rectangle((left, top, left + size, top + size), outline=LINE)
     shares = np.arange(1, len(error) + 1) / len(error)
     line = [(left, top + size)]
-    line += [(left + e / most * size, top + size - s * size) for e, s in zip(error, shares, strict=True)]
+    line += [(left + e / maximum * size, top + size - s * size) for e, s in zip(error, shares, strict=True)]
     draw.line([(float(x), float(y)) for x, y in line], fill=BLUE, width=2)
     draw.text((left, top - 22), f"share of pictures with at most this error{unit}", INK, font)
     draw.text((left, top + size + 6), "0", SOFT, font)
-    draw.text((left + size - 40, top + size + 6), f"{most:.4g}", SOFT, font)
+    draw.text((left + size - 40, top + size + 6), f"{maximum:.4g}", SOFT, font)
 
 
 def draw_errors(task: Task[Any], answers: Sequence[Any], labels: Sequence[Any], folder: Path) -> Path | None:

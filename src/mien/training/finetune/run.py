@@ -355,10 +355,10 @@ def mirror_of_points(names: Sequence[str], places: Array) -> tuple[tuple[int, ..
     if by_name := _mirror(names):
         return by_name, True
     flipped = places * (-1, 1) + (1, 0)
-    apart = np.linalg.norm(flipped[:, None] - places[None], axis=-1)
-    partner = apart.argmin(1)
+    distances = np.linalg.norm(flipped[:, None] - places[None], axis=-1)
+    partner = distances.argmin(1)
     order = np.arange(len(places))
-    good = np.array_equal(partner[partner], order) and apart[order, partner].max() <= SYMMETRIC
+    good = np.array_equal(partner[partner], order) and distances[order, partner].max() <= SYMMETRIC
     return (tuple(int(i) for i in partner), True) if good else (tuple(range(len(places))), False)
 
 
