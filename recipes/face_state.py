@@ -336,14 +336,14 @@ def main(
         "out/mien.onnx"
     ),
     tasks: Annotated[str, typer.Option(help="Comma-separated.")] = ",".join(TASKS),
-    most: Annotated[int, typer.Option(help="Use so many crops only, to try it; 0 for all.")] = 0,
+    limit: Annotated[int, typer.Option(help="Use so many crops only, to try it; 0 for all.")] = 0,
     seed: Annotated[int, typer.Option(help="Of the training.")] = 1,
 ) -> None:
     """Train the heads and add them to the network."""
     torch.set_num_threads(1)
     since, faces = time.perf_counter(), gathered()
-    if most and most < len(faces.labels):
-        keep = np.sort(np.random.default_rng(0).permutation(len(faces.labels))[:most])
+    if limit and limit < len(faces.labels):
+        keep = np.sort(np.random.default_rng(0).permutation(len(faces.labels))[:limit])
         faces = Faces(
             faces.crops[keep], [faces.labels[i] for i in keep], faces.aside[keep], faces.group[keep],
             [faces.facts[i] for i in keep],

@@ -180,13 +180,13 @@ def main() -> None:
 
 @app.command()
 def screen(
-    teachers: Teachers, most: Annotated[int, typer.Option(help="Maximum faces of a set.")] = 9000
+    teachers: Teachers, limit: Annotated[int, typer.Option(help="Maximum faces of a set.")] = 9000
 ) -> None:
     """The teacher's opinion of the eyes of many faces, placed by five points."""
     teacher, out, since, total = EyeTeacher(teachers), dict[str, np.ndarray](), time.perf_counter(), 0
     for name, build in SETS.items():
         data = build()
-        order = np.random.default_rng(0).permutation(len(data))[:most]
+        order = np.random.default_rng(0).permutation(len(data))[:limit]
         scores = np.full((len(data), 2), np.nan, np.float32)
         for i in order:
             sample = data[int(i)]
@@ -351,7 +351,7 @@ def occluded(count: Annotated[int, typer.Option(help="Number of training crops."
 
 @app.command()
 def photos(
-    least: Annotated[float, typer.Option(help="Minimum width of a face in pixels.")] = 16.0,
+    min_width: Annotated[float, typer.Option(help="Minimum width of a face in pixels.")] = 16.0,
     copies: Annotated[int, typer.Option(help="Crops of each training face; all but one are moved.")] = 2,
 ) -> None:
     """Faces of `face_boxes` as the detector finds them, with and without masks."""
@@ -367,7 +367,7 @@ def photos(
         boxes = np.array([d.box for d in detections], np.float64).reshape(-1, 4)
         for face in record["faces"]:
             box = np.asarray(face["box"], np.float64)
-            if min(box[2] - box[0], box[3] - box[1]) < least:
+            if min(box[2] - box[0], box[3] - box[1]) < min_width:
                 continue
             overlap = geometry.iou(box[None], boxes)[0] if len(boxes) else np.zeros(0)
             found = bool(len(overlap)) and float(overlap.max()) >= 0.4
