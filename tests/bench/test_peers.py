@@ -16,7 +16,7 @@ import pytest
 
 from bench.peers import accuracy, page
 from bench.peers.__main__ import installed, parser, rounded
-from bench.peers.accuracy import SIDE, SITTINGS, compared, framed, half_of_share, some, the_face
+from bench.peers.accuracy import SIDE, SITTINGS, compared, framed, half_of_share, limited, the_face
 from bench.peers.install import (
     DLIB,
     MEDIAPIPE,
@@ -292,11 +292,11 @@ def test_some_pairs_are_half_the_same_person():
     blank = np.zeros((2, 2, 3), np.uint8)
     pairs = [[(k, k < 50)] for k in range(100)] * 2
     samples = [Sample(blank, {"identity": p}, np.zeros((5, 2)), str(i)) for i, p in enumerate(pairs)]
-    picked = some(samples, PROTOCOLS["lfw"], 20)
+    picked = limited(samples, PROTOCOLS["lfw"], 20)
     numbers = {p for s in picked for p, _ in s.labels["identity"]}
     assert len(picked) == 40 and len(numbers) == 20 and sum(n < 50 for n in numbers) == 10
-    assert [s.name for s in some(samples, PROTOCOLS["lfw"], 20)] == [s.name for s in picked]
-    assert len(some(samples, PROTOCOLS["mtfl"], 7)) == 7 and len(some(samples, PROTOCOLS["lfw"], None)) == 200
+    assert [s.name for s in limited(samples, PROTOCOLS["lfw"], 20)] == [s.name for s in picked]
+    assert len(limited(samples, PROTOCOLS["mtfl"], 7)) == 7 and len(limited(samples, PROTOCOLS["lfw"], None)) == 200
 
 
 def test_scores_on_what_was_answered_and_on_what_all_answered():
