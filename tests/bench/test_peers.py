@@ -296,7 +296,8 @@ def test_some_pairs_are_half_the_same_person():
     numbers = {p for s in picked for p, _ in s.labels["identity"]}
     assert len(picked) == 40 and len(numbers) == 20 and sum(n < 50 for n in numbers) == 10
     assert [s.name for s in limited(samples, PROTOCOLS["lfw"], 20)] == [s.name for s in picked]
-    assert len(limited(samples, PROTOCOLS["mtfl"], 7)) == 7 and len(limited(samples, PROTOCOLS["lfw"], None)) == 200
+    assert len(limited(samples, PROTOCOLS["mtfl"], 7)) == 7
+    assert len(limited(samples, PROTOCOLS["lfw"], None)) == 200
 
 
 def test_scores_on_what_was_answered_and_on_what_all_answered():
