@@ -70,7 +70,7 @@ def albums() -> Iterator[tuple[str, list[dict[str, Any]]]]:
 
 def read(reader: mien.Reader, name: str, rows: list[dict[str, Any]]) -> Faces:
     """The largest face of each photo, from the cache where this network has read the album before."""
-    stamp = f"{reader.model.sha256[:12]}-{len(rows)}"  # type: ignore[attr-defined]
+    stamp = f"{reader.model.sha256[:12]}-{reader.detector.model.sha256[:12]}-{len(rows)}"  # type: ignore[attr-defined]
     cached = settings.cache_root() / f"clustering-{name.partition(',')[0].replace('/', '-')}-{stamp}.npz"
     if not cached.is_file():
         found = []

@@ -22,7 +22,7 @@ START = (
 )
 NEAR = 0.3  # Ours: minimum IoU of a weak detection and an expected box
 SNAP = 0.5  # Ours: minimum IoU of a weak detection and a box moved by flow, to use the detection
-GROW = 0.1  # of the box's sides, added on each side of a detected box
+GROW = 0.15  # Ours: of the box's sides, added on each side of a detected box
 DRIFT = 0.3  # Ours: of the box's sides per second without a detection, added on each side, up to GUESS
 GUESS = 0.3
 SMALL = 320  # longer side of the gray frames in which motion is measured, pixels
