@@ -70,7 +70,7 @@ def main(depths: tuple[str, ...]) -> None:
     print("before", before, flush=True)
     for depth in depths:
         start = time.perf_counter()
-        made = finetune(pictures, "over39", root / f"{depth}.onnx", depth=depth, threads=1, told=say)
+        made = finetune(pictures, "over39", root / f"{depth}.onnx", depth=depth, threads=1, log=say)
         after = scores(OnnxModel(made.path, threads=1))
         train = made.record["pictures"]["train"]
         found[depth] = {

@@ -17,7 +17,8 @@ r"""The embedded network: every task of the data pack, trained longer than the n
     mien export runs/identity-wild --out runs/identity.onnx
     mien train recipes/mien.py --out runs/wild-finish --part wild-finish --start runs/identity.onnx
     mien export runs/wild-finish --out runs/wild-finish.onnx
-    python -m recipes.average_weights runs/identity.onnx runs/wild-finish.onnx --share 0.85 --out runs/mien.onnx
+    python -m recipes.average_weights runs/identity.onnx runs/wild-finish.onnx --share 0.85 \
+        --out runs/mien.onnx
 
 The first part takes 9,000 steps of 34 pictures, about 80 minutes on two idle cores (65 to 80 images/s), the
 second 3,000 of 39. Training can also start from the network in the package. Expected results on the

@@ -265,6 +265,8 @@ def test_the_manual_shows_each_command():
         "cluster",
         "anonymize",
         "doctor",
+        "best",
+        "check",
     }
 
 

@@ -118,7 +118,7 @@ def test_a_reading_draws_itself(collage):
 
 def test_a_reading_that_has_no_pixels_says_why_it_is_not_drawn(reader):
     (bad,) = reader([b"no picture"])
-    with pytest.raises(NotAPicture, match="no picture"):
+    with pytest.raises(NotAPicture, match="not a picture"):
         bad.draw()
     with pytest.raises(UsageError, match="dropped"):
         Reading("a.jpg").draw()

@@ -542,9 +542,9 @@ def test_empty(tmp_path: Path) -> None:
         (b"%PDF-1.7", "a PDF"),
         (b"  <svg xmlns='x'/>", "an SVG"),
         (b"<!DOCTYPE html><html>", "a web page"),
-        (b"%!PS-Adobe-3.0 EPSF-3.0\n", "no picture that mien reads"),
-        (b"P6 1 1 255 abc", "no picture that mien reads"),
-        (b"\xff\xd8", "no picture"),
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n", "is not a picture that mien reads"),
+        (b"P6 1 1 255 abc", "is not a picture that mien reads"),
+        (b"\xff\xd8", "is not a picture"),
     ],
 )
 def test_not_a_picture(data: bytes, hint: str, tmp_path: Path) -> None:

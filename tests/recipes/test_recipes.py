@@ -43,6 +43,8 @@ SCRIPTS = (
     "average_weights",
     "detector_labels",
     "dlib_descriptors",
+    "face_state",
+    "face_state_labels",
     "false_faces",
     "teacher_labels",
 )

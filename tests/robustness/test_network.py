@@ -139,6 +139,8 @@ def commands(folder: Path) -> list[tuple[list[str], int]]:
         (["tasks"], 0),
         (["features", ASTRONAUT, "--out", str(folder / "features.csv"), *ONE], 0),
         (["finetune", str(folder), "--name", "x", "--out", str(folder / "y.onnx"), *ONE], 2),  # no classes
+        (["best", ASTRONAUT, GRACE, "--out", str(folder / "best.json"), *ONE], 0),
+        (["check", ASTRONAUT, *ONE], 1),  # some rules fail
         (["merge", str(folder / "a.onnx"), str(folder / "b.onnx"), "--out", str(folder / "c.onnx")], 2),
     ]
 

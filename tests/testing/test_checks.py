@@ -175,7 +175,7 @@ WRONG = {
     "column 'width' must be named 'length'": with_answer(
         "C", columns=classmethod(lambda cls, name: [Column("width", float, value_at(name, "pixels"))])
     ),
-    "which is no int": with_answer(
+    "which is not of type int": with_answer(
         "D", columns=classmethod(lambda cls, name: [Column(name, int, value_at(name, "pixels"))])
     ),
     "from_mean.. gives Length, not E": with_answer("E"),

@@ -345,7 +345,7 @@ def test_a_gallery_takes_the_fine_tuned_file_and_no_other_network(choice, home, 
     assert answer.match is not None
     assert answer.match.name == "Ann"
     assert tuned.rates is not None
-    assert Gallery(home / "people", mien.load(made.path, threads=1, tasks=["identity"], mirror=True)).rates
+    assert Gallery(home / "people", mien.load(made.path, threads=1, tasks=["identity"], flip_tta=True)).rates
     other = _altered(made.path, home / "other-identity.onnx", "model.who.")
     with pytest.raises(UsageError, match="was made with model"):
         Gallery(home / "people", mien.load(other, threads=1, tasks=["identity"]))

@@ -46,8 +46,8 @@ def both(home, data):
         patch.setenv("MIEN_CACHE", str(home / "cache"))
         patch.setattr(dense, "STEPS", STEPS)
         lines = list[str]()
-        points = finetune(coco, "marks", home / "marks.onnx", threads=1, told=lines.append)
-        masks = finetune(folder, "areas", home / "areas.onnx", threads=1, told=lines.append)
+        points = finetune(coco, "marks", home / "marks.onnx", threads=1, log=lines.append)
+        masks = finetune(folder, "areas", home / "areas.onnx", threads=1, log=lines.append)
     merge(points.path, masks.path, home / "both.onnx")
     return points, masks, home / "both.onnx", lines
 

@@ -414,7 +414,7 @@ def test_what_cannot_be_opened_says_why(tmp_path):
         ("missing.mp4", NotFound, "there is no file"),
         ("empty.mp4", EmptyFile, "0 bytes"),
         ("", Unreadable, "folder"),
-        ("noise.mp4", film.NotAVideo, "no film"),
+        ("noise.mp4", film.NotAVideo, "not a video"),
         ("sound.wav", film.NotAVideo, "no video stream"),
     ):
         with pytest.raises(kind, match=said):
@@ -481,6 +481,8 @@ def test_the_command_writes_rows_tracks_crops_and_a_film(two_women, tmp_path):
         tmp_path / "crops",
         "--stride",
         "3",
+        "--score",
+        "0.7",
         "--threads",
         "1",
     ]
@@ -562,6 +564,8 @@ def test_rows_are_json_lines_and_csv(two_women, tmp_path):
             "age",
             "--stride",
             "6",
+            "--score",
+            "0.7",
             "--threads",
             "1",
         ]

@@ -44,7 +44,6 @@ from mien.cli.options import (
 from mien.cli.output import Output, table_lines
 from mien.cli.parallel import records_of
 from mien.errors import NotWritten, UsageError, without_frames
-from mien.tasks import Map
 
 _log = logging.getLogger(__name__)
 
@@ -74,6 +73,8 @@ class Pictures:
         style: str | None = None,
         overlay: str | None = None,
     ):
+        from mien.tasks import Map
+
         masked = [t.name for t in reader.model.tasks if isinstance(t.shape, Map)]
         self.masked = [n for n in masked if n in reader.requested]
         if masks and not self.masked:

@@ -78,7 +78,7 @@ def finetune(
         Depth,
         typer.Option(
             "--depth",
-            help="What learns; head leaves the network as it is, the others change old answers a little.",
+            help="What learns; head leaves the network as it is, the others change old predictions a little.",
             rich_help_panel=NETWORK,
         ),
     ] = Depth.head,
@@ -92,9 +92,9 @@ def finetune(
     """Teach the network a new task from your own labeled pictures.
 
     The network itself stays as it is: a new head reads its features, and the old predictions do not change by
-    a bit. With --depth decoder or all, more of it learns, and the old tasks are protected by its own answers
-    on your pictures. Run the same command again to continue a stopped run. Needs the extra: pip install
-    'mien[train]'.
+    a bit. With --depth decoder or all, more of it learns, and the old tasks are protected by its own
+    predictions on your pictures. Run the same command again to continue a stopped run. Needs the extra: pip
+    install 'mien[train]'.
     """
     from mien.training.finetune import finetune as run
 

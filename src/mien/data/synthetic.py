@@ -232,6 +232,11 @@ def draw(rng: np.random.Generator) -> tuple[Pixels, dict[str, Any], np.ndarray]:
         "identity": np.resize(who, 128), "identity512": np.resize(who, 512),
         "lapa11": _classes(mask, LAPA11_NAMES, LAPA11_OF_19), "helen9": _classes(mask, HELEN9_NAMES,
         HELEN9_OF_19),
+        "eyes": {"left": 1.0, "right": 1.0}, "gaze": (0.0, 0.0),
+        "occlusion": {"mask": 0.0, "sunglasses": float(glasses), "left_eye": float(glasses),
+                      "right_eye": float(glasses), "nose": 0.0, "mouth": 0.0},
+        "quality": {"score": 0.9, "sharpness": 1.0, "light": 1.0, "pose": 1.0,
+                    "occlusion": 0.7 if glasses else 1.0},
         "emotion7": 3 if smiling else 0, "pose5": 2, "euler": (0.0, 0.0, tilt),
         **_points(p, glasses), **_units(outline, smiling),
     }  # fmt: skip

@@ -192,7 +192,7 @@ def check_columns_hold_the_record(of: TaskCase) -> None:
             else:
                 ensure(
                     isinstance(cell, c.kind),
-                    f"{name}: the column {c.name!r} gives {cell!r}, which is not a {c.kind.__name__}",
+                    f"{name}: the column {c.name!r} gives {cell!r}, which is not of type {c.kind.__name__}",
                 )
             ensure(
                 c.get({}) is None, f"{name}: the column {c.name!r} must be None for a face without the answer"
