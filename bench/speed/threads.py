@@ -45,7 +45,7 @@ class Session(OnnxModel):
         else:
             options.add_session_config_entry("session.intra_op.allow_spinning", self.spinning)
         options.enable_mem_pattern = False
-        return ort.InferenceSession(self._data, options, providers=self._wanted)
+        return ort.InferenceSession(self._data, options, providers=self._requested)
 
 
 def reader(threads: int, spinning: str | None) -> Reader:
