@@ -26,7 +26,7 @@ from mien.inference.reader import Reader
 from mien.inference.weights_file import WEIGHTS
 from mien.io.image import load_photo
 
-SPINNING = {"off": "0", "until the end of a call": None, "on": "1"}
+SPINNING = {"until the end of a call": None, "off": "0", "on": "1"}
 PHOTO = Path("examples/astronaut.jpg")
 
 
@@ -78,7 +78,7 @@ def main() -> None:
         other = subprocess.Popen([sys.executable, "-c", "while True: pass"]) if busy else None
         try:
             for threads, (name, value) in itertools.product((1, 2), SPINNING.items()):
-                if threads == 1 and value != "0":
+                if threads == 1 and value is not None:
                     continue  # one thread waits for nobody
                 one = reader(threads, value)
                 crop = np.zeros((1, *one.model.view.size, 3), np.uint8)
