@@ -10,25 +10,7 @@ from mien.errors import UsageError
 from mien.models.qface import qface_tiny
 from mien.training import checkpoint
 from tests.cli.test_cli import invoke, run
-
-TOY_RECIPE = '''
-"""A drawn face learned in a few steps."""
-import torch
-from mien.data.dataset import FaceSource; from mien.data import synthetic as toy
-from mien.data.augment import Augment
-from mien.data.mixture import Mixture
-from mien.models.faceptor import faceptor_tiny
-from mien.tasks import AGE, LANDMARKS
-from mien.training.recipe import Recipe, cosine
-
-def recipe(*, steps: int = 2, seed: int = 1) -> Recipe:
-    torch.manual_seed(seed)
-    model = faceptor_tiny(tasks=(LANDMARKS, AGE), size=64)
-    source = FaceSource(toy.toy(n=4), model.view, Augment())
-    mixture = Mixture([(source, 2)], model.tasks, seed=seed, size=model.view.size)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
-    return Recipe("toy", model, mixture, optimizer, cosine(1), steps, seed=seed, data=("toy",))
-'''
+from tests.support.toy_recipe import TOY_RECIPE
 
 
 def test_train_resume_export_and_read_with_the_result(tmp_path):

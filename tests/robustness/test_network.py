@@ -22,9 +22,9 @@ from mien.evaluation.protocols import Protocol
 from mien.evaluation.scoring import evaluate
 from mien.inference.weights_file import WEIGHTS
 from mien.web.build import ORT_FILES
-from tests.cli.test_train_and_export import TOY_RECIPE
 from tests.contracts.test_cli_contract import COMMANDS
 from tests.support.socket_guard import NO_GUARD
+from tests.support.toy_recipe import TOY_RECIPE
 
 ROOT = Path(__file__).parents[2]
 

@@ -164,8 +164,8 @@ class OnnxModel:
             inference_threads() if cpu_quota() else 0
         )  # 0: the runtime counts the cores
         options.inter_op_num_threads = 1
-        # Threads wait awake during a call only: faster on idle cores, and hardly slower next to a busy process,
-        # the other network's threads included (bench/speed/threads.py).
+        # Threads wait awake during a call only: faster on idle cores, and hardly slower next to a busy
+        # process, the other network's threads included (bench/speed/threads.py).
         options.add_session_config_entry("session.force_spinning_stop", "1")
         # Photos have any number of faces. A plan of memory for each number is kept: it saves no time, and 200
         # photos held 163 MB for 114.
