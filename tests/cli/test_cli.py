@@ -114,7 +114,7 @@ def test_piped_output_is_json_lines_and_errors_go_to_stderr(album):
             "--sheet needs every face",
         ),
         (("evaluate", "--protocol", "nope"), "no protocol 'nope'"),
-        (("train", "no.py", "--out", "x"), "no recipe 'no.py'"),
+        pytest.param(("train", "no.py", "--out", "x"), "no recipe 'no.py'", marks=pytest.mark.heavy),
         (("nonsense",), "No such command"),
     ],
 )
