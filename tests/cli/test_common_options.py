@@ -102,6 +102,7 @@ def test_help_of_a_recipe_that_is_not_there(tmp_path: Path) -> None:
     assert "pip install 'mien[train]'" in str(done.exception)
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("path", sorted(Path("recipes").glob("*.py"), key=str))
 def test_every_option_of_the_recipes_is_explained(path: Path) -> None:
     from mien.cli import load_recipe
