@@ -273,6 +273,60 @@ class Task(ABC, Generic[R]):
         return {"name": self.name, "labels": self.labels, **changed}
 
 
+@dataclass(frozen=True)
+class LogitsTask(Task[R]):
+    """A task of numbers 0..1 with names, each by a logit of its own.
+
+    A label maps some of the names to 0..1; what it leaves out, or maps to None, is not known.
+
+    Attributes:
+        raw_names: names in the order of the raw numbers.
+        flipped: the place of each number in a mirrored picture; empty: all keep theirs.
+    """
+
+    activation = "sigmoid"
+    raw_names: ClassVar[tuple[str, ...]]
+    flipped: ClassVar[tuple[int, ...]] = ()
+
+    @property
+    def shape(self) -> Vector:
+        return Vector(len(self.raw_names))
+
+    @property
+    def label_names(self) -> tuple[str, ...]:
+        return self.raw_names
+
+    def criterion(self) -> Criterion:
+        from torch.nn import functional as F
+
+        def loss(raw: Tensor, target: Tensor, mask: Tensor) -> Tensor:
+            if not bool(mask.any()):
+                return zero_loss(raw)
+            return F.binary_cross_entropy_with_logits(raw[mask], target[mask])
+
+        return loss
+
+    def undo_hflip(self, raw: Floats) -> Floats:
+        return raw[:, list(self.flipped)] if self.flipped else raw
+
+    def probabilities(self, raw: npt.ArrayLike) -> dict[str, float]:
+        """Name -> number, 0..1, of one face's logits."""
+        return dict(zip(self.raw_names, sigmoid(raw).tolist(), strict=True))
+
+    def encode_target(
+        self, label: Mapping[str, Any], affine: npt.ArrayLike, mirrored: bool, size: tuple[int, int]
+    ) -> tuple[Any, Any]:
+        target, mask = self.missing_target(size)
+        for i, name in enumerate(self.raw_names):
+            if (value := label.get(name)) is not None:
+                place = self.flipped[i] if mirrored and self.flipped else i
+                target[place], mask[place] = float(value), True
+        return target, mask
+
+    def missing_target(self, size: tuple[int, int]) -> tuple[Any, Any]:
+        return np.zeros(len(self.raw_names), np.float32), np.zeros(len(self.raw_names), bool)
+
+
 # Settings of a task that weights are trained for. They stand in the weights' header where they are not the
 # default.
 _SETTINGS = ("decoding", "year_offset")

@@ -4,17 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
-import numpy.typing as npt
 
-from mien.tasks.base import Answer, Criterion, Task, Vector, sigmoid, zero_loss
+from mien.tasks.base import Answer, LogitsTask
 from mien.tasks.columns import Column, number_columns
 from mien.types import Array, Crop, Floats
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 SIDES = ("left", "right")  # the subject's own
 
@@ -62,7 +58,7 @@ class Eyes(Answer):
 
 
 @dataclass(frozen=True, kw_only=True)
-class EyesTask(Task[Eyes]):
+class EyesTask(LogitsTask[Eyes]):
     """Open or closed, of each eye; raw answers are logits of "open" in picture order.
 
     A label maps "left" and "right", the subject's own, to 0..1, or to None where it is not known.
@@ -72,52 +68,17 @@ class EyesTask(Task[Eyes]):
     """
 
     answer: ClassVar[type[Answer]] = Eyes
-    activation = "sigmoid"
     name: str = "eyes"
     labels: str = "open2"
+    raw_names = ("right", "left")  # the subject's right eye is the left one in the picture
+    flipped = (1, 0)
     temperature: float = 1.0
 
-    @property
-    def shape(self) -> Vector:
-        return Vector(2)
-
-    @property
-    def label_names(self) -> tuple[str, ...]:
-        return SIDES[::-1]  # the subject's right eye is the left one in the picture
-
-    def criterion(self) -> Criterion:
-        from torch.nn import functional as F
-
-        def loss(raw: Tensor, target: Tensor, mask: Tensor) -> Tensor:
-            if not bool(mask.any()):
-                return zero_loss(raw)
-            return F.binary_cross_entropy_with_logits(raw[mask], target[mask])
-
-        return loss
-
-    def undo_hflip(self, raw: Floats) -> Floats:
-        return raw[:, ::-1]
-
     def read(self, raw: Floats, crop: Crop) -> Eyes:
-        right, left = sigmoid(np.asarray(raw, np.float64) / self.temperature).tolist()
-        return Eyes(left, right)
+        return Eyes(**self.probabilities(np.asarray(raw, np.float64) / self.temperature))
 
     def metrics(self) -> EyesAccuracy:
         return EyesAccuracy()
-
-    def encode_target(
-        self, label: Mapping[str, Any], affine: npt.ArrayLike, mirrored: bool, size: tuple[int, int]
-    ) -> tuple[Any, Any]:
-        target, mask = self.missing_target(size)
-        for side in SIDES:
-            if (value := label.get(side)) is None:
-                continue
-            place = (side == "left") != mirrored
-            target[int(place)], mask[int(place)] = float(value), True
-        return target, mask
-
-    def missing_target(self, size: tuple[int, int]) -> tuple[Any, Any]:
-        return np.zeros(2, np.float32), np.zeros(2, bool)
 
 
 class EyesAccuracy:

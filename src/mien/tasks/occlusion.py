@@ -4,22 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
-import numpy.typing as npt
 
-from mien.tasks.base import Answer, Criterion, Task, Vector, sigmoid, zero_loss
+from mien.tasks.base import Answer, LogitsTask
 from mien.tasks.columns import Column, number_columns
 from mien.types import Array, Crop, Floats
 
-if TYPE_CHECKING:
-    from torch import Tensor
-
 NAMES = ("mask", "sunglasses", "left_eye", "right_eye", "nose", "mouth")
-# As the network has them: the subject's right eye is the left one in the picture.
-_RAW = ("mask", "sunglasses", "right_eye", "left_eye", "nose", "mouth")
-_FLIPPED = [0, 1, 3, 2, 4, 5]
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,58 +67,21 @@ class Occlusion(Answer):
 
 
 @dataclass(frozen=True, kw_only=True)
-class OcclusionTask(Task[Occlusion]):
-    """Mask and sunglasses as probabilities, and four covered shares; raw answers are logits.
-
-    A label maps some of the six names to 0..1; what it leaves out, or maps to None, is not known.
-    """
+class OcclusionTask(LogitsTask[Occlusion]):
+    """Mask and sunglasses as probabilities, and four covered shares; labels map some of the six names."""
 
     answer: ClassVar[type[Answer]] = Occlusion
-    activation = "sigmoid"
     name: str = "occlusion"
     labels: str = "occlusion6"
-
-    @property
-    def shape(self) -> Vector:
-        return Vector(6)
-
-    @property
-    def label_names(self) -> tuple[str, ...]:
-        return _RAW
-
-    def criterion(self) -> Criterion:
-        from torch.nn import functional as F
-
-        def loss(raw: Tensor, target: Tensor, mask: Tensor) -> Tensor:
-            if not bool(mask.any()):
-                return zero_loss(raw)
-            return F.binary_cross_entropy_with_logits(raw[mask], target[mask])
-
-        return loss
-
-    def undo_hflip(self, raw: Floats) -> Floats:
-        return raw[:, _FLIPPED]
+    # the subject's right eye is the left one in the picture
+    raw_names = ("mask", "sunglasses", "right_eye", "left_eye", "nose", "mouth")
+    flipped = (0, 1, 3, 2, 4, 5)
 
     def read(self, raw: Floats, crop: Crop) -> Occlusion:
-        found = dict(zip(_RAW, sigmoid(raw).tolist(), strict=True))
-        return Occlusion(**found)
+        return Occlusion(**self.probabilities(raw))
 
     def metrics(self) -> OcclusionError:
         return OcclusionError()
-
-    def encode_target(
-        self, label: Mapping[str, Any], affine: npt.ArrayLike, mirrored: bool, size: tuple[int, int]
-    ) -> tuple[Any, Any]:
-        target, mask = self.missing_target(size)
-        for i, name in enumerate(_RAW):
-            if (value := label.get(name)) is None:
-                continue
-            place = _FLIPPED[i] if mirrored else i
-            target[place], mask[place] = float(value), True
-        return target, mask
-
-    def missing_target(self, size: tuple[int, int]) -> tuple[Any, Any]:
-        return np.zeros(6, np.float32), np.zeros(6, bool)
 
 
 class OcclusionError:

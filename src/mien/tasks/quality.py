@@ -4,20 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
-import numpy.typing as npt
 
 from mien.geometry import scale_of
-from mien.tasks.base import Answer, Criterion, Task, Vector, sigmoid, zero_loss
+from mien.tasks.base import Answer, LogitsTask
 from mien.tasks.columns import Column, number_columns
 from mien.types import Array, Crop, Floats
 
-if TYPE_CHECKING:
-    from torch import Tensor
-
-_RAW = ("score", "sharpness", "light", "pose", "occlusion")
 PARTS = ("sharpness", "light", "size", "pose", "occlusion")
 _EYES = 0.25  # distance of the eyes, in sides of the crop
 FULL_SIZE = 40.0  # pixels between the eyes from which on more pixels do not help
@@ -74,7 +69,7 @@ class Quality(Answer):
 
 
 @dataclass(frozen=True, kw_only=True)
-class QualityTask(Task[Quality]):
+class QualityTask(LogitsTask[Quality]):
     """A score and four parts; raw answers are logits. The size follows from the crop.
 
     A label maps some of "score", "sharpness", "light", "pose" and "occlusion" to 0..1; what it leaves out is
@@ -82,47 +77,16 @@ class QualityTask(Task[Quality]):
     """
 
     answer: ClassVar[type[Answer]] = Quality
-    activation = "sigmoid"
     name: str = "quality"
     labels: str = "quality5"
-
-    @property
-    def shape(self) -> Vector:
-        return Vector(len(_RAW))
-
-    @property
-    def label_names(self) -> tuple[str, ...]:
-        return _RAW
-
-    def criterion(self) -> Criterion:
-        from torch.nn import functional as F
-
-        def loss(raw: Tensor, target: Tensor, mask: Tensor) -> Tensor:
-            if not bool(mask.any()):
-                return zero_loss(raw)
-            return F.binary_cross_entropy_with_logits(raw[mask], target[mask])
-
-        return loss
+    raw_names = ("score", "sharpness", "light", "pose", "occlusion")
 
     def read(self, raw: Floats, crop: Crop) -> Quality:
-        found = dict(zip(_RAW, sigmoid(raw).tolist(), strict=True))
         eyes = _EYES * crop.pixels.shape[1] / scale_of(crop.from_photo)
-        return Quality(size=min(1.0, eyes / FULL_SIZE), **found)
+        return Quality(size=min(1.0, eyes / FULL_SIZE), **self.probabilities(raw))
 
     def metrics(self) -> QualityError:
         return QualityError()
-
-    def encode_target(
-        self, label: Mapping[str, Any], affine: npt.ArrayLike, mirrored: bool, size: tuple[int, int]
-    ) -> tuple[Any, Any]:
-        target, mask = self.missing_target(size)
-        for i, name in enumerate(_RAW):
-            if (value := label.get(name)) is not None:
-                target[i], mask[i] = float(value), True
-        return target, mask
-
-    def missing_target(self, size: tuple[int, int]) -> tuple[Any, Any]:
-        return np.zeros(len(_RAW), np.float32), np.zeros(len(_RAW), bool)
 
 
 class QualityError:
