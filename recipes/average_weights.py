@@ -21,6 +21,7 @@ import numpy as np
 
 from mien.errors import UsageError
 from mien.inference.provenance import provenance_of, write_provenance
+from mien.models.widen import place_within
 
 
 def average(first: Path, second: Path, share: float, out: Path, *, widened: bool = False) -> None:
@@ -54,7 +55,7 @@ def average(first: Path, second: Path, share: float, out: Path, *, widened: bool
         if value.dtype == np.float32:
             old = value.astype(np.float64)
             if not widened or old.shape != other[tensor.name].shape:
-                place(old, other[tensor.name])
+                place_within(old, other[tensor.name])
             mixed = (1 - share) * old + share * value.astype(np.float64)
             tensor.CopyFrom(numpy_helper.from_array(mixed.astype(np.float32), tensor.name))
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -72,13 +73,6 @@ def average(first: Path, second: Path, share: float, out: Path, *, widened: bool
 
 def _fits(small: tuple[int, ...], large: tuple[int, ...]) -> bool:
     return len(small) == len(large) and all(a <= b for a, b in zip(small, large, strict=True))
-
-
-def place(large: np.ndarray, small: np.ndarray) -> None:
-    """Put the weights of a narrower network into those of a wider one, with the same outputs; in place."""
-    if small.shape[1:] != large.shape[1:]:
-        large[: small.shape[0]] = 0.0
-    large[tuple(slice(n) for n in small.shape)] = small
 
 
 def main() -> None:

@@ -15,7 +15,8 @@ from mien.inference.provenance import provenance_of, write_provenance
 onnx = pytest.importorskip("onnx")
 from onnx import numpy_helper  # noqa: E402
 
-from recipes.average_weights import average, place  # noqa: E402
+from mien.models.widen import place_within  # noqa: E402
+from recipes.average_weights import average  # noqa: E402
 
 DETECTOR = Path("src/mien/weights/detector.onnx")
 
@@ -56,8 +57,8 @@ def test_a_narrower_network_in_a_wider_one_answers_as_before():
     x, inner, last = rng.normal(size=5), rng.normal(size=(4, 5)), rng.normal(size=(3, 4))
     wide_inner, wide_last = rng.normal(size=(6, 5)), rng.normal(size=(3, 6))
     added = wide_inner[4:].copy()
-    place(wide_inner, inner)
-    place(wide_last, last)
+    place_within(wide_inner, inner)
+    place_within(wide_last, last)
     np.testing.assert_allclose(wide_last @ (wide_inner @ x), last @ (inner @ x))
     np.testing.assert_array_equal(wide_inner[4:], added)  # new channels keep their own weights
 

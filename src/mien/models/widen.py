@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Any, TypeVar
+
+import numpy.typing as npt
 from torch import Tensor
 
+Weights = TypeVar("Weights", Tensor, npt.NDArray[Any])
 
-def place_within(large: Tensor, small: Tensor) -> None:
-    """Copy a weight into the corner of a larger one, in place, so that old outputs stay as they were.
+
+def place_within(large: Weights, small: Weights) -> None:
+    """Copy a weight, a tensor or an array, into the corner of a larger one, in place, so that old outputs
+    stay as they were.
 
     Old outputs (rows) get zeros where they would read new inputs; rows that are new keep what they had.
     """
