@@ -45,7 +45,7 @@ def add_state_heads(
         raise BadWeights(
             f"{base} is of the builder {graph.header.get('builder')!r}; state heads need mien_tiny"
         )
-    known, origin = provenance_of(base), measured_sha256(_Origin(graph.header, graph.sha256))
+    known, origin = provenance_of(base), measured_sha256(graph)
     for name in heads:
         _remove(graph, name)
         if name in {t["name"] for t in graph.header["tasks"]}:
@@ -63,13 +63,6 @@ def add_state_heads(
     graph.save(out)
     kept = {k: v for k, v in known.items() if k not in ("file", "sha256", "bytes", "header", "commit")}
     write_provenance(out, **_joined(kept, facts), commit=commit(), header=graph.header)
-
-
-class _Origin:
-    """A weights file, as `measured_sha256` asks for it."""
-
-    def __init__(self, header: Mapping[str, Any], sha256: str):
-        self.header, self.sha256, self.name = header, sha256, "mien_tiny"
 
 
 def _joined(known: Mapping[str, Any], facts: Mapping[str, Any]) -> dict[str, Any]:

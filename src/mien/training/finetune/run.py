@@ -20,6 +20,7 @@ from mien.inference.onnx_model import OnnxModel
 from mien.inference.provenance import WEIGHTS, provenance_of, write_provenance
 from mien.inference.reader import Reader
 from mien.inference.reading import Reading
+from mien.inference.weights_file import measured_sha256
 from mien.io.image import load_photo
 from mien.tasks import Task
 from mien.tasks.attributes import AttributesTask
@@ -156,7 +157,7 @@ def finetune(
     task, graph = learned.task, learned.graph
     graph.header["frozen"] = {"sha256": graph.frozen_sha256()}
     if depth == "head":
-        graph.header["frozen"]["weights"] = _origin(graph)
+        graph.header["frozen"]["weights"] = measured_sha256(graph)
     graph.save(out)
     record = _measure(learned, faces, parts)
     record |= {
@@ -456,12 +457,6 @@ def _compare(
                 f"{out} changes the old answer {name!r}; please report this, and do not use the file"
             )
     return f"bit for bit as before on {len(which)} faces: {', '.join(old)}"
-
-
-def _origin(graph: Graph) -> str:
-    """The sha256 of the weights file that the frozen network came from."""
-    before = graph.header.get("frozen")
-    return str(before["weights"]) if isinstance(before, dict) and "weights" in before else graph.sha256
 
 
 def _provenance(base: Path, out: Path, record: dict[str, Any], graph: Graph) -> None:
