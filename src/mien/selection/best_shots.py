@@ -20,7 +20,7 @@ from mien.inference.reader import Reader, load
 from mien.inference.weights_file import WEIGHTS
 from mien.io.paths import find_photos
 from mien.recognition.clustering import Album, album_threshold, suggestion_threshold
-from mien.selection.measures import Scene, measure
+from mien.selection.measures import Scene, fine_contrast, measure
 from mien.tasks import supported_tasks
 from mien.types import Floats, InferenceModel, Pixels
 
@@ -311,9 +311,8 @@ def _plain_score(pixels: Pixels) -> float:
     gray = cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY)
     scale = min(1.0, 512 / max(gray.shape))
     size = max(8, round(gray.shape[1] * scale)), max(8, round(gray.shape[0] * scale))
-    gray = cv2.resize(gray, size, interpolation=cv2.INTER_AREA).astype(np.float32)
-    fine = float(cv2.Laplacian(gray, cv2.CV_32F).std() / max(float(gray.std()), 1.0))
-    return float(np.clip(fine, 0, 1)) / 4
+    small = np.asarray(cv2.resize(gray, size, interpolation=cv2.INTER_AREA), np.float32)
+    return float(np.clip(fine_contrast(small), 0, 1)) / 4
 
 
 def taken(path: str | os.PathLike[str]) -> float | None:

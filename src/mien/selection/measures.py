@@ -83,8 +83,12 @@ def sharpness(scene: Scene) -> float:
     """Fine contrast by all contrast, on a face of 48 pixels between the eyes; a soft picture has little."""
     pixels = geometry.align(scene.pixels, scene.face.points, _CLOSE).pixels
     gray = cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY).astype(np.float32)[48:176, 40:152]
-    fine = cv2.Laplacian(gray, cv2.CV_32F)
-    return float(fine.std() / max(float(gray.std()), 1.0))
+    return fine_contrast(gray)
+
+
+def fine_contrast(gray: Floats) -> float:
+    """Fine contrast of a gray picture by all its contrast."""
+    return float(cv2.Laplacian(gray, cv2.CV_32F).std() / max(float(gray.std()), 1.0))
 
 
 def _face_gray(scene: Scene) -> Floats:

@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import html
-import io
 import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from PIL import Image
-
 from mien.errors import UsageError
-from mien.types import Pixels
-from mien.visualize.contact_sheet import short_names
+from mien.visualize.contact_sheet import jpeg_of, policy_of, short_names
 
 if TYPE_CHECKING:
     from mien.selection.best_shots import Burst, Selection
@@ -40,13 +34,12 @@ def write(selection: Selection, path: Path) -> None:
     _, names = short_names([s.path for b in selection.bursts for s in b.shots])
     shown = iter(names)
     body = "".join(_section(burst, number, shown) for number, burst in enumerate(selection.bursts, 1))
-    policy = base64.b64encode(hashlib.sha256(_STYLE.encode()).digest()).decode()
     photos = sum(len(b.shots) for b in selection.bursts)
     missing = f" Not judged, since the network has no such task: {', '.join(selection.missing)}."
     page = (
         '<!doctype html><html lang="en"><meta charset="utf-8">'
         '<meta http-equiv="Content-Security-Policy" content="default-src \'none\'; img-src data:;'
-        f" style-src 'sha256-{policy}'\"><title>Best shots</title><style>{_STYLE}</style>"
+        f' style-src {policy_of(_STYLE)}"><title>Best shots</title><style>{_STYLE}</style>'
         f"<h1>Best shots</h1><p>{photos} photos, {len(selection.bursts)} bursts."
         f"{html.escape(missing) if selection.missing else ''}</p>{body}</html>\n"
     )
@@ -67,13 +60,7 @@ def _section(burst: Burst, number: int, names: Iterator[str]) -> str:
         if people:
             notes.append(f"best of person {', '.join(people)}")
         mark = ' class="best"' if i == burst.best else ""
-        picture = f'<img alt="{name}" src="data:image/jpeg;base64,{_jpeg(shot._thumb)}">'
+        picture = f'<img alt="{name}" src="data:image/jpeg;base64,{jpeg_of(shot._thumb)}">'
         cards.append(f"<li{mark}>{picture}<small>{name}</small><small>{'; '.join(notes)}</small></li>")
     count = f"{len(burst.shots)} photos" if len(burst.shots) > 1 else "1 photo"
     return f"<section><h2>Burst {number}: {count}</h2><ul>{''.join(cards)}</ul></section>"
-
-
-def _jpeg(pixels: Pixels) -> str:
-    data = io.BytesIO()
-    Image.fromarray(pixels).save(data, "JPEG", quality=80)
-    return base64.b64encode(data.getvalue()).decode()

@@ -98,8 +98,8 @@ class ContactSheet:
             title=html.escape(title),
             style=style,
             script=script,
-            style_hash=_policy(style),
-            script_hash=_policy(script),
+            style_hash=policy_of(style),
+            script_hash=policy_of(script),
             data=data.replace("<", "\\u003c"),
         )
         part = self.path.with_name(self.path.name + ".part")
@@ -112,7 +112,8 @@ def _file(name: str) -> str:
     return files("mien.visualize").joinpath(name).read_text(encoding="utf-8")
 
 
-def _policy(text: str) -> str:
+def policy_of(text: str) -> str:
+    """What allows a style or script in a content security policy."""
     return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
 
 
@@ -138,9 +139,15 @@ def thumb(face: Face, size: tuple[int, int] | None = None) -> str:
     """
     if face.crop is None:
         raise UsageError("this face has no crop to show; take it from a Reader")
-    pixels = cv2.resize(face.crop.pixels, (THUMB, THUMB), interpolation=cv2.INTER_AREA)
+    small = cv2.resize(face.crop.pixels, (THUMB, THUMB), interpolation=cv2.INTER_AREA)
+    pixels: Pixels = np.asarray(small, np.uint8)
     if size is not None:
-        pixels = _filled(np.asarray(pixels, np.uint8), face.crop, size)
+        pixels = _filled(pixels, face.crop, size)
+    return jpeg_of(pixels)
+
+
+def jpeg_of(pixels: Pixels) -> str:
+    """A picture (H, W, 3) as JPEG in base64."""
     data = io.BytesIO()
     Image.fromarray(pixels).save(data, "JPEG", quality=80)
     return base64.b64encode(data.getvalue()).decode()
