@@ -76,10 +76,11 @@ def _measured(model: OnnxModel, name: str, dataset: Any) -> Bounded:
 def _answers(model: OnnxModel, name: str, dataset: Any) -> tuple[Floats, np.ndarray]:
     """(n, 101) raw ages, and (n,) whether the detector found the face; kept in the cache folder."""
     slug = name.lower().replace(" ", "-")
-    path = settings.cache_root() / f"answers-{model.sha256[:12]}-bounds-{slug}.npz"
+    finder = OnnxModel(WEIGHTS / "detector.onnx", threads=1)
+    path = settings.cache_root() / f"answers-{model.sha256[:12]}-{finder.sha256[:12]}-bounds-{slug}.npz"
     if not path.is_file():
         network = OnnxModel(model.path, threads=1, tasks=["age"])
-        find = Detector(OnnxModel(WEIGHTS / "detector.onnx", threads=1))
+        find = Detector(finder)
         raw, found = np.zeros((len(dataset), 101), np.float32), np.zeros(len(dataset), bool)
         for i in range(len(dataset)):
             sample = dataset[i]

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mien import geometry
+from mien.data.occlusion import recompressed
 from mien.tasks import Points, Task, task
 from mien.types import Example, Pixels, Sample, View
 
@@ -221,6 +222,5 @@ def photometric(pixels: Pixels, augment: Augment, rng: np.random.Generator) -> P
         augment.recompress and rng.random() < augment.recompress
     ):  # no random number is used if it is off, so that the batches of older runs stay the same
         quality = int(rng.integers(30, 96))
-        _, data = cv2.imencode(".jpg", pixels[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])
-        pixels = cv2.imdecode(data, cv2.IMREAD_COLOR)[..., ::-1]  # type: ignore[index, assignment]
+        pixels = recompressed(pixels[..., ::-1], quality)[..., ::-1]
     return pixels

@@ -196,7 +196,12 @@ def degrade(pixels: Pixels, rng: np.random.Generator) -> Pixels:
             np.linspace(a, b, w)[None, :, None] if rng.random() < 0.5 else np.linspace(b, a, h)[:, None, None]
         )
         return np.clip(pixels * (ramp if rng.random() < 0.5 else ramp[::-1, ::-1]), 0, 255).astype(np.uint8)
-    ok, data = cv2.imencode(".jpg", pixels, [cv2.IMWRITE_JPEG_QUALITY, int(rng.integers(20, 80))])
+    return recompressed(pixels, int(rng.integers(20, 80)))
+
+
+def recompressed(pixels: Pixels, quality: int) -> Pixels:
+    """A picture (H, W, 3) after a JPEG compression of that quality, 1..100."""
+    ok, data = cv2.imencode(".jpg", pixels, [cv2.IMWRITE_JPEG_QUALITY, quality])
     assert ok
     return cv2.imdecode(data, cv2.IMREAD_COLOR)  # type: ignore[return-value]
 
@@ -358,11 +363,7 @@ def degrade_for_identity(
             out = _motion_blur(out, max(1, round(1.6 / detail)), float(rng.uniform(0, 180)))
         sharpness = float(np.clip(1 + np.log(detail) / np.log(8), 0, 1))
     if rng.random() < 0.25:
-        ok, data = cv2.imencode(".jpg", out[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, int(rng.integers(5, 60))])
-        assert ok
-        again = cv2.imdecode(data, cv2.IMREAD_COLOR)
-        assert again is not None
-        out = np.ascontiguousarray(again[..., ::-1], np.uint8)
+        out = np.ascontiguousarray(recompressed(out[..., ::-1], int(rng.integers(5, 60)))[..., ::-1])
     return Degraded(out, sharpness, float(light), occlusion)
 
 
