@@ -23,11 +23,12 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from bench.model_card import calibration
-from bench.real_photos.answers import Answers, Row, pixels_of, read_set
+from bench.real_photos.answers import Answers, Row, read_set
 from bench.real_photos.page import page
 from bench.real_photos.stability import stability
 from mien import settings
 from mien.data import set_aside
+from mien.data.detection import decoded
 from mien.data.formats.wild import AGE_BINS, RACES
 from mien.inference.detector import Detector
 from mien.inference.onnx_model import OnnxModel
@@ -58,21 +59,16 @@ def rows_of(dataset: str) -> list[Row]:
     return pq.read_table(root / dataset / f"{split}.parquet").to_pylist()
 
 
-def percent(values: Any) -> dict[str, float]:
-    """Mean of 0/1 values in %, with a 95 % bootstrap interval over pictures, and their number."""
+def averaged(values: Any, digits: int = 3) -> dict[str, float]:
+    """Mean with a 95 % bootstrap interval over pictures, and their number."""
     mean, low, high = calibration.bootstrap(np.asarray(values, float), seed=SEED)
-    return {
-        "value": round(100 * mean, 2),
-        "low": round(100 * low, 2),
-        "high": round(100 * high, 2),
-        "n": len(values),
-    }
+    rounded = {k: round(v, digits) for k, v in (("value", mean), ("low", low), ("high", high))}
+    return {**rounded, "n": len(values)}
 
 
-def years(errors: Any) -> dict[str, float]:
-    """Mean of absolute errors in years, with a 95 % bootstrap interval, and their number."""
-    mean, low, high = calibration.bootstrap(np.asarray(errors, float), seed=SEED)
-    return {"value": round(mean, 3), "low": round(low, 3), "high": round(high, 3), "n": len(errors)}
+def percent(values: Any) -> dict[str, float]:
+    """`averaged`, of 0/1 values in %."""
+    return averaged(100 * np.asarray(values, float), 2)
 
 
 def gender(a: Answers) -> dict[str, Any]:
@@ -105,12 +101,16 @@ def fairface(a: Answers) -> dict[str, Any]:
 def ages(a: Answers) -> dict[str, Any]:
     """Error in years, gender, and how often the 80 % and 90 % intervals hold the label."""
     truth = a.label("age").astype(float)
-    out: dict[str, Any] = {"found": percent(a.found), "age": years(abs(a.years - truth)), "gender": gender(a)}
+    out: dict[str, Any] = {
+        "found": percent(a.found),
+        "age": averaged(abs(a.years - truth)),
+        "gender": gender(a),
+    }
     for share in (0.8, 0.9):
         low, high = a.interval(share)
         out[f"interval {share:.0%}"] = percent((low - 0.5 <= truth) & (truth <= high + 0.5))
     out["age by group"] = {
-        name: years(abs(a.years - truth)[chosen])
+        name: averaged(abs(a.years - truth)[chosen])
         for name, (first, last) in AGE_GROUPS.items()
         if (chosen := (truth >= first) & (truth <= last)).sum() >= 20
     }
@@ -127,7 +127,7 @@ def london(a: Answers) -> dict[str, Any]:
     return {
         "found": percent(a.found),
         "gender": gender(a),
-        "age": years(abs(a.years[known] - truth)),
+        "age": averaged(abs(a.years[known] - truth)),
         "expression": percent((a.expressions == wanted)[stated]),
         "expression, smiling": percent((a.expressions == wanted)[smiling]),
     }
@@ -202,7 +202,9 @@ def photos() -> list[np.ndarray]:
     """100 set-aside CelebA photos and 100 of photos val, the first by name."""
     wild = sorted(rows_of("celeba_wild"), key=lambda r: r["name"])[:100]
     table = pq.read_table(settings.data_root() / "photos" / "val.parquet", columns=["name", "image"])
-    return [pixels_of(r) for r in (*wild, *sorted(table.to_pylist(), key=lambda r: r["name"])[:100])]
+    return [
+        decoded(r, Path("photos")) for r in (*wild, *sorted(table.to_pylist(), key=lambda r: r["name"])[:100])
+    ]
 
 
 def main() -> None:

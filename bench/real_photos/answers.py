@@ -6,12 +6,13 @@ import hashlib
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 
 from mien import geometry, settings
+from mien.data.detection import decoded
 from mien.inference.detector import Detector
 from mien.inference.onnx_model import OnnxModel
 from mien.tasks.base import sigmoid, softmax
@@ -76,13 +77,6 @@ class Answers:
         return low, high
 
 
-def pixels_of(row: Row) -> np.ndarray:
-    """The photo of a table's row, (H, W, 3) uint8 RGB."""
-    bgr = cv2.imdecode(np.frombuffer(row["image"], np.uint8), cv2.IMREAD_COLOR)
-    assert bgr is not None, row["name"]
-    return np.ascontiguousarray(bgr[..., ::-1])
-
-
 def central(found: Sequence[Detection], width: int, height: int) -> Detection | None:
     """The face nearest to the photo's center, in units of its own size; None without faces."""
     middle = np.array([width, height]) / 2
@@ -121,7 +115,7 @@ def read_set(name: str, rows: list[Row], face: OnnxModel, detector: Detector) ->
     if not path.is_file():
         parts, found, waiting = list[dict[str, np.ndarray]](), np.zeros(len(rows), bool), list[Crop]()
         for i, row in enumerate(rows):
-            pixels = pixels_of(row)
+            pixels = decoded(row, Path(name))
             one = central(detector(pixels), pixels.shape[1], pixels.shape[0])
             if one is not None:
                 found[i] = True

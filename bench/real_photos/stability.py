@@ -9,10 +9,11 @@ import numpy as np
 
 from bench.real_photos.answers import central, crops_answers
 from mien import geometry
+from mien.data.occlusion import recompressed
+from mien.evaluation.scoring import face_at
 from mien.inference.detector import Detector
 from mien.inference.onnx_model import OnnxModel
 from mien.tasks.attributes import CELEBA40
-from mien.types import Detection
 
 MALE = CELEBA40.index("Male")
 
@@ -29,20 +30,8 @@ def changed(pixels: np.ndarray, kind: int, rng: np.random.Generator) -> np.ndarr
         factor = rng.uniform(0.95, 1.05)
         return cv2.resize(pixels, (round(w * factor), round(h * factor)), interpolation=cv2.INTER_LINEAR)
     if kind == 2:
-        quality = [cv2.IMWRITE_JPEG_QUALITY, int(rng.integers(60, 96))]
-        data = cv2.imencode(".jpg", pixels[..., ::-1], quality)[1]
-        return np.ascontiguousarray(cv2.imdecode(data, cv2.IMREAD_COLOR)[..., ::-1])
+        return np.ascontiguousarray(recompressed(pixels[..., ::-1], int(rng.integers(60, 96)))[..., ::-1])
     return np.clip(pixels * rng.uniform(0.9, 1.1), 0, 255).round().astype(np.uint8)
-
-
-def nearest(found: list[Detection], center: np.ndarray) -> Detection | None:
-    """The face whose center is nearest to a point, if that lies inside it."""
-    inside = [d for d in found if (np.asarray(d.box[:2]) <= center).all() and (center <= d.box[2:]).all()]
-    return min(
-        inside,
-        key=lambda d: float(np.hypot(*((np.asarray(d.box[:2]) + d.box[2:]) / 2 - center))),
-        default=None,
-    )
 
 
 def stability(
@@ -63,11 +52,13 @@ def stability(
         crops = [geometry.align(pixels, own.points, face.view)]
         for i in range(changes):
             other = changed(pixels, i % 4, rng)
-            found = nearest(detector(other), middle * (other.shape[1] / w, other.shape[0] / h))
-            if found is None:
+            faces = detector(other)
+            place = middle * (other.shape[1] / w, other.shape[0] / h)
+            which = face_at(place[None], [f.box for f in faces])
+            if which is None:
                 lost += 1
                 continue
-            crops.append(geometry.align(other, found.points, face.view))
+            crops.append(geometry.align(other, faces[which].points, face.view))
         answers = crops_answers(face, crops)
         years, male = answers["age"] @ np.arange(101), answers["attributes"][:, MALE] > 0.5
         spread.append(float(years[1:].std()))
