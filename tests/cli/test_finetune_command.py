@@ -11,6 +11,8 @@ from mien.cli import app
 from mien.errors import UsageError
 from tests.support import drawn_labels
 
+pytestmark = pytest.mark.heavy  # the commands import torch
+
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory, reader):
